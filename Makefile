@@ -1,0 +1,56 @@
+# The only entry: `make` alone lists what there is.
+
+PREFIX ?= /usr/local
+CARGO ?= cargo
+LAB := tests/lab/lab
+BINARY := target/release/xl-snapshot
+
+.PHONY: help setup build check test demo lab install clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## install what building and testing need (Debian 12, root)
+	@tests/lab/setup-host
+
+build: setup ## build the program
+	@$(CARGO) build --release --locked
+
+check: setup ## the quick part of the tests: format, lints, unit tests, real qemu-img
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(CARGO) test --workspace --locked --quiet
+
+# The lab's disk is made by the network and one processor, the program by the other.
+test: setup ## everything: check, then the scenarios on a real Xen host in the lab
+	@tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \
+	$(MAKE) --no-print-directory check build && \
+	{ wait $$image || { cat target/lab-build.log; exit 1; }; }
+	@$(LAB) install $(BINARY)
+	@$(LAB) run
+
+demo: setup ## a snapshot and a revert of a running guest, told by their real output
+	@mkdir -p target; tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \
+	$(MAKE) --no-print-directory build && \
+	{ wait $$image || { cat target/lab-build.log; exit 1; }; }
+	@tests/lab/demo
+
+lab: build ## start the lab with the program in it: tests/lab/lab ssh, tests/lab/lab down
+	@$(LAB) up
+	@$(LAB) install $(BINARY)
+
+# Manual pages and completions are made by build.rs, in cargo's own directory.
+install: ## install the program, its manual pages and completions (PREFIX, DESTDIR)
+	@test -x $(BINARY) || { echo "run 'make build' first" >&2; exit 1; }
+	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/sbin/xl-snapshot
+	@share=$$(ls -td target/release/build/xl-snapshot-*/out/share | head -n 1); \
+	to=$(DESTDIR)$(PREFIX)/share; \
+	install -D -m 0644 -t $$to/man/man1 $$share/man/*.1 && \
+	install -D -m 0644 $$share/completions/xl-snapshot.bash $$to/bash-completion/completions/xl-snapshot && \
+	install -D -m 0644 -t $$to/zsh/site-functions $$share/completions/_xl-snapshot && \
+	install -D -m 0644 -t $$to/fish/vendor_completions.d $$share/completions/xl-snapshot.fish && \
+	install -D -m 0644 -t $$to/doc/xl-snapshot/examples cfg-examples/*
+
+clean: ## remove what was built, the lab's disk included
+	@$(LAB) down 2>/dev/null || true
+	@rm -rf target

@@ -1,0 +1,131 @@
+//! The command line: one definition for the program, its manual pages and its completions.
+//!
+//! Included by build.rs as well, so it must not use the rest of the crate.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Take and revert snapshots of whole Xen domains: memory and every disk at one instant.
+///
+/// There is no database: a snapshot is one memory image, readable by xl restore, and what the disks'
+/// own tools keep of them (a qcow2 snapshot, a backing file).
+#[derive(Debug, Parser)]
+#[command(
+    name = "xl-snapshot",
+    version,
+    max_term_width = 100,
+    after_help = "Exit status: 0 done; 1 failed, everything as before; 2 usage or bad input; \
+                  3 refused before any change; 4 failed and something is left to do (it says what)."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Snapshot a running domain; it goes on running.
+    Create(CreateArgs),
+    /// Put a domain back to a snapshot, which stays as it is.
+    Revert(RevertArgs),
+    /// Show a snapshot and the state of its disks now.
+    Show(ShowArgs),
+}
+
+/// What `create` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  xl-snapshot create web1
+  xl-snapshot create web1 --name before-upgrade --description 'kernel 6.1 to 6.12'
+  xl-snapshot create web1 -d xvda,internal -d xvdb,external -d xvdc,none
+  xl-snapshot create /etc/xen/web1.cfg --dry-run
+  xl-snapshot create web1 --memory - | zstd > web1.xlsave.zst
+
+A disk that is not named is snapshotted by default: a qcow2 image inside of itself, other images
+that QEMU serves by a qcow2 overlay. Read-only disks and CD-ROMs are left out. A writable disk that
+cannot be snapshotted is an error before anything changes; leave it out with VDEV,none.")]
+pub struct CreateArgs {
+    /// The domain: name, number, UUID or the path of its xl configuration file.
+    pub domain: String,
+    /// A file that says what the options say; an option wins over it.
+    #[arg(value_name = "SPEC.toml")]
+    pub spec: Option<PathBuf>,
+    /// The snapshot's name [default: snap-YYYYmmdd-HHMMSS, UTC].
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// The memory image, - for standard output
+    /// [default: /var/lib/xen/snapshots/<domain>/<name>.xlsave].
+    #[arg(short, long, value_name = "FILE")]
+    pub memory: Option<PathBuf>,
+    /// How to snapshot one disk: VDEV,internal | VDEV,external[,file=PATH] | VDEV,none.
+    #[arg(short, long = "disk", value_name = "VDEV,HOW")]
+    pub disks: Vec<String>,
+    /// Copy memory while the guest runs (the default).
+    #[arg(long, overrides_with = "no_live")]
+    pub live: bool,
+    /// Suspend first and copy then: a longer pause, a smaller image.
+    #[arg(long)]
+    pub no_live: bool,
+    /// Leave the domain paused.
+    #[arg(short, long)]
+    pub paused: bool,
+    /// Words that go into the snapshot.
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// How to run and what to print.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What `revert` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
+  xl-snapshot revert --dry-run before-upgrade.toml
+  zstd -dc web1.xlsave.zst | xl-snapshot revert -
+
+Everything is checked before the domain is destroyed. The snapshot can be reverted to again. What
+the domain wrote since is kept, and its place is printed, unless --discard-current is given.")]
+pub struct RevertArgs {
+    /// The snapshot: its memory image, - for standard input, or the SPEC.toml that named it.
+    pub snapshot: PathBuf,
+    /// Leave the domain paused.
+    #[arg(short, long)]
+    pub paused: bool,
+    /// Delete what the domain wrote since the snapshot, once the revert has succeeded.
+    #[arg(long)]
+    pub discard_current: bool,
+    /// How to run and what to print.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What `show` takes.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The snapshot: its memory image, - for standard input, or the SPEC.toml that named it.
+    pub snapshot: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `create` and `revert` share.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print the plan and change nothing.
+    #[arg(short = 'N', long)]
+    pub dry_run: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Print errors only, and the result.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print each step and its time; twice: libxl's words too.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}

@@ -1,0 +1,332 @@
+//! `create`: from what is asked and what is seen to a plan. Pure.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::disk::{self, DiskSeen};
+use crate::domain::DomainConfig;
+use crate::error::{Error, Result};
+use crate::memory::header;
+use crate::names::{SnapshotName, is_file_part};
+use crate::plan::{ImageStart, Plan, Step, StoreConfig, Target, XenstoreWrite};
+use crate::record::{DomainRecord, Kept, Record, VERSION};
+use crate::spec::{DiskWish, MemoryTarget, Request, Wish};
+use crate::tool::{check_path, quote};
+
+/// Where memory images go when the user does not say.
+pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
+
+/// A save file is larger than the guest's memory by its page tables, device state and header.
+const IMAGE_OVERHEAD: u64 = 32 << 20;
+
+/// What the domain is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Running or waiting for something to do.
+    Running,
+    /// Paused by an administrator: it cannot answer a suspend request.
+    Paused,
+    /// Shut down, suspended or crashed, and not yet destroyed.
+    Shutdown,
+    /// Being destroyed.
+    Dying,
+}
+
+/// What was seen of the domain and the host, while the guest runs.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The domain's number.
+    pub domid: u32,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What it is doing.
+    pub state: State,
+    /// Its configuration, from libxl.
+    pub config: DomainConfig,
+    /// The text libxl has stored of it, which save, migrate and reboot follow.
+    pub stored: String,
+    /// Its disks, in the order of the configuration.
+    pub disks: Vec<DiskSeen>,
+    /// Its xl process, if it has one.
+    pub monitor: Option<i32>,
+    /// The running Xen release.
+    pub xen: String,
+    /// Where the image is to be.
+    pub image: ImagePlace,
+    /// The user's xl configuration file, if it was given.
+    pub cfg: Option<PathBuf>,
+}
+
+/// What is known of the place for the memory image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImagePlace {
+    /// A file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Why it cannot be made, if it cannot.
+        trouble: Option<String>,
+        /// The free space of its file system in bytes.
+        free: u64,
+    },
+    /// Standard output.
+    Stdout,
+}
+
+/// A request whose defaults are filled in: what needs a clock and a random number is decided once,
+/// before anything is looked at.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The snapshot's name.
+    pub name: SnapshotName,
+    /// Its identity.
+    pub id: Uuid,
+    /// When it was asked for.
+    pub now: Timestamp,
+    /// What the user asked for.
+    pub request: Request,
+}
+
+impl Job {
+    /// Fills in a request.
+    pub fn new(request: Request, now: Timestamp, id: Uuid) -> Job {
+        let name = request.name.clone().unwrap_or_else(|| {
+            format!("snap-{}", stamp(now)).parse().expect("a time stamp is a legal name")
+        });
+        Job { name, id, now, request }
+    }
+
+    /// Where the memory image of `domain` goes.
+    pub fn image(&self, domain: &str) -> Result<Target> {
+        match &self.request.memory {
+            MemoryTarget::Stdout => Ok(Target::Stdout),
+            MemoryTarget::File(path) => Ok(Target::File(path.clone())),
+            MemoryTarget::Default if is_file_part(domain) => Ok(Target::File(
+                Path::new(DEFAULT_DIRECTORY).join(domain).join(format!("{}.xlsave", self.name)),
+            )),
+            MemoryTarget::Default => {
+                Err(Error::refused(format!("The domain name {domain:?} cannot be a directory"))
+                    .hint("say where the image goes with --memory FILE"))
+            }
+        }
+    }
+
+    /// Where the overlay of one disk would go.
+    pub fn overlay(&self, domain: &str, disk: &crate::domain::Disk) -> Option<PathBuf> {
+        if let Some(Wish::External { file: Some(file) }) = self.wish(&disk.vdev) {
+            return Some(file.clone());
+        }
+        let directory = disk.path.parent()?;
+        let name = disk::overlay_name(domain, &disk.vdev, &self.name, None);
+        is_file_part(domain).then(|| directory.join(name))
+    }
+
+    fn wish(&self, vdev: &str) -> Option<&Wish> {
+        self.request.disks.iter().find(|wish| wish.vdev == vdev).map(|wish| &wish.wish)
+    }
+}
+
+/// A time as it stands in names: `20260301-020304`, UTC.
+pub fn stamp(time: Timestamp) -> String {
+    time.strftime("%Y%m%d-%H%M%S").to_string()
+}
+
+/// Plans a snapshot, or refuses it.
+pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
+    let domain = name_of(&seen.config)?;
+    check_state(&domain, seen)?;
+    check_wishes(&domain, &job.request.disks, seen)?;
+    let tag = job.id.simple().to_string()[..8].to_owned();
+    let context = disk::Context { name: &job.name, tag: &tag };
+    let disks = seen
+        .disks
+        .iter()
+        .map(|disk| disk::create(disk, job.wish(&disk.disk.vdev), context))
+        .collect::<Result<Vec<_>>>()?;
+
+    let mut files = BTreeSet::new();
+    for (path, _) in disks.iter().filter_map(|disk| disk.switch.as_ref()) {
+        check_path(path)
+            .map_err(|why| Error::refused(format!("The overlay {path:?}")).because(why))?;
+        if !files.insert(path) {
+            return Err(Error::usage(format!("Two disks would share {}", path.display())));
+        }
+    }
+
+    let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
+    let record = Record {
+        version: VERSION,
+        complete: false,
+        name: job.name.clone(),
+        id: job.id,
+        created: job.now,
+        description: job.request.description.clone(),
+        live: job.request.live,
+        writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
+        xen: seen.xen.clone(),
+        image_size: 0,
+        domain: DomainRecord {
+            name: domain.clone(),
+            uuid: seen.uuid,
+            guest_type,
+            memory_kib: seen.config.memory_kib(),
+        },
+        disks: disks.iter().map(|disk| disk.record.clone()).collect(),
+    };
+    let start = image_start(job, seen, &domain, record)?;
+
+    let mut notes: Vec<String> = Vec::new();
+    for disk in &disks {
+        if let Kept::None { why } = &disk.record.snapshot {
+            notes.push(format!("disk {} is not in the snapshot: {why}", disk.record.vdev));
+        }
+    }
+    if seen.monitor.is_none() {
+        notes.push("the domain has no xl process that would handle its reboot".into());
+    }
+
+    let domid = seen.domid;
+    let mut prepare: Vec<Step> = disks.iter().flat_map(|disk| disk.prepare.clone()).collect();
+    prepare.push(Step::OpenImage(Box::new(start)));
+    prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
+    prepare.push(Step::Suspend { domid, live: job.request.live });
+    prepare.extend(switch_steps(seen, &disks)?);
+    let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
+    let commit = if actions.is_empty() { Vec::new() } else { vec![Step::Transaction(actions)] };
+    let mut finish = Vec::new();
+    if job.request.paused {
+        finish.push(Step::Pause { domid });
+    }
+    finish.push(Step::Resume { domid });
+    finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
+    finish.push(Step::CompleteImage);
+
+    Ok(Plan {
+        title: format!("Snapshot {} of {domain}", job.name),
+        notes,
+        prepare,
+        commit,
+        finish,
+        after_failed_commit: Vec::new(),
+    })
+}
+
+/// The disk lines to write into the user's xl configuration file, if disks were switched.
+pub fn cfg_lines(record: &Record) -> Vec<String> {
+    record
+        .disks
+        .iter()
+        .filter_map(|disk| match &disk.snapshot {
+            Kept::External { overlay, .. } => Some(cfg_line(&disk.vdev, overlay)),
+            Kept::None { .. } | Kept::Internal { .. } => None,
+        })
+        .collect()
+}
+
+/// A disk entry of an xl configuration file, xl-disk-configuration(5). `target=` takes the rest of
+/// the entry, so that a path may hold commas.
+pub fn cfg_line(vdev: &str, image: &Path) -> String {
+    format!("format=qcow2,vdev={vdev},access=rw,target={}", image.display())
+}
+
+fn name_of(config: &DomainConfig) -> Result<String> {
+    config.name().map(str::to_owned).map_err(|why| broken("the domain", why))
+}
+
+fn broken(domain: &str, why: crate::domain::BadConfig) -> Error {
+    Error::refused(format!("The configuration of {domain} is not understood")).because(why)
+}
+
+fn check_state(domain: &str, seen: &Seen) -> Result<()> {
+    let id = seen.domid;
+    match seen.state {
+        State::Running => Ok(()),
+        State::Paused => Err(Error::refused(format!(
+            "Domain {domain} ({id}) is paused and cannot answer a suspend request"
+        ))
+        .hint(format!("let it run first: xl unpause {}", quote(domain)))),
+        State::Shutdown => Err(Error::refused(format!("Domain {domain} ({id}) is shut down"))
+            .hint("wait until it runs again, or start it with xl create")),
+        State::Dying => Err(Error::refused(format!("Domain {domain} ({id}) is being destroyed"))),
+    }
+}
+
+fn check_wishes(domain: &str, wishes: &[DiskWish], seen: &Seen) -> Result<()> {
+    let known: Vec<&str> = seen.disks.iter().map(|disk| disk.disk.vdev.as_str()).collect();
+    match wishes.iter().find(|wish| !known.contains(&wish.vdev.as_str())) {
+        None => Ok(()),
+        Some(wish) => Err(Error::usage(format!("Domain {domain} has no disk {}", wish.vdev))
+            .hint(format!("it has: {}", known.join(" ")))),
+    }
+}
+
+fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<ImageStart> {
+    let target = match &seen.image {
+        ImagePlace::Stdout => Target::Stdout,
+        ImagePlace::File { path, trouble, free } => {
+            let refused = || Error::refused(format!("The memory image {}", path.display()));
+            check_path(path).map_err(|why| refused().because(why))?;
+            if let Some(trouble) = trouble {
+                return Err(refused()
+                    .because(trouble.clone())
+                    .hint("choose another name with --name, or a file with --memory"));
+            }
+            let needed = seen.config.memory_kib() * 1024 + IMAGE_OVERHEAD;
+            if *free < needed {
+                return Err(refused()
+                    .because(format!(
+                        "its file system has {} MiB free, the memory of {domain} needs {}{}",
+                        free >> 20,
+                        if job.request.live { "at least " } else { "" },
+                        needed >> 20,
+                    ))
+                    .hint("make room, or choose another place with --memory FILE"));
+            }
+            Target::File(path.clone())
+        }
+    };
+    // Refused here rather than after the suspend.
+    header::encode(&seen.config.to_json(), &record, header::record_space(&record))
+        .map_err(|why| Error::refused("The header of the memory image").because(why))?;
+    Ok(ImageStart { target, config: seen.config.to_json(), record })
+}
+
+/// Steps that make libxl and xenstore name the new images, for disks that get one.
+fn switch_steps(seen: &Seen, disks: &[disk::DiskCreate]) -> Result<Vec<Step>> {
+    let domain = name_of(&seen.config)?;
+    let mut stored = DomainConfig::parse(&seen.stored).map_err(|why| broken(&domain, why))?;
+    let mut what = Vec::new();
+    let mut writes = Vec::new();
+    for (disk, seen) in disks.iter().zip(&seen.disks) {
+        let Some((path, format)) = &disk.switch else { continue };
+        let vdev = &seen.disk.vdev;
+        stored.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
+        what.push(format!("{vdev} -> {}", path.display()));
+        for (key, old) in &seen.params {
+            writes.push(XenstoreWrite {
+                path: key.clone(),
+                new: format!("{}:{}", format.xenstore(), path.display()),
+                old: old.clone(),
+            });
+        }
+    }
+    if what.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut steps = vec![Step::StoreConfig(StoreConfig {
+        domid: seen.domid,
+        new: stored.to_json(),
+        old: seen.stored.clone(),
+        what: what.join(", "),
+    })];
+    if !writes.is_empty() {
+        steps.push(Step::Xenstore(writes));
+    }
+    Ok(steps)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! The planner, from hand-made observations.
+
+use std::path::Path;
+
+use super::*;
+use crate::disk::{FileFacts, Node, Place, Served};
+use crate::error::Kind;
+use crate::record::QcowSnapshot;
+use crate::spec::{Flags, Spec, merge};
+
+const CONFIG: &str = r#"{
+    "c_info": {"type": "pv", "name": "web1", "uuid": "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10"},
+    "b_info": {"max_memkb": 131072},
+    "disks": [
+        {"pdev_path": "/srv/a.qcow2", "vdev": "xvda", "format": "qcow2", "readwrite": 1},
+        {"pdev_path": "/srv/b.img", "vdev": "xvdb", "backend": "qdisk", "format": "raw", "readwrite": 1},
+        {"pdev_path": "/srv/c.iso", "vdev": "hdc", "format": "raw", "is_cdrom": 1}
+    ]
+}"#;
+
+fn now() -> Timestamp {
+    "2026-03-01T02:03:04Z".parse().unwrap()
+}
+
+pub(crate) fn facts() -> FileFacts {
+    FileFacts { size: 1 << 20, mtime: now(), inode: 5, device: 1, writable: true }
+}
+
+fn job(name: &str, disks: &[&str]) -> Job {
+    let flags = Flags {
+        name: Some(name.into()),
+        disks: disks.iter().map(|disk| (*disk).to_owned()).collect(),
+        ..Flags::default()
+    };
+    let id = "0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001".parse().unwrap();
+    Job::new(merge(flags, Spec::default()).unwrap(), now(), id)
+}
+
+fn seen(job: &Job) -> Seen {
+    let config = DomainConfig::parse(CONFIG).unwrap();
+    let disks = config
+        .disks()
+        .unwrap()
+        .into_iter()
+        .map(|disk| DiskSeen {
+            served: Some(Served::Qemu),
+            params: vec![(
+                format!("/libxl/3/{}/params", disk.vdev),
+                format!("aio:{}", disk.path.display()),
+            )],
+            node: Some(Node {
+                name: format!("{}-node", disk.vdev),
+                file: disk.path.clone(),
+                driver: "qcow2".into(),
+                read_only: false,
+                virtual_size: 64 << 20,
+                snapshots: vec![QcowSnapshot { id: "1".into(), name: "old".into(), date: now() }],
+            }),
+            file: Ok(facts()),
+            overlay: job.overlay("web1", &disk).map(|path| Place { path, trouble: None }),
+            disk,
+        })
+        .collect();
+    Seen {
+        domid: 3,
+        uuid: config.uuid().unwrap(),
+        state: State::Running,
+        stored: CONFIG.into(),
+        config,
+        disks,
+        monitor: Some(77),
+        xen: "4.17.7".into(),
+        image: ImagePlace::File {
+            path: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),
+            trouble: None,
+            free: 1 << 40,
+        },
+        cfg: None,
+    }
+}
+
+#[test]
+fn the_plan_of_a_mixed_snapshot() {
+    let job = job("s1", &[]);
+    let plan = plan(&job, &seen(&job)).unwrap();
+    assert_eq!(
+        plan.to_string(),
+        "\
+Snapshot s1 of web1:
+   1   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
+   2   make /srv/b.img read-only: it becomes a base
+   3   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
+   4   hold the domain's xl process 77
+   5   save the memory of domain 3 while it runs, then suspend it
+   6 | store libxl's configuration: xvdb -> /srv/web1-xvdb.after-s1.qcow2
+   7 | write to xenstore: /libxl/3/xvdb/params = qcow2:/srv/web1-xvdb.after-s1.qcow2
+   8 | snapshot the disks in one QMP transaction: xvda internal s1; xvdb to overlay /srv/web1-xvdb.after-s1.qcow2
+   9 | resume domain 3
+  10   wake the domain's xl process 77
+  11   complete the record, sync the image and give it its name
+     | the guest stands still
+note: disk hdc is not in the snapshot: CD-ROM
+"
+    );
+}
+
+#[test]
+fn the_stored_configuration_changes_only_where_it_must() {
+    let job = job("s1", &[]);
+    let plan = plan(&job, &seen(&job)).unwrap();
+    let store = plan
+        .prepare
+        .iter()
+        .find_map(|step| match step {
+            Step::StoreConfig(store) => Some(store),
+            _ => None,
+        })
+        .unwrap();
+    assert_eq!(store.old, CONFIG);
+    let mut expected = DomainConfig::parse(CONFIG).unwrap();
+    let overlay = Path::new("/srv/web1-xvdb.after-s1.qcow2");
+    expected.set_image("xvdb", overlay, crate::domain::Format::Qcow2).unwrap();
+    assert_eq!(DomainConfig::parse(&store.new).unwrap(), expected);
+}
+
+#[test]
+fn the_image_keeps_the_configuration_as_it_was() {
+    let job = job("s1", &[]);
+    let plan = plan(&job, &seen(&job)).unwrap();
+    let Some(Step::OpenImage(start)) =
+        plan.prepare.iter().find(|step| matches!(step, Step::OpenImage(_)))
+    else {
+        panic!("no image")
+    };
+    let config = DomainConfig::parse(&start.config).unwrap();
+    assert_eq!(config, DomainConfig::parse(CONFIG).unwrap());
+    assert!(!start.record.complete);
+    assert_eq!(start.record.disks.len(), 3);
+}
+
+#[test]
+fn a_domain_without_disks_is_snapshotted() {
+    let job = job("s1", &[]);
+    let mut seen = seen(&job);
+    seen.disks.clear();
+    let plan = plan(&job, &seen).unwrap();
+    assert!(plan.commit.is_empty());
+    assert!(plan.finish.contains(&Step::Resume { domid: 3 }));
+}
+
+#[test]
+fn paused_is_asked_for_before_the_guest_could_run() {
+    let mut job = job("s1", &[]);
+    job.request.paused = true;
+    let plan = plan(&job, &seen(&job)).unwrap();
+    assert_eq!(plan.finish[0], Step::Pause { domid: 3 });
+    assert_eq!(plan.finish[1], Step::Resume { domid: 3 });
+}
+
+#[test]
+fn a_name_is_made_from_the_time() {
+    let request = merge(Flags::default(), Spec::default()).unwrap();
+    let job = Job::new(request, now(), Uuid::nil());
+    assert_eq!(job.name.as_str(), "snap-20260301-020304");
+}
+
+/// Plans `s1` of a host that `change` has changed, expects a refusal, and returns its words.
+fn refusal(disks: &[&str], change: impl FnOnce(&mut Seen)) -> (Kind, String) {
+    let job = job("s1", disks);
+    let mut seen = seen(&job);
+    change(&mut seen);
+    let error = plan(&job, &seen).unwrap_err();
+    (error.kind, error.chain().join(": "))
+}
+
+#[test]
+fn what_is_refused() {
+    let refused = |disks: &[&str], words: &str, change: fn(&mut Seen)| {
+        let (kind, text) = refusal(disks, change);
+        assert_eq!(kind, Kind::Refused, "{text}");
+        assert!(text.contains(words), "{words:?} in {text:?}");
+    };
+    refused(&[], "is paused", |seen| seen.state = State::Paused);
+    refused(&[], "is shut down", |seen| seen.state = State::Shutdown);
+    refused(&[], "is being destroyed", |seen| seen.state = State::Dying);
+    refused(&[], "already has a snapshot \"s1\"", |seen| {
+        seen.disks[0].node.as_mut().unwrap().snapshots[0].name = "s1".into();
+    });
+    refused(&[], "already has a snapshot", |seen| {
+        seen.disks[0].node.as_mut().unwrap().snapshots[0].id = "s1".into();
+    });
+    refused(&[], "QEMU writes to /srv/x.qcow2", |seen| {
+        seen.disks[0].node.as_mut().unwrap().file = "/srv/x.qcow2".into();
+    });
+    refused(&[], "QEMU does not know it", |seen| seen.disks[0].node = None);
+    refused(&[], "for reading only", |seen| {
+        seen.disks[0].node.as_mut().unwrap().read_only = true;
+    });
+    refused(&[], "No such file", |seen| seen.disks[0].file = Err("No such file".into()));
+    refused(&[], "x exists", |seen| {
+        seen.disks[1].overlay.as_mut().unwrap().trouble = Some("x exists".into());
+    });
+    refused(&[], "served by blkback", |seen| seen.disks[1].served = Some(Served::Blkback));
+    refused(&[], "served by tap", |seen| seen.disks[1].served = Some(Served::Other("tap".into())));
+    refused(&[], "the script block-nbd", |seen| {
+        seen.disks[0].disk.script = Some("block-nbd".into());
+    });
+    refused(&[], "driver domain store", |seen| {
+        seen.disks[0].disk.backend_domain = Some("store".into());
+    });
+    refused(&["xvdb,internal"], "only a qcow2 image", |_| {});
+    refused(&["xvda,lvm"], "not a logical volume", |_| {});
+    refused(&["hdc,internal"], "CD-ROM", |_| {});
+    refused(&[], "s1.xlsave exists", |seen| {
+        seen.image = ImagePlace::File {
+            path: "/x/s1.xlsave".into(),
+            trouble: Some("/x/s1.xlsave exists".into()),
+            free: 1 << 40,
+        };
+    });
+    refused(&[], "has 100 MiB free", |seen| {
+        seen.image =
+            ImagePlace::File { path: "/x/s1.xlsave".into(), trouble: None, free: 100 << 20 };
+    });
+}
+
+#[test]
+fn what_is_wrong_with_the_request() {
+    let (kind, text) = refusal(&["xvdz,internal"], |_| {});
+    assert_eq!((kind, text.as_str()), (Kind::Usage, "Domain web1 has no disk xvdz"));
+    let both = ["xvda,external,file=/srv/o.qcow2", "xvdb,external,file=/srv/o.qcow2"];
+    let (kind, text) = refusal(&both, |_| {});
+    assert_eq!(kind, Kind::Usage, "{text}");
+}
+
+#[test]
+fn a_writable_disk_may_be_left_out_only_by_the_users_word() {
+    let job = job("s1", &["xvdb,none"]);
+    let mut seen = seen(&job);
+    seen.disks[1].served = Some(Served::Blkback);
+    let plan = plan(&job, &seen).unwrap();
+    assert!(plan.notes.contains(&"disk xvdb is not in the snapshot: left out as asked".into()));
+    assert!(!plan.to_string().contains("xvdb internal"));
+}
+
+#[test]
+fn a_base_that_is_protected_already_is_left_so() {
+    let job = job("s1", &[]);
+    let mut seen = seen(&job);
+    seen.disks[1].file.as_mut().unwrap().writable = false;
+    let plan = plan(&job, &seen).unwrap();
+    assert!(!plan.prepare.iter().any(|step| matches!(step, Step::Protect { .. })));
+}
+
+#[test]
+fn the_entries_for_the_users_file() {
+    let job = job("s1", &["xvda,external"]);
+    let plan = plan(&job, &seen(&job)).unwrap();
+    let Some(Step::OpenImage(start)) =
+        plan.prepare.iter().find(|step| matches!(step, Step::OpenImage(_)))
+    else {
+        panic!("no image")
+    };
+    assert_eq!(
+        cfg_lines(&start.record),
+        [
+            "format=qcow2,vdev=xvda,access=rw,target=/srv/web1-xvda.after-s1.qcow2",
+            "format=qcow2,vdev=xvdb,access=rw,target=/srv/web1-xvdb.after-s1.qcow2",
+        ]
+    );
+}

@@ -1,0 +1,121 @@
+//! Internal snapshots: inside of a qcow2 file, taken by the domain's QEMU, put back by qemu-img.
+
+use crate::disk::{
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, node, qemu_img, record,
+    refuse, refuse_revert,
+};
+use crate::domain::Format;
+use crate::error::Result;
+use crate::plan::{Action, Step};
+use crate::record::{Kept, QcowSnapshot};
+
+/// Plans an internal snapshot.
+pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate> {
+    let disk = &seen.disk;
+    if disk.format != Some(Format::Qcow2) {
+        return Err(refuse(disk, "only a qcow2 image can hold internal snapshots".into())
+            .hint(format!("take an external one: --disk {},external", disk.vdev)));
+    }
+    let node = node(seen)?;
+    let name = context.name.as_str();
+    // A snapshot whose *ID* is our name would be what `qemu-img snapshot -a NAME` finds first.
+    if let Some(taken) = node.snapshots.iter().find(|s| s.name == name || s.id == name) {
+        return Err(refuse(
+            disk,
+            format!(
+                "it already has a snapshot {:?} (ID {}, of {})",
+                taken.name, taken.id, taken.date
+            ),
+        )
+        .hint("choose another name with --name"));
+    }
+    Ok(DiskCreate {
+        prepare: Vec::new(),
+        action: Some(Action::Internal {
+            vdev: disk.vdev.clone(),
+            node: node.name.clone(),
+            name: name.to_owned(),
+        }),
+        switch: None,
+        record: record(seen, Kept::Internal { proof: None }),
+    })
+}
+
+/// Plans to put an internal snapshot back: in place, or, where other images rest on the file, as a
+/// copy, because rewriting a base ruins what rests on it.
+pub(super) fn revert(
+    found: &DiskFound,
+    proof: Option<&QcowSnapshot>,
+    context: RevertContext<'_>,
+) -> Result<DiskRevert> {
+    let keep = context.keep;
+    let record = &found.record;
+    let path = &record.path;
+    let refuse = |why: String| refuse_revert(record, why);
+    let proof = proof.ok_or_else(|| refuse("the record has no proof of its snapshot".into()))?;
+    let file = found.file.as_ref().map_err(|why| refuse(why.clone()))?;
+    let image = found.image.as_ref().map_err(|why| refuse(why.clone()))?;
+    let snapshots = image.snapshots();
+    let same_name: Vec<_> = snapshots.iter().filter(|s| s.name == proof.name).collect();
+    if !same_name.contains(&proof) {
+        return Err(refuse(match same_name.first() {
+            None => format!("its snapshot {:?} is gone", proof.name),
+            Some(other) => format!(
+                "its snapshot {:?} is another one: ID {} of {}, not ID {} of {}",
+                proof.name, other.id, other.date, proof.id, proof.date
+            ),
+        }));
+    }
+    if snapshots.iter().filter(|s| s.id == proof.id).count() != 1 {
+        return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
+    }
+    if let Some(user) = &found.used_by {
+        return Err(refuse(format!("it is also used by {user}")));
+    }
+
+    if !found.is_base(file) {
+        let elsewhere = found.top().filter(|top| top != path);
+        return Ok(DiskRevert {
+            put_back: vec![
+                Step::Run(qemu_img::snapshot_create(path, keep)),
+                Step::Run(qemu_img::snapshot_apply(path, &proof.id)),
+            ],
+            kept: Some(match elsewhere {
+                Some(top) => format!("{} and snapshot {keep} in {}", top.display(), path.display()),
+                None => format!("snapshot {keep} in {}", path.display()),
+            }),
+            discard: vec![Step::DropInternal {
+                uuid: context.uuid,
+                vdev: record.vdev.clone(),
+                name: keep.to_string(),
+            }],
+            ..DiskRevert::default()
+        });
+    }
+
+    if let Some(trouble) = &found.place.trouble {
+        return Err(refuse(format!("other images rest on it, so a copy is needed, and {trouble}")));
+    }
+    let backing = match (&image.full_backing_filename, &image.backing_filename_format) {
+        (None, _) => None,
+        (Some(below), Some(format)) => {
+            let format = Format::of_qemu(format)
+                .ok_or_else(|| refuse(format!("its backing file has the format {format}")))?;
+            Some((below.as_path(), format))
+        }
+        (Some(below), None) => {
+            return Err(refuse(format!("it does not state the format of {}", below.display())));
+        }
+    };
+    let copy = &found.place.path;
+    Ok(DiskRevert {
+        prepare: vec![Step::NewFile {
+            path: copy.clone(),
+            fill: qemu_img::copy_snapshot(path, &proof.id, copy, backing),
+        }],
+        switch: Some((copy.clone(), Format::Qcow2)),
+        kept: found.top().map(|top| top.display().to_string()),
+        discard: found.discard_top(),
+        ..DiskRevert::default()
+    })
+}

@@ -1,0 +1,347 @@
+//! Disks: which way each one is snapshotted, and what that takes. Pure.
+//!
+//! One file per way: [`internal`] and [`external`], both through QEMU. A new way is a file with the
+//! same two functions, `create` and `revert`, a line in [`choose`], and a variant of
+//! [`Kept`](crate::record::Kept). [`qemu_img`] has that tool's arguments and answers.
+
+pub mod external;
+pub mod internal;
+pub mod qemu_img;
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::domain::{Disk, Format};
+use crate::error::{Error, Result};
+use crate::names::SnapshotName;
+use crate::plan::{Action, Step};
+use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot};
+use crate::spec::Wish;
+
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was last written to.
+    pub mtime: Timestamp,
+    /// Its inode number.
+    pub inode: u64,
+    /// The number of its file system.
+    pub device: u64,
+    /// Whether anybody has write permission. We take it from the base of an overlay.
+    pub writable: bool,
+}
+
+/// What serves a disk to the guest, from xenstore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Served {
+    /// The domain's own QEMU in dom0.
+    Qemu,
+    /// The kernel's blkback (`phy`).
+    Blkback,
+    /// Something else.
+    Other(String),
+}
+
+/// What QEMU says of a disk, from `query-block`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The name of the top node.
+    pub name: String,
+    /// The file it has open.
+    pub file: PathBuf,
+    /// The format it opened it with, in QEMU's words.
+    pub driver: String,
+    /// Whether it is open for reading only.
+    pub read_only: bool,
+    /// The size the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// The internal snapshots.
+    pub snapshots: Vec<QcowSnapshot>,
+}
+
+/// One disk of a running domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSeen {
+    /// What the configuration says.
+    pub disk: Disk,
+    /// What serves it; `None` when xenstore does not know it.
+    pub served: Option<Served>,
+    /// Its keys in xenstore that name the image: path and value.
+    pub params: Vec<(String, String)>,
+    /// What QEMU says, if QEMU serves it.
+    pub node: Option<Node>,
+    /// What is known of its file; the error if it cannot be looked at.
+    pub file: std::result::Result<FileFacts, String>,
+    /// The overlay an external snapshot would make, and whether its place is free.
+    pub overlay: Option<Place>,
+}
+
+/// A path for a new file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The path.
+    pub path: PathBuf,
+    /// Why a file cannot be made there, if it cannot.
+    pub trouble: Option<String>,
+}
+
+/// What stands over all disks of one `create`.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The snapshot's name.
+    pub name: &'a SnapshotName,
+    /// A short text no other snapshot has, for QEMU's node names.
+    pub tag: &'a str,
+}
+
+/// What one disk adds to the plan of `create`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskCreate {
+    /// Steps before the guest is suspended.
+    pub prepare: Vec<Step>,
+    /// Its part in the QMP transaction.
+    pub action: Option<Action>,
+    /// The image the guest goes on with, if it is another one.
+    pub switch: Option<(PathBuf, Format)>,
+    /// Its part of the record, proofs missing.
+    pub record: DiskRecord,
+}
+
+/// One disk of a snapshot, and the world around it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFound {
+    /// What the record says.
+    pub record: DiskRecord,
+    /// What is known of its file; the error if it cannot be looked at.
+    pub file: std::result::Result<FileFacts, String>,
+    /// What qemu-img says of it, or its error.
+    pub image: std::result::Result<qemu_img::ImageInfo, String>,
+    /// The images the running domain has under this disk now, top first; empty if it does not run.
+    pub chain: Vec<qemu_img::ImageInfo>,
+    /// Whether the top of that chain has lost its write permission: other images rest on it.
+    pub top_protected: bool,
+    /// Who else uses the file, besides the domain that will be destroyed.
+    pub used_by: Option<String>,
+    /// Where a new image can be made, should one be needed.
+    pub place: Place,
+}
+
+/// What stands over all disks of one `revert`.
+#[derive(Debug, Clone, Copy)]
+pub struct RevertContext<'a> {
+    /// The domain.
+    pub uuid: Uuid,
+    /// The name under which internal snapshots keep what is there now.
+    pub keep: &'a SnapshotName,
+}
+
+/// What one disk adds to the plan of `revert`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskRevert {
+    /// Steps before the domain is destroyed.
+    pub prepare: Vec<Step>,
+    /// Steps after it is gone, one after the other.
+    pub put_back: Vec<Step>,
+    /// The image the guest goes on with, if it is not the one of the snapshot.
+    pub switch: Option<(PathBuf, Format)>,
+    /// Where that stays which the guest wrote since, for people.
+    pub kept: Option<String>,
+    /// Steps that delete it, once the revert has succeeded.
+    pub discard: Vec<Step>,
+}
+
+/// How a disk is snapshotted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// Not at all, and why.
+    LeftOut(String),
+    /// Inside of the qcow2 file.
+    Internal,
+    /// By an overlay.
+    External,
+}
+
+/// Chooses the way: what the user wishes, or the default for its kind. Refuses what cannot be
+/// snapshotted consistently.
+pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<Choice> {
+    let disk = &seen.disk;
+    if wish == Some(&Wish::None) {
+        return Ok(Choice::LeftOut("left out as asked".into()));
+    }
+    let unchanging = match disk {
+        Disk { cdrom: true, .. } => Some("CD-ROM"),
+        Disk { writable: false, .. } => Some("read-only"),
+        _ => None,
+    };
+    match (unchanging, wish) {
+        (Some(why), None) => return Ok(Choice::LeftOut(why.into())),
+        (Some(why), Some(_)) => {
+            return Err(refuse(disk, format!("it is a {why} disk, which has nothing to snapshot")));
+        }
+        (None, _) => {}
+    }
+    let served_elsewhere = if let Some(domain) = &disk.backend_domain {
+        Some(format!("it is served by the driver domain {domain}"))
+    } else if let Some(script) = &disk.script {
+        Some(format!("it is set up by the script {script}"))
+    } else {
+        match &seen.served {
+            Some(Served::Qemu) => None,
+            Some(Served::Blkback) => {
+                Some("it is served by blkback, not by QEMU, and has no snapshot of its own".into())
+            }
+            Some(Served::Other(what)) => Some(format!("it is served by {what}")),
+            None => Some("xenstore does not say what serves it".into()),
+        }
+    };
+    if let Some(why) = served_elsewhere {
+        return Err(refuse(disk, why));
+    }
+    let choice = match wish {
+        Some(Wish::Internal) => Choice::Internal,
+        Some(Wish::External { .. }) => Choice::External,
+        Some(Wish::Lvm { .. }) => {
+            return Err(refuse(disk, "it is an image file, not a logical volume".into()));
+        }
+        Some(Wish::None) | None if disk.format == Some(Format::Qcow2) => Choice::Internal,
+        Some(Wish::None) | None => Choice::External,
+    };
+    if let Err(why) = &seen.file {
+        return Err(refuse(disk, why.clone()));
+    }
+    Ok(choice)
+}
+
+/// Plans the snapshot of one disk.
+pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+    match choose(seen, wish)? {
+        Choice::LeftOut(why) => Ok(DiskCreate {
+            prepare: Vec::new(),
+            action: None,
+            switch: None,
+            record: record(seen, Kept::None { why }),
+        }),
+        Choice::Internal => internal::create(seen, context),
+        Choice::External => external::create(seen, context),
+    }
+}
+
+/// Plans to put one disk back.
+pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+    match &found.record.snapshot {
+        Kept::None { .. } => Ok(DiskRevert::default()),
+        Kept::Internal { proof } => internal::revert(found, proof.as_ref(), context),
+        Kept::External { proof, .. } => external::revert(found, proof.as_ref()),
+    }
+}
+
+/// Where an overlay goes when the user does not say: beside the image, named after the guest's
+/// disk and the snapshot it follows.
+pub fn overlay_name(domain: &str, vdev: &str, name: &SnapshotName, stamp: Option<&str>) -> String {
+    match stamp {
+        None => format!("{domain}-{vdev}.after-{name}.qcow2"),
+        Some(stamp) => format!("{domain}-{vdev}.after-{name}.{stamp}.qcow2"),
+    }
+}
+
+/// The node QEMU has on top of a disk, checked against the configuration.
+fn node(seen: &DiskSeen) -> Result<&Node> {
+    let disk = &seen.disk;
+    let node = seen.node.as_ref().ok_or_else(|| {
+        refuse(disk, "QEMU does not know it (is the domain just starting or unplugging it?)".into())
+    })?;
+    if node.file != disk.path {
+        return Err(refuse(
+            disk,
+            format!(
+                "QEMU writes to {}, but libxl's configuration names {}",
+                node.file.display(),
+                disk.path.display()
+            ),
+        )
+        .hint("somebody snapshotted it by hand; restart the domain on the right image first"));
+    }
+    if node.read_only {
+        return Err(refuse(disk, "QEMU has it open for reading only".into()));
+    }
+    Ok(node)
+}
+
+fn record(seen: &DiskSeen, snapshot: Kept) -> DiskRecord {
+    DiskRecord {
+        vdev: seen.disk.vdev.clone(),
+        path: seen.disk.path.clone(),
+        format: seen.disk.format,
+        snapshot,
+    }
+}
+
+/// A refusal of one disk, with the way out.
+fn refuse(disk: &Disk, why: String) -> Error {
+    Error::refused(format!("Disk {} ({}) cannot be snapshotted", disk.vdev, disk.path.display()))
+        .because(why)
+        .hint(format!("leave it out with --disk {},none if its content does not matter", disk.vdev))
+}
+
+/// A refusal to put a disk back.
+fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Error {
+    Error::refused(format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display()))
+        .because(why.into())
+}
+
+/// Checks that nothing was written to a frozen file since.
+fn check_frozen(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
+    if file.inode != proof.inode {
+        return Err(format!(
+            "it is another file now: inode {}, at the snapshot {}",
+            file.inode, proof.inode
+        ));
+    }
+    if file.size != proof.file_size {
+        return Err(format!(
+            "it was written to since: {} bytes long, at the snapshot {}",
+            file.size, proof.file_size
+        ));
+    }
+    if file.mtime != proof.mtime {
+        return Err(format!(
+            "it was written to since: last at {}, at the snapshot {}",
+            file.mtime, proof.mtime
+        ));
+    }
+    Ok(())
+}
+
+impl DiskFound {
+    /// The image the running domain writes to now.
+    fn top(&self) -> Option<&Path> {
+        self.chain.first().map(|top| top.filename.as_path())
+    }
+
+    /// Whether other images rest on the file of the snapshot: it lies below the running domain's
+    /// image, or has the mark of a base.
+    fn is_base(&self, file: &FileFacts) -> bool {
+        let below = self.chain.iter().skip(1).any(|image| image.filename == self.record.path);
+        below || !file.writable
+    }
+
+    /// The step that removes what the domain wrote since: its present overlay, if that rests
+    /// directly on the snapshot's file and nothing else can need it.
+    fn discard_top(&self) -> Vec<Step> {
+        match self.chain.as_slice() {
+            [top, below, ..]
+                if below.filename == self.record.path
+                    && top.filename != self.record.path
+                    && top.snapshots().is_empty()
+                    && !self.top_protected =>
+            {
+                vec![Step::RemoveFile { path: top.filename.clone() }]
+            }
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! qemu-img(1): arguments and answers. Pure.
+//!
+//! The format is always stated: a guest that writes a qcow2 header into its raw disk must not make
+//! us open the file it names. Paths are absolute (`tool::check_path`), so none is taken for an
+//! option or a protocol.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::domain::Format;
+use crate::names::SnapshotName;
+use crate::record::QcowSnapshot;
+use crate::tool::{Invocation, Tool};
+
+/// Copying a whole image can take long; a hang must still end.
+const COPY_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+/// Applying a snapshot rewrites reference counts: minutes for a large image on a slow disk.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// An empty qcow2 overlay of `size` bytes. The base is not opened (`-u`): QEMU may hold it.
+pub fn create_overlay(path: &Path, base: &Path, format: Format, size: u64) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["create", "-q", "-u", "-f", "qcow2", "-F", format.qemu(), "-b"])
+        .arg(base)
+        .arg(path)
+        .arg(size.to_string())
+}
+
+/// Describes an image and the images below it, as JSON. `-U`: QEMU may hold it.
+pub fn info_chain(path: &Path, format: Format) -> Invocation {
+    Invocation::new(
+        Tool::QemuImg,
+        ["info", "-U", "--output=json", "--backing-chain", "-f", format.qemu()],
+    )
+    .arg(path)
+}
+
+/// Takes an internal snapshot of a file nobody has open.
+pub fn snapshot_create(path: &Path, name: &SnapshotName) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-c", name.as_str(), "--image-opts"])
+        .arg(image_opts(path))
+        .within(APPLY_TIMEOUT)
+}
+
+/// Makes an internal snapshot the content of a file nobody has open. By ID: `-a` tries its
+/// argument as an ID first, and only then as a name.
+pub fn snapshot_apply(path: &Path, id: &str) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-a", id, "--image-opts"])
+        .arg(image_opts(path))
+        .within(APPLY_TIMEOUT)
+}
+
+/// Copies an internal snapshot into a new image. With a backing file, only what differs from it.
+pub fn copy_snapshot(
+    from: &Path,
+    id: &str,
+    to: &Path,
+    backing: Option<(&Path, Format)>,
+) -> Invocation {
+    let mut call = Invocation::new(
+        Tool::QemuImg,
+        ["convert", "-q", "-U", "-f", "qcow2", "-O", "qcow2", "-l", &format!("snapshot.id={id}")],
+    );
+    if let Some((backing, format)) = backing {
+        call = call.arg("-B").arg(backing).arg("-F").arg(format.qemu());
+    }
+    call.arg(from).arg(to).within(COPY_TIMEOUT)
+}
+
+/// `qemu-img snapshot` has no `-f`: the options string states the driver. Commas are doubled.
+fn image_opts(path: &Path) -> OsString {
+    let path = path.to_string_lossy().replace(',', ",,");
+    format!("driver=qcow2,file.driver=file,file.filename={path}").into()
+}
+
+/// One image as `qemu-img info` describes it; what we do not use is not read.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageInfo {
+    /// The path as given.
+    pub filename: PathBuf,
+    /// QEMU's name of the format.
+    pub format: String,
+    /// The size the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// The file below it, as an absolute path.
+    pub full_backing_filename: Option<PathBuf>,
+    /// QEMU's name of that file's format.
+    pub backing_filename_format: Option<String>,
+    /// The internal snapshots.
+    #[serde(default)]
+    snapshots: Vec<SnapshotInfo>,
+}
+
+/// QEMU's `SnapshotInfo`, in `qemu-img info` and in QMP.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SnapshotInfo {
+    id: String,
+    name: String,
+    date_sec: i64,
+    date_nsec: i32,
+}
+
+impl SnapshotInfo {
+    /// As our record has it. A date outside of the calendar (a damaged file) becomes its start, so
+    /// that it matches no record.
+    pub fn into_record(self) -> QcowSnapshot {
+        let date = Timestamp::new(self.date_sec, self.date_nsec).unwrap_or(Timestamp::MIN);
+        QcowSnapshot { id: self.id, name: self.name, date }
+    }
+}
+
+impl ImageInfo {
+    /// Reads what [`info_chain`] prints: the image first, then what lies below it.
+    pub fn parse_chain(json: &[u8]) -> Result<Vec<ImageInfo>, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    /// The internal snapshots.
+    pub fn snapshots(&self) -> Vec<QcowSnapshot> {
+        self.snapshots.iter().cloned().map(SnapshotInfo::into_record).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(call: &Invocation) -> String {
+        call.to_string()
+    }
+
+    #[test]
+    fn every_argument_list() {
+        let (a, b) = (Path::new("/srv/a,1.qcow2"), Path::new("/srv/b.img"));
+        let keep: SnapshotName = "k1".parse().unwrap();
+        assert_eq!(
+            line(&create_overlay(a, b, Format::Vhd, 512)),
+            "qemu-img create -q -u -f qcow2 -F vpc -b /srv/b.img '/srv/a,1.qcow2' 512"
+        );
+        assert_eq!(
+            line(&info_chain(b, Format::Raw)),
+            "qemu-img info -U '--output=json' --backing-chain -f raw /srv/b.img"
+        );
+        assert_eq!(
+            line(&snapshot_create(a, &keep)),
+            "qemu-img snapshot -q -c k1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a,,1.qcow2'"
+        );
+        assert_eq!(
+            line(&snapshot_apply(b, "12")),
+            "qemu-img snapshot -q -a 12 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/b.img'"
+        );
+        assert_eq!(
+            line(&copy_snapshot(a, "3", b, None)),
+            "qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=3' '/srv/a,1.qcow2' /srv/b.img"
+        );
+        assert_eq!(
+            line(&copy_snapshot(a, "3", b, Some((Path::new("/srv/c"), Format::Raw)))),
+            "qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=3' -B /srv/c -F raw '/srv/a,1.qcow2' /srv/b.img"
+        );
+    }
+
+    /// As qemu-img 7.2 prints it.
+    const CHAIN: &str = r#"[
+        {"snapshots": [{"vm-clock-nsec": 0, "name": "s1", "date-sec": 1772330584,
+            "date-nsec": 123456789, "vm-clock-sec": 0, "id": "1", "vm-state-size": 0}],
+         "virtual-size": 67108864, "filename": "/srv/top.qcow2", "cluster-size": 65536,
+         "format": "qcow2", "actual-size": 200704, "full-backing-filename": "/srv/base.img",
+         "backing-filename": "/srv/base.img", "backing-filename-format": "raw",
+         "format-specific": {"type": "qcow2", "data": {"compat": "1.1"}}, "dirty-flag": false},
+        {"virtual-size": 67108864, "filename": "/srv/base.img", "format": "raw",
+         "actual-size": 0, "dirty-flag": false}
+    ]"#;
+
+    #[test]
+    fn a_chain_is_read() {
+        let chain = ImageInfo::parse_chain(CHAIN.as_bytes()).unwrap();
+        assert_eq!(chain.len(), 2);
+        assert_eq!(chain[0].full_backing_filename.as_deref(), Some(Path::new("/srv/base.img")));
+        let snapshots = chain[0].snapshots();
+        assert_eq!(snapshots[0].id, "1");
+        assert_eq!(snapshots[0].date.to_string(), "2026-03-01T02:03:04.123456789Z");
+        assert!(chain[1].snapshots().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_a_chain_is_an_error() {
+        for json in ["", "{}", "[{}]", r#"[{"filename": "/a", "format": 1, "virtual-size": 1}]"#] {
+            assert!(ImageInfo::parse_chain(json.as_bytes()).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn an_impossible_date_matches_nothing() {
+        let info =
+            SnapshotInfo { id: "1".into(), name: "s".into(), date_sec: i64::MAX, date_nsec: 0 };
+        assert_eq!(info.into_record().date, Timestamp::MIN);
+    }
+}

@@ -1,0 +1,293 @@
+//! What a domain is, as libxl's JSON tells it: a thin typed view that keeps every key it does not
+//! know. Pure: knows nothing of libxl itself.
+//!
+//! The JSON is that of `libxl_domain_config_to_json` (libxl_types.idl): default values are left
+//! out, unknown keys are kept, so that the text survives a change of Xen release.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// The format of a disk image, `libxl_disk_format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Plain bytes.
+    Raw,
+    /// The first QEMU format.
+    Qcow,
+    /// QEMU's own format.
+    Qcow2,
+    /// An abandoned QEMU format.
+    Qed,
+    /// Virtual PC, `vpc` in QEMU.
+    Vhd,
+}
+
+impl Format {
+    const ALL: [Format; 5] = [Format::Raw, Format::Qcow, Format::Qcow2, Format::Qed, Format::Vhd];
+
+    /// The name libxl, xl and we use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow => "qcow",
+            Format::Qcow2 => "qcow2",
+            Format::Qed => "qed",
+            Format::Vhd => "vhd",
+        }
+    }
+
+    /// The name of QEMU's driver.
+    pub fn qemu(self) -> &'static str {
+        match self {
+            Format::Vhd => "vpc",
+            other => other.name(),
+        }
+    }
+
+    /// The prefix in a qdisk's xenstore `params` (libxl_internal.c,
+    /// `libxl__device_disk_string_of_format`).
+    pub fn xenstore(self) -> &'static str {
+        match self {
+            Format::Raw => "aio",
+            other => other.name(),
+        }
+    }
+
+    /// The format with QEMU's name `driver`.
+    pub fn of_qemu(driver: &str) -> Option<Format> {
+        Format::ALL.into_iter().find(|format| format.qemu() == driver)
+    }
+
+    fn parse(name: &str) -> Option<Format> {
+        Format::ALL.into_iter().find(|format| format.name() == name)
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The kind of a guest, `libxl_domain_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuestType {
+    /// Paravirtual.
+    Pv,
+    /// Paravirtual in a hardware container.
+    Pvh,
+    /// Fully virtual, with an emulated machine.
+    Hvm,
+}
+
+impl fmt::Display for GuestType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GuestType::Pv => "pv",
+            GuestType::Pvh => "pvh",
+            GuestType::Hvm => "hvm",
+        })
+    }
+}
+
+/// One disk of a domain's configuration, `libxl_device_disk`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The guest's name of it: `xvda`, `hda`, `sdb1`.
+    pub vdev: String,
+    /// The file or device in dom0; empty for an empty CD-ROM drive.
+    pub path: PathBuf,
+    /// Its format; `None` for one we do not know (`empty` included).
+    pub format: Option<Format>,
+    /// Whether the guest may write to it.
+    pub writable: bool,
+    /// Whether it is a CD-ROM drive.
+    pub cdrom: bool,
+    /// The hotplug script, if not libxl's own.
+    pub script: Option<String>,
+    /// The name of the domain that serves it, if not dom0.
+    pub backend_domain: Option<String>,
+}
+
+/// Why a configuration is not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum BadConfig {
+    /// Not JSON at all.
+    #[error("The domain's configuration is not the JSON that libxl writes")]
+    Json(#[from] serde_json::Error),
+    /// A key that must be there is not, or is of another type.
+    #[error("The domain's configuration has no usable {0}")]
+    Missing(String),
+    /// A change was asked for a disk that is not in it.
+    #[error("The domain's configuration has no disk {0}")]
+    NoDisk(String),
+}
+
+/// A domain's configuration: libxl's JSON and typed access to what we use of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DomainConfig(Value);
+
+impl DomainConfig {
+    /// Reads libxl's JSON; a trailing NUL, as in libxl's own files, is allowed.
+    pub fn parse(json: &str) -> Result<Self, BadConfig> {
+        let value: Value = serde_json::from_str(json.trim_end_matches('\0'))?;
+        if !value.is_object() {
+            return Err(BadConfig::Missing("object".into()));
+        }
+        Ok(DomainConfig(value))
+    }
+
+    /// The JSON text, without a trailing NUL.
+    pub fn to_json(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn text(&self, pointer: &str) -> Result<&str, BadConfig> {
+        self.0
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .ok_or_else(|| BadConfig::Missing(pointer.into()))
+    }
+
+    /// The domain's name.
+    pub fn name(&self) -> Result<&str, BadConfig> {
+        self.text("/c_info/name")
+    }
+
+    /// The domain's UUID.
+    pub fn uuid(&self) -> Result<Uuid, BadConfig> {
+        self.text("/c_info/uuid")?.parse().map_err(|_| BadConfig::Missing("/c_info/uuid".into()))
+    }
+
+    /// The kind of guest.
+    pub fn guest_type(&self) -> Result<GuestType, BadConfig> {
+        match self.text("/c_info/type")? {
+            "pv" => Ok(GuestType::Pv),
+            "pvh" => Ok(GuestType::Pvh),
+            "hvm" => Ok(GuestType::Hvm),
+            _ => Err(BadConfig::Missing("/c_info/type".into())),
+        }
+    }
+
+    /// The guest's memory in KiB: the larger of what it has and what it may have.
+    pub fn memory_kib(&self) -> u64 {
+        ["/b_info/max_memkb", "/b_info/target_memkb"]
+            .iter()
+            .filter_map(|pointer| self.0.pointer(pointer).and_then(Value::as_u64))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The number of virtual processors.
+    pub fn vcpus(&self) -> u64 {
+        self.0.pointer("/b_info/max_vcpus").and_then(Value::as_u64).unwrap_or(1)
+    }
+
+    /// The disks, in the order of the configuration.
+    pub fn disks(&self) -> Result<Vec<Disk>, BadConfig> {
+        let Some(disks) = self.0.get("disks") else { return Ok(Vec::new()) };
+        let disks = disks.as_array().ok_or_else(|| BadConfig::Missing("disks".into()))?;
+        disks.iter().map(disk).collect()
+    }
+
+    /// Makes disk `vdev` point to another image. The rest of its entry stays as it is.
+    pub fn set_image(&mut self, vdev: &str, path: &Path, format: Format) -> Result<(), BadConfig> {
+        let entry = self
+            .0
+            .get_mut("disks")
+            .and_then(Value::as_array_mut)
+            .and_then(|disks| disks.iter_mut().find(|d| d["vdev"].as_str() == Some(vdev)))
+            .ok_or_else(|| BadConfig::NoDisk(vdev.into()))?;
+        let path = path.to_str().ok_or_else(|| BadConfig::Missing("UTF-8 path".into()))?;
+        entry["pdev_path"] = json!(path);
+        entry["format"] = json!(format.name());
+        Ok(())
+    }
+}
+
+fn disk(entry: &Value) -> Result<Disk, BadConfig> {
+    let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+    // libxl writes these as 0/1 for `integer` and as true/false for `bool` fields.
+    let flag = |key: &str| match entry.get(key) {
+        Some(Value::Bool(value)) => *value,
+        Some(value) => value.as_i64().unwrap_or(0) != 0,
+        None => false,
+    };
+    Ok(Disk {
+        vdev: text("vdev").ok_or_else(|| BadConfig::Missing("vdev of a disk".into()))?,
+        path: text("pdev_path").unwrap_or_default().into(),
+        // Left out by libxl when it is the default: only for an unset one.
+        format: text("format").as_deref().and_then(Format::parse),
+        writable: flag("readwrite"),
+        cdrom: flag("is_cdrom"),
+        script: text("script"),
+        backend_domain: text("backend_domname"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `xl list -l` of Xen 4.17 shows a PV guest, shortened.
+    const PV: &str = r#"{
+        "c_info": {"type": "pv", "name": "web1", "uuid": "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10"},
+        "b_info": {"max_vcpus": 2, "max_memkb": 131072, "target_memkb": 65536, "type.pv": {}},
+        "disks": [
+            {"pdev_path": "/srv/a.qcow2", "vdev": "xvda", "format": "qcow2", "readwrite": 1},
+            {"pdev_path": "/srv/b.img", "vdev": "xvdb", "backend": "qdisk", "format": "raw", "readwrite": 1},
+            {"pdev_path": "/srv/c.iso", "vdev": "hdc", "format": "raw", "removable": 1, "is_cdrom": 1},
+            {"vdev": "hdd", "format": "empty", "removable": 1, "is_cdrom": 1}
+        ],
+        "on_reboot": "restart"
+    }"#;
+
+    #[test]
+    fn a_configuration_is_read() {
+        let config = DomainConfig::parse(PV).unwrap();
+        assert_eq!(config.name().unwrap(), "web1");
+        assert_eq!(config.guest_type().unwrap(), GuestType::Pv);
+        assert_eq!(config.memory_kib(), 131072);
+        assert_eq!(config.vcpus(), 2);
+        let disks = config.disks().unwrap();
+        assert_eq!(disks.len(), 4);
+        assert_eq!(disks[0].format, Some(Format::Qcow2));
+        assert!(disks[0].writable && !disks[0].cdrom);
+        assert!(disks[2].cdrom && !disks[2].writable);
+        assert_eq!(disks[3].format, None);
+        assert_eq!(disks[3].path, Path::new(""));
+    }
+
+    #[test]
+    fn only_the_disk_named_changes() {
+        let mut config = DomainConfig::parse(PV).unwrap();
+        config.set_image("xvdb", Path::new("/srv/b.after-s1.qcow2"), Format::Qcow2).unwrap();
+        let disks = config.disks().unwrap();
+        assert_eq!(disks[1].path, Path::new("/srv/b.after-s1.qcow2"));
+        assert_eq!(disks[1].format, Some(Format::Qcow2));
+        let mut back = config.clone();
+        back.set_image("xvdb", Path::new("/srv/b.img"), Format::Raw).unwrap();
+        assert_eq!(back, DomainConfig::parse(PV).unwrap());
+        assert!(matches!(
+            config.set_image("xvdz", Path::new("/x"), Format::Raw),
+            Err(BadConfig::NoDisk(_))
+        ));
+    }
+
+    #[test]
+    fn what_libxl_would_not_write_is_an_error() {
+        assert!(DomainConfig::parse("").is_err());
+        assert!(DomainConfig::parse("[]").is_err());
+        let bare = DomainConfig::parse("{}\0").unwrap();
+        assert!(bare.name().is_err() && bare.uuid().is_err() && bare.guest_type().is_err());
+        assert!(bare.disks().unwrap().is_empty());
+        assert!(DomainConfig::parse(r#"{"disks": 3}"#).unwrap().disks().is_err());
+        assert!(DomainConfig::parse(r#"{"disks": [{}]}"#).unwrap().disks().is_err());
+    }
+}

@@ -1,0 +1,277 @@
+//! The one door to other programs.
+//!
+//! Programs are found in a fixed list of directories, started without a shell, with an empty
+//! environment (`LC_ALL=C`, a fixed `PATH`), nothing on standard input, and in a process group of
+//! their own: a Ctrl-C in the terminal must not hit qemu-img in the middle of a disk. What they
+//! print goes to an anonymous memory file, so that a child they leave behind cannot hold us up.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::tool::{Invocation, Tool};
+
+/// Where programs may lie. Not `PATH`: this runs as root, whatever the caller's environment.
+const DIRECTORIES: [&str; 6] =
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How much of what a program prints on standard output is read.
+const MAX_OUTPUT: u64 = 16 << 20;
+/// How much of the end of standard error stands in a message.
+const STDERR_TAIL: u64 = 1024;
+/// How often a running program is looked at: from fast for short calls to slow for long ones.
+const FIRST_POLL: Duration = Duration::from_millis(1);
+const LAST_POLL: Duration = Duration::from_millis(50);
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It is in none of the directories.
+    #[error("The program {} is not in {}: {}", .0.name(), DIRECTORIES.join(", "), .0.remedy())]
+    NotFound(Tool),
+    /// It could not be started, fed or waited for.
+    #[error("`{command}` could not be run")]
+    Io {
+        /// As it can be pasted into a shell.
+        command: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ended with an error.
+    #[error("`{command}` ended with {status}: {stderr}")]
+    Failed {
+        /// As it can be pasted into a shell.
+        command: String,
+        /// Its exit status, or the signal.
+        status: ExitStatus,
+        /// The end of what it wrote to standard error.
+        stderr: String,
+    },
+    /// It took too long and was killed.
+    #[error("`{command}` did not end within {} s and was killed: {stderr}", .timeout.as_secs())]
+    TimedOut {
+        /// As it can be pasted into a shell.
+        command: String,
+        /// The time it had.
+        timeout: Duration,
+        /// The end of what it wrote to standard error.
+        stderr: String,
+    },
+}
+
+/// The absolute path of a tool.
+pub fn find(tool: Tool) -> Result<PathBuf, CommandError> {
+    DIRECTORIES
+        .iter()
+        .map(|directory| Path::new(directory).join(tool.name()))
+        .find(|path| path.is_file())
+        .ok_or(CommandError::NotFound(tool))
+}
+
+/// Runs a tool to its end and returns what it printed on standard output.
+pub fn run(call: &Invocation) -> Result<Vec<u8>, CommandError> {
+    Running::start(call, Stdio::null())?.finish()
+}
+
+/// Runs tools at the same time, each to its end, and returns the first failure.
+pub fn run_all(calls: &[&Invocation]) -> Result<(), CommandError> {
+    thread::scope(|scope| {
+        let running: Vec<_> = calls.iter().map(|call| scope.spawn(|| run(call))).collect();
+        let results: Vec<_> = running
+            .into_iter()
+            .map(|thread| thread.join().expect("running a tool does not panic"))
+            .collect();
+        results.into_iter().try_for_each(|result| result.map(drop))
+    })
+}
+
+/// Runs a tool with `head` and then `length` bytes of `body` on its standard input. `fed` is told
+/// the bytes of `body` that have been handed over.
+pub fn feed(
+    call: &Invocation,
+    head: &[u8],
+    body: &mut File,
+    length: u64,
+    fed: &mut dyn FnMut(u64),
+) -> Result<(), CommandError> {
+    let mut running = Running::start(call, Stdio::piped())?;
+    let written = running.feed(head, body, length, fed);
+    match (running.finish(), written) {
+        (Ok(_), Ok(())) => Ok(()),
+        // A program that read all it wanted may close its end before we are done.
+        (Ok(_), Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        (Ok(_), Err(source)) => Err(CommandError::Io { command: call.to_string(), source }),
+        // Its own words tell more than our broken pipe.
+        (Err(error), _) => Err(error),
+    }
+}
+
+struct Running {
+    command: String,
+    child: Child,
+    stdout: File,
+    stderr: File,
+    timeout: Duration,
+}
+
+impl Running {
+    fn start(call: &Invocation, stdin: Stdio) -> Result<Running, CommandError> {
+        let program = find(call.tool)?;
+        let command = call.to_string();
+        let start = || -> io::Result<(Child, File, File)> {
+            let (stdout, stderr) = (memory_file()?, memory_file()?);
+            #[expect(clippy::disallowed_methods, reason = "this is the one door")]
+            let child = Command::new(&program)
+                .args(&call.args)
+                .env_clear()
+                .env("LC_ALL", "C")
+                .env("PATH", PATH)
+                .stdin(stdin)
+                .stdout(stdout.try_clone()?)
+                .stderr(stderr.try_clone()?)
+                .process_group(0)
+                .spawn()?;
+            Ok((child, stdout, stderr))
+        };
+        let (child, stdout, stderr) =
+            start().map_err(|source| CommandError::Io { command: command.clone(), source })?;
+        Ok(Running { command, child, stdout, stderr, timeout: call.timeout })
+    }
+
+    fn feed(
+        &mut self,
+        head: &[u8],
+        body: &mut File,
+        length: u64,
+        fed: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        let mut stdin = self.child.stdin.take().expect("standard input was asked to be a pipe");
+        // Fewer wake-ups; a pipe of the usual size works as well.
+        let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(1 << 20));
+        stdin.write_all(head)?;
+        let mut total = 0;
+        while total < length {
+            // `io::copy` from a file to a pipe is splice(2): the bytes stay in the kernel.
+            let copied = io::copy(&mut body.take(CHUNK.min(length - total)), &mut stdin)?;
+            if copied == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            total += copied;
+            fed(total);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<u8>, CommandError> {
+        let command = self.command.clone();
+        let io = |source| CommandError::Io { command: command.clone(), source };
+        let Some(status) = self.wait().map_err(io)? else {
+            // The group, not only the leader: tools start helpers.
+            let group = Pid::from_raw(-self.child.id().cast_signed());
+            let _ = kill(group, Signal::SIGKILL);
+            self.child.wait().map_err(io)?;
+            let stderr = tail(&mut self.stderr).map_err(io)?;
+            let timeout = self.timeout;
+            return Err(CommandError::TimedOut { command: self.command, timeout, stderr });
+        };
+        if !status.success() {
+            let stderr = tail(&mut self.stderr).map_err(io)?;
+            return Err(CommandError::Failed { command: self.command, status, stderr });
+        }
+        let mut output = Vec::new();
+        self.stdout.rewind().map_err(io)?;
+        self.stdout.take(MAX_OUTPUT).read_to_end(&mut output).map_err(io)?;
+        Ok(output)
+    }
+
+    fn wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = FIRST_POLL;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(status));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LAST_POLL);
+        }
+    }
+}
+
+fn memory_file() -> io::Result<File> {
+    Ok(memfd_create("xl-snapshot output", MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+/// The end of a file as one line.
+fn tail(file: &mut File) -> io::Result<String> {
+    let length = file.seek(io::SeekFrom::End(0))?;
+    file.seek(io::SeekFrom::Start(length.saturating_sub(STDERR_TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(STDERR_TAIL).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Ok(if lines.is_empty() { "it said nothing".into() } else { lines.join("; ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    fn qemu_img(args: &[&str]) -> Invocation {
+        Invocation::new(Tool::QemuImg, args)
+    }
+
+    #[test]
+    fn output_is_returned() {
+        let output = run(&qemu_img(&["--version"])).unwrap();
+        assert!(String::from_utf8(output).unwrap().starts_with("qemu-img version"));
+    }
+
+    #[test]
+    fn a_failure_names_command_status_and_words() {
+        let error = run(&qemu_img(&["info", "-f", "raw", "/does not/exist"])).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("`qemu-img info -f raw '/does not/exist'` ended with"), "{text}");
+        assert!(text.contains("exit status: 1"), "{text}");
+        assert!(text.contains("No such file or directory"), "{text}");
+    }
+
+    #[test]
+    fn what_hangs_is_killed() {
+        // Reading from a FIFO nobody writes to.
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let target = directory.path().join("out");
+        let call = qemu_img(&["dd", "-f", "raw", "-O", "raw"])
+            .arg(format!("if={}", fifo.display()))
+            .arg(format!("of={}", target.display()))
+            .within(Duration::from_millis(300));
+        let started = Instant::now();
+        let result = run(&call);
+        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(result.is_err());
+    }
+
+    #[test]
+    fn a_missing_tool_says_where_it_was_looked_for() {
+        let text = CommandError::NotFound(Tool::Xl).to_string();
+        assert!(text.contains("/usr/sbin") && text.contains("xen-utils"), "{text}");
+    }
+}

@@ -1,0 +1,402 @@
+//! Performs the steps of a plan on the real dom0.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::fs::{self, Permissions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::error::{Error, Left, Result};
+use crate::host::image::{ImageWriter, Source};
+use crate::host::libxl::{Abort, Libxl, ShutdownReason};
+use crate::host::qmp::{Qmp, QmpError};
+use crate::host::xenstore::Xenstore;
+use crate::host::{command, files, process};
+use crate::memory::header;
+use crate::plan::{Action, ImageStart, Perform, Step, Target};
+use crate::record::{FrozenFile, Kept, Record};
+use crate::report::Reporter;
+use crate::tool::{Invocation, Tool};
+
+/// How long a destroyed domain's QEMU may take to close its disks.
+const QEMU_EXIT: Duration = Duration::from_secs(60);
+/// How often a running save looks whether the user wants it to stop.
+const SIGNAL_POLL: Duration = Duration::from_millis(100);
+/// What `xl restore` may still do once it has the whole image.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The dom0 this runs on, and what one operation has done to it so far.
+#[derive(Debug)]
+pub struct Dom0 {
+    /// Xen's toolstack library.
+    pub libxl: Libxl,
+    /// Xenstore.
+    pub xenstore: Xenstore,
+    /// The QEMU of the domain: connected while the guest runs, so that nothing need be done for it
+    /// while the guest stands still.
+    pub qmp: Option<Qmp>,
+    /// The image to restore from.
+    pub source: Option<Source>,
+    /// Where progress is told.
+    pub reporter: Reporter,
+    stop: Arc<AtomicBool>,
+    image: Option<(ImageWriter, Record)>,
+    made: BTreeSet<PathBuf>,
+    protected: BTreeMap<PathBuf, Permissions>,
+    virtual_sizes: BTreeMap<String, u64>,
+    suspended_at: Option<Instant>,
+    done: Done,
+}
+
+/// What an operation can tell when it is over.
+#[derive(Debug, Clone, Default)]
+pub struct Done {
+    /// The complete record.
+    pub record: Option<Record>,
+    /// The length of the image in bytes, where known.
+    pub image_size: Option<u64>,
+    /// How long the guest stood still.
+    pub pause: Option<Duration>,
+}
+
+impl Dom0 {
+    /// Connects to the toolstack.
+    pub fn open(reporter: Reporter, stop: Arc<AtomicBool>) -> Result<Dom0> {
+        let messages = reporter.clone();
+        let libxl = Libxl::open(reporter.libxl_level(), move |level, text| {
+            messages.message(&format!("libxl: {level}: {text}"));
+        })
+        .map_err(|error| Error::refused("Xen's toolstack").because(error))?;
+        let xenstore = Xenstore::open().map_err(|error| {
+            Error::refused("Xenstore").because(error).hint("is xenstored running?")
+        })?;
+        Ok(Dom0 {
+            libxl,
+            xenstore,
+            qmp: None,
+            source: None,
+            reporter,
+            stop,
+            image: None,
+            made: BTreeSet::new(),
+            protected: BTreeMap::new(),
+            virtual_sizes: BTreeMap::new(),
+            suspended_at: None,
+            done: Done::default(),
+        })
+    }
+
+    /// What the operation can tell.
+    pub fn done(self) -> Done {
+        self.done
+    }
+
+    /// Remembers the sizes of disks for the proofs: once overlays stand on them, QEMU tells the
+    /// overlays' sizes.
+    pub fn remember_sizes(&mut self, sizes: impl Iterator<Item = (String, u64)>) {
+        self.virtual_sizes.extend(sizes);
+    }
+
+    /// The number of the domain with this UUID, if there is one.
+    pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
+        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
+        Ok(domains.iter().find(|domain| domain.uuid == uuid && !domain.dying).map(|d| d.domid))
+    }
+
+    fn domid(&self, uuid: Uuid) -> Result<u32> {
+        self.domid_of(uuid)?.ok_or_else(|| Error::failed(format!("There is no domain {uuid}")))
+    }
+
+    fn new_file(&mut self, path: &Path) -> Result<()> {
+        files::create_new(path).map_err(failed(format!("Make {}", path.display())))?;
+        self.made.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn remove_new(&mut self, path: &Path) -> Result<()> {
+        if self.made.contains(path) {
+            files::remove(path).map_err(failed(format!("Remove {}", path.display())))?;
+            self.made.remove(path);
+        }
+        Ok(())
+    }
+
+    fn protect(&mut self, path: &Path) -> Result<()> {
+        let before = files::protect(path).map_err(failed(format!("Protect {}", path.display())))?;
+        self.protected.insert(path.to_owned(), before);
+        Ok(())
+    }
+
+    fn unprotect(&mut self, path: &Path) -> Result<()> {
+        let Some(before) = self.protected.get(path) else { return Ok(()) };
+        fs::set_permissions(path, before.clone())
+            .map_err(failed(format!("Unprotect {}", path.display())))?;
+        self.protected.remove(path);
+        Ok(())
+    }
+
+    fn open_image(&mut self, start: &ImageStart) -> Result<()> {
+        if let Target::File(path) = &start.target
+            && path.starts_with(crate::create::DEFAULT_DIRECTORY)
+            && let Some(directory) = path.parent()
+        {
+            files::make_directories(directory)
+                .map_err(failed(format!("Make the directory {}", directory.display())))?;
+        }
+        let writer = ImageWriter::start(start).map_err(failed("Write the header"))?;
+        self.image = Some((writer, start.record.clone()));
+        Ok(())
+    }
+
+    fn discard_image(&mut self) -> Result<()> {
+        match self.image.take() {
+            Some((writer, _)) => writer.discard().map_err(failed("Remove the image")),
+            None => Ok(()),
+        }
+    }
+
+    fn suspend(&mut self, domid: u32, live: bool) -> Result<()> {
+        let (writer, _) = self.image.as_ref().expect("plans open the image before they suspend");
+        let (libxl, stop, reporter) = (&self.libxl, &self.stop, &self.reporter);
+        let mut suspended_at = None;
+        let bar = reporter.memory_bar("saving memory");
+        let finished = AtomicBool::new(false);
+        let result = thread::scope(|scope| {
+            let aborter = libxl.aborter();
+            let finished = &finished;
+            scope.spawn(move || {
+                while !finished.load(Ordering::Acquire) {
+                    // Asked again until it is heard: the save may be between two of its parts.
+                    if stop.load(Ordering::Acquire)
+                        && matches!(aborter.abort(), Ok(Abort::Requested | Abort::AlreadyRequested))
+                    {
+                        return;
+                    }
+                    thread::sleep(SIGNAL_POLL);
+                }
+            });
+            let result = libxl.suspend(domid, writer.fd(), live, &mut |progress| {
+                if progress.is_suspended() {
+                    suspended_at.get_or_insert_with(Instant::now);
+                }
+                bar.show(progress.what, progress.done, progress.total);
+            });
+            finished.store(true, Ordering::Release);
+            result
+        });
+        bar.finish();
+        self.suspended_at = Some(suspended_at.unwrap_or_else(Instant::now));
+        result.map_err(|error| {
+            let error_is_timeout = error.is_guest_timed_out();
+            let failed = Error::failed(format!("Save the memory of domain {domid}")).because(error);
+            if error_is_timeout {
+                failed.hint("the guest did not answer the suspend request: has it booted, and does it have Xen drivers?")
+            } else {
+                failed
+            }
+        })
+    }
+
+    /// Lets a suspended domain go on; one that is not suspended needs nothing.
+    fn resume(&mut self, domid: u32) -> Result<()> {
+        let result = self.libxl.resume(domid);
+        if let Some(suspended) = self.suspended_at.take() {
+            self.done.pause = Some(suspended.elapsed());
+        }
+        let Err(error) = result else { return Ok(()) };
+        let info = self.libxl.domain_info(domid).map_err(failed("Look at the domain"))?;
+        match info {
+            Some(info) if info.shutdown_reason == Some(ShutdownReason::Suspend) => {
+                Err(Error::failed(format!("Resume domain {domid}")).because(error))
+            }
+            Some(_) => Ok(()),
+            None => Err(Error::failed(format!("Domain {domid} is gone")).because(error)),
+        }
+    }
+
+    fn transaction(&mut self, actions: &[Action]) -> Result<()> {
+        let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
+        match qmp.transaction(actions) {
+            Ok(()) => Ok(()),
+            Err(error @ QmpError::Refused { .. }) => {
+                Err(Error::failed("Snapshot the disks").because(error))
+            }
+            Err(error) => {
+                // QEMU may have done it and failed to tell. Its overlays must not be removed.
+                let kept = std::mem::take(&mut self.made);
+                let left = kept.into_iter().map(|path| Left {
+                    what: format!(
+                        "It is not known whether QEMU writes to {} now, so it was kept",
+                        path.display()
+                    ),
+                    command: None,
+                });
+                Err(Error::failed("Snapshot the disks").because(error).unfinished(left.collect()))
+            }
+        }
+    }
+
+    fn complete_image(&mut self) -> Result<()> {
+        let (writer, mut record) =
+            self.image.take().expect("plans open the image before they complete it");
+        self.prove(&mut record)?;
+        let size = writer.complete(&mut record).map_err(failed("Complete the image"))?;
+        self.done.image_size = size;
+        self.done.record = Some(record);
+        Ok(())
+    }
+
+    /// Fills in what proves that the disks are still the same ones.
+    fn prove(&mut self, record: &mut Record) -> Result<()> {
+        let internal =
+            |disk: &crate::record::DiskRecord| matches!(disk.snapshot, Kept::Internal { .. });
+        let nodes = if record.disks.iter().any(internal) {
+            let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
+            qmp.disks().map_err(failed("Ask QEMU for the snapshots"))?
+        } else {
+            Vec::new()
+        };
+        let name = record.name.as_str();
+        for disk in &mut record.disks {
+            let vdev = &disk.vdev;
+            match &mut disk.snapshot {
+                Kept::None { .. } => {}
+                Kept::Internal { proof } => {
+                    let found = nodes
+                        .iter()
+                        .find(|(other, _)| other == vdev)
+                        .and_then(|(_, node)| node.snapshots.iter().find(|s| s.name == name));
+                    *proof = Some(found.cloned().ok_or_else(|| {
+                        Error::failed(format!("QEMU does not list snapshot {name} of {vdev}"))
+                    })?);
+                }
+                Kept::External { proof, .. } => {
+                    let facts = files::facts(&disk.path)
+                        .map_err(failed(format!("Look at {}", disk.path.display())))?;
+                    *proof = Some(FrozenFile {
+                        virtual_size: self.virtual_sizes.get(vdev).copied().unwrap_or(facts.size),
+                        file_size: facts.size,
+                        mtime: facts.mtime,
+                        inode: facts.inode,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self, domid: u32) -> Result<()> {
+        // Its number is gone with the domain.
+        let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
+        self.libxl.destroy(domid).map_err(failed(format!("Destroy domain {domid}")))?;
+        match qemu {
+            Some(pid) if !process::wait_gone(pid, QEMU_EXIT) => Err(Error::failed(format!(
+                "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
+                QEMU_EXIT.as_secs()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn restore(&mut self, config: &str) -> Result<()> {
+        let source = self.source.as_mut().expect("a revert has read its image");
+        let head = header::encode_plain(config).map_err(failed("Write the header"))?;
+        let length = source.image.stream_len;
+        let stream = source.stream().map_err(failed("Read the image"))?;
+        // xl opens its argument by name; the process has the pipe as its standard input.
+        let call =
+            Invocation::new(Tool::Xl, ["restore", "-p", "/proc/self/fd/0"]).within(RESTORE_TIMEOUT);
+        let bar = self.reporter.memory_bar("restoring memory");
+        let result = command::feed(&call, &head, stream, length, &mut |fed| {
+            bar.show("restoring memory", fed / 4096, length / 4096);
+        });
+        bar.finish();
+        result.map_err(failed("Restore the domain"))
+    }
+
+    fn drop_internal(&mut self, uuid: Uuid, vdev: &str, name: &str) -> Result<()> {
+        let mut qmp = Qmp::connect(self.domid(uuid)?).map_err(failed("Talk to QEMU"))?;
+        let disks = qmp.disks().map_err(failed("Ask QEMU for the disks"))?;
+        let (_, node) = disks
+            .iter()
+            .find(|(other, _)| other == vdev)
+            .ok_or_else(|| Error::failed(format!("QEMU does not know {vdev}")))?;
+        qmp.delete_internal(&node.name, name).map_err(failed("Delete the snapshot"))
+    }
+
+    /// Steps that only make files and run tools, at the same time; others one after the other.
+    fn together(&mut self, steps: &[Step]) -> Result<()> {
+        let mut calls = Vec::new();
+        for step in steps {
+            match step {
+                Step::NewFile { path, fill } => {
+                    self.new_file(path)?;
+                    calls.push(fill);
+                }
+                Step::Run(call) => calls.push(call),
+                other => self.perform(other)?,
+            }
+        }
+        command::run_all(&calls).map_err(failed("Run the tools"))?;
+        for step in steps {
+            if let Step::NewFile { path, .. } = step {
+                files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Perform for Dom0 {
+    fn perform(&mut self, step: &Step) -> Result<()> {
+        let started = Instant::now();
+        let result = match step {
+            Step::NewFile { .. } | Step::Run(_) => self.together(std::slice::from_ref(step)),
+            Step::Together(steps) => self.together(steps),
+            Step::RemoveNew { path } => self.remove_new(path),
+            Step::RemoveFile { path } => {
+                files::remove(path).map_err(failed(format!("Remove {}", path.display())))
+            }
+            Step::Protect { path } => self.protect(path),
+            Step::Unprotect { path } => self.unprotect(path),
+            Step::OpenImage(start) => self.open_image(start),
+            Step::DiscardImage => self.discard_image(),
+            Step::HoldMonitor { pid } => process::hold(*pid).map_err(failed("Hold xl")),
+            Step::WakeMonitor { pid } => process::wake(*pid).map_err(failed("Wake xl")),
+            Step::Suspend { domid, live } => self.suspend(*domid, *live),
+            Step::Pause { domid } => self.libxl.pause(*domid).map_err(failed("Pause")),
+            Step::Resume { domid } => self.resume(*domid),
+            Step::StoreConfig(store) => self
+                .libxl
+                .store_config(store.domid, &store.new)
+                .map_err(failed("Store libxl's configuration")),
+            Step::Xenstore(writes) => self.xenstore.write(writes).map_err(failed("Xenstore")),
+            Step::Transaction(actions) => self.transaction(actions),
+            Step::CompleteImage => self.complete_image(),
+            Step::Destroy { domid } => self.destroy(*domid),
+            Step::Restore { config, .. } => self.restore(config),
+            Step::Unpause { uuid } => self
+                .domid(*uuid)
+                .and_then(|domid| self.libxl.unpause(domid).map_err(failed("Unpause"))),
+            Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
+        };
+        self.reporter.step(step, started.elapsed(), result.is_ok());
+        result
+    }
+
+    fn interrupted(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+fn failed<E>(what: impl Into<String> + Debug) -> impl FnOnce(E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |error| Error::failed(what).because(error)
+}

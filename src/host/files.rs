@@ -1,0 +1,183 @@
+//! Files: looking at them, making them without touching what is there, making them durable.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use jiff::Timestamp;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::libc::O_NOFOLLOW;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
+use crate::disk::FileFacts;
+
+const WRITE_BITS: u32 = 0o222;
+
+/// What is known of a file.
+pub fn facts(path: &Path) -> io::Result<FileFacts> {
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let nanoseconds = i32::try_from(meta.mtime_nsec()).unwrap_or(0);
+    Ok(FileFacts {
+        size: meta.len(),
+        mtime: Timestamp::new(meta.mtime(), nanoseconds).map_err(io::Error::other)?,
+        inode: meta.ino(),
+        device: meta.dev(),
+        writable: meta.mode() & WRITE_BITS != 0,
+    })
+}
+
+/// Why a new file cannot be made at `path`, if it cannot.
+pub fn trouble(path: &Path) -> Option<String> {
+    // Not followed: a dangling link is in the way as well.
+    if fs::symlink_metadata(path).is_ok() {
+        return Some(format!("{} exists", path.display()));
+    }
+    let directory = path.parent()?;
+    match fs::metadata(directory) {
+        Err(error) => Some(format!("the directory {}: {error}", directory.display())),
+        Ok(meta) if !meta.is_dir() => Some(format!("{} is not a directory", directory.display())),
+        Ok(_) => match access(directory, AccessFlags::W_OK) {
+            Ok(()) => None,
+            Err(error) => Some(format!("the directory {}: {}", directory.display(), error.desc())),
+        },
+    }
+}
+
+/// The free space in bytes of the file system of the nearest existing directory above `path`.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let directory = path
+        .ancestors()
+        .skip(1)
+        .find(|directory| directory.is_dir())
+        .ok_or(io::ErrorKind::NotFound)?;
+    let stat = statvfs(directory)?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+/// Makes directories for root alone.
+pub fn make_directories(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes a new file for root alone; never opens one that exists, never follows a link.
+pub fn create_new(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .custom_flags(O_NOFOLLOW)
+        .mode(0o600)
+        .open(path)?;
+    // Whatever the umask took away.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Opens a file for reading.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
+}
+
+/// Takes everybody's write permission and returns the permissions as they were.
+pub fn protect(path: &Path) -> io::Result<Permissions> {
+    let before = fs::metadata(path)?.permissions();
+    fs::set_permissions(path, Permissions::from_mode(before.mode() & !WRITE_BITS))?;
+    Ok(before)
+}
+
+/// Removes a file; one that is gone needs nothing.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a file its final name; fails if the name is taken.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        // A file system without that flag, such as NFS.
+        Err(Errno::EINVAL) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Makes a file and its name durable.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    sync_directory(path)
+}
+
+/// Makes the name of a file durable.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path.parent().ok_or(io::ErrorKind::NotFound)?)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_that_exists_is_opened_or_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        symlink(&b, &a).unwrap();
+        assert!(create_new(&a).is_err());
+        assert!(!b.exists());
+        assert!(trouble(&a).unwrap().contains("exists"));
+        assert_eq!(trouble(&b), None);
+        create_new(&b).unwrap();
+        let c = directory.path().join("c");
+        fs::write(&c, "c").unwrap();
+        assert!(rename_new(&b, &c).is_err());
+        assert_eq!(fs::read(&c).unwrap(), b"c");
+        let d = directory.path().join("d");
+        rename_new(&b, &d).unwrap();
+        assert!(d.exists() && !b.exists());
+    }
+
+    #[test]
+    fn files_are_for_root_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let file = create_new(&path).unwrap();
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_write_permission_goes_and_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, "a").unwrap();
+        let before = facts(&path).unwrap();
+        assert!(before.writable);
+        let permissions = protect(&path).unwrap();
+        let after = facts(&path).unwrap();
+        assert!(!after.writable);
+        assert_eq!(after.mtime, before.mtime);
+        fs::set_permissions(&path, permissions).unwrap();
+        assert_eq!(facts(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn trouble_is_named() {
+        assert!(trouble(Path::new("/no/such/directory/a")).unwrap().contains("/no/such/directory"));
+        assert!(facts(Path::new("/")).is_err());
+        assert!(open(Path::new("/")).is_err());
+    }
+}

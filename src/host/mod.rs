@@ -1,0 +1,15 @@
+//! The only effects: everything that touches Xen, QEMU, other programs or files.
+//!
+//! [`look`] reads, [`dom0`] changes. Above them everything is pure. Only [`libxl`] has `unsafe`;
+//! only [`command`] starts programs.
+
+pub mod command;
+pub mod dom0;
+pub mod files;
+pub mod image;
+pub mod libxl;
+pub mod lock;
+pub mod look;
+pub mod process;
+pub mod qmp;
+pub mod xenstore;

@@ -1,0 +1,115 @@
+//! Other processes: the domain's xl monitor and its QEMU.
+//!
+//! Every domain that `xl create` or `xl restore` started has an xl process that handles its reboot
+//! and its end. Before Xen 4.20 that process takes a suspend for the end of the domain and exits
+//! (tools/xl/xl_vmcontrol.c, `handle_domain_death`). Held by SIGSTOP while the domain is suspended
+//! it sees nothing of it: its watch looks at the state at the time it runs.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const LOG_DIRECTORY: &str = "/var/log/xen/";
+const POLL: Duration = Duration::from_millis(10);
+
+/// The xl process that watches a domain, if it has one (`xl create -e` gives none).
+///
+/// Its standard output is `/var/log/xen/xl-<name>.log`, in which it has said "Waiting for domain
+/// NAME (domid N) to die [pid P]". The name in the path is the one at creation, so the domid in the
+/// last such line decides.
+pub fn xl_monitor(domid: u32) -> io::Result<Option<i32>> {
+    for entry in fs::read_dir("/proc")? {
+        let Ok(pid) = entry?.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let process = format!("/proc/{pid}");
+        // A process may end while we look: then it is not the one.
+        let Ok(program) = fs::read_link(format!("{process}/exe")) else { continue };
+        if program.file_name().is_none_or(|name| name != "xl") {
+            continue;
+        }
+        let Ok(log) = fs::read_link(format!("{process}/fd/1")) else { continue };
+        if is_monitor_log(&log)
+            && watches(&fs::read_to_string(&log).unwrap_or_default(), pid, domid)
+        {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+fn is_monitor_log(path: &Path) -> bool {
+    path.to_str()
+        .and_then(|path| path.strip_prefix(LOG_DIRECTORY))
+        .is_some_and(|name| name.starts_with("xl-") && name.ends_with(".log"))
+}
+
+/// Whether the last line of this process in its log names the domain.
+fn watches(log: &str, pid: i32, domid: u32) -> bool {
+    let by = format!("to die [pid {pid}]");
+    log.lines()
+        .rfind(|line| line.starts_with("Waiting for domain ") && line.trim_end().ends_with(&by))
+        .is_some_and(|line| line.contains(&format!("(domid {domid}) ")))
+}
+
+/// Stops a process where it is.
+pub fn hold(pid: i32) -> io::Result<()> {
+    Ok(kill(Pid::from_raw(pid), Signal::SIGSTOP)?)
+}
+
+/// Lets a stopped process go on; one that is gone needs nothing.
+pub fn wake(pid: i32) -> io::Result<()> {
+    match kill(Pid::from_raw(pid), Signal::SIGCONT) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until a process is gone, and with it its hold on the disks. A zombie has closed all its
+/// files. Returns whether it is gone in time.
+pub fn wait_gone(pid: i32, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    while is_alive(pid) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
+}
+
+fn is_alive(pid: i32) -> bool {
+    // proc_pid_stat(5): "pid (comm) state ..."; comm may hold anything, also parentheses.
+    let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return false };
+    let stat = String::from_utf8_lossy(&stat);
+    !matches!(stat.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_monitor_of_a_domain() {
+        let log = "Waiting for domain web1 (domid 4) to die [pid 77]\n\
+                   Domain 4 has shut down, reason code 1 0x1\n\
+                   Waiting for domain web1 (domid 5) to die [pid 77]\n";
+        assert!(watches(log, 77, 5));
+        assert!(!watches(log, 77, 4), "the domain before its reboot");
+        assert!(!watches(log, 7, 5), "another process");
+        assert!(!watches("", 77, 5));
+        assert!(is_monitor_log(Path::new("/var/log/xen/xl-web 1.log")));
+        assert!(!is_monitor_log(Path::new("/var/log/xen/qemu-dm-web1.log")));
+        assert!(!is_monitor_log(Path::new("/dev/pts/1")));
+    }
+
+    #[test]
+    fn a_process_is_waited_for() {
+        assert!(is_alive(i32::try_from(std::process::id()).unwrap()));
+        assert!(wait_gone(i32::MAX, Duration::ZERO));
+    }
+}

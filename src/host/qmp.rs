@@ -1,0 +1,328 @@
+//! QMP: talking to a domain's QEMU in dom0.
+//!
+//! QEMU has two sockets per domain: libxl's own, which must stay free for libxl, and
+//! `qmp-libxenstat-N`, which we use. Each serves one client at a time: a second one connects but is
+//! not greeted until the first is gone.
+//!
+//! The commands are the types that the `qapi` crate generates from QEMU's schema. Answers are read
+//! by our own small types and events are skipped unread: a strict reader would take an event or a
+//! field of a newer QEMU for a failed command, after the disks have been switched.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use qapi::qmp::{
+    BlockdevSnapshotInternal, BlockdevSnapshotInternalWrapper, BlockdevSnapshotSync,
+    BlockdevSnapshotSyncWrapper, NewImageMode, TransactionAction,
+    blockdev_snapshot_delete_internal_sync, qmp_capabilities, qom_get, query_block, transaction,
+};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::disk::Node;
+use crate::disk::qemu_img::SnapshotInfo;
+use crate::plan::Action;
+
+/// QEMU answers in milliseconds, unless its main loop waits for a slow disk.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// A socket that is taken is not greeted: no need to wait long for that.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// No answer of QEMU is longer.
+const MAX_LINE: u64 = 16 << 20;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// There is no such socket, or QEMU is gone.
+    #[error("QEMU's socket {path} cannot be used")]
+    Connect {
+        /// The socket.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another program is connected.
+    #[error("QEMU's socket {path} is taken by another program, such as xentop")]
+    Taken {
+        /// The socket.
+        path: String,
+    },
+    /// QEMU said no: it has changed nothing.
+    #[error("QEMU refused {command}: {reason}")]
+    Refused {
+        /// The command's name.
+        command: &'static str,
+        /// QEMU's words.
+        reason: String,
+    },
+    /// No answer, or one that is not understood: whether QEMU did it is not known.
+    #[error("QEMU's answer to {command} did not come")]
+    Broken {
+        /// The command's name.
+        command: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A connection to a domain's QEMU.
+#[derive(Debug)]
+pub struct Qmp {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+/// One device of `query-block`.
+#[derive(Debug, Deserialize)]
+struct Block {
+    /// A device's path in QEMU's object tree.
+    qdev: Option<String>,
+    inserted: Option<Inserted>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Inserted {
+    #[serde(default)]
+    node_name: String,
+    ro: bool,
+    drv: String,
+    image: Image,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Image {
+    filename: PathBuf,
+    virtual_size: u64,
+    #[serde(default)]
+    snapshots: Vec<SnapshotInfo>,
+}
+
+impl Qmp {
+    /// Connects to the QEMU of a domain.
+    pub fn connect(domid: u32) -> Result<Qmp, QmpError> {
+        let path = format!("/var/run/xen/qmp-libxenstat-{domid}");
+        let connect = |source| QmpError::Connect { path: path.clone(), source };
+        let stream = UnixStream::connect(&path).map_err(connect)?;
+        stream.set_write_timeout(Some(TIMEOUT)).map_err(connect)?;
+        stream.set_read_timeout(Some(GREETING_TIMEOUT)).map_err(connect)?;
+        Qmp::greet(stream).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                QmpError::Taken { path: path.clone() }
+            }
+            _ => connect(error),
+        })
+    }
+
+    fn greet(stream: UnixStream) -> io::Result<Qmp> {
+        let mut qmp = Qmp { reader: BufReader::new(stream.try_clone()?), writer: stream };
+        let greeting = qmp.line()?;
+        if greeting.get("QMP").is_none() {
+            return Err(io::Error::other(format!("no QMP greeting but {greeting}")));
+        }
+        qmp.writer.set_read_timeout(Some(TIMEOUT))?;
+        let _: Value = qmp.execute(&qmp_capabilities { enable: None }).map_err(io::Error::other)?;
+        Ok(qmp)
+    }
+
+    /// The disks QEMU serves, with the guest's name of each.
+    pub fn disks(&mut self) -> Result<Vec<(String, Node)>, QmpError> {
+        let blocks: Vec<Block> = self.execute(&query_block {})?;
+        let mut disks = Vec::new();
+        for block in blocks {
+            let (Some(qdev), Some(inserted)) = (block.qdev, block.inserted) else { continue };
+            // Xen's PV disks have the property; emulated ones do not.
+            let property = qom_get { path: qdev, property: "vdev".into() };
+            let vdev: String = match self.execute(&property) {
+                Ok(vdev) => vdev,
+                Err(QmpError::Refused { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            disks.push((whole_disk(&vdev).to_owned(), inserted.into_node()));
+        }
+        Ok(disks)
+    }
+
+    /// Does all actions or none.
+    pub fn transaction(&mut self, actions: &[Action]) -> Result<(), QmpError> {
+        let actions = actions.iter().map(to_qmp).collect();
+        let _: Value = self.execute(&transaction { properties: None, actions })?;
+        Ok(())
+    }
+
+    /// Deletes an internal snapshot.
+    pub fn delete_internal(&mut self, node: &str, name: &str) -> Result<(), QmpError> {
+        let _: Value = self.execute(&blockdev_snapshot_delete_internal_sync {
+            device: node.into(),
+            id: None,
+            name: Some(name.into()),
+        })?;
+        Ok(())
+    }
+
+    fn execute<C: qapi::Command, T: DeserializeOwned>(
+        &mut self,
+        command: &C,
+    ) -> Result<T, QmpError> {
+        let broken = |source| QmpError::Broken { command: C::NAME, source };
+        let arguments = serde_json::to_value(command).map_err(|e| broken(e.into()))?;
+        let request = json!({ "execute": C::NAME, "arguments": arguments });
+        writeln!(self.writer, "{request}").map_err(broken)?;
+        loop {
+            let mut answer = self.line().map_err(broken)?;
+            if let Some(value) = answer.get_mut("return") {
+                return serde_json::from_value(value.take()).map_err(|e| broken(e.into()));
+            }
+            if let Some(error) = answer.get("error") {
+                let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
+                return Err(QmpError::Refused { command: C::NAME, reason: reason.to_owned() });
+            }
+            // An event: not for us.
+        }
+    }
+
+    fn line(&mut self) -> io::Result<Value> {
+        let mut line = Vec::new();
+        let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_slice(&line)?)
+    }
+}
+
+impl Inserted {
+    fn into_node(self) -> Node {
+        Node {
+            name: self.node_name,
+            file: self.image.filename,
+            driver: self.drv,
+            read_only: self.ro,
+            virtual_size: self.image.virtual_size,
+            snapshots: self.image.snapshots.into_iter().map(SnapshotInfo::into_record).collect(),
+        }
+    }
+}
+
+/// QEMU says `xvda0` for the whole disk `xvda`, and `xvda10` for its tenth partition
+/// (hw/block/xen-block.c, `xen_block_get_vdev`; seen with QEMU 7.2).
+fn whole_disk(vdev: &str) -> &str {
+    match vdev.strip_suffix('0') {
+        Some(disk) if disk.ends_with(|c: char| c.is_ascii_alphabetic()) => disk,
+        _ => vdev,
+    }
+}
+
+fn to_qmp(action: &Action) -> TransactionAction {
+    match action {
+        Action::Internal { node, name, .. } => {
+            TransactionAction::blockdev_snapshot_internal_sync(BlockdevSnapshotInternalWrapper {
+                data: BlockdevSnapshotInternal { device: node.clone(), name: name.clone() },
+            })
+        }
+        Action::Overlay { node, file, new_node, .. } => {
+            TransactionAction::blockdev_snapshot_sync(BlockdevSnapshotSyncWrapper {
+                data: BlockdevSnapshotSync {
+                    device: None,
+                    format: Some("qcow2".into()),
+                    // The overlay was made before the guest was stopped.
+                    mode: Some(NewImageMode::existing),
+                    node_name: Some(node.clone()),
+                    snapshot_node_name: Some(new_node.clone()),
+                    snapshot_file: file.to_string_lossy().into_owned(),
+                },
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use super::*;
+
+    /// A QEMU that says `lines` one after the other, each after a command.
+    fn qemu(lines: &'static [&'static str]) -> io::Result<Qmp> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        thread::spawn(move || {
+            let mut reader = BufReader::new(theirs.try_clone().unwrap());
+            for (number, line) in lines.iter().enumerate() {
+                if number > 0 {
+                    let mut command = String::new();
+                    reader.read_line(&mut command).unwrap();
+                }
+                writeln!(&theirs, "{line}").unwrap();
+            }
+        });
+        Qmp::greet(ours)
+    }
+
+    #[test]
+    fn names_of_disks() {
+        assert_eq!(whole_disk("xvda0"), "xvda");
+        assert_eq!(whole_disk("hdc"), "hdc");
+        assert_eq!(whole_disk("xvda1"), "xvda1");
+        assert_eq!(whole_disk("xvda10"), "xvda10");
+    }
+
+    const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;
+    const OK: &str = r#"{"return": {}}"#;
+
+    #[test]
+    fn events_are_skipped_even_unknown_ones() {
+        let event = r#"{"event": "NEVER_HEARD_OF", "timestamp": {}}
+            {"return": {}}"#;
+        // One write of two lines: the event first, then the answer.
+        let event: &'static str = event.replace("\n            ", "\n").leak();
+        let lines: &'static [&'static str] = Box::leak(Box::new([GREETING, OK, event]));
+        qemu(lines).unwrap().transaction(&[]).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_silence() {
+        let refused = r#"{"error": {"class": "GenericError", "desc": "Snapshot exists"}}"#;
+        let lines: &'static [&'static str] = Box::leak(Box::new([GREETING, OK, refused]));
+        let error = qemu(lines).unwrap().transaction(&[]).unwrap_err();
+        assert_eq!(error.to_string(), "QEMU refused transaction: Snapshot exists");
+        let error = qemu(&[GREETING, OK]).unwrap().transaction(&[]).unwrap_err();
+        assert!(matches!(error, QmpError::Broken { command: "transaction", .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_qemu_is_noticed() {
+        assert!(qemu(&["SSH-2.0-OpenSSH"]).is_err());
+        assert!(qemu(&["{}"]).is_err());
+        assert!(qemu(&[]).is_err());
+    }
+
+    #[test]
+    fn the_transaction_is_what_qemu_wants() {
+        let actions = [
+            Action::Internal { vdev: "xvda".into(), node: "xvda-qcow2".into(), name: "s1".into() },
+            Action::Overlay {
+                vdev: "xvdb".into(),
+                node: "xvdb-raw".into(),
+                file: "/srv/b.after-s1.qcow2".into(),
+                new_node: "xvdb-0b41a0a5".into(),
+            },
+        ];
+        let actions: Vec<_> = actions.iter().map(to_qmp).collect();
+        assert_eq!(
+            serde_json::to_value(transaction { properties: None, actions }).unwrap(),
+            json!({"actions": [
+                {"type": "blockdev-snapshot-internal-sync",
+                 "data": {"device": "xvda-qcow2", "name": "s1"}},
+                {"type": "blockdev-snapshot-sync",
+                 "data": {"node-name": "xvdb-raw", "snapshot-file": "/srv/b.after-s1.qcow2",
+                          "snapshot-node-name": "xvdb-0b41a0a5", "format": "qcow2",
+                          "mode": "existing"}}]})
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! What we read and write in xenstore.
+//!
+//! Layout: docs/misc/xenstore-paths.pandoc; `/libxl` is libxl's own copy of the backend keys.
+
+use std::fmt;
+use std::io;
+
+use xenstore_rs::Xs;
+use xenstore_rs::unix::XsUnix;
+
+use crate::disk::Served;
+use crate::plan::XenstoreWrite;
+
+/// A failed access.
+#[derive(Debug, thiserror::Error)]
+#[error("Xenstore key {path}")]
+pub struct XenstoreError {
+    path: String,
+    source: io::Error,
+}
+
+/// A connection to xenstored.
+pub struct Xenstore(XsUnix);
+
+impl fmt::Debug for Xenstore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Xenstore")
+    }
+}
+
+/// What xenstore knows of one disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vbd {
+    /// The guest's name of it.
+    pub vdev: String,
+    /// What serves it.
+    pub served: Served,
+    /// The keys that name its image, with their values.
+    pub params: Vec<(String, String)>,
+}
+
+impl Xenstore {
+    /// Connects.
+    pub fn open() -> Result<Self, XenstoreError> {
+        XsUnix::new().map(Xenstore).map_err(|source| XenstoreError { path: "/".into(), source })
+    }
+
+    /// A key's value; `None` if there is no such key.
+    pub fn read(&self, path: &str) -> Result<Option<String>, XenstoreError> {
+        optional(path, self.0.read(path).map(String::from))
+    }
+
+    /// The process of the domain's QEMU.
+    pub fn qemu_pid(&self, domid: u32) -> Result<Option<i32>, XenstoreError> {
+        let path = format!("/local/domain/{domid}/image/device-model-pid");
+        Ok(self.read(&path)?.and_then(|pid| pid.parse().ok()))
+    }
+
+    /// The disks of a domain.
+    pub fn vbds(&self, domid: u32) -> Result<Vec<Vbd>, XenstoreError> {
+        let root = format!("/libxl/{domid}/device/vbd");
+        let devids = optional(&root, self.0.directory(&root))?.unwrap_or_default();
+        let mut vbds = Vec::new();
+        for devid in devids.iter().filter(|devid| !devid.is_empty()) {
+            let own = format!("{root}/{devid}");
+            let Some(vdev) = self.read(&format!("{own}/dev"))? else { continue };
+            let served = match self.read(&format!("{own}/type"))?.as_deref() {
+                Some("qdisk") => Served::Qemu,
+                Some("phy") => Served::Blkback,
+                other => Served::Other(other.unwrap_or("nothing").to_owned()),
+            };
+            let backend = self.read(&format!("{own}/backend"))?;
+            let mut params = Vec::new();
+            for directory in [Some(own), backend].into_iter().flatten() {
+                let key = format!("{directory}/params");
+                if let Some(value) = self.read(&key)? {
+                    params.push((key, value));
+                }
+            }
+            vbds.push(Vbd { vdev, served, params });
+        }
+        Ok(vbds)
+    }
+
+    /// Writes keys, one after the other: the crate has no transactions on this interface.
+    pub fn write(&self, writes: &[XenstoreWrite]) -> Result<(), XenstoreError> {
+        writes.iter().try_for_each(|write| {
+            self.0
+                .write(&write.path, &write.new)
+                .map_err(|source| XenstoreError { path: write.path.clone(), source })
+        })
+    }
+}
+
+fn optional<T>(path: &str, result: io::Result<T>) -> Result<Option<T>, XenstoreError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(XenstoreError { path: path.to_owned(), source }),
+    }
+}

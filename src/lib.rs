@@ -1,0 +1,22 @@
+//! xl-snapshot: whole-domain snapshots for Xen.
+//!
+//! The way of the data: `cli` and `spec` say what is asked, `host::look` sees what is there, `create`
+//! and `revert` make a `plan` of both (pure code), and `plan::execute` has `host::dom0` perform it.
+//! `memory`, `record`, `domain` and `disk` know the formats.
+
+pub mod cli;
+pub mod create;
+pub mod disk;
+pub mod domain;
+pub mod error;
+pub mod host;
+pub mod memory;
+pub mod names;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod revert;
+pub mod run;
+pub mod show;
+pub mod spec;
+pub mod tool;

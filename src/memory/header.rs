@@ -1,0 +1,260 @@
+//! The header of an `xl save` file: encoding and decoding. Pure.
+
+use std::io::{self, Read};
+
+use crate::record::Record;
+
+/// `SAVEFILE_MAGIC`: exactly 32 bytes, without a closing NUL.
+const MAGIC: &[u8; 32] = b"Xen saved domain, xl format\n \0 \r";
+/// `SAVEFILE_BYTEORDER_VALUE`, in the byte order of the machine.
+const BYTE_ORDER: u32 = 0x0102_0304;
+/// `XL_MANDATORY_FLAG_JSON | XL_MANDATORY_FLAG_STREAMv2`: what `xl save` always writes.
+const MANDATORY_FLAGS: u32 = 3;
+/// More optional data than this is not believed: a configuration has a few KiB.
+const MAX_OPTIONAL: u32 = 16 << 20;
+
+/// Marks our record; a comment, so that the tail as a whole is TOML.
+const MARK: &str = "# xl-snapshot record\n";
+
+/// Closes a record behind the stream: TOML cut short may still be TOML.
+const END_MARK: &str = "# end of xl-snapshot record\n";
+
+/// Room for the proofs of one disk: an ID and a name of at most 256 bytes each, and numbers.
+const PROOF_SPACE: usize = 1024;
+
+/// A decoded header.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Header {
+    /// libxl's JSON of the domain, without the closing NUL.
+    pub config: String,
+    /// What stands behind the configuration.
+    pub tail: Tail,
+}
+
+/// What stands in the optional data behind the configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Nothing: xl wrote this file.
+    Empty,
+    /// Our record, as TOML text.
+    Record(String),
+    /// Something else's bytes.
+    Foreign,
+}
+
+/// Why a header is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum BadHeader {
+    /// Another kind of file.
+    #[error("It is not a save file of xl (the first 32 bytes are something else)")]
+    Magic,
+    /// Written on a machine of other byte order.
+    #[error("It was written on a machine of another byte order ({0:#010x})")]
+    ByteOrder(u32),
+    /// Flags that this program does not know.
+    #[error("Its mandatory flags are {0:#x}, this program knows {MANDATORY_FLAGS:#x}")]
+    Flags(u32),
+    /// A length that cannot be.
+    #[error("Its header claims a length of {0} bytes, which cannot be")]
+    Length(u32),
+    /// The configuration is not text.
+    #[error("The configuration in its header is not text")]
+    Text,
+    /// Too short, or a failing disk.
+    #[error("Reading its header failed")]
+    Io(#[from] io::Error),
+    /// The record has outgrown the space kept for it.
+    #[error("The snapshot record needs {needed} bytes, {space} were kept for it")]
+    RecordSpace {
+        /// The length of the record.
+        needed: usize,
+        /// The length kept.
+        space: usize,
+    },
+}
+
+/// The bytes to keep for a record so that its proofs can be filled in later without moving what
+/// follows.
+pub fn record_space(record: &Record) -> usize {
+    let now = MARK.len() + record.to_toml().len();
+    (now + (1 + record.disks.len()) * PROOF_SPACE).next_multiple_of(4096)
+}
+
+/// The header with the record padded to `space` bytes.
+pub fn encode(config: &str, record: &Record, space: usize) -> Result<Vec<u8>, BadHeader> {
+    let mut tail = String::from(MARK) + &record.to_toml();
+    if tail.len() > space {
+        return Err(BadHeader::RecordSpace { needed: tail.len(), space });
+    }
+    tail.extend(std::iter::repeat_n('\n', space - tail.len()));
+    encode_with_tail(config, tail.as_bytes())
+}
+
+/// The header as `xl save` itself writes it, without a record.
+pub fn encode_plain(config: &str) -> Result<Vec<u8>, BadHeader> {
+    encode_with_tail(config, b"")
+}
+
+/// The record as it stands behind the stream of an image that went through a pipe.
+pub fn trailer(record: &Record) -> Vec<u8> {
+    (String::from(MARK) + &record.to_toml() + END_MARK).into_bytes()
+}
+
+/// The text of a record behind the stream; `None` if it is not one or was cut short.
+pub fn parse_trailer(bytes: &[u8]) -> Option<&str> {
+    str::from_utf8(bytes).ok()?.strip_prefix(MARK)?.strip_suffix(END_MARK)
+}
+
+fn encode_with_tail(config: &str, tail: &[u8]) -> Result<Vec<u8>, BadHeader> {
+    let too_long = |_| BadHeader::Length(u32::MAX);
+    // "including trailing '\0'", xl_saverestore.c
+    let config_len = u32::try_from(config.len() + 1).map_err(too_long)?;
+    let optional_len = u32::try_from(4 + config.len() + 1 + tail.len()).map_err(too_long)?;
+    if optional_len > MAX_OPTIONAL {
+        return Err(BadHeader::Length(optional_len));
+    }
+    let mut bytes = Vec::with_capacity(48 + 4 + config.len() + 1 + tail.len());
+    bytes.extend(MAGIC);
+    for word in [BYTE_ORDER, MANDATORY_FLAGS, 0, optional_len, config_len] {
+        bytes.extend(word.to_ne_bytes());
+    }
+    bytes.extend(config.as_bytes());
+    bytes.push(0);
+    bytes.extend(tail);
+    Ok(bytes)
+}
+
+impl Header {
+    /// Reads a header and leaves `input` at the first byte of the stream.
+    pub fn read(input: &mut impl Read) -> Result<Header, BadHeader> {
+        let mut magic = [0; 32];
+        input.read_exact(&mut magic)?;
+        if magic != *MAGIC {
+            return Err(BadHeader::Magic);
+        }
+        let byte_order = word(input)?;
+        if byte_order != BYTE_ORDER {
+            return Err(BadHeader::ByteOrder(byte_order));
+        }
+        let mandatory_flags = word(input)?;
+        if mandatory_flags != MANDATORY_FLAGS {
+            return Err(BadHeader::Flags(mandatory_flags));
+        }
+        let _optional_flags = word(input)?;
+        let optional_len = word(input)?;
+        if !(5..=MAX_OPTIONAL).contains(&optional_len) {
+            return Err(BadHeader::Length(optional_len));
+        }
+        // Grown as bytes arrive: a file that only claims 16 MiB costs nothing.
+        let mut optional = Vec::new();
+        input.take(optional_len.into()).read_to_end(&mut optional)?;
+        if optional.len() as u64 != u64::from(optional_len) {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let config_len = word(&mut optional.as_slice())?;
+        let rest = &optional[4..];
+        let (config, tail) = usize::try_from(config_len)
+            .ok()
+            .filter(|len| (1..=rest.len()).contains(len))
+            .map(|len| rest.split_at(len))
+            .ok_or(BadHeader::Length(config_len))?;
+        let config = config.strip_suffix(b"\0").ok_or(BadHeader::Text)?;
+        let config = String::from_utf8(config.to_vec()).map_err(|_| BadHeader::Text)?;
+        Ok(Header { config, tail: parse_tail(tail) })
+    }
+}
+
+/// Tells our record from nothing and from something else.
+pub fn parse_tail(tail: &[u8]) -> Tail {
+    match str::from_utf8(tail).ok().and_then(|text| text.strip_prefix(MARK)) {
+        Some(record) => Tail::Record(record.to_owned()),
+        None if tail.is_empty() => Tail::Empty,
+        None => Tail::Foreign,
+    }
+}
+
+fn word(input: &mut impl Read) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    input.read_exact(&mut bytes)?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::sample;
+
+    const CONFIG: &str = r#"{"c_info":{"name":"web1"}}"#;
+
+    #[test]
+    fn a_header_comes_back_as_it_was() {
+        let record = sample();
+        let bytes = encode(CONFIG, &record, record_space(&record)).unwrap();
+        let header = Header::read(&mut bytes.as_slice()).unwrap();
+        assert_eq!(header.config, CONFIG);
+        let Tail::Record(text) = header.tail else { panic!("no record") };
+        assert_eq!(Record::parse(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn the_layout_is_that_of_xl() {
+        let bytes = encode_plain("{}").unwrap();
+        assert_eq!(&bytes[..32], b"Xen saved domain, xl format\n \0 \r");
+        assert_eq!(bytes[32..36], [4, 3, 2, 1]);
+        assert_eq!(bytes[36..40], [3, 0, 0, 0]);
+        assert_eq!(bytes[40..44], [0, 0, 0, 0]);
+        assert_eq!(bytes[44..48], [7, 0, 0, 0]);
+        assert_eq!(bytes[48..52], [3, 0, 0, 0]);
+        assert_eq!(&bytes[52..], b"{}\0");
+        assert_eq!(Header::read(&mut bytes.as_slice()).unwrap().tail, Tail::Empty);
+    }
+
+    #[test]
+    fn proofs_fit_into_the_space_kept() {
+        let complete = sample();
+        let mut bare = complete.clone();
+        bare.complete = false;
+        bare.image_size = 0;
+        for disk in &mut bare.disks {
+            match &mut disk.snapshot {
+                crate::record::Kept::Internal { proof } => *proof = None,
+                crate::record::Kept::External { proof, .. } => *proof = None,
+                crate::record::Kept::None { .. } => {}
+            }
+        }
+        let space = record_space(&bare);
+        let first = encode(CONFIG, &bare, space).unwrap();
+        let second = encode(CONFIG, &complete, space).unwrap();
+        assert_eq!(first.len(), second.len());
+        assert!(matches!(encode(CONFIG, &complete, 100), Err(BadHeader::RecordSpace { .. })));
+    }
+
+    #[test]
+    fn a_trailer_comes_back_whole_or_not_at_all() {
+        let record = sample();
+        let bytes = trailer(&record);
+        let text = parse_trailer(&bytes).unwrap();
+        assert_eq!(Record::parse(text).unwrap(), record);
+        for cut in 0..bytes.len() {
+            assert!(parse_trailer(&bytes[..cut]).is_none(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn hostile_headers_are_refused_without_memory() {
+        let good = encode_plain(CONFIG).unwrap();
+        let with = |at: usize, word: u32| {
+            let mut bytes = good.clone();
+            bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+            Header::read(&mut bytes.as_slice())
+        };
+        assert!(matches!(with(0, 0), Err(BadHeader::Magic)));
+        assert!(matches!(with(32, 0x0403_0201), Err(BadHeader::ByteOrder(0x0403_0201))));
+        assert!(matches!(with(36, 7), Err(BadHeader::Flags(7))));
+        assert!(matches!(with(44, u32::MAX), Err(BadHeader::Length(u32::MAX))));
+        assert!(matches!(with(44, 3), Err(BadHeader::Length(3))));
+        assert!(matches!(with(48, u32::MAX), Err(BadHeader::Length(u32::MAX))));
+        assert!(matches!(with(48, 0), Err(BadHeader::Length(0))));
+        assert!(matches!(with(48, 2), Err(BadHeader::Text)));
+    }
+}

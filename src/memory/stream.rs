@@ -1,0 +1,200 @@
+//! Walking a libxl migration stream, version 2, from its header to its END record.
+//!
+//! Only lengths and types are looked at: the format has no checksum. Sources: Xen 4.17
+//! docs/specs/libxl-migration-stream.pandoc and libxc-migration-stream.pandoc.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+/// "LibxlFmt".
+const LIBXL_IDENT: u64 = 0x4c69_6278_6c46_6d74;
+const LIBXL_VERSION: u32 = 2;
+/// libxl record types: the end, and the one that is followed by a libxc stream.
+const LIBXL_END: u32 = 0;
+const LIBXL_LIBXC_CONTEXT: u32 = 1;
+
+/// The libxc image header: all ones, "XENF", and a version.
+const LIBXC_MARKER: u64 = u64::MAX;
+const LIBXC_IDENT: u32 = 0x5845_4e46;
+const LIBXC_VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
+const LIBXC_END: u32 = 0;
+
+/// `REC_LENGTH_MAX`, xg_sr_stream_format.h: no record is longer.
+const MAX_RECORD: u32 = 128 << 20;
+
+/// Why a stream is not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BadStream {
+    /// Something else stands where a stream should begin.
+    #[error("No {what} at byte {offset}: the image is damaged")]
+    Ident {
+        /// Which header.
+        what: &'static str,
+        /// Where, from the start of the file.
+        offset: u64,
+    },
+    /// A length no record has.
+    #[error("The record at byte {offset} claims {length} bytes: the image is damaged")]
+    Record {
+        /// Where, from the start of the file.
+        offset: u64,
+        /// What it claims.
+        length: u32,
+    },
+    /// The file ends before the stream does.
+    #[error("It ends at byte {length}, in the middle of the guest's memory: it is truncated")]
+    Truncated {
+        /// The length of the file.
+        length: u64,
+    },
+    /// It cannot be read.
+    #[error("Reading it failed")]
+    Io(#[from] io::Error),
+}
+
+/// Walks the stream that begins at `start` in a file of `length` bytes and returns the offset of
+/// the first byte behind it.
+pub fn walk<F: Read + Seek>(file: &mut F, start: u64, length: u64) -> Result<u64, BadStream> {
+    let mut walker = Walker { file, at: start, length };
+    let offset = walker.at;
+    if walker.be_u64()? != LIBXL_IDENT || walker.be_u32()? != LIBXL_VERSION {
+        return Err(BadStream::Ident { what: "libxl stream header", offset });
+    }
+    walker.skip(4)?; // options
+    loop {
+        match walker.record()? {
+            LIBXL_END => return Ok(walker.at),
+            LIBXL_LIBXC_CONTEXT => walker.libxc()?,
+            _ => {}
+        }
+    }
+}
+
+struct Walker<'f, F> {
+    file: &'f mut F,
+    at: u64,
+    length: u64,
+}
+
+impl<F: Read + Seek> Walker<'_, F> {
+    fn libxc(&mut self) -> Result<(), BadStream> {
+        let offset = self.at;
+        let marker = self.be_u64()?;
+        let ident = self.be_u32()?;
+        let version = self.be_u32()?;
+        if marker != LIBXC_MARKER || ident != LIBXC_IDENT || !LIBXC_VERSIONS.contains(&version) {
+            return Err(BadStream::Ident { what: "libxc image header", offset });
+        }
+        self.skip(8)?; // options, reserved
+        self.skip(16)?; // domain header
+        while self.record()? != LIBXC_END {}
+        Ok(())
+    }
+
+    /// Steps over one record and returns its type. Both streams have the same record header, in
+    /// the byte order of the machine, and pad bodies to eight bytes.
+    fn record(&mut self) -> Result<u32, BadStream> {
+        let offset = self.at;
+        let kind = u32::from_ne_bytes(self.bytes()?);
+        let length = u32::from_ne_bytes(self.bytes()?);
+        if length > MAX_RECORD {
+            return Err(BadStream::Record { offset, length });
+        }
+        self.skip(u64::from(length).next_multiple_of(8))?;
+        Ok(kind)
+    }
+
+    fn be_u64(&mut self) -> Result<u64, BadStream> {
+        Ok(u64::from_be_bytes(self.bytes()?))
+    }
+
+    fn be_u32(&mut self) -> Result<u32, BadStream> {
+        Ok(u32::from_be_bytes(self.bytes()?))
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], BadStream> {
+        let start = self.at;
+        self.skip(N as u64)?;
+        self.file.seek(SeekFrom::Start(start))?;
+        let mut bytes = [0; N];
+        self.file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn skip(&mut self, count: u64) -> Result<(), BadStream> {
+        // No overflow: at most MAX_RECORD is added to an offset within the file.
+        self.at += count;
+        if self.at > self.length {
+            return Err(BadStream::Truncated { length: self.length });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    fn record(kind: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = kind.to_ne_bytes().to_vec();
+        bytes.extend(u32::try_from(body.len()).unwrap().to_ne_bytes());
+        bytes.extend(body);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    }
+
+    /// A stream with the records of a small PV guest.
+    pub(crate) fn pv_stream() -> Vec<u8> {
+        let mut bytes = LIBXL_IDENT.to_be_bytes().to_vec();
+        bytes.extend(2u32.to_be_bytes());
+        bytes.extend(0u32.to_be_bytes());
+        bytes.extend(record(LIBXL_LIBXC_CONTEXT, b""));
+        bytes.extend(LIBXC_MARKER.to_be_bytes());
+        bytes.extend(LIBXC_IDENT.to_be_bytes());
+        bytes.extend(3u32.to_be_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend([0; 16]);
+        bytes.extend(record(1, &[7; 8208]));
+        bytes.extend(record(4, &[9; 13]));
+        bytes.extend(record(LIBXC_END, b""));
+        bytes.extend(record(2, b"emulator"));
+        bytes.extend(record(LIBXL_END, b""));
+        bytes
+    }
+
+    fn walk_all(bytes: &[u8]) -> Result<u64, BadStream> {
+        walk(&mut Cursor::new(bytes), 0, bytes.len() as u64)
+    }
+
+    #[test]
+    fn a_stream_is_walked_to_its_end() {
+        let mut bytes = pv_stream();
+        let length = bytes.len() as u64;
+        assert_eq!(walk_all(&bytes).unwrap(), length);
+        bytes.extend(b"behind");
+        assert_eq!(walk_all(&bytes).unwrap(), length);
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let bytes = pv_stream();
+        for cut in 0..bytes.len() {
+            let error = walk_all(&bytes[..cut]).unwrap_err();
+            assert!(matches!(error, BadStream::Truncated { .. }), "cut at {cut}: {error}");
+        }
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let mut bytes = pv_stream();
+        bytes[0] = 0;
+        assert!(matches!(walk_all(&bytes), Err(BadStream::Ident { offset: 0, .. })));
+        let mut bytes = pv_stream();
+        bytes[24] = 0;
+        assert!(matches!(walk_all(&bytes), Err(BadStream::Ident { offset: 24, .. })));
+        let mut bytes = pv_stream();
+        bytes[68..72].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert!(matches!(walk_all(&bytes), Err(BadStream::Record { offset: 64, .. })));
+    }
+}

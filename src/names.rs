@@ -1,0 +1,147 @@
+//! Names a user may give, checked once at the border and carried as types from there on.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest snapshot name in bytes: fits qcow2 (255), LVM (127 together with the origin's
+/// name) and a file name (255 together with a domain name).
+const MAX_NAME: usize = 64;
+
+/// Substrings that LVM keeps for itself, lvm(8), "VALID NAMES".
+const LVM_RESERVED: [&str; 14] = [
+    "_cdata", "_cmeta", "_corig", "_cvol", "_iorig", "_mimage", "_mlog", "_pmspare", "_rimage",
+    "_rmeta", "_tdata", "_tmeta", "_vdata", "_vorigin",
+];
+
+/// The name of a snapshot: legal for qcow2, LVM and file names at once.
+///
+/// Not all digits, because `qemu-img snapshot -a` takes its argument as an ID first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotName(String);
+
+impl SnapshotName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a name is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadName {
+    /// No characters at all.
+    #[error("A name must not be empty")]
+    Empty,
+    /// Longer than the tools allow.
+    #[error("The name is {0} bytes long, {MAX_NAME} are allowed")]
+    TooLong(usize),
+    /// A character outside of the common set.
+    #[error("{0:?} is not allowed in a name; letters, digits and + _ . - are")]
+    Character(char),
+    /// A leading `-` or `.`.
+    #[error("A name must not begin with {0:?}")]
+    Begin(char),
+    /// Only digits: qemu-img would take it for an ID.
+    #[error("A name must not be all digits, qemu-img would take it for a snapshot's number")]
+    AllDigits,
+    /// A part LVM keeps for itself.
+    #[error("{0:?} in a name is reserved by LVM")]
+    Reserved(&'static str),
+}
+
+impl FromStr for SnapshotName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '_' | '.' | '-');
+        let first = text.chars().next().ok_or(BadName::Empty)?;
+        if text.len() > MAX_NAME {
+            return Err(BadName::TooLong(text.len()));
+        }
+        if let Some(c) = text.chars().find(|c| !allowed(*c)) {
+            return Err(BadName::Character(c));
+        }
+        if matches!(first, '-' | '.') {
+            return Err(BadName::Begin(first));
+        }
+        if text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(BadName::AllDigits);
+        }
+        if let Some(part) = LVM_RESERVED.iter().find(|part| text.contains(**part)) {
+            return Err(BadName::Reserved(part));
+        }
+        Ok(SnapshotName(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for SnapshotName {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        text.parse()
+    }
+}
+
+impl From<SnapshotName> for String {
+    fn from(name: SnapshotName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether `text` (a domain's name) can be one part of a path without leading elsewhere.
+pub fn is_file_part(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 128
+        && !text.starts_with(['.', '-'])
+        && !text.contains('/')
+        && !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_names() {
+        for name in ["s1", "before-upgrade", "snap-20260101-120000", "a", "1a", "v1.2+b_3"] {
+            assert_eq!(name.parse::<SnapshotName>().unwrap().as_str(), name);
+        }
+        assert!("x".repeat(64).parse::<SnapshotName>().is_ok());
+    }
+
+    #[test]
+    fn bad_names_say_why() {
+        for (name, why) in [
+            ("", BadName::Empty),
+            ("123", BadName::AllDigits),
+            ("a/b", BadName::Character('/')),
+            ("a b", BadName::Character(' ')),
+            ("a\nb", BadName::Character('\n')),
+            ("ä", BadName::Character('ä')),
+            ("-a", BadName::Begin('-')),
+            (".a", BadName::Begin('.')),
+            ("..", BadName::Begin('.')),
+            ("a_tmeta", BadName::Reserved("_tmeta")),
+        ] {
+            assert_eq!(name.parse::<SnapshotName>(), Err(why), "{name:?}");
+        }
+        assert_eq!("x".repeat(65).parse::<SnapshotName>(), Err(BadName::TooLong(65)));
+    }
+
+    #[test]
+    fn a_domain_name_leads_nowhere_else() {
+        assert!(is_file_part("web 1"));
+        for name in ["", "..", ".", "a/b", "-x", "a\nb"] {
+            assert!(!is_file_part(name), "{name:?}");
+        }
+    }
+}

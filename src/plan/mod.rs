@@ -1,0 +1,226 @@
+//! Plans: what an operation will do, as data, and the one executor that does it.
+//!
+//! An operation looks (`host/`), computes a [`Plan`] with pure code, and hands it to [`execute`].
+//! `--dry-run` prints the same value. A plan has three parts:
+//!
+//! * *prepare*: every step has an undo. The first failure undoes all of them, in reverse, and
+//!   everything is as it was (exit code 1);
+//! * *commit*: what makes the change real. When its first step fails nothing was changed, and the
+//!   preparations are undone; when a later one fails the rest is not tried (exit code 4);
+//! * *finish*: steps that must be tried whatever becomes of the others; failures are collected
+//!   (exit code 4).
+
+mod step;
+
+use std::fmt;
+
+pub use step::{Action, ImageStart, Step, StoreConfig, Target, XenstoreWrite};
+
+use crate::error::{Error, Left, Result};
+
+/// What an operation will do. See the module documentation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// What the plan is for, as a sentence begins: `Snapshot s1 of web1`.
+    pub title: String,
+    /// What the user should know: disks left out, what happens to data.
+    pub notes: Vec<String>,
+    /// Steps that can be undone.
+    pub prepare: Vec<Step>,
+    /// The step or steps that make it real.
+    pub commit: Vec<Step>,
+    /// What must be done afterwards whatever happens.
+    pub finish: Vec<Step>,
+    /// What is left, and the way out, when a commit step after the first one fails.
+    pub after_failed_commit: Vec<Left>,
+}
+
+/// Performs steps: the real dom0, or a fake that fails on command.
+pub trait Perform {
+    /// Does one step. An undo step must succeed when there is nothing to undo.
+    fn perform(&mut self, step: &Step) -> Result<()>;
+
+    /// Whether the user asked to stop (SIGINT, SIGTERM). Looked at between steps that can be
+    /// undone.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Carries out a plan.
+pub fn execute(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
+    for (done, step) in plan.prepare.iter().enumerate() {
+        let outcome = if host.interrupted() {
+            Err(Error::failed("Stopped by a signal"))
+        } else {
+            host.perform(step)
+        };
+        if let Err(error) = outcome {
+            // The failed step may have happened half-way: its undo runs as well.
+            let left = undo(&plan.prepare[..=done], host);
+            return Err(failure(plan, step, error, left));
+        }
+    }
+    for (done, step) in plan.commit.iter().enumerate() {
+        if let Err(error) = host.perform(step) {
+            let mut left = undo(&plan.prepare, host);
+            if done > 0 {
+                left.extend(plan.after_failed_commit.iter().cloned());
+            }
+            return Err(failure(plan, step, error, left));
+        }
+    }
+    let mut failed: Option<Error> = None;
+    for step in &plan.finish {
+        if let Err(error) = host.perform(step) {
+            let left = Left {
+                what: format!("Not done: {step} ({})", error.chain().join(": ")),
+                command: step.by_hand(),
+            };
+            failed = Some(match failed {
+                None => failure(plan, step, error, vec![left]),
+                Some(first) => first.unfinished(vec![left]),
+            });
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Undoes steps, last first, and says what could not be undone.
+fn undo(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
+    let mut left = Vec::new();
+    for undo in steps.iter().rev().filter_map(Step::undo) {
+        if let Err(error) = host.perform(&undo) {
+            left.push(Left {
+                what: format!("Could not {undo}: {}", error.chain().join(": ")),
+                command: undo.by_hand(),
+            });
+        }
+    }
+    left
+}
+
+fn failure(plan: &Plan, step: &Step, error: Error, left: Vec<Left>) -> Error {
+    let hint = error.hint.clone();
+    let mut outer = Error::failed(format!("{} failed: could not {step}", plan.title));
+    outer.hint = hint;
+    let outer = outer.because(error);
+    if left.is_empty() { outer } else { outer.unfinished(left) }
+}
+
+/// The plan as `--dry-run` shows it. A bar marks what happens while the guest stands still.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}:", self.title)?;
+        let mut still = false;
+        let steps = self.prepare.iter().chain(&self.commit).chain(&self.finish);
+        for (number, step) in steps.enumerate() {
+            if step.lets_guest_run() {
+                still = false;
+                writeln!(f, "{:>4} | {step}", number + 1)?;
+            } else {
+                let bar = if still { '|' } else { ' ' };
+                writeln!(f, "{:>4} {bar} {step}", number + 1)?;
+                still |= step.stops_guest();
+            }
+        }
+        if self.prepare.iter().any(Step::stops_guest) {
+            writeln!(f, "     | the guest stands still")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tool::{Invocation, Tool};
+
+    /// Records what is done and fails the steps it is told to.
+    #[derive(Default)]
+    struct Fake {
+        done: Vec<String>,
+        fail: Vec<usize>,
+        calls: usize,
+    }
+
+    impl Perform for Fake {
+        fn perform(&mut self, step: &Step) -> Result<()> {
+            self.calls += 1;
+            if self.fail.contains(&(self.calls - 1)) {
+                return Err(Error::failed("No").hint("Try again"));
+            }
+            self.done.push(step.to_string());
+            Ok(())
+        }
+    }
+
+    fn run(what: &str) -> Step {
+        Step::Run(Invocation::new(Tool::QemuImg, [what]))
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            title: "Test".into(),
+            prepare: vec![Step::HoldMonitor { pid: 7 }, Step::Suspend { domid: 3, live: true }],
+            commit: vec![run("one"), run("two")],
+            finish: vec![Step::Resume { domid: 3 }, Step::WakeMonitor { pid: 7 }],
+            after_failed_commit: vec![Left { what: "Half".into(), command: None }],
+            ..Plan::default()
+        }
+    }
+
+    fn outcome(fail: &[usize]) -> (Result<()>, Vec<String>) {
+        let mut fake = Fake { fail: fail.to_vec(), ..Fake::default() };
+        let result = execute(&plan(), &mut fake);
+        (result, fake.done)
+    }
+
+    #[test]
+    fn all_goes_well() {
+        let (result, done) = outcome(&[]);
+        result.unwrap();
+        assert_eq!(done.len(), 6);
+    }
+
+    #[test]
+    fn a_failed_preparation_is_undone_itself_included() {
+        let (result, done) = outcome(&[1]);
+        let error = result.unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        assert_eq!(error.hint.as_deref(), Some("Try again"));
+        let hold = Step::HoldMonitor { pid: 7 }.to_string();
+        let resume = Step::Resume { domid: 3 }.to_string();
+        let wake = Step::WakeMonitor { pid: 7 }.to_string();
+        assert_eq!(done, [hold, resume, wake]);
+    }
+
+    #[test]
+    fn a_failed_undo_is_told_and_the_others_still_run() {
+        let (result, done) = outcome(&[1, 2]);
+        let error = result.unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert_eq!(error.left.len(), 1);
+        assert!(error.left[0].what.contains("resume"), "{:?}", error.left);
+        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
+    }
+
+    #[test]
+    fn the_first_commit_step_still_leaves_everything_as_it_was() {
+        assert_eq!(outcome(&[2]).0.unwrap_err().exit_code(), 1);
+        let error = outcome(&[3]).0.unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert_eq!(error.left[0].what, "Half");
+    }
+
+    #[test]
+    fn finishing_goes_on_after_a_failure() {
+        let (result, done) = outcome(&[4]);
+        assert_eq!(result.unwrap_err().exit_code(), 4);
+        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
+        assert_eq!(outcome(&[4, 5]).0.unwrap_err().left.len(), 2);
+    }
+}

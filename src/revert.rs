@@ -1,0 +1,179 @@
+//! `revert`: from a snapshot and what is seen to a plan. Pure.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::create::{State, cfg_line, stamp};
+use crate::disk::{self, DiskFound, RevertContext};
+use crate::domain::DomainConfig;
+use crate::error::{Error, Left, Result};
+use crate::names::SnapshotName;
+use crate::plan::{Plan, Step};
+use crate::record::Record;
+
+/// What the user asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wishes {
+    /// Leave the domain paused.
+    pub paused: bool,
+    /// Delete what the domain wrote since.
+    pub discard_current: bool,
+}
+
+/// The domain as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its number.
+    pub domid: u32,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What it is doing.
+    pub state: State,
+}
+
+/// What was seen of a snapshot and of the host.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// How the user named the snapshot, for messages that say which command to type.
+    pub snapshot: String,
+    /// The record in the image.
+    pub record: Record,
+    /// The configuration in the image.
+    pub config: DomainConfig,
+    /// The domain that has the name of the snapshot's domain now, if one has.
+    pub named: Option<Running>,
+    /// The domain that has its UUID, if one has.
+    pub same: Option<Running>,
+    /// The disks, in the order of the record.
+    pub disks: Vec<DiskFound>,
+    /// The time of the revert.
+    pub now: Timestamp,
+}
+
+/// A plan, and what the user should know of the disks afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revert {
+    /// What will be done.
+    pub plan: Plan,
+    /// Per disk of the record: the image the guest goes on with, where another one.
+    pub images: Vec<Option<std::path::PathBuf>>,
+    /// Per disk of the record: where that stays which the guest wrote since.
+    pub kept: Vec<Option<String>>,
+    /// Entries for the user's xl configuration file.
+    pub cfg_lines: Vec<String>,
+}
+
+/// The name under which internal snapshots keep what the guest wrote since.
+pub fn keep_name(now: Timestamp) -> SnapshotName {
+    format!("before-revert-{}", stamp(now)).parse().expect("a time stamp is a legal name")
+}
+
+/// Plans a revert, or refuses it.
+pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
+    let record = &found.record;
+    let domain = &record.domain;
+    let title = format!("Revert of {} to {}", domain.name, record.name);
+    check_domain(found)?;
+    let keep = keep_name(found.now);
+    let context = RevertContext { uuid: domain.uuid, keep: &keep };
+    let disks =
+        found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()?;
+
+    let mut config = found.config.clone();
+    let mut cfg_lines = Vec::new();
+    for (disk, seen) in disks.iter().zip(&found.disks) {
+        if let Some((path, format)) = &disk.switch {
+            config.set_image(&seen.record.vdev, path, *format).map_err(|why| {
+                Error::refused(format!("The configuration in snapshot {}", record.name))
+                    .because(why)
+            })?;
+            cfg_lines.push(cfg_line(&seen.record.vdev, path));
+        }
+    }
+
+    let mut notes = Vec::new();
+    for (disk, seen) in disks.iter().zip(&found.disks) {
+        let vdev = &seen.record.vdev;
+        if let crate::record::Kept::None { why } = &seen.record.snapshot {
+            notes.push(format!("disk {vdev} is not put back: {why}"));
+        }
+        match &disk.kept {
+            Some(kept) if wishes.discard_current && !disk.discard.is_empty() => {
+                notes.push(format!("what {vdev} holds now is deleted: {kept}"));
+            }
+            Some(kept) => notes.push(format!("what {vdev} holds now stays in {kept}")),
+            None => {}
+        }
+    }
+
+    let prepare = together(disks.iter().map(|disk| disk.prepare.clone()));
+    let mut commit: Vec<Step> =
+        found.same.iter().map(|running| Step::Destroy { domid: running.domid }).collect();
+    // Disks at the same time, the steps of one disk one after the other.
+    for round in 0..disks.iter().map(|disk| disk.put_back.len()).max().unwrap_or(0) {
+        let steps =
+            disks.iter().map(|disk| disk.put_back.get(round).cloned().into_iter().collect());
+        commit.extend(together(steps));
+    }
+    commit.push(Step::Restore { uuid: domain.uuid, config: config.to_json() });
+
+    let mut finish = Vec::new();
+    if wishes.discard_current {
+        finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
+    }
+    if !wishes.paused {
+        finish.insert(0, Step::Unpause { uuid: domain.uuid });
+    }
+
+    let plan = Plan {
+        title,
+        notes,
+        prepare,
+        commit,
+        finish,
+        after_failed_commit: vec![Left {
+            what: format!(
+                "Domain {} is down; the snapshot is untouched and can be reverted to again",
+                domain.name
+            ),
+            command: Some(format!("xl-snapshot revert {}", found.snapshot)),
+        }],
+    };
+    Ok(Revert {
+        plan,
+        images: disks.iter().map(|d| d.switch.as_ref().map(|(path, _)| path.clone())).collect(),
+        kept: disks.into_iter().map(|disk| disk.kept).collect(),
+        cfg_lines,
+    })
+}
+
+/// One step for all disks, if there is anything to do.
+fn together(steps: impl Iterator<Item = Vec<Step>>) -> Vec<Step> {
+    let mut steps: Vec<Step> = steps.flatten().collect();
+    match steps.len() {
+        0 | 1 => steps,
+        _ => vec![Step::Together(std::mem::take(&mut steps))],
+    }
+}
+
+fn check_domain(found: &Found) -> Result<()> {
+    let domain = &found.record.domain;
+    if let Some(named) = found.named.as_ref().filter(|named| named.uuid != domain.uuid) {
+        return Err(Error::refused(format!(
+            "The name {} belongs to another domain now: {} has the UUID {}, the snapshot {}",
+            domain.name, named.domid, named.uuid, domain.uuid
+        ))
+        .hint("rename or destroy that domain first: xl rename, xl destroy"));
+    }
+    match &found.same {
+        Some(running) if running.state == State::Dying => Err(Error::refused(format!(
+            "Domain {} ({}) is being destroyed",
+            domain.name, running.domid
+        ))
+        .hint("try again when it is gone")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! The planner of reverts, from hand-made observations.
+
+use super::*;
+use crate::disk::qemu_img::ImageInfo;
+use crate::disk::{FileFacts, Place};
+use crate::error::Kind;
+use crate::record::Kept;
+use crate::record::tests::sample;
+
+const CONFIG: &str = r#"{
+    "c_info": {"type": "pv", "name": "web1", "uuid": "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10"},
+    "disks": [
+        {"pdev_path": "/srv/a.qcow2", "vdev": "xvda", "format": "qcow2", "readwrite": 1},
+        {"pdev_path": "/srv/b.img", "vdev": "xvdb", "backend": "qdisk", "format": "raw", "readwrite": 1},
+        {"pdev_path": "/srv/c.iso", "vdev": "hdc", "format": "raw", "is_cdrom": 1}
+    ]
+}"#;
+
+const WISHES: Wishes = Wishes { paused: false, discard_current: false };
+
+fn image(
+    path: &str,
+    format: &str,
+    below: Option<(&str, &str)>,
+    snapshots: &[(&str, &str)],
+) -> ImageInfo {
+    let snapshots: Vec<_> = snapshots
+        .iter()
+        .map(|(id, name)| {
+            serde_json::json!({"id": id, "name": name, "date-sec": 1_772_330_584, "date-nsec": 123_456_789})
+        })
+        .collect();
+    let mut info = serde_json::json!({
+        "filename": path, "format": format, "virtual-size": 1 << 20, "snapshots": snapshots,
+    });
+    if let Some((path, format)) = below {
+        info["full-backing-filename"] = path.into();
+        info["backing-filename-format"] = format.into();
+    }
+    serde_json::from_value(info).unwrap()
+}
+
+/// The sample snapshot, taken of a domain that runs on: xvda in place, xvdb in its overlay.
+fn found() -> Found {
+    let record = sample();
+    let now: Timestamp = "2026-03-02T00:00:00Z".parse().unwrap();
+    let frozen: Timestamp = "2026-03-01T02:03:04.123456789Z".parse().unwrap();
+    let facts = FileFacts { size: 1 << 20, mtime: frozen, inode: 77, device: 1, writable: true };
+    let a = image("/srv/a.qcow2", "qcow2", None, &[("1", "s1")]);
+    let b = image("/srv/b.img", "raw", None, &[]);
+    let overlay = image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", Some(("/srv/b.img", "raw")), &[]);
+    let disk = |index: usize, facts: FileFacts, image, chain| DiskFound {
+        record: record.disks[index].clone(),
+        file: Ok(facts),
+        image: Ok(image),
+        chain,
+        top_protected: false,
+        used_by: None,
+        place: Place { path: format!("/srv/new{index}.qcow2").into(), trouble: None },
+    };
+    Found {
+        snapshot: "/x/s1.xlsave".into(),
+        disks: vec![
+            disk(0, facts.clone(), a.clone(), vec![a]),
+            disk(
+                1,
+                FileFacts { writable: false, ..facts.clone() },
+                b.clone(),
+                vec![overlay, b.clone()],
+            ),
+            disk(2, facts, b, vec![]),
+        ],
+        config: DomainConfig::parse(CONFIG).unwrap(),
+        named: None,
+        same: Some(Running { domid: 3, uuid: record.domain.uuid, state: State::Running }),
+        record,
+        now,
+    }
+}
+
+#[test]
+fn the_plan_of_a_mixed_revert() {
+    let revert = plan(&found(), WISHES).unwrap();
+    assert_eq!(
+        revert.plan.to_string(),
+        "\
+Revert of web1 to s1:
+   1   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
+   2   destroy domain 3 and wait until its QEMU is gone
+   3   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   4   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   5   restore domain 6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10 with xl, paused
+   6   unpause domain 6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10
+note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
+note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
+note: disk hdc is not put back: CD-ROM
+"
+    );
+    assert_eq!(revert.cfg_lines, ["format=qcow2,vdev=xvdb,access=rw,target=/srv/new1.qcow2"]);
+}
+
+#[test]
+fn a_domain_that_is_gone_needs_no_destroying() {
+    let mut found = found();
+    found.same = None;
+    for disk in &mut found.disks {
+        disk.chain.clear();
+    }
+    let revert = plan(&found, Wishes { paused: true, ..WISHES }).unwrap();
+    assert!(!revert.plan.commit.iter().any(|step| matches!(step, Step::Destroy { .. })));
+    assert!(revert.plan.finish.is_empty());
+}
+
+#[test]
+fn a_base_is_never_rewritten() {
+    // Either by its mark, or because the running domain's image rests on it.
+    let marked = |found: &mut Found| found.disks[0].file.as_mut().unwrap().writable = false;
+    let below = |found: &mut Found| {
+        let top = image("/srv/top.qcow2", "qcow2", Some(("/srv/a.qcow2", "qcow2")), &[]);
+        found.disks[0].chain.insert(0, top);
+    };
+    let changes: [&dyn Fn(&mut Found); 2] = [&marked, &below];
+    for change in changes {
+        let mut found = found();
+        change(&mut found);
+        let text = plan(&found, WISHES).unwrap().plan.to_string();
+        assert!(text.contains("qemu-img convert"), "{text}");
+        assert!(!text.contains("snapshot -q -a"), "{text}");
+    }
+}
+
+#[test]
+fn a_copy_of_an_overlay_rests_on_the_same_base() {
+    let mut found = found();
+    found.disks[0].file.as_mut().unwrap().writable = false;
+    let a = image("/srv/a.qcow2", "qcow2", Some(("/srv/base.img", "raw")), &[("1", "s1")]);
+    found.disks[0].image = Ok(a);
+    let text = plan(&found, WISHES).unwrap().plan.to_string();
+    assert!(text.contains("-B /srv/base.img -F raw /srv/a.qcow2 /srv/new0.qcow2"), "{text}");
+}
+
+#[test]
+fn what_the_domain_wrote_is_deleted_only_when_asked_and_only_if_nothing_needs_it() {
+    let discard = Wishes { discard_current: true, ..WISHES };
+    let remove = Step::RemoveFile { path: "/srv/web1-xvdb.after-s1.qcow2".into() };
+    let finish = |found: &Found, wishes| plan(found, wishes).unwrap().plan.finish;
+    assert!(finish(&found(), discard).contains(&remove));
+    assert!(!finish(&found(), WISHES).contains(&remove));
+    let mut protected = found();
+    protected.disks[1].top_protected = true;
+    assert!(!finish(&protected, discard).contains(&remove));
+    let mut snapshotted = found();
+    let base = Some(("/srv/b.img", "raw"));
+    snapshotted.disks[1].chain[0] =
+        image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", base, &[("1", "s2")]);
+    assert!(!finish(&snapshotted, discard).contains(&remove));
+    let mut on_base = found();
+    on_base.disks[1].chain.remove(0);
+    assert!(!finish(&on_base, discard).iter().any(|step| matches!(step, Step::RemoveFile { .. })));
+}
+
+#[test]
+fn what_is_refused() {
+    let refused = |words: &str, change: fn(&mut Found)| {
+        let mut found = found();
+        change(&mut found);
+        let error = plan(&found, WISHES).unwrap_err();
+        let text = error.chain().join(": ");
+        assert_eq!(error.kind, Kind::Refused, "{text}");
+        assert!(text.contains(words), "{words:?} in {text:?}");
+    };
+    refused("\"s1\" is gone", |f| f.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[])));
+    refused("is another one", |f| {
+        f.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[("2", "s1")]));
+    });
+    refused("several of its snapshots have the ID 1", |f| {
+        f.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[("1", "s1"), ("1", "x")]));
+    });
+    refused("No such file", |f| f.disks[0].file = Err("No such file".into()));
+    refused("qemu-img said no", |f| f.disks[0].image = Err("qemu-img said no".into()));
+    refused("also used by disk xvda of domain web2", |f| {
+        f.disks[0].used_by = Some("disk xvda of domain web2".into());
+    });
+    refused("also used by", |f| f.disks[1].used_by = Some("disk xvda of domain web2".into()));
+    refused("was written to since", |f| f.disks[1].file.as_mut().unwrap().size += 1);
+    refused("was written to since", |f| {
+        f.disks[1].file.as_mut().unwrap().mtime = "2026-03-01T02:03:05Z".parse().unwrap();
+    });
+    refused("another file now", |f| f.disks[1].file.as_mut().unwrap().inode = 1);
+    refused("cannot be made: full", |f| f.disks[1].place.trouble = Some("full".into()));
+    refused("no proof", |f| f.disks[0].record.snapshot = Kept::Internal { proof: None });
+    refused("belongs to another domain", |f| {
+        f.named = Some(Running { domid: 9, uuid: Uuid::nil(), state: State::Running });
+    });
+    refused("being destroyed", |f| f.same.as_mut().unwrap().state = State::Dying);
+}
+
+#[test]
+fn a_failure_after_the_domain_is_gone_says_how_to_bring_it_back() {
+    let plan = plan(&found(), WISHES).unwrap().plan;
+    let left = &plan.after_failed_commit[0];
+    assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/s1.xlsave"));
+}

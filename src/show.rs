@@ -1,0 +1,39 @@
+//! `show`: what a snapshot is, and whether its disks are still there. Pure.
+
+use uuid::Uuid;
+
+use crate::disk::{self, DiskFound, RevertContext};
+use crate::domain::DomainConfig;
+use crate::error::{Error, Result};
+use crate::memory::Image;
+use crate::names::SnapshotName;
+use crate::record::Kept;
+use crate::report::{Shown, ShownDisk};
+
+/// Describes a snapshot. A disk is `present` exactly if `revert` would take it.
+pub fn show(name: &str, image: Image, disks: &[DiskFound]) -> Result<Shown> {
+    let config = DomainConfig::parse(&image.config)
+        .map_err(|why| Error::refused(format!("Image {name}")).because(why))?;
+    let keep: SnapshotName = "show".parse().expect("a legal name");
+    let context = RevertContext { uuid: Uuid::nil(), keep: &keep };
+    let disks: Vec<ShownDisk> = disks.iter().map(|disk| state(disk, context)).collect();
+    Ok(Shown {
+        image: name.to_owned(),
+        vcpus: config.vcpus(),
+        revertible: disks.iter().all(|disk| matches!(disk.state, "present" | "none")),
+        record: image.record,
+        disks,
+    })
+}
+
+fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {
+    let (state, why) = match (&found.record.snapshot, disk::revert(found, context)) {
+        (Kept::None { why }, _) => ("none", Some(why.clone())),
+        (_, Ok(_)) => ("present", None),
+        (_, Err(error)) => {
+            let state = if found.file.is_err() { "missing" } else { "changed" };
+            (state, Some(error.chain()[1..].join(": ")))
+        }
+    };
+    ShownDisk { vdev: found.record.vdev.clone(), state, why }
+}

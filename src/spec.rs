@@ -1,0 +1,332 @@
+//! What the user asks for: flags and SPEC.toml, made one. Pure.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::names::SnapshotName;
+
+/// How one disk is to be snapshotted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Inside of the qcow2 file.
+    Internal,
+    /// By a qcow2 overlay, at a place of the user's choice or ours.
+    External {
+        /// Where the overlay is to be.
+        file: Option<PathBuf>,
+    },
+    /// By a snapshot of the logical volume.
+    Lvm {
+        /// The size as lvcreate(8) takes it; a thick volume's snapshot only.
+        size: Option<String>,
+    },
+    /// Not at all.
+    None,
+}
+
+/// A wish for one disk, `VDEV,HOW[,KEY=VALUE]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskWish {
+    /// The guest's name of the disk.
+    pub vdev: String,
+    /// How.
+    pub wish: Wish,
+}
+
+impl FromStr for DiskWish {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| {
+            Error::usage(format!("Disk {text:?}: {why}")).hint(
+                "VDEV,internal | VDEV,external[,file=PATH] | VDEV,lvm[,size=SIZE] | VDEV,none",
+            )
+        };
+        // `file=` takes the rest of the text: a path may hold commas.
+        let mut parts = text.splitn(3, ',');
+        let vdev = parts.next().unwrap_or_default();
+        let how = parts.next().ok_or_else(|| bad("it does not say how"))?;
+        let (file, size) = match parts.next() {
+            None => (None, None),
+            Some(option) => match option.split_once('=') {
+                Some(("file", value)) if !value.is_empty() => (Some(PathBuf::from(value)), None),
+                Some(("size", value)) if !value.is_empty() => (None, Some(value.to_owned())),
+                _ => return Err(bad(&format!("{option:?} is neither file=PATH nor size=SIZE"))),
+            },
+        };
+        DiskWish::new(vdev, how, file, size).map_err(|why| bad(&why))
+    }
+}
+
+impl DiskWish {
+    fn new(
+        vdev: &str,
+        how: &str,
+        file: Option<PathBuf>,
+        size: Option<String>,
+    ) -> Result<Self, String> {
+        if vdev.is_empty() || !vdev.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));
+        }
+        let wish = match (how, file, size) {
+            ("internal", None, None) => Wish::Internal,
+            ("external", file, None) => Wish::External { file },
+            ("lvm", None, size) => Wish::Lvm { size },
+            ("none", None, None) => Wish::None,
+            ("internal" | "none", ..) => return Err(format!("{how:?} takes no file or size")),
+            ("external", ..) => return Err("an external snapshot takes no size".into()),
+            ("lvm", ..) => return Err("an lvm snapshot takes no file".into()),
+            _ => return Err(format!("{how:?} is not a way to snapshot a disk")),
+        };
+        Ok(DiskWish { vdev: vdev.to_owned(), wish })
+    }
+}
+
+/// Where the memory image goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MemoryTarget {
+    /// `/var/lib/xen/snapshots/<domain>/<name>.xlsave`.
+    #[default]
+    Default,
+    /// A file of the user's choice.
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+/// What `create` is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The snapshot's name; `None`: made from the time.
+    pub name: Option<SnapshotName>,
+    /// The user's words.
+    pub description: String,
+    /// Whether memory is copied while the guest runs.
+    pub live: bool,
+    /// Leave the domain paused.
+    pub paused: bool,
+    /// Where the memory image goes.
+    pub memory: MemoryTarget,
+    /// The disks that differ from the default.
+    pub disks: Vec<DiskWish>,
+}
+
+/// What the flags of `create` say, before a SPEC.toml is laid under them.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--name`
+    pub name: Option<String>,
+    /// `--description`
+    pub description: Option<String>,
+    /// `--live`, `--no-live`
+    pub live: Option<bool>,
+    /// `--memory`
+    pub memory: Option<PathBuf>,
+    /// `--disk`
+    pub disks: Vec<String>,
+    /// `--paused`
+    pub paused: bool,
+}
+
+/// SPEC.toml. Unknown keys are errors: a misspelt key must not be a silent default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// The snapshot's name.
+    pub name: Option<String>,
+    /// The user's words.
+    pub description: Option<String>,
+    /// Whether memory is copied while the guest runs.
+    pub live: Option<bool>,
+    /// The memory image; relative to the SPEC.toml.
+    pub memory: Option<PathBuf>,
+    /// The xl configuration file, for a snapshot without memory.
+    pub config: Option<PathBuf>,
+    /// The disks that differ from the default.
+    #[serde(default, rename = "disk")]
+    pub disks: Vec<SpecDisk>,
+}
+
+/// One `[[disk]]` of a SPEC.toml.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpecDisk {
+    /// The guest's name of the disk.
+    pub vdev: String,
+    /// `internal`, `external`, `lvm` or `none`.
+    pub snapshot: String,
+    /// Where the overlay is to be; relative to the SPEC.toml.
+    pub file: Option<PathBuf>,
+    /// The size of an LVM snapshot.
+    pub size: Option<String>,
+}
+
+impl Spec {
+    /// Reads the text of the SPEC.toml at `path`, against whose directory its paths are resolved.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let mut spec: Spec = toml::from_str(text)
+            .map_err(|error| Error::usage(format!("{} is wrong", path.display())).because(error))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let files = spec.disks.iter_mut().filter_map(|disk| disk.file.as_mut());
+        for file in files.chain(&mut spec.memory).chain(&mut spec.config) {
+            if file.as_os_str() != "-" {
+                *file = base.join(&*file);
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// Makes flags and SPEC.toml one request: a flag wins over the file.
+pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
+    let name = flags
+        .name
+        .or(spec.name)
+        .map(|name| {
+            name.parse::<SnapshotName>()
+                .map_err(|why| Error::usage(format!("The snapshot name {name:?}")).because(why))
+        })
+        .transpose()?;
+    let memory = match flags.memory.or(spec.memory) {
+        None => MemoryTarget::Default,
+        Some(path) if path.as_os_str() == "-" => MemoryTarget::Stdout,
+        Some(path) => MemoryTarget::File(absolute(&path)?),
+    };
+    let mut disks: Vec<DiskWish> = Vec::new();
+    for text in &flags.disks {
+        add_once(&mut disks, text.parse()?)?;
+    }
+    let by_flag = disks.len();
+    for disk in spec.disks {
+        let wish = DiskWish::new(&disk.vdev, &disk.snapshot, disk.file, disk.size)
+            .map_err(|why| Error::usage(format!("Disk {:?} in the SPEC.toml: {why}", disk.vdev)))?;
+        if !disks[..by_flag].iter().any(|flag| flag.vdev == wish.vdev) {
+            add_once(&mut disks, wish)?;
+        }
+    }
+    for disk in &mut disks {
+        if let Wish::External { file: Some(file) } = &mut disk.wish {
+            *file = absolute(file)?;
+        }
+    }
+    Ok(Request {
+        name,
+        description: flags.description.or(spec.description).unwrap_or_default(),
+        live: flags.live.or(spec.live).unwrap_or(true),
+        paused: flags.paused,
+        memory,
+        disks,
+    })
+}
+
+fn add_once(disks: &mut Vec<DiskWish>, wish: DiskWish) -> Result<()> {
+    if disks.iter().any(|other| other.vdev == wish.vdev) {
+        return Err(Error::usage(format!("Disk {} is named twice", wish.vdev)));
+    }
+    disks.push(wish);
+    Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|error| Error::usage(format!("The path {path:?}")).because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(text: &str) -> Result<DiskWish> {
+        text.parse()
+    }
+
+    #[test]
+    fn disk_wishes() {
+        assert_eq!(wish("xvda,internal").unwrap().wish, Wish::Internal);
+        assert_eq!(wish("xvda,none").unwrap().wish, Wish::None);
+        assert_eq!(wish("xvda,external").unwrap().wish, Wish::External { file: None });
+        assert_eq!(
+            wish("xvdb,external,file=/a,b=c.qcow2").unwrap(),
+            DiskWish {
+                vdev: "xvdb".into(),
+                wish: Wish::External { file: Some("/a,b=c.qcow2".into()) }
+            }
+        );
+        assert_eq!(wish("hda,lvm,size=1G").unwrap().wish, Wish::Lvm { size: Some("1G".into()) });
+    }
+
+    #[test]
+    fn bad_disk_wishes_are_usage_errors() {
+        for text in [
+            "",
+            "xvda",
+            "xvda,",
+            ",internal",
+            "../x,internal",
+            "xvda,extern",
+            "xvda,internal,file=/x",
+            "xvda,external,size=1G",
+            "xvda,external,file=",
+            "xvda,lvm,file=/x",
+            "xvda,none,x",
+        ] {
+            let error = wish(text).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text:?}");
+            assert!(error.message.contains(&format!("{text:?}")), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let spec = Spec::parse(
+            "name = \"a\"\nlive = false\nmemory = \"m.xlsave\"\n\
+             [[disk]]\nvdev = \"xvda\"\nsnapshot = \"none\"\n\
+             [[disk]]\nvdev = \"xvdb\"\nsnapshot = \"external\"\nfile = \"b.qcow2\"\n",
+            Path::new("/etc/snap/web1.toml"),
+        )
+        .unwrap();
+        let flags = Flags {
+            name: Some("b".into()),
+            live: Some(true),
+            disks: vec!["xvda,internal".into()],
+            ..Flags::default()
+        };
+        let request = merge(flags, spec).unwrap();
+        assert_eq!(request.name.unwrap().as_str(), "b");
+        assert!(request.live);
+        assert_eq!(request.memory, MemoryTarget::File("/etc/snap/m.xlsave".into()));
+        assert_eq!(request.disks.len(), 2);
+        assert_eq!(request.disks[0].wish, Wish::Internal);
+        assert_eq!(
+            request.disks[1].wish,
+            Wish::External { file: Some("/etc/snap/b.qcow2".into()) }
+        );
+    }
+
+    #[test]
+    fn defaults() {
+        let request = merge(Flags::default(), Spec::default()).unwrap();
+        assert!(request.live && !request.paused && request.name.is_none());
+        assert_eq!(request.memory, MemoryTarget::Default);
+        let stdout = Flags { memory: Some("-".into()), ..Flags::default() };
+        assert_eq!(merge(stdout, Spec::default()).unwrap().memory, MemoryTarget::Stdout);
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors() {
+        for text in
+            ["nmae = \"x\"", "[[disk]]\nvdev = \"xvda\"", "live = 1", "[[disk]]\nvdve = \"x\""]
+        {
+            let error = Spec::parse(text, Path::new("/s.toml")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text}");
+        }
+        let twice =
+            Flags { disks: vec!["xvda,none".into(), "xvda,internal".into()], ..Flags::default() };
+        assert_eq!(merge(twice, Spec::default()).unwrap_err().exit_code(), 2);
+        let name = Flags { name: Some("1".into()), ..Flags::default() };
+        assert_eq!(merge(name, Spec::default()).unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,137 @@
+//! Commands as data: which tool, with which arguments. Pure; `host/command.rs` runs them.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+/// A program we may start. Nothing else is ever started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tool {
+    /// Disk images, from qemu-utils.
+    QemuImg,
+    /// Xen's own tool, for `xl restore`.
+    Xl,
+}
+
+impl Tool {
+    /// The file name of the program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tool::QemuImg => "qemu-img",
+            Tool::Xl => "xl",
+        }
+    }
+
+    /// What to do when it is not there.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Tool::QemuImg => "install it (Debian: apt install qemu-utils)",
+            Tool::Xl => "install Xen's tools (Debian: apt install xen-utils)",
+        }
+    }
+}
+
+/// One call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// The program.
+    pub tool: Tool,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// It is killed when it takes longer.
+    pub timeout: Duration,
+}
+
+impl Invocation {
+    /// A call that should take seconds at most.
+    pub fn new<S: AsRef<OsStr>>(tool: Tool, args: impl IntoIterator<Item = S>) -> Self {
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        Invocation { tool, args, timeout: Duration::from_secs(120) }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// The same call with more time.
+    #[must_use]
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// As it can be pasted into a shell.
+impl fmt::Display for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.tool.name())?;
+        for arg in &self.args {
+            write!(f, " {}", quote(arg))?;
+        }
+        Ok(())
+    }
+}
+
+/// `text` as one word of a shell command.
+pub fn quote(text: impl AsRef<OsStr>) -> String {
+    let text = text.as_ref().to_string_lossy();
+    match shlex::try_quote(&text) {
+        Ok(quoted) => quoted.into_owned(),
+        // A NUL: no argument or path can hold one, so this is for messages only.
+        Err(_) => format!("{text:?}"),
+    }
+}
+
+/// Whether a path can be handed to every tool and written into every file we write: absolute
+/// (so that no tool takes it for an option or a protocol), UTF-8, no control characters.
+pub fn check_path(path: &Path) -> Result<&str, BadPath> {
+    let text = path.to_str().ok_or(BadPath::Encoding)?;
+    if !path.is_absolute() {
+        return Err(BadPath::Relative);
+    }
+    if text.chars().any(char::is_control) {
+        return Err(BadPath::Control);
+    }
+    Ok(text)
+}
+
+/// Why a path is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadPath {
+    /// Not UTF-8.
+    #[error("The path is not UTF-8, which libxl's JSON cannot hold")]
+    Encoding,
+    /// Relative.
+    #[error("The path is not absolute")]
+    Relative,
+    /// A newline or the like.
+    #[error("The path holds control characters")]
+    Control,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_pasted() {
+        let call = Invocation::new(Tool::QemuImg, ["info", "-f", "qcow2"]).arg("/srv/a b'c.qcow2");
+        assert_eq!(call.to_string(), r#"qemu-img info -f qcow2 "/srv/a b'c.qcow2""#);
+    }
+
+    #[test]
+    fn odd_paths_are_refused() {
+        assert_eq!(check_path(Path::new("/srv/a, b:c -d.img")), Ok("/srv/a, b:c -d.img"));
+        assert_eq!(check_path(Path::new("json:{}")), Err(BadPath::Relative));
+        assert_eq!(check_path(Path::new("-x")), Err(BadPath::Relative));
+        assert_eq!(check_path(Path::new("/srv/a\nb")), Err(BadPath::Control));
+        let latin1 = OsStr::from_bytes(b"/srv/\xe4");
+        assert_eq!(check_path(Path::new(latin1)), Err(BadPath::Encoding));
+    }
+}

@@ -1,0 +1,255 @@
+# Sourced by every scenario, in dom0. See README.md for how to write one.
+# shellcheck shell=bash
+#
+# Starting a process costs 50 ms here, so prefer the shell's own means. A limit on waiting only
+# costs time when the test fails anyway, so all of them are generous.
+
+set -Eeuo pipefail
+
+: "${LAB_WORK:?scenarios are started by run-scenario}" "${LAB_LOGS:?}"
+cd "$LAB_WORK"
+
+lab_consoles=/var/log/xen/console
+declare -A lab_mark=()
+
+# The trace has a descriptor of its own, so that $(command 2>&1) holds only the command's words.
+exec 19>>"$LAB_LOGS/output.log"
+BASH_XTRACEFD=19
+PS4='+ ${SECONDS}s ${BASH_SOURCE[0]##*/}:${LINENO}: '
+set -x
+
+# read with a time limit on a pipe that never has anything: a sleep without a process.
+exec 18<> <(:)
+lab_pause() { read -r -t "${1:-0.3}" -u 18 || :; }
+
+# ---- verdict
+
+# fail MESSAGE: end the scenario.
+fail() {
+	{ set +x; } 2>/dev/null
+	echo "FAIL: $*" >&2
+	[[ -s $LAB_LOGS/reason ]] || echo "$*" >"$LAB_LOGS/reason"
+	exit 1
+}
+
+# detail TEXT: shown behind the PASS of the scenario; the last one counts.
+detail() { echo "$*" >"$LAB_LOGS/detail"; }
+
+lab_on_error() {
+	local rc=$? command=$BASH_COMMAND
+	{ set +x; } 2>/dev/null
+	# In a subshell the caller may yet expect the failure.
+	if ((BASH_SUBSHELL == 0)) && [[ ! -s $LAB_LOGS/reason ]]; then
+		echo "${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}: exit $rc of: ${command%%$'\n'*}" >"$LAB_LOGS/reason"
+	fi
+	set -x
+}
+trap lab_on_error ERR
+
+# expect_exit CODE COMMAND...: the command must end with just that exit status.
+expect_exit() {
+	local want=$1 rc=0
+	shift
+	"$@" || rc=$?
+	((rc == want)) || fail "exit status $rc instead of $want: $*"
+}
+
+# ---- disks
+
+# qcow2 FILE SIZE, raw FILE SIZE: new images; relative names are in the scenario's directory.
+qcow2() { qemu-img create -q -f qcow2 "$1" "$2"; }
+raw() { rm -f "$1" && truncate -s "$2" "$1"; }
+
+# vg_up NAME SIZE: a volume group on a loop device; taken down after the scenario.
+vg_up() {
+	local loop
+	truncate -s "$2" "$LAB_WORK/$1.pv"
+	loop=$(losetup --show -f "$LAB_WORK/$1.pv")
+	vgcreate -qq "$1" "$loop"
+}
+
+# qemu_img_check_all [strict]: checks all qcow2 images of the scenario; their guests must be down.
+# Leaked clusters, harmless and what a killed QEMU may leave, count only if strict.
+qemu_img_check_all() {
+	local file magic rc
+	while IFS= read -r -d '' file; do
+		magic=
+		LC_ALL=C read -r -N 3 magic <"$file" 2>/dev/null || :
+		[[ $magic == QFI ]] || continue
+		rc=0
+		qemu-img check -f qcow2 "$file" || rc=$?
+		case $rc in
+		0) ;;
+		3) [[ ${1-} != strict ]] || fail "leaked clusters in $file" ;;
+		*) fail "qemu-img check: $rc for $file" ;;
+		esac
+	done < <(find "$LAB_WORK" -type f -print0)
+}
+
+# ---- guests
+
+# guest_up NAME [WORD...] DISK...: starts a guest, waits for its first tick.
+# Words: type=pv|pvh|hvm mem=MB tick=MS (time between two ticks) extra='kernel arguments'
+#   cfg='a line of the domain configuration' wait=SECONDS
+# A disk is a file or block device, which gets the next name from xvda on (format by the ending:
+#   .qcow2, .vhd, else raw), or a whole xl disk specification, known by a comma in it.
+# The configuration is left in NAME.cfg.
+guest_up() {
+	local name=$1 type=pv mem=128 tick=1000 extra='' limit='' kernel=vmlinux lines='' list='' word
+	local n=0 file format tries=1
+	shift
+	for word in "$@"; do
+		case $word in
+		type=*) type=${word#*=} ;;
+		mem=*) mem=${word#*=} ;;
+		tick=*) tick=${word#*=} ;;
+		extra=*) extra=${word#*=} ;;
+		wait=*) limit=${word#*=} ;;
+		cfg=*) lines+=${word#*=}$'\n' ;;
+		*,*) list+="\"$word\"," ;;
+		*)
+			file=$word
+			[[ $file == /* ]] || file=$LAB_WORK/$file
+			case $file in
+			*.qcow2) format=qcow2 ;;
+			*.vhd) format=vhd ;;
+			*) format=raw ;;
+			esac
+			printf -v word '%b' "\\x$(printf '%x' $((97 + n)))"
+			n=$((n + 1))
+			list+="\"format=$format,vdev=xvd$word,access=rw,target=$file\","
+			;;
+		esac
+	done
+	[[ $type != hvm ]] || kernel=vmlinuz
+	cat >"$name.cfg" <<END
+name = "$name"
+type = "$type"
+memory = $mem
+vcpus = 1
+kernel = "/lab/guest/$kernel"
+ramdisk = "/lab/guest/initramfs"
+extra = "console=hvc0 loglevel=4 panic=1 mitigations=off rodata=off cryptomgr.notests tick_ms=$tick $extra"
+disk = [${list%,}]
+on_poweroff = "destroy"
+on_reboot = "restart"
+on_crash = "destroy"
+$lines
+END
+	# One boot of PVH in 15 dies early under emulation. Only the boot may be tried again.
+	[[ $type != pvh ]] || tries=2
+	case $type in hvm) limit=${limit:-180} ;; *) limit=${limit:-90} ;; esac
+	while :; do
+		mark "$name"
+		xl create -q "$name.cfg"
+		lab_wait_line "$name" '^TICK [0-9]' "$limit" && return
+		xl destroy "$name" || :
+		tries=$((tries - 1))
+		((tries > 0)) || fail "$name: no first tick in $limit s"
+	done
+}
+
+# console NAME: prints the console since the mark.
+console() {
+	local log=$lab_consoles/guest-$1.log
+	[[ ! -f $log ]] || tail -c +$((${lab_mark[$1]:-0} + 1)) "$log"
+}
+
+# mark NAME: torn, ticks, wait_line and console look only at what the guest says from now on.
+mark() { lab_mark[$1]=$(stat -c %s "$lab_consoles/guest-$1.log" 2>/dev/null || echo 0); }
+
+# wait_line NAME REGEX [SECONDS]: until a line since the mark matches (extended regex, ^ and $
+# are those of the line).
+wait_line() { lab_wait_line "$@" || fail "$1: no line like '$2' in ${3:-60} s"; }
+lab_wait_line() {
+	local - name=$1 regex=$2 end=$((SECONDS + ${3:-60}))
+	{ set +x; } 2>/dev/null
+	while :; do
+		if console "$name" | tr -d '\r' | grep -Eq -- "$regex"; then
+			return 0
+		fi
+		((SECONDS < end)) || return 1
+		lab_pause
+	done
+}
+
+# Prints word FIELD of the newest TICK line, counted from byte FROM of the console.
+lab_newest() {
+	local - name=$1 field=$2 from=${3:-0}
+	{ set +x; } 2>/dev/null
+	tail -c +$((from + 1)) "$lab_consoles/guest-$name.log" 2>/dev/null |
+		awk -v f="$field" '/^TICK [0-9]+ boot=.* torn=[0-9]+\r?$/ {v = $f} END {print v}'
+}
+
+# tick NAME: the newest number; it is smaller after a revert.
+tick() { lab_newest "$1" 2; }
+
+# boot_id NAME: the identity of the running boot, which a revert keeps and a reboot changes.
+boot_id() {
+	local id
+	id=$(lab_newest "$1" 3)
+	echo "${id#boot=}"
+}
+
+# wait_tick NAME N [SECONDS]: until the guest says a number of N or more, from now on.
+wait_tick() {
+	local - name=$1 want=$2 limit=${3:-60} from now end=$((SECONDS + ${3:-60}))
+	{ set +x; } 2>/dev/null
+	from=$(stat -c %s "$lab_consoles/guest-$name.log" 2>/dev/null || echo 0)
+	while :; do
+		now=$(lab_newest "$name" 2 "$from")
+		[[ -z $now ]] || ((now < want)) || return 0
+		((SECONDS < end)) || fail "$name: tick $want not reached in $limit s, it is at ${now:-no tick}"
+		lab_pause
+	done
+}
+
+# more_ticks NAME N [SECONDS]: until the guest has said N more numbers, whatever they are.
+more_ticks() {
+	local - name=$1 want=$2 limit=${3:-60} from count end=$((SECONDS + ${3:-60}))
+	{ set +x; } 2>/dev/null
+	from=$(stat -c %s "$lab_consoles/guest-$name.log" 2>/dev/null || echo 0)
+	while :; do
+		count=$(tail -c +$((from + 1)) "$lab_consoles/guest-$name.log" 2>/dev/null |
+			grep -c '^TICK .* torn=' || :)
+		((count < want)) || return 0
+		((SECONDS < end)) || fail "$name: $count instead of $want ticks in $limit s"
+		lab_pause
+	done
+}
+
+# torn NAME: how many TORN lines there were since the mark.
+torn() { console "$1" | grep -c '^TORN ' || :; }
+
+# not_torn NAME: fails if the guest complained since the mark, of a torn state or an I/O error.
+not_torn() {
+	local lines
+	lines=$(console "$1" | grep -E '^(TORN|ERROR) ' || :)
+	[[ -z $lines ]] || fail "$1: ${lines%%$'\n'*}"
+}
+
+# domid NAME: prints it, or fails if there is no such domain.
+domid() { xl domid "$1" 2>/dev/null; }
+
+# gone NAME [SECONDS]: until there is no such domain.
+gone() {
+	local - end=$((SECONDS + ${2:-60}))
+	{ set +x; } 2>/dev/null
+	while domid "$1" >/dev/null; do
+		((SECONDS < end)) || fail "domain $1 does not go away"
+		lab_pause
+	done
+}
+
+# xl_monitor_pid NAME: prints the pid of xl's daemon that watches the domain, or fails.
+xl_monitor_pid() {
+	local - proc
+	{ set +x; } 2>/dev/null
+	for proc in /proc/[1-9]*; do
+		if [[ $proc/fd/1 -ef /var/log/xen/xl-$1.log && $proc/exe -ef /usr/lib/xen-4.17/bin/xl ]]; then
+			echo "${proc#/proc/}"
+			return
+		fi
+	done
+	return 1
+}
