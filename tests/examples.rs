@@ -1,5 +1,7 @@
 //! The files in cfg-examples are what users copy: they must be right.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

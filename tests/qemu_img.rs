@@ -1,5 +1,7 @@
 //! The calls of qemu-img, against the real one.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

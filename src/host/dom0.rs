@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Left, Result};
 use crate::host::image::{ImageWriter, Source};
-use crate::host::libxl::{Abort, Libxl, ShutdownReason};
+use crate::host::libxl::{Abort, Libxl, LibxlError, ShutdownReason};
 use crate::host::qmp::{Qmp, QmpError};
 use crate::host::xenstore::Xenstore;
 use crate::host::{command, files, process};
@@ -29,6 +29,9 @@ const QEMU_EXIT: Duration = Duration::from_secs(60);
 const SIGNAL_POLL: Duration = Duration::from_millis(100);
 /// What `xl restore` may still do once it has the whole image.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The planners see to it: `create` opens the image before it saves into it.
+const IMAGE_IS_OPEN: &str = "plans open the image before they use it";
 
 /// The dom0 this runs on, and what one operation has done to it so far.
 #[derive(Debug)]
@@ -113,29 +116,28 @@ impl Dom0 {
     }
 
     fn new_file(&mut self, path: &Path) -> Result<()> {
-        files::create_new(path).map_err(failed(format!("Make {}", path.display())))?;
+        files::create_new(path).map_err(caused)?;
         self.made.insert(path.to_owned());
         Ok(())
     }
 
     fn remove_new(&mut self, path: &Path) -> Result<()> {
         if self.made.contains(path) {
-            files::remove(path).map_err(failed(format!("Remove {}", path.display())))?;
+            files::remove(path).map_err(caused)?;
             self.made.remove(path);
         }
         Ok(())
     }
 
     fn protect(&mut self, path: &Path) -> Result<()> {
-        let before = files::protect(path).map_err(failed(format!("Protect {}", path.display())))?;
+        let before = files::protect(path).map_err(caused)?;
         self.protected.insert(path.to_owned(), before);
         Ok(())
     }
 
     fn unprotect(&mut self, path: &Path) -> Result<()> {
         let Some(before) = self.protected.get(path) else { return Ok(()) };
-        fs::set_permissions(path, before.clone())
-            .map_err(failed(format!("Unprotect {}", path.display())))?;
+        fs::set_permissions(path, before.clone()).map_err(caused)?;
         self.protected.remove(path);
         Ok(())
     }
@@ -155,16 +157,43 @@ impl Dom0 {
 
     fn discard_image(&mut self) -> Result<()> {
         match self.image.take() {
-            Some((writer, _)) => writer.discard().map_err(failed("Remove the image")),
+            Some((writer, _)) => writer.discard().map_err(caused),
             None => Ok(()),
         }
     }
 
+    /// Saves memory; where Xen cannot track the writes of a running guest, while it stands still.
     fn suspend(&mut self, domid: u32, live: bool) -> Result<()> {
-        let (writer, _) = self.image.as_ref().expect("plans open the image before they suspend");
-        let (libxl, stop, reporter) = (&self.libxl, &self.stop, &self.reporter);
+        let mut result = self.save(domid, live);
+        if live && result.as_ref().is_err_and(cannot_track_writes) {
+            let (writer, record) = self.image.as_mut().expect(IMAGE_IS_OPEN);
+            writer.rewind().map_err(|error| {
+                Error::failed("Xen cannot track the writes of this running guest")
+                    .because(error)
+                    .hint("save it while it stands still: --no-live")
+            })?;
+            record.live = false;
+            self.reporter.note(
+                "note: Xen cannot track the writes of this running guest: \
+                 its memory is saved while it stands still",
+            );
+            result = self.save(domid, false);
+        }
+        result.map_err(|error| {
+            let hint = if error.is_guest_timed_out() {
+                "the guest did not answer the suspend request: has it booted, and does it have Xen drivers?"
+            } else {
+                "libxl's words above name the cause; -vvv shows all of them"
+            };
+            caused(error).hint(hint)
+        })
+    }
+
+    fn save(&mut self, domid: u32, live: bool) -> std::result::Result<(), LibxlError> {
+        let (writer, _) = self.image.as_ref().expect(IMAGE_IS_OPEN);
+        let (libxl, stop) = (&self.libxl, &self.stop);
         let mut suspended_at = None;
-        let bar = reporter.memory_bar("saving memory");
+        let bar = self.reporter.memory_bar("saving memory");
         let finished = AtomicBool::new(false);
         let result = thread::scope(|scope| {
             let aborter = libxl.aborter();
@@ -191,15 +220,7 @@ impl Dom0 {
         });
         bar.finish();
         self.suspended_at = Some(suspended_at.unwrap_or_else(Instant::now));
-        result.map_err(|error| {
-            let error_is_timeout = error.is_guest_timed_out();
-            let failed = Error::failed(format!("Save the memory of domain {domid}")).because(error);
-            if error_is_timeout {
-                failed.hint("the guest did not answer the suspend request: has it booted, and does it have Xen drivers?")
-            } else {
-                failed
-            }
-        })
+        result
     }
 
     /// Lets a suspended domain go on; one that is not suspended needs nothing.
@@ -212,7 +233,7 @@ impl Dom0 {
         let info = self.libxl.domain_info(domid).map_err(failed("Look at the domain"))?;
         match info {
             Some(info) if info.shutdown_reason == Some(ShutdownReason::Suspend) => {
-                Err(Error::failed(format!("Resume domain {domid}")).because(error))
+                Err(caused(error))
             }
             Some(_) => Ok(()),
             None => Err(Error::failed(format!("Domain {domid} is gone")).because(error)),
@@ -223,9 +244,7 @@ impl Dom0 {
         let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
         match qmp.transaction(actions) {
             Ok(()) => Ok(()),
-            Err(error @ QmpError::Refused { .. }) => {
-                Err(Error::failed("Snapshot the disks").because(error))
-            }
+            Err(error @ QmpError::Refused { .. }) => Err(caused(error)),
             Err(error) => {
                 // QEMU may have done it and failed to tell. Its overlays must not be removed.
                 let kept = std::mem::take(&mut self.made);
@@ -236,14 +255,13 @@ impl Dom0 {
                     ),
                     command: None,
                 });
-                Err(Error::failed("Snapshot the disks").because(error).unfinished(left.collect()))
+                Err(caused(error).unfinished(left.collect()))
             }
         }
     }
 
     fn complete_image(&mut self) -> Result<()> {
-        let (writer, mut record) =
-            self.image.take().expect("plans open the image before they complete it");
+        let (writer, mut record) = self.image.take().expect(IMAGE_IS_OPEN);
         self.prove(&mut record)?;
         let size = writer.complete(&mut record).map_err(failed("Complete the image"))?;
         self.done.image_size = size;
@@ -293,7 +311,7 @@ impl Dom0 {
     fn destroy(&mut self, domid: u32) -> Result<()> {
         // Its number is gone with the domain.
         let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
-        self.libxl.destroy(domid).map_err(failed(format!("Destroy domain {domid}")))?;
+        self.libxl.destroy(domid).map_err(caused)?;
         match qemu {
             Some(pid) if !process::wait_gone(pid, QEMU_EXIT) => Err(Error::failed(format!(
                 "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
@@ -316,7 +334,7 @@ impl Dom0 {
             bar.show("restoring memory", fed / 4096, length / 4096);
         });
         bar.finish();
-        result.map_err(failed("Restore the domain"))
+        result.map_err(caused)
     }
 
     fn drop_internal(&mut self, uuid: Uuid, vdev: &str, name: &str) -> Result<()> {
@@ -342,7 +360,7 @@ impl Dom0 {
                 other => self.perform(other)?,
             }
         }
-        command::run_all(&calls).map_err(failed("Run the tools"))?;
+        command::run_all(&calls).map_err(caused)?;
         for step in steps {
             if let Step::NewFile { path, .. } = step {
                 files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;
@@ -359,30 +377,27 @@ impl Perform for Dom0 {
             Step::NewFile { .. } | Step::Run(_) => self.together(std::slice::from_ref(step)),
             Step::Together(steps) => self.together(steps),
             Step::RemoveNew { path } => self.remove_new(path),
-            Step::RemoveFile { path } => {
-                files::remove(path).map_err(failed(format!("Remove {}", path.display())))
-            }
+            Step::RemoveFile { path } => files::remove(path).map_err(caused),
             Step::Protect { path } => self.protect(path),
             Step::Unprotect { path } => self.unprotect(path),
             Step::OpenImage(start) => self.open_image(start),
             Step::DiscardImage => self.discard_image(),
-            Step::HoldMonitor { pid } => process::hold(*pid).map_err(failed("Hold xl")),
-            Step::WakeMonitor { pid } => process::wake(*pid).map_err(failed("Wake xl")),
+            Step::HoldMonitor { pid } => process::hold(*pid).map_err(caused),
+            Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
             Step::Suspend { domid, live } => self.suspend(*domid, *live),
-            Step::Pause { domid } => self.libxl.pause(*domid).map_err(failed("Pause")),
+            Step::Pause { domid } => self.libxl.pause(*domid).map_err(caused),
             Step::Resume { domid } => self.resume(*domid),
-            Step::StoreConfig(store) => self
-                .libxl
-                .store_config(store.domid, &store.new)
-                .map_err(failed("Store libxl's configuration")),
-            Step::Xenstore(writes) => self.xenstore.write(writes).map_err(failed("Xenstore")),
+            Step::StoreConfig(store) => {
+                self.libxl.store_config(store.domid, &store.new).map_err(caused)
+            }
+            Step::Xenstore(writes) => self.xenstore.write(writes).map_err(caused),
             Step::Transaction(actions) => self.transaction(actions),
             Step::CompleteImage => self.complete_image(),
             Step::Destroy { domid } => self.destroy(*domid),
             Step::Restore { config, .. } => self.restore(config),
-            Step::Unpause { uuid } => self
-                .domid(*uuid)
-                .and_then(|domid| self.libxl.unpause(domid).map_err(failed("Unpause"))),
+            Step::Unpause { uuid } => {
+                self.domid(*uuid).and_then(|domid| self.libxl.unpause(domid).map_err(caused))
+            }
             Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
         };
         self.reporter.step(step, started.elapsed(), result.is_ok());
@@ -391,6 +406,21 @@ impl Perform for Dom0 {
 
     fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// Whether a live save failed because Xen refuses the log of dirty pages, before anything was
+/// sent. Seen for PV guests with Debian's Xen 4.17.7; libxl has no way to ask beforehand.
+fn cannot_track_writes(error: &LibxlError) -> bool {
+    error.log().iter().any(|line| line.contains("Failed to enable logdirty"))
+}
+
+/// An error that needs no more words than its own.
+fn caused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    let message = error.to_string();
+    match error.source() {
+        Some(source) => Error::failed(message).because(source.to_string()),
+        None => Error::failed(message),
     }
 }
 

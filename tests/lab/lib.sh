@@ -253,3 +253,71 @@ xl_monitor_pid() {
 	done
 	return 1
 }
+
+# ---- the product
+
+images=/var/lib/xen/snapshots
+
+# json KEY: the value of a top-level key of the JSON object on standard input, as the product prints
+# it: one key a line. No JSON tool is in dom0.
+json() { sed -n "s/^  \"$1\": \"\\?\\([^\",]*\\)\"\\?,\\?\$/\\1/p"; }
+
+# ms SECONDS_OR_MS: without what stands behind the point.
+ms() { echo "${1%%.*}"; }
+
+# refused CODE WORDS COMMAND...: it ends with that exit status and an error that has these words, and
+# prints no result.
+refused() {
+	local want=$1 words=$2 rc=0 errors
+	shift 2
+	errors=$("$@" 2>&1 >"$LAB_WORK/refused.out") || rc=$?
+	((rc == want)) || fail "exit status $rc instead of $want: $* ($errors)"
+	[[ $errors == *"$words"* ]] || fail "no word of '$words' in: $errors"
+	[[ ! -s $LAB_WORK/refused.out ]] || fail "a refusal printed a result: $*"
+	echo "refused as it should be: $errors" >&2
+}
+
+# The moment of each snapshot, by its image: the counter before and after the create, and the boot.
+declare -A lab_from=() lab_until=() lab_boot=()
+
+# create NAME IMAGE ARGUMENT...: takes a snapshot and lets the guest run on well past it. The report
+# is left in IMAGE.json.
+create() {
+	local name=$1 image=$2
+	shift 2
+	lab_boot[$image]=$(boot_id "$name")
+	lab_from[$image]=$(tick "$name")
+	xl-snapshot create "$name" --memory "$image" --json "$@" >"$image.json"
+	lab_until[$image]=$(($(tick "$name") + 1))
+	wait_tick "$name" $((lab_until[$image] + 3))
+	not_torn "$name"
+}
+
+# went_back NAME IMAGE: the guest goes on from the moment of the snapshot, in the same boot, with
+# disks that agree, watched by xl. Everything since the mark counts.
+went_back() {
+	local name=$1 image=$2 first
+	more_ticks "$name" 3
+	not_torn "$name"
+	first=$(console "$name" | awk '/^TICK/ {print $2; exit}')
+	((first >= lab_from[$image] && first <= lab_until[$image])) ||
+		fail "$name goes on with $first, $image is of ${lab_from[$image]} to ${lab_until[$image]}"
+	[[ $(boot_id "$name") == "${lab_boot[$image]}" ]] || fail "$name: another boot after $image"
+	xl_monitor_pid "$name" >/dev/null || fail "$name has no xl process after the revert"
+}
+
+# revert NAME IMAGE ARGUMENT...
+revert() {
+	local name=$1 image=$2
+	shift 2
+	mark "$name"
+	xl-snapshot revert "$image" "$@"
+	went_back "$name" "$image"
+}
+
+# create_then_revert_twice NAME IMAGE ARGUMENT...
+create_then_revert_twice() {
+	create "$@"
+	revert "$1" "$2"
+	revert "$1" "$2"
+}

@@ -24,6 +24,10 @@ impl fmt::Display for ErrorCode {
     }
 }
 
+/// What libxl (4.14 to 4.23) logs when a guest does not agree to suspend, or agrees and does not.
+const GUEST_TIMEOUTS: [&str; 2] =
+    ["guest didn't acknowledge suspend", "guest did not suspend, timed out"];
+
 /// Why libxl could not do what was asked.
 #[derive(Debug, Error)]
 pub enum LibxlError {
@@ -96,6 +100,15 @@ pub enum LibxlError {
 }
 
 impl LibxlError {
+    /// What libxl logged during the call, oldest first.
+    #[must_use]
+    pub fn log(&self) -> &[String] {
+        match self {
+            Self::Open { log, .. } | Self::Call { log, .. } => log,
+            _ => &[],
+        }
+    }
+
     /// The libxl code, if the failure has one.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {
@@ -113,10 +126,16 @@ impl LibxlError {
         self.is(sys::ERROR_DOMAIN_NOTFOUND)
     }
 
-    /// The guest did not react in time: `ERROR_GUEST_TIMEDOUT`.
+    /// The guest did not agree to suspend, or did not do it, in time.
+    ///
+    /// `ERROR_GUEST_TIMEDOUT` alone does not mean that: libxl_stream_write.c
+    /// (`libxl__xc_domain_save_done`) says so for every failure before the guest has agreed, such
+    /// as a full disk. So this also looks for the two messages that libxl_dom_suspend.c logs then.
     #[must_use]
     pub fn is_guest_timed_out(&self) -> bool {
+        let Self::Call { log, .. } = self else { return false };
         self.is(sys::ERROR_GUEST_TIMEDOUT)
+            && log.iter().any(|line| GUEST_TIMEOUTS.iter().any(|words| line.contains(words)))
     }
 
     /// The call was cut short by [`super::Aborter::abort`]: `ERROR_ABORTED`.
@@ -176,7 +195,10 @@ mod tests {
 
     #[test]
     fn kinds_are_told_apart() {
-        assert!(call(sys::ERROR_GUEST_TIMEDOUT, &[]).is_guest_timed_out());
+        let log = "libxl: libxl_dom_suspend.c:372: Domain 7:guest did not suspend, timed out";
+        assert!(call(sys::ERROR_GUEST_TIMEDOUT, &["xc: Save failed", log]).is_guest_timed_out());
+        let log = "xc: Save failed (28 = No space left on device): Internal error";
+        assert!(!call(sys::ERROR_GUEST_TIMEDOUT, &[log]).is_guest_timed_out());
         assert!(call(sys::ERROR_DOMAIN_NOTFOUND, &[]).is_not_found());
         assert!(call(sys::ERROR_ABORTED, &[]).is_aborted());
         assert!(!call(sys::ERROR_FAIL, &[]).is_aborted());

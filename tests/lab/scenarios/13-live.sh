@@ -1,0 +1,24 @@
+#!/bin/bash
+# Live snapshots, of a PVH guest: Xen can track its writes.
+# timeout: 400
+. /lab/t/lib.sh
+
+for disk in a b; do qcow2 $disk.qcow2 64M; done
+raw c.img 64M
+guest_up g type=pvh tick=500 a.qcow2 b.qcow2 \
+	"format=raw,vdev=xvdc,access=rw,backendtype=qdisk,target=$LAB_WORK/c.img"
+wait_tick g 3
+pauses=
+for how in internal external mixed; do
+	case $how in
+	internal) disks=(-d xvda,internal -d xvdb,internal) ;;
+	external) disks=(-d xvda,external -d xvdb,external) ;;
+	mixed) disks=(-d xvda,internal -d xvdb,external) ;;
+	esac
+	create_then_revert_twice g $how.xlsave --name "$how" --live "${disks[@]}"
+	[[ $(json live <$how.xlsave.json) == true ]] || fail "$how was not live"
+	pauses+=" $how $(ms "$(json pause_ms <$how.xlsave.json)") ms"
+done
+xl destroy g
+qemu_img_check_all
+detail "PVH, pause$pauses"
