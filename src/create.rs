@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::disk::{self, DiskSeen};
-use crate::domain::DomainConfig;
+use crate::domain::{DomainConfig, GuestType};
 use crate::error::{Error, Result};
 use crate::memory::header;
 use crate::names::{SnapshotName, is_file_part};
@@ -54,6 +54,8 @@ pub struct Seen {
     pub monitor: Option<i32>,
     /// The running Xen release.
     pub xen: String,
+    /// Whether Xen has shadow paging, without which it cannot track the writes of a PV guest.
+    pub shadow_paging: bool,
     /// Where the image is to be.
     pub image: ImagePlace,
     /// The user's xl configuration file, if it was given.
@@ -157,6 +159,8 @@ pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
     }
 
     let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
+    let untracked = guest_type == GuestType::Pv && !seen.shadow_paging;
+    let live = job.request.live && !untracked;
     let record = Record {
         version: VERSION,
         complete: false,
@@ -164,7 +168,7 @@ pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
         id: job.id,
         created: job.now,
         description: job.request.description.clone(),
-        live: job.request.live,
+        live,
         writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
         xen: seen.xen.clone(),
         image_size: 0,
@@ -184,6 +188,13 @@ pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
             notes.push(format!("disk {} is not in the snapshot: {why}", disk.record.vdev));
         }
     }
+    if job.request.live && untracked {
+        notes.push(
+            "this Xen has no shadow paging and cannot track the writes of a running PV guest: \
+             its memory is saved while it stands still"
+                .into(),
+        );
+    }
     if seen.monitor.is_none() {
         notes.push("the domain has no xl process that would handle its reboot".into());
     }
@@ -192,7 +203,7 @@ pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
     let mut prepare: Vec<Step> = disks.iter().flat_map(|disk| disk.prepare.clone()).collect();
     prepare.push(Step::OpenImage(Box::new(start)));
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
-    prepare.push(Step::Suspend { domid, live: job.request.live });
+    prepare.push(Step::Suspend { domid, live });
     prepare.extend(switch_steps(seen, &disks)?);
     let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
     let commit = if actions.is_empty() { Vec::new() } else { vec![Step::Transaction(actions)] };

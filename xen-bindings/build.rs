@@ -7,11 +7,14 @@ use std::{env, path::PathBuf};
 
 /// Every function used. What they need in types follows by itself.
 const FUNCTIONS: &[&str] = &[
-    // libxl.h: the context, its version, error names
+    // libxl.h: the context, Xen itself, error names
     "libxl_ctx_alloc",
     "libxl_ctx_free",
     "libxl_error_to_string",
+    "libxl_get_physinfo",
     "libxl_get_version_info",
+    "libxl_physinfo_dispose",
+    "libxl_physinfo_init",
     // libxl.h and libxl_utils.h: domains
     "libxl_dominfo_dispose",
     "libxl_dominfo_init",

@@ -70,6 +70,7 @@ fn seen(job: &Job) -> Seen {
         disks,
         monitor: Some(77),
         xen: "4.17.7".into(),
+        shadow_paging: true,
         image: ImagePlace::File {
             path: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),
             trouble: None,
@@ -146,6 +147,19 @@ fn a_domain_without_disks_is_snapshotted() {
     let plan = plan(&job, &seen).unwrap();
     assert!(plan.commit.is_empty());
     assert!(plan.finish.contains(&Step::Resume { domid: 3 }));
+}
+
+#[test]
+fn a_pv_guest_is_saved_live_only_where_xen_can() {
+    let job = job("s1", &[]);
+    let mut seen = seen(&job);
+    seen.shadow_paging = false;
+    let suspend = |live| Step::Suspend { domid: 3, live };
+    let pv = plan(&job, &seen).unwrap();
+    assert!(pv.prepare.contains(&suspend(false)));
+    assert!(pv.notes.iter().any(|note| note.contains("stands still")));
+    seen.config = DomainConfig::parse(&CONFIG.replace("\"pv\"", "\"pvh\"")).unwrap();
+    assert!(plan(&job, &seen).unwrap().prepare.contains(&suspend(true)));
 }
 
 #[test]

@@ -27,6 +27,8 @@ use crate::tool::{Invocation, Tool};
 const QEMU_EXIT: Duration = Duration::from_secs(60);
 /// How often a running save looks whether the user wants it to stop.
 const SIGNAL_POLL: Duration = Duration::from_millis(100);
+/// How long after a failed save the guest is watched.
+const LATE_SUSPEND: Duration = Duration::from_secs(3);
 /// What `xl restore` may still do once it has the whole image.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -53,6 +55,7 @@ pub struct Dom0 {
     protected: BTreeMap<PathBuf, Permissions>,
     virtual_sizes: BTreeMap<String, u64>,
     suspended_at: Option<Instant>,
+    suspend_failed: bool,
     done: Done,
 }
 
@@ -90,6 +93,7 @@ impl Dom0 {
             protected: BTreeMap::new(),
             virtual_sizes: BTreeMap::new(),
             suspended_at: None,
+            suspend_failed: false,
             done: Done::default(),
         })
     }
@@ -162,30 +166,20 @@ impl Dom0 {
         }
     }
 
-    /// Saves memory; where Xen cannot track the writes of a running guest, while it stands still.
     fn suspend(&mut self, domid: u32, live: bool) -> Result<()> {
-        let mut result = self.save(domid, live);
-        if live && result.as_ref().is_err_and(cannot_track_writes) {
-            let (writer, record) = self.image.as_mut().expect(IMAGE_IS_OPEN);
-            writer.rewind().map_err(|error| {
-                Error::failed("Xen cannot track the writes of this running guest")
-                    .because(error)
-                    .hint("save it while it stands still: --no-live")
-            })?;
-            record.live = false;
-            self.reporter.note(
-                "note: Xen cannot track the writes of this running guest: \
-                 its memory is saved while it stands still",
-            );
-            result = self.save(domid, false);
-        }
+        let result = self.save(domid, live);
+        self.suspend_failed = result.is_err();
         result.map_err(|error| {
-            let hint = if error.is_guest_timed_out() {
-                "the guest did not answer the suspend request: has it booted, and does it have Xen drivers?"
+            let timed_out = error.is_guest_timed_out();
+            let failed = caused(error);
+            if timed_out {
+                failed.hint(
+                    "the guest did not answer the suspend request: \
+                     has it booted, and does it have Xen drivers?",
+                )
             } else {
-                "libxl's words above name the cause; -vvv shows all of them"
-            };
-            caused(error).hint(hint)
+                failed
+            }
         })
     }
 
@@ -229,14 +223,38 @@ impl Dom0 {
         if let Some(suspended) = self.suspended_at.take() {
             self.done.pause = Some(suspended.elapsed());
         }
+        if self.suspend_failed {
+            return self.resume_latecomer(domid);
+        }
         let Err(error) = result else { return Ok(()) };
-        let info = self.libxl.domain_info(domid).map_err(failed("Look at the domain"))?;
-        match info {
-            Some(info) if info.shutdown_reason == Some(ShutdownReason::Suspend) => {
-                Err(caused(error))
+        match self.is_suspended(domid)? {
+            true => Err(caused(error)),
+            false => Ok(()),
+        }
+    }
+
+    /// After a failed save the guest may still be about to obey the request to suspend: it was seen
+    /// to do so 150 ms after libxl had given up. Takes the request back and watches for a while.
+    fn resume_latecomer(&mut self, domid: u32) -> Result<()> {
+        self.suspend_failed = false;
+        self.xenstore.cancel_suspend(domid).map_err(caused)?;
+        let deadline = Instant::now() + LATE_SUSPEND;
+        loop {
+            if self.is_suspended(domid)? {
+                self.libxl.resume(domid).map_err(caused)?;
             }
-            Some(_) => Ok(()),
-            None => Err(Error::failed(format!("Domain {domid} is gone")).because(error)),
+            if Instant::now() >= deadline {
+                return Ok(());
+            }
+            thread::sleep(SIGNAL_POLL);
+        }
+    }
+
+    /// Whether the domain is suspended; an error if it is gone.
+    fn is_suspended(&self, domid: u32) -> Result<bool> {
+        match self.libxl.domain_info(domid).map_err(caused)? {
+            Some(info) => Ok(info.shutdown_reason == Some(ShutdownReason::Suspend)),
+            None => Err(Error::failed(format!("Domain {domid} is gone"))),
         }
     }
 
@@ -407,12 +425,6 @@ impl Perform for Dom0 {
     fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
-}
-
-/// Whether a live save failed because Xen refuses the log of dirty pages, before anything was
-/// sent. Seen for PV guests with Debian's Xen 4.17.7; libxl has no way to ask beforehand.
-fn cannot_track_writes(error: &LibxlError) -> bool {
-    error.log().iter().any(|line| line.contains("Failed to enable logdirty"))
 }
 
 /// An error that needs no more words than its own.

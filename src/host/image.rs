@@ -29,7 +29,6 @@ pub struct ImageWriter {
     target: Target,
     config: String,
     space: usize,
-    header_len: u64,
 }
 
 impl ImageWriter {
@@ -45,30 +44,17 @@ impl ImageWriter {
             target: start.target.clone(),
             config: start.config.clone(),
             space: header::record_space(&start.record),
-            header_len: 0,
         };
-        match writer.write_header(&start.record) {
-            Ok(()) => Ok(writer),
-            Err(error) => {
-                writer.discard()?;
-                Err(error)
-            }
+        if let Err(error) = writer.header(&start.record).and_then(|h| writer.file.write_all(&h)) {
+            writer.discard()?;
+            return Err(error);
         }
+        Ok(writer)
     }
 
     /// Where the guest's memory goes.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
-    }
-
-    /// Forgets what was written behind the header, to begin anew. A pipe cannot.
-    pub fn rewind(&mut self) -> io::Result<()> {
-        let Target::File(_) = self.target else {
-            return Err(io::Error::other("what went to standard output cannot be taken back"));
-        };
-        let end = self.header_len;
-        self.file.set_len(end)?;
-        self.file.seek(SeekFrom::Start(end)).map(drop)
     }
 
     /// Writes the complete record, makes the file durable and gives it its name. Returns its
@@ -94,12 +80,6 @@ impl ImageWriter {
             Target::Stdout => Ok(()),
             Target::File(path) => files::remove(&partial_path(path)),
         }
-    }
-
-    fn write_header(&mut self, record: &Record) -> io::Result<()> {
-        let header = self.header(record)?;
-        self.header_len = header.len() as u64;
-        self.file.write_all(&header)
     }
 
     fn header(&self, record: &Record) -> io::Result<Vec<u8>> {

@@ -184,7 +184,7 @@ impl Libxl {
     ///
     /// # Errors
     ///
-    /// For dom0, for a domain that libxl did not create, and for one that is gone.
+    /// For a domain that libxl did not create, and for one that is gone.
     pub fn config_json(&self, domid: u32) -> Result<String, LibxlError> {
         let doing = "Reading the configuration of";
         let mut config = Owned::<sys::libxl_domain_config>::new();
@@ -342,6 +342,26 @@ impl Libxl {
         // SAFETY: a live context; no ao_how: synchronous.
         let code = unsafe { sys::libxl_domain_destroy(ctx, domid, ptr::null()) };
         self.check("Destroying", "libxl_domain_destroy", Some(domid), code)
+    }
+
+    /// Whether Xen has shadow paging (`cap_shadow`, libxl.h LIBXL_HAVE_PHYSINFO_CAP_HAP_SHADOW).
+    ///
+    /// Without it Xen cannot track the writes of a PV guest: a live save fails with "Failed to
+    /// enable logdirty" (seen with Debian's Xen 4.17.7).
+    ///
+    /// # Errors
+    ///
+    /// [`LibxlError::Call`] if libxl cannot ask the hypervisor.
+    pub fn has_shadow_paging(&self) -> Result<bool, LibxlError> {
+        let ctx = self.begin_call();
+        let mut info = Owned::<sys::libxl_physinfo>::new();
+        // SAFETY: a live context and an initialised structure (libxl.h: libxl_get_physinfo).
+        let code = unsafe { sys::libxl_get_physinfo(ctx, info.as_mut_ptr()) };
+        if code != 0 {
+            let call = "libxl_get_physinfo";
+            return Err(self.error("Asking Xen what it can do", call, None, code));
+        }
+        Ok(info.cap_shadow)
     }
 
     /// The version of the hypervisor that is running (not of the libxl we were built with).

@@ -131,6 +131,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         monitor: process::xl_monitor(domid)
             .map_err(|error| trouble("the domain's xl process", error))?,
         xen: version.to_string(),
+        shadow_paging: dom0.libxl.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
         image: image_place(&job.image(&domain.name)?)?,
         config,
         stored,
@@ -192,7 +193,9 @@ pub fn for_revert(dom0: &Dom0, source: &Source, snapshot: &str, now: Timestamp) 
             named = Some(running(info));
         }
         if info.uuid != record.domain.uuid {
-            others.extend(disks_of(dom0, info.domid)?.into_iter().map(|disk| (name.clone(), disk)));
+            // From xenstore: a domain that is just being made has no configuration yet.
+            let vbds = dom0.xenstore.vbds(info.domid).map_err(|error| trouble(&name, error))?;
+            others.extend(vbds.into_iter().map(|vbd| (name.clone(), vbd)));
         }
     }
     let same = domains.iter().find(|info| info.uuid == record.domain.uuid).map(running);
@@ -205,7 +208,7 @@ pub fn for_revert(dom0: &Dom0, source: &Source, snapshot: &str, now: Timestamp) 
     Ok(Found { snapshot: snapshot.to_owned(), record, config, named, same, disks, now })
 }
 
-/// The disks of a domain; none if it has just gone.
+/// The disks of the domain that would be reverted; none if it has just gone.
 fn disks_of(dom0: &Dom0, domid: u32) -> Result<Vec<Disk>> {
     let json = match dom0.libxl.config_json(domid) {
         Ok(json) => json,
@@ -227,7 +230,7 @@ fn disk_found(
     disk: &DiskRecord,
     now: Timestamp,
     current: &[Disk],
-    others: &[(String, Disk)],
+    others: &[(String, Vbd)],
 ) -> DiskFound {
     let file = files::facts(&disk.path).map_err(|error| error.to_string());
     let left_out = matches!(disk.snapshot, Kept::None { .. });
@@ -248,12 +251,12 @@ fn disk_found(
     let used_by = file.as_ref().ok().and_then(|facts| {
         others
             .iter()
-            .filter(|(_, other)| other.writable)
-            .find(|(_, other)| {
-                files::facts(&other.path)
-                    .is_ok_and(|f| (f.device, f.inode) == (facts.device, facts.inode))
+            .filter(|(_, vbd)| vbd.writable)
+            .find(|(_, vbd)| {
+                let other = vbd.image().and_then(|path| files::facts(path).ok());
+                other.is_some_and(|f| (f.device, f.inode) == (facts.device, facts.inode))
             })
-            .map(|(name, other)| format!("disk {} of domain {name}", other.vdev))
+            .map(|(name, vbd)| format!("disk {} of domain {name}", vbd.vdev))
     });
     DiskFound {
         file,

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use xenstore_rs::Xs;
 use xenstore_rs::unix::XsUnix;
@@ -35,8 +36,22 @@ pub struct Vbd {
     pub vdev: String,
     /// What serves it.
     pub served: Served,
+    /// Whether the guest may write to it.
+    pub writable: bool,
     /// The keys that name its image, with their values.
     pub params: Vec<(String, String)>,
+}
+
+impl Vbd {
+    /// The image, as far as xenstore tells: behind the format for a qdisk, the whole value else.
+    pub fn image(&self) -> Option<&Path> {
+        let (_, value) = self.params.first()?;
+        let path = match self.served {
+            Served::Qemu => value.split_once(':')?.1,
+            Served::Blkback | Served::Other(_) => value,
+        };
+        Some(Path::new(path))
+    }
 }
 
 impl Xenstore {
@@ -69,6 +84,7 @@ impl Xenstore {
                 Some("phy") => Served::Blkback,
                 other => Served::Other(other.unwrap_or("nothing").to_owned()),
             };
+            let writable = self.read(&format!("{own}/mode"))?.as_deref() != Some("r");
             let backend = self.read(&format!("{own}/backend"))?;
             let mut params = Vec::new();
             for directory in [Some(own), backend].into_iter().flatten() {
@@ -77,9 +93,20 @@ impl Xenstore {
                     params.push((key, value));
                 }
             }
-            vbds.push(Vbd { vdev, served, params });
+            vbds.push(Vbd { vdev, served, writable, params });
         }
         Ok(vbds)
+    }
+
+    /// Takes back a request to suspend that the guest has not taken up (libxl does the same when
+    /// its own time-out passes: libxl_domain.c, `libxl__domain_pvcontrol_write` of "").
+    pub fn cancel_suspend(&self, domid: u32) -> Result<(), XenstoreError> {
+        let path = format!("/local/domain/{domid}/control/shutdown");
+        if self.read(&path)?.as_deref() == Some("suspend") {
+            let write = XenstoreWrite { path, new: String::new(), old: "suspend".into() };
+            self.write(&[write])?;
+        }
+        Ok(())
     }
 
     /// Writes keys, one after the other: the crate has no transactions on this interface.

@@ -293,13 +293,23 @@ create() {
 	not_torn "$name"
 }
 
+# The number to which the counter stepped back since the mark; the guest may have run on after the
+# mark, until it was destroyed.
+lab_stepped_back() {
+	{
+		head -c "${lab_mark[$1]}" "$lab_consoles/guest-$1.log"
+		console "$1"
+	} | awk '/^TICK [0-9]+ boot=/ {if (seen && $2 < last) first = $2; last = $2; seen = 1} END {print first}'
+}
+
 # went_back NAME IMAGE: the guest goes on from the moment of the snapshot, in the same boot, with
 # disks that agree, watched by xl. Everything since the mark counts.
 went_back() {
 	local name=$1 image=$2 first
 	more_ticks "$name" 3
 	not_torn "$name"
-	first=$(console "$name" | awk '/^TICK/ {print $2; exit}')
+	first=$(lab_stepped_back "$name")
+	[[ $first ]] || fail "$name did not step back"
 	((first >= lab_from[$image] && first <= lab_until[$image])) ||
 		fail "$name goes on with $first, $image is of ${lab_from[$image]} to ${lab_until[$image]}"
 	[[ $(boot_id "$name") == "${lab_boot[$image]}" ]] || fail "$name: another boot after $image"

@@ -120,7 +120,8 @@ impl LibxlError {
 
     /// The domain does not exist (any more): `ERROR_DOMAIN_NOTFOUND`.
     ///
-    /// Some libxl functions say `ERROR_FAIL` for that; ask [`super::Libxl::domain_info`] to be sure.
+    /// Some libxl functions say `ERROR_FAIL` (pause, suspend) or `ERROR_LOCK_FAIL` (configuration,
+    /// userdata) for that; ask [`super::Libxl::domain_info`] to be sure.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.is(sys::ERROR_DOMAIN_NOTFOUND)

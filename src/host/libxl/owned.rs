@@ -45,6 +45,12 @@ unsafe impl Managed for sys::libxl_device_disk {
     const DISPOSE: unsafe extern "C" fn(*mut Self) = sys::libxl_device_disk_dispose;
 }
 
+// SAFETY: as above, from _libxl_types.h.
+unsafe impl Managed for sys::libxl_physinfo {
+    const INIT: unsafe extern "C" fn(*mut Self) = sys::libxl_physinfo_init;
+    const DISPOSE: unsafe extern "C" fn(*mut Self) = sys::libxl_physinfo_dispose;
+}
+
 /// A libxl structure, initialised and in the end disposed of by libxl.
 pub(super) struct Owned<T: Managed>(T);
 

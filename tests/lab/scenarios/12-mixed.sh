@@ -3,11 +3,11 @@
 # timeout: 300
 . /lab/t/lib.sh
 
-for disk in a b; do qcow2 $disk.qcow2 64M; done
+for disk in a b d; do qcow2 $disk.qcow2 64M; done
 raw c.img 64M
 guest_up g tick=500 a.qcow2 b.qcow2 \
 	"format=raw,vdev=xvdc,access=rw,backendtype=qdisk,target=$LAB_WORK/c.img" \
-	"format=qcow2,vdev=xvdd,access=ro,target=$LAB_WORK/a.qcow2"
+	"format=qcow2,vdev=xvdd,access=ro,target=$LAB_WORK/d.qcow2"
 wait_tick g 3
 create_then_revert_twice g s1.xlsave --name s1 --no-live -d xvdb,external
 create_then_revert_twice g s2.xlsave --name s2 -d xvda,external
