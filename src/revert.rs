@@ -115,14 +115,14 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             disks.iter().map(|disk| disk.put_back.get(round).cloned().into_iter().collect());
         commit.extend(together(steps));
     }
-    commit.push(Step::Restore { uuid: domain.uuid, config: config.to_json() });
+    commit.push(Step::Restore { domain: domain.name.clone(), config: config.to_json() });
 
     let mut finish = Vec::new();
     if wishes.discard_current {
         finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
     }
     if !wishes.paused {
-        finish.insert(0, Step::Unpause { uuid: domain.uuid });
+        finish.insert(0, Step::Unpause { uuid: domain.uuid, domain: domain.name.clone() });
     }
 
     let plan = Plan {

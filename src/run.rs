@@ -1,7 +1,7 @@
 //! Runs a command line: looks, plans, executes, reports.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -57,9 +57,14 @@ fn create(args: CreateArgs) -> Result<()> {
     let to_stdout = request.memory == MemoryTarget::Stdout;
     let job = Job::new(request, Timestamp::now(), Uuid::new_v4());
 
+    if to_stdout && !args.common.dry_run && io::stdout().is_terminal() {
+        return Err(Error::usage("The memory image does not go to a terminal")
+            .hint("redirect standard output, or give --memory a file"));
+    }
     let mut dom0 = open(&args.common)?;
     let domain = look::domain(&dom0, &args.domain)?;
-    let _lock = Lock::take(domain.uuid, &domain.name, &format!("create {}", job.name))?;
+    let operation = format!("create {}", job.name);
+    let _lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
     let seen = look::for_create(&mut dom0, &domain, &job)?;
     let plan = create::plan(&job, &seen)?;
     if args.common.dry_run {
@@ -102,7 +107,8 @@ fn revert(args: &RevertArgs) -> Result<()> {
     let mut dom0 = open(&args.common)?;
     let record = source.image.record.clone();
     let domain = &record.domain;
-    let _lock = Lock::take(domain.uuid, &domain.name, &format!("revert {}", record.name))?;
+    let operation = format!("revert {}", record.name);
+    let _lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
     let snapshot = crate::tool::quote(&args.snapshot);
     let found = look::for_revert(&dom0, &source, &snapshot, Timestamp::now())?;
     let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
@@ -154,6 +160,11 @@ fn open(common: &Common) -> Result<Dom0> {
             .map_err(|error| Error::failed("Catching signals").because(error))?;
     }
     Dom0::open(Reporter::new(common.quiet, common.verbose), stop)
+}
+
+/// One of us per domain; a dry run changes nothing and needs no lock.
+fn take_lock(common: &Common, uuid: Uuid, domain: &str, operation: &str) -> Result<Option<Lock>> {
+    if common.dry_run { Ok(None) } else { Lock::take(uuid, domain, operation).map(Some) }
 }
 
 fn read_spec(path: &Path) -> Result<Spec> {

@@ -413,7 +413,7 @@ impl Perform for Dom0 {
             Step::CompleteImage => self.complete_image(),
             Step::Destroy { domid } => self.destroy(*domid),
             Step::Restore { config, .. } => self.restore(config),
-            Step::Unpause { uuid } => {
+            Step::Unpause { uuid, .. } => {
                 self.domid(*uuid).and_then(|domid| self.libxl.unpause(domid).map_err(caused))
             }
             Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),

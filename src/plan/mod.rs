@@ -100,10 +100,10 @@ fn undo(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
     left
 }
 
-fn failure(plan: &Plan, step: &Step, error: Error, left: Vec<Left>) -> Error {
-    let hint = error.hint.clone();
+fn failure(plan: &Plan, step: &Step, mut error: Error, mut left: Vec<Left>) -> Error {
     let mut outer = Error::failed(format!("{} failed: could not {step}", plan.title));
-    outer.hint = hint;
+    outer.hint = error.hint.take();
+    left.append(&mut error.left);
     let outer = outer.because(error);
     if left.is_empty() { outer } else { outer.unfinished(left) }
 }
@@ -214,6 +214,40 @@ mod tests {
         let error = outcome(&[3]).0.unwrap_err();
         assert_eq!(error.exit_code(), 4);
         assert_eq!(error.left[0].what, "Half");
+    }
+
+    #[test]
+    fn what_a_step_itself_left_is_told() {
+        struct Unsure;
+        impl Perform for Unsure {
+            fn perform(&mut self, step: &Step) -> Result<()> {
+                let left = Left { what: "Who knows".into(), command: None };
+                match step {
+                    Step::Run(_) => Err(Error::failed("No answer").unfinished(vec![left])),
+                    _ => Ok(()),
+                }
+            }
+        }
+        let error = execute(&plan(), &mut Unsure).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert_eq!(error.left[0].what, "Who knows");
+    }
+
+    #[test]
+    fn a_signal_undoes_what_was_prepared() {
+        struct Stopped(Vec<String>);
+        impl Perform for Stopped {
+            fn perform(&mut self, step: &Step) -> Result<()> {
+                self.0.push(step.to_string());
+                Ok(())
+            }
+            fn interrupted(&self) -> bool {
+                !self.0.is_empty()
+            }
+        }
+        let mut host = Stopped(Vec::new());
+        assert_eq!(execute(&plan(), &mut host).unwrap_err().exit_code(), 1);
+        assert_eq!(host.0.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
     }
 
     #[test]

@@ -155,8 +155,8 @@ pub enum Step {
     Together(Vec<Step>),
     /// Restores the domain from the memory image, paused.
     Restore {
-        /// The domain's UUID.
-        uuid: Uuid,
+        /// The domain's name.
+        domain: String,
         /// libxl's JSON, disks as they are now.
         config: String,
     },
@@ -164,6 +164,8 @@ pub enum Step {
     Unpause {
         /// The domain's UUID: its number is not known before it is restored.
         uuid: Uuid,
+        /// Its name.
+        domain: String,
     },
     /// Deletes an internal snapshot of a disk of the restored domain, through its QEMU.
     DropInternal {
@@ -230,7 +232,7 @@ impl Step {
                     .collect::<Vec<_>>()
                     .join(" && "),
             ),
-            Step::Unpause { .. } => Some("xl unpause DOMAIN".into()),
+            Step::Unpause { domain, .. } => Some(format!("xl unpause {}", quote(domain))),
             _ => None,
         }
     }
@@ -298,8 +300,8 @@ impl fmt::Display for Step {
                 let list: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 write!(f, "{}", list.join("; at the same time "))
             }
-            Step::Restore { uuid, .. } => write!(f, "restore domain {uuid} with xl, paused"),
-            Step::Unpause { uuid } => write!(f, "unpause domain {uuid}"),
+            Step::Restore { domain, .. } => write!(f, "restore {domain} with xl, paused"),
+            Step::Unpause { domain, .. } => write!(f, "unpause {domain}"),
             Step::DropInternal { vdev, name, .. } => {
                 write!(f, "delete the internal snapshot {name} of {vdev}")
             }

@@ -287,19 +287,19 @@ create() {
 	shift 2
 	lab_boot[$image]=$(boot_id "$name")
 	lab_from[$image]=$(tick "$name")
-	xl-snapshot create "$name" --memory "$image" --json "$@" >"$image.json"
+	xl-snapshot create -v "$name" --memory "$image" --json "$@" >"$image.json"
 	lab_until[$image]=$(($(tick "$name") + 1))
 	wait_tick "$name" $((lab_until[$image] + 3))
 	not_torn "$name"
 }
 
-# The number to which the counter stepped back since the mark; the guest may have run on after the
-# mark, until it was destroyed.
-lab_stepped_back() {
+# The number to which the counter jumped last, the mark included: the guest may have run on after the
+# mark, until it was destroyed. Back or, from an older snapshot to a newer one, forward.
+lab_jumped() {
 	{
 		head -c "${lab_mark[$1]}" "$lab_consoles/guest-$1.log"
 		console "$1"
-	} | awk '/^TICK [0-9]+ boot=/ {if (seen && $2 < last) first = $2; last = $2; seen = 1} END {print first}'
+	} | awk '/^TICK [0-9]+ boot=/ {if (seen && $2 != last + 1) at = $2; last = $2; seen = 1} END {print at}'
 }
 
 # went_back NAME IMAGE: the guest goes on from the moment of the snapshot, in the same boot, with
@@ -308,8 +308,8 @@ went_back() {
 	local name=$1 image=$2 first
 	more_ticks "$name" 3
 	not_torn "$name"
-	first=$(lab_stepped_back "$name")
-	[[ $first ]] || fail "$name did not step back"
+	first=$(lab_jumped "$name")
+	[[ $first ]] || fail "$name runs on as if nothing had happened"
 	((first >= lab_from[$image] && first <= lab_until[$image])) ||
 		fail "$name goes on with $first, $image is of ${lab_from[$image]} to ${lab_until[$image]}"
 	[[ $(boot_id "$name") == "${lab_boot[$image]}" ]] || fail "$name: another boot after $image"
@@ -321,7 +321,7 @@ revert() {
 	local name=$1 image=$2
 	shift 2
 	mark "$name"
-	xl-snapshot revert "$image" "$@"
+	xl-snapshot revert -v "$image" "$@"
 	went_back "$name" "$image"
 }
 

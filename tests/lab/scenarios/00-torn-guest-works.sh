@@ -5,7 +5,7 @@
 
 qcow2 a.qcow2 64M
 qcow2 b.qcow2 64M
-guest_up torn tick=500 a.qcow2 b.qcow2
+guest_up torn tick=300 a.qcow2 b.qcow2
 wait_tick torn 2
 boot=$(boot_id torn)
 

@@ -5,7 +5,7 @@
 
 for disk in a b; do qcow2 $disk.qcow2 64M; done
 raw c.img 64M
-guest_up g type=pvh tick=500 a.qcow2 b.qcow2 \
+guest_up g type=pvh tick=300 a.qcow2 b.qcow2 \
 	"format=raw,vdev=xvdc,access=rw,backendtype=qdisk,target=$LAB_WORK/c.img"
 wait_tick g 3
 pauses=

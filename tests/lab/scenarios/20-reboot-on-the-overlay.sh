@@ -6,7 +6,7 @@
 
 qcow2 a.qcow2 64M
 raw b.img 64M
-guest_up g tick=500 a.qcow2 \
+guest_up g tick=300 a.qcow2 \
 	"format=raw,vdev=xvdb,access=rw,backendtype=qdisk,target=$LAB_WORK/b.img"
 wait_tick g 3
 monitor=$(xl_monitor_pid g)

@@ -4,7 +4,7 @@
 . /lab/t/lib.sh
 
 for disk in a b; do qcow2 $disk.qcow2 64M; done
-guest_up g tick=500 a.qcow2 b.qcow2
+guest_up g tick=300 a.qcow2 b.qcow2
 wait_tick g 3
 create g s1.xlsave --name s1 --no-live
 [[ $(stat -c %a s1.xlsave) == 600 ]] || fail "the image is not for root alone"

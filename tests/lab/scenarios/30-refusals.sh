@@ -4,13 +4,11 @@
 . /lab/t/lib.sh
 
 for disk in a b; do qcow2 $disk.qcow2 64M; done
-guest_up g tick=500 a.qcow2 b.qcow2
+guest_up g tick=300 a.qcow2 b.qcow2
 wait_tick g 2
 xl-snapshot create g --no-live --name s1 --memory s1.xlsave -d xvdb,external
 more_ticks g 1
-mkdir full
-mount -t tmpfs -o size=20M none full
-stand() { find . -path ./full -prune -o -type f ! -name '*.out' -printf '%p %s %m\n' | sort; xl list -l g; }
+stand() { find . -type f ! -name '*.out' -printf '%p %m\n' | sort; xl list -l g; }
 before=$(stand)
 
 refused 3 'no domain "nobody"' xl-snapshot create nobody
@@ -22,7 +20,10 @@ refused 3 'exists' xl-snapshot create g --no-live --name s2 --memory x.xlsave -d
 refused 3 'g-xvdb.after-s1.qcow2 exists' xl-snapshot create g --no-live --name s1 --memory x.xlsave -d xvda,none -d xvdb,external
 refused 3 '/no/such' xl-snapshot create g --no-live --name s2 --memory /no/such/x.xlsave
 refused 3 '/no/such' xl-snapshot create g --no-live --name s2 --memory x.xlsave -d xvdb,external,file=/no/such/o.qcow2
-refused 3 'MiB free' xl-snapshot create g --no-live --name s2 --memory full/x.xlsave
+# /run is a small tmpfs, smaller than the guest's memory.
+mount -o remount,size=20M /run
+refused 3 'MiB free' xl-snapshot create g --no-live --name s2 --memory /run/x.xlsave
+mount -o remount,size=50% /run
 for name in '' 123 a/b .. -x; do
 	refused 2 'snapshot name' xl-snapshot create g --no-live --name="$name" --memory x.xlsave
 done
@@ -69,15 +70,18 @@ touch -r saved b.qcow2
 xl-snapshot revert s1.xlsave --dry-run
 
 # Another domain has the name.
-boot=$(boot_id g)
 xl rename g other
 qcow2 c.qcow2 64M
-guest_up g c.qcow2
+guest_up g c.qcow2 'cfg=on_poweroff = "preserve"'
 refused 3 'belongs to another domain' xl-snapshot revert s1.xlsave
+# And that one is shut down, but kept.
+xl shutdown g
+wait_line g '^STOP ' 60
+until xl list g | grep -q -- '---s--'; do lab_pause; done
+refused 3 'is shut down' xl-snapshot create g --memory x.xlsave
 xl destroy g
 xl rename other g
 not_torn g
 [[ $(domid g) ]]
 more_ticks g 2
-umount full
 detail "$(grep -c 'refused as it should be' "$LAB_LOGS/output.log") refusals, nothing changed by any"

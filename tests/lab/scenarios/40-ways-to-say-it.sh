@@ -4,13 +4,13 @@
 . /lab/t/lib.sh
 
 for disk in a b; do qcow2 $disk.qcow2 64M; done
-guest_up g tick=500 a.qcow2 b.qcow2
+guest_up g tick=300 a.qcow2 b.qcow2
 wait_tick g 3
 boot=$(boot_id g)
 uuid=$(xl list -l g | sed -n 's/.*"uuid": "\(.*\)".*/\1/p')
 
 # A dry run changes nothing and names everything.
-stand() { find . -type f -printf '%p %s %T@\n' | grep -v -e '\.out' -e '\.qcow2 ' | sort; ls "$images" 2>&1; }
+stand() { find . -type f -printf '%p %s %T@\n' | grep -v -e '\.out' -e '\.qcow2 ' | sort; ls "$images" 2>&1 || :; }
 before=$(stand)
 xl-snapshot create "$uuid" --name s1 --dry-run -d xvdb,external >plan.out
 grep -q 'one QMP transaction: xvda internal s1; xvdb to overlay' plan.out
@@ -39,6 +39,8 @@ not_torn g
 mark g
 xl-snapshot revert before.toml --paused
 xl list g | grep -q -- '--p---' || fail "it is not paused after the revert"
+mark g
+lab_pause 2
 [[ -z $(console g | grep TICK || :) ]] || fail "a paused guest ticks"
 xl unpause g
 more_ticks g 2
