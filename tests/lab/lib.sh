@@ -262,6 +262,11 @@ images=/var/lib/xen/snapshots
 # it: one key a line. No JSON tool is in dom0.
 json() { sed -n "s/^  \"$1\": \"\\?\\([^\",]*\\)\"\\?,\\?\$/\\1/p"; }
 
+# image_of NAME VDEV: the file that libxl names for a disk.
+image_of() {
+	xl list -l "$1" | awk -F'"' -v vdev="$2" '$2 == "pdev_path" {p = $4} $2 == "vdev" && $4 == vdev {print p}'
+}
+
 # ms SECONDS_OR_MS: without what stands behind the point.
 ms() { echo "${1%%.*}"; }
 

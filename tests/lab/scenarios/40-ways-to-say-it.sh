@@ -59,7 +59,7 @@ gzip -dc piped.gz | xl-snapshot revert -
 went_back g piped
 # A pipe that ends too soon destroys nothing.
 id=$(domid g)
-gzip -dc piped.gz | head -c 3000000 >part
+head -c 3000000 < <(gzip -dc piped.gz) >part
 refused 3 'truncated' xl-snapshot revert - <part
 [[ $(domid g) == "$id" ]]
 
@@ -80,10 +80,11 @@ grep -q '"pause_ms": [0-9]' created.json
 # --discard-current deletes what was written since.
 xl-snapshot create g --name last --no-live --memory last.xlsave -d xvda,external
 more_ticks g 1
+kept_inside() { qemu-img info -U -f qcow2 "$(image_of g xvdb)" | grep -c before-revert || :; }
+kept=$(kept_inside)
 xl-snapshot revert last.xlsave --discard-current
 [[ ! -e g-xvda.after-last.qcow2 ]] || fail "the overlay was not deleted"
-qemu-img info -U --output=json "$(xl list -l g | sed -n 's/.*"pdev_path": "\(.*elsewhere[^"]*\|.*xvdb[^"]*\)".*/\1/p')" >info.json
-! grep -q before-revert info.json || fail "the internal snapshot was not deleted"
+[[ $kept == "$(kept_inside)" ]] || fail "the internal snapshot was not deleted"
 more_ticks g 2
 not_torn g
 xl destroy g
