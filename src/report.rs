@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressStyle};
@@ -121,6 +121,8 @@ pub struct Created {
     pub total_ms: f64,
     /// Each disk.
     pub disks: Vec<CreatedDisk>,
+    /// The domain's xl configuration file, if the domain was named by it.
+    pub cfg: Option<PathBuf>,
     /// Disk entries that the domain's xl configuration file needs now.
     pub cfg_disks: Vec<String>,
 }
@@ -195,7 +197,7 @@ impl fmt::Display for Created {
         }
         let pause = self.pause_ms.map(|ms| format!("{ms:.0} ms")).unwrap_or("unknown".into());
         writeln!(f, "  pause   {pause} of {:.1} s in all", self.total_ms / 1000.0)?;
-        write_cfg_disks(f, &self.domain, &self.cfg_disks)
+        write_cfg_disks(f, &self.domain, self.cfg.as_deref(), &self.cfg_disks)
     }
 }
 
@@ -248,7 +250,7 @@ impl fmt::Display for Reverted {
             }
         }
         writeln!(f, "  total   {:.1} s", self.total_ms / 1000.0)?;
-        write_cfg_disks(f, &self.domain, &self.cfg_disks)
+        write_cfg_disks(f, &self.domain, None, &self.cfg_disks)
     }
 }
 
@@ -315,14 +317,20 @@ impl fmt::Display for Shown {
     }
 }
 
-fn write_cfg_disks(f: &mut fmt::Formatter<'_>, domain: &str, entries: &[String]) -> fmt::Result {
+fn write_cfg_disks(
+    f: &mut fmt::Formatter<'_>,
+    domain: &str,
+    cfg: Option<&Path>,
+    entries: &[String],
+) -> fmt::Result {
     if entries.is_empty() {
         return Ok(());
     }
-    writeln!(
-        f,
-        "The xl configuration file of {domain} is not known here. Before its next xl create,"
-    )?;
+    match cfg {
+        Some(cfg) => write!(f, "{} still names the frozen images.", quote(cfg))?,
+        None => write!(f, "The xl configuration file of {domain} is not known here.")?,
+    }
+    writeln!(f, " Before its next xl create,")?;
     writeln!(f, "give it these disk entries, or it will write into the frozen images:")?;
     entries.iter().try_for_each(|entry| writeln!(f, "  '{entry}'"))
 }

@@ -90,6 +90,7 @@ fn create(args: CreateArgs) -> Result<()> {
         pause_ms: done.pause.map(|pause| pause.as_secs_f64() * 1000.0),
         total_ms: started.elapsed().as_secs_f64() * 1000.0,
         disks: Created::disks(&record),
+        cfg: seen.cfg,
         cfg_disks: create::cfg_lines(&record),
     };
     // Standard output carries the image then.
