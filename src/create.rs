@@ -159,8 +159,9 @@ pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
     }
 
     let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
-    let untracked = guest_type == GuestType::Pv && !seen.shadow_paging;
-    let live = job.request.live && !untracked;
+    let internal = disks.iter().any(|d| matches!(d.record.snapshot, Kept::Internal { .. }));
+    let not_live = why_not_live(guest_type, seen, internal).filter(|_| job.request.live);
+    let live = job.request.live && not_live.is_none();
     let record = Record {
         version: VERSION,
         complete: false,
@@ -188,13 +189,8 @@ pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
             notes.push(format!("disk {} is not in the snapshot: {why}", disk.record.vdev));
         }
     }
-    if job.request.live && untracked {
-        notes.push(
-            "this Xen has no shadow paging and cannot track the writes of a running PV guest: \
-             its memory is saved while it stands still"
-                .into(),
-        );
-    }
+    notes
+        .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
     if seen.monitor.is_none() {
         notes.push("the domain has no xl process that would handle its reboot".into());
     }
@@ -271,6 +267,21 @@ fn check_wishes(domain: &str, wishes: &[DiskWish], seen: &Seen) -> Result<()> {
         None => Ok(()),
         Some(wish) => Err(Error::usage(format!("Domain {domain} has no disk {}", wish.vdev))
             .hint(format!("it has: {}", known.join(" ")))),
+    }
+}
+
+/// Why memory cannot be saved while the guest runs, if it cannot.
+fn why_not_live(guest_type: GuestType, seen: &Seen, internal: bool) -> Option<&'static str> {
+    match guest_type {
+        GuestType::Pv if !seen.shadow_paging => {
+            Some("this Xen has no shadow paging and cannot track the writes of a PV guest")
+        }
+        // libxl then has QEMU inactivate all images, and internal snapshots fail until it goes on
+        // (QEMU 7.2, migration/savevm.c, qmp_xen_save_devices_state).
+        GuestType::Hvm if internal => {
+            Some("QEMU takes no internal snapshots of an HVM guest that was saved live")
+        }
+        _ => None,
     }
 }
 

@@ -56,12 +56,11 @@ impl Reporter {
         }
     }
 
-    /// Says that a step is over, with `-v`.
-    pub fn step(&self, step: &Step, took: Duration, well: bool) {
-        if self.verbosity > 0 {
-            let how = if well { "" } else { " FAILED" };
-            self.message(&format!("{:>9.1} ms{how}  {step}", took.as_secs_f64() * 1000.0));
-        }
+    /// What `-v` says when a step is over.
+    pub fn step(&self, step: &Step, took: Duration, well: bool) -> Option<String> {
+        let how = if well { "" } else { " FAILED" };
+        let ms = took.as_secs_f64() * 1000.0;
+        (self.verbosity > 0).then(|| format!("{ms:>9.1} ms{how}  {step}"))
     }
 
     /// A progress bar for memory, shown on a terminal only.

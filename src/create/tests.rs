@@ -54,6 +54,7 @@ fn seen(job: &Job) -> Seen {
                 driver: "qcow2".into(),
                 read_only: false,
                 virtual_size: 64 << 20,
+                emulated: None,
                 snapshots: vec![QcowSnapshot { id: "1".into(), name: "old".into(), date: now() }],
             }),
             file: Ok(facts()),
@@ -163,6 +164,17 @@ fn a_pv_guest_is_saved_live_only_where_xen_can() {
 }
 
 #[test]
+fn an_hvm_guest_is_saved_live_only_without_internal_snapshots() {
+    let suspend = |live| Step::Suspend { domid: 3, live };
+    for (disks, live) in [(&[][..], false), (&["xvda,external"][..], true)] {
+        let job = job("s1", disks);
+        let mut seen = seen(&job);
+        seen.config = DomainConfig::parse(&CONFIG.replace("\"pv\"", "\"hvm\"")).unwrap();
+        assert!(plan(&job, &seen).unwrap().prepare.contains(&suspend(live)), "{disks:?}");
+    }
+}
+
+#[test]
 fn paused_is_asked_for_before_the_guest_could_run() {
     let mut job = job("s1", &[]);
     job.request.paused = true;
@@ -205,6 +217,9 @@ fn what_is_refused() {
     });
     refused(&[], "QEMU writes to /srv/x.qcow2", |seen| {
         seen.disks[0].node.as_mut().unwrap().file = "/srv/x.qcow2".into();
+    });
+    refused(&[], "the emulated drive ide0-hd0", |seen| {
+        seen.disks[0].node.as_mut().unwrap().emulated = Some("ide0-hd0".into());
     });
     refused(&[], "QEMU does not know it", |seen| seen.disks[0].node = None);
     refused(&[], "for reading only", |seen| {

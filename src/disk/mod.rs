@@ -61,6 +61,8 @@ pub struct Node {
     pub virtual_size: u64,
     /// The internal snapshots.
     pub snapshots: Vec<QcowSnapshot>,
+    /// The emulated drive that has the same file open, if an HVM guest has not unplugged it.
+    pub emulated: Option<String>,
 }
 
 /// One disk of a running domain.
@@ -264,6 +266,15 @@ fn node(seen: &DiskSeen) -> Result<&Node> {
             ),
         )
         .hint("somebody snapshotted it by hand; restart the domain on the right image first"));
+    }
+    if let Some(drive) = &node.emulated {
+        return Err(refuse(
+            disk,
+            format!(
+                "QEMU also has it open as the emulated drive {drive}, through which the guest may write"
+            ),
+        )
+        .hint("a guest with Xen's PV drivers unplugs its emulated disks at boot"));
     }
     if node.read_only {
         return Err(refuse(disk, "QEMU has it open for reading only".into()));

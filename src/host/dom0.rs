@@ -20,7 +20,7 @@ use crate::host::{command, files, process};
 use crate::memory::header;
 use crate::plan::{Action, ImageStart, Perform, Step, Target};
 use crate::record::{FrozenFile, Kept, Record};
-use crate::report::Reporter;
+use crate::report::{MemoryBar, Reporter};
 use crate::tool::{Invocation, Tool};
 
 /// How long a destroyed domain's QEMU may take to close its disks.
@@ -56,6 +56,9 @@ pub struct Dom0 {
     virtual_sizes: BTreeMap<String, u64>,
     suspended_at: Option<Instant>,
     suspend_failed: bool,
+    /// What is said only once the guest runs again: a terminal may be stopped by Ctrl-S.
+    bar: Option<MemoryBar>,
+    messages: Vec<String>,
     done: Done,
 }
 
@@ -94,6 +97,8 @@ impl Dom0 {
             virtual_sizes: BTreeMap::new(),
             suspended_at: None,
             suspend_failed: false,
+            bar: None,
+            messages: Vec::new(),
             done: Done::default(),
         })
     }
@@ -192,7 +197,7 @@ impl Dom0 {
         let result = thread::scope(|scope| {
             let aborter = libxl.aborter();
             let finished = &finished;
-            scope.spawn(move || {
+            let watch = scope.spawn(move || {
                 while !finished.load(Ordering::Acquire) {
                     // Asked again until it is heard: the save may be between two of its parts.
                     if stop.load(Ordering::Acquire)
@@ -200,7 +205,7 @@ impl Dom0 {
                     {
                         return;
                     }
-                    thread::sleep(SIGNAL_POLL);
+                    thread::park_timeout(SIGNAL_POLL);
                 }
             });
             let result = libxl.suspend(domid, writer.fd(), live, &mut |progress| {
@@ -210,9 +215,11 @@ impl Dom0 {
                 bar.show(progress.what, progress.done, progress.total);
             });
             finished.store(true, Ordering::Release);
+            // The guest stands still: nobody waits for the end of a sleep now.
+            watch.thread().unpark();
             result
         });
-        bar.finish();
+        self.bar = Some(bar);
         self.suspended_at = Some(suspended_at.unwrap_or_else(Instant::now));
         result
     }
@@ -222,6 +229,9 @@ impl Dom0 {
         let result = self.libxl.resume(domid);
         if let Some(suspended) = self.suspended_at.take() {
             self.done.pause = Some(suspended.elapsed());
+        }
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
         }
         if self.suspend_failed {
             return self.resume_latecomer(domid);
@@ -418,7 +428,10 @@ impl Perform for Dom0 {
             }
             Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
         };
-        self.reporter.step(step, started.elapsed(), result.is_ok());
+        self.messages.extend(self.reporter.step(step, started.elapsed(), result.is_ok()));
+        if self.suspended_at.is_none() {
+            self.messages.drain(..).for_each(|text| self.reporter.message(&text));
+        }
         result
     }
 

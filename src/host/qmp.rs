@@ -78,6 +78,9 @@ pub struct Qmp {
 /// One device of `query-block`.
 #[derive(Debug, Deserialize)]
 struct Block {
+    /// The drive's name; empty for Xen's PV disks.
+    #[serde(default)]
+    device: String,
     /// A device's path in QEMU's object tree.
     qdev: Option<String>,
     inserted: Option<Inserted>,
@@ -132,6 +135,13 @@ impl Qmp {
     /// The disks QEMU serves, with the guest's name of each.
     pub fn disks(&mut self) -> Result<Vec<(String, Node)>, QmpError> {
         let blocks: Vec<Block> = self.execute(&query_block {})?;
+        let emulated: Vec<(String, PathBuf)> = blocks
+            .iter()
+            .filter(|block| !block.device.is_empty())
+            .filter_map(|block| {
+                Some((block.device.clone(), block.inserted.as_ref()?.image.filename.clone()))
+            })
+            .collect();
         let mut disks = Vec::new();
         for block in blocks {
             let (Some(qdev), Some(inserted)) = (block.qdev, block.inserted) else { continue };
@@ -142,7 +152,10 @@ impl Qmp {
                 Err(QmpError::Refused { .. }) => continue,
                 Err(error) => return Err(error),
             };
-            disks.push((whole_disk(&vdev).to_owned(), inserted.into_node()));
+            let mut node = inserted.into_node();
+            let drive = emulated.iter().find(|(_, file)| *file == node.file);
+            node.emulated = drive.map(|(drive, _)| drive.clone());
+            disks.push((whole_disk(&vdev).to_owned(), node));
         }
         Ok(disks)
     }
@@ -204,6 +217,7 @@ impl Inserted {
             read_only: self.ro,
             virtual_size: self.image.virtual_size,
             snapshots: self.image.snapshots.into_iter().map(SnapshotInfo::into_record).collect(),
+            emulated: None,
         }
     }
 }
