@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::disk::{self, DiskSeen};
-use crate::domain::{DomainConfig, GuestType};
-use crate::error::{Error, Result};
+use crate::disk::lvm::volumes::Volume;
+use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
+use crate::domain::{Disk, DomainConfig, Format, GuestType};
+use crate::error::{Error, Left, Result};
 use crate::memory::header;
 use crate::names::{SnapshotName, is_file_part};
-use crate::plan::{ImageStart, Plan, Step, StoreConfig, Target, XenstoreWrite};
+use crate::plan::{
+    ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
+};
 use crate::record::{DomainRecord, Kept, Record, VERSION};
 use crate::spec::{DiskWish, MemoryTarget, Request, Wish};
 use crate::tool::{check_path, quote};
+use crate::xlcfg::Change;
 
 /// Where memory images go when the user does not say.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
@@ -50,6 +54,8 @@ pub struct Seen {
     pub stored: String,
     /// Its disks, in the order of the configuration.
     pub disks: Vec<DiskSeen>,
+    /// The host's logical volumes; looked at only if a disk may be one.
+    pub volumes: std::result::Result<Vec<Volume>, String>,
     /// Its xl process, if it has one.
     pub monitor: Option<i32>,
     /// The running Xen release.
@@ -58,8 +64,6 @@ pub struct Seen {
     pub shadow_paging: bool,
     /// Where the image is to be.
     pub image: ImagePlace,
-    /// The user's xl configuration file, if it was given.
-    pub cfg: Option<PathBuf>,
 }
 
 /// What is known of the place for the memory image.
@@ -116,17 +120,19 @@ impl Job {
         }
     }
 
-    /// Where the overlay of one disk would go.
-    pub fn overlay(&self, domain: &str, disk: &crate::domain::Disk) -> Option<PathBuf> {
-        if let Some(Wish::External { file: Some(file) }) = self.wish(&disk.vdev) {
+    /// Where the file goes that the snapshot of a disk may make.
+    pub fn new_file(&self, domain: &str, disk: &Disk) -> Option<PathBuf> {
+        let wish = self.wish(&disk.vdev);
+        if let Some(Wish::External { file: Some(file) } | Wish::Reflink { file: Some(file) }) = wish
+        {
             return Some(file.clone());
         }
-        let directory = disk.path.parent()?;
-        let name = disk::overlay_name(domain, &disk.vdev, &self.name, None);
-        is_file_part(domain).then(|| directory.join(name))
+        let name = disk::new_file_name(domain, disk, wish, &self.name);
+        is_file_part(domain).then(|| disk.file().parent().map(|directory| directory.join(name)))?
     }
 
-    fn wish(&self, vdev: &str) -> Option<&Wish> {
+    /// What the user wishes for a disk.
+    pub fn wish(&self, vdev: &str) -> Option<&Wish> {
         self.request.disks.iter().find(|wish| wish.vdev == vdev).map(|wish| &wish.wish)
     }
 }
@@ -136,28 +142,60 @@ pub fn stamp(time: Timestamp) -> String {
     time.strftime("%Y%m%d-%H%M%S").to_string()
 }
 
-/// Plans a snapshot, or refuses it.
-pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
+/// Configuration files of xl as they have to be once disks have other images. Made by libxlutil's
+/// parser, so not here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rewrites {
+    /// The file the domain was named by.
+    pub cfg: Option<ReplaceCfg>,
+    /// The text that `xl config-update` stored with the domain, which a reboot follows: old and new.
+    pub stored: Option<(String, String)>,
+}
+
+/// Decides how each disk is snapshotted, or refuses it.
+pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     let domain = name_of(&seen.config)?;
     check_state(&domain, seen)?;
     check_wishes(&domain, &job.request.disks, seen)?;
-    let tag = job.id.simple().to_string()[..8].to_owned();
-    let context = disk::Context { name: &job.name, tag: &tag };
+    let context = disk::Context {
+        name: &job.name,
+        id: job.id,
+        volumes: &seen.volumes,
+        confined: seen.config.dm_restrict(),
+    };
     let disks = seen
         .disks
         .iter()
         .map(|disk| disk::create(disk, job.wish(&disk.disk.vdev), context))
         .collect::<Result<Vec<_>>>()?;
-
-    let mut files = BTreeSet::new();
-    for (path, _) in disks.iter().filter_map(|disk| disk.switch.as_ref()) {
-        check_path(path)
-            .map_err(|why| Error::refused(format!("The overlay {path:?}")).because(why))?;
-        if !files.insert(path) {
-            return Err(Error::usage(format!("Two disks would share {}", path.display())));
-        }
+    check_new_files(&disks)?;
+    let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
+    if let Some(why) = lvm::short_of_space(&spaces) {
+        return Err(Error::refused(format!("The disks of {domain} cannot be snapshotted"))
+            .because(why)
+            .hint("make room, or give their snapshots less: --disk VDEV,lvm,size=SIZE"));
     }
+    Ok(disks)
+}
 
+/// What xl's configuration of the domain has to say from now on.
+pub fn changes(disks: &[DiskCreate]) -> Vec<Change> {
+    disks
+        .iter()
+        .filter_map(|disk| {
+            let (path, format) = disk.switch.as_ref()?;
+            Some(Change {
+                vdev: disk.record.vdev.clone(),
+                target: path.display().to_string(),
+                format: format.name().to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Plans a snapshot, or refuses it.
+pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
+    let domain = name_of(&seen.config)?;
     let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
     let internal = disks.iter().any(|d| matches!(d.record.snapshot, Kept::Internal { .. }));
     let not_live = why_not_live(guest_type, seen, internal).filter(|_| job.request.live);
@@ -184,7 +222,7 @@ pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
     let start = image_start(job, seen, &domain, record)?;
 
     let mut notes: Vec<String> = Vec::new();
-    for disk in &disks {
+    for disk in disks {
         if let Kept::None { why } = &disk.record.snapshot {
             notes.push(format!("disk {} is not in the snapshot: {why}", disk.record.vdev));
         }
@@ -195,30 +233,113 @@ pub fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
         notes.push("the domain has no xl process that would handle its reboot".into());
     }
 
+    let by_restore: Vec<&str> =
+        disks.iter().filter(|d| d.by_restore).map(|d| d.record.vdev.as_str()).collect();
+    if !by_restore.is_empty() {
+        notes.push(format!(
+            "nothing can switch {} under a running guest: the domain is restored from its image, \
+             with a new number, and stands still for as long as that takes",
+            by_restore.join(", ")
+        ));
+    }
+
     let domid = seen.domid;
     let mut prepare: Vec<Step> = disks.iter().flat_map(|disk| disk.prepare.clone()).collect();
     prepare.push(Step::OpenImage(Box::new(start)));
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.push(Step::Suspend { domid, live });
-    prepare.extend(switch_steps(seen, &disks)?);
+    prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
     let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
-    let commit = if actions.is_empty() { Vec::new() } else { vec![Step::Transaction(actions)] };
-    let mut finish = Vec::new();
-    if job.request.paused {
-        finish.push(Step::Pause { domid });
-    }
-    finish.push(Step::Resume { domid });
-    finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
-    finish.push(Step::CompleteImage);
-
-    Ok(Plan {
+    let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
         notes,
-        prepare,
-        commit,
-        finish,
-        after_failed_commit: Vec::new(),
-    })
+        commit: (!actions.is_empty()).then_some(Step::Transaction(actions)),
+        ..Plan::default()
+    };
+    if by_restore.is_empty() {
+        prepare.extend(switch_steps(seen, disks, rewrites)?);
+        if job.request.paused {
+            plan.finish.push(Step::Pause { domid });
+        }
+        plan.finish.push(Step::Resume { domid });
+        plan.finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
+        plan.finish.push(Step::CompleteImage);
+    } else {
+        let (onward, stranded) = restore_steps(job, seen, disks)?;
+        plan.onward = onward;
+        plan.stranded = stranded;
+    }
+    plan.prepare = prepare;
+    plan.finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
+    Ok(plan)
+}
+
+/// Steps that let the guest go on in a new domain, restored from the image on the new disks.
+fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
+    let domain = name_of(&seen.config)?;
+    let ImagePlace::File { path, .. } = &seen.image else {
+        return Err(Error::refused(format!("Domain {domain} has to be restored from the image"))
+            .hint("give the image a file: --memory FILE"));
+    };
+    let mut config = seen.config.clone();
+    for (vdev, (path, format)) in
+        disks.iter().filter_map(|disk| Some((&disk.record.vdev, disk.switch.as_ref()?)))
+    {
+        config.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
+    }
+    let mut unfinished = path.clone().into_os_string();
+    unfinished.push(".partial");
+    let left = |what: &str, command: String| Left {
+        what: format!("Domain {domain} does not run: {what}"),
+        command: Some(command),
+    };
+    let stranded = Stranded {
+        steps: Vec::new(),
+        left: vec![
+            left(
+                "its memory and disks are in the snapshot, from which it goes on",
+                format!("xl-snapshot revert {}", quote(path)),
+            ),
+            left(
+                "should the image still be unfinished, the disks are as they were when it was saved",
+                format!("xl destroy {}; xl restore {}", quote(&domain), quote(unfinished)),
+            ),
+        ],
+    };
+    let mut onward = Vec::new();
+    // It has seen nothing yet, and ends with the domain.
+    onward.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
+    let way_out = stranded.left[0].clone();
+    onward.push(Step::Destroy { domid: seen.domid, way_out });
+    onward.push(Step::CompleteImage);
+    onward.push(Step::Restore {
+        domain: domain.clone(),
+        config: config.to_json(),
+        image: Some(path.clone()),
+    });
+    if !job.request.paused {
+        onward.push(Step::Unpause { uuid: seen.uuid, domain });
+    }
+    Ok((onward, stranded))
+}
+
+/// No two disks may want the same new file.
+fn check_new_files(disks: &[DiskCreate]) -> Result<()> {
+    let mut files = BTreeSet::new();
+    for disk in disks {
+        let new_file = match &disk.record.snapshot {
+            Kept::External { overlay: file, .. }
+            | Kept::Reflink { copy: file, .. }
+            | Kept::Vhd { child: file, .. } => file,
+            Kept::None { .. } | Kept::Internal { .. } | Kept::Lvm { .. } => continue,
+        };
+        check_path(new_file)
+            .map_err(|why| Error::refused(format!("The new file {new_file:?}")).because(why))?;
+        if !files.insert(new_file) {
+            return Err(Error::usage(format!("Two disks would share {}", new_file.display())));
+        }
+    }
+    Ok(())
 }
 
 /// The disk lines to write into the user's xl configuration file, if disks were switched.
@@ -227,16 +348,18 @@ pub fn cfg_lines(record: &Record) -> Vec<String> {
         .disks
         .iter()
         .filter_map(|disk| match &disk.snapshot {
-            Kept::External { overlay, .. } => Some(cfg_line(&disk.vdev, overlay)),
-            Kept::None { .. } | Kept::Internal { .. } => None,
+            Kept::External { overlay, .. } => Some(cfg_line(&disk.vdev, overlay, Format::Qcow2)),
+            Kept::Vhd { child, .. } => Some(cfg_line(&disk.vdev, &vhd::target(child), Format::Raw)),
+            _ => None,
         })
         .collect()
 }
 
 /// A disk entry of an xl configuration file, xl-disk-configuration(5). `target=` takes the rest of
 /// the entry, so that a path may hold commas.
-pub fn cfg_line(vdev: &str, image: &Path) -> String {
-    format!("format=qcow2,vdev={vdev},access=rw,target={}", image.display())
+pub fn cfg_line(vdev: &str, target: &Path, format: Format) -> String {
+    let script = if format == Format::Raw { ",script=block-tap" } else { "" };
+    format!("format={format},vdev={vdev},access=rw{script},target={}", target.display())
 }
 
 fn name_of(config: &DomainConfig) -> Result<String> {
@@ -317,7 +440,7 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
 }
 
 /// Steps that make libxl and xenstore name the new images, for disks that get one.
-fn switch_steps(seen: &Seen, disks: &[disk::DiskCreate]) -> Result<Vec<Step>> {
+fn switch_steps(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Vec<Step>> {
     let domain = name_of(&seen.config)?;
     let mut stored = DomainConfig::parse(&seen.stored).map_err(|why| broken(&domain, why))?;
     let mut what = Vec::new();
@@ -338,12 +461,17 @@ fn switch_steps(seen: &Seen, disks: &[disk::DiskCreate]) -> Result<Vec<Step>> {
     if what.is_empty() {
         return Ok(Vec::new());
     }
+    let what = what.join(", ");
     let mut steps = vec![Step::StoreConfig(StoreConfig {
         domid: seen.domid,
+        whose: Whose::Libxl,
         new: stored.to_json(),
         old: seen.stored.clone(),
-        what: what.join(", "),
+        what: what.clone(),
     })];
+    steps.extend(rewrites.stored.clone().map(|(old, new)| {
+        Step::StoreConfig(StoreConfig { domid: seen.domid, whose: Whose::Xl, new, old, what })
+    }));
     if !writes.is_empty() {
         steps.push(Step::Xenstore(writes));
     }

@@ -101,7 +101,8 @@ impl fmt::Display for GuestType {
 pub struct Disk {
     /// The guest's name of it: `xvda`, `hda`, `sdb1`.
     pub vdev: String,
-    /// The file or device in dom0; empty for an empty CD-ROM drive.
+    /// What libxl is told: a file or device in dom0, or what a hotplug script understands; empty
+    /// for an empty CD-ROM drive.
     pub path: PathBuf,
     /// Its format; `None` for one we do not know (`empty` included).
     pub format: Option<Format>,
@@ -113,6 +114,27 @@ pub struct Disk {
     pub script: Option<String>,
     /// The name of the domain that serves it, if not dom0.
     pub backend_domain: Option<String>,
+}
+
+impl Disk {
+    /// What the target of a disk begins with that tapdisk serves as a VHD (xen-utils 4.17,
+    /// scripts/block-tap).
+    pub const TAP_VHD: &str = "vhd:";
+
+    /// Whether tapdisk serves it from a VHD.
+    pub fn is_tap_vhd(&self) -> bool {
+        let script = self.script.as_deref().map(Path::new).and_then(Path::file_name);
+        script.is_some_and(|name| name == "block-tap") && self.tap_file().is_some()
+    }
+
+    /// The file or device in dom0.
+    pub fn file(&self) -> &Path {
+        self.tap_file().filter(|_| self.is_tap_vhd()).unwrap_or(&self.path)
+    }
+
+    fn tap_file(&self) -> Option<&Path> {
+        self.path.to_str()?.strip_prefix(Disk::TAP_VHD).map(Path::new)
+    }
 }
 
 /// Why a configuration is not understood.
@@ -189,6 +211,16 @@ impl DomainConfig {
         self.0.pointer("/b_info/max_vcpus").and_then(Value::as_u64).unwrap_or(1)
     }
 
+    /// Whether its QEMU is confined and cannot open files by their names (`dm_restrict`).
+    pub fn dm_restrict(&self) -> bool {
+        // A `libxl_defbool`, which libxl writes as a bool or as "True".
+        match self.0.pointer("/b_info/dm_restrict") {
+            Some(Value::Bool(value)) => *value,
+            Some(Value::String(text)) => text.eq_ignore_ascii_case("true"),
+            _ => false,
+        }
+    }
+
     /// The disks, in the order of the configuration.
     pub fn disks(&self) -> Result<Vec<Disk>, BadConfig> {
         let Some(disks) = self.0.get("disks") else { return Ok(Vec::new()) };
@@ -207,6 +239,13 @@ impl DomainConfig {
         let path = path.to_str().ok_or_else(|| BadConfig::Missing("UTF-8 path".into()))?;
         entry["pdev_path"] = json!(path);
         entry["format"] = json!(format.name());
+        // blkback cannot serve it; libxl then chooses QEMU.
+        if format != Format::Raw
+            && let Some(entry) = entry.as_object_mut()
+            && entry.get("backend").is_some_and(|backend| backend == "phy")
+        {
+            entry.shift_remove("backend");
+        }
         Ok(())
     }
 }
@@ -278,6 +317,29 @@ mod tests {
             config.set_image("xvdz", Path::new("/x"), Format::Raw),
             Err(BadConfig::NoDisk(_))
         ));
+    }
+
+    #[test]
+    fn a_format_that_blkback_cannot_serve_is_left_to_qemu() {
+        let text = r#"{"disks": [{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "backend": "phy"}]}"#;
+        let mut config = DomainConfig::parse(text).unwrap();
+        config.set_image("xvda", Path::new("/b"), Format::Raw).unwrap();
+        assert!(config.to_json().contains("phy"));
+        config.set_image("xvda", Path::new("/b"), Format::Qcow2).unwrap();
+        assert!(!config.to_json().contains("phy"));
+    }
+
+    #[test]
+    fn a_vhd_that_tapdisk_serves() {
+        let text = r#"{"disks": [
+            {"pdev_path": "vhd:/a.vhd", "vdev": "xvda", "format": "raw", "script": "block-tap"},
+            {"pdev_path": "vhd:/a.vhd", "vdev": "xvdb", "format": "raw"},
+            {"pdev_path": "aio:/a.img", "vdev": "xvdc", "format": "raw", "script": "block-tap"}
+        ]}"#;
+        let disks = DomainConfig::parse(text).unwrap().disks().unwrap();
+        assert!(disks[0].is_tap_vhd() && !disks[1].is_tap_vhd() && !disks[2].is_tap_vhd());
+        assert_eq!(disks[0].file(), Path::new("/a.vhd"));
+        assert_eq!(disks[1].file(), Path::new("vhd:/a.vhd"));
     }
 
     #[test]

@@ -20,3 +20,4 @@ pub mod run;
 pub mod show;
 pub mod spec;
 pub mod tool;
+pub mod xlcfg;

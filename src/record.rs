@@ -103,6 +103,48 @@ pub enum Kept {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         proof: Option<FrozenFile>,
     },
+    /// A snapshot of the logical volume. Its tag, `xl-snapshot:ID:VDEV`, tells it from others.
+    Lvm {
+        /// The volume group.
+        group: String,
+        /// The volume the guest writes to.
+        volume: String,
+        /// The name its snapshot was given.
+        snapshot: String,
+        /// What the snapshot can hold of changes, in bytes; absent for a thin one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    },
+    /// A copy that shares its content with the file, by the file system's own means.
+    Reflink {
+        /// The copy.
+        copy: PathBuf,
+        /// The proof; absent only while the record is not complete.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proof: Option<FrozenFile>,
+    },
+    /// The VHD itself, which nobody writes to any more: the guest went on in a child of it.
+    Vhd {
+        /// Where the guest went on.
+        child: PathBuf,
+        /// The proof; absent only while the record is not complete.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proof: Option<FrozenFile>,
+    },
+}
+
+impl Kept {
+    /// Its name for users and scripts.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Kept::None { .. } => "none",
+            Kept::Internal { .. } => "internal",
+            Kept::External { .. } => "external",
+            Kept::Lvm { .. } => "lvm",
+            Kept::Reflink { .. } => "reflink",
+            Kept::Vhd { .. } => "vhd",
+        }
+    }
 }
 
 /// What tells an internal snapshot from another one of the same name.
@@ -222,6 +264,25 @@ pub(crate) mod tests {
         assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
         // The padding in an image is newlines.
         assert_eq!(Record::parse(&(record.to_toml() + "\n\n\n")).unwrap(), record);
+    }
+
+    #[test]
+    fn every_kind_of_snapshot_comes_back() {
+        let kinds = [
+            Kept::Lvm {
+                group: "vg0".into(),
+                volume: "c".into(),
+                snapshot: "c.s1".into(),
+                size: Some(1 << 30),
+            },
+            Kept::Reflink { copy: "/srv/web1-xvda.at-s1.img".into(), proof: None },
+            Kept::Vhd { child: "/srv/web1-xvda.after-s1.vhd".into(), proof: None },
+        ];
+        for kind in kinds {
+            let mut record = sample();
+            record.disks[0].snapshot = kind;
+            assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
+        }
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub struct Created {
     pub domid: u32,
     /// Whether memory was copied while the guest ran.
     pub live: bool,
+    /// Whether the domain was restored from the image, on its new disks.
+    pub restored: bool,
     /// The memory image; absent on a pipe.
     pub image: Option<PathBuf>,
     /// Its length in bytes; absent on a pipe.
@@ -120,10 +122,19 @@ pub struct Created {
     pub total_ms: f64,
     /// Each disk.
     pub disks: Vec<CreatedDisk>,
-    /// The domain's xl configuration file, if the domain was named by it.
-    pub cfg: Option<PathBuf>,
-    /// Disk entries that the domain's xl configuration file needs now.
+    /// The domain's xl configuration file, if it names other images now.
+    pub cfg: Option<CfgReplaced>,
+    /// Disk entries that the domain's xl configuration file needs now, where that is not known.
     pub cfg_disks: Vec<String>,
+}
+
+/// An xl configuration file that was given other images.
+#[derive(Debug, Clone, Serialize)]
+pub struct CfgReplaced {
+    /// The file.
+    pub path: PathBuf,
+    /// The file as it was.
+    pub backup: PathBuf,
 }
 
 /// What `create` has done to one disk.
@@ -131,7 +142,7 @@ pub struct Created {
 pub struct CreatedDisk {
     /// The guest's name of it.
     pub vdev: String,
-    /// `internal`, `external` or `none`.
+    /// `internal`, `external`, `lvm`, `reflink`, `vhd` or `none`.
     pub snapshot: &'static str,
     /// The image that holds the content at the snapshot.
     pub image: PathBuf,
@@ -148,16 +159,22 @@ impl Created {
             .disks
             .iter()
             .map(|disk| {
-                let (snapshot, runs_on, why) = match &disk.snapshot {
-                    Kept::None { why } => ("none", &disk.path, Some(why.clone())),
-                    Kept::Internal { .. } => ("internal", &disk.path, None),
-                    Kept::External { overlay, .. } => ("external", overlay, None),
+                let (image, runs_on, why) = match &disk.snapshot {
+                    Kept::None { why } => (None, None, Some(why.clone())),
+                    Kept::Internal { .. } => (None, None, None),
+                    Kept::External { overlay: new, .. } | Kept::Vhd { child: new, .. } => {
+                        (None, Some(new.clone()), None)
+                    }
+                    Kept::Reflink { copy, .. } => (Some(copy.clone()), None, None),
+                    Kept::Lvm { group, snapshot, .. } => {
+                        (Some(Path::new("/dev").join(group).join(snapshot)), None, None)
+                    }
                 };
                 CreatedDisk {
                     vdev: disk.vdev.clone(),
-                    snapshot,
-                    image: disk.path.clone(),
-                    runs_on: runs_on.clone(),
+                    snapshot: disk.snapshot.kind(),
+                    image: image.unwrap_or_else(|| disk.path.clone()),
+                    runs_on: runs_on.unwrap_or_else(|| disk.path.clone()),
                     why,
                 }
             })
@@ -185,7 +202,13 @@ impl fmt::Display for Created {
                         quote(&disk.image)
                     )?;
                 }
-                "external" => writeln!(
+                "lvm" | "reflink" => writeln!(
+                    f,
+                    "  {vdev:<7} {} holds what was in {}",
+                    quote(&disk.image),
+                    quote(&disk.runs_on)
+                )?,
+                "external" | "vhd" => writeln!(
                     f,
                     "  {vdev:<7} {} is frozen, the guest goes on in {}",
                     quote(&disk.image),
@@ -195,8 +218,19 @@ impl fmt::Display for Created {
             }
         }
         let pause = self.pause_ms.map(|ms| format!("{ms:.0} ms")).unwrap_or("unknown".into());
+        if self.restored {
+            writeln!(f, "  domain  restored from the image, as domain {}", self.domid)?;
+        }
         writeln!(f, "  pause   {pause} of {:.1} s in all", self.total_ms / 1000.0)?;
-        write_cfg_disks(f, &self.domain, self.cfg.as_deref(), &self.cfg_disks)
+        if let Some(cfg) = &self.cfg {
+            writeln!(
+                f,
+                "  config  {} names the new images; as it was: {}",
+                quote(&cfg.path),
+                quote(&cfg.backup)
+            )?;
+        }
+        write_cfg_disks(f, &self.domain, &self.cfg_disks)
     }
 }
 
@@ -249,7 +283,7 @@ impl fmt::Display for Reverted {
             }
         }
         writeln!(f, "  total   {:.1} s", self.total_ms / 1000.0)?;
-        write_cfg_disks(f, &self.domain, None, &self.cfg_disks)
+        write_cfg_disks(f, &self.domain, &self.cfg_disks)
     }
 }
 
@@ -302,8 +336,7 @@ impl fmt::Display for Shown {
         for (disk, now) in record.disks.iter().zip(&self.disks) {
             let how = match &disk.snapshot {
                 Kept::None { .. } => "not in the snapshot",
-                Kept::Internal { .. } => "internal",
-                Kept::External { .. } => "external",
+                kept => kept.kind(),
             };
             let path = quote(&disk.path);
             writeln!(f, "  {:<7} {how}, {path}: {}", disk.vdev, now.state)?;
@@ -316,20 +349,14 @@ impl fmt::Display for Shown {
     }
 }
 
-fn write_cfg_disks(
-    f: &mut fmt::Formatter<'_>,
-    domain: &str,
-    cfg: Option<&Path>,
-    entries: &[String],
-) -> fmt::Result {
+fn write_cfg_disks(f: &mut fmt::Formatter<'_>, domain: &str, entries: &[String]) -> fmt::Result {
     if entries.is_empty() {
         return Ok(());
     }
-    match cfg {
-        Some(cfg) => write!(f, "{} still names the frozen images.", quote(cfg))?,
-        None => write!(f, "The xl configuration file of {domain} is not known here.")?,
-    }
-    writeln!(f, " Before its next xl create,")?;
+    writeln!(
+        f,
+        "The xl configuration file of {domain} is not known here. Before its next xl create,"
+    )?;
     writeln!(f, "give it these disk entries, or it will write into the frozen images:")?;
     entries.iter().try_for_each(|entry| writeln!(f, "  '{entry}'"))
 }

@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::create::{State, cfg_line, stamp};
-use crate::disk::{self, DiskFound, RevertContext};
+use crate::disk::lvm::volumes::Volume;
+use crate::disk::{self, DiskFound, RevertContext, lvm};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Left, Result};
 use crate::names::SnapshotName;
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Step, Stranded, undo};
 use crate::record::Record;
 
 /// What the user asks for.
@@ -46,6 +47,8 @@ pub struct Found {
     pub same: Option<Running>,
     /// The disks, in the order of the record.
     pub disks: Vec<DiskFound>,
+    /// The host's logical volumes; looked at only if the snapshot has one.
+    pub volumes: std::result::Result<Vec<Volume>, String>,
     /// The time of the revert.
     pub now: Timestamp,
 }
@@ -75,9 +78,25 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     let title = format!("Revert of {} to {}", domain.name, record.name);
     check_domain(found)?;
     let keep = keep_name(found.now);
-    let context = RevertContext { uuid: domain.uuid, keep: &keep };
+    let context = RevertContext {
+        uuid: domain.uuid,
+        id: record.id,
+        keep: &keep,
+        running: found.same.is_some(),
+        discard: wishes.discard_current,
+        volumes: &found.volumes,
+    };
     let disks =
         found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()?;
+    let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
+    if let Some(why) = lvm::short_of_space(&spaces) {
+        return Err(Error::refused(format!(
+            "What the disks of {} hold now cannot be kept",
+            domain.name
+        ))
+        .because(why)
+        .hint("make room, or give it up with --discard-current"));
+    }
 
     let mut config = found.config.clone();
     let mut cfg_lines = Vec::new();
@@ -87,7 +106,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
                 Error::refused(format!("The configuration in snapshot {}", record.name))
                     .because(why)
             })?;
-            cfg_lines.push(cfg_line(&seen.record.vdev, path));
+            cfg_lines.push(cfg_line(&seen.record.vdev, path, *format));
         }
     }
 
@@ -106,38 +125,50 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         }
     }
 
-    let prepare = together(disks.iter().map(|disk| disk.prepare.clone()));
-    let mut commit: Vec<Step> =
-        found.same.iter().map(|running| Step::Destroy { domid: running.domid }).collect();
+    let way_out = Left {
+        what: format!(
+            "Domain {} is down; the snapshot is untouched and can be reverted to again",
+            domain.name
+        ),
+        command: Some(format!("xl-snapshot revert {}", found.snapshot)),
+    };
+    let prepare: Vec<Step> =
+        Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect())
+            .into_iter()
+            .collect();
     // Disks at the same time, the steps of one disk one after the other.
-    for round in 0..disks.iter().map(|disk| disk.put_back.len()).max().unwrap_or(0) {
-        let steps =
-            disks.iter().map(|disk| disk.put_back.get(round).cloned().into_iter().collect());
-        commit.extend(together(steps));
-    }
-    commit.push(Step::Restore { domain: domain.name.clone(), config: config.to_json() });
+    let rounds = disks.iter().map(|disk| disk.put_back.len()).max().unwrap_or(0);
+    let mut onward: Vec<Step> = (0..rounds)
+        .filter_map(|round| {
+            let steps = disks.iter().filter_map(|disk| disk.put_back.get(round).cloned());
+            Step::together(steps.collect())
+        })
+        .collect();
+    onward.push(Step::Restore {
+        domain: domain.name.clone(),
+        config: config.to_json(),
+        image: None,
+    });
 
     let mut finish = Vec::new();
+    if !wishes.paused {
+        finish.push(Step::Unpause { uuid: domain.uuid, domain: domain.name.clone() });
+    }
     if wishes.discard_current {
         finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
-    }
-    if !wishes.paused {
-        finish.insert(0, Step::Unpause { uuid: domain.uuid, domain: domain.name.clone() });
     }
 
     let plan = Plan {
         title,
         notes,
+        commit: found
+            .same
+            .as_ref()
+            .map(|running| Step::Destroy { domid: running.domid, way_out: way_out.clone() }),
+        onward,
+        stranded: Stranded { steps: undo(&prepare), left: vec![way_out] },
         prepare,
-        commit,
         finish,
-        after_failed_commit: vec![Left {
-            what: format!(
-                "Domain {} is down; the snapshot is untouched and can be reverted to again",
-                domain.name
-            ),
-            command: Some(format!("xl-snapshot revert {}", found.snapshot)),
-        }],
     };
     Ok(Revert {
         plan,
@@ -145,15 +176,6 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         kept: disks.into_iter().map(|disk| disk.kept).collect(),
         cfg_lines,
     })
-}
-
-/// One step for all disks, if there is anything to do.
-fn together(steps: impl Iterator<Item = Vec<Step>>) -> Vec<Step> {
-    let mut steps: Vec<Step> = steps.flatten().collect();
-    match steps.len() {
-        0 | 1 => steps,
-        _ => vec![Step::Together(std::mem::take(&mut steps))],
-    }
 }
 
 fn check_domain(found: &Found) -> Result<()> {

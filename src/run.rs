@@ -22,7 +22,7 @@ use crate::host::lock::Lock;
 use crate::host::look;
 use crate::plan::{Plan, execute};
 use crate::record::Kept;
-use crate::report::{Created, Reporter, Reverted, RevertedDisk};
+use crate::report::{CfgReplaced, Created, Reporter, Reverted, RevertedDisk};
 use crate::revert::{self, Wishes};
 use crate::show;
 use crate::spec::{self, Flags, MemoryTarget, Spec};
@@ -66,7 +66,9 @@ fn create(args: CreateArgs) -> Result<()> {
     let operation = format!("create {}", job.name);
     let _lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
     let seen = look::for_create(&mut dom0, &domain, &job)?;
-    let plan = create::plan(&job, &seen)?;
+    let disks = create::disks(&job, &seen)?;
+    let rewrites = look::rewrites(&dom0, &domain, &job, &create::changes(&disks))?;
+    let plan = create::plan(&job, &seen, &disks, &rewrites)?;
     if args.common.dry_run {
         return print_plan(&plan, args.common.json);
     }
@@ -74,14 +76,17 @@ fn create(args: CreateArgs) -> Result<()> {
     plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
     execute(&plan, &mut dom0)?;
 
+    let restored = !plan.onward.is_empty();
+    let domid = if restored { dom0.domid_of(domain.uuid)? } else { Some(domain.domid) };
     let done = dom0.done();
     let record = done.record.expect("an executed plan has completed the record");
     let report = Created {
         name: job.name.to_string(),
         id: job.id,
         domain: domain.name,
-        domid: domain.domid,
+        domid: domid.unwrap_or(domain.domid),
         live: record.live,
+        restored,
         image: match seen.image {
             ImagePlace::File { path, .. } => Some(path),
             ImagePlace::Stdout => None,
@@ -90,8 +95,8 @@ fn create(args: CreateArgs) -> Result<()> {
         pause_ms: done.pause.map(|pause| pause.as_secs_f64() * 1000.0),
         total_ms: started.elapsed().as_secs_f64() * 1000.0,
         disks: Created::disks(&record),
-        cfg: seen.cfg,
-        cfg_disks: create::cfg_lines(&record),
+        cfg_disks: if domain.cfg.is_some() { Vec::new() } else { create::cfg_lines(&record) },
+        cfg: rewrites.cfg.map(|cfg| CfgReplaced { path: cfg.path, backup: cfg.backup }),
     };
     // Standard output carries the image then.
     if to_stdout {
@@ -137,7 +142,7 @@ fn revert(args: &RevertArgs) -> Result<()> {
                 kept: kept.filter(|_| !args.discard_current),
                 why: match &disk.snapshot {
                     Kept::None { why } => Some(why.clone()),
-                    Kept::Internal { .. } | Kept::External { .. } => None,
+                    _ => None,
                 },
             })
             .collect(),
@@ -148,8 +153,8 @@ fn revert(args: &RevertArgs) -> Result<()> {
 
 fn show(args: &ShowArgs) -> Result<()> {
     let source = Source::open(&image_path(&args.snapshot)?)?;
-    let disks = look::for_show(&source.image.record, Timestamp::now());
-    print(&show::show(&source.name, source.image, &disks)?, args.json)
+    let (disks, volumes) = look::for_show(&source.image.record, Timestamp::now());
+    print(&show::show(&source.name, source.image, &disks, &volumes)?, args.json)
 }
 
 /// Opens the toolstack, with signals caught: from here on a step that has begun is ended or undone.
@@ -201,7 +206,8 @@ fn print_plan(plan: &Plan, json: bool) -> Result<()> {
         let value = json!({
             "title": plan.title,
             "prepare": steps(&plan.prepare),
-            "commit": steps(&plan.commit),
+            "commit": steps(plan.commit.as_slice()),
+            "onward": steps(&plan.onward),
             "finish": steps(&plan.finish),
             "notes": plan.notes,
         });

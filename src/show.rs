@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskFound, RevertContext};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
@@ -10,12 +11,25 @@ use crate::names::SnapshotName;
 use crate::record::Kept;
 use crate::report::{Shown, ShownDisk};
 
-/// Describes a snapshot. A disk is `present` exactly if `revert` would take it.
-pub fn show(name: &str, image: Image, disks: &[DiskFound]) -> Result<Shown> {
+/// Describes a snapshot. A disk is `present` if `revert` would take it.
+pub fn show(
+    name: &str,
+    image: Image,
+    disks: &[DiskFound],
+    volumes: &std::result::Result<Vec<Volume>, String>,
+) -> Result<Shown> {
     let config = DomainConfig::parse(&image.config)
         .map_err(|why| Error::refused(format!("Image {name}")).because(why))?;
     let keep: SnapshotName = "show".parse().expect("a legal name");
-    let context = RevertContext { uuid: Uuid::nil(), keep: &keep };
+    let context = RevertContext {
+        uuid: Uuid::nil(),
+        id: image.record.id,
+        keep: &keep,
+        running: false,
+        // Too little room to keep what a disk holds now does not harm the snapshot.
+        discard: true,
+        volumes,
+    };
     let disks: Vec<ShownDisk> = disks.iter().map(|disk| state(disk, context)).collect();
     Ok(Shown {
         image: name.to_owned(),
@@ -31,7 +45,12 @@ fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {
         (Kept::None { why }, _) => ("none", Some(why.clone())),
         (_, Ok(_)) => ("present", None),
         (_, Err(error)) => {
-            let state = if found.file.is_err() { "missing" } else { "changed" };
+            let file = match &found.record.snapshot {
+                Kept::Reflink { .. } => &found.copy,
+                _ => &found.file,
+            };
+            let gone = file.is_err() && !matches!(found.record.snapshot, Kept::Lvm { .. });
+            let state = if gone { "missing" } else { "changed" };
             (state, Some(error.chain()[1..].join(": ")))
         }
     };

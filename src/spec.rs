@@ -20,8 +20,13 @@ pub enum Wish {
     },
     /// By a snapshot of the logical volume.
     Lvm {
-        /// The size as lvcreate(8) takes it; a thick volume's snapshot only.
-        size: Option<String>,
+        /// What it can hold of changes, in bytes; a thick volume's snapshot only.
+        size: Option<u64>,
+    },
+    /// By a copy that shares the file's content.
+    Reflink {
+        /// Where the copy is to be.
+        file: Option<PathBuf>,
     },
     /// Not at all.
     None,
@@ -42,7 +47,8 @@ impl FromStr for DiskWish {
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| {
             Error::usage(format!("Disk {text:?}: {why}")).hint(
-                "VDEV,internal | VDEV,external[,file=PATH] | VDEV,lvm[,size=SIZE] | VDEV,none",
+                "VDEV,internal | VDEV,external[,file=PATH] | VDEV,lvm[,size=SIZE] | \
+                 VDEV,reflink[,file=PATH] | VDEV,none",
             )
         };
         // `file=` takes the rest of the text: a path may hold commas.
@@ -74,15 +80,36 @@ impl DiskWish {
         let wish = match (how, file, size) {
             ("internal", None, None) => Wish::Internal,
             ("external", file, None) => Wish::External { file },
-            ("lvm", None, size) => Wish::Lvm { size },
+            ("lvm", None, None) => Wish::Lvm { size: None },
+            ("lvm", None, Some(size)) => Wish::Lvm { size: Some(parse_size(&size)?) },
+            ("reflink", file, None) => Wish::Reflink { file },
             ("none", None, None) => Wish::None,
             ("internal" | "none", ..) => return Err(format!("{how:?} takes no file or size")),
-            ("external", ..) => return Err("an external snapshot takes no size".into()),
+            ("external" | "reflink", ..) => return Err(format!("{how:?} takes no size")),
             ("lvm", ..) => return Err("an lvm snapshot takes no file".into()),
             _ => return Err(format!("{how:?} is not a way to snapshot a disk")),
         };
         Ok(DiskWish { vdev: vdev.to_owned(), wish })
     }
+}
+
+/// A size as lvcreate(8) takes it: a number and a unit, of 1024 each; megabytes without one.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "b" => 0,
+        "k" => 10,
+        "" | "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(format!("{text:?} is not a size, such as 500M or 4G")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .filter(|size| *size > 0)
+        .ok_or_else(|| format!("{text:?} is not a size, such as 500M or 4G"))
 }
 
 /// Where the memory image goes.
@@ -156,7 +183,7 @@ pub struct Spec {
 pub struct SpecDisk {
     /// The guest's name of the disk.
     pub vdev: String,
-    /// `internal`, `external`, `lvm` or `none`.
+    /// `internal`, `external`, `lvm`, `reflink` or `none`.
     pub snapshot: String,
     /// Where the overlay is to be; relative to the SPEC.toml.
     pub file: Option<PathBuf>,
@@ -208,7 +235,9 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         }
     }
     for disk in &mut disks {
-        if let Wish::External { file: Some(file) } = &mut disk.wish {
+        if let Wish::External { file: Some(file) } | Wish::Reflink { file: Some(file) } =
+            &mut disk.wish
+        {
             *file = absolute(file)?;
         }
     }
@@ -255,7 +284,19 @@ mod tests {
                 wish: Wish::External { file: Some("/a,b=c.qcow2".into()) }
             }
         );
-        assert_eq!(wish("hda,lvm,size=1G").unwrap().wish, Wish::Lvm { size: Some("1G".into()) });
+        assert_eq!(wish("hda,lvm,size=1G").unwrap().wish, Wish::Lvm { size: Some(1 << 30) });
+        assert_eq!(wish("hda,lvm").unwrap().wish, Wish::Lvm { size: None });
+        assert_eq!(wish("xvdb,reflink").unwrap().wish, Wish::Reflink { file: None });
+    }
+
+    #[test]
+    fn sizes_are_those_of_lvcreate() {
+        for (text, size) in [("512b", 512), ("4", 4 << 20), ("3k", 3 << 10), ("2T", 2 << 40)] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "0", "g", "-1g", "1.5g", "1gb", "99999999999t"] {
+            parse_size(text).unwrap_err();
+        }
     }
 
     #[test]
@@ -271,6 +312,8 @@ mod tests {
             "xvda,external,size=1G",
             "xvda,external,file=",
             "xvda,lvm,file=/x",
+            "xvda,lvm,size=1x",
+            "xvda,reflink,size=1G",
             "xvda,none,x",
         ] {
             let error = wish(text).unwrap_err();

@@ -12,6 +12,10 @@ pub enum Tool {
     QemuImg,
     /// Xen's own tool, for `xl restore`.
     Xl,
+    /// Logical volumes, from lvm2; its first argument is the command.
+    Lvm,
+    /// VHD files, from blktap.
+    VhdUtil,
 }
 
 impl Tool {
@@ -20,6 +24,8 @@ impl Tool {
         match self {
             Tool::QemuImg => "qemu-img",
             Tool::Xl => "xl",
+            Tool::Lvm => "lvm",
+            Tool::VhdUtil => "vhd-util",
         }
     }
 
@@ -28,6 +34,8 @@ impl Tool {
         match self {
             Tool::QemuImg => "install it (Debian: apt install qemu-utils)",
             Tool::Xl => "install Xen's tools (Debian: apt install xen-utils)",
+            Tool::Lvm => "install it (Debian: apt install lvm2)",
+            Tool::VhdUtil => "it is a part of blktap, which Debian does not have",
         }
     }
 }
@@ -55,6 +63,12 @@ impl Invocation {
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
+        args.into_iter().fold(self, Invocation::arg)
     }
 
     /// The same call with more time.

@@ -58,7 +58,11 @@ fn seen(job: &Job) -> Seen {
                 snapshots: vec![QcowSnapshot { id: "1".into(), name: "old".into(), date: now() }],
             }),
             file: Ok(facts()),
-            overlay: job.overlay("web1", &disk).map(|path| Place { path, trouble: None }),
+            device: None,
+            place: job.new_file("web1", &disk).map(|path| Place { path, trouble: None }),
+            used_by: None,
+            clone_trouble: None,
+            vhd: None,
             disk,
         })
         .collect();
@@ -69,6 +73,7 @@ fn seen(job: &Job) -> Seen {
         stored: CONFIG.into(),
         config,
         disks,
+        volumes: Ok(Vec::new()),
         monitor: Some(77),
         xen: "4.17.7".into(),
         shadow_paging: true,
@@ -77,8 +82,11 @@ fn seen(job: &Job) -> Seen {
             trouble: None,
             free: 1 << 40,
         },
-        cfg: None,
     }
+}
+
+fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
+    super::plan(job, seen, &disks(job, seen)?, &Rewrites::default())
 }
 
 #[test]
@@ -146,7 +154,7 @@ fn a_domain_without_disks_is_snapshotted() {
     let mut seen = seen(&job);
     seen.disks.clear();
     let plan = plan(&job, &seen).unwrap();
-    assert!(plan.commit.is_empty());
+    assert_eq!(plan.commit, None);
     assert!(plan.finish.contains(&Step::Resume { domid: 3 }));
 }
 
@@ -227,9 +235,11 @@ fn what_is_refused() {
     });
     refused(&[], "No such file", |seen| seen.disks[0].file = Err("No such file".into()));
     refused(&[], "x exists", |seen| {
-        seen.disks[1].overlay.as_mut().unwrap().trouble = Some("x exists".into());
+        seen.disks[1].place.as_mut().unwrap().trouble = Some("x exists".into());
     });
-    refused(&[], "served by blkback", |seen| seen.disks[1].served = Some(Served::Blkback));
+    refused(&[], "xvdb of domain web2 may write to it as well", |seen| {
+        seen.disks[0].used_by = Some("disk xvdb of domain web2".into());
+    });
     refused(&[], "served by tap", |seen| seen.disks[1].served = Some(Served::Other("tap".into())));
     refused(&[], "the script block-nbd", |seen| {
         seen.disks[0].disk.script = Some("block-nbd".into());
@@ -266,7 +276,7 @@ fn what_is_wrong_with_the_request() {
 fn a_writable_disk_may_be_left_out_only_by_the_users_word() {
     let job = job("s1", &["xvdb,none"]);
     let mut seen = seen(&job);
-    seen.disks[1].served = Some(Served::Blkback);
+    seen.disks[1].served = None;
     let plan = plan(&job, &seen).unwrap();
     assert!(plan.notes.contains(&"disk xvdb is not in the snapshot: left out as asked".into()));
     assert!(!plan.to_string().contains("xvdb internal"));

@@ -1,12 +1,15 @@
 //! External snapshots: the guest goes on in a qcow2 overlay, the file it used stays as it is.
 //!
+//! QEMU switches a disk it serves while the guest stands still. blkback cannot switch: then the
+//! domain is restored, from the image just written, on the overlay.
+//!
 //! The base loses its write permission. That mark keeps our own revert from rewriting it (root
 //! ignores permissions, so nothing else changes for Xen), and shows an administrator in `ls -l`
 //! that other images rest on the file.
 
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, check_frozen, node, qemu_img, record,
-    refuse, refuse_revert,
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served, check_frozen, node, place,
+    qemu_img, record, refuse, refuse_revert,
 };
 use crate::domain::Format;
 use crate::error::Result;
@@ -19,39 +22,50 @@ const MAX_NODE_NAME: usize = 31;
 /// Plans an external snapshot.
 pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate> {
     let disk = &seen.disk;
-    let format = disk.format.ok_or_else(|| refuse(disk, "its format is not known".into()))?;
-    let node = node(seen)?;
-    let facts = seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
-    let place = seen
-        .overlay
-        .as_ref()
-        .ok_or_else(|| refuse(disk, "there is no place for an overlay".into()))?;
-    if let Some(trouble) = &place.trouble {
-        return Err(refuse(disk, format!("its overlay cannot be made: {trouble}")).hint(format!(
-            "choose another name with --name, or a place with --disk {},external,file=PATH",
-            disk.vdev
-        )));
+    let refuse = |why: String| refuse(disk, why);
+    let format = disk.format.ok_or_else(|| refuse("its format is not known".into()))?;
+    if seen.device.is_some() {
+        return Err(refuse(
+            "an overlay on a device proves nothing of what the device holds".into(),
+        )
+        .hint(format!("is it a logical volume? then take --disk {},lvm", disk.vdev)));
     }
-    let overlay = &place.path;
+    let facts = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
+    // Its driver does not know of parents, and would read zeroes for all they hold.
+    if let (Format::Vhd, Some(vhd)) = (format, &seen.vhd) {
+        let vhd = vhd.as_ref().map_err(|why| refuse(why.clone()))?;
+        if vhd.differencing {
+            return Err(refuse("it is a VHD with a parent, which QEMU does not look at".into()));
+        }
+    }
+    let by_restore = seen.served == Some(Served::Blkback);
+    let node = if by_restore { None } else { Some(node(seen)?) };
+    if node.is_some() && context.confined {
+        return Err(refuse("its QEMU is confined (dm_restrict) and cannot open an overlay".into()));
+    }
+    let size = node.map_or(facts.size, |node| node.virtual_size);
+    let overlay = place(seen)?.to_owned();
     let mut prepare = vec![Step::NewFile {
         path: overlay.clone(),
-        fill: qemu_img::create_overlay(overlay, &disk.path, format, node.virtual_size),
+        fill: qemu_img::create_overlay(&overlay, disk.file(), format, size),
     }];
     if facts.writable {
-        prepare.push(Step::Protect { path: disk.path.clone() });
+        prepare.push(Step::Protect { path: disk.file().to_owned() });
     }
-    let mut new_node = format!("{}-{}", disk.vdev, context.tag);
+    let tag = context.id.simple().to_string();
+    let mut new_node = format!("{}-{}", disk.vdev, &tag[..8]);
     new_node.truncate(MAX_NODE_NAME);
     Ok(DiskCreate {
         prepare,
-        action: Some(Action::Overlay {
+        action: node.map(|node| Action::Overlay {
             vdev: disk.vdev.clone(),
             node: node.name.clone(),
             file: overlay.clone(),
             new_node,
         }),
         switch: Some((overlay.clone(), Format::Qcow2)),
-        record: record(seen, Kept::External { overlay: overlay.clone(), proof: None }),
+        by_restore,
+        ..DiskCreate::of(record(seen, Kept::External { overlay, proof: None }))
     })
 }
 

@@ -16,6 +16,7 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
         return Err(refuse(disk, "only a qcow2 image can hold internal snapshots".into())
             .hint(format!("take an external one: --disk {},external", disk.vdev)));
     }
+    seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
     let node = node(seen)?;
     let name = context.name.as_str();
     // A snapshot whose *ID* is our name would be what `qemu-img snapshot -a NAME` finds first.
@@ -30,14 +31,12 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
         .hint("choose another name with --name"));
     }
     Ok(DiskCreate {
-        prepare: Vec::new(),
         action: Some(Action::Internal {
             vdev: disk.vdev.clone(),
             node: node.name.clone(),
             name: name.to_owned(),
         }),
-        switch: None,
-        record: record(seen, Kept::Internal { proof: None }),
+        ..DiskCreate::of(record(seen, Kept::Internal { proof: None }))
     })
 }
 

@@ -1,18 +1,22 @@
 //! Disks: which way each one is snapshotted, and what that takes. Pure.
 //!
-//! One file per way: [`internal`] and [`external`], both through QEMU. A new way is a file with the
-//! same two functions, `create` and `revert`, a line in [`choose`], and a variant of
-//! [`Kept`](crate::record::Kept). [`qemu_img`] has that tool's arguments and answers.
+//! One file per way: [`internal`] and [`external`] through QEMU, [`lvm`], [`reflink`] and [`vhd`]. A
+//! new way is a file with the same two functions, `create` and `revert`, a line in [`choose`], and a
+//! variant of [`Kept`](crate::record::Kept). [`qemu_img`] has that tool's arguments and answers.
 
 pub mod external;
 pub mod internal;
+pub mod lvm;
 pub mod qemu_img;
+pub mod reflink;
+pub mod vhd;
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::disk::lvm::volumes::Volume;
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
@@ -76,10 +80,18 @@ pub struct DiskSeen {
     pub params: Vec<(String, String)>,
     /// What QEMU says, if QEMU serves it.
     pub node: Option<Node>,
-    /// What is known of its file; the error if it cannot be looked at.
+    /// What is known of its file; the error if it cannot be looked at, or is none.
     pub file: std::result::Result<FileFacts, String>,
-    /// The overlay an external snapshot would make, and whether its place is free.
-    pub overlay: Option<Place>,
+    /// The number of the device, major and minor, if it is one.
+    pub device: Option<(u64, u64)>,
+    /// The file that its snapshot would make, and whether its place is free.
+    pub place: Option<Place>,
+    /// The disk of another domain that may write to it as well.
+    pub used_by: Option<String>,
+    /// Why its file system cannot clone it, if it cannot; looked at only if that is wished for.
+    pub clone_trouble: Option<String>,
+    /// What is known of it as a VHD, if it is one.
+    pub vhd: Option<std::result::Result<vhd::Facts, String>>,
 }
 
 /// A path for a new file.
@@ -96,8 +108,12 @@ pub struct Place {
 pub struct Context<'a> {
     /// The snapshot's name.
     pub name: &'a SnapshotName,
-    /// A short text no other snapshot has, for QEMU's node names.
-    pub tag: &'a str,
+    /// Its identity.
+    pub id: Uuid,
+    /// The host's logical volumes; looked at only if a disk may be one.
+    pub volumes: &'a std::result::Result<Vec<Volume>, String>,
+    /// Whether QEMU cannot open files by their names.
+    pub confined: bool,
 }
 
 /// What one disk adds to the plan of `create`.
@@ -105,12 +121,33 @@ pub struct Context<'a> {
 pub struct DiskCreate {
     /// Steps before the guest is suspended.
     pub prepare: Vec<Step>,
+    /// Steps while the guest stands still.
+    pub still: Vec<Step>,
     /// Its part in the QMP transaction.
     pub action: Option<Action>,
     /// The image the guest goes on with, if it is another one.
     pub switch: Option<(PathBuf, Format)>,
+    /// Whether the guest can go on with that image only if the domain is restored.
+    pub by_restore: bool,
+    /// What it takes from a volume group.
+    pub space: Option<lvm::Space>,
     /// Its part of the record, proofs missing.
     pub record: DiskRecord,
+}
+
+impl DiskCreate {
+    /// A disk that adds nothing but its record.
+    fn of(record: DiskRecord) -> Self {
+        DiskCreate {
+            prepare: Vec::new(),
+            still: Vec::new(),
+            action: None,
+            switch: None,
+            by_restore: false,
+            space: None,
+            record,
+        }
+    }
 }
 
 /// One disk of a snapshot, and the world around it now.
@@ -120,11 +157,20 @@ pub struct DiskFound {
     pub record: DiskRecord,
     /// What is known of its file; the error if it cannot be looked at.
     pub file: std::result::Result<FileFacts, String>,
+    /// What is known of the copy that holds the snapshot, if one does; the error else.
+    pub copy: std::result::Result<FileFacts, String>,
+    /// What is known of it as a VHD, if it is one.
+    pub vhd: Option<std::result::Result<vhd::Facts, String>>,
     /// What qemu-img says of it, or its error.
     pub image: std::result::Result<qemu_img::ImageInfo, String>,
-    /// The images the running domain has under this disk now, top first; empty if it does not run.
+    /// The file the running domain writes to now.
+    pub top: Option<PathBuf>,
+    /// The parent of that file, if it is a VHD that has one.
+    pub top_parent: Option<PathBuf>,
+    /// The images the running domain has under this disk now, top first; empty if it does not run,
+    /// or if qemu-img does not know of chains of its kind.
     pub chain: Vec<qemu_img::ImageInfo>,
-    /// Whether the top of that chain has lost its write permission: other images rest on it.
+    /// Whether that file has lost its write permission: other images rest on it.
     pub top_protected: bool,
     /// Who else uses the file, besides the domain that will be destroyed.
     pub used_by: Option<String>,
@@ -137,8 +183,16 @@ pub struct DiskFound {
 pub struct RevertContext<'a> {
     /// The domain.
     pub uuid: Uuid,
-    /// The name under which internal snapshots keep what is there now.
+    /// The snapshot's identity.
+    pub id: Uuid,
+    /// The name under which internal snapshots and volumes keep what is there now.
     pub keep: &'a SnapshotName,
+    /// Whether the domain runs.
+    pub running: bool,
+    /// Whether what is there now is of no use.
+    pub discard: bool,
+    /// The host's logical volumes; looked at only if the snapshot has one.
+    pub volumes: &'a std::result::Result<Vec<Volume>, String>,
 }
 
 /// What one disk adds to the plan of `revert`.
@@ -154,6 +208,8 @@ pub struct DiskRevert {
     pub kept: Option<String>,
     /// Steps that delete it, once the revert has succeeded.
     pub discard: Vec<Step>,
+    /// What it takes from a volume group.
+    pub space: Option<lvm::Space>,
 }
 
 /// How a disk is snapshotted.
@@ -165,6 +221,12 @@ pub enum Choice {
     Internal,
     /// By an overlay.
     External,
+    /// By LVM, with room for so many bytes of changes.
+    Lvm(Option<u64>),
+    /// By a copy that shares its content.
+    Reflink,
+    /// By a child of the VHD.
+    Vhd,
 }
 
 /// Chooses the way: what the user wishes, or the default for its kind. Refuses what cannot be
@@ -186,49 +248,55 @@ pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<Choice> {
         }
         (None, _) => {}
     }
-    let served_elsewhere = if let Some(domain) = &disk.backend_domain {
-        Some(format!("it is served by the driver domain {domain}"))
-    } else if let Some(script) = &disk.script {
-        Some(format!("it is set up by the script {script}"))
-    } else {
-        match &seen.served {
-            Some(Served::Qemu) => None,
-            Some(Served::Blkback) => {
-                Some("it is served by blkback, not by QEMU, and has no snapshot of its own".into())
-            }
-            Some(Served::Other(what)) => Some(format!("it is served by {what}")),
-            None => Some("xenstore does not say what serves it".into()),
-        }
-    };
-    if let Some(why) = served_elsewhere {
+    if let Some(why) = out_of_reach(seen) {
         return Err(refuse(disk, why));
     }
-    let choice = match wish {
+    Ok(match wish {
+        Some(Wish::External { .. }) | None if disk.is_tap_vhd() => Choice::Vhd,
+        Some(_) if disk.is_tap_vhd() => {
+            return Err(refuse(
+                disk,
+                "a VHD that tapdisk serves has external snapshots only".into(),
+            ));
+        }
         Some(Wish::Internal) => Choice::Internal,
         Some(Wish::External { .. }) => Choice::External,
-        Some(Wish::Lvm { .. }) => {
-            return Err(refuse(disk, "it is an image file, not a logical volume".into()));
-        }
+        Some(Wish::Lvm { size }) => Choice::Lvm(*size),
+        Some(Wish::Reflink { .. }) => Choice::Reflink,
         Some(Wish::None) | None if disk.format == Some(Format::Qcow2) => Choice::Internal,
+        Some(Wish::None) | None if seen.device.is_some() => Choice::Lvm(None),
         Some(Wish::None) | None => Choice::External,
-    };
-    if let Err(why) = &seen.file {
-        return Err(refuse(disk, why.clone()));
+    })
+}
+
+/// Why nothing we know of can snapshot a disk, if that is so.
+fn out_of_reach(seen: &DiskSeen) -> Option<String> {
+    let disk = &seen.disk;
+    if let Some(domain) = &disk.backend_domain {
+        return Some(format!("it is served by the driver domain {domain}"));
     }
-    Ok(choice)
+    if let Some(script) = disk.script.as_ref().filter(|_| !disk.is_tap_vhd()) {
+        return Some(format!("it is set up by the script {script}"));
+    }
+    if let Some(user) = &seen.used_by {
+        return Some(format!("{user} may write to it as well"));
+    }
+    match &seen.served {
+        Some(Served::Qemu | Served::Blkback) => None,
+        Some(Served::Other(what)) => Some(format!("it is served by {what}")),
+        None => Some("xenstore does not say what serves it".into()),
+    }
 }
 
 /// Plans the snapshot of one disk.
 pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
     match choose(seen, wish)? {
-        Choice::LeftOut(why) => Ok(DiskCreate {
-            prepare: Vec::new(),
-            action: None,
-            switch: None,
-            record: record(seen, Kept::None { why }),
-        }),
+        Choice::LeftOut(why) => Ok(DiskCreate::of(record(seen, Kept::None { why }))),
         Choice::Internal => internal::create(seen, context),
         Choice::External => external::create(seen, context),
+        Choice::Lvm(size) => lvm::create(seen, size, context),
+        Choice::Reflink => reflink::create(seen),
+        Choice::Vhd => vhd::create(seen),
     }
 }
 
@@ -238,15 +306,40 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
         Kept::None { .. } => Ok(DiskRevert::default()),
         Kept::Internal { proof } => internal::revert(found, proof.as_ref(), context),
         Kept::External { proof, .. } => external::revert(found, proof.as_ref()),
+        Kept::Lvm { .. } => lvm::revert(found, context),
+        Kept::Reflink { copy, proof } => reflink::revert(found, copy, proof.as_ref()),
+        Kept::Vhd { proof, .. } => vhd::revert(found, proof.as_ref()),
     }
 }
 
-/// Where an overlay goes when the user does not say: beside the image, named after the guest's
-/// disk and the snapshot it follows.
-pub fn overlay_name(domain: &str, vdev: &str, name: &SnapshotName, stamp: Option<&str>) -> String {
-    match stamp {
-        None => format!("{domain}-{vdev}.after-{name}.qcow2"),
-        Some(stamp) => format!("{domain}-{vdev}.after-{name}.{stamp}.qcow2"),
+/// The file that the snapshot of a disk would make, when the user does not say where: beside the
+/// disk's own, named after the guest's disk and the snapshot.
+pub fn new_file_name(
+    domain: &str,
+    disk: &Disk,
+    wish: Option<&Wish>,
+    name: &SnapshotName,
+) -> String {
+    let vdev = &disk.vdev;
+    match wish {
+        Some(Wish::Reflink { .. }) => format!("{domain}-{vdev}.at-{name}.img"),
+        _ if disk.is_tap_vhd() => format!("{domain}-{vdev}.after-{name}.vhd"),
+        _ => format!("{domain}-{vdev}.after-{name}.qcow2"),
+    }
+}
+
+/// The file that a revert would make for a disk.
+pub fn revert_file_name(
+    domain: &str,
+    disk: &DiskRecord,
+    name: &SnapshotName,
+    stamp: &str,
+) -> String {
+    let vdev = &disk.vdev;
+    match &disk.snapshot {
+        Kept::Reflink { .. } => format!("{domain}-{vdev}.before-revert-{stamp}.img"),
+        Kept::Vhd { .. } => format!("{domain}-{vdev}.after-{name}.{stamp}.vhd"),
+        _ => format!("{domain}-{vdev}.after-{name}.{stamp}.qcow2"),
     }
 }
 
@@ -285,7 +378,7 @@ fn node(seen: &DiskSeen) -> Result<&Node> {
 fn record(seen: &DiskSeen, snapshot: Kept) -> DiskRecord {
     DiskRecord {
         vdev: seen.disk.vdev.clone(),
-        path: seen.disk.path.clone(),
+        path: seen.disk.file().to_owned(),
         format: seen.disk.format,
         snapshot,
     }
@@ -293,7 +386,7 @@ fn record(seen: &DiskSeen, snapshot: Kept) -> DiskRecord {
 
 /// A refusal of one disk, with the way out.
 fn refuse(disk: &Disk, why: String) -> Error {
-    Error::refused(format!("Disk {} ({}) cannot be snapshotted", disk.vdev, disk.path.display()))
+    Error::refused(format!("Disk {} ({}) cannot be snapshotted", disk.vdev, disk.file().display()))
         .because(why)
         .hint(format!("leave it out with --disk {},none if its content does not matter", disk.vdev))
 }
@@ -302,6 +395,24 @@ fn refuse(disk: &Disk, why: String) -> Error {
 fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Error {
     Error::refused(format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display()))
         .because(why.into())
+}
+
+/// The place for the file that a snapshot makes.
+fn place(seen: &DiskSeen) -> Result<&Path> {
+    let disk = &seen.disk;
+    let place = seen
+        .place
+        .as_ref()
+        .ok_or_else(|| refuse(disk, "there is no place for a new file".into()))?;
+    match &place.trouble {
+        None => Ok(&place.path),
+        Some(trouble) => {
+            Err(refuse(disk, format!("a new file is needed: {trouble}")).hint(format!(
+                "choose another name with --name, or a place with --disk {},HOW,file=PATH",
+                disk.vdev
+            )))
+        }
+    }
 }
 
 /// Checks that nothing was written to a frozen file since.
@@ -330,7 +441,7 @@ fn check_frozen(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(),
 impl DiskFound {
     /// The image the running domain writes to now.
     fn top(&self) -> Option<&Path> {
-        self.chain.first().map(|top| top.filename.as_path())
+        self.top.as_deref()
     }
 
     /// Whether other images rest on the file of the snapshot: it lies below the running domain's

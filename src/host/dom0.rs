@@ -1,6 +1,7 @@
 //! Performs the steps of a plan on the real dom0.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
 use std::fmt::Debug;
 use std::fs::{self, Permissions};
 use std::path::{Path, PathBuf};
@@ -11,15 +12,18 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::disk::lvm::volumes::Volume;
+use crate::disk::qemu_img::ImageInfo;
+use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{Abort, Libxl, LibxlError, ShutdownReason};
 use crate::host::qmp::{Qmp, QmpError};
 use crate::host::xenstore::Xenstore;
-use crate::host::{command, files, process};
+use crate::host::{cfg, command, files, look, process};
 use crate::memory::header;
-use crate::plan::{Action, ImageStart, Perform, Step, Target};
-use crate::record::{FrozenFile, Kept, Record};
+use crate::plan::{Action, ImageStart, Perform, Step, StoreConfig, Target, Whose};
+use crate::record::{FrozenFile, Kept, QcowSnapshot, Record};
 use crate::report::{MemoryBar, Reporter};
 use crate::tool::{Invocation, Tool};
 
@@ -31,6 +35,12 @@ const SIGNAL_POLL: Duration = Duration::from_millis(100);
 const LATE_SUSPEND: Duration = Duration::from_secs(3);
 /// What `xl restore` may still do once it has the whole image.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a logical volume may stay open, or a merge go on, once nobody should use it.
+const VOLUME_WAIT: Duration = Duration::from_secs(600);
+
+/// Under which name libxl keeps the text that `xl config-update` stores (xl_vmcontrol.c).
+pub const XL_CONFIG: &CStr = c"xl";
 
 /// The planners see to it: `create` opens the image before it saves into it.
 const IMAGE_IS_OPEN: &str = "plans open the image before they use it";
@@ -135,6 +145,12 @@ impl Dom0 {
             files::remove(path).map_err(caused)?;
             self.made.remove(path);
         }
+        Ok(())
+    }
+
+    fn clone_file(&mut self, from: &Path, to: &Path, writable: bool) -> Result<()> {
+        files::clone_new(from, to, writable).map_err(caused)?;
+        self.made.insert(to.to_owned());
         Ok(())
     }
 
@@ -268,6 +284,14 @@ impl Dom0 {
         }
     }
 
+    fn store_config(&mut self, store: &StoreConfig) -> Result<()> {
+        let stored = match store.whose {
+            Whose::Libxl => self.libxl.store_config(store.domid, &store.new),
+            Whose::Xl => self.libxl.store_userdata(store.domid, XL_CONFIG, store.new.as_bytes()),
+        };
+        stored.map_err(caused)
+    }
+
     fn transaction(&mut self, actions: &[Action]) -> Result<()> {
         let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
         match qmp.transaction(actions) {
@@ -299,44 +323,26 @@ impl Dom0 {
 
     /// Fills in what proves that the disks are still the same ones.
     fn prove(&mut self, record: &mut Record) -> Result<()> {
-        let internal =
-            |disk: &crate::record::DiskRecord| matches!(disk.snapshot, Kept::Internal { .. });
-        let nodes = if record.disks.iter().any(internal) {
-            let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
-            qmp.disks().map_err(failed("Ask QEMU for the snapshots"))?
-        } else {
-            Vec::new()
-        };
         let name = record.name.as_str();
         for disk in &mut record.disks {
-            let vdev = &disk.vdev;
+            let (vdev, path) = (&disk.vdev, &disk.path);
             match &mut disk.snapshot {
-                Kept::None { .. } => {}
-                Kept::Internal { proof } => {
-                    let found = nodes
-                        .iter()
-                        .find(|(other, _)| other == vdev)
-                        .and_then(|(_, node)| node.snapshots.iter().find(|s| s.name == name));
-                    *proof = Some(found.cloned().ok_or_else(|| {
-                        Error::failed(format!("QEMU does not list snapshot {name} of {vdev}"))
-                    })?);
+                // LVM's tag is the proof, and lvcreate has set it.
+                Kept::None { .. } | Kept::Lvm { .. } => {}
+                Kept::Internal { proof } => *proof = Some(internal_snapshot(path, name)?),
+                Kept::External { proof, .. } | Kept::Vhd { proof, .. } => {
+                    *proof = Some(frozen(path, self.virtual_sizes.get(vdev))?);
                 }
-                Kept::External { proof, .. } => {
-                    let facts = files::facts(&disk.path)
-                        .map_err(failed(format!("Look at {}", disk.path.display())))?;
-                    *proof = Some(FrozenFile {
-                        virtual_size: self.virtual_sizes.get(vdev).copied().unwrap_or(facts.size),
-                        file_size: facts.size,
-                        mtime: facts.mtime,
-                        inode: facts.inode,
-                    });
+                Kept::Reflink { copy, proof } => {
+                    files::sync(copy).map_err(failed(format!("Sync {}", copy.display())))?;
+                    *proof = Some(frozen(copy, None)?);
                 }
             }
         }
         Ok(())
     }
 
-    fn destroy(&mut self, domid: u32) -> Result<()> {
+    fn destroy(&mut self, domid: u32, way_out: &Left) -> Result<()> {
         // Its number is gone with the domain.
         let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
         self.libxl.destroy(domid).map_err(caused)?;
@@ -344,13 +350,18 @@ impl Dom0 {
             Some(pid) if !process::wait_gone(pid, QEMU_EXIT) => Err(Error::failed(format!(
                 "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
                 QEMU_EXIT.as_secs()
-            ))),
+            ))
+            .unfinished(vec![way_out.clone()])),
             _ => Ok(()),
         }
     }
 
-    fn restore(&mut self, config: &str) -> Result<()> {
-        let source = self.source.as_mut().expect("a revert has read its image");
+    fn restore(&mut self, config: &str, image: Option<&Path>) -> Result<()> {
+        if let Some(image) = image {
+            self.source = Some(Source::open(image)?);
+        }
+        let source = self.source.as_mut().expect("a restore has its image");
+        let uuid = source.image.record.domain.uuid;
         let head = header::encode_plain(config).map_err(failed("Write the header"))?;
         let length = source.image.stream_len;
         let stream = source.stream().map_err(failed("Read the image"))?;
@@ -362,7 +373,47 @@ impl Dom0 {
             bar.show("restoring memory", fed / 4096, length / 4096);
         });
         bar.finish();
-        result.map_err(caused)
+        let Err(error) = result else { return Ok(()) };
+        // It may hold the new files open; they are of no use to anybody only if it is gone.
+        match self.domid_of(uuid)? {
+            None => Err(caused(error)),
+            Some(domid) => {
+                self.made.clear();
+                let left = Left {
+                    what: format!("xl restore failed, but domain {domid} is there, paused"),
+                    command: Some(format!("xl destroy {domid}")),
+                };
+                Err(caused(error).unfinished(vec![left]))
+            }
+        }
+    }
+
+    fn unpause(&mut self, uuid: Uuid) -> Result<()> {
+        let domid = self.domid(uuid)?;
+        self.libxl.unpause(domid).map_err(caused)?;
+        if let Some(suspended) = self.suspended_at.take() {
+            self.done.pause = Some(suspended.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Waits until `done` says so of a logical volume.
+    fn await_volume(&self, path: &str, done: fn(&[Volume], &Volume) -> bool) -> Result<()> {
+        let deadline = Instant::now() + VOLUME_WAIT;
+        loop {
+            let volumes = look::volumes().map_err(Error::failed)?;
+            match volumes.iter().find(|volume| volume.path() == path) {
+                None => return Err(Error::failed(format!("There is no volume {path}"))),
+                Some(volume) if done(&volumes, volume) => return Ok(()),
+                Some(_) if Instant::now() >= deadline => {
+                    return Err(Error::failed(format!(
+                        "That is not so after {} s",
+                        VOLUME_WAIT.as_secs()
+                    )));
+                }
+                Some(_) => thread::sleep(SIGNAL_POLL),
+            }
+        }
     }
 
     fn drop_internal(&mut self, uuid: Uuid, vdev: &str, name: &str) -> Result<()> {
@@ -384,7 +435,7 @@ impl Dom0 {
                     self.new_file(path)?;
                     calls.push(fill);
                 }
-                Step::Run(call) => calls.push(call),
+                Step::Run(call) | Step::Undoable { call, .. } => calls.push(call),
                 other => self.perform(other)?,
             }
         }
@@ -402,8 +453,12 @@ impl Perform for Dom0 {
     fn perform(&mut self, step: &Step) -> Result<()> {
         let started = Instant::now();
         let result = match step {
-            Step::NewFile { .. } | Step::Run(_) => self.together(std::slice::from_ref(step)),
+            Step::NewFile { .. } | Step::Run(_) | Step::Undoable { .. } => {
+                self.together(std::slice::from_ref(step))
+            }
             Step::Together(steps) => self.together(steps),
+            Step::Clone { from, to, writable } => self.clone_file(from, to, *writable),
+            Step::Rename { from, to } => rename(from, to),
             Step::RemoveNew { path } => self.remove_new(path),
             Step::RemoveFile { path } => files::remove(path).map_err(caused),
             Step::Protect { path } => self.protect(path),
@@ -415,17 +470,18 @@ impl Perform for Dom0 {
             Step::Suspend { domid, live } => self.suspend(*domid, *live),
             Step::Pause { domid } => self.libxl.pause(*domid).map_err(caused),
             Step::Resume { domid } => self.resume(*domid),
-            Step::StoreConfig(store) => {
-                self.libxl.store_config(store.domid, &store.new).map_err(caused)
-            }
+            Step::StoreConfig(store) => self.store_config(store),
+            Step::ReplaceCfg(cfg) => cfg::replace(cfg).map_err(caused),
             Step::Xenstore(writes) => self.xenstore.write(writes).map_err(caused),
             Step::Transaction(actions) => self.transaction(actions),
             Step::CompleteImage => self.complete_image(),
-            Step::Destroy { domid } => self.destroy(*domid),
-            Step::Restore { config, .. } => self.restore(config),
-            Step::Unpause { uuid, .. } => {
-                self.domid(*uuid).and_then(|domid| self.libxl.unpause(domid).map_err(caused))
-            }
+            Step::Destroy { domid, way_out } => self.destroy(*domid, way_out),
+            Step::AwaitClosed { volume } => self.await_volume(volume, |_, volume| !volume.open),
+            Step::AwaitMerged { volume } => self.await_volume(volume, |all, origin| {
+                !all.iter().any(|v| v.merging && v.group == origin.group && v.origin == origin.name)
+            }),
+            Step::Restore { config, image, .. } => self.restore(config, image.as_deref()),
+            Step::Unpause { uuid, .. } => self.unpause(*uuid),
             Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
         };
         self.messages.extend(self.reporter.step(step, started.elapsed(), result.is_ok()));
@@ -438,6 +494,32 @@ impl Perform for Dom0 {
     fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
+}
+
+/// The one snapshot `name` of a qcow2 file.
+fn internal_snapshot(path: &Path, name: &str) -> Result<QcowSnapshot> {
+    let chain = look::chain(path, Format::Qcow2).map_err(Error::failed)?;
+    let snapshots = chain.first().map(ImageInfo::snapshots).unwrap_or_default();
+    snapshots.into_iter().find(|snapshot| snapshot.name == name).ok_or_else(|| {
+        Error::failed(format!("qemu-img does not list snapshot {name} of {}", path.display()))
+    })
+}
+
+/// What tells whether a file is written to from now on.
+fn frozen(path: &Path, virtual_size: Option<&u64>) -> Result<FrozenFile> {
+    let facts = files::facts(path).map_err(failed(format!("Look at {}", path.display())))?;
+    Ok(FrozenFile {
+        virtual_size: virtual_size.copied().unwrap_or(facts.size),
+        file_size: facts.size,
+        mtime: facts.mtime,
+        inode: facts.inode,
+    })
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    files::rename_new(from, to)
+        .and_then(|()| files::sync_directory(to))
+        .map_err(failed(format!("Rename {}", from.display())))
 }
 
 /// An error that needs no more words than its own.

@@ -2,15 +2,19 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{
+    DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
+};
 use std::path::Path;
 
 use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::libc::O_NOFOLLOW;
+use nix::libc::{self, O_NOFOLLOW, O_TMPFILE};
+use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
+use rustix::fs::ioctl_ficlone;
 
 use crate::disk::FileFacts;
 
@@ -30,6 +34,22 @@ pub fn facts(path: &Path) -> io::Result<FileFacts> {
         device: meta.dev(),
         writable: meta.mode() & WRITE_BITS != 0,
     })
+}
+
+/// The number of a device, major and minor; `None` for anything else.
+pub fn device(path: &Path) -> Option<(u64, u64)> {
+    let meta = fs::metadata(path).ok()?;
+    meta.file_type().is_block_device().then(|| (major(meta.rdev()), minor(meta.rdev())))
+}
+
+/// Whether two paths lead to the same file or device.
+pub fn same(one: &Path, other: &Path) -> bool {
+    let identity = |path| {
+        let meta = fs::metadata(path).ok()?;
+        let device = meta.file_type().is_block_device();
+        Some(if device { (meta.rdev(), 0) } else { (meta.dev(), meta.ino()) })
+    };
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// Why a new file cannot be made at `path`, if it cannot.
@@ -79,6 +99,40 @@ pub fn create_new(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Makes a new file that shares its content with `from`, for the same owner and with the same
+/// permissions, but for writing.
+pub fn clone_new(from: &Path, to: &Path, writable: bool) -> io::Result<()> {
+    let source = open(from)?;
+    let meta = source.metadata()?;
+    let file = create_new(to)?;
+    let cloned = ioctl_ficlone(&file, &source).map_err(io::Error::from).and_then(|()| {
+        fchown(&file, Some(meta.uid()), Some(meta.gid()))?;
+        let mode = if writable { meta.mode() | 0o200 } else { meta.mode() & !WRITE_BITS };
+        file.set_permissions(Permissions::from_mode(mode))
+    });
+    cloned.inspect_err(|_| drop(fs::remove_file(to)))
+}
+
+/// Why a file cannot be cloned, if it cannot: tried with a file that has no name and is gone at once.
+pub fn clone_trouble(path: &Path) -> Option<String> {
+    if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
+        return Some("its path is a symbolic link; name the file itself".into());
+    }
+    let attempt = || -> io::Result<()> {
+        let source = open(path)?;
+        let directory = path.parent().ok_or(io::ErrorKind::NotFound)?;
+        let scratch =
+            OpenOptions::new().write(true).custom_flags(O_TMPFILE).mode(0o600).open(directory)?;
+        Ok(ioctl_ficlone(&scratch, &source)?)
+    };
+    attempt().err().map(|error| match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::EXDEV | libc::ENOTTY | libc::EINVAL) => {
+            "its file system does not share content between files (XFS and Btrfs do)".to_owned()
+        }
+        _ => error.to_string(),
+    })
+}
+
 /// Opens a file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
@@ -86,6 +140,17 @@ pub fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::other("it is not a regular file"));
     }
     Ok(file)
+}
+
+/// The first and the last bytes of a file.
+pub fn ends<const N: usize>(path: &Path) -> io::Result<[[u8; N]; 2]> {
+    let file = open(path)?;
+    let length = file.metadata()?.len();
+    let last = length.checked_sub(N as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let mut ends = [[0; N]; 2];
+    file.read_exact_at(&mut ends[0], 0)?;
+    file.read_exact_at(&mut ends[1], last)?;
+    Ok(ends)
 }
 
 /// Takes everybody's write permission and returns the permissions as they were.

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::create::{ImagePlace, Job, Seen, State, stamp};
-use crate::disk::{self, DiskFound, DiskSeen, Place, Served, qemu_img};
+use crate::create::{ImagePlace, Job, Rewrites, Seen, State, stamp};
+use crate::disk::lvm::volumes::{self, Volume};
+use crate::disk::{self, DiskFound, DiskSeen, Place, Served, qemu_img, vhd};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
+use crate::host::cfg;
 use crate::host::command;
-use crate::host::dom0::Dom0;
+use crate::host::dom0::{Dom0, XL_CONFIG};
 use crate::host::files;
 use crate::host::image::{Source, partial_path};
 use crate::host::libxl::{DomainInfo, cfg_name};
@@ -19,10 +21,12 @@ use crate::host::process;
 use crate::host::qmp::Qmp;
 use crate::host::xenstore::Vbd;
 use crate::names::is_file_part;
-use crate::plan::Target;
+use crate::plan::{ReplaceCfg, Target};
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Found, Running};
+use crate::spec::Wish;
 use crate::tool::Tool;
+use crate::xlcfg::Change;
 
 /// A domain as the user named it.
 #[derive(Debug, Clone)]
@@ -110,8 +114,8 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         nodes = qmp.disks().map_err(|error| trouble(&domain.name, error))?;
         dom0.qmp = Some(qmp);
     }
-    dom0.remember_sizes(nodes.iter().map(|(vdev, node)| (vdev.clone(), node.virtual_size)));
-    let disks = config
+    let others = disks_of_others(dom0, domain.uuid)?;
+    let disks: Vec<DiskSeen> = config
         .disks()
         .map_err(|error| trouble(&domain.name, error))?
         .into_iter()
@@ -119,15 +123,26 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
             let node = nodes.iter().position(|(vdev, _)| *vdev == disk.vdev);
             let node = node.map(|index| nodes.swap_remove(index).1);
             let vbd = vbds.iter().find(|vbd| vbd.vdev == disk.vdev);
-            disk_seen(&domain.name, job, disk, vbd, node)
+            disk_seen(&domain.name, job, disk, vbd, node, &others)
         })
         .collect();
+    let volumes = match disks.iter().any(|disk| disk.device.is_some()) {
+        true => volumes(),
+        false => Ok(Vec::new()),
+    };
+    // Once overlays stand on them, QEMU tells the overlays' sizes.
+    dom0.remember_sizes(disks.iter().filter_map(|disk| {
+        let vhd = disk.vhd.as_ref().and_then(|vhd| vhd.as_ref().ok()).map(|vhd| vhd.virtual_size);
+        let size = disk.node.as_ref().map(|node| node.virtual_size).or(vhd)?;
+        Some((disk.disk.vdev.clone(), size))
+    }));
     let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
     Ok(Seen {
         domid,
         uuid: domain.uuid,
         state: domain.state,
         disks,
+        volumes,
         monitor: process::xl_monitor(domid)
             .map_err(|error| trouble("the domain's xl process", error))?,
         xen: version.to_string(),
@@ -135,8 +150,53 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         image: image_place(&job.image(&domain.name)?)?,
         config,
         stored,
-        cfg: domain.cfg.clone(),
     })
+}
+
+/// What has to change in xl's configurations of the domain: in the file it was named by, and in what
+/// `xl config-update` stored.
+pub fn rewrites(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -> Result<Rewrites> {
+    if changes.is_empty() {
+        return Ok(Rewrites::default());
+    }
+    let mut rewrites = Rewrites::default();
+    if let Some(path) = &domain.cfg {
+        let refused = || Error::refused("Its disk entries have to name other images from then on");
+        // A link would be replaced by a file.
+        let path = fs::canonicalize(path).map_err(|why| refused().because(why))?;
+        let text = fs::read(&path).map_err(|why| refused().because(why))?;
+        let hint = "correct the file, or name the domain by its name and change the file yourself";
+        let new = cfg::rewritten(&path, &text, changes)
+            .map_err(|why| refused().because(why).hint(hint))?;
+        if let (Some(new), Ok(old)) = (new, String::from_utf8(text)) {
+            let mut backup = path.clone().into_os_string();
+            backup.push(format!(".bak-{}", job.name));
+            let backup = PathBuf::from(backup);
+            if let Some(trouble) = files::trouble(&backup) {
+                return Err(refused().because(trouble));
+            }
+            rewrites.cfg = Some(ReplaceCfg { path, old, new, backup });
+        }
+    }
+    let stored = dom0
+        .libxl
+        .userdata(domain.domid, XL_CONFIG)
+        .map_err(|error| trouble(&domain.name, error))?;
+    if let Some(text) = stored {
+        let refused = || {
+            Error::refused(format!(
+                "What xl config-update stored for {} follows a reboot, \
+                and cannot be changed",
+                domain.name
+            ))
+        };
+        let text = String::from_utf8(text).map_err(|why| refused().because(why))?;
+        let name = Path::new("the stored configuration");
+        let new = cfg::rewritten(name, text.as_bytes(), changes)
+            .map_err(|why| refused().because(why).hint("correct it with xl config-update"))?;
+        rewrites.stored = new.map(|new| (text, new));
+    }
+    Ok(rewrites)
 }
 
 fn disk_seen(
@@ -145,17 +205,79 @@ fn disk_seen(
     disk: Disk,
     vbd: Option<&Vbd>,
     node: Option<disk::Node>,
+    others: &[(String, Vbd)],
 ) -> DiskSeen {
+    let file = disk.file();
+    let clones = matches!(job.wish(&disk.vdev), Some(Wish::Reflink { .. }));
     DiskSeen {
         served: vbd.map(|vbd| vbd.served.clone()),
         params: vbd.map(|vbd| vbd.params.clone()).unwrap_or_default(),
         node,
-        file: files::facts(&disk.path).map_err(|error| error.to_string()),
-        overlay: job
-            .overlay(domain, &disk)
+        file: files::facts(file).map_err(|error| error.to_string()),
+        device: files::device(file),
+        place: job
+            .new_file(domain, &disk)
             .map(|path| Place { trouble: files::trouble(&path), path }),
+        used_by: other_user(file, others),
+        clone_trouble: clones.then(|| files::clone_trouble(file)).flatten(),
+        vhd: vhd_facts(&disk),
         disk,
     }
+}
+
+/// The disks of all domains but one.
+fn disks_of_others(dom0: &Dom0, uuid: Uuid) -> Result<Vec<(String, Vbd)>> {
+    let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
+    let mut disks = Vec::new();
+    for info in domains.iter().filter(|info| info.domid != 0 && info.uuid != uuid) {
+        let name = name_of(dom0, info.domid)?;
+        // From xenstore: a domain that is just being made has no configuration yet.
+        let vbds = dom0.xenstore.vbds(info.domid).map_err(|error| trouble(&name, error))?;
+        disks.extend(vbds.into_iter().map(|vbd| (name.clone(), vbd)));
+    }
+    Ok(disks)
+}
+
+/// The disk of another domain that may write to `path` as well.
+fn other_user(path: &Path, others: &[(String, Vbd)]) -> Option<String> {
+    others
+        .iter()
+        .filter(|(_, vbd)| vbd.writable)
+        .find(|(_, vbd)| vbd.image().is_some_and(|other| files::same(path, other)))
+        .map(|(name, vbd)| format!("disk {} of domain {name}", vbd.vdev))
+}
+
+/// The host's logical volumes.
+pub fn volumes() -> Result<Vec<Volume>, String> {
+    let output = command::run(&volumes::report()).map_err(|error| error.to_string())?;
+    volumes::parse(&output).map_err(|error| format!("lvs's answer: {error}"))
+}
+
+/// What is known of a disk as a VHD, if it is one.
+fn vhd_facts(disk: &Disk) -> Option<Result<vhd::Facts, String>> {
+    let tap = disk.is_tap_vhd();
+    if !tap && disk.format != Some(Format::Vhd) {
+        return None;
+    }
+    let file = disk.file();
+    let depth = || -> Result<Option<u32>, String> {
+        if !tap {
+            return Ok(None);
+        }
+        let output = command::run(&vhd::query_depth(file)).map_err(|error| error.to_string())?;
+        Ok(vhd::parse_depth(&output))
+    };
+    Some(vhd_footer(file).and_then(|facts| Ok(vhd::Facts { depth: depth()?, ..facts })))
+}
+
+/// A VHD that grows has a copy of its footer at its start, and tapdisk spoils the one at the end
+/// while the disk is in use (blktap, block-vhd.c, `vhd_kill_footer`).
+fn vhd_footer(path: &Path) -> Result<vhd::Facts, String> {
+    files::ends::<{ vhd::FOOTER }>(path)
+        .map_err(|error| error.to_string())?
+        .iter()
+        .find_map(vhd::Facts::of_footer)
+        .ok_or_else(|| "it has no footer of a VHD".to_owned())
 }
 
 fn image_place(target: &Target) -> Result<ImagePlace> {
@@ -186,18 +308,12 @@ pub fn for_revert(dom0: &Dom0, source: &Source, snapshot: &str, now: Timestamp) 
     let running =
         |info: &DomainInfo| Running { domid: info.domid, uuid: info.uuid, state: state(info) };
     let mut named = None;
-    let mut others = Vec::new();
     for info in domains.iter().filter(|info| info.domid != 0) {
-        let name = name_of(dom0, info.domid)?;
-        if name == record.domain.name {
+        if name_of(dom0, info.domid)? == record.domain.name {
             named = Some(running(info));
         }
-        if info.uuid != record.domain.uuid {
-            // From xenstore: a domain that is just being made has no configuration yet.
-            let vbds = dom0.xenstore.vbds(info.domid).map_err(|error| trouble(&name, error))?;
-            others.extend(vbds.into_iter().map(|vbd| (name.clone(), vbd)));
-        }
     }
+    let others = disks_of_others(dom0, record.domain.uuid)?;
     let same = domains.iter().find(|info| info.uuid == record.domain.uuid).map(running);
     let current = match &same {
         Some(running) => disks_of(dom0, running.domid)?,
@@ -205,7 +321,16 @@ pub fn for_revert(dom0: &Dom0, source: &Source, snapshot: &str, now: Timestamp) 
     };
     let disks =
         record.disks.iter().map(|disk| disk_found(&record, disk, now, &current, &others)).collect();
-    Ok(Found { snapshot: snapshot.to_owned(), record, config, named, same, disks, now })
+    let volumes = volumes_for(&record);
+    Ok(Found { snapshot: snapshot.to_owned(), record, config, named, same, disks, volumes, now })
+}
+
+/// The host's logical volumes, if the snapshot has one.
+fn volumes_for(record: &Record) -> Result<Vec<Volume>, String> {
+    match record.disks.iter().any(|disk| matches!(disk.snapshot, Kept::Lvm { .. })) {
+        true => volumes(),
+        false => Ok(Vec::new()),
+    }
 }
 
 /// The disks of the domain that would be reverted; none if it has just gone.
@@ -220,9 +345,10 @@ fn disks_of(dom0: &Dom0, domid: u32) -> Result<Vec<Disk>> {
         .map_err(|error| trouble(&format!("domain {domid}"), error))
 }
 
-/// Looks at the disks of a snapshot without a host, for `show`.
-pub fn for_show(record: &Record, now: Timestamp) -> Vec<DiskFound> {
-    record.disks.iter().map(|disk| disk_found(record, disk, now, &[], &[])).collect()
+/// Looks at the disks of a snapshot without a domain, for `show`.
+pub fn for_show(record: &Record, now: Timestamp) -> (Vec<DiskFound>, Result<Vec<Volume>, String>) {
+    let disks = record.disks.iter().map(|disk| disk_found(record, disk, now, &[], &[])).collect();
+    (disks, volumes_for(record))
 }
 
 fn disk_found(
@@ -232,54 +358,58 @@ fn disk_found(
     current: &[Disk],
     others: &[(String, Vbd)],
 ) -> DiskFound {
-    let file = files::facts(&disk.path).map_err(|error| error.to_string());
+    let in_qemu = matches!(disk.snapshot, Kept::Internal { .. } | Kept::External { .. });
     let left_out = matches!(disk.snapshot, Kept::None { .. });
+    let is_vhd = matches!(disk.snapshot, Kept::Vhd { .. });
     let top = current.iter().find(|other| other.vdev == disk.vdev && !left_out);
-    let chain_now = match top.and_then(|top| Some((top, top.format?))) {
-        Some((top, format)) => chain(&top.path, format),
+    let chain_now = match top.filter(|_| in_qemu).and_then(|top| Some((top, top.format?))) {
+        Some((top, format)) => chain(top.file(), format),
         None => Ok(Vec::new()),
     };
-    let image = match (left_out, disk.format, &chain_now) {
-        (true, ..) => Err("it is not in the snapshot".to_owned()),
-        (false, None, _) => Err("its format is not known".to_owned()),
+    let image = match (in_qemu, disk.format, &chain_now) {
+        (false, ..) => Err("qemu-img was not asked".to_owned()),
+        (true, None, _) => Err("its format is not known".to_owned()),
         // Without it we cannot know whether other images rest on the file.
-        (false, _, Err(why)) => Err(why.clone()),
-        (false, Some(format), Ok(_)) => chain(&disk.path, format).and_then(|chain| {
+        (true, _, Err(why)) => Err(why.clone()),
+        (true, Some(format), Ok(_)) => chain(&disk.path, format).and_then(|chain| {
             chain.into_iter().next().ok_or_else(|| "qemu-img says nothing of it".to_owned())
         }),
     };
-    let used_by = file.as_ref().ok().and_then(|facts| {
-        others
-            .iter()
-            .filter(|(_, vbd)| vbd.writable)
-            .find(|(_, vbd)| {
-                let other = vbd.image().and_then(|path| files::facts(path).ok());
-                other.is_some_and(|f| (f.device, f.inode) == (facts.device, facts.inode))
-            })
-            .map(|(name, vbd)| format!("disk {} of domain {name}", vbd.vdev))
+    let facts = |path| files::facts(path).map_err(|error| error.to_string());
+    let top_parent = top.filter(|_| is_vhd).and_then(|top| {
+        let output = command::run(&vhd::query_parent(top.file())).ok()?;
+        vhd::parse_parent(&output)
     });
     DiskFound {
-        file,
+        file: facts(&disk.path),
+        copy: match &disk.snapshot {
+            Kept::Reflink { copy, .. } => facts(copy),
+            _ => Err("its snapshot is no copy".to_owned()),
+        },
+        vhd: is_vhd.then(|| vhd_footer(&disk.path)),
         image,
         chain: chain_now.unwrap_or_default(),
+        top: top.map(|top| top.file().to_owned()),
+        top_parent,
         top_protected: top
-            .is_some_and(|top| files::facts(&top.path).is_ok_and(|facts| !facts.writable)),
-        used_by,
+            .is_some_and(|top| files::facts(top.file()).is_ok_and(|facts| !facts.writable)),
+        used_by: other_user(&disk.path, others),
         place: revert_place(record, disk, now),
         record: disk.clone(),
     }
 }
 
-/// Where an image for the reverted guest can be made: beside the one of the snapshot.
+/// Where a file for the reverted guest can be made: beside the one of the snapshot.
 fn revert_place(record: &Record, disk: &DiskRecord, now: Timestamp) -> Place {
     let domain = &record.domain.name;
     let domain = if is_file_part(domain) { domain.as_str() } else { "domain" };
-    let name = disk::overlay_name(domain, &disk.vdev, &record.name, Some(&stamp(now)));
+    let name = disk::revert_file_name(domain, disk, &record.name, &stamp(now));
     let path = disk.path.parent().unwrap_or(Path::new("/")).join(name);
     Place { trouble: files::trouble(&path), path }
 }
 
-fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, String> {
+/// An image and those below it, top first.
+pub fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, String> {
     let output =
         command::run(&qemu_img::info_chain(path, format)).map_err(|error| error.to_string())?;
     qemu_img::ImageInfo::parse_chain(&output)

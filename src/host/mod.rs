@@ -3,6 +3,7 @@
 //! [`look`] reads, [`dom0`] changes. Above them everything is pure. Only [`libxl`] has `unsafe`;
 //! only [`command`] starts programs.
 
+pub mod cfg;
 pub mod command;
 pub mod dom0;
 pub mod files;

@@ -10,6 +10,7 @@ use xenstore_rs::Xs;
 use xenstore_rs::unix::XsUnix;
 
 use crate::disk::Served;
+use crate::domain::Disk;
 use crate::plan::XenstoreWrite;
 
 /// A failed access.
@@ -48,7 +49,9 @@ impl Vbd {
         let (_, value) = self.params.first()?;
         let path = match self.served {
             Served::Qemu => value.split_once(':')?.1,
-            Served::Blkback | Served::Other(_) => value,
+            Served::Blkback | Served::Other(_) => {
+                value.strip_prefix(Disk::TAP_VHD).unwrap_or(value)
+            }
         };
         Some(Path::new(path))
     }

@@ -219,7 +219,7 @@ mod tests {
             match &mut disk.snapshot {
                 crate::record::Kept::Internal { proof } => *proof = None,
                 crate::record::Kept::External { proof, .. } => *proof = None,
-                crate::record::Kept::None { .. } => {}
+                _ => {}
             }
         }
         let space = record_space(&bare);

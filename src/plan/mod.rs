@@ -1,20 +1,22 @@
 //! Plans: what an operation will do, as data, and the one executor that does it.
 //!
 //! An operation looks (`host/`), computes a [`Plan`] with pure code, and hands it to [`execute`].
-//! `--dry-run` prints the same value. A plan has three parts:
+//! `--dry-run` prints the same value. A plan has four parts:
 //!
 //! * *prepare*: every step has an undo. The first failure undoes all of them, in reverse, and
 //!   everything is as it was (exit code 1);
-//! * *commit*: what makes the change real. When its first step fails nothing was changed, and the
-//!   preparations are undone; when a later one fails the rest is not tried (exit code 4);
-//! * *finish*: steps that must be tried whatever becomes of the others; failures are collected
+//! * *commit*: the one step that makes the change real. When it fails nothing was changed, and the
+//!   preparations are undone;
+//! * *onward*: what must follow, in order, each step on those before it. Nothing is undone any more:
+//!   the first failure ends it, and [`Stranded`] says where we are and how to go on (exit code 4);
+//! * *finish*: steps that are all tried, whatever becomes of the others; failures are collected
 //!   (exit code 4).
 
 mod step;
 
 use std::fmt;
 
-pub use step::{Action, ImageStart, Step, StoreConfig, Target, XenstoreWrite};
+pub use step::{Action, ImageStart, ReplaceCfg, Step, StoreConfig, Target, Whose, XenstoreWrite};
 
 use crate::error::{Error, Left, Result};
 
@@ -27,17 +29,29 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Steps that can be undone.
     pub prepare: Vec<Step>,
-    /// The step or steps that make it real.
-    pub commit: Vec<Step>,
-    /// What must be done afterwards whatever happens.
+    /// The step that makes it real.
+    pub commit: Option<Step>,
+    /// What must follow it, in order.
+    pub onward: Vec<Step>,
+    /// What to do and say when a step of `onward` fails.
+    pub stranded: Stranded,
+    /// What must be done at the end.
     pub finish: Vec<Step>,
-    /// What is left, and the way out, when a commit step after the first one fails.
-    pub after_failed_commit: Vec<Left>,
+}
+
+/// The state between two good ones, when there is no way back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stranded {
+    /// Steps to try: they take away what is of no use now.
+    pub steps: Vec<Step>,
+    /// What the user has to know, and the way out.
+    pub left: Vec<Left>,
 }
 
 /// Performs steps: the real dom0, or a fake that fails on command.
 pub trait Perform {
-    /// Does one step. An undo step must succeed when there is nothing to undo.
+    /// Does one step. An undo step must succeed when there is nothing to undo. An error that says
+    /// what is left ([`Error::left`]) means that the step was done in part.
     fn perform(&mut self, step: &Step) -> Result<()>;
 
     /// Whether the user asked to stop (SIGINT, SIGTERM). Looked at between steps that can be
@@ -57,16 +71,20 @@ pub fn execute(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
         };
         if let Err(error) = outcome {
             // The failed step may have happened half-way: its undo runs as well.
-            let left = undo(&plan.prepare[..=done], host);
+            let left = try_all(&undo(&plan.prepare[..=done]), host);
             return Err(failure(plan, step, error, left));
         }
     }
-    for (done, step) in plan.commit.iter().enumerate() {
+    if let Some(step) = &plan.commit
+        && let Err(error) = host.perform(step)
+    {
+        let left = try_all(&undo(&plan.prepare), host);
+        return Err(failure(plan, step, error, left));
+    }
+    for step in &plan.onward {
         if let Err(error) = host.perform(step) {
-            let mut left = undo(&plan.prepare, host);
-            if done > 0 {
-                left.extend(plan.after_failed_commit.iter().cloned());
-            }
+            let mut left = try_all(&plan.stranded.steps, host);
+            left.extend(plan.stranded.left.iter().cloned());
             return Err(failure(plan, step, error, left));
         }
     }
@@ -86,14 +104,19 @@ pub fn execute(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Undoes steps, last first, and says what could not be undone.
-fn undo(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
+/// What takes steps back, last first.
+pub fn undo(steps: &[Step]) -> Vec<Step> {
+    steps.iter().rev().filter_map(Step::undo).collect()
+}
+
+/// Tries every step and says which could not be done.
+fn try_all(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
     let mut left = Vec::new();
-    for undo in steps.iter().rev().filter_map(Step::undo) {
-        if let Err(error) = host.perform(&undo) {
+    for step in steps {
+        if let Err(error) = host.perform(step) {
             left.push(Left {
-                what: format!("Could not {undo}: {}", error.chain().join(": ")),
-                command: undo.by_hand(),
+                what: format!("Could not {step}: {}", error.chain().join(": ")),
+                command: step.by_hand(),
             });
         }
     }
@@ -113,16 +136,11 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}:", self.title)?;
         let mut still = false;
-        let steps = self.prepare.iter().chain(&self.commit).chain(&self.finish);
+        let steps = self.prepare.iter().chain(&self.commit).chain(&self.onward).chain(&self.finish);
         for (number, step) in steps.enumerate() {
-            if step.lets_guest_run() {
-                still = false;
-                writeln!(f, "{:>4} | {step}", number + 1)?;
-            } else {
-                let bar = if still { '|' } else { ' ' };
-                writeln!(f, "{:>4} {bar} {step}", number + 1)?;
-                still |= step.stops_guest();
-            }
+            let bar = if still { '|' } else { ' ' };
+            writeln!(f, "{:>4} {bar} {step}", number + 1)?;
+            still = (still || step.stops_guest()) && !step.lets_guest_run();
         }
         if self.prepare.iter().any(Step::stops_guest) {
             writeln!(f, "     | the guest stands still")?;
@@ -166,9 +184,13 @@ mod tests {
         Plan {
             title: "Test".into(),
             prepare: vec![Step::HoldMonitor { pid: 7 }, Step::Suspend { domid: 3, live: true }],
-            commit: vec![run("one"), run("two")],
+            commit: Some(run("one")),
+            onward: vec![run("two"), run("three")],
+            stranded: Stranded {
+                steps: vec![run("tidy")],
+                left: vec![Left { what: "Half".into(), command: None }],
+            },
             finish: vec![Step::Resume { domid: 3 }, Step::WakeMonitor { pid: 7 }],
-            after_failed_commit: vec![Left { what: "Half".into(), command: None }],
             ..Plan::default()
         }
     }
@@ -183,7 +205,7 @@ mod tests {
     fn all_goes_well() {
         let (result, done) = outcome(&[]);
         result.unwrap();
-        assert_eq!(done.len(), 6);
+        assert_eq!(done.len(), 7);
     }
 
     #[test]
@@ -209,11 +231,24 @@ mod tests {
     }
 
     #[test]
-    fn the_first_commit_step_still_leaves_everything_as_it_was() {
-        assert_eq!(outcome(&[2]).0.unwrap_err().exit_code(), 1);
-        let error = outcome(&[3]).0.unwrap_err();
-        assert_eq!(error.exit_code(), 4);
-        assert_eq!(error.left[0].what, "Half");
+    fn a_failed_commit_leaves_everything_as_it_was() {
+        let (result, done) = outcome(&[2]);
+        assert_eq!(result.unwrap_err().exit_code(), 1);
+        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
+    }
+
+    #[test]
+    fn after_the_commit_nothing_is_undone() {
+        for failed in [3, 4] {
+            let (result, done) = outcome(&[failed]);
+            let error = result.unwrap_err();
+            assert_eq!(error.exit_code(), 4);
+            assert_eq!(error.left[0].what, "Half");
+            assert_eq!(done.last().unwrap(), &run("tidy").to_string());
+            assert!(!done.contains(&Step::WakeMonitor { pid: 7 }.to_string()));
+        }
+        let error = outcome(&[3, 4]).0.unwrap_err();
+        assert_eq!(error.left.len(), 2, "the tidying failed as well");
     }
 
     #[test]
@@ -230,7 +265,8 @@ mod tests {
         }
         let error = execute(&plan(), &mut Unsure).unwrap_err();
         assert_eq!(error.exit_code(), 4);
-        assert_eq!(error.left[0].what, "Who knows");
+        let left: Vec<_> = error.left.iter().map(|left| left.what.as_str()).collect();
+        assert_eq!(left, ["Who knows"]);
     }
 
     #[test]
@@ -252,9 +288,9 @@ mod tests {
 
     #[test]
     fn finishing_goes_on_after_a_failure() {
-        let (result, done) = outcome(&[4]);
+        let (result, done) = outcome(&[5]);
         assert_eq!(result.unwrap_err().exit_code(), 4);
         assert_eq!(done.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
-        assert_eq!(outcome(&[4, 5]).0.unwrap_err().left.len(), 2);
+        assert_eq!(outcome(&[5, 6]).0.unwrap_err().left.len(), 2);
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use crate::error::Left;
 use crate::record::Record;
 use crate::tool::{Invocation, quote};
 
@@ -31,17 +32,42 @@ pub struct ImageStart {
 // `Record` is compared in tests only, and holds no floating-point numbers.
 impl Eq for ImageStart {}
 
-/// libxl's stored configuration of a domain, which save, migrate and reboot follow.
+/// Whose configuration of a domain it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// libxl's, JSON: save, migrate and reboot follow it.
+    Libxl,
+    /// xl's, the text of a configuration file: if `xl config-update` stored one, a reboot follows
+    /// it and not libxl's.
+    Xl,
+}
+
+/// A configuration of a domain that is stored with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
     /// The domain.
     pub domid: u32,
+    /// Whose it is.
+    pub whose: Whose,
     /// What is stored.
     pub new: String,
     /// What was stored before.
     pub old: String,
     /// What changes, for people: `xvda -> /srv/a.after-s1.qcow2`.
     pub what: String,
+}
+
+/// An xl configuration file that gets another text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplaceCfg {
+    /// The file.
+    pub path: PathBuf,
+    /// What it must hold still.
+    pub old: String,
+    /// What it is to hold.
+    pub new: String,
+    /// Where the old one stays.
+    pub backup: PathBuf,
 }
 
 /// A value in xenstore.
@@ -90,6 +116,23 @@ pub enum Step {
         /// What fills it.
         fill: Invocation,
     },
+    /// Makes a new file that shares its content with another one, by the file system's own means
+    /// (FICLONE, ioctl_ficlonerange(2)); owner and permissions are the same.
+    Clone {
+        /// The file.
+        from: PathBuf,
+        /// The new one.
+        to: PathBuf,
+        /// Whether anybody may write to it.
+        writable: bool,
+    },
+    /// Gives a file another name, which must be free.
+    Rename {
+        /// The file.
+        from: PathBuf,
+        /// Its new name.
+        to: PathBuf,
+    },
     /// Removes a file this run made.
     RemoveNew {
         /// The file.
@@ -136,8 +179,10 @@ pub enum Step {
         /// The domain.
         domid: u32,
     },
-    /// Rewrites libxl's stored configuration.
+    /// Rewrites a stored configuration.
     StoreConfig(StoreConfig),
+    /// Rewrites the user's xl configuration file.
+    ReplaceCfg(ReplaceCfg),
     /// Rewrites the disks' keys in xenstore.
     Xenstore(Vec<XenstoreWrite>),
     /// Snapshots every disk QEMU serves, all or none.
@@ -148,9 +193,28 @@ pub enum Step {
     Destroy {
         /// The domain.
         domid: u32,
+        /// What to tell if the domain is gone then, but its disks are still in use.
+        way_out: Left,
+    },
+    /// Waits until nobody has a logical volume open any more, `VG/LV`.
+    AwaitClosed {
+        /// The volume.
+        volume: String,
+    },
+    /// Waits until no snapshot is being merged into a logical volume any more, `VG/LV`.
+    AwaitMerged {
+        /// The volume.
+        volume: String,
     },
     /// Runs a tool.
     Run(Invocation),
+    /// Runs a tool whose effect another call takes back, also when there was none.
+    Undoable {
+        /// What is run.
+        call: Invocation,
+        /// What takes it back.
+        undo: Invocation,
+    },
     /// Does several things at a time.
     Together(Vec<Step>),
     /// Restores the domain from the memory image, paused.
@@ -159,6 +223,8 @@ pub enum Step {
         domain: String,
         /// libxl's JSON, disks as they are now.
         config: String,
+        /// The image, if it is not the one the operation began with.
+        image: Option<PathBuf>,
     },
     /// Lets the restored domain run.
     Unpause {
@@ -184,10 +250,20 @@ pub enum Step {
 }
 
 impl Step {
+    /// One step that does several at the same time, if there is anything to do.
+    pub fn together(mut steps: Vec<Step>) -> Option<Step> {
+        match steps.len() {
+            0 | 1 => steps.pop(),
+            _ => Some(Step::Together(steps)),
+        }
+    }
+
     /// The step that takes this one back. Every undo accepts that there is nothing to undo.
     pub fn undo(&self) -> Option<Step> {
         match self {
             Step::NewFile { path, .. } => Some(Step::RemoveNew { path: path.clone() }),
+            Step::Clone { to, .. } => Some(Step::RemoveNew { path: to.clone() }),
+            Step::Undoable { undo, .. } => Some(Step::Run(undo.clone())),
             Step::Protect { path } => Some(Step::Unprotect { path: path.clone() }),
             Step::OpenImage(_) => Some(Step::DiscardImage),
             Step::HoldMonitor { pid } => Some(Step::WakeMonitor { pid: *pid }),
@@ -197,6 +273,7 @@ impl Step {
                 old: store.new.clone(),
                 what: format!("back, not {}", store.what),
                 domid: store.domid,
+                whose: store.whose,
             })),
             Step::Xenstore(writes) => Some(Step::Xenstore(
                 writes
@@ -209,8 +286,7 @@ impl Step {
                     .collect(),
             )),
             Step::Together(steps) => {
-                let undo: Vec<Step> = steps.iter().rev().filter_map(Step::undo).collect();
-                (!undo.is_empty()).then_some(Step::Together(undo))
+                Step::together(steps.iter().rev().filter_map(Step::undo).collect())
             }
             _ => None,
         }
@@ -224,7 +300,11 @@ impl Step {
             }
             Step::Unprotect { path } => Some(format!("chmod u+w {}", quote(path))),
             Step::WakeMonitor { pid } => Some(format!("kill -CONT {pid}")),
-            Step::Run(call) => Some(call.to_string()),
+            Step::Run(call) | Step::Undoable { call, .. } => Some(call.to_string()),
+            Step::Clone { from, to, .. } => {
+                Some(format!("cp --reflink=always -p {} {}", quote(from), quote(to)))
+            }
+            Step::Rename { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
             Step::Xenstore(writes) => Some(
                 writes
                     .iter()
@@ -244,7 +324,7 @@ impl Step {
 
     /// Whether the guest goes on with this step.
     pub fn lets_guest_run(&self) -> bool {
-        matches!(self, Step::Resume { .. })
+        matches!(self, Step::Resume { .. } | Step::Unpause { .. })
     }
 }
 
@@ -255,6 +335,10 @@ impl fmt::Display for Step {
             Step::NewFile { path, fill } => {
                 write!(f, "make {}: {fill}", quote(path))
             }
+            Step::Clone { from, to, .. } => {
+                write!(f, "clone {} to {}", quote(from), quote(to))
+            }
+            Step::Rename { from, to } => write!(f, "rename {} to {}", quote(from), quote(to)),
             Step::RemoveNew { path } | Step::RemoveFile { path } => {
                 write!(f, "remove {}", quote(path))
             }
@@ -278,8 +362,18 @@ impl fmt::Display for Step {
             Step::Pause { domid } => write!(f, "pause domain {domid}"),
             Step::Resume { domid } => write!(f, "resume domain {domid}"),
             Step::StoreConfig(store) => {
-                write!(f, "store libxl's configuration: {}", store.what)
+                let whose = match store.whose {
+                    Whose::Libxl => "libxl's",
+                    Whose::Xl => "xl's",
+                };
+                write!(f, "store {whose} configuration: {}", store.what)
             }
+            Step::ReplaceCfg(cfg) => write!(
+                f,
+                "make {} name the new images, and keep the old one as {}",
+                quote(&cfg.path),
+                quote(&cfg.backup)
+            ),
             Step::Xenstore(writes) => {
                 let list: Vec<String> =
                     writes.iter().map(|w| format!("{} = {}", w.path, w.new)).collect();
@@ -292,10 +386,14 @@ impl fmt::Display for Step {
             Step::CompleteImage => {
                 write!(f, "complete the record, sync the image and give it its name")
             }
-            Step::Destroy { domid } => {
+            Step::Destroy { domid, .. } => {
                 write!(f, "destroy domain {domid} and wait until its QEMU is gone")
             }
-            Step::Run(call) => write!(f, "run {call}"),
+            Step::AwaitClosed { volume } => write!(f, "wait until nobody has {volume} open"),
+            Step::AwaitMerged { volume } => {
+                write!(f, "wait for the end of the merge into {volume}")
+            }
+            Step::Run(call) | Step::Undoable { call, .. } => write!(f, "run {call}"),
             Step::Together(steps) => {
                 let list: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 write!(f, "{}", list.join("; at the same time "))

@@ -49,10 +49,14 @@ fn found() -> Found {
     let a = image("/srv/a.qcow2", "qcow2", None, &[("1", "s1")]);
     let b = image("/srv/b.img", "raw", None, &[]);
     let overlay = image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", Some(("/srv/b.img", "raw")), &[]);
-    let disk = |index: usize, facts: FileFacts, image, chain| DiskFound {
+    let disk = |index: usize, facts: FileFacts, image, chain: Vec<ImageInfo>| DiskFound {
         record: record.disks[index].clone(),
         file: Ok(facts),
+        copy: Err("none".into()),
+        vhd: None,
         image: Ok(image),
+        top: chain.first().map(|top| top.filename.clone()),
+        top_parent: None,
         chain,
         top_protected: false,
         used_by: None,
@@ -71,6 +75,7 @@ fn found() -> Found {
             disk(2, facts, b, vec![]),
         ],
         config: DomainConfig::parse(CONFIG).unwrap(),
+        volumes: Ok(Vec::new()),
         named: None,
         same: Some(Running { domid: 3, uuid: record.domain.uuid, state: State::Running }),
         record,
@@ -198,6 +203,6 @@ fn what_is_refused() {
 #[test]
 fn a_failure_after_the_domain_is_gone_says_how_to_bring_it_back() {
     let plan = plan(&found(), WISHES).unwrap().plan;
-    let left = &plan.after_failed_commit[0];
+    let left = &plan.stranded.left[0];
     assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/s1.xlsave"));
 }

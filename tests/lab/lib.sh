@@ -35,6 +35,9 @@ fail() {
 # detail TEXT: shown behind the PASS of the scenario; the last one counts.
 detail() { echo "$*" >"$LAB_LOGS/detail"; }
 
+# cell DISK GUEST OPERATION ok|WORDS: a cell of the table that `lab run` prints at the end.
+cell() { printf '%s\t%s\t%s\t%s\n' "$@" >>"$LAB_LOGS/cells"; }
+
 lab_on_error() {
 	local rc=$? command=$BASH_COMMAND
 	{ set +x; } 2>/dev/null
@@ -67,6 +70,26 @@ vg_up() {
 	loop=$(losetup --show -f "$LAB_WORK/$1.pv")
 	vgcreate -qq "$1" "$loop"
 }
+
+# xfs_up NAME: a file system that can clone files, mounted at NAME; taken down after the scenario.
+xfs_up() {
+	truncate -s 400M "$LAB_WORK/$1.fs"
+	mkfs.xfs -q "$LAB_WORK/$1.fs"
+	mkdir "$1"
+	mount -o loop "$LAB_WORK/$1.fs" "$1"
+}
+
+# lvm_check GROUP: LVM's own check, and no snapshot overflowed or waits to be merged.
+lvm_check() {
+	local bad
+	vgck "$1" || fail "vgck of $1"
+	bad=$(lvs --noheadings --binary -o lv_name,lv_snapshot_invalid,lv_merging "$1" |
+		awk '$2 == 1 || $3 == 1')
+	[[ -z $bad ]] || fail "volumes of $1: $bad"
+}
+
+# volumes GROUP: the names of its volumes, on one line.
+volumes() { lvs --noheadings -o lv_name "$1" | sort | xargs; }
 
 # qemu_img_check_all [strict]: checks all qcow2 images of the scenario; their guests must be down.
 # Leaked clusters, harmless and what a killed QEMU may leave, count only if strict.

@@ -1,0 +1,389 @@
+//! Snapshots of logical volumes: the guest stays on its volume, LVM keeps what it held.
+//!
+//! A thick snapshot is put back by merging it, which consumes it; so it is taken anew before the
+//! guest runs. A thin one is put back by a new volume made of it, under the name of the guest's.
+//! A snapshot is known by its tag, which no other volume has; while a merge is under way, or was
+//! cut short, the guest's volume bears another one, so that a second try knows what the first did.
+
+pub mod volumes;
+
+use uuid::Uuid;
+
+use crate::disk::{
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, record, refuse,
+    refuse_revert,
+};
+use crate::domain::Format;
+use crate::error::Result;
+use crate::plan::Step;
+use crate::record::{DiskRecord, Kept};
+use volumes::Volume;
+
+/// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: what the
+/// guest writes from then on takes new space, and a full pool fails every guest on it.
+const POOL_LIMIT: u64 = 90_00;
+/// The longest name of a volume, together with its group's (lvm(8), "VALID NAMES").
+const MAX_NAME: usize = 126;
+
+/// Plans a snapshot of a volume.
+pub(super) fn create(
+    seen: &DiskSeen,
+    size: Option<u64>,
+    context: Context<'_>,
+) -> Result<DiskCreate> {
+    let disk = &seen.disk;
+    let volumes = context.volumes.as_ref().map_err(|why| refuse(disk, why.clone()))?;
+    let refuse = |why: String| refuse(disk, why);
+    let volume = seen
+        .device
+        .and_then(|device| volumes.iter().find(|volume| volume.has_device(device)))
+        .ok_or_else(|| refuse("it is not a logical volume".into()))?;
+    if disk.format != Some(Format::Raw) {
+        return Err(refuse("LVM would miss what QEMU keeps of its image in memory".into()));
+    }
+    if volume.is_thick_snapshot() {
+        return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
+    }
+    let name = format!("{}.{}", volume.name, context.name);
+    if name.len() + volume.group.len() > MAX_NAME {
+        return Err(refuse(format!("the name {}/{name} would be too long", volume.group)));
+    }
+    if volumes.iter().any(|v| v.group == volume.group && v.name == name) {
+        return Err(refuse(format!("the volume {}/{name} exists", volume.group))
+            .hint("choose another name with --name"));
+    }
+    let tag = tag(context.id, &disk.vdev);
+    let (call, size) = if volume.is_thin() {
+        if size.is_some() {
+            return Err(refuse("a snapshot of a thin volume has no size".into()));
+        }
+        check_pool(volumes, volume).map_err(refuse)?;
+        (volumes::snapshot_thin(&volume.path(), &name, &tag), None)
+    } else {
+        let full = volume.full_snapshot_size();
+        let size = size.map_or(full, |size| volume.allocated(size).min(full));
+        if size > volume.group_free {
+            return Err(refuse(format!(
+                "its snapshot takes {}, and {} is free in the group {}",
+                mib(size),
+                mib(volume.group_free),
+                volume.group
+            ))
+            .hint(format!(
+                "make room, or give it less if the guest will not write that much: \
+                 --disk {},lvm,size=SIZE (once that is full, the snapshot is lost)",
+                disk.vdev
+            )));
+        }
+        (volumes::snapshot_thick(&volume.path(), &name, Some(&tag), size), Some(size))
+    };
+    Ok(DiskCreate {
+        still: vec![Step::Undoable {
+            call,
+            undo: volumes::remove_tagged(&volume.group, &name, &tag),
+        }],
+        space: size.map(|size| Space {
+            group: volume.group.clone(),
+            free: volume.group_free,
+            size,
+        }),
+        ..DiskCreate::of(record(
+            seen,
+            Kept::Lvm {
+                group: volume.group.clone(),
+                volume: volume.name.clone(),
+                snapshot: name,
+                size,
+            },
+        ))
+    })
+}
+
+/// Space that a snapshot takes from its volume group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// The group.
+    pub group: String,
+    /// What is free in it, in bytes.
+    pub free: u64,
+    /// What is taken, in bytes.
+    pub size: u64,
+}
+
+/// Why the groups have too little for all of them at once, if they have.
+pub fn short_of_space(spaces: &[&Space]) -> Option<String> {
+    spaces.iter().find_map(|one| {
+        let needed: u64 = spaces
+            .iter()
+            .filter(|other| other.group == one.group)
+            .fold(0, |sum, other| sum.saturating_add(other.size));
+        (needed > one.free).then(|| {
+            format!(
+                "the volume group {} has {} free, and all of them together take {}",
+                one.group,
+                mib(one.free),
+                mib(needed)
+            )
+        })
+    })
+}
+
+/// What of a record speaks of a volume.
+struct Recorded<'a> {
+    disk: &'a DiskRecord,
+    group: &'a str,
+    volume: &'a str,
+    snapshot: &'a str,
+    size: Option<u64>,
+}
+
+impl Recorded<'_> {
+    fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.group)
+    }
+}
+
+/// Plans to put a volume back.
+pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+    let disk = &found.record;
+    let Kept::Lvm { group, volume, snapshot, size } = &disk.snapshot else {
+        unreachable!("chosen by the kind of snapshot")
+    };
+    let recorded = Recorded { disk, group, volume, snapshot, size: *size };
+    let volumes =
+        context.volumes.as_ref().map_err(|why| refuse_revert(disk, why.clone()))?.as_slice();
+    if let Some(user) = &found.used_by {
+        return Err(refuse_revert(disk, format!("it is also used by {user}")));
+    }
+    let tag = tag(context.id, &disk.vdev);
+    let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
+    let origin = volumes.iter().find(|v| v.group == *group && v.name == *volume);
+    match tagged.as_slice() {
+        [] => retake(&recorded, origin, &tag, context),
+        [snapshot] if snapshot.merging => finish_merge(&recorded, snapshot, &tag, context),
+        [snapshot] if snapshot.group != *group => Err(refuse_revert(
+            disk,
+            format!("its snapshot {} is in another group now", snapshot.path()),
+        )),
+        [snapshot] if snapshot.open => {
+            Err(refuse_revert(disk, format!("somebody has its snapshot {} open", snapshot.path()))
+                .hint("is it mounted, or a disk of another domain?"))
+        }
+        [snapshot] if snapshot.is_thin() => {
+            check_pool(volumes, snapshot).map_err(|why| refuse_revert(disk, why))?;
+            thin(&recorded, snapshot, origin, volumes, context)
+        }
+        [snapshot] => thick(&recorded, snapshot, origin, volumes, &tag, context),
+        [one, other, ..] => Err(refuse_revert(
+            disk,
+            format!("both {} and {} bear its tag {tag}", one.path(), other.path()),
+        )),
+    }
+}
+
+/// The volume of now keeps its content under another name; a new one made of the snapshot has the
+/// name that the guest's configuration tells.
+fn thin(
+    recorded: &Recorded<'_>,
+    snapshot: &Volume,
+    origin: Option<&Volume>,
+    volumes: &[Volume],
+    context: RevertContext<'_>,
+) -> Result<DiskRevert> {
+    let keep = keep_name(recorded, volumes, context)?;
+    let mut put_back = Vec::new();
+    if origin.is_some() {
+        put_back.push(Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
+    }
+    put_back.push(Step::Run(volumes::volume_of_thin(&snapshot.path(), recorded.volume)));
+    let keep = recorded.path(&keep);
+    Ok(DiskRevert {
+        put_back,
+        discard: origin.iter().map(|_| Step::Run(volumes::remove(&keep))).collect(),
+        kept: origin.map(|_| format!("the volume {keep}")),
+        ..DiskRevert::default()
+    })
+}
+
+fn thick(
+    recorded: &Recorded<'_>,
+    snapshot: &Volume,
+    origin: Option<&Volume>,
+    volumes: &[Volume],
+    tag: &str,
+    context: RevertContext<'_>,
+) -> Result<DiskRevert> {
+    let refuse = |why: String| refuse_revert(recorded.disk, why);
+    let origin = origin.filter(|origin| origin.name == snapshot.origin).ok_or_else(|| {
+        refuse(format!("{} is a snapshot of {} now", snapshot.path(), snapshot.origin))
+    })?;
+    if snapshot.invalid {
+        return Err(refuse(format!(
+            "its snapshot {} is lost: more was written since than it could hold",
+            snapshot.path()
+        )));
+    }
+    // A merge writes to the origin what the snapshot holds, and the origin's other snapshots have
+    // to keep what was there. None of them may overflow.
+    let others = volumes
+        .iter()
+        .filter(|v| v.group == origin.group && v.origin == origin.name && v.is_thick_snapshot())
+        .filter(|other| other.name != snapshot.name && !other.invalid);
+    for other in others {
+        let room = other.size.saturating_sub(other.used_bytes());
+        if other.size < origin.full_snapshot_size() && room < snapshot.used_bytes() {
+            return Err(refuse(format!(
+                "that would overflow the snapshot {}: it has room for {}, and up to {} is needed",
+                other.path(),
+                mib(room),
+                mib(snapshot.used_bytes())
+            ))
+            .hint(format!("lvextend or lvremove {} first", other.path())));
+        }
+    }
+    let keep = keep_name(recorded, volumes, context)?;
+    let full = origin.full_snapshot_size();
+    let keeps = full <= origin.group_free;
+    if !keeps && !context.discard {
+        return Err(refuse(format!(
+            "to keep what it holds now takes {}, and {} is free in the group {}",
+            mib(full),
+            mib(origin.group_free),
+            recorded.group
+        ))
+        .hint("make room, or give it up with --discard-current"));
+    }
+    let merging = merging_tag(context.id, &recorded.disk.vdev);
+    let mut put_back = vec![Step::AwaitClosed { volume: origin.path() }];
+    if keeps {
+        put_back.push(Step::Run(volumes::snapshot_thick(&origin.path(), &keep, None, full)));
+    }
+    put_back.extend([
+        Step::Run(volumes::add_tag(&origin.path(), &merging)),
+        Step::Run(volumes::merge(&snapshot.path())),
+        Step::AwaitMerged { volume: origin.path() },
+    ]);
+    put_back.extend(take_again(recorded, snapshot.size, tag, &merging));
+    let keep = recorded.path(&keep);
+    Ok(DiskRevert {
+        put_back,
+        discard: keeps.then(|| Step::Run(volumes::remove(&keep))).into_iter().collect(),
+        kept: keeps.then(|| format!("the volume {keep}")),
+        space: keeps.then(|| Space {
+            group: origin.group.clone(),
+            free: origin.group_free,
+            size: full,
+        }),
+        ..DiskRevert::default()
+    })
+}
+
+/// A merge began and was cut short, or waits until nobody has the volumes open.
+fn finish_merge(
+    recorded: &Recorded<'_>,
+    snapshot: &Volume,
+    tag: &str,
+    context: RevertContext<'_>,
+) -> Result<DiskRevert> {
+    if context.running {
+        return Err(refuse_revert(
+            recorded.disk,
+            "a merge of its snapshot waits, and the domain runs on it: \
+             what it wrote since cannot be told from the snapshot any more",
+        ));
+    }
+    let origin = recorded.path(recorded.volume);
+    let merging = merging_tag(context.id, &recorded.disk.vdev);
+    let mut put_back = vec![
+        Step::AwaitClosed { volume: origin.clone() },
+        Step::Run(volumes::activate(&origin, false)),
+        Step::Run(volumes::activate(&origin, true)),
+        Step::AwaitMerged { volume: origin },
+    ];
+    put_back.extend(take_again(recorded, snapshot.size, tag, &merging));
+    Ok(DiskRevert { put_back, ..DiskRevert::default() })
+}
+
+/// The snapshot is not there. If a revert was cut short after the merge, the volume itself holds it
+/// and says so by its tag.
+fn retake(
+    recorded: &Recorded<'_>,
+    origin: Option<&Volume>,
+    tag: &str,
+    context: RevertContext<'_>,
+) -> Result<DiskRevert> {
+    let merging = merging_tag(context.id, &recorded.disk.vdev);
+    let merged = origin.filter(|origin| origin.has_tag(&merging)).zip(recorded.size);
+    match merged {
+        Some((_, size)) if !context.running => Ok(DiskRevert {
+            put_back: take_again(recorded, size, tag, &merging),
+            ..DiskRevert::default()
+        }),
+        Some(_) => Err(refuse_revert(
+            recorded.disk,
+            "its snapshot was merged by a revert that was cut short, and the domain has run since",
+        )),
+        None => Err(refuse_revert(
+            recorded.disk,
+            format!("its snapshot {} is gone", recorded.path(recorded.snapshot)),
+        )),
+    }
+}
+
+fn take_again(recorded: &Recorded<'_>, size: u64, tag: &str, merging: &str) -> Vec<Step> {
+    let origin = recorded.path(recorded.volume);
+    vec![
+        Step::Run(volumes::snapshot_thick(&origin, recorded.snapshot, Some(tag), size)),
+        Step::Run(volumes::delete_tag(&origin, merging)),
+    ]
+}
+
+/// The name under which the content of now stays.
+fn keep_name(
+    recorded: &Recorded<'_>,
+    volumes: &[Volume],
+    context: RevertContext<'_>,
+) -> Result<String> {
+    let refuse = |why: String| refuse_revert(recorded.disk, why);
+    let name = format!("{}.{}", recorded.volume, context.keep);
+    if name.len() + recorded.group.len() > MAX_NAME {
+        return Err(refuse(format!("the name {} would be too long", recorded.path(&name))));
+    }
+    if volumes.iter().any(|v| v.group == recorded.group && v.name == name) {
+        return Err(refuse(format!("the volume {} exists", recorded.path(&name))));
+    }
+    Ok(name)
+}
+
+fn check_pool(volumes: &[Volume], volume: &Volume) -> std::result::Result<(), String> {
+    let pool = volumes
+        .iter()
+        .find(|pool| pool.group == volume.group && pool.name == volume.pool)
+        .ok_or_else(|| format!("its pool {} is not known", volume.pool))?;
+    for (what, used) in [("data", pool.used), ("metadata", pool.metadata_used)] {
+        let used = used.ok_or_else(|| format!("its pool {} is not active", pool.path()))?;
+        if used > POOL_LIMIT {
+            return Err(format!(
+                "the {what} of its thin pool {} is {} % full, more than {} %: extend it first",
+                pool.path(),
+                used / 100,
+                POOL_LIMIT / 100
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What tells the snapshot of one disk from all others.
+fn tag(id: Uuid, vdev: &str) -> String {
+    format!("xl-snapshot:{id}:{vdev}")
+}
+
+/// What the guest's volume bears while it is being made the snapshot.
+fn merging_tag(id: Uuid, vdev: &str) -> String {
+    format!("xl-snapshot-merging:{id}:{vdev}")
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}

@@ -1,0 +1,331 @@
+//! Logical volumes as lvs(8) tells them, and the calls of lvm(8) we make. Pure.
+//!
+//! Every call names `GROUP/VOLUME` from lvs's own answer, or selects by tag, never by a path.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::tool::{Invocation, Tool};
+
+/// A merge copies every changed block; a hang must still end.
+const MERGE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+/// The chunk of a thick snapshot, lvcreate(8) `--chunksize`; what LVM takes if nothing is said.
+const CHUNK: u64 = 4096;
+/// Exceptions in one area of a thick snapshot's store, 16 bytes each (Linux
+/// drivers/md/dm-snap-persistent.c, `struct disk_exception`).
+const EXCEPTIONS: u64 = CHUNK / 16;
+
+/// A logical volume.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Volume {
+    /// The name of its group.
+    #[serde(rename = "vg_name")]
+    pub group: String,
+    /// Its name; in brackets if LVM hides it.
+    #[serde(rename = "lv_name")]
+    pub name: String,
+    /// Its length in bytes; for a thick snapshot, what it can hold of changes.
+    #[serde(rename = "lv_size", deserialize_with = "number")]
+    pub size: u64,
+    /// How it is laid out: `linear`, `thin,sparse`...
+    #[serde(rename = "lv_layout")]
+    layout: String,
+    /// What it was made of, if it is a snapshot.
+    #[serde(rename = "origin")]
+    pub origin: String,
+    /// Its pool, if it is thin.
+    #[serde(rename = "pool_lv")]
+    pub pool: String,
+    /// Its tags, separated by commas.
+    #[serde(rename = "lv_tags")]
+    tags: String,
+    /// Whether anybody has it open.
+    #[serde(rename = "lv_device_open", deserialize_with = "flag")]
+    pub open: bool,
+    /// Whether it is a snapshot that is being merged, or will be.
+    #[serde(rename = "lv_merging", deserialize_with = "flag")]
+    pub merging: bool,
+    /// Whether it is a thick snapshot that overflowed.
+    #[serde(rename = "lv_snapshot_invalid", deserialize_with = "flag")]
+    pub invalid: bool,
+    /// How full it is, in hundredths of a percent: a thick snapshot, or a pool.
+    #[serde(rename = "data_percent", deserialize_with = "percent")]
+    pub used: Option<u64>,
+    /// How full a pool's metadata is, in hundredths of a percent.
+    #[serde(rename = "metadata_percent", deserialize_with = "percent")]
+    pub metadata_used: Option<u64>,
+    /// The number of its device; -1 if it is not active.
+    #[serde(rename = "lv_kernel_major", deserialize_with = "number")]
+    major: i64,
+    #[serde(rename = "lv_kernel_minor", deserialize_with = "number")]
+    minor: i64,
+    /// What is free in its group, in bytes.
+    #[serde(rename = "vg_free", deserialize_with = "number")]
+    pub group_free: u64,
+    /// The unit of allocation in its group, in bytes.
+    #[serde(rename = "vg_extent_size", deserialize_with = "number")]
+    pub extent: u64,
+}
+
+impl Volume {
+    /// As lvm takes it.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.group, self.name)
+    }
+
+    /// Whether space is allocated as it is written to.
+    pub fn is_thin(&self) -> bool {
+        !self.pool.is_empty() && self.layout.split(',').any(|word| word == "thin")
+    }
+
+    /// Whether it is a thick snapshot of another volume.
+    pub fn is_thick_snapshot(&self) -> bool {
+        !self.origin.is_empty() && !self.is_thin()
+    }
+
+    /// Whether it bears a tag.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.tags.split(',').any(|other| other == tag)
+    }
+
+    /// Whether it has the device number `(major, minor)`.
+    pub fn has_device(&self, (major, minor): (u64, u64)) -> bool {
+        u64::try_from(self.major) == Ok(major) && u64::try_from(self.minor) == Ok(minor)
+    }
+
+    /// What a thick snapshot of it takes to hold every change, in bytes, as LVM allocates it: a
+    /// header, and in each area one chunk that lists the others (dm-snap-persistent.c).
+    pub fn full_snapshot_size(&self) -> u64 {
+        let chunks = self.size.div_ceil(CHUNK);
+        self.allocated((1 + chunks + chunks.div_ceil(EXCEPTIONS)).saturating_mul(CHUNK))
+    }
+
+    /// `size` in whole extents.
+    pub fn allocated(&self, size: u64) -> u64 {
+        size.checked_next_multiple_of(self.extent.max(1)).unwrap_or(u64::MAX)
+    }
+
+    /// What of a thick snapshot is used, in bytes.
+    pub fn used_bytes(&self) -> u64 {
+        let used = u128::from(self.size) * u128::from(self.used.unwrap_or(0)) / 10_000;
+        u64::try_from(used).expect("at most its size")
+    }
+}
+
+/// Asks for every volume of the host, as JSON.
+pub fn report() -> Invocation {
+    lvm([
+        "lvs",
+        "--all",
+        "--reportformat",
+        "json",
+        "--units",
+        "b",
+        "--nosuffix",
+        "--binary",
+        "--options",
+        "vg_name,lv_name,lv_size,lv_layout,origin,pool_lv,lv_tags,lv_device_open,lv_merging,\
+         lv_snapshot_invalid,data_percent,metadata_percent,lv_kernel_major,lv_kernel_minor,vg_free,\
+         vg_extent_size",
+    ])
+}
+
+/// Reads what [`report`] prints.
+pub fn parse(json: &[u8]) -> Result<Vec<Volume>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Answer {
+        report: Vec<Report>,
+    }
+    #[derive(Deserialize)]
+    struct Report {
+        #[serde(default)]
+        lv: Vec<Volume>,
+    }
+    let answer: Answer = serde_json::from_slice(json)?;
+    Ok(answer.report.into_iter().flat_map(|report| report.lv).collect())
+}
+
+/// Takes a thick snapshot that can hold `size` bytes of changes. LVM takes less where that is more
+/// than can ever be needed.
+pub fn snapshot_thick(origin: &str, name: &str, tag: Option<&str>, size: u64) -> Invocation {
+    lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--permission", "r"])
+        .args(tag.into_iter().flat_map(|tag| ["--addtag", tag]))
+        .args(["--name", name, "--size", &format!("{size}b"), origin])
+}
+
+/// Takes a thin snapshot that is active from now on and that nobody can write to.
+pub fn snapshot_thin(origin: &str, name: &str, tag: &str) -> Invocation {
+    lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n"]).args([
+        "--permission",
+        "r",
+        "--addtag",
+        tag,
+        "--name",
+        name,
+        origin,
+    ])
+}
+
+/// Makes a thin volume with the content of a thin snapshot.
+pub fn volume_of_thin(snapshot: &str, name: &str) -> Invocation {
+    lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n"]).args([
+        "--permission",
+        "rw",
+        "--name",
+        name,
+        snapshot,
+    ])
+}
+
+/// Removes the volume `group/name`, but only if it bears the tag; none is fine.
+pub fn remove_tagged(group: &str, name: &str, tag: &str) -> Invocation {
+    let select = format!("lv_name=\"{name}\" && lv_tags=\"{tag}\"");
+    lvm(["lvremove", "--quiet", "--yes", "--select", &select, group])
+}
+
+/// Removes a volume.
+pub fn remove(volume: &str) -> Invocation {
+    lvm(["lvremove", "--quiet", "--yes", volume])
+}
+
+/// Gives a volume another name.
+pub fn rename(group: &str, from: &str, to: &str) -> Invocation {
+    lvm(["lvrename", "--quiet", group, from, to])
+}
+
+/// Puts a thick snapshot back into its origin, which consumes it, and waits for the end.
+pub fn merge(snapshot: &str) -> Invocation {
+    lvm(["lvconvert", "--quiet", "--yes", "--merge", "--interval", "1", snapshot])
+        .within(MERGE_TIMEOUT)
+}
+
+/// Adds a tag.
+pub fn add_tag(volume: &str, tag: &str) -> Invocation {
+    lvm(["lvchange", "--quiet", "--addtag", tag, volume])
+}
+
+/// Takes a tag away.
+pub fn delete_tag(volume: &str, tag: &str) -> Invocation {
+    lvm(["lvchange", "--quiet", "--deltag", tag, volume])
+}
+
+/// Takes a volume's device away, or brings it back, which starts a merge that waits for it.
+pub fn activate(volume: &str, active: bool) -> Invocation {
+    let how = if active { "y" } else { "n" };
+    lvm(["lvchange", "--quiet", "--yes", "--activate", how, volume])
+}
+
+fn lvm<const N: usize>(args: [&str; N]) -> Invocation {
+    Invocation::new(Tool::Lvm, args)
+}
+
+/// LVM quotes its numbers, and says nothing where there is none.
+fn number<'de, D: Deserializer<'de>, T: std::str::FromStr>(from: D) -> Result<T, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|_| de::Error::custom(format!("{text:?} is not a number")))
+}
+
+/// 1, 0, or -1 where it is not known (a volume that is not active).
+fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    Ok(String::deserialize(from)? == "1")
+}
+
+/// `12.34`, or nothing.
+fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (whole, part) = text.split_once('.').unwrap_or((&text, "00"));
+    let bad = || de::Error::custom(format!("{text:?} is not a percentage"));
+    let digits = format!("{whole}{part:0<2.2}");
+    match digits.parse::<u64>() {
+        Ok(hundredths @ 0..=10_000) => Ok(Some(hundredths)),
+        _ => Err(bad()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// As lvs of LVM 2.03.16 prints it, shortened.
+    pub(crate) const REPORT: &str = r#"{"report": [{"lv": [
+        {"vg_name":"vg0", "lv_name":"[lvol0_pmspare]", "lv_size":"4194304", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_device_open":"-1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"-1", "lv_kernel_minor":"-1", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"pool", "lv_size":"67108864", "lv_layout":"thin,pool", "origin":"", "pool_lv":"", "lv_tags":"", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"10.94", "lv_kernel_major":"253", "lv_kernel_minor":"3", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"thick", "lv_size":"67108864", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"0", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"thick.s1", "lv_size":"67108864", "lv_layout":"linear", "origin":"thick", "pool_lv":"", "lv_tags":"a,xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"0", "data_percent":"12.56", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"8", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"thin", "lv_size":"67108864", "lv_layout":"thin,sparse", "origin":"", "pool_lv":"pool", "lv_tags":"", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"5", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"thin.s1", "lv_size":"67108864", "lv_layout":"thin,sparse", "origin":"thin", "pool_lv":"pool", "lv_tags":"xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"11", "vg_free":"134217728", "vg_extent_size":"4194304"}
+        ]}]}"#;
+
+    #[test]
+    fn the_report_is_read() {
+        let volumes = parse(REPORT.as_bytes()).unwrap();
+        assert_eq!(volumes.len(), 6);
+        let [spare, pool, thick, snapshot, thin, _] = volumes.as_slice() else { unreachable!() };
+        assert!(!spare.has_device((0, 0)) && !spare.open);
+        assert_eq!((pool.used, pool.metadata_used), (Some(0), Some(1094)));
+        assert!(!pool.is_thin() && thin.is_thin() && thin.open);
+        assert!(thick.has_device((253, 0)) && !thick.is_thin() && !thick.is_thick_snapshot());
+        assert!(snapshot.is_thick_snapshot() && snapshot.has_tag("a") && !snapshot.has_tag("x"));
+        assert_eq!(snapshot.used_bytes(), 8_428_873);
+        assert_eq!(parse(br#"{"report": [{"lv": []}]}"#).unwrap(), []);
+    }
+
+    #[test]
+    fn what_lvs_would_not_print_is_an_error() {
+        for (good, bad) in
+            [("67108864", "huge"), ("12.56", "12,56"), ("12.56", "101.00"), ("253", "")]
+        {
+            assert!(parse(REPORT.replace(good, bad).as_bytes()).is_err(), "{bad}");
+        }
+        assert!(parse(b"{}").is_err());
+    }
+
+    /// LVM 2.03.16 says of a 64 MiB origin: "Reducing COW size 100.00 MiB down to maximum usable
+    /// size 68.00 MiB."
+    #[test]
+    fn a_full_snapshot_is_what_lvm_calls_the_maximum() {
+        let thick = &parse(REPORT.as_bytes()).unwrap()[2];
+        assert_eq!(thick.full_snapshot_size(), 68 << 20);
+        let huge = Volume { size: u64::MAX, ..thick.clone() };
+        assert_eq!(huge.full_snapshot_size(), u64::MAX);
+    }
+
+    #[test]
+    fn every_argument_list() {
+        let table = [
+            (
+                snapshot_thick("vg0/a", "a.s1", Some("t:1"), 1 << 22),
+                "lvm lvcreate --quiet --yes --snapshot --permission r --addtag t:1 --name a.s1 --size 4194304b vg0/a",
+            ),
+            (
+                snapshot_thick("vg0/a", "a.keep", None, 512),
+                "lvm lvcreate --quiet --yes --snapshot --permission r --name a.keep --size 512b vg0/a",
+            ),
+            (
+                snapshot_thin("vg0/a", "a.s1", "t:1"),
+                "lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag t:1 --name a.s1 vg0/a",
+            ),
+            (
+                volume_of_thin("vg0/a.s1", "a"),
+                "lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --name a vg0/a.s1",
+            ),
+            (
+                remove_tagged("vg0", "a.s1", "t:1"),
+                r#"lvm lvremove --quiet --yes --select 'lv_name="a.s1" && lv_tags="t:1"' vg0"#,
+            ),
+            (remove("vg0/a"), "lvm lvremove --quiet --yes vg0/a"),
+            (rename("vg0", "a", "b"), "lvm lvrename --quiet vg0 a b"),
+            (merge("vg0/a.s1"), "lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1"),
+            (add_tag("vg0/a", "t:1"), "lvm lvchange --quiet --addtag t:1 vg0/a"),
+            (delete_tag("vg0/a", "t:1"), "lvm lvchange --quiet --deltag t:1 vg0/a"),
+            (activate("vg0/a", false), "lvm lvchange --quiet --yes --activate n vg0/a"),
+        ];
+        for (call, line) in table {
+            assert_eq!(call.to_string(), line);
+        }
+    }
+}

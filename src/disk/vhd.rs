@@ -1,0 +1,203 @@
+//! VHDs that tapdisk serves: the guest goes on in a child, the VHD it used stays as it is.
+//!
+//! Nothing switches a disk of a running tapdisk that is not blktap's own, so the domain is restored
+//! on the child. The format: Microsoft, "Virtual Hard Disk Image Format Specification", 1.0.
+
+use std::path::{Path, PathBuf};
+
+use crate::disk::{
+    DiskCreate, DiskFound, DiskRevert, DiskSeen, check_frozen, place, record, refuse, refuse_revert,
+};
+use crate::domain::{Disk, Format};
+use crate::error::Result;
+use crate::plan::Step;
+use crate::record::{FrozenFile, Kept};
+use crate::tool::{Invocation, Tool};
+
+/// The length of the footer, which ends every VHD, in bytes.
+pub const FOOTER: usize = 512;
+/// The longest chain, the base included: every read may have to ask each of its files.
+const MAX_DEPTH: u32 = 30;
+/// "Disk Type" of a VHD with a parent.
+const DIFFERENCING: u32 = 4;
+
+/// What is known of a VHD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// The size the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// Whether it has a parent.
+    pub differencing: bool,
+    /// The length of its chain, itself included; `None` if vhd-util was not asked.
+    pub depth: Option<u32>,
+}
+
+impl Facts {
+    /// Reads a footer ("Hard Disk Footer Format"; numbers are big-endian).
+    pub fn of_footer(footer: &[u8; FOOTER]) -> Option<Facts> {
+        let number = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| footer[at + i]));
+        // "one's complement of the sum of all the bytes in the footer without the checksum field"
+        let sum = footer
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| !(64..68).contains(at))
+            .fold(0_u32, |sum, (_, byte)| sum.wrapping_add(u32::from(*byte)));
+        (footer.starts_with(b"conectix") && number(64) == !sum).then(|| Facts {
+            virtual_size: u64::from(number(48)) << 32 | u64::from(number(52)),
+            differencing: number(60) == DIFFERENCING,
+            depth: None,
+        })
+    }
+}
+
+/// Asks for the length of a chain.
+pub fn query_depth(path: &Path) -> Invocation {
+    Invocation::new(Tool::VhdUtil, ["query", "-d", "-n"]).arg(path)
+}
+
+/// Asks for the parent.
+pub fn query_parent(path: &Path) -> Invocation {
+    Invocation::new(Tool::VhdUtil, ["query", "-p", "-n"]).arg(path)
+}
+
+/// Reads the answer, the parent's path or `FILE has no parent`.
+pub fn parse_parent(output: &[u8]) -> Option<PathBuf> {
+    let line = std::str::from_utf8(output).ok()?.trim();
+    let path = line.starts_with('/') && !line.ends_with(" has no parent");
+    path.then(|| line.into())
+}
+
+/// Reads the answer: `chain depth: N`.
+pub fn parse_depth(output: &[u8]) -> Option<u32> {
+    std::str::from_utf8(output)
+        .ok()?
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("chain depth:")?.trim().parse().ok())
+}
+
+/// Makes an empty child. `-e`: without it, a parent that holds no data of its own is left out of
+/// the chain.
+fn snapshot(child: &Path, parent: &Path) -> Invocation {
+    Invocation::new(Tool::VhdUtil, ["snapshot", "-e", "-l", &MAX_DEPTH.to_string(), "-n"])
+        .arg(child)
+        .arg("-p")
+        .arg(parent)
+}
+
+/// What libxl is told of a VHD.
+pub fn target(path: &Path) -> PathBuf {
+    let mut target = Path::new(Disk::TAP_VHD).as_os_str().to_owned();
+    target.push(path);
+    target.into()
+}
+
+/// Plans a child.
+pub(super) fn create(seen: &DiskSeen) -> Result<DiskCreate> {
+    let disk = &seen.disk;
+    let refuse = |why: String| refuse(disk, why);
+    let file = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
+    let facts =
+        seen.vhd.clone().unwrap_or_else(|| Err("it is not a VHD".into())).map_err(refuse)?;
+    let depth = facts.depth.ok_or_else(|| refuse("the length of its chain is not known".into()))?;
+    if depth >= MAX_DEPTH {
+        return Err(refuse(format!("its chain has {depth} files, {MAX_DEPTH} are the limit"))
+            .hint(format!("make it shorter with vhd-util coalesce while {} is down", disk.vdev)));
+    }
+    let child = place(seen)?.to_owned();
+    let parent = disk.file();
+    let protect = file.writable.then(|| Step::Protect { path: parent.to_owned() });
+    Ok(DiskCreate {
+        prepare: protect.into_iter().collect(),
+        // Now, because a child notes when its parent was last written to.
+        still: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
+        switch: Some((target(&child), Format::Raw)),
+        by_restore: true,
+        ..DiskCreate::of(record(seen, Kept::Vhd { child, proof: None }))
+    })
+}
+
+/// Plans a new child of the untouched VHD.
+pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<DiskRevert> {
+    let record = &found.record;
+    let refuse = |why: String| refuse_revert(record, why);
+    let proof = proof.ok_or_else(|| refuse("the record has no proof of its base".into()))?;
+    let file = found.file.as_ref().map_err(|why| refuse(why.clone()))?;
+    check_frozen(file, proof).map_err(refuse)?;
+    let facts =
+        found.vhd.clone().unwrap_or_else(|| Err("it is not a VHD".into())).map_err(refuse)?;
+    if facts.virtual_size != proof.virtual_size {
+        return Err(refuse(format!(
+            "its size was changed: {} bytes, at the snapshot {}",
+            facts.virtual_size, proof.virtual_size
+        )));
+    }
+    if let Some(user) = &found.used_by {
+        return Err(refuse(format!("it is also used by {user}")));
+    }
+    if let Some(trouble) = &found.place.trouble {
+        return Err(refuse(format!("its child cannot be made: {trouble}")));
+    }
+    let child = &found.place.path;
+    let discard = match (found.top(), &found.top_parent) {
+        (Some(top), Some(parent)) if *parent == record.path && !found.top_protected => {
+            vec![Step::RemoveFile { path: top.to_owned() }]
+        }
+        _ => Vec::new(),
+    };
+    Ok(DiskRevert {
+        prepare: vec![Step::NewFile { path: child.clone(), fill: snapshot(child, &record.path) }],
+        switch: Some((target(child), Format::Raw)),
+        kept: found.top().map(|top| top.display().to_string()),
+        discard,
+        ..DiskRevert::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn footer(disk_type: u8) -> [u8; FOOTER] {
+        let mut footer = [0; FOOTER];
+        footer[..8].copy_from_slice(b"conectix");
+        footer[48..56].copy_from_slice(&(64_u64 << 20).to_be_bytes());
+        footer[63] = disk_type;
+        let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
+        footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+        footer
+    }
+
+    #[test]
+    fn a_footer_is_read() {
+        let facts = Facts::of_footer(&footer(3)).unwrap();
+        assert_eq!((facts.virtual_size, facts.differencing), (64 << 20, false));
+        assert!(Facts::of_footer(&footer(4)).unwrap().differencing);
+        let mut damaged = footer(3);
+        damaged[200] = 1;
+        assert_eq!(Facts::of_footer(&damaged), None);
+        assert_eq!(Facts::of_footer(&[0; FOOTER]), None);
+    }
+
+    #[test]
+    fn every_argument_list() {
+        let (a, b) = (Path::new("/srv/a b.vhd"), Path::new("/srv/b.vhd"));
+        assert_eq!(query_depth(a).to_string(), "vhd-util query -d -n '/srv/a b.vhd'");
+        assert_eq!(
+            snapshot(b, a).to_string(),
+            "vhd-util snapshot -e -l 30 -n /srv/b.vhd -p '/srv/a b.vhd'"
+        );
+        assert_eq!(target(a), Path::new("vhd:/srv/a b.vhd"));
+    }
+
+    #[test]
+    fn the_answers_of_vhd_util() {
+        assert_eq!(parse_parent(b"/srv/a b.vhd\n"), Some("/srv/a b.vhd".into()));
+        for wrong in [&b""[..], b"/srv/a.vhd has no parent\n", b"query failed", b"\xff"] {
+            assert_eq!(parse_parent(wrong), None);
+        }
+        assert_eq!(parse_depth(b"chain depth: 3\n"), Some(3));
+        for wrong in [&b""[..], b"chain depth: x\n", b"/a has no parent\n", b"\xff\xfe"] {
+            assert_eq!(parse_depth(wrong), None);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Rewrites a user's xl configuration file, with libxlutil as the judge.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::str;
+
+use tempfile::NamedTempFile;
+use thiserror::Error;
+
+use crate::host::files;
+use crate::host::libxl::{CfgDisk, CfgError, XlCfg};
+use crate::plan::ReplaceCfg;
+use crate::xlcfg::{BadCfg, Change, Known, rewrite};
+
+#[cfg(test)]
+mod tests;
+
+/// Why there is no new text for an xl configuration file.
+#[derive(Debug, Error)]
+pub enum RewriteError {
+    /// libxlutil refuses the file, or what we made of it.
+    #[error(transparent)]
+    Cfg(#[from] CfgError),
+    /// We cannot rewrite it.
+    #[error("{} cannot be rewritten", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: BadCfg,
+    },
+    /// The file cannot be read or written.
+    #[error("{}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not the one that was looked at.
+    #[error("{} was changed by somebody else", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// libxlutil reads something else in the new text than it should.
+    #[error("{} cannot be rewritten: libxlutil would misread the result", path.display())]
+    Misread {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// The xl configuration `text`, read from `path`, with `changes` made and all else kept; `None` if
+/// it already says what it should.
+///
+/// # Errors
+///
+/// If a change names no disk of the file, the text is not understood, or libxlutil would not read
+/// in the new text exactly the old domain with the new images.
+pub fn rewritten(
+    path: &Path,
+    text: &[u8],
+    changes: &[Change],
+) -> Result<Option<String>, RewriteError> {
+    let bad = |source| RewriteError::Text { path: path.to_owned(), source };
+    let (name, disks) = read(path, text)?;
+    let changes: Vec<_> = changes.iter().filter(|change| !holds(&disks, change)).cloned().collect();
+    if changes.is_empty() {
+        return Ok(None);
+    }
+    let text = str::from_utf8(text).map_err(|_| bad(BadCfg::Encoding))?;
+    let known: Vec<_> =
+        disks.iter().map(|disk| Known { spec: &disk.spec, vdev: &disk.vdev }).collect();
+    let new = rewrite(text, &known, &changes).map_err(bad)?;
+
+    let (new_name, new_disks) = read(path, new.as_bytes())?;
+    let as_expected = |(old, new): (&CfgDisk, &CfgDisk)| match changes
+        .iter()
+        .find(|change| change.vdev == old.vdev)
+    {
+        // How it is said is rewrite's choice.
+        Some(change) => *new == CfgDisk { spec: new.spec.clone(), ..changed(old, change) },
+        None => new == old,
+    };
+    let same_domain = new_name == name
+        && new_disks.len() == disks.len()
+        && disks.iter().zip(&new_disks).all(as_expected);
+    if same_domain { Ok(Some(new)) } else { Err(RewriteError::Misread { path: path.to_owned() }) }
+}
+
+/// Gives a file its new text, all at once, and keeps the old file under another name.
+///
+/// # Errors
+///
+/// If the file is not as it was, or cannot be written; it is then untouched.
+pub fn replace(cfg: &ReplaceCfg) -> Result<(), RewriteError> {
+    let io = |source| RewriteError::Io { path: cfg.path.clone(), source };
+    if fs::read(&cfg.path).map_err(io)? != cfg.old.as_bytes() {
+        return Err(RewriteError::Changed { path: cfg.path.clone() });
+    }
+    write_beside(cfg).map_err(io)
+}
+
+fn write_beside(cfg: &ReplaceCfg) -> io::Result<()> {
+    let directory = cfg.path.parent().ok_or(io::ErrorKind::NotFound)?;
+    let meta = fs::metadata(&cfg.path)?;
+    let mut new = NamedTempFile::new_in(directory)?;
+    new.write_all(cfg.new.as_bytes())?;
+    fchown(new.as_file(), Some(meta.uid()), Some(meta.gid()))?;
+    new.as_file().set_permissions(Permissions::from_mode(meta.mode() & 0o7777))?;
+    new.as_file().sync_all()?;
+    // Never over an existing backup.
+    fs::hard_link(&cfg.path, &cfg.backup)?;
+    new.persist(&cfg.path)?;
+    files::sync_directory(&cfg.path)
+}
+
+fn read(path: &Path, text: &[u8]) -> Result<(Option<String>, Vec<CfgDisk>), CfgError> {
+    let cfg = XlCfg::parse(path, text)?;
+    Ok((cfg.string(c"name")?, cfg.disks()?))
+}
+
+/// Whether there is nothing to do.
+fn holds(disks: &[CfgDisk], change: &Change) -> bool {
+    let mut named = disks.iter().filter(|disk| disk.vdev == change.vdev).peekable();
+    named.peek().is_some()
+        && named.all(|disk| {
+            disk.pdev_path.as_ref() == Some(&change.target) && disk.format == change.format
+        })
+}
+
+/// `disk` with the new image, and without what only a raw one can have.
+fn changed(disk: &CfgDisk, change: &Change) -> CfgDisk {
+    let raw = change.format == "raw";
+    CfgDisk {
+        pdev_path: Some(change.target.clone()),
+        format: change.format.clone(),
+        backend: disk.backend.clone().filter(|backend| raw || backend != "phy"),
+        script: disk.script.clone().filter(|_| raw),
+        ..disk.clone()
+    }
+}

@@ -1,0 +1,13 @@
+#!/bin/bash
+# A PV guest with a disk of every kind: one instant for all of them.
+# timeout: 400
+. /lab/t/kinds.sh
+
+kinds_up g type=pv tick=500
+wishes=(-d xvdb,external -d xvdf,reflink)
+kinds_try g s1.xlsave pv "not live" --name s1 --no-live "${wishes[@]}"
+[[ $(volumes vg0) == *thick.s1*thin.s1* ]] || fail "a snapshot did not survive: $(volumes vg0)"
+show=$(xl-snapshot show s1.xlsave --json)
+[[ $(json revertible <<<"$show") == true ]] || fail "show says it cannot be reverted to: $show"
+kinds_check g
+detail "pause $(ms "$(json pause_ms <s1.xlsave.json)") ms with ${#kinds[@]} disks"
