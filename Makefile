@@ -5,10 +5,10 @@ CARGO ?= cargo
 LAB := tests/lab/lab
 BINARY := target/release/xl-snapshot
 
-.PHONY: help setup build check test demo lab install clean
+.PHONY: help setup build check test test-all demo lab install clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup: ## install what building and testing need (Debian 12, root)
 	@tests/lab/setup-host
@@ -23,12 +23,15 @@ check: setup ## the quick part of the tests: format, lints, unit tests, real qem
 	@$(CARGO) test --release --workspace --locked --quiet
 
 # The lab's disk is made by the network and one processor, the program by the other.
-test: setup ## everything: check, then the scenarios on a real Xen host in the lab
+test: setup ## check, then the scenarios on a real Xen host in the lab
 	@mkdir -p target; tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \
 	$(MAKE) --no-print-directory check build && \
 	{ wait $$image || { cat target/lab-build.log; exit 1; }; }
 	@$(LAB) install $(BINARY)
-	@$(LAB) run
+	@$(LAB) run $(SLOW)
+
+test-all: SLOW := --slow
+test-all: test ## the same, with the slow scenarios (HVM guests)
 
 demo: setup ## a snapshot and a revert of a running guest, told by their real output
 	@mkdir -p target; tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \

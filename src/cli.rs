@@ -44,9 +44,22 @@ pub enum Command {
   xl-snapshot create /etc/xen/web1.cfg --dry-run
   xl-snapshot create web1 --memory - | zstd > web1.xlsave.zst
 
-A disk that is not named is snapshotted by default: a qcow2 image inside of itself, other images
-that QEMU serves by a qcow2 overlay. Read-only disks and CD-ROMs are left out. A writable disk that
-cannot be snapshotted is an error before anything changes; leave it out with VDEV,none.")]
+How a disk can be snapshotted, VDEV,HOW:
+  internal            inside of its qcow2 image (the default for qcow2)
+  external[,file=F]   the image is frozen, the guest goes on in a new one: a qcow2 overlay, or a
+                      child of a VHD that tapdisk serves (the default for all other images)
+  lvm[,size=S]        a snapshot of the logical volume (the default for those); a thick one has
+                      room for S of changes, for all of them if nothing is said
+  reflink[,file=F]    an instant copy of a raw image, where the file system can share content
+  none                not at all
+
+Raw images on blkback and VHDs on tapdisk cannot be switched under a running guest: with external,
+the whole domain is restored from the image just written, and stands still for as long as that
+takes. Read-only disks and CD-ROMs are left out. A writable disk that cannot be snapshotted is an
+error before anything changes; leave it out with none.
+
+If the domain is named by its configuration file, the disk entries there are made to name the new
+images; the file as it was stays as FILE.bak-NAME.")]
 pub struct CreateArgs {
     /// The domain: name, number, UUID or the path of its xl configuration file.
     pub domain: String,
@@ -60,7 +73,7 @@ pub struct CreateArgs {
     /// [default: /var/lib/xen/snapshots/<domain>/<name>.xlsave].
     #[arg(short, long, value_name = "FILE")]
     pub memory: Option<PathBuf>,
-    /// How to snapshot one disk: VDEV,internal | VDEV,external[,file=PATH] | VDEV,none.
+    /// How to snapshot one disk; those not named get the default of their kind (see below).
     #[arg(short, long = "disk", value_name = "VDEV,HOW")]
     pub disks: Vec<String>,
     /// Copy memory while the guest runs (the default).

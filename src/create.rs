@@ -157,17 +157,23 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     let domain = name_of(&seen.config)?;
     check_state(&domain, seen)?;
     check_wishes(&domain, &job.request.disks, seen)?;
-    let context = disk::Context {
-        name: &job.name,
-        id: job.id,
-        volumes: &seen.volumes,
-        confined: seen.config.dm_restrict(),
-    };
+    let confined = seen.config.dm_restrict();
+    let context = disk::Context { name: &job.name, id: job.id, volumes: &seen.volumes, confined };
     let disks = seen
         .disks
         .iter()
         .map(|disk| disk::create(disk, job.wish(&disk.disk.vdev), context))
         .collect::<Result<Vec<_>>>()?;
+    // Xen does not support it (docs/features/qemu-deprivilege.pandoc): never find out when the domain
+    // is destroyed.
+    if let Some(disk) = disks.iter().find(|disk| confined && disk.by_restore) {
+        let vdev = &disk.record.vdev;
+        return Err(Error::refused(format!(
+            "Domain {domain} would have to be restored for {vdev}"
+        ))
+        .because("its QEMU is confined (dm_restrict)")
+        .hint(format!("leave the disk out with --disk {vdev},none")));
+    }
     check_new_files(&disks)?;
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
@@ -265,9 +271,12 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         plan.finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
         plan.finish.push(Step::CompleteImage);
     } else {
-        let (onward, stranded) = restore_steps(job, seen, disks)?;
+        let (onward, stranded) = restore_steps(seen, disks)?;
         plan.onward = onward;
         plan.stranded = stranded;
+        if !job.request.paused {
+            plan.finish.push(Step::Unpause { uuid: seen.uuid, domain: domain.clone() });
+        }
     }
     plan.prepare = prepare;
     plan.finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
@@ -275,7 +284,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
 }
 
 /// Steps that let the guest go on in a new domain, restored from the image on the new disks.
-fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
+fn restore_steps(seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
     let domain = name_of(&seen.config)?;
     let ImagePlace::File { path, .. } = &seen.image else {
         return Err(Error::refused(format!("Domain {domain} has to be restored from the image"))
@@ -312,14 +321,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     let way_out = stranded.left[0].clone();
     onward.push(Step::Destroy { domid: seen.domid, way_out });
     onward.push(Step::CompleteImage);
-    onward.push(Step::Restore {
-        domain: domain.clone(),
-        config: config.to_json(),
-        image: Some(path.clone()),
-    });
-    if !job.request.paused {
-        onward.push(Step::Unpause { uuid: seen.uuid, domain });
-    }
+    onward.push(Step::Restore { domain, config: config.to_json(), image: Some(path.clone()) });
     Ok((onward, stranded))
 }
 

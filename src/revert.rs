@@ -10,7 +10,7 @@ use crate::domain::DomainConfig;
 use crate::error::{Error, Left, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Plan, Step, Stranded, undo};
-use crate::record::Record;
+use crate::record::{Kept, Record};
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,18 +84,24 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         keep: &keep,
         running: found.same.is_some(),
         discard: wishes.discard_current,
+        tight: false,
         volumes: &found.volumes,
     };
-    let disks =
-        found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()?;
+    let of_disks = |context: RevertContext<'_>| {
+        found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()
+    };
+    let mut disks = of_disks(context)?;
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
-        return Err(Error::refused(format!(
-            "What the disks of {} hold now cannot be kept",
-            domain.name
-        ))
-        .because(why)
-        .hint("make room, or give it up with --discard-current"));
+        if !wishes.discard_current {
+            return Err(Error::refused(format!(
+                "What the disks of {} hold now cannot be kept",
+                domain.name
+            ))
+            .because(why)
+            .hint("make room, or give it up with --discard-current"));
+        }
+        disks = of_disks(RevertContext { tight: true, ..context })?;
     }
 
     let mut config = found.config.clone();
@@ -113,7 +119,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     let mut notes = Vec::new();
     for (disk, seen) in disks.iter().zip(&found.disks) {
         let vdev = &seen.record.vdev;
-        if let crate::record::Kept::None { why } = &seen.record.snapshot {
+        if let Kept::None { why } = &seen.record.snapshot {
             notes.push(format!("disk {vdev} is not put back: {why}"));
         }
         match &disk.kept {
@@ -121,6 +127,11 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
                 notes.push(format!("what {vdev} holds now is deleted: {kept}"));
             }
             Some(kept) => notes.push(format!("what {vdev} holds now stays in {kept}")),
+            None if matches!(seen.record.snapshot, Kept::Lvm { .. }) && wishes.discard_current => {
+                notes.push(format!(
+                    "what {vdev} holds now is lost at once: there is no room for it"
+                ));
+            }
             None => {}
         }
     }

@@ -28,6 +28,7 @@ pub fn show(
         running: false,
         // Too little room to keep what a disk holds now does not harm the snapshot.
         discard: true,
+        tight: false,
         volumes,
     };
     let disks: Vec<ShownDisk> = disks.iter().map(|disk| state(disk, context)).collect();

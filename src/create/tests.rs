@@ -1,5 +1,10 @@
 //! The planner, from hand-made observations.
 
+mod by_restore;
+mod executed;
+mod kinds;
+mod rewrites;
+
 use std::path::Path;
 
 use super::*;

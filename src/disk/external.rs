@@ -103,3 +103,69 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
         ..DiskRevert::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::tests::{LOOP, plan_one, refused, seen, words};
+    use crate::plan::undo;
+
+    const VHD: &str =
+        r#"{"pdev_path": "/srv/c.vhd", "vdev": "xvdc", "format": "vhd", "readwrite": 1}"#;
+
+    fn plan(seen: &DiskSeen) -> Result<DiskCreate> {
+        plan_one(seen, Some("external"), &Ok(Vec::new()))
+    }
+
+    #[test]
+    fn what_blkback_serves_is_switched_by_a_restore() {
+        let planned = plan(&seen(LOOP)).unwrap();
+        assert!(planned.by_restore);
+        assert_eq!(planned.action, None);
+        assert_eq!(planned.still, []);
+        assert_eq!(planned.switch, Some(("/srv/new".into(), Format::Qcow2)));
+        // Its size is the file's: QEMU knows nothing of it.
+        assert_eq!(
+            words(&planned.prepare),
+            [
+                "make /srv/new: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new 1048576",
+                "make /srv/b.img read-only: it becomes a base",
+            ]
+        );
+        assert_eq!(
+            words(&undo(&planned.prepare)),
+            ["make /srv/b.img writable again", "remove /srv/new"]
+        );
+    }
+
+    #[test]
+    fn what_qemu_serves_is_switched_by_qemu() {
+        let planned = plan(&seen(&LOOP.replace("phy", "qdisk"))).unwrap();
+        assert!(!planned.by_restore);
+        assert!(matches!(planned.action, Some(Action::Overlay { .. })));
+    }
+
+    #[test]
+    fn a_vhd_of_qemu_can_be_a_base_if_it_has_no_parent() {
+        let planned = plan(&seen(VHD)).unwrap();
+        assert_eq!(
+            words(&planned.prepare)[0],
+            "make /srv/new: qemu-img create -q -u -f qcow2 -F vpc -b /srv/c.vhd /srv/new 67108864"
+        );
+        let mut child = seen(VHD);
+        let Some(Ok(vhd)) = &mut child.vhd else { unreachable!() };
+        vhd.differencing = true;
+        refused(plan(&child), &["it is a VHD with a parent, which QEMU does not look at"]);
+        let damaged = DiskSeen { vhd: Some(Err("it has no footer of a VHD".into())), ..seen(VHD) };
+        refused(plan(&damaged), &["it has no footer of a VHD"]);
+    }
+
+    #[test]
+    fn a_disk_of_an_unknown_format_or_on_a_device_has_no_overlay() {
+        let mut unknown = seen(LOOP);
+        unknown.disk.format = None;
+        refused(plan(&unknown), &["its format is not known"]);
+        let device = DiskSeen { device: Some((253, 0)), ..seen(LOOP) };
+        refused(plan(&device), &["an overlay on a device", "--disk xvdb,lvm"]);
+    }
+}

@@ -191,6 +191,8 @@ pub struct RevertContext<'a> {
     pub running: bool,
     /// Whether what is there now is of no use.
     pub discard: bool,
+    /// Whether the volume groups have too little for what all disks hold now.
+    pub tight: bool,
     /// The host's logical volumes; looked at only if the snapshot has one.
     pub volumes: &'a std::result::Result<Vec<Volume>, String>,
 }
@@ -467,3 +469,6 @@ impl DiskFound {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -67,3 +67,121 @@ pub(super) fn revert(
         ..DiskRevert::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::tests::{
+        LOOP, facts, found, plan_one, proof, refused, revert_one, seen, words,
+    };
+    use crate::disk::{Place, Served};
+    use crate::plan::undo;
+
+    const COPY: &str = "/srv/web1-xvdb.at-s1.img";
+
+    fn disk() -> DiskSeen {
+        let place = Some(Place { path: COPY.into(), trouble: None });
+        DiskSeen { place, ..seen(LOOP) }
+    }
+
+    fn plan(seen: &DiskSeen) -> Result<DiskCreate> {
+        plan_one(seen, Some("reflink"), &Ok(Vec::new()))
+    }
+
+    /// The snapshot's copy and the guest's file are there, as they should be.
+    fn snapshot() -> DiskFound {
+        let kept = Kept::Reflink { copy: COPY.into(), proof: Some(proof()) };
+        DiskFound { copy: Ok(facts()), ..found("/srv/b.img", kept) }
+    }
+
+    #[test]
+    fn the_copy_is_made_while_the_guest_stands_still_and_nobody_may_write_to_it() {
+        for served in [Served::Blkback, Served::Qemu] {
+            let planned = plan(&DiskSeen { served: Some(served), ..disk() }).unwrap();
+            let clone = Step::Clone { from: "/srv/b.img".into(), to: COPY.into(), writable: false };
+            assert_eq!(planned.still, [clone]);
+            assert_eq!(words(&undo(&planned.still)), [format!("remove {COPY}")]);
+            // The guest stays on its file.
+            assert_eq!((planned.prepare, planned.action, planned.switch), (vec![], None, None));
+            assert!(!planned.by_restore);
+            assert_eq!(planned.record.snapshot, Kept::Reflink { copy: COPY.into(), proof: None });
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_copied_is_refused() {
+        let refuse = |words: &str, change: &dyn Fn(&mut DiskSeen)| {
+            let mut seen = disk();
+            change(&mut seen);
+            refused(plan(&seen), &["Disk xvdb (/srv/b.img) cannot be snapshotted", words]);
+        };
+        for format in [None, Some(Format::Qcow2), Some(Format::Vhd), Some(Format::Qed)] {
+            refuse("only a raw file", &|seen| seen.disk.format = format);
+        }
+        refuse("it is not a regular file", &|seen| {
+            seen.file = Err("it is not a regular file".into());
+        });
+        refuse("cannot be cloned: its path is a symbolic link; name the file itself", &|seen| {
+            seen.clone_trouble = Some("its path is a symbolic link; name the file itself".into());
+        });
+        refuse("a new file is needed: x exists", &|seen| {
+            seen.place.as_mut().unwrap().trouble = Some("x exists".into());
+        });
+        refuse("there is no place", &|seen| seen.place = None);
+    }
+
+    #[test]
+    fn the_file_keeps_its_content_under_another_name() {
+        let planned = revert_one(&snapshot()).unwrap();
+        assert_eq!(
+            planned.put_back,
+            [
+                Step::Rename { from: "/srv/b.img".into(), to: "/srv/new".into() },
+                Step::Clone { from: COPY.into(), to: "/srv/b.img".into(), writable: true },
+            ]
+        );
+        assert_eq!(planned.kept.as_deref(), Some("/srv/new"));
+        assert_eq!(planned.discard, [Step::RemoveFile { path: "/srv/new".into() }]);
+        assert_eq!((planned.prepare, planned.switch), (vec![], None));
+    }
+
+    #[test]
+    fn a_revert_that_was_cut_short_has_renamed_the_file_already() {
+        let gone = DiskFound { file: Err("No such file".into()), ..snapshot() };
+        let planned = revert_one(&gone).unwrap();
+        assert_eq!(words(&planned.put_back), [format!("clone {COPY} to /srv/b.img")]);
+        assert_eq!((planned.kept, planned.discard), (None, vec![]));
+    }
+
+    #[test]
+    fn a_copy_that_is_not_the_one_of_then_is_not_put_back() {
+        let refuse = |words: &str, change: &dyn Fn(&mut DiskFound)| {
+            let mut found = snapshot();
+            change(&mut found);
+            refused(revert_one(&found), &["Disk xvdb (/srv/b.img) cannot be put back", words]);
+        };
+        let of_copy = format!("its copy {COPY}: ");
+        refuse(&format!("{of_copy}No such file"), &|found| {
+            found.copy = Err("No such file".into());
+        });
+        refuse(&format!("{of_copy}it was written to since"), &|found| {
+            found.copy.as_mut().unwrap().size += 1;
+        });
+        refuse(&format!("{of_copy}it was written to since"), &|found| {
+            found.copy.as_mut().unwrap().mtime = "2026-03-01T02:03:05Z".parse().unwrap();
+        });
+        refuse(&format!("{of_copy}it is another file now"), &|found| {
+            found.copy.as_mut().unwrap().inode += 1;
+        });
+        refuse("also used by xvda of web2", &|found| {
+            found.used_by = Some("xvda of web2".into());
+        });
+        refuse("what it holds now cannot be kept: full", &|found| {
+            found.place.trouble = Some("full".into());
+        });
+        // The guest's own file is another one each time.
+        let mut found = snapshot();
+        found.file.as_mut().unwrap().inode += 1;
+        revert_one(&found).unwrap();
+    }
+}

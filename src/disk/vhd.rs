@@ -156,6 +156,33 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Place;
+    use crate::disk::tests::{
+        TAP, facts, found, plan_one, proof, refused, revert_one, seen, words,
+    };
+    use crate::plan::undo;
+
+    const CHILD: &str = "/srv/web1-xvdc.after-s1.vhd";
+
+    fn disk() -> DiskSeen {
+        DiskSeen { place: Some(Place { path: CHILD.into(), trouble: None }), ..seen(TAP) }
+    }
+
+    fn plan(seen: &DiskSeen) -> Result<DiskCreate> {
+        plan_one(seen, None, &Ok(Vec::new()))
+    }
+
+    /// A VHD whose domain runs on the child made for the snapshot.
+    fn frozen() -> DiskFound {
+        let kept = Kept::Vhd { child: CHILD.into(), proof: Some(proof()) };
+        let vhd = Facts { virtual_size: 64 << 20, differencing: false, depth: None };
+        DiskFound {
+            vhd: Some(Ok(vhd)),
+            top: Some(CHILD.into()),
+            top_parent: Some("/srv/c.vhd".into()),
+            ..found("/srv/c.vhd", kept)
+        }
+    }
 
     fn footer(disk_type: u8) -> [u8; FOOTER] {
         let mut footer = [0; FOOTER];
@@ -199,5 +226,127 @@ mod tests {
         for wrong in [&b""[..], b"chain depth: x\n", b"/a has no parent\n", b"\xff\xfe"] {
             assert_eq!(parse_depth(wrong), None);
         }
+    }
+
+    #[test]
+    fn the_guest_goes_on_in_a_child() {
+        let planned = plan(&disk()).unwrap();
+        assert_eq!(words(&planned.prepare), ["make /srv/c.vhd read-only: it becomes a base"]);
+        assert_eq!(
+            words(&planned.still),
+            [format!("make {CHILD}: vhd-util snapshot -e -l 30 -n {CHILD} -p /srv/c.vhd")]
+        );
+        assert_eq!(planned.switch, Some((format!("vhd:{CHILD}").into(), Format::Raw)));
+        assert!(planned.by_restore, "nothing switches a running tapdisk");
+        assert_eq!(planned.action, None);
+        assert_eq!(planned.record.path, Path::new("/srv/c.vhd"));
+        assert_eq!(planned.record.snapshot, Kept::Vhd { child: CHILD.into(), proof: None });
+        assert_eq!(words(&undo(&planned.still)), [format!("remove {CHILD}")]);
+    }
+
+    #[test]
+    fn a_vhd_that_is_a_base_already_is_left_so() {
+        let mut seen = disk();
+        seen.file.as_mut().unwrap().writable = false;
+        assert_eq!(plan(&seen).unwrap().prepare, []);
+    }
+
+    #[test]
+    fn a_chain_grows_to_thirty_files_and_no_further() {
+        for (depth, words) in [
+            (Some(1), None),
+            (Some(29), None),
+            (Some(30), Some("its chain has 30 files, 30 are the limit")),
+            (Some(31), Some("its chain has 31 files, 30 are the limit")),
+            (None, Some("the length of its chain is not known")),
+        ] {
+            let mut seen = disk();
+            let Some(Ok(vhd)) = &mut seen.vhd else { unreachable!() };
+            vhd.depth = depth;
+            match words {
+                Some(words) => refused(plan(&seen), &[words]),
+                None => drop(plan(&seen).unwrap()),
+            }
+        }
+        let mut full = disk();
+        let Some(Ok(vhd)) = &mut full.vhd else { unreachable!() };
+        vhd.depth = Some(30);
+        refused(plan(&full), &["vhd-util coalesce"]);
+    }
+
+    #[test]
+    fn what_is_no_vhd_or_has_no_room_is_refused() {
+        let refuse = |words: &str, change: &dyn Fn(&mut DiskSeen)| {
+            let mut seen = disk();
+            change(&mut seen);
+            refused(plan(&seen), &["Disk xvdc (/srv/c.vhd) cannot be snapshotted", words]);
+        };
+        refuse("it has no footer of a VHD", &|seen| {
+            seen.vhd = Some(Err("it has no footer of a VHD".into()));
+        });
+        refuse("it is not a VHD", &|seen| seen.vhd = None);
+        refuse("No such file", &|seen| seen.file = Err("No such file".into()));
+        refuse("a new file is needed: x exists", &|seen| {
+            seen.place.as_mut().unwrap().trouble = Some("x exists".into());
+        });
+    }
+
+    #[test]
+    fn a_revert_makes_another_child() {
+        let planned = revert_one(&frozen()).unwrap();
+        assert_eq!(
+            words(&planned.prepare),
+            ["make /srv/new: vhd-util snapshot -e -l 30 -n /srv/new -p /srv/c.vhd"]
+        );
+        assert_eq!(planned.put_back, []);
+        assert_eq!(planned.switch, Some(("vhd:/srv/new".into(), Format::Raw)));
+        assert_eq!(planned.kept.as_deref(), Some(CHILD));
+        assert_eq!(planned.discard, [Step::RemoveFile { path: CHILD.into() }]);
+    }
+
+    #[test]
+    fn only_a_child_that_nothing_needs_is_deleted() {
+        let kept = |change: &dyn Fn(&mut DiskFound)| {
+            let mut found = frozen();
+            change(&mut found);
+            assert_eq!(revert_one(&found).unwrap().discard, []);
+        };
+        kept(&|found| found.top_protected = true);
+        kept(&|found| found.top_parent = None);
+        kept(&|found| found.top_parent = Some("/srv/other.vhd".into()));
+        kept(&|found| found.top = None);
+        // The domain was started on the base itself.
+        kept(&|found| {
+            found.top = Some("/srv/c.vhd".into());
+            found.top_parent = Some("/srv/below.vhd".into());
+        });
+    }
+
+    #[test]
+    fn a_vhd_that_is_not_the_one_of_then_is_not_put_back() {
+        let refuse = |words: &str, change: &dyn Fn(&mut DiskFound)| {
+            let mut found = frozen();
+            change(&mut found);
+            refused(revert_one(&found), &["Disk xvdb (/srv/c.vhd) cannot be put back", words]);
+        };
+        refuse("No such file", &|found| found.file = Err("No such file".into()));
+        refuse("was written to since", &|found| found.file.as_mut().unwrap().size += 512);
+        refuse("another file now", &|found| found.file.as_mut().unwrap().inode += 1);
+        refuse("its size was changed: 67109376 bytes, at the snapshot 67108864", &|found| {
+            let Some(Ok(vhd)) = &mut found.vhd else { unreachable!() };
+            vhd.virtual_size += 512;
+        });
+        refuse("no footer", &|found| found.vhd = Some(Err("it has no footer of a VHD".into())));
+        refuse("it is not a VHD", &|found| found.vhd = None);
+        refuse("also used by xvda of web2", &|found| {
+            found.used_by = Some("xvda of web2".into());
+        });
+        refuse("its child cannot be made: full", &|found| {
+            found.place.trouble = Some("full".into());
+        });
+        // The mark of a base, which it got from us, is no change.
+        let mut marked = frozen();
+        marked.file = Ok(crate::disk::FileFacts { writable: false, ..facts() });
+        revert_one(&marked).unwrap();
     }
 }

@@ -299,15 +299,18 @@ impl Dom0 {
             Err(error @ QmpError::Refused { .. }) => Err(caused(error)),
             Err(error) => {
                 // QEMU may have done it and failed to tell. Its overlays must not be removed.
-                let kept = std::mem::take(&mut self.made);
-                let left = kept.into_iter().map(|path| Left {
-                    what: format!(
-                        "It is not known whether QEMU writes to {} now, so it was kept",
-                        path.display()
-                    ),
-                    command: None,
+                let left = actions.iter().filter_map(Action::overlay).map(|path| {
+                    self.made.remove(path);
+                    Left {
+                        what: format!(
+                            "It is not known whether QEMU writes to {} now, so it was kept",
+                            path.display()
+                        ),
+                        command: None,
+                    }
                 });
-                Err(caused(error).unfinished(left.collect()))
+                let left = left.collect();
+                Err(caused(error).unfinished(left))
             }
         }
     }

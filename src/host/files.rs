@@ -240,6 +240,19 @@ mod tests {
     }
 
     #[test]
+    fn a_link_is_not_cloned() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        fs::write(&a, "a").unwrap();
+        symlink(&a, &b).unwrap();
+        assert!(clone_trouble(&b).unwrap().contains("its path is a symbolic link"));
+        assert!(clone_trouble(&a).is_none_or(|why| !why.contains("link")));
+        assert!(clone_trouble(&directory.path().join("c")).is_some());
+        // Whatever the file system can do: looking leaves nothing behind.
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
     fn trouble_is_named() {
         assert!(trouble(Path::new("/no/such/directory/a")).unwrap().contains("/no/such/directory"));
         assert!(facts(Path::new("/")).is_err());

@@ -106,7 +106,8 @@ pub fn execute(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
 
 /// What takes steps back, last first.
 pub fn undo(steps: &[Step]) -> Vec<Step> {
-    steps.iter().rev().filter_map(Step::undo).collect()
+    // What was done at the same time is taken back one by one: a failure must not keep the rest.
+    steps.iter().rev().filter_map(Step::undo).flat_map(Step::apart).collect()
 }
 
 /// Tries every step and says which could not be done.
@@ -123,10 +124,11 @@ fn try_all(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
     left
 }
 
-fn failure(plan: &Plan, step: &Step, mut error: Error, mut left: Vec<Left>) -> Error {
+fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error {
     let mut outer = Error::failed(format!("{} failed: could not {step}", plan.title));
     outer.hint = error.hint.take();
-    left.append(&mut error.left);
+    // What the step itself left has to be dealt with first.
+    let left = [std::mem::take(&mut error.left), left].concat();
     let outer = outer.because(error);
     if left.is_empty() { outer } else { outer.unfinished(left) }
 }
@@ -228,6 +230,19 @@ mod tests {
         assert_eq!(error.left.len(), 1);
         assert!(error.left[0].what.contains("resume"), "{:?}", error.left);
         assert_eq!(done.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
+    }
+
+    #[test]
+    fn what_was_done_at_the_same_time_is_taken_back_one_by_one() {
+        let clone = |to: &str| Step::Clone { from: "/a".into(), to: to.into(), writable: false };
+        let steps = Step::together(vec![clone("/b"), run("none"), clone("/c")]);
+        let plan = Plan { prepare: steps.into_iter().collect(), ..plan() };
+        // The steps fail, and so does the first one of their undo.
+        let mut host = Fake { fail: vec![0, 1], ..Fake::default() };
+        let error = execute(&plan, &mut host).unwrap_err();
+        assert_eq!(host.done, ["remove /b"]);
+        let commands: Vec<_> = error.left.iter().map(|left| left.command.as_deref()).collect();
+        assert_eq!(commands, [Some("rm /c")]);
     }
 
     #[test]

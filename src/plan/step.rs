@@ -1,7 +1,7 @@
 //! One step of a plan: what it does, how it is undone, how a person would do it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -104,6 +104,16 @@ pub enum Action {
         /// QEMU's name for the overlay's node.
         new_node: String,
     },
+}
+
+impl Action {
+    /// The overlay it switches to, if it is one to an overlay.
+    pub fn overlay(&self) -> Option<&Path> {
+        match self {
+            Action::Internal { .. } => None,
+            Action::Overlay { file, .. } => Some(file),
+        }
+    }
 }
 
 /// One step of a plan.
@@ -255,6 +265,14 @@ impl Step {
         match steps.len() {
             0 | 1 => steps.pop(),
             _ => Some(Step::Together(steps)),
+        }
+    }
+
+    /// The steps it consists of.
+    pub fn apart(self) -> Vec<Step> {
+        match self {
+            Step::Together(steps) => steps,
+            one => vec![one],
         }
     }
 

@@ -1,5 +1,7 @@
 //! The planner of reverts, from hand-made observations.
 
+mod volumes;
+
 use super::*;
 use crate::disk::qemu_img::ImageInfo;
 use crate::disk::{FileFacts, Place};

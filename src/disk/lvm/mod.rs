@@ -24,6 +24,8 @@ use volumes::Volume;
 const POOL_LIMIT: u64 = 90_00;
 /// The longest name of a volume, together with its group's (lvm(8), "VALID NAMES").
 const MAX_NAME: usize = 126;
+/// What every tag of a merge begins with.
+const MERGING: &str = "xl-snapshot-merging:";
 
 /// Plans a snapshot of a volume.
 pub(super) fn create(
@@ -43,6 +45,11 @@ pub(super) fn create(
     }
     if volume.is_thick_snapshot() {
         return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
+    }
+    // LVM refuses a snapshot then, which must not be found out while the guest stands still.
+    if volumes.iter().any(|v| v.merging && v.group == volume.group && v.origin == volume.name) {
+        return Err(refuse("a snapshot is being merged into it".into())
+            .hint("finish the revert that began it, or wait for the end of the merge"));
     }
     let name = format!("{}.{}", volume.name, context.name);
     if name.len() + volume.group.len() > MAX_NAME {
@@ -243,7 +250,7 @@ fn thick(
     }
     let keep = keep_name(recorded, volumes, context)?;
     let full = origin.full_snapshot_size();
-    let keeps = full <= origin.group_free;
+    let keeps = full <= origin.group_free && !context.tight;
     if !keeps && !context.discard {
         return Err(refuse(format!(
             "to keep what it holds now takes {}, and {} is free in the group {}",
@@ -258,6 +265,9 @@ fn thick(
     if keeps {
         put_back.push(Step::Run(volumes::snapshot_thick(&origin.path(), &keep, None, full)));
     }
+    // If the revert to another snapshot was cut short, the volume held that one until now.
+    let stale = origin.tags_with(MERGING).filter(|tag| *tag != merging);
+    put_back.extend(stale.map(|tag| Step::Run(volumes::delete_tag(&origin.path(), tag))));
     put_back.extend([
         Step::Run(volumes::add_tag(&origin.path(), &merging)),
         Step::Run(volumes::merge(&snapshot.path())),
@@ -381,9 +391,12 @@ fn tag(id: Uuid, vdev: &str) -> String {
 
 /// What the guest's volume bears while it is being made the snapshot.
 fn merging_tag(id: Uuid, vdev: &str) -> String {
-    format!("xl-snapshot-merging:{id}:{vdev}")
+    format!("{MERGING}{id}:{vdev}")
 }
 
 fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,16 +89,22 @@ impl Volume {
         self.tags.split(',').any(|other| other == tag)
     }
 
+    /// Its tags that begin with `prefix`.
+    pub fn tags_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        self.tags.split(',').filter(move |tag| tag.starts_with(prefix))
+    }
+
     /// Whether it has the device number `(major, minor)`.
     pub fn has_device(&self, (major, minor): (u64, u64)) -> bool {
         u64::try_from(self.major) == Ok(major) && u64::try_from(self.minor) == Ok(minor)
     }
 
     /// What a thick snapshot of it takes to hold every change, in bytes, as LVM allocates it: a
-    /// header, and in each area one chunk that lists the others (dm-snap-persistent.c).
+    /// header, and in each area one chunk that lists the others; when the last area is full, one
+    /// more that ends the list (lvm2, snapshot_manip.c, `_cow_max_size`).
     pub fn full_snapshot_size(&self) -> u64 {
         let chunks = self.size.div_ceil(CHUNK);
-        self.allocated((1 + chunks + chunks.div_ceil(EXCEPTIONS)).saturating_mul(CHUNK))
+        self.allocated((1 + chunks + chunks / EXCEPTIONS + 1).saturating_mul(CHUNK))
     }
 
     /// `size` in whole extents.
@@ -290,6 +296,9 @@ pub(crate) mod tests {
     fn a_full_snapshot_is_what_lvm_calls_the_maximum() {
         let thick = &parse(REPORT.as_bytes()).unwrap()[2];
         assert_eq!(thick.full_snapshot_size(), 68 << 20);
+        // Every area full: 1 + 65280 + 255 chunks are 256 MiB, and one chunk ends the list.
+        let even = Volume { size: 255 << 20, extent: 1 << 20, ..thick.clone() };
+        assert_eq!(even.full_snapshot_size(), 257 << 20);
         let huge = Volume { size: u64::MAX, ..thick.clone() };
         assert_eq!(huge.full_snapshot_size(), u64::MAX);
     }

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Live snapshots, of a PVH guest: Xen can track its writes.
 # timeout: 400
+# slow
 . /lab/t/lib.sh
 
 for disk in a b; do qcow2 $disk.qcow2 64M; done

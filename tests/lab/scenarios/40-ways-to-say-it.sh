@@ -32,7 +32,8 @@ END
 xl-snapshot create g.cfg before.toml --paused >report.out
 xl list g | grep -q -- '--p---' || fail "it is not paused"
 [[ -f before.xlsave && -f elsewhere.qcow2 ]]
-grep -q "target=$LAB_WORK/elsewhere.qcow2" report.out
+grep -q "config .*g.cfg.bak-before" report.out
+grep -q "target=$LAB_WORK/elsewhere.qcow2" g.cfg
 xl unpause g
 more_ticks g 2
 not_torn g

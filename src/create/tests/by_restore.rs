@@ -1,0 +1,219 @@
+//! Disks that nothing can switch under a running guest: the domain is restored on the new images.
+
+use super::*;
+use crate::plan::{Action, undo};
+
+/// [`seen`], with xvdb on a loop device that blkback serves.
+pub(super) fn seen_on_loop(job: &Job) -> Seen {
+    let mut seen = seen(job);
+    seen.stored = CONFIG.replace("\"qdisk\"", "\"phy\"");
+    seen.config = DomainConfig::parse(&seen.stored).unwrap();
+    seen.disks[1].served = Some(Served::Blkback);
+    seen.disks[1].node = None;
+    seen
+}
+
+pub(super) fn planned(disks: &[&str], change: impl FnOnce(&mut Job)) -> Plan {
+    let mut job = job("s1", disks);
+    change(&mut job);
+    plan(&job, &seen_on_loop(&job)).unwrap()
+}
+
+fn words(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_plan_of_a_qcow2_image_and_a_loop_file() {
+    assert_eq!(
+        planned(&[], |_| {}).to_string(),
+        "\
+Snapshot s1 of web1:
+   1   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 1048576
+   2   make /srv/b.img read-only: it becomes a base
+   3   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
+   4   hold the domain's xl process 77
+   5   save the memory of domain 3 while it runs, then suspend it
+   6 | snapshot the disks in one QMP transaction: xvda internal s1
+   7 | wake the domain's xl process 77
+   8 | destroy domain 3 and wait until its QEMU is gone
+   9 | complete the record, sync the image and give it its name
+  10 | restore web1 with xl, paused
+  11 | unpause web1
+     | the guest stands still
+note: disk hdc is not in the snapshot: CD-ROM
+note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
+"
+    );
+}
+
+#[test]
+fn without_qemu_there_is_no_transaction() {
+    let plan = planned(&["xvda,none"], |_| {});
+    assert_eq!(plan.commit, None);
+    assert!(matches!(plan.prepare.last(), Some(Step::Suspend { .. })));
+}
+
+#[test]
+fn what_qemu_serves_is_switched_by_it_all_the_same() {
+    let plan = planned(&["xvda,external"], |_| {});
+    let Some(Step::Transaction(actions)) = &plan.commit else { panic!("no transaction") };
+    assert!(matches!(&actions[..], [Action::Overlay { vdev, .. }] if vdev == "xvda"));
+    let config = restored_config(&plan);
+    let paths: Vec<_> = config.disks().unwrap().into_iter().map(|disk| disk.path).collect();
+    assert_eq!(
+        paths,
+        ["/srv/web1-xvda.after-s1.qcow2", "/srv/web1-xvdb.after-s1.qcow2", "/srv/c.iso"]
+            .map(PathBuf::from)
+    );
+}
+
+/// The configuration that the domain is restored with.
+fn restored_config(plan: &Plan) -> DomainConfig {
+    let config = plan.onward.iter().find_map(|step| match step {
+        Step::Restore { config, .. } => Some(config),
+        _ => None,
+    });
+    DomainConfig::parse(config.unwrap()).unwrap()
+}
+
+#[test]
+fn the_domain_is_restored_on_the_overlay_which_only_qemu_can_serve() {
+    let plan = planned(&[], |_| {});
+    let config = restored_config(&plan);
+    let disk = &config.disks().unwrap()[1];
+    assert_eq!(disk.path, Path::new("/srv/web1-xvdb.after-s1.qcow2"));
+    assert_eq!(disk.format, Some(Format::Qcow2));
+    assert!(!config.to_json().contains("phy"), "{}", config.to_json());
+    // All else is as it was.
+    let mut back = config.clone();
+    back.set_image("xvdb", Path::new("/srv/b.img"), Format::Raw).unwrap();
+    let was = CONFIG.replace("\"backend\": \"qdisk\", ", "");
+    assert_eq!(back, DomainConfig::parse(&was).unwrap());
+}
+
+#[test]
+fn it_is_restored_from_the_image_it_was_saved_to() {
+    let plan = planned(&[], |_| {});
+    let image = PathBuf::from("/var/lib/xen/snapshots/web1/s1.xlsave");
+    assert!(
+        plan.onward
+            .iter()
+            .any(|step| matches!(step, Step::Restore { image: Some(path), .. } if *path == image))
+    );
+    let Some(Step::OpenImage(start)) =
+        plan.prepare.iter().find(|step| matches!(step, Step::OpenImage(_)))
+    else {
+        panic!("no image")
+    };
+    assert_eq!(start.target, Target::File(image));
+    // In the image the configuration is that of before, for revert and for a plain xl restore.
+    assert!(start.config.contains("phy") && !start.config.contains("after-s1"));
+}
+
+#[test]
+fn an_image_on_standard_output_cannot_be_restored_from() {
+    let (kind, text) = refusal(&[], |seen| {
+        *seen = seen_on_loop(&job("s1", &[]));
+        seen.image = ImagePlace::Stdout;
+    });
+    assert_eq!(kind, Kind::Refused);
+    assert!(text.contains("Domain web1 has to be restored from the image"), "{text}");
+    let job = job("s1", &[]);
+    let seen = Seen { image: ImagePlace::Stdout, ..seen_on_loop(&job) };
+    let hint = plan(&job, &seen).unwrap_err().hint.unwrap();
+    assert!(hint.contains("--memory FILE"), "{hint}");
+}
+
+#[test]
+fn a_domain_that_is_to_be_paused_stays_as_it_was_restored() {
+    let unpause = |plan: &Plan| {
+        let steps = [&plan.onward[..], &plan.finish].concat();
+        steps.iter().filter(|step| matches!(step, Step::Unpause { .. })).count()
+    };
+    assert_eq!(unpause(&planned(&[], |_| {})), 1);
+    let paused = planned(&[], |job| job.request.paused = true);
+    assert_eq!(unpause(&paused), 0);
+    assert!(matches!(paused.onward.last(), Some(Step::Restore { .. })));
+}
+
+#[test]
+fn the_monitor_is_woken_before_its_domain_is_destroyed() {
+    let order = words(&planned(&[], |_| {}).onward);
+    assert_eq!(
+        order[..2],
+        ["wake the domain's xl process 77", "destroy domain 3 and wait until its QEMU is gone"]
+    );
+    let job = job("s1", &[]);
+    let seen = Seen { monitor: None, ..seen_on_loop(&job) };
+    let plan = plan(&job, &seen).unwrap();
+    assert!(matches!(plan.onward[0], Step::Destroy { domid: 3, .. }));
+}
+
+#[test]
+fn the_image_is_complete_before_anything_is_restored_from_it() {
+    let onward = planned(&[], |_| {}).onward;
+    let at = |wanted: fn(&Step) -> bool| onward.iter().position(wanted).unwrap();
+    let complete = at(|step| *step == Step::CompleteImage);
+    assert!(at(|step| matches!(step, Step::Destroy { .. })) < complete);
+    assert!(complete < at(|step| matches!(step, Step::Restore { .. })));
+}
+
+#[test]
+fn nothing_is_written_to_what_is_destroyed_anyway() {
+    for disks in [&[][..], &["xvda,external"]] {
+        let plan = planned(disks, |_| {});
+        let steps = [&plan.prepare[..], &plan.onward, &plan.finish].concat();
+        assert!(!steps.iter().any(|step| {
+            matches!(
+                step,
+                Step::StoreConfig(_) | Step::Xenstore(_) | Step::Resume { .. } | Step::Pause { .. }
+            )
+        }));
+    }
+}
+
+#[test]
+fn everything_before_the_transaction_can_be_taken_back() {
+    assert_eq!(
+        words(&undo(&planned(&[], |_| {}).prepare)),
+        [
+            "resume domain 3",
+            "wake the domain's xl process 77",
+            "remove the unfinished memory image",
+            "make /srv/b.img writable again",
+            "remove /srv/web1-xvdb.after-s1.qcow2",
+        ]
+    );
+}
+
+#[test]
+fn a_domain_that_is_down_can_be_brought_back_whether_the_image_is_complete_or_not() {
+    let plan = planned(&[], |_| {});
+    assert_eq!(plan.stranded.steps, [], "nothing may be removed: the snapshot needs it");
+    let left = &plan.stranded.left;
+    let commands: Vec<_> = left.iter().filter_map(|left| left.command.as_deref()).collect();
+    assert_eq!(
+        commands,
+        [
+            "xl-snapshot revert /var/lib/xen/snapshots/web1/s1.xlsave",
+            "xl destroy web1; xl restore /var/lib/xen/snapshots/web1/s1.xlsave.partial",
+        ]
+    );
+    assert!(left.iter().all(|left| left.what.starts_with("Domain web1 does not run")));
+    let way_out = plan.onward.iter().find_map(|step| match step {
+        Step::Destroy { way_out, .. } => Some(way_out),
+        _ => None,
+    });
+    assert_eq!(way_out, Some(&left[0]));
+}
+
+#[test]
+fn what_is_typed_is_quoted() {
+    let job = job("s1", &[]);
+    let path = PathBuf::from("/srv/my images/s1.xlsave");
+    let image = ImagePlace::File { path, trouble: None, free: 1 << 40 };
+    let plan = plan(&job, &Seen { image, ..seen_on_loop(&job) }).unwrap();
+    let command = plan.stranded.left[0].command.as_deref();
+    assert_eq!(command, Some("xl-snapshot revert '/srv/my images/s1.xlsave'"));
+}

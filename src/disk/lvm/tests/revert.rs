@@ -1,0 +1,304 @@
+//! Volumes put back.
+
+use uuid::Uuid;
+
+use super::super::Space;
+use super::{Edit, MERGING_TAG, TAG, broken_lvs, report};
+use crate::disk::tests::{ID, Volumes, found, refused, words};
+use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
+use crate::error::Result;
+use crate::record::Kept;
+
+const MIB: u64 = 1 << 20;
+/// What the tag of xvdb's snapshot, a thin one, begins with.
+const THIN_TAG: &str = "xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb";
+
+#[derive(Debug, Clone, Copy)]
+struct World {
+    running: bool,
+    discard: bool,
+}
+
+const RUNNING: World = World { running: true, discard: false };
+const GONE: World = World { running: false, discard: false };
+const DISCARD: World = World { running: true, discard: true };
+
+fn thick() -> DiskFound {
+    let snapshot = Kept::Lvm {
+        group: "vg0".into(),
+        volume: "thick".into(),
+        snapshot: "thick.s1".into(),
+        size: Some(60 * MIB),
+    };
+    let mut found = found("/dev/vg0/thick", snapshot);
+    found.record.vdev = "xvda".into();
+    found
+}
+
+fn thin() -> DiskFound {
+    let snapshot = Kept::Lvm {
+        group: "vg0".into(),
+        volume: "thin".into(),
+        snapshot: "thin.s1".into(),
+        size: None,
+    };
+    found("/dev/vg0/thin", snapshot)
+}
+
+fn plan_with(found: &DiskFound, world: World, volumes: &Volumes) -> Result<DiskRevert> {
+    let keep = "before-revert-x".parse().unwrap();
+    let World { running, discard } = world;
+    let uuid = Uuid::nil();
+    let tight = false;
+    revert(found, RevertContext { uuid, id: ID, keep: &keep, running, discard, tight, volumes })
+}
+
+fn plan(found: &DiskFound, world: World, edits: &[Edit<'_>]) -> Result<DiskRevert> {
+    plan_with(found, world, &Ok(report(edits)))
+}
+
+fn keep_step() -> String {
+    "run lvm lvcreate --quiet --yes --snapshot --permission r --name thick.before-revert-x --size 71303168b vg0/thick".into()
+}
+
+/// The snapshot taken anew, and the end of it.
+fn take_again(size: u64) -> [String; 2] {
+    [
+        format!(
+            "run lvm lvcreate --quiet --yes --snapshot --permission r --addtag {TAG} --name thick.s1 --size {size}b vg0/thick"
+        ),
+        format!("run lvm lvchange --quiet --deltag {MERGING_TAG} vg0/thick"),
+    ]
+}
+
+/// All steps of a merge, of which the second one keeps what is there now.
+fn merge_steps() -> Vec<String> {
+    let mut steps = vec![
+        "wait until nobody has vg0/thick open".into(),
+        keep_step(),
+        format!("run lvm lvchange --quiet --addtag {MERGING_TAG} vg0/thick"),
+        "run lvm lvconvert --quiet --yes --merge --interval 1 vg0/thick.s1".into(),
+        "wait for the end of the merge into vg0/thick".into(),
+    ];
+    steps.extend(take_again(64 * MIB));
+    steps
+}
+
+#[test]
+fn a_thick_volume_is_kept_and_merged_and_its_snapshot_taken_anew() {
+    for world in [RUNNING, GONE] {
+        let planned = plan(&thick(), world, &[]).unwrap();
+        assert_eq!(words(&planned.put_back), merge_steps());
+        assert_eq!(planned.kept.as_deref(), Some("the volume vg0/thick.before-revert-x"));
+        let space = Space { group: "vg0".into(), free: 128 * MIB, size: 68 * MIB };
+        assert_eq!(planned.space, Some(space));
+        assert_eq!((planned.prepare, planned.switch), (vec![], None));
+    }
+}
+
+#[test]
+fn what_a_thick_volume_holds_now_is_given_up_only_when_asked() {
+    let short = [("thick", "vg_free", "67108864")];
+    refused(
+        plan(&thick(), RUNNING, &short),
+        &[
+            "to keep what it holds now takes 68 MiB, and 64 MiB is free in the group vg0",
+            "--discard-current",
+        ],
+    );
+    let planned = plan(&thick(), DISCARD, &short).unwrap();
+    let mut steps = merge_steps();
+    steps.remove(1);
+    assert_eq!(words(&planned.put_back), steps);
+    assert_eq!((planned.kept, planned.space, planned.discard), (None, None, vec![]));
+}
+
+#[test]
+fn where_there_is_room_it_is_kept_until_the_revert_has_succeeded() {
+    let planned = plan(&thick(), DISCARD, &[]).unwrap();
+    assert_eq!(words(&planned.put_back), merge_steps());
+    assert_eq!(
+        words(&planned.discard),
+        ["run lvm lvremove --quiet --yes vg0/thick.before-revert-x"]
+    );
+}
+
+#[test]
+fn a_merge_must_not_overflow_another_snapshot() {
+    // thick.s1 uses 8428873 of its 64 MiB.
+    let other = |size: &'static str, used: &'static str| -> [Edit<'static>; 3] {
+        [
+            ("+thick.s2=thick.s1", "lv_tags", ""),
+            ("thick.s2", "lv_size", size),
+            ("thick.s2", "data_percent", used),
+        ]
+    };
+    refused(
+        plan(&thick(), RUNNING, &other("8388608", "0.00")),
+        &[
+            "that would overflow the snapshot vg0/thick.s2",
+            "it has room for 8 MiB",
+            "lvextend or lvremove vg0/thick.s2 first",
+        ],
+    );
+    refused(plan(&thick(), RUNNING, &other("67108864", "99.00")), &["would overflow"]);
+    plan(&thick(), RUNNING, &other("12582912", "0.00")).unwrap();
+    // It has room for every change there can be.
+    plan(&thick(), RUNNING, &other("71303168", "99.00")).unwrap();
+    // Lost already, or of another volume.
+    let small = other("8388608", "0.00");
+    for (key, value) in [("lv_snapshot_invalid", "1"), ("origin", "other"), ("vg_name", "vg1")] {
+        let edits = [&small[..], &[("thick.s2", key, value)]].concat();
+        plan(&thick(), RUNNING, &edits).unwrap();
+    }
+}
+
+#[test]
+fn a_thin_volume_gives_its_name_to_a_copy_of_its_snapshot() {
+    let planned = plan(&thin(), RUNNING, &[]).unwrap();
+    let copy = "run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --name thin vg0/thin.s1";
+    assert_eq!(
+        words(&planned.put_back),
+        ["run lvm lvrename --quiet vg0 thin thin.before-revert-x", copy]
+    );
+    assert_eq!(planned.kept.as_deref(), Some("the volume vg0/thin.before-revert-x"));
+    assert_eq!(
+        words(&planned.discard),
+        ["run lvm lvremove --quiet --yes vg0/thin.before-revert-x"]
+    );
+    assert_eq!((planned.prepare, planned.switch, planned.space), (vec![], None, None));
+
+    // A revert that was cut short has renamed it already.
+    let gone = [("thin", "-", ""), ("thin.s1", "origin", "")];
+    let planned = plan(&thin(), GONE, &gone).unwrap();
+    assert_eq!(words(&planned.put_back), [copy]);
+    assert_eq!((planned.kept, planned.discard), (None, vec![]));
+}
+
+#[test]
+fn a_thin_snapshot_is_put_back_even_if_it_was_renamed() {
+    let planned = plan(&thin(), RUNNING, &[("thin.s1", "lv_name", "elsewhere")]).unwrap();
+    assert!(words(&planned.put_back)[1].ends_with("--name thin vg0/elsewhere"));
+}
+
+#[test]
+fn a_merge_that_was_cut_short_is_finished() {
+    let merging = [("thick.s1", "lv_merging", "1"), ("thick", "lv_tags", MERGING_TAG)];
+    let planned = plan(&thick(), GONE, &merging).unwrap();
+    let mut steps = vec![
+        "wait until nobody has vg0/thick open".to_owned(),
+        "run lvm lvchange --quiet --yes --activate n vg0/thick".into(),
+        "run lvm lvchange --quiet --yes --activate y vg0/thick".into(),
+        "wait for the end of the merge into vg0/thick".into(),
+    ];
+    steps.extend(take_again(64 * MIB));
+    assert_eq!(words(&planned.put_back), steps);
+    assert_eq!((planned.kept, planned.discard), (None, vec![]));
+    refused(plan(&thick(), RUNNING, &merging), &["a merge of its snapshot waits"]);
+}
+
+#[test]
+fn a_snapshot_that_was_merged_but_not_taken_anew_is_taken_of_the_volume() {
+    let merged = [("thick.s1", "-", ""), ("thick", "lv_tags", MERGING_TAG)];
+    let planned = plan(&thick(), GONE, &merged).unwrap();
+    assert_eq!(words(&planned.put_back), take_again(60 * MIB));
+    refused(plan(&thick(), RUNNING, &merged), &["was merged by a revert", "has run since"]);
+    // The tag of another disk, or of another snapshot, says nothing.
+    for tag in [MERGING_TAG.replace("xvda", "xvdb"), MERGING_TAG.replace("a001", "a002")] {
+        let other = [("thick.s1", "-", ""), ("thick", "lv_tags", tag.as_str())];
+        refused(plan(&thick(), GONE, &other), &["its snapshot vg0/thick.s1 is gone"]);
+    }
+}
+
+#[test]
+fn a_volume_that_becomes_another_snapshot_no_longer_claims_to_be_the_first() {
+    // The revert to it was cut short when it was merged, but not taken anew.
+    let first = MERGING_TAG.replace("a001", "a002");
+    let tags = format!("a,{first},{MERGING_TAG}");
+    let planned = plan(&thick(), GONE, &[("thick", "lv_tags", tags.as_str())]).unwrap();
+    let mut steps = merge_steps();
+    steps.insert(2, format!("run lvm lvchange --quiet --deltag {first} vg0/thick"));
+    assert_eq!(words(&planned.put_back), steps);
+}
+
+#[test]
+fn what_is_refused() {
+    let long = "x".repeat(110);
+    let table: [(DiskFound, &[Edit<'_>], &str); 15] = [
+        (thick(), &[("thick.s1", "lv_snapshot_invalid", "1")], "its snapshot vg0/thick.s1 is lost"),
+        (thick(), &[("thick.s1", "lv_device_open", "1")], "has its snapshot vg0/thick.s1 open"),
+        (thin(), &[("thin.s1", "lv_device_open", "1")], "has its snapshot vg0/thin.s1 open"),
+        (thick(), &[("thick.s1", "lv_tags", "")], "its snapshot vg0/thick.s1 is gone"),
+        (thick(), &[("thick.s1", "-", "")], "its snapshot vg0/thick.s1 is gone"),
+        (thin(), &[("thin.s1", "-", "")], "its snapshot vg0/thin.s1 is gone"),
+        (
+            thick(),
+            &[("+again=thick.s1", "lv_size", "8388608")],
+            "both vg0/thick.s1 and vg0/again bear its tag",
+        ),
+        (thick(), &[("thick.s1", "vg_name", "vg1")], "vg1/thick.s1 is in another group now"),
+        (thick(), &[("thick.s1", "origin", "new")], "vg0/thick.s1 is a snapshot of new now"),
+        (
+            thick(),
+            &[("thick", "lv_name", "new"), ("thick.s1", "origin", "new")],
+            "is a snapshot of new now",
+        ),
+        (
+            thick(),
+            &[("+thick.before-revert-x=pool", "lv_size", "1")],
+            "vg0/thick.before-revert-x exists",
+        ),
+        (
+            thin(),
+            &[("+thin.before-revert-x=pool", "lv_size", "1")],
+            "vg0/thin.before-revert-x exists",
+        ),
+        (
+            thin(),
+            &[("pool", "data_percent", "90.01")],
+            "the data of its thin pool vg0/pool is 90 % full",
+        ),
+        (thin(), &[("pool", "metadata_percent", "99.99")], "the metadata of its thin pool"),
+        (
+            {
+                let mut found = thin();
+                let Kept::Lvm { volume, .. } = &mut found.record.snapshot else { unreachable!() };
+                volume.clone_from(&long);
+                found
+            },
+            &[],
+            "would be too long",
+        ),
+    ];
+    for (found, edits, words) in table {
+        for world in [RUNNING, DISCARD, GONE] {
+            refused(plan(&found, world, edits), &["cannot be put back", words]);
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_is_known_by_its_tag_not_by_its_name() {
+    let impostor = [("thick.s1", "lv_name", "renamed"), ("+thick.s1=renamed", "lv_tags", "")];
+    let planned = plan(&thick(), RUNNING, &impostor);
+    assert!(words(&planned.unwrap().put_back)[3].ends_with("--interval 1 vg0/renamed"));
+    let tags = format!("a,{THIN_TAG},b");
+    plan(&thin(), RUNNING, &[("thin.s1", "lv_tags", tags.as_str())]).unwrap();
+    let longer = format!("{THIN_TAG}1");
+    refused(plan(&thin(), RUNNING, &[("thin.s1", "lv_tags", longer.as_str())]), &["is gone"]);
+}
+
+#[test]
+fn a_volume_that_another_domain_uses_is_not_touched() {
+    for mut found in [thick(), thin()] {
+        found.used_by = Some("disk xvda of domain web2".into());
+        refused(plan(&found, RUNNING, &[]), &["also used by disk xvda of domain web2"]);
+    }
+}
+
+#[test]
+fn what_lvs_says_when_it_fails_is_told() {
+    for found in [thick(), thin()] {
+        refused(plan_with(&found, GONE, &broken_lvs()), &["cannot be put back", "no such luck"]);
+    }
+}

@@ -1,0 +1,199 @@
+//! What the tests of every kind of snapshot start from, and the rules that stand over all kinds.
+
+use super::*;
+use crate::domain::DomainConfig;
+use crate::spec::DiskWish;
+
+/// What is known of the host's logical volumes.
+pub(crate) type Volumes = std::result::Result<Vec<Volume>, String>;
+
+pub(crate) const ID: Uuid = Uuid::from_u128(0x0b41a0a5_4a1c_4b3c_8f1e_93d4b0b1a001);
+
+/// The entry of a raw file that the kernel serves from a loop device.
+pub(crate) const LOOP: &str = r#"{"pdev_path": "/srv/b.img", "vdev": "xvdb", "backend": "phy", "format": "raw", "readwrite": 1}"#;
+/// The entry of a VHD that tapdisk serves.
+pub(crate) const TAP: &str = r#"{"pdev_path": "vhd:/srv/c.vhd", "vdev": "xvdc", "format": "raw", "script": "block-tap", "readwrite": 1}"#;
+
+pub(crate) fn facts() -> FileFacts {
+    let mtime = "2026-03-01T02:03:04Z".parse().unwrap();
+    FileFacts { size: 1 << 20, mtime, inode: 5, device: 1, writable: true }
+}
+
+/// The proof of a file that is as [`facts`] says.
+pub(crate) fn proof() -> FrozenFile {
+    let FileFacts { size, mtime, inode, .. } = facts();
+    FrozenFile { virtual_size: 64 << 20, file_size: size, mtime, inode }
+}
+
+/// A disk with libxl's `entry`. What serves it is told by the entry, all else is well.
+pub(crate) fn seen(entry: &str) -> DiskSeen {
+    let config = DomainConfig::parse(&format!(r#"{{"disks": [{entry}]}}"#)).unwrap();
+    let disk = config.disks().unwrap().remove(0);
+    let in_kernel = entry.contains("phy") || disk.is_tap_vhd();
+    let facts_of_vhd = vhd::Facts { virtual_size: 64 << 20, differencing: false, depth: Some(1) };
+    let is_vhd = disk.is_tap_vhd() || disk.format == Some(Format::Vhd);
+    DiskSeen {
+        served: Some(if in_kernel { Served::Blkback } else { Served::Qemu }),
+        params: Vec::new(),
+        node: (!in_kernel).then(|| Node {
+            name: "node".into(),
+            file: disk.path.clone(),
+            driver: "whatever".into(),
+            read_only: false,
+            virtual_size: 64 << 20,
+            emulated: None,
+            snapshots: Vec::new(),
+        }),
+        file: Ok(facts()),
+        device: None,
+        place: Some(Place { path: "/srv/new".into(), trouble: None }),
+        used_by: None,
+        clone_trouble: None,
+        vhd: is_vhd.then_some(Ok(facts_of_vhd)),
+        disk,
+    }
+}
+
+/// Plans the snapshot `s1` of one disk.
+pub(crate) fn plan_one(
+    seen: &DiskSeen,
+    how: Option<&str>,
+    volumes: &Volumes,
+) -> Result<DiskCreate> {
+    let name = "s1".parse().unwrap();
+    let wish = how.map(|how| format!("{},{how}", seen.disk.vdev).parse::<DiskWish>().unwrap().wish);
+    create(seen, wish.as_ref(), Context { name: &name, id: ID, volumes, confined: false })
+}
+
+/// A disk of a snapshot whose domain runs on `/srv/now`, all well.
+pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
+    DiskFound {
+        record: DiskRecord {
+            vdev: "xvdb".into(),
+            path: path.into(),
+            format: Some(Format::Raw),
+            snapshot,
+        },
+        file: Ok(facts()),
+        copy: Err("its snapshot is no copy".into()),
+        vhd: None,
+        image: Err("qemu-img was not asked".into()),
+        top: Some("/srv/now".into()),
+        top_parent: None,
+        chain: Vec::new(),
+        top_protected: false,
+        used_by: None,
+        place: Place { path: "/srv/new".into(), trouble: None },
+    }
+}
+
+/// Plans to put one disk back, in a running domain, and keeps what it holds.
+pub(crate) fn revert_one(found: &DiskFound) -> Result<DiskRevert> {
+    let keep = "before-revert-20260302-000000".parse().unwrap();
+    let volumes = Ok(Vec::new());
+    let context = RevertContext {
+        uuid: Uuid::nil(),
+        id: ID,
+        keep: &keep,
+        running: true,
+        discard: false,
+        tight: false,
+        volumes: &volumes,
+    };
+    revert(found, context)
+}
+
+/// The words of steps.
+pub(crate) fn words(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(ToString::to_string).collect()
+}
+
+/// Expects a refusal that says all of `expected`, in its sentence, its causes or its hint.
+#[track_caller]
+pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T>, expected: &[&str]) {
+    let error = result.unwrap_err();
+    let text = format!("{}; {}", error.chain().join(": "), error.hint.as_deref().unwrap_or(""));
+    assert_eq!(error.exit_code(), 3, "{text}");
+    for words in expected {
+        assert!(text.contains(words), "{words:?} in {text:?}");
+    }
+}
+
+const QCOW2: &str =
+    r#"{"pdev_path": "/srv/a.qcow2", "vdev": "xvda", "format": "qcow2", "readwrite": 1}"#;
+const RAW: &str = r#"{"pdev_path": "/srv/b.img", "vdev": "xvdb", "format": "raw", "readwrite": 1}"#;
+const VHD: &str = r#"{"pdev_path": "/srv/c.vhd", "vdev": "xvdc", "format": "vhd", "readwrite": 1}"#;
+
+#[test]
+fn every_kind_of_disk_has_a_default() {
+    let device = |entry| DiskSeen { device: Some((253, 0)), ..seen(entry) };
+    for (seen, choice) in [
+        (seen(QCOW2), Choice::Internal),
+        (seen(RAW), Choice::External),
+        (seen(VHD), Choice::External),
+        (seen(LOOP), Choice::External),
+        (seen(TAP), Choice::Vhd),
+        (device(RAW), Choice::Lvm(None)),
+        (device(LOOP), Choice::Lvm(None)),
+        (device(QCOW2), Choice::Internal),
+    ] {
+        assert_eq!(choose(&seen, None).unwrap(), choice, "{:?}", seen.disk);
+    }
+}
+
+#[test]
+fn a_vhd_of_tapdisk_has_external_snapshots_only() {
+    let none = Ok(Vec::new());
+    for how in [None, Some("external"), Some("external,file=/srv/x.vhd")] {
+        let planned = plan_one(&seen(TAP), how, &none).unwrap();
+        assert_eq!(planned.record.snapshot.kind(), "vhd", "{how:?}");
+    }
+    assert_eq!(plan_one(&seen(TAP), Some("none"), &none).unwrap().record.snapshot.kind(), "none");
+    for how in ["internal", "lvm", "lvm,size=1G", "reflink"] {
+        refused(plan_one(&seen(TAP), Some(how), &none), &["has external snapshots only"]);
+    }
+}
+
+#[test]
+fn a_confined_qemu_opens_no_overlay() {
+    let name = "s1".parse().unwrap();
+    let volumes = Ok(Vec::new());
+    let context = Context { name: &name, id: ID, volumes: &volumes, confined: true };
+    for entry in [RAW, VHD] {
+        refused(create(&seen(entry), None, context), &["confined (dm_restrict)"]);
+        create(&seen(entry), None, Context { confined: false, ..context }).unwrap();
+    }
+    refused(
+        create(&seen(QCOW2), Some(&Wish::External { file: None }), context),
+        &["confined (dm_restrict)"],
+    );
+    // What it need not open.
+    for entry in [QCOW2, LOOP, TAP] {
+        create(&seen(entry), None, context).unwrap();
+    }
+    create(&seen(RAW), Some(&Wish::Reflink { file: None }), context).unwrap();
+}
+
+#[test]
+fn a_script_we_do_not_know_is_out_of_reach_whatever_it_serves() {
+    let none = Ok(Vec::new());
+    for entry in [
+        TAP.replace("block-tap", "block-nbd"),
+        // block-tap itself, but not a VHD.
+        TAP.replace("vhd:", "aio:"),
+    ] {
+        refused(plan_one(&seen(&entry), None, &none), &["it is set up by the script"]);
+    }
+}
+
+#[test]
+fn a_snapshot_without_its_proof_is_not_put_back() {
+    for snapshot in [
+        Kept::Internal { proof: None },
+        Kept::External { overlay: "/srv/o".into(), proof: None },
+        Kept::Reflink { copy: "/srv/copy".into(), proof: None },
+        Kept::Vhd { child: "/srv/child".into(), proof: None },
+    ] {
+        refused(revert_one(&found("/srv/b", snapshot)), &["the record has no proof"]);
+    }
+}

@@ -1,0 +1,15 @@
+#!/bin/bash
+# A PVH guest with a disk of every kind, saved while it runs and while it stands still.
+# timeout: 500
+. /lab/t/kinds.sh
+
+kinds_up g type=pvh tick=500
+wishes=(-d xvdb,external -d xvdf,reflink)
+kinds_try g s1.xlsave pvh live --name s1 --live "${wishes[@]}"
+[[ $(json live <s1.xlsave.json) == true ]] || fail "it was not saved live"
+# On top of what the first one left: xvdb, xvde and xvdg have overlays by now.
+create g s2.xlsave --name s2 --no-live "${wishes[@]}"
+revert g s2.xlsave
+for kind in "${kinds[@]}"; do cell "$kind" pvh "not live" ok; done
+kinds_check g
+detail "pause $(ms "$(json pause_ms <s1.xlsave.json)") ms live, $(ms "$(json pause_ms <s2.xlsave.json)") ms not live"

@@ -1,0 +1,18 @@
+#!/bin/bash
+# An HVM guest with PV drivers and a disk of every kind. Slow under emulation.
+# timeout: 1200
+# slow
+. /lab/t/kinds.sh
+
+kinds_up g type=hvm tick=1000 wait=300
+wishes=(-d xvdb,external -d xvdf,reflink)
+# QEMU takes no internal snapshot of a guest that was saved live, so this one is not.
+kinds_try g s1.xlsave hvm "not live" --name s1 --live "${wishes[@]}"
+[[ $(json live <s1.xlsave.json) == false ]] || fail "it was saved live with an internal snapshot"
+create g s2.xlsave --name s2 --live "${wishes[@]}" -d xvda,external
+[[ $(json live <s2.xlsave.json) == true ]] || fail "it was not saved live"
+revert g s2.xlsave
+for kind in external thin thick raw reflink vhd; do cell "$kind" hvm live ok; done
+cell internal hvm live "saved not live"
+kinds_check g
+detail "pause $(ms "$(json pause_ms <s2.xlsave.json)") ms live, $(ms "$(json pause_ms <s1.xlsave.json)") ms not live"
