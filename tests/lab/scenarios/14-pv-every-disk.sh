@@ -4,8 +4,13 @@
 . /lab/t/kinds.sh
 
 kinds_up g type=pv tick=500
-wishes=(-d xvdb,external -d xvdf,reflink)
-kinds_try g s1.xlsave pv "not live" --name s1 --no-live "${wishes[@]}"
+create g s1.xlsave --name s1 --no-live -d xvdb,external -d xvdf,reflink
+kinds_cells pv "not live"
+revert g s1.xlsave
+kinds_cells pv revert
+xl destroy g
+revert g s1.xlsave
+kinds_cells pv "when gone"
 [[ $(volumes vg0) == *thick.s1*thin.s1* ]] || fail "a snapshot did not survive: $(volumes vg0)"
 show=$(xl-snapshot show s1.xlsave --json)
 [[ $(json revertible <<<"$show") == true ]] || fail "show says it cannot be reverted to: $show"

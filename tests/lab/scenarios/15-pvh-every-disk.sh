@@ -5,11 +5,16 @@
 
 kinds_up g type=pvh tick=500
 wishes=(-d xvdb,external -d xvdf,reflink)
-kinds_try g s1.xlsave pvh live --name s1 --live "${wishes[@]}"
+create g s1.xlsave --name s1 --live "${wishes[@]}"
 [[ $(json live <s1.xlsave.json) == true ]] || fail "it was not saved live"
+kinds_cells pvh live
+revert g s1.xlsave
+kinds_cells pvh revert
 # On top of what the first one left: xvdb, xvde and xvdg have overlays by now.
 create g s2.xlsave --name s2 --no-live "${wishes[@]}"
+kinds_cells pvh "not live"
+xl destroy g
 revert g s2.xlsave
-for kind in "${kinds[@]}"; do cell "$kind" pvh "not live" ok; done
+kinds_cells pvh "when gone"
 kinds_check g
 detail "pause $(ms "$(json pause_ms <s1.xlsave.json)") ms live, $(ms "$(json pause_ms <s2.xlsave.json)") ms not live"

@@ -9,28 +9,28 @@ for disk in a b c d e f g h; do
 	qcow2 $disk.qcow2 32M
 	disks+=($disk.qcow2)
 done
-guest_up g type=pvh mem=96 tick=1000 "${disks[@]}"
+guest_up g mem=96 tick=1000 "${disks[@]}"
 wait_tick g 2
-# One disk against eight; the best of each, because the emulator only ever adds.
-best() {
-	local n=$1 best='' i pause image wishes=()
+# transaction N: how long the transaction of N disks takes, in ms; the better of two, because the
+# emulator only ever adds.
+transaction() {
+	local n=$1 best='' i ms wishes=()
 	for i in b c d e f g h; do [[ $n == 8 ]] || wishes+=(-d "xvd$i,none"); done
 	for i in 1 2; do
-		image=d$n-$i.xlsave
-		xl-snapshot create g --json --name "d$n-$i" --memory "$image" --live "${wishes[@]}" >"$image.json"
-		pause=$(ms "$(json pause_ms <"$image.json")")
-		[[ $best ]] && ((best <= pause)) || best=$pause
+		xl-snapshot create g -v --name "d$n-$i" --memory "d$n-$i.xlsave" --no-live "${wishes[@]}" 2>steps.out >report.out
+		ms=$(ms "$(awk '/QMP transaction/ {print $1}' steps.out)")
+		[[ $best ]] && ((best <= ms)) || best=$ms
 	done
 	echo "$best"
 }
-one=$(best 1)
-eight=$(best 8)
+one=$(transaction 1)
+eight=$(transaction 8)
 # Six flushes and ten writes for each disk take QEMU about 100 ms here.
-((eight < one + 7 * 200)) || fail "pause with 8 disks: $eight ms, with one: $one ms"
-create g last.xlsave --name last --live
+((eight < one + 7 * 200)) || fail "the transaction of 8 disks takes $eight ms, of one $one ms"
+create g last.xlsave --name last --no-live
 revert g last.xlsave
 xl destroy g
 qemu_img_check_all
-cell "internal, 8 disks" pvh live ok
-cell "internal, 8 disks" pvh revert ok
-detail "pause $eight ms with 8 disks, $one ms with one"
+cell "internal, 8 disks" pv "not live" ok
+cell "internal, 8 disks" pv revert ok
+detail "transaction $eight ms with 8 disks, $one ms with one"

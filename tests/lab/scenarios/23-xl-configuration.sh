@@ -8,14 +8,14 @@ w=$LAB_WORK
 vg_up vg0 200M
 lvcreate -qq -y -n lv -L 32M vg0
 qcow2 a.qcow2 32M
-qcow2 "b, c.qcow2" 32M
+qcow2 "b,c.qcow2" 32M
 raw d.img 32M
 raw cd.iso 1M
 # Later assignments win, so this is the list that counts.
 guest_up g tick=300 "cfg=disk = [ # the root disk
 	'$w/a.qcow2,qcow2,xvda,w',	\"phy:/dev/vg0/lv,xvdb,w\",
 	# a comment with ] and ' in it
-	'vdev=xvdc, access=rw, format=qcow2, target=$w/b, c.qcow2' ,
+	'vdev=xvdc, access=rw, format=qcow2, target=$w/b,c.qcow2' ,
 
 	'backendtype=qdisk,raw:$w/d.img,xvdd,w',
 	'file:$w/cd.iso,hdc:cdrom,r',
