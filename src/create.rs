@@ -247,6 +247,14 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
              with a new number, and stands still for as long as that takes",
             by_restore.join(", ")
         ));
+        let clonable = disks.iter().zip(&seen.disks).filter(|(disk, seen)| {
+            let overlay = matches!(disk.record.snapshot, Kept::External { .. });
+            disk.by_restore && overlay && seen.clone_trouble.is_none()
+        });
+        notes.extend(clonable.map(|(disk, _)| {
+            let vdev = &disk.record.vdev;
+            format!("{vdev} could be copied in an instant instead: --disk {vdev},reflink")
+        }));
     }
 
     let domid = seen.domid;

@@ -88,7 +88,8 @@ pub struct DiskSeen {
     pub place: Option<Place>,
     /// The disk of another domain that may write to it as well.
     pub used_by: Option<String>,
-    /// Why its file system cannot clone it, if it cannot; looked at only if that is wished for.
+    /// Why its file system cannot clone it, if it cannot; looked at only if that is wished for, or
+    /// would spare a restore.
     pub clone_trouble: Option<String>,
     /// What is known of it as a VHD, if it is one.
     pub vhd: Option<std::result::Result<vhd::Facts, String>>,

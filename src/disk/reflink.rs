@@ -3,6 +3,8 @@
 //! Instant, and the guest stays on its file, which may be served by blkback. Only for raw files:
 //! of other formats QEMU keeps a part in memory.
 
+use std::path::Path;
+
 use crate::disk::{
     DiskCreate, DiskFound, DiskRevert, DiskSeen, check_frozen, place, record, refuse, refuse_revert,
 };
@@ -10,7 +12,6 @@ use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::Step;
 use crate::record::{FrozenFile, Kept};
-use std::path::Path;
 
 /// Plans a copy.
 pub(super) fn create(seen: &DiskSeen) -> Result<DiskCreate> {

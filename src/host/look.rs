@@ -208,9 +208,14 @@ fn disk_seen(
     others: &[(String, Vbd)],
 ) -> DiskSeen {
     let file = disk.file();
-    let clones = matches!(job.wish(&disk.vdev), Some(Wish::Reflink { .. }));
+    let served = vbd.map(|vbd| vbd.served.clone());
+    // Offered where an overlay would take a restore.
+    let clones = match job.wish(&disk.vdev) {
+        Some(Wish::Reflink { .. }) => true,
+        Some(_) | None => disk.format == Some(Format::Raw) && served == Some(Served::Blkback),
+    };
     DiskSeen {
-        served: vbd.map(|vbd| vbd.served.clone()),
+        served,
         params: vbd.map(|vbd| vbd.params.clone()).unwrap_or_default(),
         node,
         file: files::facts(file).map_err(|error| error.to_string()),

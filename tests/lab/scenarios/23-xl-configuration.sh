@@ -30,7 +30,7 @@ grep -q "config .*g.cfg.bak-s1" report.out || fail "the report does not tell of 
 cmp before.cfg g.cfg.bak-s1 || fail "the backup is not the file as it was"
 diff before.cfg g.cfg >diff.out && fail "the file was not changed"
 [[ $(grep -c '^[<>]' diff.out) == 6 ]] || fail "not three lines were changed: $(<diff.out)"
-xl create -N g.cfg >parsed.out
+xl -N create g.cfg >parsed.out
 for vdev in xvda xvdc xvdd; do
 	grep -q "\"pdev_path\": \"$w/g-$vdev.after-s1.qcow2\"" parsed.out || fail "xl does not read the overlay of $vdev"
 done

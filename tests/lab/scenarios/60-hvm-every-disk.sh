@@ -12,7 +12,8 @@ create g s1.xlsave --name s1 --live "${wishes[@]}"
 kinds_cells hvm "not live"
 revert g s1.xlsave
 kinds_cells hvm revert
-create g s2.xlsave --name s2 --live "${wishes[@]}" -d xvda,external
+# xvde and xvdg have qcow2 overlays by now.
+create g s2.xlsave --name s2 --live "${wishes[@]}" -d xvda,external -d xvde,external -d xvdg,external
 [[ $(json live <s2.xlsave.json) == true ]] || fail "it was not saved live"
 kinds_cells hvm live
 cell internal hvm live "saved not live"
