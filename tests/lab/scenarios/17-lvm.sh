@@ -19,11 +19,11 @@ lvremove -qq -y vg0/filler
 [[ $(volumes vg0) == "$names" ]] || fail "a refusal changed something"
 
 # lvcreate fails for one of the two while the guest stands still: nothing of the other remains.
-cp /usr/sbin/lvm /run/lvm.real
+mkdir -p /run/real && cp /usr/sbin/lvm /run/real/
 cat >lvm.sh <<'END'
 #!/bin/bash
 [[ $1 != lvcreate || $* != *thick.s0* ]] || { echo "insufficient free space" >&2; exit 5; }
-exec /run/lvm.real "$@"
+exec /run/real/lvm "$@"
 END
 chmod +x lvm.sh
 mount --bind lvm.sh /usr/sbin/lvm

@@ -18,7 +18,7 @@ guest_up g tick=300 "cfg=disk = [ # the root disk
 	'vdev=xvdc, access=rw, format=qcow2, target=$w/b,c.qcow2' ,
 
 	'backendtype=qdisk,raw:$w/d.img,xvdd,w',
-	'file:$w/cd.iso,hdc:cdrom,r',
+	'file:$w/cd.iso,xvdh:cdrom,r',
 ]"
 wait_tick g 2
 cp g.cfg before.cfg
