@@ -43,8 +43,17 @@ Snapshot s1 of web1:
      | the guest stands still
 note: disk hdc is not in the snapshot: CD-ROM
 note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
+note: xvdb could be copied in an instant instead: --disk xvdb,reflink
 "
     );
+}
+
+#[test]
+fn a_copy_is_offered_only_where_the_file_system_can_make_one() {
+    let job = job("s1", &[]);
+    let mut seen = seen_on_loop(&job);
+    seen.disks[1].clone_trouble = Some("ext4".into());
+    assert!(!plan(&job, &seen).unwrap().to_string().contains("reflink"));
 }
 
 #[test]
