@@ -36,10 +36,10 @@ for vdev in xvda xvdc xvdd; do
 done
 grep -q '"pdev_path": "/dev/vg0/lv"' parsed.out || fail "xl does not read the volume"
 more_ticks g 3
-revert g s1.xlsave
-xl destroy g
+not_torn g
 
 # The file is good for a start on the overlays.
+xl destroy g
 mark g
 xl create -q g.cfg
 wait_line g '^BOOT ' 90
@@ -66,6 +66,7 @@ not_torn g
 # A file that names other disks than the domain has.
 sed "s/xvdc/xvdy/" g.cfg >other.cfg
 refused 3 'has no disk xvdc' xl-snapshot create other.cfg --name s3 --memory x.xlsave --no-live -d xvdc,external
+revert g s1.xlsave
 xl destroy g
 qemu_img_check_all
 detail "6 syntaxes; start, reboot and revert on the overlays"
