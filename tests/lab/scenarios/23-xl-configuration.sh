@@ -22,10 +22,7 @@ guest_up g tick=300 "cfg=disk = [ # the root disk
 ]"
 wait_tick g 2
 cp g.cfg before.cfg
-boot=$(boot_id g)
-lab_boot[s1.xlsave]=$boot lab_from[s1.xlsave]=$(tick g)
 xl-snapshot create g.cfg --name s1 --memory s1.xlsave --no-live -d xvda,external -d xvdc,external >report.out
-lab_until[s1.xlsave]=$(($(tick g) + 1))
 grep -q "config .*g.cfg.bak-s1" report.out || fail "the report does not tell of the file: $(<report.out)"
 cmp before.cfg g.cfg.bak-s1 || fail "the backup is not the file as it was"
 diff before.cfg g.cfg >diff.out && fail "the file was not changed"
@@ -50,7 +47,7 @@ not_torn g
 cp g.cfg updated.cfg
 echo 'maxvcpus = 2' >>updated.cfg
 xl config-update g updated.cfg
-xl-snapshot create g --name s2 --memory s2.xlsave --no-live -d xvda,external -d xvdc,external -d xvdd,external
+create g s2.xlsave --name s2 --no-live -d xvda,external -d xvdc,external -d xvdd,external
 base=$(sha256sum g-xvd?.after-s1.qcow2)
 more_ticks g 2
 at=$(tick g)
@@ -66,7 +63,7 @@ not_torn g
 # A file that names other disks than the domain has.
 sed "s/xvdc/xvdy/" g.cfg >other.cfg
 refused 3 'has no disk xvdc' xl-snapshot create other.cfg --name s3 --memory x.xlsave --no-live -d xvdc,external
-revert g s1.xlsave
+revert g s2.xlsave
 xl destroy g
 qemu_img_check_all
 detail "6 syntaxes; start, reboot and revert on the overlays"
