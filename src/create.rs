@@ -267,7 +267,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
         notes,
-        commit: (!actions.is_empty()).then_some(Step::Transaction(actions)),
+        commit: (!actions.is_empty()).then_some(Step::Transaction { domid, actions }),
         ..Plan::default()
     };
     if by_restore.is_empty() {
@@ -281,6 +281,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     } else {
         let (onward, stranded) = restore_steps(seen, disks)?;
         plan.onward = onward;
+        plan.onward_again = true;
         plan.stranded = stranded;
         if !job.request.paused {
             plan.finish.push(Step::Unpause { uuid: seen.uuid, domain: domain.clone() });
@@ -329,7 +330,12 @@ fn restore_steps(seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Strand
     let way_out = stranded.left[0].clone();
     onward.push(Step::Destroy { domid: seen.domid, way_out });
     onward.push(Step::CompleteImage);
-    onward.push(Step::Restore { domain, config: config.to_json(), image: Some(path.clone()) });
+    onward.push(Step::Restore {
+        uuid: seen.uuid,
+        domain,
+        config: config.to_json(),
+        image: Some(path.clone()),
+    });
     Ok((onward, stranded))
 }
 

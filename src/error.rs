@@ -7,6 +7,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What a caller may conclude from an error. The numbers are the exit codes, a contract with
 /// scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub enum Kind {
 }
 
 /// Something a failed operation could not put in order, and the command that does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
     /// What stands there now, as a sentence.
     pub what: String,

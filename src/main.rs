@@ -4,10 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use xl_snapshot::cli::Cli;
-use xl_snapshot::{report, run};
+use xl_snapshot::host::{command, guard};
+use xl_snapshot::{plan, report, run};
 
 fn main() -> ExitCode {
-    match run::run(Cli::parse()) {
+    command::pass_nothing_on();
+    let result =
+        if guard::is_guard() { guard::watch() } else { run::run(Cli::parse(), plan::execute) };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", report::error_text(&error));

@@ -156,6 +156,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         })
         .collect();
     onward.push(Step::Restore {
+        uuid: domain.uuid,
         domain: domain.name.clone(),
         config: config.to_json(),
         image: None,
@@ -177,6 +178,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             .as_ref()
             .map(|running| Step::Destroy { domid: running.domid, way_out: way_out.clone() }),
         onward,
+        onward_again: false,
         stranded: Stranded { steps: undo(&prepare), left: vec![way_out] },
         prepare,
         finish,

@@ -20,7 +20,7 @@ use crate::host::dom0::Dom0;
 use crate::host::image::Source;
 use crate::host::lock::Lock;
 use crate::host::look;
-use crate::plan::{Plan, execute};
+use crate::plan::{Perform, Plan};
 use crate::record::Kept;
 use crate::report::{CfgReplaced, Created, Reporter, Reverted, RevertedDisk};
 use crate::revert::{self, Wishes};
@@ -30,16 +30,19 @@ use crate::spec::{self, Flags, MemoryTarget, Spec};
 /// A SPEC.toml is small; this is not one.
 const MAX_SPEC: u64 = 1 << 20;
 
+/// Who carries out a plan: [`crate::plan::execute`], or a test that has steps fail.
+pub type Execute = fn(&Plan, &mut dyn Perform) -> Result<()>;
+
 /// Does what the command line asks for.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli, execute: Execute) -> Result<()> {
     match cli.command {
-        Command::Create(args) => create(args),
-        Command::Revert(args) => revert(&args),
+        Command::Create(args) => create(args, execute),
+        Command::Revert(args) => revert(&args, execute),
         Command::Show(args) => show(&args),
     }
 }
 
-fn create(args: CreateArgs) -> Result<()> {
+fn create(args: CreateArgs, execute: Execute) -> Result<()> {
     let started = Instant::now();
     let spec = match &args.spec {
         Some(path) => read_spec(path)?,
@@ -64,16 +67,15 @@ fn create(args: CreateArgs) -> Result<()> {
     let mut dom0 = open(&args.common)?;
     let domain = look::domain(&dom0, &args.domain)?;
     let operation = format!("create {}", job.name);
-    let _lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
+    let lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
     let seen = look::for_create(&mut dom0, &domain, &job)?;
     let disks = create::disks(&job, &seen)?;
     let rewrites = look::rewrites(&dom0, &domain, &job, &create::changes(&disks))?;
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;
-    if args.common.dry_run {
-        return print_plan(&plan, args.common.json);
-    }
+    let Some(lock) = lock else { return print_plan(&plan, args.common.json) };
     let reporter = dom0.reporter.clone();
     plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
+    dom0.be_guarded(&plan, &lock)?;
     execute(&plan, &mut dom0)?;
 
     let restored = !plan.onward.is_empty();
@@ -107,24 +109,23 @@ fn create(args: CreateArgs) -> Result<()> {
     Ok(())
 }
 
-fn revert(args: &RevertArgs) -> Result<()> {
+fn revert(args: &RevertArgs, execute: Execute) -> Result<()> {
     let started = Instant::now();
     let source = Source::open(&image_path(&args.snapshot)?)?;
     let mut dom0 = open(&args.common)?;
     let record = source.image.record.clone();
     let domain = &record.domain;
     let operation = format!("revert {}", record.name);
-    let _lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
+    let lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
     let snapshot = crate::tool::quote(&args.snapshot);
     let found = look::for_revert(&dom0, &source, &snapshot, Timestamp::now())?;
     let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
     let revert = revert::plan(&found, wishes)?;
-    if args.common.dry_run {
-        return print_plan(&revert.plan, args.common.json);
-    }
+    let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     dom0.source = Some(source);
     let reporter = dom0.reporter.clone();
     revert.plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
+    dom0.be_guarded(&revert.plan, &lock)?;
     execute(&revert.plan, &mut dom0)?;
 
     let disks = found.record.disks.iter().zip(&revert.images).zip(revert.kept);

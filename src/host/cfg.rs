@@ -91,14 +91,19 @@ pub fn rewritten(
     if same_domain { Ok(Some(new)) } else { Err(RewriteError::Misread { path: path.to_owned() }) }
 }
 
-/// Gives a file its new text, all at once, and keeps the old file under another name.
+/// Gives a file its new text, all at once, and keeps the old file under another name. What is done
+/// already needs nothing.
 ///
 /// # Errors
 ///
 /// If the file is not as it was, or cannot be written; it is then untouched.
 pub fn replace(cfg: &ReplaceCfg) -> Result<(), RewriteError> {
     let io = |source| RewriteError::Io { path: cfg.path.clone(), source };
-    if fs::read(&cfg.path).map_err(io)? != cfg.old.as_bytes() {
+    let text = fs::read(&cfg.path).map_err(io)?;
+    if text == cfg.new.as_bytes() {
+        return Ok(());
+    }
+    if text != cfg.old.as_bytes() {
         return Err(RewriteError::Changed { path: cfg.path.clone() });
     }
     write_beside(cfg).map_err(io)
@@ -112,8 +117,9 @@ fn write_beside(cfg: &ReplaceCfg) -> io::Result<()> {
     fchown(new.as_file(), Some(meta.uid()), Some(meta.gid()))?;
     new.as_file().set_permissions(Permissions::from_mode(meta.mode() & 0o7777))?;
     new.as_file().sync_all()?;
-    // Never over an existing backup.
-    fs::hard_link(&cfg.path, &cfg.backup)?;
+    // Never over an existing backup, but for one that was made by a process that was killed here.
+    fs::hard_link(&cfg.path, &cfg.backup)
+        .or_else(|why| if files::same(&cfg.path, &cfg.backup) { Ok(()) } else { Err(why) })?;
     new.persist(&cfg.path)?;
     files::sync_directory(&cfg.path)
 }

@@ -69,6 +69,13 @@ pub enum CommandError {
     },
 }
 
+/// Lets no program that is started inherit a descriptor that our caller has left open, but for the
+/// standard ones: QEMU would keep it for as long as its domain runs.
+pub fn pass_nothing_on() {
+    const FIRST_AFTER_STDERR: i32 = 3;
+    close_fds::set_fds_cloexec(FIRST_AFTER_STDERR, &[]);
+}
+
 /// The absolute path of a tool.
 pub fn find(tool: Tool) -> Result<PathBuf, CommandError> {
     DIRECTORIES
@@ -78,15 +85,19 @@ pub fn find(tool: Tool) -> Result<PathBuf, CommandError> {
         .ok_or(CommandError::NotFound(tool))
 }
 
+/// Who is told of every program that is started, with the number of its process.
+pub type Started<'a> = &'a (dyn Fn(Tool, u32) + Sync);
+
 /// Runs a tool to its end and returns what it printed on standard output.
 pub fn run(call: &Invocation) -> Result<Vec<u8>, CommandError> {
-    Running::start(call, Stdio::null())?.finish()
+    Running::start(call, Stdio::null(), &|_, _| ())?.finish()
 }
 
 /// Runs tools at the same time, each to its end, and returns the first failure.
-pub fn run_all(calls: &[&Invocation]) -> Result<(), CommandError> {
+pub fn run_all(calls: &[&Invocation], started: Started<'_>) -> Result<(), CommandError> {
     thread::scope(|scope| {
-        let running: Vec<_> = calls.iter().map(|call| scope.spawn(|| run(call))).collect();
+        let run = |call| Running::start(call, Stdio::null(), started)?.finish();
+        let running: Vec<_> = calls.iter().map(|call| scope.spawn(move || run(call))).collect();
         let results: Vec<_> = running
             .into_iter()
             .map(|thread| thread.join().expect("running a tool does not panic"))
@@ -103,8 +114,9 @@ pub fn feed(
     body: &mut File,
     length: u64,
     fed: &mut dyn FnMut(u64),
+    started: Started<'_>,
 ) -> Result<(), CommandError> {
-    let mut running = Running::start(call, Stdio::piped())?;
+    let mut running = Running::start(call, Stdio::piped(), started)?;
     let written = running.feed(head, body, length, fed);
     match (running.finish(), written) {
         (Ok(_), Ok(())) => Ok(()),
@@ -125,7 +137,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(call: &Invocation, stdin: Stdio) -> Result<Running, CommandError> {
+    fn start(
+        call: &Invocation,
+        stdin: Stdio,
+        started: Started<'_>,
+    ) -> Result<Running, CommandError> {
         let program = find(call.tool)?;
         let command = call.to_string();
         let start = || -> io::Result<(Child, File, File)> {
@@ -145,6 +161,7 @@ impl Running {
         };
         let (child, stdout, stderr) =
             start().map_err(|source| CommandError::Io { command: command.clone(), source })?;
+        started(call.tool, child.id());
         Ok(Running { command, child, stdout, stderr, timeout: call.timeout })
     }
 

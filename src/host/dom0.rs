@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fmt::Debug;
 use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +18,15 @@ use crate::disk::lvm::volumes::Volume;
 use crate::disk::qemu_img::ImageInfo;
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
+use crate::host::guard::{Guard, Legacy, Note, Task};
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{Abort, Libxl, LibxlError, ShutdownReason};
+use crate::host::lock::Lock;
 use crate::host::qmp::{Qmp, QmpError};
 use crate::host::xenstore::Xenstore;
 use crate::host::{cfg, command, files, look, process};
 use crate::memory::header;
-use crate::plan::{Action, ImageStart, Perform, Step, StoreConfig, Target, Whose};
+use crate::plan::{Action, ImageStart, Perform, Plan, Reached, Step, StoreConfig, Target, Whose};
 use crate::record::{FrozenFile, Kept, QcowSnapshot, Record};
 use crate::report::{MemoryBar, Reporter};
 use crate::tool::{Invocation, Tool};
@@ -59,6 +63,10 @@ pub struct Dom0 {
     pub source: Option<Source>,
     /// Where progress is told.
     pub reporter: Reporter,
+    /// Goes on with the plan if we are killed.
+    guard: Option<Guard>,
+    /// Whether we are that guard.
+    adopted: bool,
     stop: Arc<AtomicBool>,
     image: Option<(ImageWriter, Record)>,
     made: BTreeSet<PathBuf>,
@@ -100,6 +108,8 @@ impl Dom0 {
             qmp: None,
             source: None,
             reporter,
+            guard: None,
+            adopted: false,
             stop,
             image: None,
             made: BTreeSet::new(),
@@ -111,6 +121,39 @@ impl Dom0 {
             messages: Vec::new(),
             done: Done::default(),
         })
+    }
+
+    /// Has a guard go on with the plan if we are killed.
+    pub fn be_guarded(&mut self, plan: &Plan, lock: &Lock) -> Result<()> {
+        let virtual_sizes = self.virtual_sizes.clone();
+        self.guard = Some(Guard::start(&Task { plan: plan.clone(), virtual_sizes }, lock)?);
+        Ok(())
+    }
+
+    /// Takes over what a process has done that was killed.
+    pub fn adopt(&mut self, task: &Task, legacy: Legacy) -> io::Result<()> {
+        self.adopted = true;
+        self.virtual_sizes.clone_from(&task.virtual_sizes);
+        self.made = legacy.made;
+        self.protected = legacy
+            .protected
+            .into_iter()
+            .map(|(path, mode)| (path, Permissions::from_mode(mode)))
+            .collect();
+        let start = task.plan.prepare.iter().find_map(|step| match step {
+            Step::OpenImage(start) => Some(start),
+            _ => None,
+        });
+        if let (Some(start), Some(id)) = (start, legacy.image) {
+            self.image = Some((ImageWriter::adopt(start, id)?, start.record.clone()));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, note: &Note) {
+        if let Some(guard) = &self.guard {
+            guard.tell(note);
+        }
     }
 
     /// What the operation can tell.
@@ -136,8 +179,13 @@ impl Dom0 {
 
     fn new_file(&mut self, path: &Path) -> Result<()> {
         files::create_new(path).map_err(caused)?;
-        self.made.insert(path.to_owned());
+        self.made(path);
         Ok(())
+    }
+
+    fn made(&mut self, path: &Path) {
+        self.tell(&Note::Made(path.to_owned()));
+        self.made.insert(path.to_owned());
     }
 
     fn remove_new(&mut self, path: &Path) -> Result<()> {
@@ -150,12 +198,13 @@ impl Dom0 {
 
     fn clone_file(&mut self, from: &Path, to: &Path, writable: bool) -> Result<()> {
         files::clone_new(from, to, writable).map_err(caused)?;
-        self.made.insert(to.to_owned());
+        self.made(to);
         Ok(())
     }
 
     fn protect(&mut self, path: &Path) -> Result<()> {
         let before = files::protect(path).map_err(caused)?;
+        self.tell(&Note::Protected(path.to_owned(), before.mode()));
         self.protected.insert(path.to_owned(), before);
         Ok(())
     }
@@ -176,6 +225,7 @@ impl Dom0 {
                 .map_err(failed(format!("Make the directory {}", directory.display())))?;
         }
         let writer = ImageWriter::start(start).map_err(failed("Write the header"))?;
+        self.tell(&Note::Image(writer.id().map_err(failed("Look at the image"))?));
         self.image = Some((writer, start.record.clone()));
         Ok(())
     }
@@ -243,6 +293,8 @@ impl Dom0 {
     /// Lets a suspended domain go on; one that is not suspended needs nothing.
     fn resume(&mut self, domid: u32) -> Result<()> {
         let result = self.libxl.resume(domid);
+        // Whoever was killed may have asked the guest to suspend.
+        self.suspend_failed |= self.adopted;
         if let Some(suspended) = self.suspended_at.take() {
             self.done.pause = Some(suspended.elapsed());
         }
@@ -292,13 +344,20 @@ impl Dom0 {
         stored.map_err(caused)
     }
 
-    fn transaction(&mut self, actions: &[Action]) -> Result<()> {
+    fn transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
         let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
-        match qmp.transaction(actions) {
-            Ok(()) => Ok(()),
-            Err(error @ QmpError::Refused { .. }) => Err(caused(error)),
-            Err(error) => {
-                // QEMU may have done it and failed to tell. Its overlays must not be removed.
+        let error = match qmp.transaction(actions) {
+            Ok(()) => return Ok(()),
+            Err(error @ QmpError::Refused { .. }) => return Err(caused(error)),
+            Err(error) => error,
+        };
+        // QEMU may have done it and failed to tell.
+        self.qmp = None;
+        match is_snapshotted(domid, actions) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(caused(error)),
+            Err(_) => {
+                // Its overlays must not be removed.
                 let left = actions.iter().filter_map(Action::overlay).map(|path| {
                     self.made.remove(path);
                     Left {
@@ -316,7 +375,9 @@ impl Dom0 {
     }
 
     fn complete_image(&mut self) -> Result<()> {
-        let (writer, mut record) = self.image.take().expect(IMAGE_IS_OPEN);
+        // A guard may have come too late to know of it.
+        let image = self.image.take();
+        let (writer, mut record) = image.ok_or_else(|| Error::failed("The image is not open"))?;
         self.prove(&mut record)?;
         let size = writer.complete(&mut record).map_err(failed("Complete the image"))?;
         self.done.image_size = size;
@@ -348,7 +409,9 @@ impl Dom0 {
     fn destroy(&mut self, domid: u32, way_out: &Left) -> Result<()> {
         // Its number is gone with the domain.
         let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
-        self.libxl.destroy(domid).map_err(caused)?;
+        if self.libxl.domain_info(domid).map_err(caused)?.is_some() {
+            self.libxl.destroy(domid).map_err(caused)?;
+        }
         match qemu {
             Some(pid) if !process::wait_gone(pid, QEMU_EXIT) => Err(Error::failed(format!(
                 "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
@@ -372,9 +435,17 @@ impl Dom0 {
         let call =
             Invocation::new(Tool::Xl, ["restore", "-p", "/proc/self/fd/0"]).within(RESTORE_TIMEOUT);
         let bar = self.reporter.memory_bar("restoring memory");
-        let result = command::feed(&call, &head, stream, length, &mut |fed| {
-            bar.show("restoring memory", fed / 4096, length / 4096);
-        });
+        let started = started(self.guard.as_ref());
+        let result = command::feed(
+            &call,
+            &head,
+            stream,
+            length,
+            &mut |fed| {
+                bar.show("restoring memory", fed / 4096, length / 4096);
+            },
+            &started,
+        );
         bar.finish();
         let Err(error) = result else { return Ok(()) };
         // It may hold the new files open; they are of no use to anybody only if it is gone.
@@ -439,10 +510,10 @@ impl Dom0 {
                     calls.push(fill);
                 }
                 Step::Run(call) | Step::Undoable { call, .. } => calls.push(call),
-                other => self.perform(other)?,
+                other => self.carry_out(other)?,
             }
         }
-        command::run_all(&calls).map_err(caused)?;
+        command::run_all(&calls, &started(self.guard.as_ref())).map_err(caused)?;
         for step in steps {
             if let Step::NewFile { path, .. } = step {
                 files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;
@@ -450,12 +521,9 @@ impl Dom0 {
         }
         Ok(())
     }
-}
 
-impl Perform for Dom0 {
-    fn perform(&mut self, step: &Step) -> Result<()> {
-        let started = Instant::now();
-        let result = match step {
+    fn carry_out(&mut self, step: &Step) -> Result<()> {
+        match step {
             Step::NewFile { .. } | Step::Run(_) | Step::Undoable { .. } => {
                 self.together(std::slice::from_ref(step))
             }
@@ -476,7 +544,7 @@ impl Perform for Dom0 {
             Step::StoreConfig(store) => self.store_config(store),
             Step::ReplaceCfg(cfg) => cfg::replace(cfg).map_err(caused),
             Step::Xenstore(writes) => self.xenstore.write(writes).map_err(caused),
-            Step::Transaction(actions) => self.transaction(actions),
+            Step::Transaction { domid, actions } => self.transaction(*domid, actions),
             Step::CompleteImage => self.complete_image(),
             Step::Destroy { domid, way_out } => self.destroy(*domid, way_out),
             Step::AwaitClosed { volume } => self.await_volume(volume, |_, volume| !volume.open),
@@ -486,7 +554,14 @@ impl Perform for Dom0 {
             Step::Restore { config, image, .. } => self.restore(config, image.as_deref()),
             Step::Unpause { uuid, .. } => self.unpause(*uuid),
             Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
-        };
+        }
+    }
+}
+
+impl Perform for Dom0 {
+    fn perform(&mut self, step: &Step) -> Result<()> {
+        let started = Instant::now();
+        let result = self.carry_out(step);
         self.messages.extend(self.reporter.step(step, started.elapsed(), result.is_ok()));
         if self.suspended_at.is_none() {
             self.messages.drain(..).for_each(|text| self.reporter.message(&text));
@@ -496,6 +571,49 @@ impl Perform for Dom0 {
 
     fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    fn reached(&mut self, reached: Reached) {
+        self.tell(&Note::Reached(reached));
+        if reached == Reached::End
+            && let Some(guard) = self.guard.take()
+            && !guard.dismiss()
+        {
+            self.reporter.note("note: somebody killed the guard process on the way");
+        }
+    }
+
+    fn settle(&mut self, step: &Step) -> Result<bool> {
+        match step {
+            Step::Transaction { domid, actions } => is_snapshotted(*domid, actions).map_err(caused),
+            // libxl begins with its QEMU.
+            Step::Destroy { domid, way_out } => self.destroy(*domid, way_out).map(|()| true),
+            // xl removes a domain that it could not restore.
+            Step::Restore { uuid, .. } => Ok(self.domid_of(*uuid)?.is_some()),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Whether the disks have the snapshots of a transaction: all have, or none.
+fn is_snapshotted(domid: u32, actions: &[Action]) -> std::result::Result<bool, QmpError> {
+    let disks = Qmp::connect(domid)?.disks()?;
+    Ok(actions.iter().all(|action| {
+        let node = |vdev| disks.iter().find(|(other, _)| other == vdev).map(|(_, node)| node);
+        match action {
+            Action::Internal { vdev, name, .. } => node(vdev)
+                .is_some_and(|node| node.snapshots.iter().any(|snapshot| snapshot.name == *name)),
+            Action::Overlay { vdev, file, .. } => node(vdev).is_some_and(|node| node.file == *file),
+        }
+    }))
+}
+
+/// Tells the guard of tools that are started.
+fn started(guard: Option<&Guard>) -> impl Fn(Tool, u32) + Sync {
+    move |tool, pid| {
+        if let Some(guard) = guard {
+            guard.tell(&Note::Started(tool, pid));
+        }
     }
 }
 

@@ -133,6 +133,17 @@ pub fn clone_trouble(path: &Path) -> Option<String> {
     })
 }
 
+/// Opens a file for reading and writing, not through a link.
+pub fn open_no_link(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(O_NOFOLLOW).open(path)
+}
+
+/// The device and the inode of an open file.
+pub fn id(file: &File) -> io::Result<(u64, u64)> {
+    let meta = file.metadata()?;
+    Ok((meta.dev(), meta.ino()))
+}
+
 /// Opens a file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;

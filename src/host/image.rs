@@ -1,9 +1,9 @@
 //! The memory image on disk: writing one under a `.partial` name, opening one to revert to.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -31,6 +31,9 @@ pub struct ImageWriter {
     space: usize,
 }
 
+/// Which file it is: its device and inode.
+pub type FileId = (u64, u64);
+
 impl ImageWriter {
     /// Makes the file (or takes standard output) and writes the header with a record that is not
     /// complete.
@@ -52,6 +55,29 @@ impl ImageWriter {
         Ok(writer)
     }
 
+    /// Goes on with an image that another process began: the file that it made, or standard output.
+    pub fn adopt(start: &ImageStart, made: FileId) -> io::Result<Self> {
+        let file = match &start.target {
+            Target::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+            Target::File(path) => [partial_path(path), path.clone()]
+                .iter()
+                .filter_map(|path| files::open_no_link(path).ok())
+                .find(|file| files::id(file).is_ok_and(|id| id == made))
+                .ok_or(io::ErrorKind::NotFound)?,
+        };
+        Ok(ImageWriter {
+            file,
+            target: start.target.clone(),
+            config: start.config.clone(),
+            space: header::record_space(&start.record),
+        })
+    }
+
+    /// Which file it is.
+    pub fn id(&self) -> io::Result<FileId> {
+        files::id(&self.file)
+    }
+
     /// Where the guest's memory goes.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -69,7 +95,17 @@ impl ImageWriter {
         let header = self.header(record)?;
         self.file.write_all_at(&header, 0)?;
         self.file.sync_all()?;
-        files::rename_new(&partial_path(path), path)?;
+        // It has its name already if a process was killed here.
+        if !self.has_name(path) {
+            files::rename_new(&partial_path(path), path)?;
+        }
+        // Whoever may write to the directory could have put something else under the name.
+        if !self.has_name(path) {
+            return Err(io::Error::other(format!(
+                "somebody replaced {}: the image is lost",
+                partial_path(path).display()
+            )));
+        }
         files::sync_directory(path)?;
         Ok(Some(record.image_size))
     }
@@ -78,8 +114,17 @@ impl ImageWriter {
     pub fn discard(self) -> io::Result<()> {
         match &self.target {
             Target::Stdout => Ok(()),
-            Target::File(path) => files::remove(&partial_path(path)),
+            Target::File(path) => {
+                let partial = partial_path(path);
+                if self.has_name(&partial) { files::remove(&partial) } else { Ok(()) }
+            }
         }
+    }
+
+    /// Whether the file has this name.
+    fn has_name(&self, path: &Path) -> bool {
+        let named = fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        named.is_some() && named == self.id().ok()
     }
 
     fn header(&self, record: &Record) -> io::Result<Vec<u8>> {

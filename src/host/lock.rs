@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -15,10 +16,12 @@ const DIRECTORY: &str = "/run/xl-snapshot";
 
 /// Holds the domain for this process, until it is dropped or the process ends.
 ///
+/// A process that inherits the descriptor holds it as well (flock(2)).
+///
 /// The file stays: removing it would let two processes lock two files of one name.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -57,7 +60,12 @@ impl Lock {
         file.set_len(0).map_err(trouble)?;
         file.rewind().map_err(trouble)?;
         writeln!(file, "{operation} (process {})", std::process::id()).map_err(trouble)?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
+    }
+
+    /// The descriptor that holds it.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

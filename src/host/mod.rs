@@ -1,12 +1,13 @@
 //! The only effects: everything that touches Xen, QEMU, other programs or files.
 //!
 //! [`look`] reads, [`dom0`] changes. Above them everything is pure. Only [`libxl`] has `unsafe`;
-//! only [`command`] starts programs.
+//! only [`command`] starts programs, but for our own [`guard`].
 
 pub mod cfg;
 pub mod command;
 pub mod dom0;
 pub mod files;
+pub mod guard;
 pub mod image;
 pub mod libxl;
 pub mod lock;

@@ -26,13 +26,11 @@ const POLL: Duration = Duration::from_millis(10);
 pub fn xl_monitor(domid: u32) -> io::Result<Option<i32>> {
     for entry in fs::read_dir("/proc")? {
         let Ok(pid) = entry?.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let process = format!("/proc/{pid}");
-        // A process may end while we look: then it is not the one.
-        let Ok(program) = fs::read_link(format!("{process}/exe")) else { continue };
-        if program.file_name().is_none_or(|name| name != "xl") {
+        if !is_program(pid, "xl") {
             continue;
         }
-        let Ok(log) = fs::read_link(format!("{process}/fd/1")) else { continue };
+        // A process may end while we look: then it is not the one.
+        let Ok(log) = fs::read_link(format!("/proc/{pid}/fd/1")) else { continue };
         if is_monitor_log(&log)
             && watches(&fs::read_to_string(&log).unwrap_or_default(), pid, domid)
         {
@@ -67,6 +65,12 @@ pub fn wake(pid: i32) -> io::Result<()> {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the process `pid` runs the program `name`.
+pub fn is_program(pid: i32, name: &str) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe"))
+        .is_ok_and(|path| path.file_name().is_some_and(|file| file == name))
 }
 
 /// Waits until a process is gone, and with it its hold on the disks. A zombie has closed all its

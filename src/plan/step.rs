@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::Left;
@@ -10,7 +11,7 @@ use crate::record::Record;
 use crate::tool::{Invocation, quote};
 
 /// Where a memory image is written to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// A file, under a `.partial` name until it is complete.
     File(PathBuf),
@@ -19,7 +20,7 @@ pub enum Target {
 }
 
 /// The beginning of a memory image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageStart {
     /// Where it goes.
     pub target: Target,
@@ -33,7 +34,7 @@ pub struct ImageStart {
 impl Eq for ImageStart {}
 
 /// Whose configuration of a domain it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Whose {
     /// libxl's, JSON: save, migrate and reboot follow it.
     Libxl,
@@ -43,7 +44,7 @@ pub enum Whose {
 }
 
 /// A configuration of a domain that is stored with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreConfig {
     /// The domain.
     pub domid: u32,
@@ -58,7 +59,7 @@ pub struct StoreConfig {
 }
 
 /// An xl configuration file that gets another text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplaceCfg {
     /// The file.
     pub path: PathBuf,
@@ -71,7 +72,7 @@ pub struct ReplaceCfg {
 }
 
 /// A value in xenstore.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XenstoreWrite {
     /// The key.
     pub path: String,
@@ -82,7 +83,7 @@ pub struct XenstoreWrite {
 }
 
 /// One action of a QMP transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// `blockdev-snapshot-internal-sync`
     Internal {
@@ -117,7 +118,7 @@ impl Action {
 }
 
 /// One step of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Makes a new file with a tool; never touches an existing one.
     NewFile {
@@ -196,7 +197,12 @@ pub enum Step {
     /// Rewrites the disks' keys in xenstore.
     Xenstore(Vec<XenstoreWrite>),
     /// Snapshots every disk QEMU serves, all or none.
-    Transaction(Vec<Action>),
+    Transaction {
+        /// The domain.
+        domid: u32,
+        /// A snapshot each.
+        actions: Vec<Action>,
+    },
     /// Fills in the proofs, makes the image durable and gives it its name.
     CompleteImage,
     /// Destroys the domain and waits until its QEMU is gone.
@@ -229,7 +235,9 @@ pub enum Step {
     Together(Vec<Step>),
     /// Restores the domain from the memory image, paused.
     Restore {
-        /// The domain's name.
+        /// The domain's UUID.
+        uuid: Uuid,
+        /// Its name.
         domain: String,
         /// libxl's JSON, disks as they are now.
         config: String,
@@ -397,7 +405,7 @@ impl fmt::Display for Step {
                     writes.iter().map(|w| format!("{} = {}", w.path, w.new)).collect();
                 write!(f, "write to xenstore: {}", list.join(", "))
             }
-            Step::Transaction(actions) => {
+            Step::Transaction { actions, .. } => {
                 let list: Vec<String> = actions.iter().map(ToString::to_string).collect();
                 write!(f, "snapshot the disks in one QMP transaction: {}", list.join("; "))
             }

@@ -66,7 +66,7 @@ fn without_qemu_there_is_no_transaction() {
 #[test]
 fn what_qemu_serves_is_switched_by_it_all_the_same() {
     let plan = planned(&["xvda,external"], |_| {});
-    let Some(Step::Transaction(actions)) = &plan.commit else { panic!("no transaction") };
+    let Some(Step::Transaction { actions, .. }) = &plan.commit else { panic!("no transaction") };
     assert!(matches!(&actions[..], [Action::Overlay { vdev, .. }] if vdev == "xvda"));
     let config = restored_config(&plan);
     let paths: Vec<_> = config.disks().unwrap().into_iter().map(|disk| disk.path).collect();

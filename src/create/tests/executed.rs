@@ -31,6 +31,10 @@ impl Perform for Host {
         Ok(())
     }
 
+    fn settle(&mut self, _: &Step) -> Result<bool> {
+        Ok(false)
+    }
+
     fn interrupted(&self) -> bool {
         self.stop_after.is_some_and(|calls| self.tried.len() >= calls)
     }
@@ -88,7 +92,7 @@ fn the_plan_has_every_kind_of_step_that_could_be_lost() {
     assert_eq!(has(|step| matches!(step, Step::Clone { .. })), 1);
     assert_eq!(has(|step| matches!(step, Step::Protect { .. })), 2);
     assert_eq!(has(|step| matches!(step, Step::OpenImage(_))), 1);
-    assert_eq!(has(|step| matches!(step, Step::Transaction(_))), 1);
+    assert_eq!(has(|step| matches!(step, Step::Transaction { .. })), 1);
 }
 
 #[test]

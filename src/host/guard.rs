@@ -1,0 +1,271 @@
+//! A process that outlives ours.
+//!
+//! Between the first step and the last, a guest may be suspended, its xl process held, its stored
+//! configuration ahead of its disks. If this program is killed there (SIGKILL, the OOM killer, a
+//! panic), nobody would put that in order. So every plan is carried out under the eyes of a guard: this
+//! same program, started again, in a session of its own. It is handed the plan, is told of every step
+//! before it is begun, and does nothing but wait. If the connection ends without a goodbye, it goes on
+//! with the plan as the executor would have after a failure: [`take_over`].
+//!
+//! It holds the domain's lock by inheritance, so that nobody comes in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::ffi::CStr;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::prctl;
+use nix::unistd::setsid;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::host::dom0::Dom0;
+use crate::host::image::FileId;
+use crate::host::lock::Lock;
+use crate::host::process;
+use crate::plan::{Plan, Reached, Step, TakenOver, Target, take_over};
+use crate::report::Reporter;
+use crate::tool::Tool;
+
+/// What the guard is called, by its first argument and in ps(1).
+const NAME: &str = "xl-snapshot-guard";
+/// The same for the kernel, which keeps 15 bytes; another name than ours, so that `killall` does not
+/// hit both.
+const SHORT_NAME: &CStr = c"xl-snap-guard";
+
+/// How long a guard may take to start.
+const START: Duration = Duration::from_secs(30);
+/// How long a tool that was started while the guest ran or stood still may go on by itself.
+const TOOL: Duration = Duration::from_secs(5);
+/// How long an `xl restore` may go on by itself: it has the whole image, or fails at once.
+const RESTORE: Duration = Duration::from_secs(300);
+
+/// What the guard has to know from the beginning.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// What is carried out.
+    pub plan: Plan,
+    /// The sizes of the domain's disks in bytes, as the guest sees them.
+    pub virtual_sizes: BTreeMap<String, u64>,
+}
+
+/// What it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Note {
+    /// How far the plan has come.
+    Reached(Reached),
+    /// A file was made.
+    Made(PathBuf),
+    /// The write permission was taken from a file, which had this mode.
+    Protected(PathBuf, u32),
+    /// The file of the memory image was made.
+    Image(FileId),
+    /// A tool was started, with this process number.
+    Started(Tool, u32),
+}
+
+/// What had been done when the program was killed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Legacy {
+    /// How far it came; nothing was begun if there is none.
+    pub reached: Option<Reached>,
+    /// The files it made.
+    pub made: BTreeSet<PathBuf>,
+    /// The files it took the write permission from, and their modes before.
+    pub protected: BTreeMap<PathBuf, u32>,
+    /// The file of the memory image.
+    pub image: Option<FileId>,
+    /// The tools it started.
+    pub started: Vec<(Tool, u32)>,
+}
+
+impl Legacy {
+    fn add(&mut self, note: Note) {
+        match note {
+            Note::Reached(reached) => self.reached = Some(reached),
+            Note::Made(path) => drop(self.made.insert(path)),
+            Note::Protected(path, mode) => drop(self.protected.insert(path, mode)),
+            Note::Image(id) => self.image = Some(id),
+            Note::Started(tool, pid) => self.started.push((tool, pid)),
+        }
+    }
+}
+
+/// The guard, as its ward sees it.
+#[derive(Debug)]
+pub struct Guard {
+    child: Child,
+    stream: UnixStream,
+    lost: AtomicBool,
+}
+
+impl Guard {
+    /// Starts a guard for the execution of a plan.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was changed: without a guard nothing is begun.
+    pub fn start(task: &Task, lock: &Lock) -> Result<Guard> {
+        Self::try_start(task, lock).map_err(|error| {
+            Error::failed("The guard process, which would let the guest go on if we are killed")
+                .because(error)
+        })
+    }
+
+    fn try_start(task: &Task, lock: &Lock) -> io::Result<Guard> {
+        let (ours, theirs) = UnixStream::pair()?;
+        // Standard output only where it has to be written to: else its reader would wait for us.
+        let stdout = if writes_stdout(&task.plan) { Stdio::inherit() } else { Stdio::null() };
+        let child = inherited(lock.fd(), || {
+            #[expect(clippy::disallowed_methods, reason = "it is ourselves")]
+            Command::new("/proc/self/exe")
+                .arg0(NAME)
+                .env_clear()
+                .stdin(Stdio::from(OwnedFd::from(theirs)))
+                .stdout(stdout)
+                .spawn()
+        })?;
+        let guard = Guard { child, stream: ours, lost: AtomicBool::new(false) };
+        guard.send(task)?;
+        // From its answer on it is in a session of its own, and no Ctrl-C reaches it.
+        guard.stream.set_read_timeout(Some(START))?;
+        let mut answer = String::new();
+        BufReader::new(&guard.stream).read_line(&mut answer)?;
+        if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(guard) }
+    }
+
+    /// Tells it something. That it is gone shows at the end: there is nothing better to do now.
+    pub fn tell(&self, note: &Note) {
+        if self.send(note).is_err() {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn send(&self, value: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(value)?;
+        line.push(b'\n');
+        (&self.stream).write_all(&line)
+    }
+
+    /// Lets it end. Returns whether it was there all the time.
+    pub fn dismiss(mut self) -> bool {
+        self.tell(&Note::Reached(Reached::End));
+        drop(self.stream);
+        // It has nothing to say any more.
+        let _ = self.child.wait();
+        !self.lost.into_inner()
+    }
+}
+
+/// Runs `start` while children inherit a descriptor.
+fn inherited<T>(fd: BorrowedFd<'_>, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    let result = start();
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    result
+}
+
+fn writes_stdout(plan: &Plan) -> bool {
+    plan.prepare
+        .iter()
+        .any(|step| matches!(step, Step::OpenImage(start) if start.target == Target::Stdout))
+}
+
+/// Whether this process was started as a guard.
+pub fn is_guard() -> bool {
+    env::args_os().next().is_some_and(|name| name == NAME)
+}
+
+/// What a guard does from its start to its end.
+///
+/// # Errors
+///
+/// What could not be put in order.
+pub fn watch() -> Result<()> {
+    let trouble = |error: io::Error| Error::failed("The guard process").because(error);
+    let Some((task, legacy)) = wait().map_err(trouble)? else { return Ok(()) };
+    let Some(reached) = legacy.reached else { return Ok(()) };
+    let reporter = Reporter::new(false, 0);
+    let title = task.plan.title.clone();
+    reporter.message(&format!("xl-snapshot: {title} was killed; putting things in order"));
+    for (tool, pid) in &legacy.started {
+        let limit = if *tool == Tool::Xl { RESTORE } else { TOOL };
+        await_tool(*tool, *pid, limit, &reporter);
+    }
+    let mut dom0 = Dom0::open(reporter.clone(), Arc::default())?;
+    dom0.adopt(&task, legacy).map_err(trouble)?;
+    let how = match take_over(&task.plan, reached, &mut dom0)? {
+        TakenOver::Undone => "everything is as it was before",
+        TakenOver::Finished => "it was carried out to its end",
+    };
+    reporter.message(&format!("xl-snapshot: {title} was killed, but {how}"));
+    Ok(())
+}
+
+/// Listens until the ward is gone. `None` if it has said goodbye.
+fn wait() -> io::Result<Option<(Task, Legacy)>> {
+    // A group leader cannot, and needs not.
+    let _ = setsid();
+    prctl::set_name(SHORT_NAME)?;
+    let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let Some(first) = lines.next() else { return Ok(None) };
+    let task: Task = serde_json::from_str(&first?)?;
+    stream.write_all(b"ready\n")?;
+    let mut legacy = Legacy::default();
+    for line in lines {
+        // A broken line is the last one, of a step that was not begun.
+        let Ok(note) = line.and_then(|line| Ok(serde_json::from_str(&line)?)) else { break };
+        if note == Note::Reached(Reached::End) {
+            return Ok(None);
+        }
+        legacy.add(note);
+    }
+    Ok(Some((task, legacy)))
+}
+
+/// Waits for a tool that the ward left behind, so that it is not undone while it works.
+fn await_tool(tool: Tool, pid: u32, limit: Duration, reporter: &Reporter) {
+    let Ok(pid) = i32::try_from(pid) else { return };
+    if process::is_program(pid, tool.name()) && !process::wait_gone(pid, limit) {
+        let (name, limit) = (tool.name(), limit.as_secs());
+        reporter
+            .message(&format!("xl-snapshot: {name} (process {pid}) still runs after {limit} s"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_come_over_as_they_were() {
+        let notes = [
+            Note::Reached(Reached::Prepare(3)),
+            Note::Reached(Reached::Commit),
+            Note::Made("/srv/a b.qcow2".into()),
+            Note::Protected("/srv/a".into(), 0o644),
+            Note::Image((1, 2)),
+            Note::Started(Tool::Lvm, 77),
+        ];
+        let mut legacy = Legacy::default();
+        for note in notes {
+            let line = serde_json::to_string(&note).unwrap();
+            assert_eq!(serde_json::from_str::<Note>(&line).unwrap(), note);
+            assert!(!line.contains('\n'));
+            legacy.add(note);
+        }
+        assert_eq!(legacy.reached, Some(Reached::Commit));
+        assert_eq!(legacy.protected[&PathBuf::from("/srv/a")], 0o644);
+        assert_eq!(legacy.started, [(Tool::Lvm, 77)]);
+    }
+}
