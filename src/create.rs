@@ -10,7 +10,7 @@ use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
 use crate::domain::{Disk, DomainConfig, Format, GuestType};
 use crate::error::{Error, Left, Result};
-use crate::memory::header;
+use crate::memory::{header, partial_path};
 use crate::names::{SnapshotName, is_file_part};
 use crate::plan::{
     ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
@@ -275,7 +275,11 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         if job.request.paused {
             plan.finish.push(Step::Pause { domid });
         }
-        plan.finish.push(Step::Resume { domid });
+        let otherwise = match &seen.image {
+            ImagePlace::File { path, .. } => Some(revert_command(path)),
+            ImagePlace::Stdout => None,
+        };
+        plan.finish.push(Step::Resume { domid, otherwise });
         plan.finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
         plan.finish.push(Step::CompleteImage);
     } else {
@@ -305,8 +309,7 @@ fn restore_steps(seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Strand
     {
         config.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
     }
-    let mut unfinished = path.clone().into_os_string();
-    unfinished.push(".partial");
+    let unfinished = partial_path(path);
     let left = |what: &str, command: String| Left {
         what: format!("Domain {domain} does not run: {what}"),
         command: Some(command),
@@ -316,11 +319,11 @@ fn restore_steps(seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Strand
         left: vec![
             left(
                 "its memory and disks are in the snapshot, from which it goes on",
-                format!("xl-snapshot revert {}", quote(path)),
+                revert_command(path),
             ),
             left(
                 "should the image still be unfinished, the disks are as they were when it was saved",
-                format!("xl destroy {}; xl restore {}", quote(&domain), quote(unfinished)),
+                format!("xl destroy {}; xl restore {}", quote(&domain), quote(&unfinished)),
             ),
         ],
     };
@@ -337,6 +340,11 @@ fn restore_steps(seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Strand
         image: Some(path.clone()),
     });
     Ok((onward, stranded))
+}
+
+/// What brings a guest back to the snapshot in an image.
+fn revert_command(image: &Path) -> String {
+    format!("xl-snapshot revert {}", quote(image))
 }
 
 /// No two disks may want the same new file.

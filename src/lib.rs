@@ -21,3 +21,9 @@ pub mod show;
 pub mod spec;
 pub mod tool;
 pub mod xlcfg;
+
+#[cfg(test)]
+extern crate self as xl_snapshot;
+#[cfg(test)]
+#[path = "../tests/faults/model.rs"]
+mod model;

@@ -119,7 +119,7 @@ pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T>, expected: &[&str]) 
     }
 }
 
-const QCOW2: &str =
+pub(crate) const QCOW2: &str =
     r#"{"pdev_path": "/srv/a.qcow2", "vdev": "xvda", "format": "qcow2", "readwrite": 1}"#;
 const RAW: &str = r#"{"pdev_path": "/srv/b.img", "vdev": "xvdb", "format": "raw", "readwrite": 1}"#;
 const VHD: &str = r#"{"pdev_path": "/srv/c.vhd", "vdev": "xvdc", "format": "vhd", "readwrite": 1}"#;

@@ -29,7 +29,7 @@ use crate::memory::header;
 use crate::plan::{Action, ImageStart, Perform, Plan, Reached, Step, StoreConfig, Target, Whose};
 use crate::record::{FrozenFile, Kept, QcowSnapshot, Record};
 use crate::report::{MemoryBar, Reporter};
-use crate::tool::{Invocation, Tool};
+use crate::tool::{Invocation, Tool, quote};
 
 /// How long a destroyed domain's QEMU may take to close its disks.
 const QEMU_EXIT: Duration = Duration::from_secs(60);
@@ -74,6 +74,8 @@ pub struct Dom0 {
     virtual_sizes: BTreeMap<String, u64>,
     suspended_at: Option<Instant>,
     suspend_failed: bool,
+    /// A domain that could not be resumed: its memory is in the image alone.
+    stuck: Option<u32>,
     /// What is said only once the guest runs again: a terminal may be stopped by Ctrl-S.
     bar: Option<MemoryBar>,
     messages: Vec<String>,
@@ -117,6 +119,7 @@ impl Dom0 {
             virtual_sizes: BTreeMap::new(),
             suspended_at: None,
             suspend_failed: false,
+            stuck: None,
             bar: None,
             messages: Vec::new(),
             done: Done::default(),
@@ -231,10 +234,17 @@ impl Dom0 {
     }
 
     fn discard_image(&mut self) -> Result<()> {
-        match self.image.take() {
-            Some((writer, _)) => writer.discard().map_err(caused),
-            None => Ok(()),
-        }
+        let Some((writer, _)) = self.image.take() else { return Ok(()) };
+        let (Some(domid), Some(path)) = (self.stuck, writer.partial()) else {
+            return writer.discard().map_err(caused);
+        };
+        let path = quote(path);
+        Err(Error::failed("It is all there is of the guest's memory").unfinished(vec![Left {
+            what: format!(
+                "Domain {domid} is suspended, with its disks as they were; {path} was kept"
+            ),
+            command: Some(format!("xl destroy {domid}; xl restore {path}")),
+        }]))
     }
 
     fn suspend(&mut self, domid: u32, live: bool) -> Result<()> {
@@ -292,6 +302,13 @@ impl Dom0 {
 
     /// Lets a suspended domain go on; one that is not suspended needs nothing.
     fn resume(&mut self, domid: u32) -> Result<()> {
+        let saved = !self.suspend_failed;
+        let result = self.try_resume(domid);
+        self.stuck = (saved && result.is_err()).then_some(domid);
+        result
+    }
+
+    fn try_resume(&mut self, domid: u32) -> Result<()> {
         let result = self.libxl.resume(domid);
         // Whoever was killed may have asked the guest to suspend.
         self.suspend_failed |= self.adopted;
@@ -540,7 +557,7 @@ impl Dom0 {
             Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
             Step::Suspend { domid, live } => self.suspend(*domid, *live),
             Step::Pause { domid } => self.libxl.pause(*domid).map_err(caused),
-            Step::Resume { domid } => self.resume(*domid),
+            Step::Resume { domid, .. } => self.resume(*domid),
             Step::StoreConfig(store) => self.store_config(store),
             Step::ReplaceCfg(cfg) => cfg::replace(cfg).map_err(caused),
             Step::Xenstore(writes) => self.xenstore.write(writes).map_err(caused),

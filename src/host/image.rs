@@ -8,19 +8,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::host::files;
-use crate::memory::{Image, header};
+use crate::memory::{Image, PARTIAL, header, partial_path};
 use crate::plan::{ImageStart, Target};
 use crate::record::Record;
-
-/// What marks an image that is not complete.
-pub const PARTIAL: &str = ".partial";
-
-/// The name of an image until it is complete.
-pub fn partial_path(path: &Path) -> PathBuf {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(PARTIAL);
-    partial.into()
-}
 
 /// An image being written.
 #[derive(Debug)]
@@ -71,6 +61,14 @@ impl ImageWriter {
             config: start.config.clone(),
             space: header::record_space(&start.record),
         })
+    }
+
+    /// Its name until it is complete; it has none on standard output.
+    pub fn partial(&self) -> Option<PathBuf> {
+        match &self.target {
+            Target::Stdout => None,
+            Target::File(path) => Some(partial_path(path)),
+        }
     }
 
     /// Which file it is.

@@ -17,12 +17,23 @@ pub mod header;
 pub mod stream;
 
 use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use crate::record::Record;
 use header::{Header, Tail};
 
 /// A record longer than this is not one of ours.
 const MAX_TRAILER: u64 = 1 << 20;
+
+/// What marks the name of an image that is not complete.
+pub const PARTIAL: &str = ".partial";
+
+/// The name of an image until it is complete.
+pub fn partial_path(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(PARTIAL);
+    partial.into()
+}
 
 /// An image whose header was read and whose stream was walked to its end.
 #[derive(Debug)]

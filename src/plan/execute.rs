@@ -187,6 +187,7 @@ fn try_all(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
                 what: format!("Could not {step}: {}", error.chain().join(": ")),
                 command: step.by_hand(),
             });
+            left.extend(error.left);
         }
     }
     left
@@ -248,7 +249,7 @@ mod tests {
                 steps: vec![run("tidy")],
                 left: vec![Left { what: "Half".into(), command: None }],
             },
-            finish: vec![Step::Resume { domid: 3 }, Step::WakeMonitor { pid: 7 }],
+            finish: vec![Step::Resume { domid: 3, otherwise: None }, Step::WakeMonitor { pid: 7 }],
             ..Plan::default()
         }
     }
@@ -273,7 +274,7 @@ mod tests {
         assert_eq!(error.exit_code(), 1);
         assert_eq!(error.hint.as_deref(), Some("Try again"));
         let hold = Step::HoldMonitor { pid: 7 }.to_string();
-        let resume = Step::Resume { domid: 3 }.to_string();
+        let resume = Step::Resume { domid: 3, otherwise: None }.to_string();
         let wake = Step::WakeMonitor { pid: 7 }.to_string();
         assert_eq!(done, [hold, resume, wake]);
     }

@@ -16,6 +16,8 @@
 //! on from where it was ([`take_over`]).
 
 mod execute;
+#[cfg(test)]
+pub mod faults;
 mod step;
 
 use std::fmt;

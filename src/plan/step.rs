@@ -189,6 +189,9 @@ pub enum Step {
     Resume {
         /// The domain.
         domid: u32,
+        /// The command that brings the guest back if it cannot be resumed, where there is one. Before
+        /// Xen 4.20 xl has none that resumes.
+        otherwise: Option<String>,
     },
     /// Rewrites a stored configuration.
     StoreConfig(StoreConfig),
@@ -293,7 +296,7 @@ impl Step {
             Step::Protect { path } => Some(Step::Unprotect { path: path.clone() }),
             Step::OpenImage(_) => Some(Step::DiscardImage),
             Step::HoldMonitor { pid } => Some(Step::WakeMonitor { pid: *pid }),
-            Step::Suspend { domid, .. } => Some(Step::Resume { domid: *domid }),
+            Step::Suspend { domid, .. } => Some(Step::Resume { domid: *domid, otherwise: None }),
             Step::StoreConfig(store) => Some(Step::StoreConfig(StoreConfig {
                 new: store.old.clone(),
                 old: store.new.clone(),
@@ -339,6 +342,8 @@ impl Step {
                     .join(" && "),
             ),
             Step::Unpause { domain, .. } => Some(format!("xl unpause {}", quote(domain))),
+            Step::Pause { domid } => Some(format!("xl pause {domid}")),
+            Step::Resume { otherwise, .. } => otherwise.clone(),
             _ => None,
         }
     }
@@ -386,7 +391,7 @@ impl fmt::Display for Step {
                 write!(f, "suspend domain {domid} and save its memory")
             }
             Step::Pause { domid } => write!(f, "pause domain {domid}"),
-            Step::Resume { domid } => write!(f, "resume domain {domid}"),
+            Step::Resume { domid, .. } => write!(f, "resume domain {domid}"),
             Step::StoreConfig(store) => {
                 let whose = match store.whose {
                     Whose::Libxl => "libxl's",

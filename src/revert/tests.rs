@@ -1,5 +1,6 @@
 //! The planner of reverts, from hand-made observations.
 
+mod executed;
 mod volumes;
 
 use super::*;

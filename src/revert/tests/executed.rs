@@ -1,0 +1,28 @@
+//! Reverts carried out on a host where everything goes wrong once.
+
+use super::volumes::found_volumes;
+use super::*;
+use crate::model::Guest;
+use crate::plan::faults::try_every_fault;
+
+fn every_fault(found: &Found, wishes: Wishes) {
+    let guest = if found.same.is_some() { Guest::Runs } else { Guest::Gone };
+    assert!(try_every_fault(&plan(found, wishes).unwrap().plan, guest) > 10);
+}
+
+#[test]
+fn every_fault_of_a_revert() {
+    let mut gone = found();
+    gone.same = None;
+    gone.named = None;
+    for found in [found(), gone, found_volumes(136 << 20), found_volumes(0)] {
+        for discard_current in [false, true] {
+            for paused in [false, true] {
+                let wishes = Wishes { paused, discard_current };
+                if plan(&found, wishes).is_ok() {
+                    every_fault(&found, wishes);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! A host that exists only as a model, and a wrapper that has steps of any host fail, or the program
+//! killed, on command.
+//!
+//! Used by the unit tests on every plan the planners can make, and by `real.rs`, which in the lab
+//! does the same to the model and to a real dom0 and compares.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use xl_snapshot::error::{Error, Result};
+use xl_snapshot::plan::{Action, Perform, Plan, Reached, Step, StoreConfig, Target, Whose, undo};
+
+/// What the guest is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// It runs.
+    Runs,
+    /// It is suspended.
+    Suspended,
+    /// It was restored and not unpaused yet.
+    Paused,
+    /// There is no such domain.
+    Gone,
+}
+
+/// The memory image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// There is none.
+    Absent,
+    /// Its name says that it is not complete.
+    Partial,
+    /// It has its name.
+    Complete,
+}
+
+/// What of a host a plan can change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The guest.
+    pub guest: Guest,
+    /// Whether the domain's xl process is stopped.
+    pub monitor_held: bool,
+    /// The memory image.
+    pub image: Image,
+    /// New files.
+    pub files: BTreeSet<PathBuf>,
+    /// Files that lost their write permission.
+    pub protected: BTreeSet<PathBuf>,
+    /// What the stored configurations changed to, where it is not what they were: libxl's and xl's.
+    pub stored: [Option<String>; 2],
+    /// The same for keys in xenstore.
+    pub xenstore: BTreeMap<String, String>,
+    /// Internal snapshots, by disk, and the overlays QEMU writes to.
+    pub disks: BTreeSet<String>,
+    /// Commands that were run and can be taken back, by what takes them back.
+    pub undoable: BTreeSet<String>,
+    /// Commands that were run and cannot.
+    pub ran: BTreeSet<String>,
+    /// What was deleted that was there before.
+    pub deleted: BTreeSet<String>,
+    /// Whether the user's configuration file was rewritten.
+    pub cfg_replaced: bool,
+}
+
+/// A host as a model.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// How it stands.
+    pub state: State,
+    made: BTreeSet<PathBuf>,
+    old: BTreeMap<String, String>,
+    undoing: BTreeSet<String>,
+}
+
+impl Model {
+    /// A host before a plan, on which the guest runs or not.
+    pub fn new(plan: &Plan, guest: Guest) -> Model {
+        let calls = undo(&plan.prepare).into_iter().filter_map(|step| match step {
+            Step::Run(call) => Some(call.to_string()),
+            _ => None,
+        });
+        Model {
+            state: State {
+                guest,
+                monitor_held: false,
+                image: Image::Absent,
+                files: BTreeSet::new(),
+                protected: BTreeSet::new(),
+                stored: [None, None],
+                xenstore: BTreeMap::new(),
+                disks: BTreeSet::new(),
+                undoable: BTreeSet::new(),
+                ran: BTreeSet::new(),
+                deleted: BTreeSet::new(),
+                cfg_replaced: false,
+            },
+            made: BTreeSet::new(),
+            old: originals(&plan.prepare),
+            undoing: calls.collect(),
+        }
+    }
+
+    fn make(&mut self, path: &Path) {
+        self.state.files.insert(path.to_owned());
+        self.made.insert(path.to_owned());
+    }
+
+    fn store(&mut self, store: &StoreConfig) {
+        let (slot, key) = slot(store.whose);
+        let changed = self.old.get(key) != Some(&store.new);
+        self.state.stored[slot] = changed.then(|| store.new.clone());
+    }
+}
+
+fn slot(whose: Whose) -> (usize, &'static str) {
+    match whose {
+        Whose::Libxl => (0, "libxl"),
+        Whose::Xl => (1, "xl"),
+    }
+}
+
+/// What the configurations and keys hold that the steps change.
+fn originals(steps: &[Step]) -> BTreeMap<String, String> {
+    let mut originals = BTreeMap::new();
+    for step in steps {
+        match step {
+            Step::StoreConfig(store) => {
+                originals.insert(slot(store.whose).1.to_owned(), store.old.clone());
+            }
+            Step::Xenstore(writes) => {
+                originals.extend(writes.iter().map(|w| (w.path.clone(), w.old.clone())));
+            }
+            _ => {}
+        }
+    }
+    originals
+}
+
+impl Perform for Model {
+    fn perform(&mut self, step: &Step) -> Result<()> {
+        let state = &mut self.state;
+        match step {
+            Step::NewFile { path, .. } => self.make(path),
+            Step::Clone { to, .. } => self.make(to),
+            Step::Rename { from, to } => {
+                state.files.remove(from);
+                state.files.insert(to.clone());
+            }
+            Step::RemoveNew { path } => {
+                if self.made.remove(path) {
+                    state.files.remove(path);
+                }
+            }
+            Step::RemoveFile { .. } | Step::DropInternal { .. } => {
+                state.deleted.insert(step.to_string());
+            }
+            Step::Protect { path } => drop(state.protected.insert(path.clone())),
+            Step::Unprotect { path } => drop(state.protected.remove(path)),
+            Step::OpenImage(start) => {
+                if start.target != Target::Stdout {
+                    state.image = Image::Partial;
+                }
+            }
+            // All that is left of a guest that could not be resumed.
+            Step::DiscardImage if state.guest == Guest::Suspended => {
+                return Err(Error::failed("the guest is suspended"));
+            }
+            Step::DiscardImage => {
+                if state.image == Image::Partial {
+                    state.image = Image::Absent;
+                }
+            }
+            Step::CompleteImage => state.image = Image::Complete,
+            Step::HoldMonitor { .. } => state.monitor_held = true,
+            Step::WakeMonitor { .. } => state.monitor_held = false,
+            Step::Suspend { .. } => state.guest = Guest::Suspended,
+            Step::Resume { .. } => {
+                if state.guest == Guest::Suspended {
+                    state.guest = Guest::Runs;
+                }
+            }
+            Step::Destroy { .. } => state.guest = Guest::Gone,
+            Step::Restore { .. } => state.guest = Guest::Paused,
+            Step::Unpause { .. } => state.guest = Guest::Runs,
+            Step::StoreConfig(store) => self.store(store),
+            Step::ReplaceCfg(_) => state.cfg_replaced = true,
+            Step::Xenstore(writes) => {
+                for write in writes {
+                    if self.old.get(&write.path) == Some(&write.new) {
+                        state.xenstore.remove(&write.path);
+                    } else {
+                        state.xenstore.insert(write.path.clone(), write.new.clone());
+                    }
+                }
+            }
+            Step::Transaction { actions, .. } => {
+                state.disks.extend(actions.iter().map(Action::to_string));
+            }
+            Step::Undoable { undo, .. } => drop(state.undoable.insert(undo.to_string())),
+            Step::Run(call) => {
+                // Taking back what was not done does nothing.
+                let call = call.to_string();
+                if !state.undoable.remove(&call) && !self.undoing.contains(&call) {
+                    state.ran.insert(call);
+                }
+            }
+            Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
+            Step::Pause { .. } | Step::AwaitClosed { .. } | Step::AwaitMerged { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, step: &Step) -> Result<bool> {
+        match step {
+            Step::Transaction { actions, .. } => {
+                Ok(actions.iter().all(|action| self.state.disks.contains(&action.to_string())))
+            }
+            Step::Destroy { .. } => self.perform(step).map(|()| true),
+            Step::Restore { .. } => Ok(self.state.guest != Guest::Gone),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// What becomes of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// It fails and has done nothing.
+    Fails,
+    /// It fails and has done its work for all that.
+    FailsLate,
+    /// The program is killed before it.
+    Killed,
+    /// The program is killed after it.
+    KilledLate,
+}
+
+/// A host on which some steps go wrong, by their number in the order in which they are performed, the
+/// undoing ones included.
+pub struct Faulty<'a> {
+    host: &'a mut dyn Perform,
+    faults: BTreeMap<usize, Fault>,
+    kill: fn() -> Error,
+    dead: bool,
+    /// What was performed, and how it ended.
+    pub trace: Vec<String>,
+}
+
+impl<'a> Faulty<'a> {
+    /// `kill` kills the program, or ends it as far as its host can tell.
+    pub fn new(
+        host: &'a mut dyn Perform,
+        faults: impl IntoIterator<Item = (usize, Fault)>,
+        kill: fn() -> Error,
+    ) -> Self {
+        let faults = faults.into_iter().collect();
+        Faulty { host, faults, kill, dead: false, trace: Vec::new() }
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.dead = true;
+        Err((self.kill)())
+    }
+}
+
+impl Perform for Faulty<'_> {
+    fn perform(&mut self, step: &Step) -> Result<()> {
+        if self.dead {
+            return Err((self.kill)());
+        }
+        let fault = self.faults.get(&self.trace.len()).copied();
+        let outcome = match fault {
+            None => self.host.perform(step),
+            Some(Fault::Fails) => Err(Error::failed("told to fail")),
+            Some(Fault::FailsLate) => {
+                self.host.perform(step).and(Err(Error::failed("told to fail afterwards")))
+            }
+            Some(Fault::Killed) => self.kill(),
+            Some(Fault::KilledLate) => self.host.perform(step).and(self.kill()),
+        };
+        let how = if outcome.is_ok() { "done" } else { "FAILED" };
+        self.trace.push(format!("{how}: {step}"));
+        outcome
+    }
+
+    fn interrupted(&self) -> bool {
+        self.host.interrupted()
+    }
+
+    fn reached(&mut self, reached: Reached) {
+        // The dead tell nothing.
+        if !self.dead {
+            self.host.reached(reached);
+        }
+    }
+
+    fn settle(&mut self, step: &Step) -> Result<bool> {
+        self.host.settle(step)
+    }
+}
