@@ -85,6 +85,9 @@ pub struct CreateArgs {
     /// Leave the domain paused.
     #[arg(short, long)]
     pub paused: bool,
+    /// First remove what earlier creates of the domain left that were cut short (a power cut).
+    #[arg(long)]
+    pub clean: bool,
     /// Words that go into the snapshot.
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,

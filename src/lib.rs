@@ -10,6 +10,7 @@ pub mod disk;
 pub mod domain;
 pub mod error;
 pub mod host;
+pub mod leftover;
 pub mod memory;
 pub mod names;
 pub mod plan;

@@ -14,13 +14,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uuid::Uuid;
 
 use crate::cli::{Cli, Command, Common, CreateArgs, RevertArgs, ShowArgs};
-use crate::create::{self, ImagePlace, Job};
+use crate::create::{self, ImagePlace, Job, State};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::image::Source;
+use crate::host::leftovers;
 use crate::host::lock::Lock;
-use crate::host::look;
-use crate::plan::{Perform, Plan};
+use crate::host::look::{self, Domain};
+use crate::leftover::{self, Leftover};
+use crate::plan::{Perform, Plan, Target, execute};
 use crate::record::Kept;
 use crate::report::{CfgReplaced, Created, Reporter, Reverted, RevertedDisk};
 use crate::revert::{self, Wishes};
@@ -34,15 +36,15 @@ const MAX_SPEC: u64 = 1 << 20;
 pub type Execute = fn(&Plan, &mut dyn Perform) -> Result<()>;
 
 /// Does what the command line asks for.
-pub fn run(cli: Cli, execute: Execute) -> Result<()> {
+pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
     match cli.command {
-        Command::Create(args) => create(args, execute),
-        Command::Revert(args) => revert(&args, execute),
+        Command::Create(args) => create(args, carry_out),
+        Command::Revert(args) => revert(&args, carry_out),
         Command::Show(args) => show(&args),
     }
 }
 
-fn create(args: CreateArgs, execute: Execute) -> Result<()> {
+fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let started = Instant::now();
     let spec = match &args.spec {
         Some(path) => read_spec(path)?,
@@ -68,6 +70,16 @@ fn create(args: CreateArgs, execute: Execute) -> Result<()> {
     let domain = look::domain(&dom0, &args.domain)?;
     let operation = format!("create {}", job.name);
     let lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
+    let leftovers = match job.image(&domain.name)? {
+        Target::File(path) => leftovers::find(&dom0, domain.uuid, &path)?,
+        Target::Stdout => Vec::new(),
+    };
+    if args.clean && !leftovers.is_empty() {
+        clean_up(&mut dom0, &domain, &leftovers, &args.common)?;
+    } else {
+        let reporter = &dom0.reporter;
+        leftovers.iter().for_each(|left| reporter.note(&format!("note: {left} (see --clean)")));
+    }
     let seen = look::for_create(&mut dom0, &domain, &job)?;
     let disks = create::disks(&job, &seen)?;
     let rewrites = look::rewrites(&dom0, &domain, &job, &create::changes(&disks))?;
@@ -76,7 +88,7 @@ fn create(args: CreateArgs, execute: Execute) -> Result<()> {
     let reporter = dom0.reporter.clone();
     plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
     dom0.be_guarded(&plan, &lock)?;
-    execute(&plan, &mut dom0)?;
+    carry_out(&plan, &mut dom0)?;
 
     let restored = !plan.onward.is_empty();
     let domid = if restored { dom0.domid_of(domain.uuid)? } else { Some(domain.domid) };
@@ -109,7 +121,28 @@ fn create(args: CreateArgs, execute: Execute) -> Result<()> {
     Ok(())
 }
 
-fn revert(args: &RevertArgs, execute: Execute) -> Result<()> {
+/// Removes what is left of earlier snapshots. Not of a domain that does not run: an unfinished image
+/// may be all there is of its memory.
+fn clean_up(
+    dom0: &mut Dom0,
+    domain: &Domain,
+    leftovers: &[Leftover],
+    common: &Common,
+) -> Result<()> {
+    if domain.state != State::Running {
+        return Err(Error::refused(format!("Domain {} does not run", domain.name))
+            .hint("only if it runs, nothing of what was left can be of use"));
+    }
+    let plan = leftover::clean_up(&domain.name, leftovers);
+    if common.dry_run {
+        return print_plan(&plan, common.json);
+    }
+    let reporter = dom0.reporter.clone();
+    leftovers.iter().for_each(|left| reporter.note(&format!("note: removed: {left}")));
+    execute(&plan, dom0)
+}
+
+fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let started = Instant::now();
     let source = Source::open(&image_path(&args.snapshot)?)?;
     let mut dom0 = open(&args.common)?;
@@ -126,7 +159,7 @@ fn revert(args: &RevertArgs, execute: Execute) -> Result<()> {
     let reporter = dom0.reporter.clone();
     revert.plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
     dom0.be_guarded(&revert.plan, &lock)?;
-    execute(&revert.plan, &mut dom0)?;
+    carry_out(&revert.plan, &mut dom0)?;
 
     let disks = found.record.disks.iter().zip(&revert.images).zip(revert.kept);
     let report = Reverted {

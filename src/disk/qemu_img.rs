@@ -38,6 +38,22 @@ pub fn info_chain(path: &Path, format: Format) -> Invocation {
     .arg(path)
 }
 
+/// Says which parts of an overlay come from which image of its chain, as JSON. Without `-U`: it fails
+/// while somebody has it open for writing.
+pub fn map(path: &Path) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["map", "--output=json", "-f", "qcow2"]).arg(path)
+}
+
+/// Whether an overlay has any content of its own, from the answer to [`map`].
+pub fn has_own_content(output: &[u8]) -> serde_json::Result<bool> {
+    #[derive(Deserialize)]
+    struct Extent {
+        depth: u32,
+    }
+    let extents: Vec<Extent> = serde_json::from_slice(output)?;
+    Ok(extents.iter().any(|extent| extent.depth == 0))
+}
+
 /// Takes an internal snapshot of a file nobody has open.
 pub fn snapshot_create(path: &Path, name: &SnapshotName) -> Invocation {
     Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-c", name.as_str(), "--image-opts"])

@@ -244,6 +244,11 @@ fn disks_of_others(dom0: &Dom0, uuid: Uuid) -> Result<Vec<(String, Vbd)>> {
     Ok(disks)
 }
 
+/// The disk of a domain that uses a file.
+pub fn user(dom0: &Dom0, path: &Path) -> Result<Option<String>> {
+    Ok(other_user(path, &disks_of_others(dom0, Uuid::nil())?))
+}
+
 /// The disk of another domain that may write to `path` as well.
 fn other_user(path: &Path, others: &[(String, Vbd)]) -> Option<String> {
     others

@@ -9,6 +9,7 @@ pub mod dom0;
 pub mod files;
 pub mod guard;
 pub mod image;
+pub mod leftovers;
 pub mod libxl;
 pub mod lock;
 pub mod look;

@@ -385,7 +385,7 @@ fn check_pool(volumes: &[Volume], volume: &Volume) -> std::result::Result<(), St
 }
 
 /// What tells the snapshot of one disk from all others.
-fn tag(id: Uuid, vdev: &str) -> String {
+pub fn tag(id: Uuid, vdev: &str) -> String {
     format!("xl-snapshot:{id}:{vdev}")
 }
 

@@ -1,0 +1,56 @@
+# Sourced by the scenarios in which the program fails or is killed. Needs lib.sh.
+# shellcheck shell=bash
+
+faulty=/usr/local/sbin/xl-snapshot-faults
+
+# faults_up TYPE: a guest g with a disk of each kind that is snapshotted in a way of its own: inside of
+# the image, by an overlay, by a volume.
+faults_up() {
+	qcow2 a.qcow2 64M
+	qcow2 b.qcow2 64M
+	vg_up vg0 200M
+	lvcreate -qq -y -n l -L 8M vg0
+	guest_up g "type=$1" mem=64 tick=300 a.qcow2 b.qcow2 /dev/vg0/l
+	wait_tick g 3
+	monitor=$(xl_monitor_pid g)
+}
+
+# stands: all that a snapshot that is taken back must leave as it was.
+stands() {
+	find . -type f ! -name '*.err' ! -name '*.out' ! -name '*.pv' -printf '%p %m\n' | sort
+	xl list -l g
+	xenstore-ls "/libxl/$(domid g)/device/vbd" | grep -e params
+	volumes vg0
+	qemu-img snapshot -l -U a.qcow2 | grep -v '^ID'
+}
+
+# goes_on SECONDS: by then the guest counts, its xl process is awake and nobody puts anything in order
+# any more.
+goes_on() {
+	local - begin=$SECONDS
+	{ set +x; } 2>/dev/null
+	more_ticks g 2 "$1"
+	while guard_works; do
+		((SECONDS - begin < $1)) || fail "the guard still works after $1 s"
+		lab_pause 0.1
+	done
+	[[ $(xl_monitor_pid g) == "$monitor" ]] || fail "another xl process watches g"
+	[[ $(ps -o stat= -p "$monitor") != T* ]] || fail "the xl process is stopped"
+	not_torn g
+}
+
+# guard_works: whether there is a guard process.
+guard_works() { pid_of xl-snap-guard >/dev/null; }
+
+# pid_of NAME: of a process with this name (the kernel keeps 15 characters of it), or fails.
+pid_of() {
+	local - file
+	{ set +x; } 2>/dev/null
+	file=$(grep -lxs "$1" /proc/[1-9]*/comm) || return 1
+	file=${file%%$'\n'*}
+	file=${file#/proc/}
+	echo "${file%/comm}"
+}
+
+# reliability KIND N: counted in the report of `make test`.
+reliability() { printf '%s\t%s\n' "$@" >>"$LAB_LOGS/reliability"; }

@@ -1,0 +1,65 @@
+#!/bin/bash
+# For `make soak`: creates and reverts are killed at random moments, or libxl's save helper is. After
+# each the guest runs, or a repeated revert brings it back; at the end every completed snapshot can
+# still be reverted to.
+# timeout: 7200
+# soak
+. /lab/t/lib.sh
+. /lab/t/faults.sh
+
+rounds=${SOAK_ROUNDS:-50}
+faults_up pv
+completed=() helpers=0
+for ((round = 0; round < rounds; round++)); do
+	before=$(stands)
+	xl-snapshot create g --no-live --name "c$round" --memory "c$round.xlsave" -d xvdb,external \
+		>"c$round.out" 2>"c$round.err" &
+	pid=$!
+	lab_pause "$((RANDOM % 9)).$((RANDOM % 10))"
+	rc=0
+	if ((round % 5 == 4)) && helper=$(pid_of libxl-save-help); then
+		kill -KILL "$helper"
+		helpers=$((helpers + 1))
+		wait $pid || rc=$?
+		((rc == 0 || rc == 1)) || fail "round $round: exit status $rc: $(<"c$round.err")"
+	else
+		kill -KILL $pid 2>/dev/null || :
+		wait $pid || rc=$?
+	fi
+	goes_on 10
+	reliability "kills survived" 1
+	if [[ -e c$round.xlsave ]]; then
+		xl-snapshot show "c$round.xlsave" >"c$round.out" || fail "round $round: $(<"c$round.out")"
+		completed+=("c$round")
+	else
+		[[ $before == "$(stands)" ]] || fail "round $round: $(diff <(echo "$before") <(stands))"
+	fi
+	# A volume has room for some snapshots only.
+	if ((${#completed[@]} > 8)); then
+		lvremove -qq -y "vg0/l.${completed[0]}"
+		rm "${completed[0]}.xlsave"
+		completed=("${completed[@]:1}")
+	fi
+done
+create g last.xlsave --name last --no-live
+reverted=0
+for ((round = 0; round < rounds; round++)); do
+	xl-snapshot revert last.xlsave >"r$round.out" 2>"r$round.err" &
+	pid=$!
+	lab_pause "$((RANDOM % 16)).$((RANDOM % 10))"
+	kill -KILL $pid 2>/dev/null || :
+	rc=0
+	wait $pid || rc=$?
+	while guard_works; do lab_pause; done
+	reliability "kills survived" 1
+	((rc != 0)) || reverted=$((reverted + 1))
+	mark g
+	xl-snapshot revert -q last.xlsave --discard-current >"again$round.out"
+	went_back g last.xlsave
+	monitor=$(xl_monitor_pid g)
+	xl-snapshot show last.xlsave >show.out || fail "round $round: the snapshot is damaged: $(<show.out)"
+done
+for name in "${completed[@]}"; do
+	xl-snapshot show "$name.xlsave" >show.out || fail "$name is damaged: $(<show.out)"
+done
+detail "$rounds creates (helper killed $helpers times), $rounds reverts ($reverted ended before the kill)"
