@@ -4,8 +4,9 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 LAB := tests/lab/lab
 BINARY := target/release/xl-snapshot
+FAULTY := target/release/examples/xl-snapshot-faults
 
-.PHONY: help setup build check test test-all demo lab install clean
+.PHONY: help setup build check test test-all soak demo lab install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -18,6 +19,7 @@ build: setup ## build the program
 
 # In the release profile, whose build the lab needs anyway.
 check: setup ## the quick part of the tests: format, lints, unit tests, real qemu-img
+	@rm -rf target/reliability
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@$(CARGO) test --release --workspace --locked --quiet
@@ -27,11 +29,17 @@ test: setup ## check, then the scenarios on a real Xen host in the lab
 	@mkdir -p target; tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \
 	$(MAKE) --no-print-directory check build && \
 	{ wait $$image || { cat target/lab-build.log; exit 1; }; }
-	@$(LAB) install $(BINARY)
-	@$(LAB) run $(SLOW)
+	@$(LAB) install $(BINARY) $(FAULTY)
+	@$(LAB) run $(SLOW) && tests/reliability
 
 test-all: SLOW := --slow
 test-all: test ## the same, with the slow scenarios (HVM guests)
+
+soak: build ## hundreds of kills at random moments, hours of hostile input (SOAK_ROUNDS, HOSTILE_SECONDS)
+	@$(CARGO) build --release --locked --example xl-snapshot-faults
+	@HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(CARGO) test --release --locked --test hostile -- --nocapture
+	@$(LAB) install $(BINARY) $(FAULTY)
+	@$(LAB) run soak && tests/reliability
 
 demo: setup ## a snapshot and a revert of a running guest, told by their real output
 	@mkdir -p target; tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \

@@ -29,6 +29,8 @@ stands() {
 goes_on() {
 	local - begin=$SECONDS
 	{ set +x; } 2>/dev/null
+	# Lost until it is seen: a scenario that fails here leaves it so in the report.
+	reliability "guests lost" 1
 	more_ticks g 2 "$1"
 	while guard_works; do
 		((SECONDS - begin < $1)) || fail "the guard still works after $1 s"
@@ -37,6 +39,15 @@ goes_on() {
 	[[ $(xl_monitor_pid g) == "$monitor" ]] || fail "another xl process watches g"
 	[[ $(ps -o stat= -p "$monitor") != T* ]] || fail "the xl process is stopped"
 	not_torn g
+	reliability "guests lost" -1
+}
+
+# intact IMAGE: the snapshot can be reverted to.
+intact() {
+	reliability "snapshots damaged" 1
+	xl-snapshot show "$1" >show.out || fail "$1 is damaged: $(<show.out)"
+	grep -q 'can be reverted to' show.out || fail "$1 is damaged: $(<show.out)"
+	reliability "snapshots damaged" -1
 }
 
 # guard_works: whether there is a guard process.
