@@ -53,8 +53,8 @@ pub enum RewriteError {
     },
 }
 
-/// The xl configuration `text`, read from `path`, with `changes` made and all else kept; `None` if
-/// it already says what it should.
+/// The xl configuration `text`, read from `path`, as it is and with `changes` made and all else
+/// kept; `None` if it already says what it should.
 ///
 /// # Errors
 ///
@@ -64,7 +64,7 @@ pub fn rewritten(
     path: &Path,
     text: &[u8],
     changes: &[Change],
-) -> Result<Option<String>, RewriteError> {
+) -> Result<Option<(String, String)>, RewriteError> {
     let bad = |source| RewriteError::Text { path: path.to_owned(), source };
     let (name, disks) = read(path, text)?;
     let changes: Vec<_> = changes.iter().filter(|change| !holds(&disks, change)).cloned().collect();
@@ -88,7 +88,11 @@ pub fn rewritten(
     let same_domain = new_name == name
         && new_disks.len() == disks.len()
         && disks.iter().zip(&new_disks).all(as_expected);
-    if same_domain { Ok(Some(new)) } else { Err(RewriteError::Misread { path: path.to_owned() }) }
+    if same_domain {
+        Ok(Some((text.to_owned(), new)))
+    } else {
+        Err(RewriteError::Misread { path: path.to_owned() })
+    }
 }
 
 /// Gives a file its new text, all at once, and keeps the old file under another name. What is done

@@ -162,19 +162,27 @@ pub fn rewrites(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -> 
     }
     let mut rewrites = Rewrites::default();
     if let Some(path) = &domain.cfg {
-        let refused = || Error::refused("Its disk entries have to name other images from then on");
+        let refused = || {
+            Error::refused(format!(
+                "The xl configuration file {} has to name other images once {} is snapshotted",
+                path.display(),
+                domain.name
+            ))
+        };
         // A link would be replaced by a file.
         let path = fs::canonicalize(path).map_err(|why| refused().because(why))?;
         let text = fs::read(&path).map_err(|why| refused().because(why))?;
         let hint = "correct the file, or name the domain by its name and change the file yourself";
-        let new = cfg::rewritten(&path, &text, changes)
+        let texts = cfg::rewritten(&path, &text, changes)
             .map_err(|why| refused().because(why).hint(hint))?;
-        if let (Some(new), Ok(old)) = (new, String::from_utf8(text)) {
+        if let Some((old, new)) = texts {
             let mut backup = path.clone().into_os_string();
             backup.push(format!(".bak-{}", job.name));
             let backup = PathBuf::from(backup);
             if let Some(trouble) = files::trouble(&backup) {
-                return Err(refused().because(trouble));
+                return Err(refused()
+                    .because(format!("the old one cannot be kept: {trouble}"))
+                    .hint("choose another name with --name"));
             }
             rewrites.cfg = Some(ReplaceCfg { path, old, new, backup });
         }
@@ -186,16 +194,14 @@ pub fn rewrites(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -> 
     if let Some(text) = stored {
         let refused = || {
             Error::refused(format!(
-                "What xl config-update stored for {} follows a reboot, \
-                and cannot be changed",
+                "What xl config-update stored for {}, which a reboot follows, has to name other \
+                 images once it is snapshotted",
                 domain.name
             ))
         };
-        let text = String::from_utf8(text).map_err(|why| refused().because(why))?;
         let name = Path::new("the stored configuration");
-        let new = cfg::rewritten(name, text.as_bytes(), changes)
+        rewrites.stored = cfg::rewritten(name, &text, changes)
             .map_err(|why| refused().because(why).hint("correct it with xl config-update"))?;
-        rewrites.stored = new.map(|new| (text, new));
     }
     Ok(rewrites)
 }

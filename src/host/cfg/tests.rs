@@ -19,7 +19,11 @@ fn change(vdev: &str, target: &str, format: &str) -> Change {
 }
 
 fn rewritten_text(text: &str, changes: &[Change]) -> Result<Option<String>, RewriteError> {
-    rewritten(Path::new(PATH), text.as_bytes(), changes)
+    let texts = rewritten(Path::new(PATH), text.as_bytes(), changes)?;
+    Ok(texts.map(|(old, new)| {
+        assert_eq!(old, text);
+        new
+    }))
 }
 
 #[test]
