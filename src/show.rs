@@ -46,11 +46,11 @@ fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {
         (Kept::None { why }, _) => ("none", Some(why.clone())),
         (_, Ok(_)) => ("present", None),
         (_, Err(error)) => {
-            let file = match &found.record.snapshot {
-                Kept::Reflink { .. } => &found.copy,
-                _ => &found.file,
+            let gone = match &found.record.snapshot {
+                Kept::Lvm { .. } => false,
+                Kept::Reflink { .. } => found.frozen.is_err(),
+                _ => found.file.is_err(),
             };
-            let gone = file.is_err() && !matches!(found.record.snapshot, Kept::Lvm { .. });
             let state = if gone { "missing" } else { "changed" };
             (state, Some(error.chain()[1..].join(": ")))
         }

@@ -8,7 +8,8 @@ mod rewrites;
 use std::path::Path;
 
 use super::*;
-use crate::disk::{FileFacts, Node, Place, Served};
+use crate::disk::tests::{facts, words};
+use crate::disk::{Node, Place, Served};
 use crate::error::Kind;
 use crate::record::QcowSnapshot;
 use crate::spec::{Flags, Spec, merge};
@@ -25,10 +26,6 @@ const CONFIG: &str = r#"{
 
 fn now() -> Timestamp {
     "2026-03-01T02:03:04Z".parse().unwrap()
-}
-
-pub(crate) fn facts() -> FileFacts {
-    FileFacts { size: 1 << 20, mtime: now(), inode: 5, device: 1, writable: true }
 }
 
 fn job(name: &str, disks: &[&str]) -> Job {
@@ -94,6 +91,15 @@ fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
     super::plan(job, seen, &disks(job, seen)?, &Rewrites::default())
 }
 
+/// The beginning of the image that a plan makes.
+fn image_of(plan: &Plan) -> &ImageStart {
+    let start = plan.prepare.iter().find_map(|step| match step {
+        Step::OpenImage(start) => Some(start),
+        _ => None,
+    });
+    start.expect("every plan makes an image")
+}
+
 #[test]
 fn the_plan_of_a_mixed_snapshot() {
     let job = job("s1", &[]);
@@ -142,11 +148,7 @@ fn the_stored_configuration_changes_only_where_it_must() {
 fn the_image_keeps_the_configuration_as_it_was() {
     let job = job("s1", &[]);
     let plan = plan(&job, &seen(&job)).unwrap();
-    let Some(Step::OpenImage(start)) =
-        plan.prepare.iter().find(|step| matches!(step, Step::OpenImage(_)))
-    else {
-        panic!("no image")
-    };
+    let start = image_of(&plan);
     let config = DomainConfig::parse(&start.config).unwrap();
     assert_eq!(config, DomainConfig::parse(CONFIG).unwrap());
     assert!(!start.record.complete);
@@ -300,13 +302,8 @@ fn a_base_that_is_protected_already_is_left_so() {
 fn the_entries_for_the_users_file() {
     let job = job("s1", &["xvda,external"]);
     let plan = plan(&job, &seen(&job)).unwrap();
-    let Some(Step::OpenImage(start)) =
-        plan.prepare.iter().find(|step| matches!(step, Step::OpenImage(_)))
-    else {
-        panic!("no image")
-    };
     assert_eq!(
-        cfg_lines(&start.record),
+        cfg_lines(&image_of(&plan).record),
         [
             "format=qcow2,vdev=xvda,access=rw,target=/srv/web1-xvda.after-s1.qcow2",
             "format=qcow2,vdev=xvdb,access=rw,target=/srv/web1-xvdb.after-s1.qcow2",

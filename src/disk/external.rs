@@ -8,8 +8,8 @@
 //! that other images rest on the file.
 
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served, check_frozen, node, place,
-    qemu_img, record, refuse, refuse_revert,
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served, node, place, qemu_img, record,
+    refuse, refuse_revert,
 };
 use crate::domain::Format;
 use crate::error::Result;
@@ -73,24 +73,8 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
 pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<DiskRevert> {
     let record = &found.record;
     let base = &record.path;
-    let refuse = |why: String| refuse_revert(record, why);
-    let proof = proof.ok_or_else(|| refuse("the record has no proof of its base".into()))?;
-    let format = record.format.ok_or_else(|| refuse("its format is not known".into()))?;
-    let facts = found.file.as_ref().map_err(|why| refuse(why.clone()))?;
-    check_frozen(facts, proof).map_err(refuse)?;
-    if let Some(user) = &found.used_by {
-        return Err(refuse(format!("it is also used by {user}")));
-    }
-    let image = found.image.as_ref().map_err(|why| refuse(why.clone()))?;
-    if image.virtual_size != proof.virtual_size {
-        return Err(refuse(format!(
-            "its size was changed: {} bytes, at the snapshot {}",
-            image.virtual_size, proof.virtual_size
-        )));
-    }
-    if let Some(trouble) = &found.place.trouble {
-        return Err(refuse(format!("its overlay cannot be made: {trouble}")));
-    }
+    let proof = found.check_frozen(base, proof)?;
+    let format = record.format.ok_or_else(|| refuse_revert(record, "its format is not known"))?;
     let overlay = &found.place.path;
     Ok(DiskRevert {
         prepare: vec![Step::NewFile {
@@ -98,7 +82,7 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
             fill: qemu_img::create_overlay(overlay, base, format, proof.virtual_size),
         }],
         switch: Some((overlay.clone(), Format::Qcow2)),
-        kept: found.top().map(|top| top.display().to_string()),
+        kept: found.kept_in_top(),
         discard: found.discard_top(),
         ..DiskRevert::default()
     })

@@ -68,12 +68,9 @@ pub(super) fn revert(
     if snapshots.iter().filter(|s| s.id == proof.id).count() != 1 {
         return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
     }
-    if let Some(user) = &found.used_by {
-        return Err(refuse(format!("it is also used by {user}")));
-    }
 
     if !found.is_base(file) {
-        let elsewhere = found.top().filter(|top| top != path);
+        let elsewhere = found.top.as_deref().filter(|top| top != path);
         return Ok(DiskRevert {
             put_back: vec![
                 Step::Run(qemu_img::snapshot_create(path, keep)),
@@ -113,7 +110,7 @@ pub(super) fn revert(
             fill: qemu_img::copy_snapshot(path, &proof.id, copy, backing),
         }],
         switch: Some((copy.clone(), Format::Qcow2)),
-        kept: found.top().map(|top| top.display().to_string()),
+        kept: found.kept_in_top(),
         discard: found.discard_top(),
         ..DiskRevert::default()
     })

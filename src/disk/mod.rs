@@ -156,24 +156,27 @@ impl DiskCreate {
 pub struct DiskFound {
     /// What the record says.
     pub record: DiskRecord,
-    /// What is known of its file; the error if it cannot be looked at.
+    /// What is known of the file in the record; the error if it cannot be looked at.
     pub file: std::result::Result<FileFacts, String>,
-    /// What is known of the copy that holds the snapshot, if one does; the error else.
-    pub copy: std::result::Result<FileFacts, String>,
-    /// What is known of it as a VHD, if it is one.
-    pub vhd: Option<std::result::Result<vhd::Facts, String>>,
-    /// What qemu-img says of it, or its error.
+    /// If the content stays in a file that nobody writes to any more, what is known of that file:
+    /// the one in the record, or its copy. The error else, or if it cannot be looked at.
+    pub frozen: std::result::Result<FileFacts, String>,
+    /// The size a guest sees of the frozen file, in bytes; the error if that cannot be told.
+    pub virtual_size: std::result::Result<u64, String>,
+    /// If the snapshot is inside of the file in the record, what qemu-img says of that file. The
+    /// error else, or if it says nothing.
     pub image: std::result::Result<qemu_img::ImageInfo, String>,
-    /// The file the running domain writes to now.
-    pub top: Option<PathBuf>,
-    /// The parent of that file, if it is a VHD that has one.
-    pub top_parent: Option<PathBuf>,
     /// The images the running domain has under this disk now, top first; empty if it does not run,
     /// or if qemu-img does not know of chains of its kind.
     pub chain: Vec<qemu_img::ImageInfo>,
-    /// Whether that file has lost its write permission: other images rest on it.
+    /// The file the running domain writes to now.
+    pub top: Option<PathBuf>,
+    /// The parent of the file the running domain writes to now, if that is a VHD that has one.
+    pub top_parent: Option<PathBuf>,
+    /// Whether the file the running domain writes to now has lost its write permission: other
+    /// images rest on it.
     pub top_protected: bool,
-    /// Who else uses the file, besides the domain that will be destroyed.
+    /// Who else uses the files, besides the domain that will be destroyed.
     pub used_by: Option<String>,
     /// Where a new image can be made, should one be needed.
     pub place: Place,
@@ -305,7 +308,14 @@ pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Res
 
 /// Plans to put one disk back.
 pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
-    match &found.record.snapshot {
+    let snapshot = &found.record.snapshot;
+    if matches!(snapshot, Kept::None { .. }) {
+        return Ok(DiskRevert::default());
+    }
+    if let Some(user) = &found.used_by {
+        return Err(refuse_revert(&found.record, format!("it is also used by {user}")));
+    }
+    match snapshot {
         Kept::None { .. } => Ok(DiskRevert::default()),
         Kept::Internal { proof } => internal::revert(found, proof.as_ref(), context),
         Kept::External { proof, .. } => external::revert(found, proof.as_ref()),
@@ -419,7 +429,7 @@ fn place(seen: &DiskSeen) -> Result<&Path> {
 }
 
 /// Checks that nothing was written to a frozen file since.
-fn check_frozen(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
+fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
     if file.inode != proof.inode {
         return Err(format!(
             "it is another file now: inode {}, at the snapshot {}",
@@ -442,9 +452,37 @@ fn check_frozen(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(),
 }
 
 impl DiskFound {
-    /// The image the running domain writes to now.
-    fn top(&self) -> Option<&Path> {
-        self.top.as_deref()
+    /// What every kind checks whose content stays in a file that nobody writes to any more: it is
+    /// there, it is the one of then and untouched, and there is a place for the new file that its
+    /// content goes to. Returns the proof.
+    fn check_frozen<'a>(
+        &self,
+        path: &Path,
+        proof: Option<&'a FrozenFile>,
+    ) -> Result<&'a FrozenFile> {
+        let refuse = |why: String| match path == self.record.path {
+            true => refuse_revert(&self.record, why),
+            false => refuse_revert(&self.record, format!("its copy {}: {why}", path.display())),
+        };
+        let proof = proof.ok_or_else(|| refuse("the record has no proof of it".into()))?;
+        let file = self.frozen.as_ref().map_err(|why| refuse(why.clone()))?;
+        check_untouched(file, proof).map_err(refuse)?;
+        let virtual_size = self.virtual_size.as_ref().map_err(|why| refuse(why.clone()))?;
+        if *virtual_size != proof.virtual_size {
+            return Err(refuse(format!(
+                "its size was changed: {virtual_size} bytes, at the snapshot {}",
+                proof.virtual_size
+            )));
+        }
+        if let Some(trouble) = &self.place.trouble {
+            return Err(refuse_revert(&self.record, format!("a new file is needed: {trouble}")));
+        }
+        Ok(proof)
+    }
+
+    /// Where that stays which the domain wrote since, if it goes on in another file.
+    fn kept_in_top(&self) -> Option<String> {
+        self.top.as_ref().map(|top| top.display().to_string())
     }
 
     /// Whether other images rest on the file of the snapshot: it lies below the running domain's

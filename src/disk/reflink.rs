@@ -5,9 +5,7 @@
 
 use std::path::Path;
 
-use crate::disk::{
-    DiskCreate, DiskFound, DiskRevert, DiskSeen, check_frozen, place, record, refuse, refuse_revert,
-};
+use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, place, record, refuse};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::Step;
@@ -41,19 +39,8 @@ pub(super) fn revert(
     copy: &Path,
     proof: Option<&FrozenFile>,
 ) -> Result<DiskRevert> {
-    let record = &found.record;
-    let refuse = |why: String| refuse_revert(record, why);
-    let proof = proof.ok_or_else(|| refuse("the record has no proof of its copy".into()))?;
-    let of_copy = |why: String| refuse(format!("its copy {}: {why}", copy.display()));
-    let facts = found.copy.as_ref().map_err(|why| of_copy(why.clone()))?;
-    check_frozen(facts, proof).map_err(of_copy)?;
-    if let Some(user) = &found.used_by {
-        return Err(refuse(format!("it is also used by {user}")));
-    }
-    if let Some(trouble) = &found.place.trouble {
-        return Err(refuse(format!("what it holds now cannot be kept: {trouble}")));
-    }
-    let path = &record.path;
+    found.check_frozen(copy, proof)?;
+    let path = &found.record.path;
     let keep = &found.place.path;
     let mut put_back = Vec::new();
     // A revert that was cut short may have given it the other name already.
@@ -73,7 +60,7 @@ pub(super) fn revert(
 mod tests {
     use super::*;
     use crate::disk::tests::{
-        LOOP, facts, found, plan_one, proof, refused, revert_one, seen, words,
+        LOOP, found, plan_one, proof, refused, refused_once_changed, revert_one, seen, words,
     };
     use crate::disk::{Place, Served};
     use crate::plan::undo;
@@ -92,7 +79,7 @@ mod tests {
     /// The snapshot's copy and the guest's file are there, as they should be.
     fn snapshot() -> DiskFound {
         let kept = Kept::Reflink { copy: COPY.into(), proof: Some(proof()) };
-        DiskFound { copy: Ok(facts()), ..found("/srv/b.img", kept) }
+        found("/srv/b.img", kept)
     }
 
     #[test]
@@ -155,31 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_is_not_the_one_of_then_is_not_put_back() {
-        let refuse = |words: &str, change: &dyn Fn(&mut DiskFound)| {
-            let mut found = snapshot();
-            change(&mut found);
-            refused(revert_one(&found), &["Disk xvdb (/srv/b.img) cannot be put back", words]);
-        };
-        let of_copy = format!("its copy {COPY}: ");
-        refuse(&format!("{of_copy}No such file"), &|found| {
-            found.copy = Err("No such file".into());
-        });
-        refuse(&format!("{of_copy}it was written to since"), &|found| {
-            found.copy.as_mut().unwrap().size += 1;
-        });
-        refuse(&format!("{of_copy}it was written to since"), &|found| {
-            found.copy.as_mut().unwrap().mtime = "2026-03-01T02:03:05Z".parse().unwrap();
-        });
-        refuse(&format!("{of_copy}it is another file now"), &|found| {
-            found.copy.as_mut().unwrap().inode += 1;
-        });
-        refuse("also used by xvda of web2", &|found| {
-            found.used_by = Some("xvda of web2".into());
-        });
-        refuse("what it holds now cannot be kept: full", &|found| {
-            found.place.trouble = Some("full".into());
-        });
+    fn what_is_wrong_with_the_copy_is_told_of_the_copy() {
+        let told = format!("(/srv/b.img) cannot be put back: its copy {COPY}: No such file");
+        refused_once_changed(
+            &snapshot(),
+            &[(&told, &|found| found.frozen = Err("No such file".into()))],
+        );
         // The guest's own file is another one each time.
         let mut found = snapshot();
         found.file.as_mut().unwrap().inode += 1;

@@ -75,12 +75,12 @@ pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
             snapshot,
         },
         file: Ok(facts()),
-        copy: Err("its snapshot is no copy".into()),
-        vhd: None,
+        frozen: Ok(facts()),
+        virtual_size: Ok(proof().virtual_size),
         image: Err("qemu-img was not asked".into()),
+        chain: Vec::new(),
         top: Some("/srv/now".into()),
         top_parent: None,
-        chain: Vec::new(),
         top_protected: false,
         used_by: None,
         place: Place { path: "/srv/new".into(), trouble: None },
@@ -101,6 +101,19 @@ pub(crate) fn revert_one(found: &DiskFound) -> Result<DiskRevert> {
         volumes: &volumes,
     };
     revert(found, context)
+}
+
+/// The words of a refusal, and the change to what is found that leads to it.
+pub(crate) type Changed<'a> = (&'a str, &'a dyn Fn(&mut DiskFound));
+
+/// Expects that each of the changes to what is found makes a refusal with its words.
+#[track_caller]
+pub(crate) fn refused_once_changed(found: &DiskFound, changes: &[Changed<'_>]) {
+    for (expected, change) in changes {
+        let mut found = found.clone();
+        change(&mut found);
+        refused(revert_one(&found), &["cannot be put back", expected]);
+    }
 }
 
 /// The words of steps.
@@ -186,14 +199,57 @@ fn a_script_we_do_not_know_is_out_of_reach_whatever_it_serves() {
     }
 }
 
+/// Every kind whose content stays in a file that nobody writes to any more.
+fn frozen(proof: Option<&FrozenFile>) -> [Kept; 3] {
+    let proof = proof.cloned();
+    [
+        Kept::External { overlay: "/srv/o".into(), proof: proof.clone() },
+        Kept::Reflink { copy: "/srv/copy".into(), proof: proof.clone() },
+        Kept::Vhd { child: "/srv/child".into(), proof },
+    ]
+}
+
 #[test]
 fn a_snapshot_without_its_proof_is_not_put_back() {
-    for snapshot in [
-        Kept::Internal { proof: None },
-        Kept::External { overlay: "/srv/o".into(), proof: None },
-        Kept::Reflink { copy: "/srv/copy".into(), proof: None },
-        Kept::Vhd { child: "/srv/child".into(), proof: None },
-    ] {
+    for snapshot in frozen(None).into_iter().chain([Kept::Internal { proof: None }]) {
         refused(revert_one(&found("/srv/b", snapshot)), &["the record has no proof"]);
+    }
+}
+
+#[test]
+fn a_frozen_file_that_is_not_the_one_of_then_is_not_put_back() {
+    for snapshot in frozen(Some(&proof())) {
+        let as_it_was = found("/srv/b", snapshot);
+        revert_one(&as_it_was).unwrap();
+        refused_once_changed(
+            &as_it_was,
+            &[
+                ("No such file", &|found| found.frozen = Err("No such file".into())),
+                ("another file now: inode 6, at the snapshot 5", &|found| {
+                    found.frozen.as_mut().unwrap().inode += 1;
+                }),
+                ("written to since: 1048577 bytes long, at the snapshot 1048576", &|found| {
+                    found.frozen.as_mut().unwrap().size += 1;
+                }),
+                ("written to since: last at 2026-03-01T02:03:04.000000001Z", &|found| {
+                    let mtime = "2026-03-01T02:03:04.000000001Z".parse().unwrap();
+                    found.frozen.as_mut().unwrap().mtime = mtime;
+                }),
+                ("its size was changed: 67109376 bytes, at the snapshot 67108864", &|found| {
+                    *found.virtual_size.as_mut().unwrap() += 512;
+                }),
+                ("no footer", &|found| {
+                    found.virtual_size = Err("it has no footer of a VHD".into());
+                }),
+                ("also used by xvda of web2", &|found| {
+                    found.used_by = Some("xvda of web2".into());
+                }),
+                ("a new file is needed: full", &|found| found.place.trouble = Some("full".into())),
+            ],
+        );
+        // The mark of a base, which it got from us, is no change.
+        let mut marked = as_it_was;
+        marked.frozen.as_mut().unwrap().writable = false;
+        revert_one(&marked).unwrap();
     }
 }

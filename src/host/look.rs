@@ -383,28 +383,38 @@ fn disk_found(
         Some((top, format)) => chain(top.file(), format),
         None => Ok(Vec::new()),
     };
-    let image = match (in_qemu, disk.format, &chain_now) {
-        (false, ..) => Err("qemu-img was not asked".to_owned()),
-        (true, None, _) => Err("its format is not known".to_owned()),
-        // Without it we cannot know whether other images rest on the file.
-        (true, _, Err(why)) => Err(why.clone()),
-        (true, Some(format), Ok(_)) => chain(&disk.path, format).and_then(|chain| {
+    let image = match disk.format.filter(|_| in_qemu) {
+        None => Err("its format is not known".to_owned()),
+        Some(format) => chain(&disk.path, format).and_then(|chain| {
             chain.into_iter().next().ok_or_else(|| "qemu-img says nothing of it".to_owned())
         }),
     };
-    let facts = |path| files::facts(path).map_err(|error| error.to_string());
+    let facts = |path: &Path| files::facts(path).map_err(|error| error.to_string());
+    let file = facts(&disk.path);
+    let (frozen, virtual_size) = match &disk.snapshot {
+        Kept::External { .. } => {
+            (file.clone(), image.as_ref().map(|image| image.virtual_size).map_err(Clone::clone))
+        }
+        Kept::Vhd { .. } => (file.clone(), vhd_footer(&disk.path).map(|vhd| vhd.virtual_size)),
+        Kept::Reflink { copy, .. } => {
+            let copy = facts(copy);
+            (copy.clone(), copy.map(|copy| copy.size))
+        }
+        Kept::None { .. } | Kept::Internal { .. } | Kept::Lvm { .. } => {
+            let none = || "its snapshot is no file of its own".to_owned();
+            (Err(none()), Err(none()))
+        }
+    };
     let top_parent = top.filter(|_| is_vhd).and_then(|top| {
         let output = command::run(&vhd::query_parent(top.file())).ok()?;
         vhd::parse_parent(&output)
     });
     DiskFound {
-        file: facts(&disk.path),
-        copy: match &disk.snapshot {
-            Kept::Reflink { copy, .. } => facts(copy),
-            _ => Err("its snapshot is no copy".to_owned()),
-        },
-        vhd: is_vhd.then(|| vhd_footer(&disk.path)),
-        image,
+        file,
+        frozen,
+        virtual_size,
+        // Without the chain we cannot know whether other images rest on the file.
+        image: chain_now.as_ref().map_err(Clone::clone).and(image),
         chain: chain_now.unwrap_or_default(),
         top: top.map(|top| top.file().to_owned()),
         top_parent,

@@ -5,6 +5,7 @@ mod volumes;
 
 use super::*;
 use crate::disk::qemu_img::ImageInfo;
+use crate::disk::tests as disk_tests;
 use crate::disk::{FileFacts, Place};
 use crate::error::Kind;
 use crate::record::Kept;
@@ -54,16 +55,14 @@ fn found() -> Found {
     let overlay = image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", Some(("/srv/b.img", "raw")), &[]);
     let disk = |index: usize, facts: FileFacts, image, chain: Vec<ImageInfo>| DiskFound {
         record: record.disks[index].clone(),
-        file: Ok(facts),
-        copy: Err("none".into()),
-        vhd: None,
+        file: Ok(facts.clone()),
+        frozen: Ok(facts),
+        virtual_size: Ok(1 << 20),
         image: Ok(image),
         top: chain.first().map(|top| top.filename.clone()),
-        top_parent: None,
         chain,
-        top_protected: false,
-        used_by: None,
         place: Place { path: format!("/srv/new{index}.qcow2").into(), trouble: None },
+        ..disk_tests::found("", record.disks[index].snapshot.clone())
     };
     Found {
         snapshot: "/x/s1.xlsave".into(),
@@ -190,12 +189,7 @@ fn what_is_refused() {
         f.disks[0].used_by = Some("disk xvda of domain web2".into());
     });
     refused("also used by", |f| f.disks[1].used_by = Some("disk xvda of domain web2".into()));
-    refused("was written to since", |f| f.disks[1].file.as_mut().unwrap().size += 1);
-    refused("was written to since", |f| {
-        f.disks[1].file.as_mut().unwrap().mtime = "2026-03-01T02:03:05Z".parse().unwrap();
-    });
-    refused("another file now", |f| f.disks[1].file.as_mut().unwrap().inode = 1);
-    refused("cannot be made: full", |f| f.disks[1].place.trouble = Some("full".into()));
+    refused("was written to since", |f| f.disks[1].frozen.as_mut().unwrap().size += 1);
     refused("no proof", |f| f.disks[0].record.snapshot = Kept::Internal { proof: None });
     refused("belongs to another domain", |f| {
         f.named = Some(Running { domid: 9, uuid: Uuid::nil(), state: State::Running });

@@ -19,10 +19,6 @@ pub(super) fn planned(disks: &[&str], change: impl FnOnce(&mut Job)) -> Plan {
     plan(&job, &seen_on_loop(&job)).unwrap()
 }
 
-fn words(steps: &[Step]) -> Vec<String> {
-    steps.iter().map(ToString::to_string).collect()
-}
-
 #[test]
 fn the_plan_of_a_qcow2_image_and_a_loop_file() {
     assert_eq!(

@@ -137,13 +137,8 @@ fn the_entries_for_the_users_file_name_tapdisks_script() {
     let job = job("s1", &["xvdb,reflink"]);
     let seen = seen_with(&job, vec![disk::seen(disk::LOOP), disk::seen(disk::TAP)]);
     let plan = plan(&job, &seen).unwrap();
-    let Some(Step::OpenImage(start)) =
-        plan.prepare.iter().find(|step| matches!(step, Step::OpenImage(_)))
-    else {
-        panic!("no image")
-    };
     assert_eq!(
-        cfg_lines(&start.record),
+        cfg_lines(&image_of(&plan).record),
         ["format=raw,vdev=xvdc,access=rw,script=block-tap,target=vhd:/srv/web1-xvdc.after-s1.vhd"]
     );
 }

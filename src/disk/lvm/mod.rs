@@ -159,9 +159,6 @@ pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<Di
     let recorded = Recorded { disk, group, volume, snapshot, size: *size };
     let volumes =
         context.volumes.as_ref().map_err(|why| refuse_revert(disk, why.clone()))?.as_slice();
-    if let Some(user) = &found.used_by {
-        return Err(refuse_revert(disk, format!("it is also used by {user}")));
-    }
     let tag = tag(context.id, &disk.vdev);
     let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
     let origin = volumes.iter().find(|v| v.group == *group && v.name == *volume);
