@@ -91,6 +91,15 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()
     };
     let mut disks = of_disks(context)?;
+    let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
+    if let Some(why) = disk::short_of_room(&rooms) {
+        return Err(Error::refused(format!(
+            "Snapshot {} cannot be copied out of the images that others rest on",
+            record.name
+        ))
+        .because(why)
+        .hint("make room"));
+    }
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
         if !wishes.discard_current {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use xl_snapshot::disk::qemu_img::{
-    ImageInfo, copy_snapshot, create_overlay, info_chain, snapshot_apply, snapshot_create,
+    ImageInfo, copy_snapshot, create_overlay, info_chain, measure_snapshot, parse_measure,
+    snapshot_apply, snapshot_create,
 };
 use xl_snapshot::domain::Format;
 use xl_snapshot::host::command::run;
@@ -54,6 +55,11 @@ impl Images {
 
 fn chain(path: &Path, format: Format) -> Vec<ImageInfo> {
     ImageInfo::parse_chain(&run(&info_chain(path, format)).unwrap()).unwrap()
+}
+
+/// What a copy of a snapshot takes.
+fn measured(path: &Path, id: &str) -> u64 {
+    parse_measure(&run(&measure_snapshot(path, id)).unwrap()).unwrap()
 }
 
 fn name(text: &str) -> SnapshotName {
@@ -145,6 +151,7 @@ fn a_snapshot_is_copied_out_of_a_base() {
     run(&copy_snapshot(&disk, &id, &copy, None)).unwrap();
     assert_eq!(images.first_byte(&copy, "qcow2"), 1);
     assert_eq!(fs::read(&disk).unwrap(), before, "the base is untouched");
+    assert_eq!(measured(&disk, &id), fs::metadata(&copy).unwrap().len());
 }
 
 #[test]
@@ -160,5 +167,8 @@ fn a_snapshot_of_an_overlay_is_copied_onto_the_same_base() {
     run(&copy_snapshot(&overlay, "1", &copy, Some((&base, Format::Raw)))).unwrap();
     assert_eq!(images.first_byte(&copy, "qcow2"), 7);
     assert_eq!(chain(&copy, Format::Qcow2).len(), 2);
-    assert!(fs::metadata(&copy).unwrap().len() < SIZE / 2, "only what differs");
+    let length = fs::metadata(&copy).unwrap().len();
+    assert!(length < SIZE / 2, "only what differs");
+    let needed = measured(&overlay, "1");
+    assert!((length..SIZE / 2).contains(&needed), "{needed} for {length}");
 }

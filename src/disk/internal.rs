@@ -52,7 +52,7 @@ pub(super) fn revert(
     let path = &record.path;
     let refuse = |why: String| refuse_revert(record, why);
     let proof = proof.ok_or_else(|| refuse("the record has no proof of its snapshot".into()))?;
-    let file = found.file.as_ref().map_err(|why| refuse(why.clone()))?;
+    found.file.as_ref().map_err(|why| refuse(why.clone()))?;
     let image = found.image.as_ref().map_err(|why| refuse(why.clone()))?;
     let snapshots = image.snapshots();
     let same_name: Vec<_> = snapshots.iter().filter(|s| s.name == proof.name).collect();
@@ -69,7 +69,7 @@ pub(super) fn revert(
         return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
     }
 
-    if !found.is_base(file) {
+    if !found.needs_copy() {
         let elsewhere = found.top.as_deref().filter(|top| top != path);
         return Ok(DiskRevert {
             put_back: vec![
@@ -92,6 +92,8 @@ pub(super) fn revert(
     if let Some(trouble) = &found.place.trouble {
         return Err(refuse(format!("other images rest on it, so a copy is needed, and {trouble}")));
     }
+    let room = found.room.clone().unwrap_or_else(|| Err("its room is not known".into()));
+    let room = room.map_err(|why| refuse(format!("a copy is needed, and {why}")))?;
     let backing = match (&image.full_backing_filename, &image.backing_filename_format) {
         (None, _) => None,
         (Some(below), Some(format)) => {
@@ -112,6 +114,7 @@ pub(super) fn revert(
         switch: Some((copy.clone(), Format::Qcow2)),
         kept: found.kept_in_top(),
         discard: found.discard_top(),
+        room: Some(room),
         ..DiskRevert::default()
     })
 }

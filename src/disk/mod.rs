@@ -180,6 +180,22 @@ pub struct DiskFound {
     pub used_by: Option<String>,
     /// Where a new image can be made, should one be needed.
     pub place: Place,
+    /// The room for a copy of the snapshot, where [`DiskFound::needs_copy`]; the error if it is not
+    /// known.
+    pub room: Option<std::result::Result<Room, String>>,
+}
+
+/// The room for a copy of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// Where the copy goes.
+    pub directory: PathBuf,
+    /// The number of the directory's file system.
+    pub device: u64,
+    /// What is free in it, in bytes.
+    pub free: u64,
+    /// What the copy takes, in bytes.
+    pub needed: u64,
 }
 
 /// What stands over all disks of one `revert`.
@@ -216,6 +232,8 @@ pub struct DiskRevert {
     pub discard: Vec<Step>,
     /// What it takes from a volume group.
     pub space: Option<lvm::Space>,
+    /// What it takes from a file system.
+    pub room: Option<Room>,
 }
 
 /// How a disk is snapshotted.
@@ -428,6 +446,35 @@ fn place(seen: &DiskSeen) -> Result<&Path> {
     }
 }
 
+/// Why file systems have too little for all copies at once, if they have.
+pub fn short_of_room(rooms: &[&Room]) -> Option<String> {
+    let takes: Vec<_> = rooms.iter().map(|room| (room.device, room.free, room.needed)).collect();
+    let (device, free, needed) = shortage(&takes)?;
+    let place = rooms.iter().find(|room| room.device == device)?;
+    Some(format!(
+        "the file system of {} has {} free, and {} are needed",
+        place.directory.display(),
+        mib(free),
+        mib(needed)
+    ))
+}
+
+/// What has too little for all that is taken from it, if something has: its name, what is free and
+/// what is taken, in bytes. Each taker tells name, free and taken.
+fn shortage<N: Copy + PartialEq>(takes: &[(N, u64, u64)]) -> Option<(N, u64, u64)> {
+    takes.iter().find_map(|(name, free, _)| {
+        let needed: u64 = takes
+            .iter()
+            .filter(|(other, ..)| other == name)
+            .fold(0, |sum, (.., size)| sum.saturating_add(*size));
+        (needed > *free).then_some((*name, *free, needed))
+    })
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
 /// Checks that nothing was written to a frozen file since.
 fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
     if file.inode != proof.inode {
@@ -485,11 +532,12 @@ impl DiskFound {
         self.top.as_ref().map(|top| top.display().to_string())
     }
 
-    /// Whether other images rest on the file of the snapshot: it lies below the running domain's
-    /// image, or has the mark of a base.
-    fn is_base(&self, file: &FileFacts) -> bool {
+    /// Whether an internal snapshot has to be copied out of its file, because other images rest on
+    /// that: it lies below the running domain's image, or has the mark of a base.
+    pub fn needs_copy(&self) -> bool {
         let below = self.chain.iter().skip(1).any(|image| image.filename == self.record.path);
-        below || !file.writable
+        let marked = self.file.as_ref().is_ok_and(|file| !file.writable);
+        matches!(self.record.snapshot, Kept::Internal { .. }) && (below || marked)
     }
 
     /// The step that removes what the domain wrote since: its present overlay, if that rests

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::domain::Format;
 use crate::names::SnapshotName;
@@ -84,6 +85,25 @@ pub fn copy_snapshot(
         call = call.arg("-B").arg(backing).arg("-F").arg(format.qemu());
     }
     call.arg(from).arg(to).within(COPY_TIMEOUT)
+}
+
+/// Asks how long a copy of an internal snapshot can be, as JSON: [`copy_snapshot`] writes no more.
+/// Without what lies below the image, which the copy rests on as well.
+pub fn measure_snapshot(path: &Path, id: &str) -> Invocation {
+    let file = json!({"driver": "file", "filename": path.to_string_lossy()});
+    let image = json!({"driver": "qcow2", "backing": null, "file": file});
+    let args =
+        ["measure", "-U", "--output=json", "-O", "qcow2", "-l", &format!("snapshot.id={id}")];
+    Invocation::new(Tool::QemuImg, args).arg(format!("json:{image}")).within(APPLY_TIMEOUT)
+}
+
+/// Reads what [`measure_snapshot`] prints: a length in bytes.
+pub fn parse_measure(json: &[u8]) -> Result<u64, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Measured {
+        required: u64,
+    }
+    Ok(serde_json::from_slice::<Measured>(json)?.required)
 }
 
 /// `qemu-img snapshot` has no `-f`: the options string states the driver. Commas are doubled.
@@ -178,6 +198,18 @@ mod tests {
             line(&copy_snapshot(a, "3", b, Some((Path::new("/srv/c"), Format::Raw)))),
             "qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=3' -B /srv/c -F raw '/srv/a,1.qcow2' /srv/b.img"
         );
+    }
+
+    #[test]
+    fn a_snapshot_is_measured_without_what_lies_below() {
+        let call = measure_snapshot(Path::new(r#"/srv/a"1,.qcow2"#), "3");
+        let args = ["measure", "-U", "--output=json", "-O", "qcow2", "-l", "snapshot.id=3"];
+        let image = r#"json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"/srv/a\"1,.qcow2"}}"#;
+        assert_eq!(call.args, [&args[..], &[image]].concat());
+        // As qemu-img 7.2 prints it.
+        let answer = br#"{"bitmaps": 0, "required": 1376256, "fully-allocated": 17104896}"#;
+        assert_eq!(parse_measure(answer).unwrap(), 1_376_256);
+        assert!(parse_measure(b"{}").is_err());
     }
 
     /// As qemu-img 7.2 prints it.

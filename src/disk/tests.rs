@@ -84,6 +84,12 @@ pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
         top_protected: false,
         used_by: None,
         place: Place { path: "/srv/new".into(), trouble: None },
+        room: Some(Ok(Room {
+            directory: "/srv".into(),
+            device: 1,
+            free: 1 << 30,
+            needed: 1 << 20,
+        })),
     }
 }
 

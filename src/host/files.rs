@@ -80,6 +80,11 @@ pub fn free_space(path: &Path) -> io::Result<u64> {
     Ok(stat.blocks_available() * stat.fragment_size())
 }
 
+/// The number of the file system of a directory.
+pub fn file_system(directory: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(directory)?.dev())
+}
+
 /// Makes directories for root alone.
 pub fn make_directories(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)

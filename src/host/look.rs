@@ -1,6 +1,7 @@
 //! Looking at the host: everything the planners need to know. Changes nothing.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -8,7 +9,7 @@ use uuid::Uuid;
 
 use crate::create::{ImagePlace, Job, Rewrites, Seen, State, stamp};
 use crate::disk::lvm::volumes::{self, Volume};
-use crate::disk::{self, DiskFound, DiskSeen, Place, Served, qemu_img, vhd};
+use crate::disk::{self, DiskFound, DiskSeen, Place, Room, Served, qemu_img, vhd};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::cfg;
@@ -409,7 +410,7 @@ fn disk_found(
         let output = command::run(&vhd::query_parent(top.file())).ok()?;
         vhd::parse_parent(&output)
     });
-    DiskFound {
+    let mut found = DiskFound {
         file,
         frozen,
         virtual_size,
@@ -422,8 +423,27 @@ fn disk_found(
             .is_some_and(|top| files::facts(top.file()).is_ok_and(|facts| !facts.writable)),
         used_by: other_user(&disk.path, others),
         place: revert_place(record, disk, now),
+        room: None,
         record: disk.clone(),
+    };
+    if let Kept::Internal { proof: Some(proof) } = &disk.snapshot
+        && found.needs_copy()
+    {
+        found.room = Some(room(&disk.path, &proof.id, &found.place.path));
     }
+    found
+}
+
+/// The room for a copy of an internal snapshot.
+fn room(from: &Path, id: &str, to: &Path) -> Result<Room, String> {
+    let output = command::run(&qemu_img::measure_snapshot(from, id));
+    let needed = qemu_img::parse_measure(&output.map_err(|error| error.to_string())?)
+        .map_err(|error| format!("qemu-img's answer on {}: {error}", from.display()))?;
+    let directory = to.parent().unwrap_or(Path::new("/"));
+    let place = || Ok((files::file_system(directory)?, files::free_space(to)?));
+    let (device, free) = place()
+        .map_err(|error: io::Error| format!("the file system of {}: {error}", to.display()))?;
+    Ok(Room { directory: directory.to_owned(), device, free, needed })
 }
 
 /// Where a file for the reverted guest can be made: beside the one of the snapshot.

@@ -6,7 +6,7 @@ mod volumes;
 use super::*;
 use crate::disk::qemu_img::ImageInfo;
 use crate::disk::tests as disk_tests;
-use crate::disk::{FileFacts, Place};
+use crate::disk::{FileFacts, Place, Room};
 use crate::error::Kind;
 use crate::record::Kept;
 use crate::record::tests::sample;
@@ -134,6 +134,48 @@ fn a_base_is_never_rewritten() {
         assert!(text.contains("qemu-img convert"), "{text}");
         assert!(!text.contains("snapshot -q -a"), "{text}");
     }
+}
+
+#[test]
+fn copies_have_to_fit_all_at_once() {
+    // xvda and xvdb are copied, and take 60 MiB each.
+    let planned = |rooms: [(u64, u64); 2]| {
+        let mut found = found();
+        let mut second = found.disks[0].clone();
+        second.record.vdev = "xvdb".into();
+        found.disks[1] = second;
+        for (disk, (device, free)) in found.disks.iter_mut().zip(rooms) {
+            disk.file.as_mut().unwrap().writable = false;
+            let directory = format!("/srv{device}").into();
+            disk.room = Some(Ok(Room { directory, device, free: free << 20, needed: 60 << 20 }));
+        }
+        plan(&found, Wishes { discard_current: true, ..WISHES })
+    };
+    planned([(1, 120), (1, 120)]).unwrap();
+    planned([(1, 60), (2, 60)]).unwrap();
+    for (rooms, why) in [
+        ([(1, 119), (1, 119)], "the file system of /srv1 has 119 MiB free, and 120 MiB are needed"),
+        ([(1, 60), (2, 59)], "the file system of /srv2 has 59 MiB free, and 60 MiB are needed"),
+    ] {
+        let error = planned(rooms).unwrap_err();
+        assert_eq!(error.kind, Kind::Refused);
+        assert_eq!(
+            error.chain(),
+            ["Snapshot s1 cannot be copied out of the images that others rest on", why]
+        );
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_not_copied_needs_no_room() {
+    let mut found = found();
+    for disk in &mut found.disks {
+        disk.room = Some(Err("it is not known".into()));
+    }
+    plan(&found, WISHES).unwrap();
+    found.disks[0].file.as_mut().unwrap().writable = false;
+    let error = plan(&found, WISHES).unwrap_err();
+    assert!(error.chain()[1].contains("a copy is needed, and it is not known"));
 }
 
 #[test]

@@ -10,8 +10,8 @@ pub mod volumes;
 use uuid::Uuid;
 
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, record, refuse,
-    refuse_revert,
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, mib, record, refuse,
+    refuse_revert, shortage,
 };
 use crate::domain::Format;
 use crate::error::Result;
@@ -119,20 +119,14 @@ pub struct Space {
 
 /// Why the groups have too little for all of them at once, if they have.
 pub fn short_of_space(spaces: &[&Space]) -> Option<String> {
-    spaces.iter().find_map(|one| {
-        let needed: u64 = spaces
-            .iter()
-            .filter(|other| other.group == one.group)
-            .fold(0, |sum, other| sum.saturating_add(other.size));
-        (needed > one.free).then(|| {
-            format!(
-                "the volume group {} has {} free, and all of them together take {}",
-                one.group,
-                mib(one.free),
-                mib(needed)
-            )
-        })
-    })
+    let takes: Vec<_> =
+        spaces.iter().map(|space| (space.group.as_str(), space.free, space.size)).collect();
+    let (group, free, needed) = shortage(&takes)?;
+    Some(format!(
+        "the volume group {group} has {} free, and all of them together take {}",
+        mib(free),
+        mib(needed)
+    ))
 }
 
 /// What of a record speaks of a volume.
@@ -389,10 +383,6 @@ pub fn tag(id: Uuid, vdev: &str) -> String {
 /// What the guest's volume bears while it is being made the snapshot.
 fn merging_tag(id: Uuid, vdev: &str) -> String {
     format!("{MERGING}{id}:{vdev}")
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
 }
 
 #[cfg(test)]
