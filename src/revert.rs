@@ -76,11 +76,13 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     let record = &found.record;
     let domain = &record.domain;
     let title = format!("Revert of {} to {}", domain.name, record.name);
+    check_image(found)?;
     check_domain(found)?;
     let keep = keep_name(found.now);
     let context = RevertContext {
         uuid: domain.uuid,
         id: record.id,
+        created: record.created,
         keep: &keep,
         running: found.same.is_some(),
         discard: wishes.discard_current,
@@ -198,6 +200,28 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         kept: disks.into_iter().map(|disk| disk.kept).collect(),
         cfg_lines,
     })
+}
+
+/// The disks of the record are checked, and the domain is restored with those of the configuration:
+/// they have to be the same ones.
+fn check_image(found: &Found) -> Result<()> {
+    let record = &found.record;
+    let refused =
+        || Error::refused(format!("The image of {} is not consistent", found.record.name));
+    let disks = found.config.disks().map_err(|why| refused().because(why))?;
+    let uuid = found.config.uuid().map_err(|why| refused().because(why))?;
+    if uuid != record.domain.uuid {
+        return Err(refused().because(format!(
+            "its configuration is of the domain {uuid}, its record of {}",
+            record.domain.uuid
+        )));
+    }
+    let configured = disks.iter().map(|disk| (disk.vdev.as_str(), disk.file()));
+    let recorded = record.disks.iter().map(|disk| (disk.vdev.as_str(), disk.path.as_path()));
+    if !configured.eq(recorded) {
+        return Err(refused().because("its configuration names other disks than its record"));
+    }
+    Ok(())
 }
 
 fn check_domain(found: &Found) -> Result<()> {

@@ -24,6 +24,7 @@ pub fn show(
     let context = RevertContext {
         uuid: Uuid::nil(),
         id: image.record.id,
+        created: image.record.created,
         keep: &keep,
         running: false,
         // Too little room to keep what a disk holds now does not harm the snapshot.

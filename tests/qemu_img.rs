@@ -134,6 +134,9 @@ fn a_name_that_is_another_ones_id_is_no_trap() {
     let snapshots = chain(&disk, Format::Qcow2)[0].snapshots();
     let first = snapshots.iter().find(|s| s.name == "2").unwrap();
     assert_eq!(first.id, "1");
+    let copy = images.path("copy.qcow2");
+    run(&copy_snapshot(&disk, &first.id, &copy, None)).unwrap();
+    assert_eq!(images.first_byte(&copy, "qcow2"), 1);
     run(&snapshot_apply(&disk, &first.id)).unwrap();
     assert_eq!(images.first_byte(&disk, "qcow2"), 1);
 }

@@ -230,6 +230,12 @@ fn what_is_refused() {
     refused(&[], "already has a snapshot", |seen| {
         seen.disks[0].node.as_mut().unwrap().snapshots[0].id = "s1".into();
     });
+    // Made by hand: qemu-img gives a name as often as it is asked to.
+    refused(&[], "already has a snapshot \"s1\" (ID 1", |seen| {
+        let snapshots = &mut seen.disks[0].node.as_mut().unwrap().snapshots;
+        snapshots[0].name = "s1".into();
+        snapshots.push(QcowSnapshot { id: "2".into(), ..snapshots[0].clone() });
+    });
     refused(&[], "QEMU writes to /srv/x.qcow2", |seen| {
         seen.disks[0].node.as_mut().unwrap().file = "/srv/x.qcow2".into();
     });
@@ -268,6 +274,15 @@ fn what_is_refused() {
         seen.image =
             ImagePlace::File { path: "/x/s1.xlsave".into(), trouble: None, free: 100 << 20 };
     });
+}
+
+#[test]
+fn names_that_are_not_ours_may_stand_twice_in_an_image() {
+    let job = job("s1", &[]);
+    let mut seen = seen(&job);
+    let snapshots = &mut seen.disks[0].node.as_mut().unwrap().snapshots;
+    snapshots.push(QcowSnapshot { id: "2".into(), ..snapshots[0].clone() });
+    plan(&job, &seen).unwrap();
 }
 
 #[test]

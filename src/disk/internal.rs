@@ -42,6 +42,11 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
 
 /// Plans to put an internal snapshot back: in place, or, where other images rest on the file, as a
 /// copy, because rewriting a base ruins what rests on it.
+///
+/// It is known by ID, name and time together. Those of an exchanged disk differ in the time, also
+/// within one snapshot, because QEMU snapshots the disks one after the other. Of a byte-for-byte copy
+/// of the file nothing differs, and its content is the one of then. Not noticed: a snapshot inside of
+/// which somebody changed the bytes.
 pub(super) fn revert(
     found: &DiskFound,
     proof: Option<&QcowSnapshot>,
@@ -67,6 +72,11 @@ pub(super) fn revert(
     }
     if snapshots.iter().filter(|s| s.id == proof.id).count() != 1 {
         return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
+    }
+    // It is deleted by its name, which must mean no other one.
+    if snapshots.iter().any(|s| s.name == keep.as_str() || s.id == keep.as_str()) {
+        return Err(refuse(format!("it already has a snapshot {keep}"))
+            .hint("try again: the name is made from the time"));
     }
 
     if !found.needs_copy() {

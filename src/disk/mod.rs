@@ -176,6 +176,9 @@ pub struct DiskFound {
     /// Whether the file the running domain writes to now has lost its write permission: other
     /// images rest on it.
     pub top_protected: bool,
+    /// The files that the one with the content rests on, and when each was last written to; the
+    /// error if they are not known. What is no file here, such as a volume, is left out.
+    pub below: std::result::Result<Vec<(PathBuf, Timestamp)>, String>,
     /// Who else uses the files, besides the domain that will be destroyed.
     pub used_by: Option<String>,
     /// Where a new image can be made, should one be needed.
@@ -205,6 +208,8 @@ pub struct RevertContext<'a> {
     pub uuid: Uuid,
     /// The snapshot's identity.
     pub id: Uuid,
+    /// When the snapshot was asked for.
+    pub created: Timestamp,
     /// The name under which internal snapshots and volumes keep what is there now.
     pub keep: &'a SnapshotName,
     /// Whether the domain runs.
@@ -327,20 +332,20 @@ pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Res
 /// Plans to put one disk back.
 pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
     let snapshot = &found.record.snapshot;
-    if matches!(snapshot, Kept::None { .. }) {
-        return Ok(DiskRevert::default());
-    }
-    if let Some(user) = &found.used_by {
+    let left_out = matches!(snapshot, Kept::None { .. });
+    if let Some(user) = found.used_by.as_ref().filter(|_| !left_out) {
         return Err(refuse_revert(&found.record, format!("it is also used by {user}")));
     }
-    match snapshot {
-        Kept::None { .. } => Ok(DiskRevert::default()),
-        Kept::Internal { proof } => internal::revert(found, proof.as_ref(), context),
-        Kept::External { proof, .. } => external::revert(found, proof.as_ref()),
-        Kept::Lvm { .. } => lvm::revert(found, context),
-        Kept::Reflink { copy, proof } => reflink::revert(found, copy, proof.as_ref()),
-        Kept::Vhd { proof, .. } => vhd::revert(found, proof.as_ref()),
-    }
+    let planned = match snapshot {
+        Kept::None { .. } => DiskRevert::default(),
+        Kept::Internal { proof } => internal::revert(found, proof.as_ref(), context)?,
+        Kept::External { proof, .. } => external::revert(found, proof.as_ref())?,
+        Kept::Lvm { .. } => lvm::revert(found, context)?,
+        Kept::Reflink { copy, proof } => reflink::revert(found, copy, proof.as_ref())?,
+        Kept::Vhd { proof, .. } => vhd::revert(found, proof.as_ref())?,
+    };
+    found.check_below(context.created)?;
+    Ok(planned)
 }
 
 /// The file that the snapshot of a disk would make, when the user does not say where: beside the
@@ -476,6 +481,12 @@ fn mib(bytes: u64) -> String {
 }
 
 /// Checks that nothing was written to a frozen file since.
+///
+/// Noticed: every write that moves the file's time, another length, and another file under its
+/// path, a copy of it or the base of another disk. Not noticed: a write of the same length after
+/// which somebody put the time back (`touch -r`). The time of the last change of the inode (ctime)
+/// would tell that, but also moves with a new owner, name or permission, which change nothing. The
+/// number of the file system is not in the record, because it may change when the host boots.
 fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
     if file.inode != proof.inode {
         return Err(format!(
@@ -521,10 +532,35 @@ impl DiskFound {
                 proof.virtual_size
             )));
         }
+        // A write may come until it is destroyed, when nobody looks any more.
+        if self.top.as_deref() == Some(path) {
+            return Err(refuse("the domain runs on it now and may write to it".into()).hint(
+                "shut the domain down; the snapshot is good as long as nothing was written",
+            ));
+        }
         if let Some(trouble) = &self.place.trouble {
             return Err(refuse_revert(&self.record, format!("a new file is needed: {trouble}")));
         }
         Ok(proof)
+    }
+
+    /// Checks what lies below the file with the content, which shows through it. It was frozen before
+    /// the snapshot was asked for, so nothing may have been written to it since. Not noticed: another
+    /// file in its place that is older.
+    fn check_below(&self, created: Timestamp) -> Result<()> {
+        let below = self.below.as_ref().map_err(|why| refuse_revert(&self.record, why.clone()))?;
+        match below.iter().find(|(_, written)| *written > created) {
+            None => Ok(()),
+            Some((path, written)) => Err(refuse_revert(
+                &self.record,
+                format!(
+                    "it rests on {}, which was written to since: last at {written}, the snapshot is \
+                     of {created}",
+                    path.display()
+                ),
+            )
+            .hint("if only its time is wrong, as from a clock that was set back, put that right")),
+        }
     }
 
     /// Where that stays which the domain wrote since, if it goes on in another file.

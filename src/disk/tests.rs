@@ -82,6 +82,7 @@ pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
         top: Some("/srv/now".into()),
         top_parent: None,
         top_protected: false,
+        below: Ok(Vec::new()),
         used_by: None,
         place: Place { path: "/srv/new".into(), trouble: None },
         room: Some(Ok(Room {
@@ -100,6 +101,7 @@ pub(crate) fn revert_one(found: &DiskFound) -> Result<DiskRevert> {
     let context = RevertContext {
         uuid: Uuid::nil(),
         id: ID,
+        created: facts().mtime,
         keep: &keep,
         running: true,
         discard: false,
@@ -205,6 +207,26 @@ fn a_script_we_do_not_know_is_out_of_reach_whatever_it_serves() {
     }
 }
 
+#[test]
+fn what_lies_below_must_be_older_than_the_snapshot() {
+    let taken = facts().mtime;
+    let later = taken + std::time::Duration::from_nanos(1);
+    for snapshot in frozen(Some(&proof())) {
+        let mut found = found("/srv/b", snapshot);
+        found.below = Ok(vec![("/srv/base".into(), taken), ("/srv/lowest".into(), taken)]);
+        revert_one(&found).unwrap();
+        found.below.as_mut().unwrap()[1].1 = later;
+        refused(
+            revert_one(&found),
+            &[
+                "it rests on /srv/lowest, which was written to since: last at 2026-03-01T02:03:04.000000001Z",
+            ],
+        );
+        found.below = Err("no parent".into());
+        refused(revert_one(&found), &["no parent"]);
+    }
+}
+
 /// Every kind whose content stays in a file that nobody writes to any more.
 fn frozen(proof: Option<&FrozenFile>) -> [Kept; 3] {
     let proof = proof.cloned();
@@ -249,6 +271,12 @@ fn a_frozen_file_that_is_not_the_one_of_then_is_not_put_back() {
                 }),
                 ("also used by xvda of web2", &|found| {
                     found.used_by = Some("xvda of web2".into());
+                }),
+                ("the domain runs on it now", &|found| {
+                    found.top = Some(match &found.record.snapshot {
+                        Kept::Reflink { copy, .. } => copy.clone(),
+                        _ => found.record.path.clone(),
+                    });
                 }),
                 ("a new file is needed: full", &|found| found.place.trouble = Some("full".into())),
             ],

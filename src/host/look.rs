@@ -298,6 +298,23 @@ fn vhd_footer(path: &Path) -> Result<vhd::Facts, String> {
         .ok_or_else(|| "it has no footer of a VHD".to_owned())
 }
 
+/// The VHDs below one, down to that which has no parent.
+fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut parents: Vec<PathBuf> = Vec::new();
+    loop {
+        let path = parents.last().map_or(path, PathBuf::as_path);
+        let footer = vhd_footer(path).map_err(|why| format!("{}: {why}", path.display()))?;
+        if !footer.differencing {
+            return Ok(parents);
+        }
+        let output = command::run(&vhd::query_parent(path)).map_err(|error| error.to_string())?;
+        let parent = vhd::parse_parent(&output)
+            .filter(|parent| parent != path && !parents.contains(parent))
+            .ok_or_else(|| format!("vhd-util does not tell the parent of {}", path.display()))?;
+        parents.push(parent);
+    }
+}
+
 fn image_place(target: &Target) -> Result<ImagePlace> {
     let Target::File(path) = target else { return Ok(ImagePlace::Stdout) };
     let mut found = [path.clone(), partial_path(path)]
@@ -384,12 +401,20 @@ fn disk_found(
         Some((top, format)) => chain(top.file(), format),
         None => Ok(Vec::new()),
     };
-    let image = match disk.format.filter(|_| in_qemu) {
-        None => Err("its format is not known".to_owned()),
-        Some(format) => chain(&disk.path, format).and_then(|chain| {
-            chain.into_iter().next().ok_or_else(|| "qemu-img says nothing of it".to_owned())
-        }),
-    };
+    let mut below = Ok(Vec::new());
+    let mut image = Err("its format is not known".to_owned());
+    if let Some(format) = disk.format.filter(|_| in_qemu) {
+        let images = chain(&disk.path, format);
+        below = images
+            .as_ref()
+            .map_err(Clone::clone)
+            .map(|images| images.iter().skip(1).map(|image| image.filename.clone()).collect());
+        image = images.and_then(|images| {
+            images.into_iter().next().ok_or_else(|| "qemu-img says nothing of it".to_owned())
+        });
+    } else if is_vhd {
+        below = vhd_parents(&disk.path);
+    }
     let facts = |path: &Path| files::facts(path).map_err(|error| error.to_string());
     let file = facts(&disk.path);
     let (frozen, virtual_size) = match &disk.snapshot {
@@ -410,6 +435,12 @@ fn disk_found(
         let output = command::run(&vhd::query_parent(top.file())).ok()?;
         vhd::parse_parent(&output)
     });
+    let copy = match &disk.snapshot {
+        Kept::Reflink { copy, .. } => Some(copy),
+        _ => None,
+    };
+    let files = [&disk.path].into_iter().chain(copy).chain(below.iter().flatten());
+    let used_by = files.filter_map(|file| other_user(file, others)).next();
     let mut found = DiskFound {
         file,
         frozen,
@@ -421,7 +452,11 @@ fn disk_found(
         top_parent,
         top_protected: top
             .is_some_and(|top| files::facts(top.file()).is_ok_and(|facts| !facts.writable)),
-        used_by: other_user(&disk.path, others),
+        below: below.map(|below| {
+            let written = |path: PathBuf| files::facts(&path).ok().map(|facts| (path, facts.mtime));
+            below.into_iter().filter_map(written).collect()
+        }),
+        used_by,
         place: revert_place(record, disk, now),
         room: None,
         record: disk.clone(),

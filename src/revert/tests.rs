@@ -225,6 +225,20 @@ fn what_is_refused() {
     refused("several of its snapshots have the ID 1", |f| {
         f.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[("1", "s1"), ("1", "x")]));
     });
+    refused("04.123456789Z, not ID 1 of 2026-03-01T02:03:04.123457789Z", |f| {
+        // The same name and ID, but of another disk: QEMU took it a moment later.
+        let Kept::Internal { proof: Some(proof) } = &mut f.disks[0].record.snapshot else {
+            unreachable!()
+        };
+        proof.date += std::time::Duration::from_micros(1);
+    });
+    for name in [("2", "before-revert-20260302-000000"), ("before-revert-20260302-000000", "x")] {
+        let mut found = found();
+        let list = [("1", "s1"), name];
+        found.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &list));
+        let error = plan(&found, WISHES).unwrap_err();
+        assert!(error.chain()[1].contains("it already has a snapshot before-revert-2026"));
+    }
     refused("No such file", |f| f.disks[0].file = Err("No such file".into()));
     refused("qemu-img said no", |f| f.disks[0].image = Err("qemu-img said no".into()));
     refused("also used by disk xvda of domain web2", |f| {
@@ -233,10 +247,76 @@ fn what_is_refused() {
     refused("also used by", |f| f.disks[1].used_by = Some("disk xvda of domain web2".into()));
     refused("was written to since", |f| f.disks[1].frozen.as_mut().unwrap().size += 1);
     refused("no proof", |f| f.disks[0].record.snapshot = Kept::Internal { proof: None });
+    refused("of the domain 00000000-0000-0000-0000-000000000000, its record of 6f2c3c5e", |f| {
+        let uuid = f.record.domain.uuid.to_string();
+        let other = CONFIG.replace(&uuid, &Uuid::nil().to_string());
+        f.config = DomainConfig::parse(&other).unwrap();
+    });
+    refused("names other disks than its record", |f| {
+        f.config = DomainConfig::parse(&CONFIG.replace("/srv/b.img", "/srv/x.img")).unwrap();
+    });
+    refused("names other disks than its record", |f| {
+        let swapped = CONFIG.replace("xvda", "xvdz").replace("xvdb", "xvda");
+        f.config = DomainConfig::parse(&swapped.replace("xvdz", "xvdb")).unwrap();
+    });
+    refused("names other disks than its record", |f| {
+        f.record.disks.pop();
+    });
     refused("belongs to another domain", |f| {
         f.named = Some(Running { domid: 9, uuid: Uuid::nil(), state: State::Running });
     });
     refused("being destroyed", |f| f.same.as_mut().unwrap().state = State::Dying);
+}
+
+#[test]
+fn one_of_three_disks_without_its_snapshot_refuses_all() {
+    let three = |missing: Option<usize>| {
+        let mut found = found();
+        found.disks = ["xvda", "xvdb", "hdc"]
+            .map(|vdev| {
+                let mut disk = found.disks[0].clone();
+                disk.record.vdev = vdev.into();
+                disk
+            })
+            .into();
+        if let Some(index) = missing {
+            found.disks[index].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[("1", "s2")]));
+        }
+        plan(&found, WISHES)
+    };
+    three(None).unwrap();
+    for (index, vdev) in ["xvda", "xvdb", "hdc"].into_iter().enumerate() {
+        let error = three(Some(index)).unwrap_err();
+        assert_eq!(error.kind, Kind::Refused);
+        assert_eq!(
+            error.chain(),
+            [
+                format!("Disk {vdev} (/srv/a.qcow2) cannot be put back"),
+                "its snapshot \"s1\" is gone".into()
+            ]
+        );
+    }
+}
+
+#[test]
+fn the_snapshot_of_then_is_applied_whatever_others_are_called() {
+    // The sample's has the ID 1. One of the same name, one named like its ID, and the reverse.
+    let others = [("2", "s1"), ("3", "1"), ("s1", "4")];
+    let mut found = found();
+    for at in 0..=others.len() {
+        let mut all = others.to_vec();
+        all.insert(at, ("1", "s1"));
+        found.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &all));
+        let text = plan(&found, WISHES).unwrap().plan.to_string();
+        assert!(text.contains("snapshot -q -a 1 "), "{text}");
+        found.disks[0].file.as_mut().unwrap().writable = false;
+        let text = plan(&found, WISHES).unwrap().plan.to_string();
+        assert!(text.contains("-l 'snapshot.id=1' "), "{text}");
+        found.disks[0].file.as_mut().unwrap().writable = true;
+    }
+    found.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &others));
+    let error = plan(&found, WISHES).unwrap_err();
+    assert!(error.chain()[1].contains("is another one: ID 2"), "{:?}", error.chain());
 }
 
 #[test]

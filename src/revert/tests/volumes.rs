@@ -46,6 +46,14 @@ pub(super) fn found_volumes(free: u64) -> Found {
         disk.file = Err("it is not a regular file".into());
         disk.chain.clear();
     }
+    let config = CONFIG.split("\"disks\"").next().unwrap();
+    found.config = DomainConfig::parse(&format!(
+        r#"{config}"disks": [
+            {{"pdev_path": "/dev/vg0/a", "vdev": "xvda", "format": "raw", "readwrite": 1}},
+            {{"pdev_path": "/dev/vg0/b", "vdev": "xvdb", "format": "raw", "readwrite": 1}}
+        ]}}"#
+    ))
+    .unwrap();
     found.record.disks = found.disks.iter().map(|disk| disk.record.clone()).collect();
     found.volumes = Ok(report(free));
     found

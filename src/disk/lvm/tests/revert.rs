@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::super::Space;
 use super::{Edit, MERGING_TAG, TAG, broken_lvs, report};
-use crate::disk::tests::{ID, Volumes, found, refused, words};
+use crate::disk::tests::{ID, Volumes, facts, found, refused, words};
 use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
 use crate::error::Result;
 use crate::record::Kept;
@@ -48,9 +48,17 @@ fn thin() -> DiskFound {
 fn plan_with(found: &DiskFound, world: World, volumes: &Volumes) -> Result<DiskRevert> {
     let keep = "before-revert-x".parse().unwrap();
     let World { running, discard } = world;
-    let uuid = Uuid::nil();
-    let tight = false;
-    revert(found, RevertContext { uuid, id: ID, keep: &keep, running, discard, tight, volumes })
+    let context = RevertContext {
+        uuid: Uuid::nil(),
+        id: ID,
+        created: facts().mtime,
+        keep: &keep,
+        running,
+        discard,
+        tight: false,
+        volumes,
+    };
+    revert(found, context)
 }
 
 fn plan(found: &DiskFound, world: World, edits: &[Edit<'_>]) -> Result<DiskRevert> {
