@@ -22,8 +22,11 @@ use volumes::Volume;
 /// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: what the
 /// guest writes from then on takes new space, and a full pool fails every guest on it.
 const POOL_LIMIT: u64 = 90_00;
-/// The longest name of a volume, together with its group's (lvm(8), "VALID NAMES").
-const MAX_NAME: usize = 126;
+/// The longest name of a device (Linux, include/uapi/linux/dm-ioctl.h, `DM_NAME_LEN` with its NUL).
+const MAX_DEVICE_NAME: usize = 127;
+/// The longest of what LVM appends for the hidden devices below a snapshot and its origin: `-cow`
+/// and `-real`.
+const LONGEST_LAYER: usize = "-real".len();
 /// What every tag of a merge begins with.
 const MERGING: &str = "xl-snapshot-merging:";
 
@@ -52,9 +55,7 @@ pub(super) fn create(
             .hint("finish the revert that began it, or wait for the end of the merge"));
     }
     let name = format!("{}.{}", volume.name, context.name);
-    if name.len() + volume.group.len() > MAX_NAME {
-        return Err(refuse(format!("the name {}/{name} would be too long", volume.group)));
-    }
+    check_name(&volume.group, &name).map_err(refuse)?;
     if volumes.iter().any(|v| v.group == volume.group && v.name == name) {
         return Err(refuse(format!("the volume {}/{name} exists", volume.group))
             .hint("choose another name with --name"));
@@ -163,6 +164,15 @@ pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<Di
             disk,
             format!("its snapshot {} is in another group now", snapshot.path()),
         )),
+        // We made it read-only: another volume was given the tag, or somebody meant to write to it.
+        [snapshot] if snapshot.writable => Err(refuse_revert(
+            disk,
+            format!("{} bears its tag, but is not read-only as its snapshot is", snapshot.path()),
+        )),
+        [snapshot] if snapshot.is_thin() != size.is_none() => Err(refuse_revert(
+            disk,
+            format!("{} bears its tag, but is of another kind", snapshot.path()),
+        )),
         [snapshot] if snapshot.open => {
             Err(refuse_revert(disk, format!("somebody has its snapshot {} open", snapshot.path()))
                 .hint("is it mounted, or a disk of another domain?"))
@@ -213,7 +223,10 @@ fn thick(
 ) -> Result<DiskRevert> {
     let refuse = |why: String| refuse_revert(recorded.disk, why);
     let origin = origin.filter(|origin| origin.name == snapshot.origin).ok_or_else(|| {
-        refuse(format!("{} is a snapshot of {} now", snapshot.path(), snapshot.origin))
+        refuse(match snapshot.origin.as_str() {
+            "" => format!("{} bears its tag, but is no snapshot", snapshot.path()),
+            other => format!("{} is a snapshot of {other} now", snapshot.path()),
+        })
     })?;
     if snapshot.invalid {
         return Err(refuse(format!(
@@ -347,13 +360,25 @@ fn keep_name(
 ) -> Result<String> {
     let refuse = |why: String| refuse_revert(recorded.disk, why);
     let name = format!("{}.{}", recorded.volume, context.keep);
-    if name.len() + recorded.group.len() > MAX_NAME {
-        return Err(refuse(format!("the name {} would be too long", recorded.path(&name))));
-    }
+    check_name(recorded.group, &name).map_err(refuse)?;
     if volumes.iter().any(|v| v.group == recorded.group && v.name == name) {
         return Err(refuse(format!("the volume {} exists", recorded.path(&name))));
     }
     Ok(name)
+}
+
+/// The device of a volume is named after both, with every hyphen doubled and one between (lvm2,
+/// libdm/libdm-string.c, `dm_build_dm_name`). LVM finds out only when it makes the device.
+fn check_name(group: &str, name: &str) -> std::result::Result<(), String> {
+    let doubled = |name: &str| name.len() + name.matches('-').count();
+    let length = doubled(group) + 1 + doubled(name) + LONGEST_LAYER;
+    if length <= MAX_DEVICE_NAME {
+        return Ok(());
+    }
+    Err(format!(
+        "the name {group}/{name} would be too long: {length} bytes as a device, with every hyphen \
+         doubled, and {MAX_DEVICE_NAME} are allowed"
+    ))
 }
 
 fn check_pool(volumes: &[Volume], volume: &Volume) -> std::result::Result<(), String> {

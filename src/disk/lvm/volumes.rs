@@ -40,6 +40,9 @@ pub struct Volume {
     /// Its tags, separated by commas.
     #[serde(rename = "lv_tags")]
     tags: String,
+    /// Whether LVM lets anybody write to it.
+    #[serde(rename = "lv_permissions", deserialize_with = "writable")]
+    pub writable: bool,
     /// Whether anybody has it open.
     #[serde(rename = "lv_device_open", deserialize_with = "flag")]
     pub open: bool,
@@ -131,9 +134,9 @@ pub fn report() -> Invocation {
         "--nosuffix",
         "--binary",
         "--options",
-        "vg_name,lv_name,lv_size,lv_layout,origin,pool_lv,lv_tags,lv_device_open,lv_merging,\
-         lv_snapshot_invalid,data_percent,metadata_percent,lv_kernel_major,lv_kernel_minor,vg_free,\
-         vg_extent_size",
+        "vg_name,lv_name,lv_size,lv_layout,origin,pool_lv,lv_tags,lv_permissions,lv_device_open,\
+         lv_merging,lv_snapshot_invalid,data_percent,metadata_percent,lv_kernel_major,\
+         lv_kernel_minor,vg_free,vg_extent_size",
     ])
 }
 
@@ -237,6 +240,12 @@ fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     Ok(String::deserialize(from)? == "1")
 }
 
+/// `writeable`, `read-only`, `read-only-override`, or `unknown` for a writable volume that is not
+/// active (lvm2, lib/report/report.c, `_lvpermissions_disp`).
+fn writable<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    Ok(String::deserialize(from)? != "read-only")
+}
+
 /// `12.34`, or nothing.
 fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(from)?;
@@ -258,12 +267,12 @@ pub(crate) mod tests {
 
     /// As lvs of LVM 2.03.16 prints it, shortened.
     pub(crate) const REPORT: &str = r#"{"report": [{"lv": [
-        {"vg_name":"vg0", "lv_name":"[lvol0_pmspare]", "lv_size":"4194304", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_device_open":"-1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"-1", "lv_kernel_minor":"-1", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"pool", "lv_size":"67108864", "lv_layout":"thin,pool", "origin":"", "pool_lv":"", "lv_tags":"", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"10.94", "lv_kernel_major":"253", "lv_kernel_minor":"3", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"thick", "lv_size":"67108864", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"0", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"thick.s1", "lv_size":"67108864", "lv_layout":"linear", "origin":"thick", "pool_lv":"", "lv_tags":"a,xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"0", "data_percent":"12.56", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"8", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"thin", "lv_size":"67108864", "lv_layout":"thin,sparse", "origin":"", "pool_lv":"pool", "lv_tags":"", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"5", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"thin.s1", "lv_size":"67108864", "lv_layout":"thin,sparse", "origin":"thin", "pool_lv":"pool", "lv_tags":"xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"11", "vg_free":"134217728", "vg_extent_size":"4194304"}
+        {"vg_name":"vg0", "lv_name":"[lvol0_pmspare]", "lv_size":"4194304", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"-1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"-1", "lv_kernel_minor":"-1", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"pool", "lv_size":"67108864", "lv_layout":"thin,pool", "origin":"", "pool_lv":"", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"10.94", "lv_kernel_major":"253", "lv_kernel_minor":"3", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"thick", "lv_size":"67108864", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"0", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"thick.s1", "lv_size":"67108864", "lv_layout":"linear", "origin":"thick", "pool_lv":"", "lv_tags":"a,xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda", "lv_permissions":"read-only", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"0", "data_percent":"12.56", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"8", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"thin", "lv_size":"67108864", "lv_layout":"thin,sparse", "origin":"", "pool_lv":"pool", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"5", "vg_free":"134217728", "vg_extent_size":"4194304"},
+        {"vg_name":"vg0", "lv_name":"thin.s1", "lv_size":"67108864", "lv_layout":"thin,sparse", "origin":"thin", "pool_lv":"pool", "lv_tags":"xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb", "lv_permissions":"read-only", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"11", "vg_free":"134217728", "vg_extent_size":"4194304"}
         ]}]}"#;
 
     #[test]
@@ -275,6 +284,7 @@ pub(crate) mod tests {
         assert_eq!((pool.used, pool.metadata_used), (Some(0), Some(1094)));
         assert!(!pool.is_thin() && thin.is_thin() && thin.open);
         assert!(thick.has_device((253, 0)) && !thick.is_thin() && !thick.is_thick_snapshot());
+        assert!(thick.writable && !snapshot.writable);
         assert!(snapshot.is_thick_snapshot() && snapshot.has_tag("a") && !snapshot.has_tag("x"));
         assert_eq!(snapshot.used_bytes(), 8_428_873);
         assert_eq!(parse(br#"{"report": [{"lv": []}]}"#).unwrap(), []);

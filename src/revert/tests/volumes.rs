@@ -11,6 +11,7 @@ fn report(free: u64) -> Vec<Volume> {
         serde_json::json!({
             "vg_name": "vg0", "lv_name": name, "lv_size": size.to_string(), "lv_layout": "linear",
             "origin": origin, "pool_lv": "", "lv_tags": tags, "lv_device_open": "0",
+            "lv_permissions": if origin.is_empty() { "writeable" } else { "read-only" },
             "lv_merging": "0", "lv_snapshot_invalid": "0", "data_percent": "1.00",
             "metadata_percent": "", "lv_kernel_major": "253", "lv_kernel_minor": "0",
             "vg_free": free.to_string(), "vg_extent_size": "4194304",

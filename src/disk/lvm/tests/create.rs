@@ -166,8 +166,10 @@ fn a_full_or_sleeping_pool_gets_no_snapshot() {
 
 #[test]
 fn what_is_refused() {
-    let long = "x".repeat(121);
-    let just = "x".repeat(120);
+    // The device's name is `vg0-VOLUME.s1-real`.
+    let long = "x".repeat(116);
+    let just = "x".repeat(115);
+    let hyphens = "-x".repeat(39);
     let table: [(DiskSeen, &str, &[Edit<'_>], &str); 9] = [
         (DiskSeen { device: None, ..thick() }, "lvm", &[], "it is not a logical volume"),
         (disk(77), "lvm", &[], "it is not a logical volume"),
@@ -192,8 +194,13 @@ fn what_is_refused() {
     for (seen, how, edits, words) in table {
         refused(plan(&seen, Some(how), edits), &[words]);
     }
-    // The group, the volume and `.s1` are 126 bytes together.
     plan(&thick(), None, &[("thick", "lv_name", just.as_str())]).unwrap();
+    // Each is two bytes there.
+    refused(
+        plan(&thick(), None, &[("thick", "lv_name", hyphens.as_str())]),
+        &["would be too long: 129 bytes as a device", "127 are allowed"],
+    );
+    plan(&thick(), None, &[("thick", "lv_name", &hyphens[2..])]).unwrap();
 }
 
 #[test]

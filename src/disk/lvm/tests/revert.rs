@@ -232,7 +232,31 @@ fn a_volume_that_becomes_another_snapshot_no_longer_claims_to_be_the_first() {
 #[test]
 fn what_is_refused() {
     let long = "x".repeat(110);
-    let table: [(DiskFound, &[Edit<'_>], &str); 15] = [
+    let table: [(DiskFound, &[Edit<'_>], &str); 21] = [
+        // The tag was put on another volume, or on the guest's own one.
+        (
+            thick(),
+            &[("thick.s1", "lv_tags", ""), ("thick", "lv_tags", TAG)],
+            "vg0/thick bears its tag, but is not read-only",
+        ),
+        (
+            thin(),
+            &[("thin.s1", "lv_tags", ""), ("thin", "lv_tags", THIN_TAG)],
+            "vg0/thin bears its tag, but is not read-only",
+        ),
+        (
+            thick(),
+            &[("thick.s1", "lv_tags", ""), ("thin.s1", "lv_tags", TAG)],
+            "vg0/thin.s1 bears its tag, but is of another kind",
+        ),
+        (
+            thin(),
+            &[("thin.s1", "lv_tags", ""), ("thick.s1", "lv_tags", THIN_TAG)],
+            "vg0/thick.s1 bears its tag, but is of another kind",
+        ),
+        (thick(), &[("thick.s1", "origin", "")], "bears its tag, but is no snapshot"),
+        // Somebody may have written to it.
+        (thin(), &[("thin.s1", "lv_permissions", "writeable")], "vg0/thin.s1 bears its tag, but"),
         (thick(), &[("thick.s1", "lv_snapshot_invalid", "1")], "its snapshot vg0/thick.s1 is lost"),
         (thick(), &[("thick.s1", "lv_device_open", "1")], "has its snapshot vg0/thick.s1 open"),
         (thin(), &[("thin.s1", "lv_device_open", "1")], "has its snapshot vg0/thin.s1 open"),
