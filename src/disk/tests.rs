@@ -30,7 +30,13 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
     let config = DomainConfig::parse(&format!(r#"{{"disks": [{entry}]}}"#)).unwrap();
     let disk = config.disks().unwrap().remove(0);
     let in_kernel = entry.contains("phy") || disk.is_tap_vhd();
-    let facts_of_vhd = vhd::Facts { virtual_size: 64 << 20, differencing: false, depth: Some(1) };
+    let facts_of_vhd = vhd::Facts {
+        virtual_size: 64 << 20,
+        differencing: false,
+        uuid: [0; 16],
+        header: 512,
+        depth: Some(1),
+    };
     let is_vhd = disk.is_tap_vhd() || disk.format == Some(Format::Vhd);
     DiskSeen {
         served: Some(if in_kernel { Served::Blkback } else { Served::Qemu }),

@@ -3,6 +3,7 @@
 //! Nothing switches a disk of a running tapdisk that is not blktap's own, so the domain is restored
 //! on the child. The format: Microsoft, "Virtual Hard Disk Image Format Specification", 1.0.
 
+use std::array::from_fn;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, place, record, refuse};
@@ -16,6 +17,8 @@ use crate::tool::{Invocation, Tool};
 pub const FOOTER: usize = 512;
 /// The longest chain, the base included: every read may have to ask each of its files.
 const MAX_DEPTH: u32 = 30;
+/// The length of what we read of the dynamic disk header, which has the parent's UUID, in bytes.
+pub const HEADER: usize = 56;
 /// "Disk Type" of a VHD with a parent.
 const DIFFERENCING: u32 = 4;
 
@@ -26,6 +29,10 @@ pub struct Facts {
     pub virtual_size: u64,
     /// Whether it has a parent.
     pub differencing: bool,
+    /// What tells it from others, also to its children.
+    pub uuid: [u8; 16],
+    /// Where its dynamic disk header is, in bytes from the start, if it has one.
+    pub header: u64,
     /// The length of its chain, itself included; `None` if vhd-util was not asked.
     pub depth: Option<u32>,
 }
@@ -43,9 +50,16 @@ impl Facts {
         (footer.starts_with(b"conectix") && number(64) == !sum).then(|| Facts {
             virtual_size: u64::from(number(48)) << 32 | u64::from(number(52)),
             differencing: number(60) == DIFFERENCING,
+            uuid: from_fn(|i| footer[68 + i]),
+            header: u64::from(number(16)) << 32 | u64::from(number(20)),
             depth: None,
         })
     }
+}
+
+/// The UUID of the parent, from the child's dynamic disk header ("Dynamic Disk Header Format").
+pub fn parent_uuid(header: &[u8; HEADER]) -> Option<[u8; 16]> {
+    header.starts_with(b"cxsparse").then(|| from_fn(|i| header[40 + i]))
 }
 
 /// Asks for the length of a chain.
@@ -165,7 +179,9 @@ mod tests {
         let mut footer = [0; FOOTER];
         footer[..8].copy_from_slice(b"conectix");
         footer[48..56].copy_from_slice(&(64_u64 << 20).to_be_bytes());
+        footer[23] = 200;
         footer[63] = disk_type;
+        footer[68..84].copy_from_slice(b"0123456789abcdef");
         let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
         footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
         footer
@@ -175,11 +191,22 @@ mod tests {
     fn a_footer_is_read() {
         let facts = Facts::of_footer(&footer(3)).unwrap();
         assert_eq!((facts.virtual_size, facts.differencing), (64 << 20, false));
+        assert_eq!((facts.uuid, facts.header), (*b"0123456789abcdef", 200));
         assert!(Facts::of_footer(&footer(4)).unwrap().differencing);
         let mut damaged = footer(3);
         damaged[200] = 1;
         assert_eq!(Facts::of_footer(&damaged), None);
         assert_eq!(Facts::of_footer(&[0; FOOTER]), None);
+    }
+
+    #[test]
+    fn a_child_knows_the_uuid_of_its_parent() {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(b"cxsparse");
+        header[40..].copy_from_slice(b"0123456789abcdef");
+        assert_eq!(parent_uuid(&header), Some(*b"0123456789abcdef"));
+        header[0] = 0;
+        assert_eq!(parent_uuid(&header), None);
     }
 
     #[test]

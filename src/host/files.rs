@@ -169,6 +169,13 @@ pub fn ends<const N: usize>(path: &Path) -> io::Result<[[u8; N]; 2]> {
     Ok(ends)
 }
 
+/// Some bytes of a file.
+pub fn part<const N: usize>(path: &Path, offset: u64) -> io::Result<[u8; N]> {
+    let mut part = [0; N];
+    open(path)?.read_exact_at(&mut part, offset)?;
+    Ok(part)
+}
+
 /// Takes everybody's write permission and returns the permissions as they were.
 pub fn protect(path: &Path) -> io::Result<Permissions> {
     let before = fs::metadata(path)?.permissions();

@@ -1,5 +1,6 @@
 //! Looking at the host: everything the planners need to know. Changes nothing.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -298,21 +299,28 @@ fn vhd_footer(path: &Path) -> Result<vhd::Facts, String> {
         .ok_or_else(|| "it has no footer of a VHD".to_owned())
 }
 
-/// The VHDs below one, down to that which has no parent.
+/// The VHDs below one, down to that which has no parent. A child names its parent by the path, and
+/// knows its UUID: another VHD there would be found out only when tapdisk opens it.
 fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
+    let of = |path: &Path, why: &dyn fmt::Display| format!("{}: {why}", path.display());
+    let footer_of = |path: &Path| vhd_footer(path).map_err(|why| of(path, &why));
     let mut parents: Vec<PathBuf> = Vec::new();
-    loop {
-        let path = parents.last().map_or(path, PathBuf::as_path);
-        let footer = vhd_footer(path).map_err(|why| format!("{}: {why}", path.display()))?;
-        if !footer.differencing {
-            return Ok(parents);
-        }
-        let output = command::run(&vhd::query_parent(path)).map_err(|error| error.to_string())?;
+    let mut child = path.to_owned();
+    let mut footer = footer_of(path)?;
+    while footer.differencing {
+        let header = files::part(&child, footer.header).map_err(|error| of(&child, &error))?;
+        let output = command::run(&vhd::query_parent(&child)).map_err(|error| error.to_string())?;
         let parent = vhd::parse_parent(&output)
-            .filter(|parent| parent != path && !parents.contains(parent))
-            .ok_or_else(|| format!("vhd-util does not tell the parent of {}", path.display()))?;
-        parents.push(parent);
+            .filter(|parent| *parent != path && !parents.contains(parent))
+            .ok_or_else(|| of(&child, &"vhd-util does not tell its parent"))?;
+        footer = footer_of(&parent)?;
+        if vhd::parent_uuid(&header) != Some(footer.uuid) {
+            return Err(of(&child, &format!("its parent {} is another VHD", parent.display())));
+        }
+        parents.push(parent.clone());
+        child = parent;
     }
+    Ok(parents)
 }
 
 fn image_place(target: &Target) -> Result<ImagePlace> {
