@@ -359,3 +359,63 @@ create_then_revert_twice() {
 	revert "$1" "$2"
 	revert "$1" "$2"
 }
+
+# ---- failures
+
+# stand NAME: all that a create which fails must leave as it was: files and their permissions, the
+# snapshots inside of them, volumes, what libxl and xenstore say of the domain, its xl process.
+# Files called *.out and *.sh are the scenario's own.
+stand() {
+	local id file monitor
+	id=$(domid "$1") || return 0
+	find . -type f ! -name '*.out' ! -name '*.sh' -printf '%p %m\n' | sort
+	for file in *.qcow2; do
+		qemu-img snapshot -U -l "$file"
+	done
+	lvs --noheadings -o vg_name,lv_name,lv_tags 2>/dev/null
+	xl list -l "$1"
+	xenstore-ls -f "/libxl/$id" | grep -e /params -e /dev
+	xenstore-ls -f "/local/domain/$id/control"
+	monitor=$(xl_monitor_pid "$1") || monitor=none
+	echo "xl process $monitor $(ps -o stat= -p "$monitor" | grep -o '^T' || :)"
+}
+
+# unharmed NAME BEFORE: all is as `stand` said it before, and the guest goes on.
+unharmed() {
+	local now
+	more_ticks "$1" 3
+	not_torn "$1"
+	now=$(stand "$1")
+	[[ $now == "$2" ]] || fail "not as it was: $(diff <(echo "$2") <(echo "$now") | grep '^[<>]' | xargs)"
+}
+
+# hold_create NAME IMAGE ARGUMENT...: starts a create and holds it in the middle of the memory, by
+# stopping the program that writes it.
+hold_create() {
+	local - name=$1 image=$2 end=$((SECONDS + 60)) size=0
+	shift 2
+	xl-snapshot create "$name" --memory "$image" "$@" >create.out 2>errors.out &
+	create_pid=$!
+	{ set +x; } 2>/dev/null
+	while helper_pid=$(pgrep -P "$create_pid" -f libxl-save-helper || :); [[ -z $helper_pid ]]; do
+		((SECONDS < end)) && kill -0 "$create_pid" 2>/dev/null || fail "no save begins: $(<errors.out)"
+	done
+	while ((size < 10000000)); do
+		((SECONDS < end)) && size=$(stat -c %s "$image.partial") || fail "no image grows: $(<errors.out)"
+	done
+	kill -STOP "$helper_pid" && [[ -e $image.partial ]] || fail "it was over too soon: $(<errors.out)"
+}
+
+# let_create CODE WORDS...: lets it go on, and fails if it does not end with that exit status and an
+# error that has all these words.
+let_create() {
+	local want=$1 rc=0 words
+	shift
+	kill -CONT "$helper_pid" 2>/dev/null || :
+	wait "$create_pid" || rc=$?
+	cat errors.out >&2
+	((rc == want)) || fail "exit status $rc instead of $want: $(xargs -d '\n' <errors.out)"
+	for words in "$@"; do
+		grep -qF -- "$words" errors.out || fail "no word of '$words' in: $(xargs -d '\n' <errors.out)"
+	done
+}

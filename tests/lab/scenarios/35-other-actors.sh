@@ -1,0 +1,111 @@
+#!/bin/bash
+# Others act on the domain while a snapshot is taken: a second of us, xl save, xl rename, xl
+# block-attach, xl destroy, and a kill -9 of the program that writes the memory.
+# timeout: 300
+. /lab/t/lib.sh
+
+w=$LAB_WORK
+for disk in a b c d; do qcow2 $disk.qcow2 32M; done
+guest_up g mem=96 tick=300 a.qcow2 b.qcow2
+wait_tick g 2
+create g s0.xlsave --name s0 --no-live
+before=$(stand g)
+snap=(--name s1 --no-live -d xvdb,external)
+
+# A second of us is refused at once and told who is first. Then the first fails.
+hold_create g s1.xlsave "${snap[@]}"
+begin=$SECONDS
+refused 3 "create s1 (process $create_pid) has it" xl-snapshot create g --name s2 --memory s2.xlsave --no-live
+refused 3 "create s1 (process $create_pid) has it" xl-snapshot revert s0.xlsave
+((SECONDS - begin < 15)) || fail "it took $((SECONDS - begin)) s to refuse two"
+kill -KILL "$helper_pid"
+let_create 1 'save/restore helper' 'Killed'
+unharmed g "$before"
+
+# A disk is plugged in, which the snapshot would not have: it cannot be one of the whole domain. The
+# disk must stay in libxl's configuration, which a reboot follows.
+hold_create g plug.xlsave --name plug --no-live
+xl block-attach g "format=qcow2,vdev=xvdd,access=rw,target=$w/d.qcow2"
+let_create 1 'changed'
+[[ $(image_of g xvdd) == "$w/d.qcow2" ]] || fail "libxl has forgotten xvdd"
+xl block-detach g xvdd
+for ((i = 0; i < 30; i++)); do [[ -n $(image_of g xvdd) ]] || break; lab_pause; done
+more_ticks g 3
+not_torn g
+
+# xl saves it when we have begun: it has to wait for us, and both images are good.
+boot=$(boot_id g)
+hold_create g s1.xlsave --name s1 --no-live
+lab_boot[s1.xlsave]=$boot lab_from[s1.xlsave]=$(($(tick g) - 1))
+xl save -c g plain.out &
+lab_pause 3
+let_create 0
+lab_until[s1.xlsave]=$((lab_from[s1.xlsave] + 3))
+wait $!
+more_ticks g 3
+not_torn g
+PYTHONPATH=/usr/lib/xen-4.17/lib/python /usr/lib/xen-4.17/bin/verify-stream-v2 -q -f xl -i plain.out
+
+# We begin when xl is saving it.
+xl save -c g plain.out &
+until other=$(pgrep -P $! -f libxl-save-helper) && (($(stat -c %s plain.out) > 10000000)); do :; done
+kill -STOP "$other"
+refused 3 'suspended' xl-snapshot create g --name s2 --memory s2.xlsave --no-live
+kill -CONT "$other"
+wait $!
+more_ticks g 3
+not_torn g
+revert g s1.xlsave
+
+# It is renamed and another domain takes its name: the snapshot is of the domain it began with, and
+# spoils the configuration of neither.
+sed -e "s|^disk.*|disk = [\"format=qcow2,vdev=xvda,access=rw,target=$w/c.qcow2\"]|" g.cfg >other.cfg
+hold_create g s2.xlsave --name s2 --no-live -d xvdb,external
+xl rename g h
+stored_name() { grep -ao '"name": "[^"]*"' "/var/lib/xen/userdata-d.$(domid h)."*.libxl-json | head -n 1; }
+[[ $(stored_name) == '"name": "h"' ]] || fail "xl rename does not store the name: $(stored_name)"
+xl create -q -p other.cfg
+rc=0
+kill -CONT "$helper_pid"
+wait "$create_pid" || rc=$?
+cat errors.out >&2
+((rc <= 1)) || fail "exit status $rc: $(<errors.out)"
+xl list -l h >h.out
+[[ $(awk -F'"' '$2 == "name" {print $4; exit}' h.out) == h ]] || fail "libxl's configuration has the old name"
+[[ $(stored_name) == '"name": "h"' ]] || fail "the rename was undone in what libxl stores: $(stored_name)"
+if ((rc == 0)); then at=$w/g-xvdb.after-s2.qcow2; else at=$w/b.qcow2; fi
+[[ $(image_of h xvdb) == "$at" ]] || fail "xvdb of h is $(image_of h xvdb)"
+[[ $(image_of g xvda) == "$w/c.qcow2" ]] || fail "the other g has xvda $(image_of g xvda)"
+((rc == 1)) || refused 3 'belongs to another domain' xl-snapshot revert s2.xlsave
+xl destroy g
+xl rename h g
+more_ticks g 3
+not_torn g
+
+# It is destroyed.
+files() { find . -type f ! -name '*.out' -printf '%p %m\n' | sort; }
+before=$(files)
+id=$(domid g)
+hold_create g s3.xlsave --name s3 --no-live -d xvdb,external
+xl destroy g
+let_create 1 'gone'
+[[ $(files) == "$before" ]] || fail "left: $(diff <(echo "$before") <(files) | grep '^[<>]' | xargs)"
+for ((i = 0; i < 30; i++)); do xl list "$id" >/dev/null 2>&1 || break; lab_pause; done
+! xl list "$id" || fail "the domain is still there"
+for key in "/local/domain/$id" "/libxl/$id"; do
+	! xenstore-exists "$key" || fail "left in xenstore: $(xenstore-ls -f "$key" | head -n 3 | xargs)"
+done
+[[ -z $(ls /var/lib/xen | grep -e "\.$id\." || :) ]] || fail "libxl's data of the domain is left"
+qemu_img_check_all
+
+# The same kill, while a guest is saved that runs meanwhile.
+guest_up p type=pvh mem=96 tick=300 c.qcow2 d.qcow2
+wait_tick p 2
+before=$(stand p)
+hold_create p s4.xlsave --name s4 --live -d xvdb,external
+kill -KILL "$helper_pid"
+let_create 1 'Killed'
+unharmed p "$before"
+create p s4.xlsave --name s4 --live
+xl destroy p
+detail "second of us, xl save, rename, block-attach, destroy, kill -9 of the helper"
