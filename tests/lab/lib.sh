@@ -419,3 +419,27 @@ let_create() {
 		grep -qF -- "$words" errors.out || fail "no word of '$words' in: $(xargs -d '\n' <errors.out)"
 	done
 }
+
+# ---- power cuts, for scenarios with a line "# power-cut"
+
+# power_disk up: makes the volume group power on the second disk, with a file system mounted at p;
+# power_disk again: brings both back after the cut.
+power_disk() {
+	if [[ $1 == up ]]; then
+		vgcreate -qq power /dev/vdb
+		lvcreate -qq -y -n fs -L 1G power
+		mkfs.ext4 -q /dev/power/fs
+	else
+		vgchange -qq -ay power
+	fi
+	mkdir p
+	mount /dev/power/fs p
+}
+
+# power_cut WORDS: has the lab kill the machine at once. The scenario is started again, after a boot,
+# with WORDS in LAB_CUT.
+power_cut() {
+	echo "LAB CUT $*" >/dev/hvc0
+	lab_pause 60
+	fail "nobody cut the power"
+}
