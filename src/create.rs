@@ -33,7 +33,9 @@ pub enum State {
     Running,
     /// Paused by an administrator: it cannot answer a suspend request.
     Paused,
-    /// Shut down, suspended or crashed, and not yet destroyed.
+    /// Suspended: somebody saves or migrates it, or has left it so.
+    Suspended,
+    /// Shut down or crashed, and not yet destroyed.
     Shutdown,
     /// Being destroyed.
     Dying,
@@ -58,6 +60,8 @@ pub struct Seen {
     pub volumes: std::result::Result<Vec<Volume>, String>,
     /// Its xl process, if it has one.
     pub monitor: Option<i32>,
+    /// The process that writes its memory somewhere, if there is one.
+    pub saver: Option<i32>,
     /// The running Xen release.
     pub xen: String,
     /// Whether Xen has shadow paging, without which it cannot track the writes of a PV guest.
@@ -156,6 +160,11 @@ pub struct Rewrites {
 pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     let domain = name_of(&seen.config)?;
     check_state(&domain, seen)?;
+    if let Some(pid) = seen.saver {
+        return Err(Error::refused(format!("Domain {domain} ({}) is being saved", seen.domid))
+            .because(format!("process {pid} writes its memory, for xl save, migrate or the like"))
+            .hint("wait until that has ended"));
+    }
     check_wishes(&domain, &job.request.disks, seen)?;
     let confined = seen.config.dm_restrict();
     let context = disk::Context { name: &job.name, id: job.id, volumes: &seen.volumes, confined };
@@ -263,6 +272,8 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.push(Step::Suspend { domid, live });
     prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
+    // As late as can be, but before the configuration is ours.
+    prepare.push(Step::CheckStill { domid, stored: seen.stored.clone() });
     let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
     let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
@@ -402,6 +413,9 @@ fn check_state(domain: &str, seen: &Seen) -> Result<()> {
             "Domain {domain} ({id}) is paused and cannot answer a suspend request"
         ))
         .hint(format!("let it run first: xl unpause {}", quote(domain)))),
+        State::Suspended => Err(Error::refused(format!("Domain {domain} ({id}) is suspended"))
+            .because("something is saving or migrating it, or was killed while it did")
+            .hint("wait until that has ended")),
         State::Shutdown => Err(Error::refused(format!("Domain {domain} ({id}) is shut down"))
             .hint("wait until it runs again, or start it with xl create")),
         State::Dying => Err(Error::refused(format!("Domain {domain} ({id}) is being destroyed"))),

@@ -20,7 +20,7 @@ use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::guard::{Guard, Legacy, Note, Task};
 use crate::host::image::{ImageWriter, Source};
-use crate::host::libxl::{Abort, Libxl, LibxlError, ShutdownReason};
+use crate::host::libxl::{Abort, Level, Libxl, LibxlError, ShutdownReason};
 use crate::host::lock::Lock;
 use crate::host::qmp::{Qmp, QmpError};
 use crate::host::xenstore::Xenstore;
@@ -35,6 +35,8 @@ use crate::tool::{Invocation, Tool, quote};
 const QEMU_EXIT: Duration = Duration::from_secs(60);
 /// How often a running save looks whether the user wants it to stop.
 const SIGNAL_POLL: Duration = Duration::from_millis(100);
+/// A file system with less free space, in bytes, is full.
+const ROOM: u64 = 1 << 20;
 /// How long after a failed save the guest is watched.
 const LATE_SUSPEND: Duration = Duration::from_secs(3);
 /// What `xl restore` may still do once it has the whole image.
@@ -73,6 +75,8 @@ pub struct Dom0 {
     protected: BTreeMap<PathBuf, Permissions>,
     virtual_sizes: BTreeMap<String, u64>,
     suspended_at: Option<Instant>,
+    /// How long the guest's processors had run when it was suspended, in nanoseconds.
+    cpu_time: Option<u64>,
     suspend_failed: bool,
     /// A domain that could not be resumed: its memory is in the image alone.
     stuck: Option<u32>,
@@ -118,6 +122,7 @@ impl Dom0 {
             protected: BTreeMap::new(),
             virtual_sizes: BTreeMap::new(),
             suspended_at: None,
+            cpu_time: None,
             suspend_failed: false,
             stuck: None,
             bar: None,
@@ -250,54 +255,101 @@ impl Dom0 {
     fn suspend(&mut self, domid: u32, live: bool) -> Result<()> {
         let result = self.save(domid, live);
         self.suspend_failed = result.is_err();
-        result.map_err(|error| {
-            let timed_out = error.is_guest_timed_out();
-            let failed = caused(error);
-            if timed_out {
-                failed.hint(
-                    "the guest did not answer the suspend request: \
-                     has it booted, and does it have Xen drivers?",
-                )
-            } else {
-                failed
-            }
-        })
+        let Err(error) = result else { return Ok(()) };
+        let hint = if error.is_guest_timed_out() {
+            "the guest did not answer the suspend request: \
+             has it booted, and does it have Xen drivers?"
+        } else if self.is_gone(domid)? {
+            "the domain is gone: somebody destroyed it"
+        } else if self.is_image_stuck() {
+            "its file system is full: make room, or choose another place with --memory FILE"
+        } else {
+            "the guest goes on; try again"
+        };
+        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
+        let place = partial.map_or("standard output".into(), quote);
+        Err(Error::failed(format!("Writing the memory to {place}"))
+            .because(caused(error))
+            .hint(hint))
+    }
+
+    /// Whether the file system of the image has no room left.
+    fn is_image_stuck(&self) -> bool {
+        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
+        partial.is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
     }
 
     fn save(&mut self, domid: u32, live: bool) -> std::result::Result<(), LibxlError> {
         let (writer, _) = self.image.as_ref().expect(IMAGE_IS_OPEN);
         let (libxl, stop) = (&self.libxl, &self.stop);
         let mut suspended_at = None;
+        let mut cpu_time = None;
         let bar = self.reporter.memory_bar("saving memory");
-        let finished = AtomicBool::new(false);
+        let (finished, suspended) = (AtomicBool::new(false), AtomicBool::new(false));
         let result = thread::scope(|scope| {
             let aborter = libxl.aborter();
-            let finished = &finished;
+            let (finished, suspended) = (&finished, &suspended);
             let watch = scope.spawn(move || {
+                // One of its own: the other is busy with the save.
+                let libxl = Libxl::open(Level::Critical, |_, _| ()).ok()?;
+                let mut aborted = false;
+                let mut cpu_time = None;
                 while !finished.load(Ordering::Acquire) {
                     // Asked again until it is heard: the save may be between two of its parts.
-                    if stop.load(Ordering::Acquire)
-                        && matches!(aborter.abort(), Ok(Abort::Requested | Abort::AlreadyRequested))
-                    {
-                        return;
+                    aborted = aborted
+                        || stop.load(Ordering::Acquire)
+                            && matches!(
+                                aborter.abort(),
+                                Ok(Abort::Requested | Abort::AlreadyRequested)
+                            );
+                    if cpu_time.is_none() && suspended.load(Ordering::Acquire) {
+                        cpu_time = libxl.domain_info(domid).ok()?.map(|info| info.cpu_time);
                     }
                     thread::park_timeout(SIGNAL_POLL);
                 }
+                cpu_time
             });
             let result = libxl.suspend(domid, writer.fd(), live, &mut |progress| {
-                if progress.is_suspended() {
-                    suspended_at.get_or_insert_with(Instant::now);
+                if progress.is_suspended() && suspended_at.is_none() {
+                    suspended_at = Some(Instant::now());
+                    suspended.store(true, Ordering::Release);
+                    watch.thread().unpark();
                 }
                 bar.show(progress.what, progress.done, progress.total);
             });
             finished.store(true, Ordering::Release);
             // The guest stands still: nobody waits for the end of a sleep now.
             watch.thread().unpark();
+            cpu_time = watch.join().expect("looking does not panic");
             result
         });
         self.bar = Some(bar);
         self.suspended_at = Some(suspended_at.unwrap_or_else(Instant::now));
+        self.cpu_time = cpu_time;
         result
+    }
+
+    /// An error if the guest has run since it was suspended, or is configured otherwise.
+    fn check_still(&self, domid: u32, stored: &str) -> Result<()> {
+        let other = |what: &str| {
+            Error::failed(format!("Somebody else has {what} meanwhile"))
+                .hint("see that nothing else works on the domain (xl, libvirt), and try again")
+        };
+        let info = self.libxl.domain_info(domid).map_err(caused)?;
+        match info.filter(|info| !info.dying) {
+            None => return Err(other("destroyed the domain: it is gone")),
+            Some(info) if info.shutdown_reason != Some(ShutdownReason::Suspend) => {
+                return Err(other("resumed the domain"));
+            }
+            Some(info) if self.cpu_time.is_some_and(|before| before != info.cpu_time) => {
+                return Err(other("let the domain run"));
+            }
+            Some(_) => {}
+        }
+        match self.libxl.stored_config(domid).map_err(caused)? == stored {
+            true => Ok(()),
+            false => Err(other("changed the configuration of the domain")),
+        }
     }
 
     /// Lets a suspended domain go on; one that is not suspended needs nothing.
@@ -322,19 +374,23 @@ impl Dom0 {
             return self.resume_latecomer(domid);
         }
         let Err(error) = result else { return Ok(()) };
-        match self.is_suspended(domid)? {
-            true => Err(caused(error)),
-            false => Ok(()),
+        if self.is_gone(domid)? {
+            self.messages.push(format!("note: domain {domid} is gone: somebody destroyed it"));
+            return Ok(());
         }
+        if self.is_suspended(domid)? { Err(caused(error)) } else { Ok(()) }
     }
 
     /// After a failed save the guest may still be about to obey the request to suspend: it was seen
     /// to do so 150 ms after libxl had given up. Takes the request back and watches for a while.
     fn resume_latecomer(&mut self, domid: u32) -> Result<()> {
         self.suspend_failed = false;
-        self.xenstore.cancel_suspend(domid).map_err(caused)?;
         let deadline = Instant::now() + LATE_SUSPEND;
         loop {
+            if self.is_gone(domid)? {
+                return Ok(());
+            }
+            self.xenstore.cancel_suspend(domid).map_err(caused)?;
             if self.is_suspended(domid)? {
                 self.libxl.resume(domid).map_err(caused)?;
             }
@@ -345,15 +401,36 @@ impl Dom0 {
         }
     }
 
-    /// Whether the domain is suspended; an error if it is gone.
+    /// Whether the domain is suspended.
     fn is_suspended(&self, domid: u32) -> Result<bool> {
-        match self.libxl.domain_info(domid).map_err(caused)? {
-            Some(info) => Ok(info.shutdown_reason == Some(ShutdownReason::Suspend)),
-            None => Err(Error::failed(format!("Domain {domid} is gone"))),
-        }
+        let info = self.libxl.domain_info(domid).map_err(caused)?;
+        Ok(info.is_some_and(|info| info.shutdown_reason == Some(ShutdownReason::Suspend)))
     }
 
+    /// Whether the domain is gone, or going.
+    fn is_gone(&self, domid: u32) -> Result<bool> {
+        Ok(self.libxl.domain_info(domid).map_err(caused)?.is_none_or(|info| info.dying))
+    }
+
+    /// Replaces a configuration if it is the one that is to be replaced. That of a domain that is gone
+    /// needs nothing: libxl would keep it for ever.
     fn store_config(&mut self, store: &StoreConfig) -> Result<()> {
+        let domid = store.domid;
+        if self.is_gone(domid)? {
+            return Ok(());
+        }
+        let now = match store.whose {
+            Whose::Libxl => self.libxl.stored_config(domid).map_err(caused)?.into_bytes(),
+            Whose::Xl => self.libxl.userdata(domid, XL_CONFIG).map_err(caused)?.unwrap_or_default(),
+        };
+        if now == store.new.as_bytes() {
+            return Ok(());
+        }
+        if now != store.old.as_bytes() {
+            return Err(Error::failed(format!(
+                "Somebody else has changed the configuration of domain {domid} meanwhile"
+            )));
+        }
         let stored = match store.whose {
             Whose::Libxl => self.libxl.store_config(store.domid, &store.new),
             Whose::Xl => self.libxl.store_userdata(store.domid, XL_CONFIG, store.new.as_bytes()),
@@ -365,7 +442,9 @@ impl Dom0 {
         let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
         let error = match qmp.transaction(actions) {
             Ok(()) => return Ok(()),
-            Err(error @ QmpError::Refused { .. }) => return Err(caused(error)),
+            Err(error @ (QmpError::Refused { .. } | QmpError::Unsent { .. })) => {
+                return Err(caused(error));
+            }
             Err(error) => error,
         };
         // QEMU may have done it and failed to tell.
@@ -395,8 +474,21 @@ impl Dom0 {
         // A guard may have come too late to know of it.
         let image = self.image.take();
         let (writer, mut record) = image.ok_or_else(|| Error::failed("The image is not open"))?;
-        self.prove(&mut record)?;
-        let size = writer.complete(&mut record).map_err(failed("Complete the image"))?;
+        let partial = writer.partial();
+        let size = self
+            .prove(&mut record)
+            .and_then(|()| writer.complete(&mut record).map_err(failed("Complete the image")))
+            .map_err(|error| match partial {
+                None => error,
+                Some(path) => error.unfinished(vec![Left {
+                    what: format!(
+                        "The disks have their snapshots, and the memory is in {} for xl restore; \
+                         but without the proofs it cannot be reverted to",
+                        path.display()
+                    ),
+                    command: Some(format!("rm {}", quote(path))),
+                }]),
+            })?;
         self.done.image_size = size;
         self.done.record = Some(record);
         Ok(())
@@ -556,6 +648,7 @@ impl Dom0 {
             Step::HoldMonitor { pid } => process::hold(*pid).map_err(caused),
             Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
             Step::Suspend { domid, live } => self.suspend(*domid, *live),
+            Step::CheckStill { domid, stored } => self.check_still(*domid, stored),
             Step::Pause { domid } => self.libxl.pause(*domid).map_err(caused),
             Step::Resume { domid, .. } => self.resume(*domid),
             Step::StoreConfig(store) => self.store_config(store),

@@ -18,7 +18,7 @@ use crate::host::command;
 use crate::host::dom0::{Dom0, XL_CONFIG};
 use crate::host::files;
 use crate::host::image::Source;
-use crate::host::libxl::{DomainInfo, cfg_name};
+use crate::host::libxl::{DomainInfo, ShutdownReason, cfg_name};
 use crate::host::process;
 use crate::host::qmp::Qmp;
 use crate::host::xenstore::Vbd;
@@ -97,6 +97,7 @@ fn name_of(dom0: &Dom0, domid: u32) -> Result<String> {
 fn state(info: &DomainInfo) -> State {
     match info {
         DomainInfo { dying: true, .. } => State::Dying,
+        DomainInfo { shutdown_reason: Some(ShutdownReason::Suspend), .. } => State::Suspended,
         DomainInfo { shutdown: true, .. } => State::Shutdown,
         DomainInfo { paused: true, .. } => State::Paused,
         _ => State::Running,
@@ -148,6 +149,8 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         volumes,
         monitor: process::xl_monitor(domid)
             .map_err(|error| trouble("the domain's xl process", error))?,
+        saver: process::saver(domid)
+            .map_err(|error| trouble("the programs that save domains", error))?,
         xen: version.to_string(),
         shadow_paging: dom0.libxl.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
         image: image_place(&job.image(&domain.name)?)?,

@@ -24,11 +24,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// NAME (domid N) to die [pid P]". The name in the path is the one at creation, so the domid in the
 /// last such line decides.
 pub fn xl_monitor(domid: u32) -> io::Result<Option<i32>> {
-    for entry in fs::read_dir("/proc")? {
-        let Ok(pid) = entry?.file_name().to_string_lossy().parse::<i32>() else { continue };
-        if !is_program(pid, "xl") {
-            continue;
-        }
+    for pid in all_running("xl")? {
         // A process may end while we look: then it is not the one.
         let Ok(log) = fs::read_link(format!("/proc/{pid}/fd/1")) else { continue };
         if is_monitor_log(&log)
@@ -38,6 +34,34 @@ pub fn xl_monitor(domid: u32) -> io::Result<Option<i32>> {
         }
     }
     Ok(None)
+}
+
+/// The process that libxl has started to write the memory of a domain: for us, `xl save` or
+/// `xl migrate`. Its arguments are `--save-domain FD PRESERVED-FDS DOMID ...` (libxl_save_callout.c,
+/// `libxl__xc_domain_save`).
+pub fn saver(domid: u32) -> io::Result<Option<i32>> {
+    let saves = |pid: &i32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        is_saver_of(&arguments, domid)
+    };
+    Ok(all_running("libxl-save-helper")?.into_iter().find(saves))
+}
+
+fn is_saver_of(arguments: &[u8], domid: u32) -> bool {
+    let words: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
+    let mode = words.iter().position(|word| *word == b"--save-domain");
+    mode.and_then(|mode| words.get(mode + 3))
+        .is_some_and(|word| *word == domid.to_string().as_bytes())
+}
+
+/// The processes that run a program of this name.
+fn all_running(name: &str) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let pid = entry?.file_name().to_string_lossy().parse::<i32>();
+        found.extend(pid.ok().filter(|pid| is_program(*pid, name)));
+    }
+    Ok(found)
 }
 
 fn is_monitor_log(path: &Path) -> bool {
@@ -109,6 +133,16 @@ mod tests {
         assert!(is_monitor_log(Path::new("/var/log/xen/xl-web 1.log")));
         assert!(!is_monitor_log(Path::new("/var/log/xen/qemu-dm-web1.log")));
         assert!(!is_monitor_log(Path::new("/dev/pts/1")));
+    }
+
+    #[test]
+    fn the_process_that_saves_a_domain() {
+        let helper =
+            b"/usr/lib/xen-4.17/bin/libxl-save-helper\0--save-domain\x0027\0\x007\x001\x000\0";
+        assert!(is_saver_of(helper, 7));
+        assert!(!is_saver_of(helper, 27) && !is_saver_of(helper, 1));
+        let restores = b"libxl-save-helper\0--restore-domain\x0027\0\x007\x001\0";
+        assert!(!is_saver_of(restores, 7) && !is_saver_of(b"", 7));
     }
 
     #[test]

@@ -50,6 +50,14 @@ pub enum QmpError {
         /// The socket.
         path: String,
     },
+    /// It could not be asked: it has changed nothing.
+    #[error("QEMU could not be asked for {command}")]
+    Unsent {
+        /// The command's name.
+        command: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// QEMU said no: it has changed nothing.
     #[error("QEMU refused {command}: {reason}")]
     Refused {
@@ -181,10 +189,16 @@ impl Qmp {
         &mut self,
         command: &C,
     ) -> Result<T, QmpError> {
+        let unsent = |source| QmpError::Unsent { command: C::NAME, source };
         let broken = |source| QmpError::Broken { command: C::NAME, source };
-        let arguments = serde_json::to_value(command).map_err(|e| broken(e.into()))?;
-        let request = json!({ "execute": C::NAME, "arguments": arguments });
-        writeln!(self.writer, "{request}").map_err(broken)?;
+        let arguments = serde_json::to_value(command).map_err(|e| unsent(e.into()))?;
+        let mut request = json!({ "execute": C::NAME, "arguments": arguments }).to_string();
+        request.push('\n');
+        // All in one: where QEMU is gone, it has seen nothing of it.
+        self.writer.write_all(request.as_bytes()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => unsent(error),
+            _ => broken(error),
+        })?;
         loop {
             let mut answer = self.line().map_err(broken)?;
             if let Some(value) = answer.get_mut("return") {
@@ -274,6 +288,8 @@ mod tests {
                 }
                 writeln!(&theirs, "{line}").unwrap();
             }
+            // One more is read, and never answered.
+            let _ = reader.read_line(&mut String::new());
         });
         Qmp::greet(ours)
     }

@@ -180,6 +180,14 @@ pub enum Step {
         /// Whether the guest runs while most of its memory is copied.
         live: bool,
     },
+    /// Makes sure that nobody has let the suspended guest run or changed its configuration: then memory
+    /// and disks would not be of one moment, or a disk would be missing.
+    CheckStill {
+        /// The domain.
+        domid: u32,
+        /// The text libxl had stored of it.
+        stored: String,
+    },
     /// Makes the domain stay paused once it is resumed.
     Pause {
         /// The domain.
@@ -389,6 +397,9 @@ impl fmt::Display for Step {
             }
             Step::Suspend { domid, live: false } => {
                 write!(f, "suspend domain {domid} and save its memory")
+            }
+            Step::CheckStill { domid, .. } => {
+                write!(f, "make sure that domain {domid} stands still, configured as before")
             }
             Step::Pause { domid } => write!(f, "pause domain {domid}"),
             Step::Resume { domid, .. } => write!(f, "resume domain {domid}"),

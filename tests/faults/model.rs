@@ -206,7 +206,10 @@ impl Perform for Model {
                 }
             }
             Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
-            Step::Pause { .. } | Step::AwaitClosed { .. } | Step::AwaitMerged { .. } => {}
+            Step::CheckStill { .. }
+            | Step::Pause { .. }
+            | Step::AwaitClosed { .. }
+            | Step::AwaitMerged { .. } => {}
         }
         Ok(())
     }

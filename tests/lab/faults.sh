@@ -10,18 +10,9 @@ faults_up() {
 	qcow2 b.qcow2 64M
 	vg_up vg0 200M
 	lvcreate -qq -y -n l -L 8M vg0
-	guest_up g "type=$1" mem=64 tick=300 a.qcow2 b.qcow2 /dev/vg0/l
+	guest_up g "type=$1" mem=96 tick=300 a.qcow2 b.qcow2 /dev/vg0/l
 	wait_tick g 3
 	monitor=$(xl_monitor_pid g)
-}
-
-# stands: all that a snapshot that is taken back must leave as it was.
-stands() {
-	find . -type f ! -name '*.err' ! -name '*.out' ! -name '*.pv' -printf '%p %m\n' | sort
-	xl list -l g
-	xenstore-ls "/libxl/$(domid g)/device/vbd" | grep -e params
-	volumes vg0
-	qemu-img snapshot -l -U a.qcow2 | grep -v '^ID'
 }
 
 # goes_on SECONDS: by then the guest counts, its xl process is awake and nobody puts anything in order

@@ -30,12 +30,13 @@ Snapshot s1 of web1:
    3   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
    4   hold the domain's xl process 77
    5   save the memory of domain 3 while it runs, then suspend it
-   6 | snapshot the disks in one QMP transaction: xvda internal s1
-   7 | wake the domain's xl process 77
-   8 | destroy domain 3 and wait until its QEMU is gone
-   9 | complete the record, sync the image and give it its name
-  10 | restore web1 with xl, paused
-  11 | unpause web1
+   6 | make sure that domain 3 stands still, configured as before
+   7 | snapshot the disks in one QMP transaction: xvda internal s1
+   8 | wake the domain's xl process 77
+   9 | destroy domain 3 and wait until its QEMU is gone
+  10 | complete the record, sync the image and give it its name
+  11 | restore web1 with xl, paused
+  12 | unpause web1
      | the guest stands still
 note: disk hdc is not in the snapshot: CD-ROM
 note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
@@ -56,7 +57,7 @@ fn a_copy_is_offered_only_where_the_file_system_can_make_one() {
 fn without_qemu_there_is_no_transaction() {
     let plan = planned(&["xvda,none"], |_| {});
     assert_eq!(plan.commit, None);
-    assert!(matches!(plan.prepare.last(), Some(Step::Suspend { .. })));
+    assert!(matches!(plan.prepare[..], [.., Step::Suspend { .. }, Step::CheckStill { .. }]));
 }
 
 #[test]

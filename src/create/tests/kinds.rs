@@ -55,10 +55,11 @@ Snapshot s2 of web1:
    2   hold the domain's xl process 77
    3   save the memory of domain 3 while it runs, then suspend it
    4 | run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name thick.s2 --size 71303168b vg0/thick; at the same time run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdc --name thin.s2 vg0/thin
-   5 | snapshot the disks in one QMP transaction: xvda internal s2
-   6 | resume domain 3
-   7   wake the domain's xl process 77
-   8   complete the record, sync the image and give it its name
+   5 | make sure that domain 3 stands still, configured as before
+   6 | snapshot the disks in one QMP transaction: xvda internal s2
+   7 | resume domain 3
+   8   wake the domain's xl process 77
+   9   complete the record, sync the image and give it its name
      | the guest stands still
 "
     );
@@ -70,7 +71,9 @@ fn without_qemu_the_guest_is_resumed_as_soon_as_the_volumes_have_their_snapshots
     let mut seen = seen_with(&job, vec![volume("xvdb", 0)]);
     seen.volumes = Ok(volumes());
     let plan = plan(&job, &seen).unwrap();
-    let [.., Step::Suspend { .. }, Step::Undoable { .. }] = &plan.prepare[..] else {
+    let [.., Step::Suspend { .. }, Step::Undoable { .. }, Step::CheckStill { .. }] =
+        &plan.prepare[..]
+    else {
         panic!("{plan}")
     };
     assert_eq!(plan.commit, None);
@@ -87,7 +90,7 @@ fn a_copy_and_a_child_are_made_while_the_guest_stands_still() {
         "5 | clone /srv/b.img to /srv/web1-xvdb.at-s1.img; at the same time make \
          /srv/web1-xvdc.after-s1.vhd: vhd-util snapshot -e -l 30 -n /srv/web1-xvdc.after-s1.vhd \
          -p /srv/c.vhd\n",
-        "6 | snapshot the disks in one QMP transaction: xvda internal s1\n",
+        "7 | snapshot the disks in one QMP transaction: xvda internal s1\n",
         "nothing can switch xvdc under a running guest",
     ] {
         assert!(text.contains(line), "{line:?} in {text}");

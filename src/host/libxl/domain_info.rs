@@ -24,6 +24,8 @@ pub struct DomainInfo {
     pub dying: bool,
     /// Why it is shut down; only then.
     pub shutdown_reason: Option<ShutdownReason>,
+    /// How long its virtual processors have run, in nanoseconds.
+    pub cpu_time: u64,
     /// Memory it has now, in KiB.
     pub current_memkb: u64,
     /// Memory it may have, in KiB.
@@ -79,6 +81,7 @@ impl DomainInfo {
             shutdown: info.shutdown,
             dying: info.dying,
             shutdown_reason: info.shutdown.then(|| ShutdownReason::from_c(info.shutdown_reason)),
+            cpu_time: info.cpu_time,
             current_memkb: info.current_memkb,
             max_memkb: info.max_memkb,
             outstanding_memkb: info.outstanding_memkb,

@@ -9,22 +9,22 @@
 faults_up pv
 undone=0 completed=0
 for ((step = 0; ; step++)); do
-	before=$(stands)
+	before=$(stand g)
 	rc=0
 	FAULTS=$step:killed-late "$faulty" create g --no-live --name "s$step" --memory "s$step.xlsave" \
-		-d xvdb,external >"s$step.out" 2>"s$step.err" || rc=$?
+		-d xvdb,external >"s$step.out" 2>"s$step.err.out" || rc=$?
 	((rc != 0)) || break
-	((rc == 137)) || fail "step $step: exit status $rc instead of 137: $(<"s$step.err")"
+	((rc == 137)) || fail "step $step: exit status $rc instead of 137: $(<"s$step.err.out")"
 	goes_on 10
 	reliability "kills survived" 1
 	if [[ -e s$step.xlsave ]]; then
 		intact "s$step.xlsave"
-		grep -q 'carried out to its end' "s$step.err" || fail "step $step: the guard said: $(<"s$step.err")"
+		grep -q 'carried out to its end' "s$step.err.out" || fail "step $step: the guard said: $(<"s$step.err.out")"
 		completed=$((completed + 1))
 		first=${first-s$step}
 	else
-		grep -q 'everything is as it was' "s$step.err" || fail "step $step: the guard said: $(<"s$step.err")"
-		[[ $before == "$(stands)" ]] || fail "step $step: $(diff <(echo "$before") <(stands))"
+		grep -q 'everything is as it was' "s$step.err.out" || fail "step $step: the guard said: $(<"s$step.err.out")"
+		[[ $before == "$(stand g)" ]] || fail "step $step: $(diff <(echo "$before") <(stand g))"
 		undone=$((undone + 1))
 	fi
 done

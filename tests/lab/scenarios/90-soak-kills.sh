@@ -3,7 +3,7 @@
 # each the guest runs, or a repeated revert brings it back; at the end every completed snapshot can
 # still be reverted to.
 # timeout: 7200
-# slow: only for `make soak`
+# soak
 . /lab/t/lib.sh
 . /lab/t/faults.sh
 
@@ -11,9 +11,9 @@ rounds=${SOAK_ROUNDS:-50}
 faults_up pv
 completed=() helpers=0
 for ((round = 0; round < rounds; round++)); do
-	before=$(stands)
+	before=$(stand g)
 	xl-snapshot create g --no-live --name "c$round" --memory "c$round.xlsave" -d xvdb,external \
-		>"c$round.out" 2>"c$round.err" &
+		>"c$round.out" 2>"c$round.err.out" &
 	pid=$!
 	lab_pause "$((RANDOM % 9)).$((RANDOM % 10))"
 	rc=0
@@ -21,7 +21,7 @@ for ((round = 0; round < rounds; round++)); do
 		kill -KILL "$helper"
 		helpers=$((helpers + 1))
 		wait $pid || rc=$?
-		((rc == 0 || rc == 1)) || fail "round $round: exit status $rc: $(<"c$round.err")"
+		((rc == 0 || rc == 1)) || fail "round $round: exit status $rc: $(<"c$round.err.out")"
 	else
 		kill -KILL $pid 2>/dev/null || :
 		wait $pid || rc=$?
@@ -32,7 +32,7 @@ for ((round = 0; round < rounds; round++)); do
 		intact "c$round.xlsave"
 		completed+=("c$round")
 	else
-		[[ $before == "$(stands)" ]] || fail "round $round: $(diff <(echo "$before") <(stands))"
+		[[ $before == "$(stand g)" ]] || fail "round $round: $(diff <(echo "$before") <(stand g))"
 	fi
 	# A volume has room for some snapshots only.
 	if ((${#completed[@]} > 8)); then
@@ -44,7 +44,7 @@ done
 create g last.xlsave --name last --no-live
 reverted=0
 for ((round = 0; round < rounds; round++)); do
-	xl-snapshot revert last.xlsave >"r$round.out" 2>"r$round.err" &
+	xl-snapshot revert last.xlsave >"r$round.out" 2>"r$round.err.out" &
 	pid=$!
 	lab_pause "$((RANDOM % 16)).$((RANDOM % 10))"
 	kill -KILL $pid 2>/dev/null || :
