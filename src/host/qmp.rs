@@ -19,8 +19,8 @@ use qapi::qmp::{
     blockdev_snapshot_delete_internal_sync, qmp_capabilities, qom_get, query_block, transaction,
 };
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::json;
 
 use crate::disk::Node;
 use crate::disk::qemu_img::SnapshotInfo;
@@ -78,9 +78,30 @@ pub enum QmpError {
 
 /// A connection to a domain's QEMU.
 #[derive(Debug)]
-pub struct Qmp {
-    reader: BufReader<UnixStream>,
-    writer: UnixStream,
+pub struct Qmp<S = UnixStream> {
+    stream: BufReader<S>,
+}
+
+/// What QEMU says first.
+#[derive(Debug, Deserialize)]
+struct Greeting {
+    #[serde(rename = "QMP")]
+    _qmp: IgnoredAny,
+}
+
+/// An answer, or, with neither, an event. What we do not use is not kept: 16 MiB of nested lists
+/// would be some GiB as a tree of values.
+#[derive(Debug, Deserialize)]
+struct Answer<T> {
+    #[serde(rename = "return")]
+    value: Option<T>,
+    error: Option<Failure>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failure {
+    #[serde(default)]
+    desc: String,
 }
 
 /// One device of `query-block`.
@@ -121,22 +142,24 @@ impl Qmp {
         let stream = UnixStream::connect(&path).map_err(connect)?;
         stream.set_write_timeout(Some(TIMEOUT)).map_err(connect)?;
         stream.set_read_timeout(Some(GREETING_TIMEOUT)).map_err(connect)?;
-        Qmp::greet(stream).map_err(|error| match error.kind() {
+        let patient = |stream: &UnixStream| stream.set_read_timeout(Some(TIMEOUT));
+        Qmp::greet(stream, patient).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 QmpError::Taken { path: path.clone() }
             }
             _ => connect(error),
         })
     }
+}
 
-    fn greet(stream: UnixStream) -> io::Result<Qmp> {
-        let mut qmp = Qmp { reader: BufReader::new(stream.try_clone()?), writer: stream };
-        let greeting = qmp.line()?;
-        if greeting.get("QMP").is_none() {
-            return Err(io::Error::other(format!("no QMP greeting but {greeting}")));
-        }
-        qmp.writer.set_read_timeout(Some(TIMEOUT))?;
-        let _: Value = qmp.execute(&qmp_capabilities { enable: None }).map_err(io::Error::other)?;
+impl<S: Read + Write> Qmp<S> {
+    /// Waits for QEMU's greeting, and returns it. `greeted` may change the stream in between.
+    pub fn greet(stream: S, greeted: impl FnOnce(&S) -> io::Result<()>) -> io::Result<Qmp<S>> {
+        let mut qmp = Qmp { stream: BufReader::new(stream) };
+        let _: Greeting = qmp.line()?;
+        greeted(qmp.stream.get_ref())?;
+        let _: IgnoredAny =
+            qmp.execute(&qmp_capabilities { enable: None }).map_err(io::Error::other)?;
         Ok(qmp)
     }
 
@@ -171,13 +194,13 @@ impl Qmp {
     /// Does all actions or none.
     pub fn transaction(&mut self, actions: &[Action]) -> Result<(), QmpError> {
         let actions = actions.iter().map(to_qmp).collect();
-        let _: Value = self.execute(&transaction { properties: None, actions })?;
+        let _: IgnoredAny = self.execute(&transaction { properties: None, actions })?;
         Ok(())
     }
 
     /// Deletes an internal snapshot.
     pub fn delete_internal(&mut self, node: &str, name: &str) -> Result<(), QmpError> {
-        let _: Value = self.execute(&blockdev_snapshot_delete_internal_sync {
+        let _: IgnoredAny = self.execute(&blockdev_snapshot_delete_internal_sync {
             device: node.into(),
             id: None,
             name: Some(name.into()),
@@ -195,26 +218,25 @@ impl Qmp {
         let mut request = json!({ "execute": C::NAME, "arguments": arguments }).to_string();
         request.push('\n');
         // All in one: where QEMU is gone, it has seen nothing of it.
-        self.writer.write_all(request.as_bytes()).map_err(|error| match error.kind() {
+        self.stream.get_mut().write_all(request.as_bytes()).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => unsent(error),
             _ => broken(error),
         })?;
         loop {
-            let mut answer = self.line().map_err(broken)?;
-            if let Some(value) = answer.get_mut("return") {
-                return serde_json::from_value(value.take()).map_err(|e| broken(e.into()));
+            let answer: Answer<T> = self.line().map_err(broken)?;
+            if let Some(value) = answer.value {
+                return Ok(value);
             }
-            if let Some(error) = answer.get("error") {
-                let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
-                return Err(QmpError::Refused { command: C::NAME, reason: reason.to_owned() });
+            if let Some(error) = answer.error {
+                return Err(QmpError::Refused { command: C::NAME, reason: error.desc });
             }
             // An event: not for us.
         }
     }
 
-    fn line(&mut self) -> io::Result<Value> {
+    fn line<T: DeserializeOwned>(&mut self) -> io::Result<T> {
         let mut line = Vec::new();
-        let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut line)?;
+        let read = (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -291,7 +313,7 @@ mod tests {
             // One more is read, and never answered.
             let _ = reader.read_line(&mut String::new());
         });
-        Qmp::greet(ours)
+        Qmp::greet(ours, |_| Ok(()))
     }
 
     #[test]
