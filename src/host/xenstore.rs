@@ -44,6 +44,30 @@ pub struct Vbd {
 }
 
 impl Vbd {
+    /// Makes sense of the keys below `own`, libxl's directory of a disk; `None` if it is going.
+    /// `read` tells a key's value, if it has one.
+    pub fn of_keys<E>(
+        own: &str,
+        read: impl Fn(&str) -> Result<Option<String>, E>,
+    ) -> Result<Option<Vbd>, E> {
+        let Some(vdev) = read(&format!("{own}/dev"))? else { return Ok(None) };
+        let served = match read(&format!("{own}/type"))?.as_deref() {
+            Some("qdisk") => Served::Qemu,
+            Some("phy") => Served::Blkback,
+            other => Served::Other(other.unwrap_or("nothing").to_owned()),
+        };
+        let writable = read(&format!("{own}/mode"))?.as_deref() != Some("r");
+        let backend = read(&format!("{own}/backend"))?;
+        let mut params = Vec::new();
+        for directory in [Some(own), backend.as_deref()].into_iter().flatten() {
+            let key = format!("{directory}/params");
+            if let Some(value) = read(&key)? {
+                params.push((key, value));
+            }
+        }
+        Ok(Some(Vbd { vdev, served, writable, params }))
+    }
+
     /// The image, as far as xenstore tells: behind the format for a qdisk, the whole value else.
     pub fn image(&self) -> Option<&Path> {
         let (_, value) = self.params.first()?;
@@ -71,7 +95,7 @@ impl Xenstore {
     /// The process of the domain's QEMU.
     pub fn qemu_pid(&self, domid: u32) -> Result<Option<i32>, XenstoreError> {
         let path = format!("/local/domain/{domid}/image/device-model-pid");
-        Ok(self.read(&path)?.and_then(|pid| pid.parse().ok()))
+        Ok(self.read(&path)?.as_deref().and_then(process_number))
     }
 
     /// The disks of a domain.
@@ -81,22 +105,7 @@ impl Xenstore {
         let mut vbds = Vec::new();
         for devid in devids.iter().filter(|devid| !devid.is_empty()) {
             let own = format!("{root}/{devid}");
-            let Some(vdev) = self.read(&format!("{own}/dev"))? else { continue };
-            let served = match self.read(&format!("{own}/type"))?.as_deref() {
-                Some("qdisk") => Served::Qemu,
-                Some("phy") => Served::Blkback,
-                other => Served::Other(other.unwrap_or("nothing").to_owned()),
-            };
-            let writable = self.read(&format!("{own}/mode"))?.as_deref() != Some("r");
-            let backend = self.read(&format!("{own}/backend"))?;
-            let mut params = Vec::new();
-            for directory in [Some(own), backend].into_iter().flatten() {
-                let key = format!("{directory}/params");
-                if let Some(value) = self.read(&key)? {
-                    params.push((key, value));
-                }
-            }
-            vbds.push(Vbd { vdev, served, writable, params });
+            vbds.extend(Vbd::of_keys(&own, |path| self.read(path))?);
         }
         Ok(vbds)
     }
@@ -122,10 +131,60 @@ impl Xenstore {
     }
 }
 
+/// The number of a process, which is never 0 or less: kill(2) takes those for groups.
+pub fn process_number(value: &str) -> Option<i32> {
+    value.parse().ok().filter(|pid| *pid > 0)
+}
+
 fn optional<T>(path: &str, result: io::Result<T>) -> Result<Option<T>, XenstoreError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(XenstoreError { path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn vbd(keys: &[(&str, &str)]) -> Option<Vbd> {
+        let read = |path: &str| -> Result<Option<String>, Infallible> {
+            let value = keys.iter().find(|(key, _)| *key == path).map(|(_, value)| *value);
+            Ok(value.map(str::to_owned))
+        };
+        let Ok(vbd) = Vbd::of_keys("/libxl/7/device/vbd/51712", read);
+        vbd
+    }
+
+    #[test]
+    fn the_keys_of_a_disk() {
+        const OWN: [(&str, &str); 4] = [
+            ("/libxl/7/device/vbd/51712/dev", "xvda"),
+            ("/libxl/7/device/vbd/51712/type", "qdisk"),
+            ("/libxl/7/device/vbd/51712/backend", "/b"),
+            ("/libxl/7/device/vbd/51712/params", "qcow2:/srv/a:b.qcow2"),
+        ];
+        let disk = vbd(&[&OWN[..], &[("/b/params", "qcow2:/srv/a:b.qcow2")]].concat()).unwrap();
+        assert_eq!(
+            (disk.vdev.as_str(), &disk.served, disk.writable),
+            ("xvda", &Served::Qemu, true)
+        );
+        assert_eq!(disk.params.len(), 2);
+        assert_eq!(disk.image(), Some(Path::new("/srv/a:b.qcow2")));
+        assert_eq!(vbd(&OWN[..2]).unwrap().image(), None);
+        assert_eq!(vbd(&OWN[1..]), None, "without a name it is going");
+        let bare = vbd(&OWN[..1]).unwrap();
+        assert_eq!(bare.served, Served::Other("nothing".into()));
+    }
+
+    #[test]
+    fn only_one_process_is_meant() {
+        assert_eq!(process_number("2042"), Some(2042));
+        for value in ["", "0", "-1", "2042 ", "99999999999", "x"] {
+            assert_eq!(process_number(value), None, "{value:?}");
+        }
     }
 }
