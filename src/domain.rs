@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::names::is_vdev;
+
 /// The format of a disk image, `libxl_disk_format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -137,6 +139,10 @@ impl Disk {
     }
 }
 
+/// More memory than any machine has, in KiB. libxl's own number for "not said" is 2^64 - 1
+/// (libxl.h, `LIBXL_MEMKB_DEFAULT`).
+const MAX_MEMORY_KIB: u64 = 1 << 48;
+
 /// Why a configuration is not understood.
 #[derive(Debug, thiserror::Error)]
 pub enum BadConfig {
@@ -202,6 +208,7 @@ impl DomainConfig {
         ["/b_info/max_memkb", "/b_info/target_memkb"]
             .iter()
             .filter_map(|pointer| self.0.pointer(pointer).and_then(Value::as_u64))
+            .filter(|kib| *kib <= MAX_MEMORY_KIB)
             .max()
             .unwrap_or(0)
     }
@@ -259,7 +266,9 @@ fn disk(entry: &Value) -> Result<Disk, BadConfig> {
         None => false,
     };
     Ok(Disk {
-        vdev: text("vdev").ok_or_else(|| BadConfig::Missing("vdev of a disk".into()))?,
+        vdev: text("vdev")
+            .filter(|vdev| is_vdev(vdev))
+            .ok_or_else(|| BadConfig::Missing("vdev of a disk".into()))?,
         path: text("pdev_path").unwrap_or_default().into(),
         // Left out by libxl when it is the default: only for an unset one.
         format: text("format").as_deref().and_then(Format::parse),
@@ -350,6 +359,16 @@ mod tests {
         assert!(bare.name().is_err() && bare.uuid().is_err() && bare.guest_type().is_err());
         assert!(bare.disks().unwrap().is_empty());
         assert!(DomainConfig::parse(r#"{"disks": 3}"#).unwrap().disks().is_err());
+        for vdev in ["", "../x", "a b", "-x", "xvdä", &"x".repeat(23)] {
+            let text = json!({"disks": [{"vdev": vdev}]}).to_string();
+            assert!(DomainConfig::parse(&text).unwrap().disks().is_err(), "{vdev}");
+        }
         assert!(DomainConfig::parse(r#"{"disks": [{}]}"#).unwrap().disks().is_err());
+    }
+
+    #[test]
+    fn memory_that_is_not_said_is_not_counted() {
+        let text = r#"{"b_info": {"max_memkb": 18446744073709551615, "target_memkb": 65536}}"#;
+        assert_eq!(DomainConfig::parse(text).unwrap().memory_kib(), 65536);
     }
 }

@@ -106,6 +106,24 @@ pub fn is_file_part(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
+/// The longest name of a disk: QEMU's names of nodes have 31 bytes, of which `-0b41a0a5` takes
+/// nine. libxl's own are shorter.
+const MAX_VDEV: usize = 22;
+
+/// Whether `text` can be the name of a logical volume or its group (lvm(8), "VALID NAMES").
+pub fn is_volume_part(text: &str) -> bool {
+    (1..=127).contains(&text.len())
+        && !text.starts_with('-')
+        && !matches!(text, "." | "..")
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+_.-".contains(&b))
+}
+
+/// Whether `text` can be the guest's name of a disk, `xvda` or `d536p37` (xen-vbd-interface(7)):
+/// one that can stand in file names, tags and the names of QEMU's nodes.
+pub fn is_vdev(text: &str) -> bool {
+    (1..=MAX_VDEV).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +153,22 @@ mod tests {
             assert_eq!(name.parse::<SnapshotName>(), Err(why), "{name:?}");
         }
         assert_eq!("x".repeat(65).parse::<SnapshotName>(), Err(BadName::TooLong(65)));
+    }
+
+    #[test]
+    fn names_of_disks_and_volumes() {
+        for vdev in ["xvda", "hdc", "sda15", "d536p37", "0x10c300ff", &"x".repeat(22)] {
+            assert!(is_vdev(vdev), "{vdev}");
+        }
+        for vdev in ["", "xvda,", "-x", "a/b", ".", "xvd\u{e4}", "a b", &"x".repeat(23)] {
+            assert!(!is_vdev(vdev), "{vdev:?}");
+        }
+        for volume in ["vg0", "root.before-1", "+a_b", &"x".repeat(127)] {
+            assert!(is_volume_part(volume), "{volume}");
+        }
+        for volume in ["", "-x", ".", "..", "a/b", "a\"b", "[pool_tdata]", &"x".repeat(128)] {
+            assert!(!is_volume_part(volume), "{volume:?}");
+        }
     }
 
     #[test]

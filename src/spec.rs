@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::names::SnapshotName;
+use crate::names::{SnapshotName, is_vdev};
 
 /// How one disk is to be snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl DiskWish {
         file: Option<PathBuf>,
         size: Option<String>,
     ) -> Result<Self, String> {
-        if vdev.is_empty() || !vdev.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        if !is_vdev(vdev) {
             return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));
         }
         let wish = match (how, file, size) {
@@ -104,9 +104,10 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "t" => 40,
         _ => return Err(format!("{text:?} is not a size, such as 500M or 4G")),
     };
-    digits
-        .parse::<u64>()
-        .ok()
+    // Rust would take "+4" as well.
+    (!digits.starts_with('+'))
+        .then(|| digits.parse::<u64>().ok())
+        .flatten()
         .and_then(|number| number.checked_mul(1 << shift))
         .filter(|size| *size > 0)
         .ok_or_else(|| format!("{text:?} is not a size, such as 500M or 4G"))
@@ -294,7 +295,7 @@ mod tests {
         for (text, size) in [("512b", 512), ("4", 4 << 20), ("3k", 3 << 10), ("2T", 2 << 40)] {
             assert_eq!(parse_size(text), Ok(size), "{text}");
         }
-        for text in ["", "0", "g", "-1g", "1.5g", "1gb", "99999999999t"] {
+        for text in ["", "0", "g", "-1g", "+1g", "1.5g", "1gb", "99999999999t"] {
             parse_size(text).unwrap_err();
         }
     }

@@ -15,6 +15,7 @@ use crate::disk::{
 };
 use crate::domain::Format;
 use crate::error::Result;
+use crate::names::is_volume_part;
 use crate::plan::Step;
 use crate::record::{DiskRecord, Kept};
 use volumes::Volume;
@@ -42,6 +43,8 @@ pub(super) fn create(
     let volume = seen
         .device
         .and_then(|device| volumes.iter().find(|volume| volume.has_device(device)))
+        // LVM shows its own, hidden ones in brackets.
+        .filter(|volume| is_volume_part(&volume.name) && is_volume_part(&volume.group))
         .ok_or_else(|| refuse("it is not a logical volume".into()))?;
     if disk.format != Some(Format::Raw) {
         return Err(refuse("LVM would miss what QEMU keeps of its image in memory".into()));
