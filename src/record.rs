@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::{Format, GuestType};
-use crate::names::SnapshotName;
+use crate::names::{SnapshotName, is_vdev, is_volume_part};
+use crate::tool::{BadPath, check_path};
 
 /// The version of the record this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -133,6 +134,32 @@ pub enum Kept {
     },
 }
 
+impl DiskRecord {
+    /// Whoever can hand us an image can write into its record what they like.
+    fn check(&self) -> Result<(), BadRecord> {
+        let path = |path: &PathBuf| match check_path(path) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(BadRecord::Path { path: path.clone(), source }),
+        };
+        let name = |name: &String, good: fn(&str) -> bool| {
+            good(name).then_some(()).ok_or_else(|| BadRecord::Name(name.clone()))
+        };
+        name(&self.vdev, is_vdev)?;
+        match &self.snapshot {
+            // Its path is for messages only: it may be no file at all.
+            Kept::None { .. } => return Ok(()),
+            Kept::Internal { .. } => {}
+            Kept::External { overlay: file, .. }
+            | Kept::Reflink { copy: file, .. }
+            | Kept::Vhd { child: file, .. } => path(file)?,
+            Kept::Lvm { group, volume, snapshot, .. } => {
+                [group, volume, snapshot].iter().try_for_each(|part| name(part, is_volume_part))?;
+            }
+        }
+        path(&self.path)
+    }
+}
+
 impl Kept {
     /// Its name for users and scripts.
     pub fn kind(&self) -> &'static str {
@@ -182,6 +209,18 @@ pub enum BadRecord {
     /// Written by a newer program.
     #[error("The snapshot record has version {0}, this program reads version {VERSION}")]
     Version(i64),
+    /// A name that this program never writes, and that would lead elsewhere in a file name or an
+    /// argument.
+    #[error("The snapshot record has an impossible name, {0:?}")]
+    Name(String),
+    /// A path that this program never writes, and that a tool could take for something else.
+    #[error("The snapshot record has an impossible path, {path:?}")]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BadPath,
+    },
 }
 
 impl Record {
@@ -193,11 +232,18 @@ impl Record {
     /// Reads a record. The version is looked at first, so that a newer record is told from a
     /// broken one.
     pub fn parse(text: &str) -> Result<Self, BadRecord> {
-        let table: toml::Table = toml::from_str(text)?;
-        match table.get("version").and_then(toml::Value::as_integer) {
-            Some(version) if version != i64::from(VERSION) => Err(BadRecord::Version(version)),
-            _ => Ok(toml::from_str(text)?),
+        // Not a `toml::Table`, whose numbers end at 2^63: there are larger inode numbers.
+        #[derive(Deserialize)]
+        struct Any {
+            version: i64,
         }
+        let Any { version } = toml::from_str(text)?;
+        if version != i64::from(VERSION) {
+            return Err(BadRecord::Version(version));
+        }
+        let record: Record = toml::from_str(text)?;
+        record.disks.iter().try_for_each(DiskRecord::check)?;
+        Ok(record)
     }
 }
 
@@ -283,6 +329,55 @@ pub(crate) mod tests {
             record.disks[0].snapshot = kind;
             assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
         }
+    }
+
+    #[test]
+    fn the_largest_numbers_come_back() {
+        let mut record = sample();
+        let Kept::External { proof: Some(proof), .. } = &mut record.disks[1].snapshot else {
+            unreachable!()
+        };
+        proof.inode = u64::MAX;
+        assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
+    }
+
+    #[test]
+    fn what_would_lead_elsewhere_is_refused() {
+        let with = |change: &dyn Fn(&mut DiskRecord)| {
+            let mut record = sample();
+            change(&mut record.disks[0]);
+            Record::parse(&record.to_toml()).unwrap_err().to_string()
+        };
+        for vdev in ["", "../../etc/x", "a b", "-x", "xvd\u{e4}", &"x".repeat(23)] {
+            let error = with(&|disk| disk.vdev = vdev.into());
+            assert_eq!(error, format!("The snapshot record has an impossible name, {vdev:?}"));
+        }
+        for path in ["", "-x", "a.img", "json:{}", "nbd:localhost:10809", "/a\nb"] {
+            let impossible = format!("The snapshot record has an impossible path, {path:?}");
+            assert_eq!(with(&|disk| disk.path = path.into()), impossible);
+            let files = [
+                Kept::External { overlay: path.into(), proof: None },
+                Kept::Reflink { copy: path.into(), proof: None },
+                Kept::Vhd { child: path.into(), proof: None },
+            ];
+            for file in files {
+                assert_eq!(with(&|disk| disk.snapshot = file.clone()), impossible);
+            }
+        }
+        for (group, volume, snapshot) in [("-x", "a", "b"), ("g", "a/b", "b"), ("g", "a", "..")] {
+            with(&|disk| {
+                disk.snapshot = Kept::Lvm {
+                    group: group.into(),
+                    volume: volume.into(),
+                    snapshot: snapshot.into(),
+                    size: None,
+                };
+            });
+        }
+        // What is left out need not be a file.
+        let mut record = sample();
+        record.disks[2].path = "nbd:localhost:10809".into();
+        assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
     }
 
     #[test]
