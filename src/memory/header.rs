@@ -13,6 +13,10 @@ const MANDATORY_FLAGS: u32 = 3;
 /// More optional data than this is not believed: a configuration has a few KiB.
 const MAX_OPTIONAL: u32 = 16 << 20;
 
+/// A longer record is neither written nor read: a TOML parser takes a hundred times the length of the
+/// text.
+pub const MAX_RECORD: usize = 1 << 20;
+
 /// Marks our record; a comment, so that the tail as a whole is TOML.
 const MARK: &str = "# xl-snapshot record\n";
 
@@ -63,6 +67,9 @@ pub enum BadHeader {
     /// Too short, or a failing disk.
     #[error("Reading its header failed")]
     Io(#[from] io::Error),
+    /// A record that is not one of ours.
+    #[error("The snapshot record is {0} bytes long, {MAX_RECORD} are allowed")]
+    RecordLength(usize),
     /// The record has outgrown the space kept for it.
     #[error("The snapshot record needs {needed} bytes, {space} were kept for it")]
     RecordSpace {
@@ -85,6 +92,10 @@ pub fn encode(config: &str, record: &Record, space: usize) -> Result<Vec<u8>, Ba
     let mut tail = String::from(MARK) + &record.to_toml();
     if tail.len() > space {
         return Err(BadHeader::RecordSpace { needed: tail.len(), space });
+    }
+    // As it would stand behind the stream, so that either way it can be read again.
+    if space + END_MARK.len() > MAX_RECORD {
+        return Err(BadHeader::RecordLength(space));
     }
     tail.extend(std::iter::repeat_n('\n', space - tail.len()));
     encode_with_tail(config, tail.as_bytes())
@@ -160,7 +171,12 @@ impl Header {
             .ok_or(BadHeader::Length(config_len))?;
         let config = config.strip_suffix(b"\0").ok_or(BadHeader::Text)?;
         let config = String::from_utf8(config.to_vec()).map_err(|_| BadHeader::Text)?;
-        Ok(Header { config, tail: parse_tail(tail) })
+        match parse_tail(tail) {
+            Tail::Record(text) if text.len() > MAX_RECORD => {
+                Err(BadHeader::RecordLength(text.len()))
+            }
+            tail => Ok(Header { config, tail }),
+        }
     }
 }
 
@@ -227,6 +243,26 @@ mod tests {
         let second = encode(CONFIG, &complete, space).unwrap();
         assert_eq!(first.len(), second.len());
         assert!(matches!(encode(CONFIG, &complete, 100), Err(BadHeader::RecordSpace { .. })));
+    }
+
+    #[test]
+    fn a_record_too_long_to_be_read_is_not_written() {
+        let mut record = sample();
+        for (length, fits) in [(MAX_RECORD - 12 * 1024, true), (MAX_RECORD, false)] {
+            record.description = "x".repeat(length);
+            let space = record_space(&record);
+            let written = encode(CONFIG, &record, space);
+            assert_eq!(written.is_ok(), fits);
+            // As another program might write it.
+            let tail = format!("{MARK}{}", record.to_toml());
+            let bytes = encode_with_tail(CONFIG, tail.as_bytes()).unwrap();
+            let read = Header::read(&mut bytes.as_slice());
+            assert_eq!(read.is_ok(), fits);
+            if !fits {
+                assert!(matches!(written, Err(BadHeader::RecordLength(_))));
+                assert!(matches!(read, Err(BadHeader::RecordLength(_))));
+            }
+        }
     }
 
     #[test]

@@ -22,9 +22,6 @@ use std::path::{Path, PathBuf};
 use crate::record::Record;
 use header::{Header, Tail};
 
-/// A record longer than this is not one of ours.
-const MAX_TRAILER: u64 = 1 << 20;
-
 /// What marks the name of an image that is not complete.
 pub const PARTIAL: &str = ".partial";
 
@@ -101,6 +98,11 @@ impl Image {
             if record.id != front.id || !record.complete {
                 return Err(BadImage::Incomplete);
             }
+            // On a pipe it is not known.
+            if record.image_size != 0 {
+                let (expected, found) = (record.image_size, length);
+                return Err(BadImage::Length { expected, found });
+            }
         }
         Ok(Image { config, record, stream_offset, stream_len: end - stream_offset })
     }
@@ -112,12 +114,12 @@ fn trailer<F: Read + Seek>(
     end: u64,
     length: u64,
 ) -> Result<Option<Record>, BadImage> {
-    if length - end > MAX_TRAILER {
+    if length - end > header::MAX_RECORD as u64 {
         return Ok(None);
     }
     file.seek(SeekFrom::Start(end))?;
     let mut bytes = Vec::new();
-    file.take(MAX_TRAILER).read_to_end(&mut bytes)?;
+    file.take(length - end).read_to_end(&mut bytes)?;
     Ok(header::parse_trailer(&bytes).map(Record::parse).transpose()?)
 }
 
