@@ -67,6 +67,38 @@ fn name(text: &str) -> SnapshotName {
 }
 
 #[test]
+fn a_file_name_is_never_an_option_or_a_protocol() {
+    let images = Images::new();
+    for name in [
+        "-o.qcow2",
+        "--help",
+        "json:{\"driver\":\"null-co\"}",
+        "nbd:localhost:10809",
+        "a=b,file.filename=c,,d",
+        "a b \"c\" 'd' \\e $(f) `g`",
+        " ",
+        &"x".repeat(255),
+    ] {
+        let base = images.0.path().join(name);
+        fs::write(&base, vec![7; SIZE.try_into().unwrap()]).unwrap();
+        let overlay = images.0.path().join("overlay.qcow2");
+        run(&create_overlay(&overlay, &base, Format::Raw, SIZE)).unwrap();
+        assert_eq!(chain(&overlay, Format::Qcow2)[1].filename, base);
+        assert_eq!(images.first_byte(&overlay, "qcow2"), 7, "{name}");
+        fs::rename(&overlay, &base).unwrap();
+        run(&create_overlay(&base, &images.path("below.img"), Format::Raw, SIZE)).unwrap();
+        fs::write(images.path("below.img"), vec![8; SIZE.try_into().unwrap()]).unwrap();
+        run(&snapshot_create(&base, &self::name("s1"))).unwrap();
+        run(&snapshot_apply(&base, "1")).unwrap();
+        let copy = images.0.path().join("copy.qcow2");
+        let below = images.path("below.img");
+        run(&copy_snapshot(&base, "1", &copy, Some((&below, Format::Raw)))).unwrap();
+        assert_eq!(images.first_byte(&copy, "qcow2"), 8, "{name}");
+        fs::remove_file(&base).unwrap();
+    }
+}
+
+#[test]
 fn an_overlay_shows_its_base_and_leaves_it_alone() {
     let images = Images::new();
     let base = images.path("base.img");

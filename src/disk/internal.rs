@@ -8,6 +8,7 @@ use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::{Action, Step};
 use crate::record::{Kept, QcowSnapshot};
+use crate::tool::check_path;
 
 /// Plans an internal snapshot.
 pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate> {
@@ -106,6 +107,10 @@ pub(super) fn revert(
     let room = room.map_err(|why| refuse(format!("a copy is needed, and {why}")))?;
     let backing = match (&image.full_backing_filename, &image.backing_filename_format) {
         (None, _) => None,
+        // It comes from the image's own header, and may be `nbd:` or `json:` as well.
+        (Some(below), _) if check_path(below).is_err() => {
+            return Err(refuse(format!("its backing file is no path: {}", below.display())));
+        }
         (Some(below), Some(format)) => {
             let format = Format::of_qemu(format)
                 .ok_or_else(|| refuse(format!("its backing file has the format {format}")))?;

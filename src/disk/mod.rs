@@ -23,6 +23,7 @@ use crate::names::SnapshotName;
 use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot};
 use crate::spec::Wish;
+use crate::tool::check_path;
 
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -306,6 +307,10 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
     }
     if let Some(script) = disk.script.as_ref().filter(|_| !disk.is_tap_vhd()) {
         return Some(format!("it is set up by the script {script}"));
+    }
+    // A record with that path would not be read again.
+    if let Err(why) = check_path(disk.file()) {
+        return Some(why.to_string());
     }
     if let Some(user) = &seen.used_by {
         return Some(format!("{user} may write to it as well"));

@@ -77,10 +77,11 @@ pub fn copy_snapshot(
     to: &Path,
     backing: Option<(&Path, Format)>,
 ) -> Invocation {
-    let mut call = Invocation::new(
-        Tool::QemuImg,
-        ["convert", "-q", "-U", "-f", "qcow2", "-O", "qcow2", "-l", &format!("snapshot.id={id}")],
-    );
+    // A list of options: commas are doubled.
+    let snapshot = format!("snapshot.id={}", id.replace(',', ",,"));
+    let mut call =
+        Invocation::new(Tool::QemuImg, ["convert", "-q", "-U", "-f", "qcow2", "-O", "qcow2", "-l"])
+            .arg(snapshot);
     if let Some((backing, format)) = backing {
         call = call.arg("-B").arg(backing).arg("-F").arg(format.qemu());
     }
@@ -194,6 +195,8 @@ mod tests {
             line(&copy_snapshot(a, "3", b, None)),
             "qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=3' '/srv/a,1.qcow2' /srv/b.img"
         );
+        // A list of options, too.
+        assert!(line(&copy_snapshot(a, "3,b", b, None)).contains("-l 'snapshot.id=3,,b' "));
         assert_eq!(
             line(&copy_snapshot(a, "3", b, Some((Path::new("/srv/c"), Format::Raw)))),
             "qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=3' -B /srv/c -F raw '/srv/a,1.qcow2' /srv/b.img"

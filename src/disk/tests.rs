@@ -293,3 +293,49 @@ fn a_frozen_file_that_is_not_the_one_of_then_is_not_put_back() {
         revert_one(&marked).unwrap();
     }
 }
+
+#[test]
+fn what_is_no_path_of_a_file_is_refused() {
+    let none = Ok(Vec::new());
+    for path in ["", "-x", "a.img", "nbd:localhost:10809", "json:{}", "vhd:/a", "/srv/a\\nb"] {
+        for entry in [QCOW2.replace("/srv/a.qcow2", path), RAW.replace("/srv/b.img", path)] {
+            for how in [None, Some("internal"), Some("external"), Some("reflink"), Some("lvm")] {
+                refused(plan_one(&seen(&entry), how, &none), &["The path"]);
+            }
+            // It need not be one to be left out.
+            plan_one(&seen(&entry), Some("none"), &none).unwrap();
+        }
+    }
+    for path in ["vhd:a.vhd", "vhd:-x", "vhd:"] {
+        let entry = TAP.replace("vhd:/srv/c.vhd", path);
+        refused(plan_one(&seen(&entry), None, &none), &["The path is not absolute"]);
+    }
+    for path in ["/srv/a b", "/srv/it's \\\"a\\\"", "/srv/a,b:c=d", "/srv/-x", "/json:{}"] {
+        let entry = RAW.replace("/srv/b.img", path);
+        plan_one(&seen(&entry), Some("external"), &none).unwrap();
+    }
+}
+
+#[test]
+fn a_snapshot_is_not_copied_onto_a_backing_file_that_is_no_path() {
+    let proof = QcowSnapshot {
+        id: "1".into(),
+        name: "s1".into(),
+        date: "2026-03-01T02:03:04Z".parse().unwrap(),
+    };
+    let plan = |backing: &str| {
+        let json = serde_json::json!([{
+            "filename": "/srv/a.qcow2", "format": "qcow2", "virtual-size": 1 << 20,
+            "full-backing-filename": backing, "backing-filename-format": "raw",
+            "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
+        }]);
+        let chain = qemu_img::ImageInfo::parse_chain(json.to_string().as_bytes()).unwrap();
+        let kept = Kept::Internal { proof: Some(proof.clone()) };
+        let file = Ok(FileFacts { writable: false, ..facts() });
+        revert_one(&DiskFound { image: Ok(chain[0].clone()), file, ..found("/srv/a.qcow2", kept) })
+    };
+    plan("/srv/base.img").unwrap();
+    for backing in ["nbd:localhost:10809", "json:{}", "base.img", "-x", "/a\nb"] {
+        refused(plan(backing), &["its backing file is no path"]);
+    }
+}

@@ -11,7 +11,7 @@ use crate::domain::{Disk, Format};
 use crate::error::Result;
 use crate::plan::Step;
 use crate::record::{FrozenFile, Kept};
-use crate::tool::{Invocation, Tool};
+use crate::tool::{Invocation, Tool, check_path};
 
 /// The length of the footer, which ends every VHD, in bytes.
 pub const FOOTER: usize = 512;
@@ -75,7 +75,7 @@ pub fn query_parent(path: &Path) -> Invocation {
 /// Reads the answer, the parent's path or `FILE has no parent`.
 pub fn parse_parent(output: &[u8]) -> Option<PathBuf> {
     let line = std::str::from_utf8(output).ok()?.trim();
-    let path = line.starts_with('/') && !line.ends_with(" has no parent");
+    let path = check_path(Path::new(line)).is_ok() && !line.ends_with(" has no parent");
     path.then(|| line.into())
 }
 
@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn the_answers_of_vhd_util() {
         assert_eq!(parse_parent(b"/srv/a b.vhd\n"), Some("/srv/a b.vhd".into()));
-        for wrong in [&b""[..], b"/srv/a.vhd has no parent\n", b"query failed", b"\xff"] {
+        for wrong in [&b""[..], b"/srv/a.vhd has no parent\n", b"query failed", b"/a\n/b", b"\xff"]
+        {
             assert_eq!(parse_parent(wrong), None);
         }
         assert_eq!(parse_depth(b"chain depth: 3\n"), Some(3));

@@ -28,7 +28,7 @@ use crate::plan::{ReplaceCfg, Target};
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Found, Running};
 use crate::spec::Wish;
-use crate::tool::Tool;
+use crate::tool::{Tool, check_path};
 use crate::xlcfg::Change;
 
 /// A domain as the user named it.
@@ -286,6 +286,7 @@ fn vhd_facts(disk: &Disk) -> Option<Result<vhd::Facts, String>> {
         if !tap {
             return Ok(None);
         }
+        check_path(file).map_err(|why| why.to_string())?;
         let output = command::run(&vhd::query_depth(file)).map_err(|error| error.to_string())?;
         Ok(vhd::parse_depth(&output))
     };
@@ -443,6 +444,7 @@ fn disk_found(
         }
     };
     let top_parent = top.filter(|_| is_vhd).and_then(|top| {
+        check_path(top.file()).ok()?;
         let output = command::run(&vhd::query_parent(top.file())).ok()?;
         vhd::parse_parent(&output)
     });
@@ -503,6 +505,8 @@ fn revert_place(record: &Record, disk: &DiskRecord, now: Timestamp) -> Place {
 
 /// An image and those below it, top first.
 pub fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, String> {
+    // What xl was told may be no file at all, and qemu-img would connect to an `nbd:` host.
+    check_path(path).map_err(|why| why.to_string())?;
     let output =
         command::run(&qemu_img::info_chain(path, format)).map_err(|error| error.to_string())?;
     qemu_img::ImageInfo::parse_chain(&output)
