@@ -253,10 +253,10 @@ fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> 
         return Ok(None);
     }
     let (whole, part) = text.split_once('.').unwrap_or((&text, "00"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let bad = || de::Error::custom(format!("{text:?} is not a percentage"));
-    let digits = format!("{whole}{part:0<2.2}");
-    match digits.parse::<u64>() {
-        Ok(hundredths @ 0..=10_000) => Ok(Some(hundredths)),
+    match format!("{whole}{part:0<2.2}").parse::<u64>() {
+        Ok(hundredths @ 0..=10_000) if digits(whole) && digits(part) => Ok(Some(hundredths)),
         _ => Err(bad()),
     }
 }
@@ -292,9 +292,14 @@ pub(crate) mod tests {
 
     #[test]
     fn what_lvs_would_not_print_is_an_error() {
-        for (good, bad) in
-            [("67108864", "huge"), ("12.56", "12,56"), ("12.56", "101.00"), ("253", "")]
-        {
+        for (good, bad) in [
+            ("67108864", "huge"),
+            ("12.56", "12,56"),
+            ("12.56", "12.56x"),
+            ("12.56", "+1.5"),
+            ("12.56", "101.00"),
+            ("253", ""),
+        ] {
             assert!(parse(REPORT.replace(good, bad).as_bytes()).is_err(), "{bad}");
         }
         assert!(parse(b"{}").is_err());
