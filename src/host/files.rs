@@ -55,8 +55,12 @@ pub fn same(one: &Path, other: &Path) -> bool {
 /// Why a new file cannot be made at `path`, if it cannot.
 pub fn trouble(path: &Path) -> Option<String> {
     // Not followed: a dangling link is in the way as well.
-    if fs::symlink_metadata(path).is_ok() {
-        return Some(format!("{} exists", path.display()));
+    match fs::symlink_metadata(path) {
+        Ok(_) => return Some(format!("{} exists", path.display())),
+        // The directory may be the trouble: below.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // A name that is too long, for one.
+        Err(error) => return Some(format!("{}: {error}", path.display())),
     }
     let directory = path.parent()?;
     match fs::metadata(directory) {
@@ -278,6 +282,8 @@ mod tests {
     #[test]
     fn trouble_is_named() {
         assert!(trouble(Path::new("/no/such/directory/a")).unwrap().contains("/no/such/directory"));
+        let long = Path::new("/tmp").join("x".repeat(256));
+        assert!(trouble(&long).unwrap().contains("File name too long"));
         assert!(facts(Path::new("/")).is_err());
         assert!(open(Path::new("/")).is_err());
     }
