@@ -24,6 +24,12 @@ use super::owned::{Malloced, Owned, exact, lossy};
 /// The longest configuration file, in bytes; real ones have a few thousand.
 const SIZE_LIMIT: usize = 1 << 20;
 
+/// The longest entry of the disk list, in bytes: a path has 4096 at most. libxlutil repeats the whole
+/// entry in each of its complaints.
+const SPEC_LIMIT: usize = 16 << 10;
+/// How much of its complaints is shown, in bytes.
+const REPORT_LIMIT: usize = 4 << 10;
+
 /// Why an xl configuration file cannot be used.
 #[derive(Debug, Error)]
 pub enum CfgError {
@@ -244,6 +250,14 @@ impl XlCfg {
     }
 
     fn disk(&self, spec: &CStr) -> Result<CfgDisk, CfgError> {
+        if spec.count_bytes() > SPEC_LIMIT {
+            let start = String::from_utf8_lossy(&spec.to_bytes()[..64]);
+            return Err(CfgError::Disk {
+                path: self.path.clone(),
+                spec: format!("{start}..."),
+                report: "it is longer than 16 KiB".to_owned(),
+            });
+        }
         let mut disk = Owned::<sys::libxl_device_disk>::new();
         let specs = [spec.as_ptr()];
         // SAFETY: a live config (for its report), one C string, and a disk that "must have been
@@ -365,6 +379,7 @@ impl Report {
         // there is none before this function returns, and the text is copied.
         let bytes = unsafe { slice::from_raw_parts(text.cast::<u8>(), length) };
         let new = bytes.get(self.taken.replace(length)..).unwrap_or_default();
+        let new = new.get(..REPORT_LIMIT).unwrap_or(new);
         let lines: Vec<_> =
             String::from_utf8_lossy(new).lines().map(str::trim).map(printable).collect();
         lines.join("; ")
@@ -517,5 +532,15 @@ mod tests {
         let error = error.unwrap_err().to_string();
         assert!(error.contains("unusable disk 'format=qcow3,vdev=a,target=b'"), "{error}");
         assert!(error.contains("config parsing error in disk specification"), "{error}");
+    }
+
+    #[test]
+    fn complaints_do_not_grow_with_the_square_of_an_entry() {
+        for (times, words) in [(2000, "config parsing error"), (20_000, "longer than 16 KiB")] {
+            let text = format!("disk = [ '{}' ]", "vdev=x,".repeat(times));
+            let error = parse(&text).unwrap().disks().unwrap_err();
+            let CfgError::Disk { report, .. } = error else { panic!("{error}") };
+            assert!(report.contains(words) && report.len() <= REPORT_LIMIT, "{report}");
+        }
     }
 }
