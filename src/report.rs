@@ -15,6 +15,7 @@ use crate::host::libxl::Level;
 use crate::plan::Step;
 use crate::record::{Kept, Record};
 use crate::tool::quote;
+use crate::xlcfg::literal;
 
 /// The size of a page, in which libxl counts.
 const PAGE: u64 = 4096;
@@ -46,7 +47,7 @@ impl Reporter {
     /// A line on standard error, above a progress bar if one is shown.
     pub fn message(&self, text: &str) {
         // Nobody is left to be told that standard error is closed.
-        self.bars.suspend(|| drop(writeln!(io::stderr(), "{text}")));
+        self.bars.suspend(|| drop(writeln!(io::stderr(), "{}", printable(text))));
     }
 
     /// A message that `-q` suppresses.
@@ -315,6 +316,14 @@ pub struct ShownDisk {
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text)?;
+        f.write_str(&printable(&text))
+    }
+}
+
+impl Shown {
+    fn write(&self, f: &mut String) -> fmt::Result {
         let record = &self.record;
         let domain = &record.domain;
         writeln!(f, "Snapshot {} of {}", record.name, domain.name)?;
@@ -358,7 +367,12 @@ fn write_cfg_disks(f: &mut fmt::Formatter<'_>, domain: &str, entries: &[String])
         "The xl configuration file of {domain} is not known here. Before its next xl create,"
     )?;
     writeln!(f, "give it these disk entries, or it will write into the frozen images:")?;
-    entries.iter().try_for_each(|entry| writeln!(f, "  '{entry}'"))
+    entries.iter().try_for_each(|entry| writeln!(f, "  {}", literal(entry, "'")))
+}
+
+/// `text` as it may stand on a terminal: names and words in it come from images, tools and guests.
+fn printable(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', " ")
 }
 
 /// An error as the user reads it: the chain once, what to do, what is left.
@@ -374,5 +388,41 @@ pub fn error_text(error: &Error) -> String {
     if let Some(hint) = &error.hint {
         let _ = write!(text, "\nhint:  {hint}");
     }
-    text
+    printable(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::sample;
+
+    #[test]
+    fn an_image_does_not_control_the_terminal() {
+        let mut record = sample();
+        record.description = "one\n\x1b[2J\x1b]0;two\x07\u{9b}31m".into();
+        record.domain.name = "web\r1".into();
+        let image = "a".to_owned();
+        let shown = Shown { image, record, vcpus: 1, revertible: false, disks: Vec::new() };
+        let text = shown.to_string();
+        assert!(text.contains("Snapshot s1 of web 1\n  one\n   [2J ]0;two  31m\n"), "{text:?}");
+        let error = Error::refused("a\x1b[2Jb").because("c\x07").hint("d\n\x08");
+        assert_eq!(error_text(&error), "xl-snapshot: a [2Jb: c \nhint:  d\n ");
+    }
+
+    #[test]
+    fn an_entry_can_be_pasted_into_a_configuration() {
+        let mut text = String::new();
+        struct Lines(Vec<String>);
+        impl fmt::Display for Lines {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_cfg_disks(f, "web1", &self.0)
+            }
+        }
+        let entries = ["vdev=xvda,target=/a".to_owned(), r"vdev=xvdb,target=/it's \".to_owned()];
+        let _ = write!(text, "{}", Lines(entries.to_vec()));
+        assert!(
+            text.ends_with("  'vdev=xvda,target=/a'\n  'vdev=xvdb,target=/it\\'s \\\\'\n"),
+            "{text}"
+        );
+    }
 }

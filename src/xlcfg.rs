@@ -13,7 +13,7 @@ mod text;
 use thiserror::Error;
 
 pub use self::spec::respec;
-pub use self::text::{Entry, disk_entries};
+pub use self::text::{Entry, disk_entries, literal};
 
 /// Another image for a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]

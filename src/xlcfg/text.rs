@@ -49,7 +49,7 @@ pub fn disk_entries(text: &str) -> Result<Vec<Entry>, BadCfg> {
 ///
 /// Both kinds of quotes have the same escapes. Every other character stands for itself but the
 /// line break, which no specification of ours holds (see [`super::respec`]).
-pub(super) fn literal(value: &str, quote: &str) -> String {
+pub fn literal(value: &str, quote: &str) -> String {
     let escaped = value.replace('\\', r"\\").replace(quote, &format!(r"\{quote}"));
     format!("{quote}{escaped}{quote}")
 }
