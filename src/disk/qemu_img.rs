@@ -78,7 +78,7 @@ pub fn copy_snapshot(
     backing: Option<(&Path, Format)>,
 ) -> Invocation {
     // A list of options: commas are doubled.
-    let snapshot = format!("snapshot.id={}", id.replace(',', ",,"));
+    let snapshot = snapshot_option(id);
     let mut call =
         Invocation::new(Tool::QemuImg, ["convert", "-q", "-U", "-f", "qcow2", "-O", "qcow2", "-l"])
             .arg(snapshot);
@@ -93,8 +93,7 @@ pub fn copy_snapshot(
 pub fn measure_snapshot(path: &Path, id: &str) -> Invocation {
     let file = json!({"driver": "file", "filename": path.to_string_lossy()});
     let image = json!({"driver": "qcow2", "backing": null, "file": file});
-    let args =
-        ["measure", "-U", "--output=json", "-O", "qcow2", "-l", &format!("snapshot.id={id}")];
+    let args = ["measure", "-U", "--output=json", "-O", "qcow2", "-l", &snapshot_option(id)];
     Invocation::new(Tool::QemuImg, args).arg(format!("json:{image}")).within(APPLY_TIMEOUT)
 }
 
@@ -105,6 +104,11 @@ pub fn parse_measure(json: &[u8]) -> Result<u64, serde_json::Error> {
         required: u64,
     }
     Ok(serde_json::from_slice::<Measured>(json)?.required)
+}
+
+/// What `-l` takes. Commas are doubled.
+fn snapshot_option(id: &str) -> String {
+    format!("snapshot.id={}", id.replace(',', ",,"))
 }
 
 /// `qemu-img snapshot` has no `-f`: the options string states the driver. Commas are doubled.

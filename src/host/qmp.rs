@@ -218,9 +218,11 @@ impl<S: Read + Write> Qmp<S> {
         let mut request = json!({ "execute": C::NAME, "arguments": arguments }).to_string();
         request.push('\n');
         // All in one: where QEMU is gone, it has seen nothing of it.
-        self.stream.get_mut().write_all(request.as_bytes()).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => unsent(error),
-            _ => broken(error),
+        self.stream.get_mut().write_all(request.as_bytes()).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::BrokenPipe => unsent(error),
+                _ => broken(error),
+            }
         })?;
         loop {
             let answer: Answer<T> = self.line().map_err(broken)?;

@@ -10,7 +10,7 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use xl_snapshot::disk::lvm::volumes;
-use xl_snapshot::disk::qemu_img::ImageInfo;
+use xl_snapshot::disk::qemu_img::{self, ImageInfo};
 use xl_snapshot::disk::vhd;
 use xl_snapshot::disk::{Node, lvm};
 use xl_snapshot::domain::GuestType;
@@ -103,6 +103,8 @@ fn qemu_img() {
         "date-nsec",
         "format-specific",
         "children",
+        "depth",
+        "required",
     ];
     run(&Target {
         name: "qemu-img",
@@ -127,7 +129,9 @@ fn qemu_img() {
             .prop_map(|images| Value::from(images).to_string().into_bytes())
             .boxed(),
         check: |input| {
-            let Ok(images) = ImageInfo::parse_chain(input) else { return false };
+            let measured = qemu_img::parse_measure(input).is_ok();
+            let mapped = qemu_img::has_own_content(input).is_ok();
+            let Ok(images) = ImageInfo::parse_chain(input) else { return measured || mapped };
             for image in images.iter().take(8) {
                 fits_a_record(frozen(image.virtual_size));
                 internal(image.snapshots());

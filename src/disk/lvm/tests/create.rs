@@ -169,7 +169,7 @@ fn what_is_refused() {
     // The device's name is `vg0-VOLUME.s1-real`.
     let long = "x".repeat(116);
     let just = "x".repeat(115);
-    let hyphens = "-x".repeat(39);
+    let hyphens = "x-".repeat(39);
     let table: [(DiskSeen, &str, &[Edit<'_>], &str); 9] = [
         (DiskSeen { device: None, ..thick() }, "lvm", &[], "it is not a logical volume"),
         (disk(77), "lvm", &[], "it is not a logical volume"),
