@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
 /// Take and revert snapshots of whole Xen domains: memory and every disk at one instant.
 ///
@@ -15,8 +15,13 @@ use clap::{ArgAction, Args, Parser, Subcommand};
     name = "xl-snapshot",
     version,
     max_term_width = 100,
-    after_help = "Exit status: 0 done; 1 failed, everything as before; 2 usage or bad input; \
-                  3 refused before any change; 4 failed and something is left to do (it says what)."
+    after_help = "Examples:
+  xl-snapshot create web1 --name before-upgrade
+  xl-snapshot show /var/lib/xen/snapshots/web1/before-upgrade.xlsave
+  xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
+
+Exit status: 0 done; 1 failed, everything as before; 2 usage or bad input; 3 refused before any
+change; 4 failed and something is left to do (it says what)."
 )]
 pub struct Cli {
     /// What to do.
@@ -64,17 +69,17 @@ pub struct CreateArgs {
     /// The domain: name, number, UUID or the path of its xl configuration file.
     pub domain: String,
     /// A file that says what the options say; an option wins over it.
-    #[arg(value_name = "SPEC.toml")]
+    #[arg(value_name = "SPEC.toml", value_hint = ValueHint::FilePath)]
     pub spec: Option<PathBuf>,
     /// The snapshot's name [default: snap-YYYYmmdd-HHMMSS, UTC].
-    #[arg(short, long)]
+    #[arg(short, long, value_hint = ValueHint::Other)]
     pub name: Option<String>,
     /// The memory image, - for standard output
     /// [default: /var/lib/xen/snapshots/<domain>/<name>.xlsave].
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub memory: Option<PathBuf>,
     /// How to snapshot one disk; those not named get the default of their kind (see below).
-    #[arg(short, long = "disk", value_name = "VDEV,HOW")]
+    #[arg(short, long = "disk", value_name = "VDEV,HOW", value_hint = ValueHint::Other)]
     pub disks: Vec<String>,
     /// Copy memory while the guest runs (the default).
     #[arg(long, overrides_with = "no_live")]
@@ -89,7 +94,7 @@ pub struct CreateArgs {
     #[arg(long)]
     pub clean: bool,
     /// Words that go into the snapshot.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_hint = ValueHint::Other)]
     pub description: Option<String>,
     /// How to run and what to print.
     #[command(flatten)]
@@ -121,6 +126,12 @@ pub struct RevertArgs {
 
 /// What `show` takes.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  xl-snapshot show /var/lib/xen/snapshots/web1/before-upgrade.xlsave
+  xl-snapshot show --json before-upgrade.toml
+  zstd -dc web1.xlsave.zst | xl-snapshot show -
+
+Nothing is changed. It says of each disk whether it can still be put back, and if not, why.")]
 pub struct ShowArgs {
     /// The snapshot: its memory image, - for standard input, or the SPEC.toml that named it.
     pub snapshot: PathBuf,

@@ -1,0 +1,55 @@
+# By hand: names of domains, xl configurations, SPEC.toml files and snapshots.
+
+# Adds the words of standard input that begin with $cur.
+_xl_snapshot_add() {
+    local line
+    while IFS= read -r line; do
+        [[ $line != "$cur"* ]] || COMPREPLY+=("$line")
+    done
+}
+
+# Adds directories, and files with one of the endings.
+_xl_snapshot_files() {
+    local ending
+    compopt -o filenames 2>/dev/null
+    mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -d -- "$cur")
+    for ending; do
+        mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -X "!*.$ending" -- "$cur")
+    done
+}
+
+_xl_snapshot() {
+    local cur=${COMP_WORDS[COMP_CWORD]} at=0 i
+    # The number of the argument, options and their values not counted; bash splits --name=value.
+    for ((i = 2; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+            @VALUE_OPTIONS@) [[ ${COMP_WORDS[i + 1]} != = ]] && i=$((i + 1)) || i=$((i + 2)) ;;
+            -?*) ;;
+            *) at=$((at + 1)) ;;
+        esac
+    done
+    if ((COMP_CWORD < 2 || i > COMP_CWORD)) || [[ $cur == -?* ]]; then
+        _xl__snapshot "$@"
+        return
+    fi
+    COMPREPLY=()
+    case "${COMP_WORDS[1]} $at" in
+        "create 0")
+            _xl_snapshot_add < <(xl list 2>/dev/null | awk 'NR > 1 && $1 != "Domain-0" {print $1}')
+            if ((${#COMPREPLY[@]} > 0)); then
+                # Not as file names: a directory may have the name of a domain.
+                _xl_snapshot_add < <(compgen -f -X '!*.cfg' -- "$cur")
+            else
+                _xl_snapshot_files cfg
+            fi
+            ;;
+        "create 1") _xl_snapshot_files toml ;;
+        "revert 0" | "show 0")
+            _xl_snapshot_files xlsave toml
+            _xl_snapshot_add < <(compgen -G '/var/lib/xen/snapshots/*/*.xlsave')
+            ;;
+        *) _xl__snapshot "$@" ;;
+    esac
+}
+
+complete -F _xl_snapshot -o bashdefault -o default xl-snapshot

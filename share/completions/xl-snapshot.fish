@@ -1,0 +1,43 @@
+# By hand: names of domains, xl configurations, SPEC.toml files and snapshots.
+
+# Whether argument number $argv[2] of command $argv[1] is to be completed, options not counted.
+function __fish_xl_snapshot_argument
+    set -l words (commandline -opc)
+    test "$words[2]" = "$argv[1]"; or return 1
+    set -l at 0
+    set -l value no
+    for word in $words[3..-1]
+        if test $value = yes
+            set value no
+        else if string match -qr -- '^(@VALUE_OPTIONS@)$' $word
+            set value yes
+        else if not string match -q -- '-?*' $word
+            set at (math $at + 1)
+        end
+    end
+    test $value = no -a $at = $argv[2]
+end
+
+function __fish_xl_snapshot_domains
+    xl list 2>/dev/null | awk 'NR > 1 && $1 != "Domain-0" {print $1}'
+end
+
+# Files with the endings $argv, and directories.
+function __fish_xl_snapshot_files
+    for ending in $argv
+        __fish_complete_suffix $ending | string match -r -- '^.*(?:/|\\'$ending')(?:\t.*)?$'
+    end
+end
+
+function __fish_xl_snapshot_kept
+    set -l files /var/lib/xen/snapshots/*/*.xlsave
+    printf '%s\n' $files
+end
+
+complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 0" -f -a "(__fish_xl_snapshot_domains)" -d "running domain"
+complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 0" -f -a "(__fish_xl_snapshot_files .cfg)"
+complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 1" -f -a "(__fish_xl_snapshot_files .toml)"
+for command in revert show
+    complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_files .xlsave .toml)"
+    complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_kept)" -d snapshot
+end

@@ -1,0 +1,97 @@
+//! What bash, zsh and fish complete, asked of the shells themselves, with an `xl` that knows of three
+//! guests.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+#![expect(clippy::disallowed_methods, reason = "shells are no tools of the program")]
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const XL: &str = "#!/bin/sh
+echo 'Name                ID   Mem VCPUs      State   Time(s)'
+echo 'Domain-0             0  2048     2     r-----      16.1'
+echo 'web1                 3   128     1     -b----       0.4'
+echo 'web2                 4   128     1     -b----       0.4'
+echo 'db1                  5   128     1     r-----      16.4'
+";
+
+/// The words typed, and what must be offered; directories apart, whose form is each shell's own.
+const CASES: [(&[&str], &[&str]); 10] = [
+    (&["re"], &["revert"]),
+    (&["create", ""], &["db1", "web1", "web2", "web9.cfg"]),
+    (&["create", "db"], &["db1"]),
+    (&["create", "-n", "x", "--memory", "y", "--live", "w"], &["web1", "web2", "web9.cfg"]),
+    (&["create", "web1", ""], &["spec.toml"]),
+    (&["create", "web1", "--desc"], &["--description"]),
+    (&["create", "web1", "--memory", "oth"], &["other.txt"]),
+    (&["revert", "-p", ""], &["KEPT/web1/old.xlsave", "s.xlsave", "spec.toml"]),
+    (&["revert", "--disc"], &["--discard-current"]),
+    (&["show", "s"], &["s.xlsave", "spec.toml"]),
+];
+
+fn all_cases(shell: &[&str], harness: &str, completions: &str) {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directory = tempfile::tempdir().unwrap();
+    let [work, kept, bin] = ["work", "kept", "bin"].map(|name| directory.path().join(name));
+    for path in [&work.join("sub"), &work.join("web1"), &kept.join("web1"), &bin] {
+        fs::create_dir_all(path).unwrap();
+    }
+    for name in ["web9.cfg", "spec.toml", "s.xlsave", "other.txt"] {
+        fs::write(work.join(name), "").unwrap();
+    }
+    fs::write(kept.join("web1/old.xlsave"), "").unwrap();
+    fs::write(bin.join("xl"), XL).unwrap();
+    fs::set_permissions(bin.join("xl"), Permissions::from_mode(0o755)).unwrap();
+
+    let kept = kept.to_str().unwrap();
+    let text =
+        fs::read_to_string(Path::new(env!("OUT_DIR")).join("share/completions").join(completions));
+    let text = text.unwrap();
+    assert!(text.contains("/var/lib/xen/snapshots/*/*.xlsave"));
+    let file = directory.path().join(completions);
+    fs::write(&file, text.replace("/var/lib/xen/snapshots/*", &format!("{kept}/*"))).unwrap();
+
+    for (typed, offered) in CASES {
+        let output = Command::new(shell[0])
+            .args(&shell[1..])
+            .arg(top.join("tests/completions").join(harness))
+            .arg(&file)
+            .args(typed)
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
+            .env("HOME", directory.path())
+            .env("TERM", "dumb")
+            .current_dir(&work)
+            .stdin(Stdio::null())
+            .output()
+            .expect("make setup installs the shells");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let words: BTreeSet<String> = stdout
+            .lines()
+            .map(|line| line.trim().replace(kept, "KEPT"))
+            // "web1" is a domain here, and "sub" is nothing else than a directory.
+            .filter(|word| !word.is_empty() && !word.ends_with('/') && word != "sub")
+            .filter(|word| word != "web1" || offered.contains(&"web1"))
+            .collect();
+        let expected: BTreeSet<String> = offered.iter().map(|&word| word.to_owned()).collect();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(words, expected, "{shell:?} {typed:?}: {stdout}{errors}");
+    }
+}
+
+#[test]
+fn bash() {
+    all_cases(&["bash", "--norc"], "bash.sh", "xl-snapshot.bash");
+}
+
+#[test]
+fn zsh() {
+    all_cases(&["zsh", "-f"], "zsh.zsh", "_xl-snapshot");
+}
+
+#[test]
+fn fish() {
+    all_cases(&["fish", "--no-config"], "fish.fish", "xl-snapshot.fish");
+}
