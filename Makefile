@@ -5,8 +5,9 @@ CARGO ?= cargo
 LAB := tests/lab/lab
 BINARY := target/release/xl-snapshot
 FAULTY := target/release/examples/xl-snapshot-faults
+CARGO_DEB := 3.8.0
 
-.PHONY: help setup build check test test-all soak demo lab install clean
+.PHONY: help setup build check test test-all soak demo lab install deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,7 +30,8 @@ test: setup ## check, then the scenarios on a real Xen host in the lab
 	@mkdir -p target; tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \
 	$(MAKE) --no-print-directory check build && \
 	{ wait $$image || { cat target/lab-build.log; exit 1; }; }
-	@$(LAB) install $(BINARY) $(FAULTY)
+	@$(MAKE) --no-print-directory deb
+	@$(LAB) install $(BINARY) $(FAULTY) target/debian/xl-snapshot_*.deb
 	@$(LAB) run $(SLOW) && tests/reliability
 
 test-all: SLOW := --slow
@@ -51,17 +53,33 @@ lab: build ## start the lab with the program in it: tests/lab/lab ssh, tests/lab
 	@$(LAB) up
 	@$(LAB) install $(BINARY)
 
-# Manual pages and completions are made by build.rs, in cargo's own directory.
+# Manual pages and completions are made by build.rs, in cargo's own directory. The package has the same
+# files: this is the only list of them.
+TO = $(DESTDIR)$(PREFIX)
+SHARE = $(shell ls -td target/release/build/xl-snapshot-*/out/share | head -n 1)
+ZSH := site-functions
 install: ## install the program, its manual pages and completions (PREFIX, DESTDIR)
 	@test -x $(BINARY) || { echo "run 'make build' first" >&2; exit 1; }
-	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/sbin/xl-snapshot
-	@share=$$(ls -td target/release/build/xl-snapshot-*/out/share | head -n 1); \
-	to=$(DESTDIR)$(PREFIX)/share; \
-	install -D -m 0644 -t $$to/man/man1 $$share/man/*.1 && \
-	install -D -m 0644 $$share/completions/xl-snapshot.bash $$to/bash-completion/completions/xl-snapshot && \
-	install -D -m 0644 -t $$to/zsh/site-functions $$share/completions/_xl-snapshot && \
-	install -D -m 0644 -t $$to/fish/vendor_completions.d $$share/completions/xl-snapshot.fish && \
-	install -D -m 0644 -t $$to/doc/xl-snapshot/examples cfg-examples/*
+	install -D -m 0755 $(BINARY) $(TO)/sbin/xl-snapshot
+	install -D -m 0644 -t $(TO)/share/man/man1 $(SHARE)/man/*.1
+	install -D -m 0644 -t $(TO)/share/man/man5 $(SHARE)/man/*.5
+	install -D -m 0644 $(SHARE)/completions/xl-snapshot.bash $(TO)/share/bash-completion/completions/xl-snapshot
+	install -D -m 0644 -t $(TO)/share/zsh/$(ZSH) $(SHARE)/completions/_xl-snapshot
+	install -D -m 0644 -t $(TO)/share/fish/vendor_completions.d $(SHARE)/completions/xl-snapshot.fish
+	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot/examples cfg-examples/*
+	install -D -m 0644 README.md $(TO)/share/doc/xl-snapshot/README.md
+	install -D -m 0644 CHANGELOG.md $(TO)/share/doc/xl-snapshot/changelog
+
+# cargo-deb is compiled without optimisation, which would take longer than it saves for a small package,
+# and stays in target/. Debian's zsh looks elsewhere for packages' completions than for its own.
+deb: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+deb: build ## build the Debian package: target/debian/*.deb
+	@test "$$($(CARGO) deb --version 2>/dev/null)" = "cargo-deb $(CARGO_DEB)" || \
+	$(CARGO) install --quiet --locked --debug --no-default-features --version =$(CARGO_DEB) \
+		--root target/tools --target-dir target/tools/build cargo-deb
+	@rm -rf target/package target/debian
+	@$(MAKE) --no-print-directory --silent install DESTDIR=target/package PREFIX=/usr ZSH=vendor-completions
+	@$(CARGO) deb --no-build --no-strip --quiet
 
 clean: ## remove what was built, the lab's disk included
 	@$(LAB) down 2>/dev/null || true

@@ -276,6 +276,10 @@ impl Perform for Faulty<'_> {
         let outcome = match fault {
             None => self.host.perform(step),
             Some(Fault::Fails) => Err(Error::failed("told to fail")),
+            // All or nothing: a transaction that failed has done nothing.
+            Some(Fault::FailsLate) if matches!(step, Step::Transaction { .. }) => {
+                Err(Error::failed("told to fail afterwards"))
+            }
             Some(Fault::FailsLate) => {
                 self.host.perform(step).and(Err(Error::failed("told to fail afterwards")))
             }
