@@ -8,18 +8,24 @@
 //!      ["# xl-snapshot record\n", TOML]              only if written to a pipe
 //! ```
 //!
+//! The whole may be compressed: [`frames`].
+//!
 //! Source: Xen 4.17 tools/xl/xl.h (`struct save_file_header`), tools/xl/xl_saverestore.c
 //! (`save_domain_core_writeconfig`), docs/specs/libxl-migration-stream.pandoc.
 //!
 //! Works on anything that reads and seeks; opening files is `host/`'s.
 
+pub mod forward;
+pub mod frames;
 pub mod header;
 pub mod stream;
 
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::record::Record;
+use forward::Forward;
+use frames::{Marker, Unpacked};
 use header::{Header, Tail};
 
 /// What marks the name of an image that is not complete.
@@ -32,17 +38,33 @@ pub fn partial_path(path: &Path) -> PathBuf {
     partial.into()
 }
 
-/// An image whose header was read and whose stream was walked to its end.
+/// An image whose header was read and whose structure was found whole.
 #[derive(Debug)]
 pub struct Image {
     /// libxl's JSON of the domain.
     pub config: String,
     /// What the snapshot is.
     pub record: Record,
-    /// Where the libxl stream begins, in bytes from the start.
+    /// Where the libxl stream begins, in bytes from the start of the plain image.
     pub stream_offset: u64,
     /// The length of the libxl stream in bytes.
     pub stream_len: u64,
+    /// How it is stored.
+    pub form: Form,
+    /// Whether every byte of it was read, and not only what tells its structure.
+    pub read_whole: bool,
+}
+
+/// How an image is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As `xl restore` reads it.
+    Plain,
+    /// Compressed by zstd.
+    Zstd {
+        /// Whether a changed byte can be noticed.
+        checksums: bool,
+    },
 }
 
 /// Why a file is not an image that can be reverted to.
@@ -60,15 +82,18 @@ pub enum BadImage {
     /// The stream is damaged or ends too soon.
     #[error(transparent)]
     Stream(#[from] stream::BadStream),
+    /// The compressed data are damaged or end too soon.
+    #[error(transparent)]
+    Frames(#[from] frames::BadFrames),
     /// The save was never finished.
     #[error("The snapshot was never completed: its record lacks the proofs of the disks")]
     Incomplete,
     /// More or fewer bytes than the record says.
-    #[error("It is {found} bytes long, its record says {expected}")]
+    #[error("It is {found} bytes long and should have {expected}: it is damaged or truncated")]
     Length {
-        /// What the record says.
+        /// What the image itself says.
         expected: u64,
-        /// What the file has.
+        /// What there is.
         found: u64,
     },
     /// It cannot be read.
@@ -77,50 +102,133 @@ pub enum BadImage {
 }
 
 impl Image {
-    /// Reads the header and the record and walks the stream: a handful of bytes from every 4 MiB.
-    /// What is not noticed: changed bytes inside of a page, for which the format has no checksum.
+    /// Reads the header and the record, and what tells whether the rest is whole:
+    ///
+    /// * of a plain image a handful of bytes from every 4 MiB: it has no checksum, and a changed byte
+    ///   inside of a page cannot be noticed at all;
+    /// * of an image that this program compressed the length and the frames, block by block: a
+    ///   changed byte is noticed only when it is unpacked ([`Self::read_all`]);
+    /// * any other compressed image is unpacked, because only its end tells that it is whole.
     pub fn read<F: Read + Seek>(file: &mut F) -> Result<Image, BadImage> {
         let length = file.seek(SeekFrom::End(0))?;
         file.rewind()?;
-        let Header { config, tail } = Header::read(file)?;
-        let Tail::Record(text) = tail else { return Err(BadImage::NoRecord) };
-        let mut record = Record::parse(&text)?;
+        let mut magic = Vec::new();
+        file.by_ref().take(4).read_to_end(&mut magic)?;
+        file.rewind()?;
+        match magic.try_into().is_ok_and(frames::is_compressed) {
+            true => Image::read_compressed(file, length),
+            false => Image::read_plain(file, length),
+        }
+    }
+
+    fn read_plain<F: Read + Seek>(file: &mut F, length: u64) -> Result<Image, BadImage> {
+        let (config, mut record) = front(file)?;
         let stream_offset = file.stream_position()?;
         let end = stream::walk(file, stream_offset, length)?;
         if record.complete {
-            let (expected, found) = (record.image_size, length);
-            if expected != found {
-                return Err(BadImage::Length { expected, found });
-            }
+            check_length(record.image_size, length)?;
+            check_length(length, end)?;
         } else {
-            let front = record;
-            record = trailer(file, end, length)?.ok_or(BadImage::Incomplete)?;
-            if record.id != front.id || !record.complete {
-                return Err(BadImage::Incomplete);
-            }
-            // On a pipe it is not known.
-            if record.image_size != 0 {
-                let (expected, found) = (record.image_size, length);
-                return Err(BadImage::Length { expected, found });
-            }
+            let behind = if length - end > MAX_RECORD { Vec::new() } else { rest(file, end)? };
+            record = with_proofs(&record, &behind)?;
         }
-        Ok(Image { config, record, stream_offset, stream_len: end - stream_offset })
+        let stream_len = end - stream_offset;
+        let form = Form::Plain;
+        Ok(Image { config, record, stream_offset, stream_len, form, read_whole: false })
+    }
+
+    fn read_compressed<F: Read + Seek>(file: &mut F, length: u64) -> Result<Image, BadImage> {
+        let layout = frames::layout(file, length)?;
+        let form = Form::Zstd { checksums: layout.checksums };
+        let Some((header_end, Some(marker))) = layout.ours else {
+            file.rewind()?;
+            return Image::read_through(Unpacked::new(file)?, form);
+        };
+        let Marker { file_len, image_len } = marker;
+        check_length(file_len, length)?;
+        file.rewind()?;
+        let mut header = Forward::new(Unpacked::new(file.by_ref().take(header_end))?);
+        let (config, record) = front(&mut header)?;
+        let stream_offset = header.at();
+        // To the end of the frame, which has the checksum.
+        let behind = header.read(&mut [0])? as u64;
+        check_length(stream_offset, stream_offset + behind)?;
+        if !record.complete {
+            return Err(BadImage::Incomplete);
+        }
+        check_length(record.image_size, image_len)?;
+        let stream_len = image_len
+            .checked_sub(stream_offset)
+            .ok_or(BadImage::Length { expected: stream_offset, found: image_len })?;
+        frames::walk(file, length)?;
+        Ok(Image { config, record, stream_offset, stream_len, form, read_whole: false })
+    }
+
+    /// Reads every byte of an image that [`Self::read`] has taken, and checks its checksums, where it
+    /// has any.
+    pub fn read_all<F: Read + Seek>(&mut self, file: &mut F) -> Result<(), BadImage> {
+        if self.read_whole {
+            return Ok(());
+        }
+        file.rewind()?;
+        let whole = match self.form {
+            Form::Plain => Image::read_through(BufReader::new(file), self.form)?,
+            Form::Zstd { .. } => Image::read_through(Unpacked::new(file)?, self.form)?,
+        };
+        check_length(self.stream_len, whole.stream_len)?;
+        self.read_whole = true;
+        Ok(())
+    }
+
+    /// Reads a plain image from its first byte to its last one, and keeps nothing of it.
+    fn read_through(input: impl Read, form: Form) -> Result<Image, BadImage> {
+        let mut input = Forward::new(input);
+        let (config, mut record) = front(&mut input)?;
+        let stream_offset = input.at();
+        let end = stream::walk(&mut input, stream_offset, u64::MAX)?;
+        let behind = rest(&mut input, end)?;
+        if record.complete {
+            check_length(record.image_size, end + behind.len() as u64)?;
+            check_length(record.image_size, end)?;
+        } else {
+            record = with_proofs(&record, &behind)?;
+        }
+        let stream_len = end - stream_offset;
+        Ok(Image { config, record, stream_offset, stream_len, form, read_whole: true })
     }
 }
 
-/// The record behind the stream of an image that went through a pipe.
-fn trailer<F: Read + Seek>(
-    file: &mut F,
-    end: u64,
-    length: u64,
-) -> Result<Option<Record>, BadImage> {
-    if length - end > header::MAX_RECORD as u64 {
-        return Ok(None);
-    }
-    file.seek(SeekFrom::Start(end))?;
+/// The configuration and the record in the header.
+fn front(input: &mut impl Read) -> Result<(String, Record), BadImage> {
+    let Header { config, tail } = Header::read(input)?;
+    let Tail::Record(text) = tail else { return Err(BadImage::NoRecord) };
+    Ok((config, Record::parse(&text)?))
+}
+
+/// What stands behind the stream, if that can be a record; more than fits if not.
+fn rest<F: Read + Seek>(input: &mut F, end: u64) -> Result<Vec<u8>, BadImage> {
+    input.seek(SeekFrom::Start(end))?;
     let mut bytes = Vec::new();
-    file.take(length - end).read_to_end(&mut bytes)?;
-    Ok(header::parse_trailer(&bytes).map(Record::parse).transpose()?)
+    input.take(MAX_RECORD + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The record with the proofs, behind the stream of an image that went through a pipe.
+fn with_proofs(front: &Record, behind: &[u8]) -> Result<Record, BadImage> {
+    let text = header::parse_trailer(behind).ok_or(BadImage::Incomplete)?;
+    let record = Record::parse(text)?;
+    if record.id != front.id || !record.complete {
+        return Err(BadImage::Incomplete);
+    }
+    // On a pipe it is not known.
+    match record.image_size {
+        0 => Ok(record),
+        expected => Err(BadImage::Length { expected, found: 0 }),
+    }
+}
+
+fn check_length(expected: u64, found: u64) -> Result<(), BadImage> {
+    if expected == found { Ok(()) } else { Err(BadImage::Length { expected, found }) }
 }
 
 #[cfg(test)]

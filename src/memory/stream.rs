@@ -51,8 +51,8 @@ pub enum BadStream {
     Io(#[from] io::Error),
 }
 
-/// Walks the stream that begins at `start` in a file of `length` bytes and returns the offset of
-/// the first byte behind it.
+/// Walks the stream that begins at `start` in a file of `length` bytes (`u64::MAX` if that is not
+/// known) and returns the offset of the first byte behind it. It only ever seeks forward.
 pub fn walk<F: Read + Seek>(file: &mut F, start: u64, length: u64) -> Result<u64, BadStream> {
     let mut walker = Walker { file, at: start, length };
     let offset = walker.at;
@@ -114,18 +114,22 @@ impl<F: Read + Seek> Walker<'_, F> {
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N], BadStream> {
         let start = self.at;
         self.skip(N as u64)?;
-        self.file.seek(SeekFrom::Start(start))?;
         let mut bytes = [0; N];
-        self.file.read_exact(&mut bytes)?;
-        Ok(bytes)
+        let read =
+            self.file.seek(SeekFrom::Start(start)).and_then(|_| self.file.read_exact(&mut bytes));
+        match read {
+            Ok(()) => Ok(bytes),
+            // Where the length was not known before.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(BadStream::Truncated { length: self.file.stream_position()? })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn skip(&mut self, count: u64) -> Result<(), BadStream> {
-        // No overflow: at most MAX_RECORD is added to an offset within the file.
-        self.at += count;
-        if self.at > self.length {
-            return Err(BadStream::Truncated { length: self.length });
-        }
+        let to = self.at.checked_add(count).filter(|to| *to <= self.length);
+        self.at = to.ok_or(BadStream::Truncated { length: self.length })?;
         Ok(())
     }
 }
@@ -146,6 +150,18 @@ pub(crate) mod tests {
 
     /// A stream with the records of a small PV guest.
     pub(crate) fn pv_stream() -> Vec<u8> {
+        pv_stream_of(8208)
+    }
+
+    /// The same with that much memory, some of it easy to compress and some not.
+    pub(crate) fn pv_stream_of(memory: u32) -> Vec<u8> {
+        let mut state = 1u32;
+        let pages: Vec<u8> = (0..memory)
+            .map(|at| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                if at / 4096 % 3 == 0 { state.to_be_bytes()[0] } else { 7 }
+            })
+            .collect();
         let mut bytes = LIBXL_IDENT.to_be_bytes().to_vec();
         bytes.extend(2u32.to_be_bytes());
         bytes.extend(0u32.to_be_bytes());
@@ -155,7 +171,7 @@ pub(crate) mod tests {
         bytes.extend(3u32.to_be_bytes());
         bytes.extend([0; 8]);
         bytes.extend([0; 16]);
-        bytes.extend(record(1, &[7; 8208]));
+        bytes.extend(record(1, &pages));
         bytes.extend(record(4, &[9; 13]));
         bytes.extend(record(LIBXC_END, b""));
         bytes.extend(record(2, b"emulator"));
