@@ -26,6 +26,10 @@ pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
 /// A save file is larger than the guest's memory by its page tables, device state and header.
 const IMAGE_OVERHEAD: u64 = 32 << 20;
 
+/// How small the memory of an idle guest may get. Nobody knows how large the image will be: a full
+/// disk is found out on the way, and the save taken back.
+const BEST_COMPRESSION: u64 = 32;
+
 /// What the domain is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -114,14 +118,29 @@ impl Job {
         match &self.request.memory {
             MemoryTarget::Stdout => Ok(Target::Stdout),
             MemoryTarget::File(path) => Ok(Target::File(path.clone())),
-            MemoryTarget::Default if is_file_part(domain) => Ok(Target::File(
-                Path::new(DEFAULT_DIRECTORY).join(domain).join(format!("{}.xlsave", self.name)),
-            )),
+            MemoryTarget::Default if is_file_part(domain) => {
+                Ok(Target::File(self.default_image(domain, self.request.compress.is_some())))
+            }
             MemoryTarget::Default => {
                 Err(Error::refused(format!("The domain name {domain:?} cannot be a directory"))
                     .hint("say where the image goes with --memory FILE"))
             }
         }
+    }
+
+    fn default_image(&self, domain: &str, compressed: bool) -> PathBuf {
+        let ending = if compressed { "xlsave.zst" } else { "xlsave" };
+        Path::new(DEFAULT_DIRECTORY).join(domain).join(format!("{}.{ending}", self.name))
+    }
+
+    /// The files that the image may have to be: itself, and in our own directory also what a snapshot
+    /// of the same name has, compressed or not.
+    pub fn images_of_that_name(&self, image: &Path, domain: &str) -> Vec<PathBuf> {
+        let mut images = vec![image.to_owned()];
+        if self.request.memory == MemoryTarget::Default {
+            images.push(self.default_image(domain, self.request.compress.is_none()));
+        }
+        images
     }
 
     /// Where the file goes that the snapshot of a disk may make.
@@ -271,6 +290,12 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     prepare.push(Step::OpenImage(Box::new(start)));
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.push(Step::Suspend { domid, live });
+    // The compressor still has the last megabytes when the guest could go on. Where it does not go on
+    // yet, or has nothing but the image to go on from, they are not left to chance.
+    if job.request.compress.is_some() && (job.request.paused || disks.iter().any(|d| d.by_restore))
+    {
+        prepare.push(Step::DrainImage);
+    }
     prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
     // As late as can be, but before the configuration is ours.
     prepare.push(Step::CheckStill { domid, stored: seen.stored.clone() });
@@ -294,7 +319,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         plan.finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
         plan.finish.push(Step::CompleteImage);
     } else {
-        let (onward, stranded) = restore_steps(seen, disks)?;
+        let (onward, stranded) = restore_steps(job, seen, disks)?;
         plan.onward = onward;
         plan.onward_again = true;
         plan.stranded = stranded;
@@ -308,7 +333,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
 }
 
 /// Steps that let the guest go on in a new domain, restored from the image on the new disks.
-fn restore_steps(seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
+fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
     let domain = name_of(&seen.config)?;
     let ImagePlace::File { path, .. } = &seen.image else {
         return Err(Error::refused(format!("Domain {domain} has to be restored from the image"))
@@ -320,7 +345,11 @@ fn restore_steps(seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Strand
     {
         config.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
     }
-    let unfinished = partial_path(path);
+    let unfinished = quote(partial_path(path));
+    let restore = match job.request.compress {
+        Some(_) => format!("zstd -dc <{unfinished} | xl restore /dev/stdin"),
+        None => format!("xl restore {unfinished}"),
+    };
     let left = |what: &str, command: String| Left {
         what: format!("Domain {domain} does not run: {what}"),
         command: Some(command),
@@ -334,7 +363,7 @@ fn restore_steps(seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Strand
             ),
             left(
                 "should the image still be unfinished, the disks are as they were when it was saved",
-                format!("xl destroy {}; xl restore {}", quote(&domain), quote(&unfinished)),
+                format!("xl destroy {}; {restore}", quote(&domain)),
             ),
         ],
     };
@@ -457,13 +486,16 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
                     .because(trouble.clone())
                     .hint("choose another name with --name, or a file with --memory"));
             }
-            let needed = seen.config.memory_kib() * 1024 + IMAGE_OVERHEAD;
+            let memory = seen.config.memory_kib() * 1024;
+            let compressed = job.request.compress.is_some();
+            let needed =
+                if compressed { memory / BEST_COMPRESSION } else { memory } + IMAGE_OVERHEAD;
             if *free < needed {
                 return Err(refused()
                     .because(format!(
                         "its file system has {} MiB free, the memory of {domain} needs {}{}",
                         free >> 20,
-                        if job.request.live { "at least " } else { "" },
+                        if job.request.live || compressed { "at least " } else { "" },
                         needed >> 20,
                     ))
                     .hint("make room, or choose another place with --memory FILE"));
@@ -474,7 +506,7 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
     // Refused here rather than after the suspend.
     header::encode(&seen.config.to_json(), &record, header::record_space(&record))
         .map_err(|why| Error::refused("The header of the memory image").because(why))?;
-    Ok(ImageStart { target, config: seen.config.to_json(), record })
+    Ok(ImageStart { target, config: seen.config.to_json(), record, compress: job.request.compress })
 }
 
 /// Steps that make libxl and xenstore name the new images, for disks that get one.

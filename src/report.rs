@@ -293,6 +293,11 @@ impl fmt::Display for Reverted {
 pub struct Shown {
     /// The image.
     pub image: String,
+    /// Whether it is compressed.
+    pub compressed: bool,
+    /// What was checked of all its bytes, if they were read: `checksums`, or `structure` if it has
+    /// none.
+    pub verified: Option<&'static str>,
     /// The record in it.
     pub record: Record,
     /// The domain's virtual processors.
@@ -341,7 +346,15 @@ impl Shown {
             self.vcpus,
             record.xen
         )?;
-        writeln!(f, "  memory  {}", quote(&self.image))?;
+        let how = if self.compressed { ", compressed" } else { "" };
+        writeln!(f, "  memory  {}{how}", quote(&self.image))?;
+        match self.verified {
+            Some("checksums") => {
+                writeln!(f, "          all of it was read, its checksums are right")?
+            }
+            Some(_) => writeln!(f, "          all of it was read; it has no checksums")?,
+            None => {}
+        }
         for (disk, now) in record.disks.iter().zip(&self.disks) {
             let how = match &disk.snapshot {
                 Kept::None { .. } => "not in the snapshot",

@@ -55,6 +55,7 @@ fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         description: args.description,
         live: if args.no_live { Some(false) } else { args.live.then_some(true) },
         memory: args.memory,
+        compress: args.compress,
         disks: args.disks,
         paused: args.paused,
     };
@@ -186,9 +187,13 @@ fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
 }
 
 fn show(args: &ShowArgs) -> Result<()> {
-    let source = Source::open(&image_path(&args.snapshot)?)?;
+    let mut source = Source::open(&image_path(&args.snapshot)?)?;
+    if args.verify {
+        source.verify()?;
+    }
     let (disks, volumes) = look::for_show(&source.image.record, Timestamp::now());
-    print(&show::show(&source.name, source.image, &disks, &volumes)?, args.json)
+    let shown = show::show(&source.name, source.image, args.verify, &disks, &volumes)?;
+    print(&shown, args.json)
 }
 
 /// Opens the toolstack, with signals caught: from here on a step that has begun is ended or undone.

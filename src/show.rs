@@ -6,7 +6,7 @@ use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskFound, RevertContext};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
-use crate::memory::Image;
+use crate::memory::{Form, Image};
 use crate::names::SnapshotName;
 use crate::record::Kept;
 use crate::report::{Shown, ShownDisk};
@@ -15,6 +15,7 @@ use crate::report::{Shown, ShownDisk};
 pub fn show(
     name: &str,
     image: Image,
+    verified: bool,
     disks: &[DiskFound],
     volumes: &std::result::Result<Vec<Volume>, String>,
 ) -> Result<Shown> {
@@ -35,6 +36,11 @@ pub fn show(
     let disks: Vec<ShownDisk> = disks.iter().map(|disk| state(disk, context)).collect();
     Ok(Shown {
         image: name.to_owned(),
+        compressed: image.form != Form::Plain,
+        verified: verified.then_some(match image.form {
+            Form::Zstd { checksums: true } => "checksums",
+            Form::Zstd { checksums: false } | Form::Plain => "structure",
+        }),
         vcpus: config.vcpus(),
         revertible: disks.iter().all(|disk| matches!(disk.state, "present" | "none")),
         record: image.record,

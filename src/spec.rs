@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::memory::frames::{BadLevel, Level};
 use crate::names::{SnapshotName, is_vdev};
 
 /// How one disk is to be snapshotted.
@@ -138,6 +139,8 @@ pub struct Request {
     pub paused: bool,
     /// Where the memory image goes.
     pub memory: MemoryTarget,
+    /// How hard it is compressed; not at all if nothing is said.
+    pub compress: Option<Level>,
     /// The disks that differ from the default.
     pub disks: Vec<DiskWish>,
 }
@@ -153,6 +156,8 @@ pub struct Flags {
     pub live: Option<bool>,
     /// `--memory`
     pub memory: Option<PathBuf>,
+    /// `--compress`
+    pub compress: Option<String>,
     /// `--disk`
     pub disks: Vec<String>,
     /// `--paused`
@@ -171,6 +176,8 @@ pub struct Spec {
     pub live: Option<bool>,
     /// The memory image; relative to the SPEC.toml.
     pub memory: Option<PathBuf>,
+    /// `zstd`, `zstd:LEVEL` or `none`.
+    pub compress: Option<String>,
     /// The xl configuration file, for a snapshot without memory.
     pub config: Option<PathBuf>,
     /// The disks that differ from the default.
@@ -223,6 +230,10 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         Some(path) if path.as_os_str() == "-" => MemoryTarget::Stdout,
         Some(path) => MemoryTarget::File(absolute(&path)?),
     };
+    let compress = match flags.compress.or(spec.compress).as_deref() {
+        None | Some("none") => None,
+        Some(text) => Some(text.parse().map_err(|why: BadLevel| Error::usage(why.to_string()))?),
+    };
     let mut disks: Vec<DiskWish> = Vec::new();
     for text in &flags.disks {
         add_once(&mut disks, text.parse()?)?;
@@ -248,6 +259,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         live: flags.live.or(spec.live).unwrap_or(true),
         paused: flags.paused,
         memory,
+        compress,
         disks,
     })
 }
@@ -357,6 +369,24 @@ mod tests {
         assert_eq!(request.memory, MemoryTarget::Default);
         let stdout = Flags { memory: Some("-".into()), ..Flags::default() };
         assert_eq!(merge(stdout, Spec::default()).unwrap().memory, MemoryTarget::Stdout);
+    }
+
+    #[test]
+    fn compression_is_asked_for_and_taken_back() {
+        let compress = |flag: Option<&str>, key: Option<&str>| {
+            let flags = Flags { compress: flag.map(Into::into), ..Flags::default() };
+            let spec = Spec { compress: key.map(Into::into), ..Spec::default() };
+            merge(flags, spec).map(|request| request.compress.map(|level| level.to_string()))
+        };
+        assert_eq!(compress(None, None).unwrap(), None);
+        assert_eq!(compress(None, Some("zstd")).unwrap().unwrap(), "zstd:3");
+        assert_eq!(compress(Some("zstd:19"), Some("zstd")).unwrap().unwrap(), "zstd:19");
+        assert_eq!(compress(Some("none"), Some("zstd")).unwrap(), None);
+        for text in ["", "gzip", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "zstd9", "zstd:3 "] {
+            let error = compress(Some(text), None).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text:?}");
+            assert!(error.message.contains(&format!("{text:?}")), "{}", error.message);
+        }
     }
 
     #[test]

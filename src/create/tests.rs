@@ -128,6 +128,48 @@ note: disk hdc is not in the snapshot: CD-ROM
 }
 
 #[test]
+fn a_compressed_image_is_waited_for_only_where_the_guest_does_not_wait() {
+    let mut job = job("s1", &[]);
+    job.request.compress = Some("zstd:7".parse().unwrap());
+    let running = plan(&job, &seen(&job)).unwrap();
+    assert!(running.to_string().contains("s1.xlsave.partial, compressed by zstd:7\n"));
+    assert!(!running.prepare.contains(&Step::DrainImage));
+    job.request.paused = true;
+    let paused = plan(&job, &seen(&job)).unwrap();
+    assert!(paused.prepare.contains(&Step::DrainImage));
+}
+
+#[test]
+fn a_name_is_taken_by_an_image_of_either_form() {
+    let mut job = job("s1", &[]);
+    let plain = Path::new("/var/lib/xen/snapshots/web1/s1.xlsave");
+    let packed = Path::new("/var/lib/xen/snapshots/web1/s1.xlsave.zst");
+    assert_eq!(job.image("web1").unwrap(), Target::File(plain.into()));
+    assert_eq!(job.images_of_that_name(plain, "web1"), [plain, packed]);
+    job.request.compress = Some("zstd".parse().unwrap());
+    assert_eq!(job.image("web1").unwrap(), Target::File(packed.into()));
+    assert_eq!(job.images_of_that_name(packed, "web1"), [packed, plain]);
+    // Where the user says which file, nothing else is meant.
+    job.request.memory = MemoryTarget::File("/x/y".into());
+    assert_eq!(job.image("web1").unwrap(), Target::File("/x/y".into()));
+    assert_eq!(job.images_of_that_name(Path::new("/x/y"), "web1"), [Path::new("/x/y")]);
+}
+
+#[test]
+fn little_space_is_enough_for_a_compressed_image() {
+    let mut job = job("s1", &[]);
+    let mut seen = seen(&job);
+    let place = |free| ImagePlace::File { path: "/x/s1.xlsave".into(), trouble: None, free };
+    seen.image = place(40 << 20);
+    let text = |result: Result<Plan>| result.unwrap_err().chain().join(": ");
+    assert!(text(plan(&job, &seen)).contains("has 40 MiB free, the memory of web1 needs"));
+    job.request.compress = Some("zstd".parse().unwrap());
+    plan(&job, &seen).unwrap();
+    seen.image = place(30 << 20);
+    assert!(text(plan(&job, &seen)).contains("needs at least 36"));
+}
+
+#[test]
 fn the_stored_configuration_changes_only_where_it_must() {
     let job = job("s1", &[]);
     let plan = plan(&job, &seen(&job)).unwrap();

@@ -5,6 +5,7 @@
 //! their own: a Ctrl-C in the terminal must not hit qemu-img in the middle of a disk. What they
 //! print goes to an anonymous memory file, so that a child they leave behind cannot hold us up.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
@@ -42,6 +43,14 @@ pub enum CommandError {
     /// It could not be started, fed or waited for.
     #[error("`{command}` could not be run")]
     Io {
+        /// As it can be pasted into a shell.
+        command: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// What it is fed with cannot be read to its end.
+    #[error("`{command}` could not be given all of its input")]
+    Input {
         /// As it can be pasted into a shell.
         command: String,
         /// Why.
@@ -106,12 +115,29 @@ pub fn run_all(calls: &[&Invocation], started: Started<'_>) -> Result<(), Comman
     })
 }
 
+/// What a tool is fed with.
+pub enum Body<'a> {
+    /// A file, from its present position on.
+    File(&'a mut File),
+    /// Anything else.
+    Reader(Box<dyn Read + 'a>),
+}
+
+impl fmt::Debug for Body<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Body::File(_) => "Body::File",
+            Body::Reader(_) => "Body::Reader",
+        })
+    }
+}
+
 /// Runs a tool with `head` and then `length` bytes of `body` on its standard input. `fed` is told
 /// the bytes of `body` that have been handed over.
 pub fn feed(
     call: &Invocation,
     head: &[u8],
-    body: &mut File,
+    body: Body<'_>,
     length: u64,
     fed: &mut dyn FnMut(u64),
     started: Started<'_>,
@@ -122,9 +148,10 @@ pub fn feed(
         (Ok(_), Ok(())) => Ok(()),
         // A program that read all it wanted may close its end before we are done.
         (Ok(_), Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        (Ok(_), Err(source)) => Err(CommandError::Io { command: call.to_string(), source }),
-        // Its own words tell more than our broken pipe.
-        (Err(error), _) => Err(error),
+        // Its own words tell more than our broken pipe, but not why its input ended.
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(source)) if source.kind() == io::ErrorKind::BrokenPipe => Err(error),
+        (_, Err(source)) => Err(CommandError::Input { command: call.to_string(), source }),
     }
 }
 
@@ -168,19 +195,29 @@ impl Running {
     fn feed(
         &mut self,
         head: &[u8],
-        body: &mut File,
+        mut body: Body<'_>,
         length: u64,
         fed: &mut dyn FnMut(u64),
     ) -> io::Result<()> {
         const CHUNK: u64 = 1 << 20;
+        let mut chunk = Vec::new();
         let mut stdin = self.child.stdin.take().expect("standard input was asked to be a pipe");
         // Fewer wake-ups; a pipe of the usual size works as well.
         let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(1 << 20));
         stdin.write_all(head)?;
         let mut total = 0;
         while total < length {
-            // `io::copy` from a file to a pipe is splice(2): the bytes stay in the kernel.
-            let copied = io::copy(&mut body.take(CHUNK.min(length - total)), &mut stdin)?;
+            let want = CHUNK.min(length - total);
+            let copied = match &mut body {
+                // `io::copy` from a file to a pipe is splice(2): the bytes stay in the kernel.
+                Body::File(file) => io::copy(&mut file.take(want), &mut stdin)?,
+                Body::Reader(reader) => {
+                    chunk.clear();
+                    let read = reader.take(want).read_to_end(&mut chunk)?;
+                    stdin.write_all(&chunk)?;
+                    read as u64
+                }
+            };
             if copied == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

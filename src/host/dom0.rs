@@ -255,28 +255,36 @@ impl Dom0 {
     fn suspend(&mut self, domid: u32, live: bool) -> Result<()> {
         let result = self.save(domid, live);
         self.suspend_failed = result.is_err();
-        let Err(error) = result else { return Ok(()) };
-        let hint = if error.is_guest_timed_out() {
-            "the guest did not answer the suspend request: \
-             has it booted, and does it have Xen drivers?"
-        } else if self.is_gone(domid)? {
+        // libxl may not have noticed; if it has, it saw only that nobody read any more.
+        let trouble = self.image.as_ref().and_then(|(writer, _)| writer.trouble());
+        let error = match (trouble, result) {
+            (Some(why), _) => Error::failed("Compressing it").because(why),
+            (None, Ok(())) => return Ok(()),
+            (None, Err(error)) if error.is_guest_timed_out() => caused(error).hint(
+                "the guest did not answer the suspend request: \
+                 has it booted, and does it have Xen drivers?",
+            ),
+            (None, Err(error)) => caused(error),
+        };
+        let hint = error.hint.clone().unwrap_or_else(|| self.after_failed_save(domid));
+        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
+        let place = partial.map_or("standard output".into(), quote);
+        Err(Error::failed(format!("Writing the memory to {place}")).because(error).hint(hint))
+    }
+
+    /// What to do after a failed save.
+    fn after_failed_save(&self, domid: u32) -> String {
+        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
+        if self.is_gone(domid).unwrap_or(false) {
             "the domain is gone: somebody destroyed it"
-        } else if self.is_image_stuck() {
+        } else if partial
+            .is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
+        {
             "its file system is full: make room, or choose another place with --memory FILE"
         } else {
             "the guest goes on; try again"
-        };
-        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
-        let place = partial.map_or("standard output".into(), quote);
-        Err(Error::failed(format!("Writing the memory to {place}"))
-            .because(caused(error))
-            .hint(hint))
-    }
-
-    /// Whether the file system of the image has no room left.
-    fn is_image_stuck(&self) -> bool {
-        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
-        partial.is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
+        }
+        .to_owned()
     }
 
     fn save(&mut self, domid: u32, live: bool) -> std::result::Result<(), LibxlError> {
@@ -470,10 +478,19 @@ impl Dom0 {
         }
     }
 
+    fn drain_image(&mut self) -> Result<()> {
+        let (writer, _) = self.image.as_mut().ok_or_else(|| Error::failed(IMAGE_IS_OPEN))?;
+        writer.drain().map_err(failed("Compressing the image"))
+    }
+
     fn complete_image(&mut self) -> Result<()> {
         // A guard may have come too late to know of it.
         let image = self.image.take();
-        let (writer, mut record) = image.ok_or_else(|| Error::failed("The image is not open"))?;
+        let (mut writer, mut record) =
+            image.ok_or_else(|| Error::failed("The image is not open"))?;
+        if let Err(why) = writer.drain() {
+            return Err(writer.give_up(&record.name, why));
+        }
         let partial = writer.partial();
         let size = self
             .prove(&mut record)
@@ -655,6 +672,7 @@ impl Dom0 {
             Step::ReplaceCfg(cfg) => cfg::replace(cfg).map_err(caused),
             Step::Xenstore(writes) => self.xenstore.write(writes).map_err(caused),
             Step::Transaction { domid, actions } => self.transaction(*domid, actions),
+            Step::DrainImage => self.drain_image(),
             Step::CompleteImage => self.complete_image(),
             Step::Destroy { domid, way_out } => self.destroy(*domid, way_out),
             Step::AwaitClosed { volume } => self.await_volume(volume, |_, volume| !volume.open),

@@ -1,16 +1,22 @@
 //! The memory image on disk: writing one under a `.partial` name, opening one to revert to.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Left, Result};
+use crate::host::command::Body;
+use crate::host::compress::Compressor;
 use crate::host::files;
-use crate::memory::{Image, PARTIAL, header, partial_path};
+use crate::memory::frames::{self, Level, Marker, Unpacked};
+use crate::memory::{Form, Image, PARTIAL, header, partial_path};
+use crate::names::SnapshotName;
 use crate::plan::{ImageStart, Target};
 use crate::record::Record;
+use crate::tool::quote;
 
 /// An image being written.
 #[derive(Debug)]
@@ -19,6 +25,31 @@ pub struct ImageWriter {
     target: Target,
     config: String,
     space: usize,
+    compress: Option<Compress>,
+}
+
+/// How far the compression of an image has come.
+#[derive(Debug)]
+struct Compress {
+    level: Level,
+    state: Packing,
+}
+
+#[derive(Debug)]
+enum Packing {
+    /// The guest's memory still comes, or is still being compressed.
+    Works(Working),
+    /// Everything is written: the lengths of the file and of the plain image.
+    Done(Marker),
+    /// What was not written yet has gone with the process that compressed it, or with an error.
+    Lost,
+}
+
+#[derive(Debug)]
+struct Working {
+    compressor: Compressor,
+    /// The length of the header, and of the frames with it.
+    header: (u64, u64),
 }
 
 /// Which file it is: its device and inode.
@@ -29,38 +60,63 @@ impl ImageWriter {
     /// complete.
     pub fn start(start: &ImageStart) -> io::Result<Self> {
         let file = match &start.target {
-            Target::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+            Target::Stdout => standard_output()?,
             Target::File(path) => files::create_new(&partial_path(path))?,
         };
-        let mut writer = ImageWriter {
-            file,
-            target: start.target.clone(),
-            config: start.config.clone(),
-            space: header::record_space(&start.record),
-        };
-        if let Err(error) = writer.header(&start.record).and_then(|h| writer.file.write_all(&h)) {
+        let mut writer = ImageWriter::of(file, start);
+        if let Err(error) = writer.begin(start) {
             writer.discard()?;
             return Err(error);
         }
         Ok(writer)
     }
 
+    fn begin(&mut self, start: &ImageStart) -> io::Result<()> {
+        let plain = self.plain_header(&start.record)?;
+        let Some(compress) = &mut self.compress else { return self.file.write_all(&plain) };
+        let head = frames::head(&plain, compress.level, None)?;
+        self.file.write_all(&head)?;
+        let header = (plain.len() as u64, head.len() as u64);
+        let at = matches!(self.target, Target::File(_)).then_some(header.1);
+        let compressor = Compressor::start(self.file.try_clone()?, at, compress.level)?;
+        compress.state = Packing::Works(Working { compressor, header });
+        Ok(())
+    }
+
     /// Goes on with an image that another process began: the file that it made, or standard output.
+    ///
+    /// A compressed one can be completed only if that process had compressed all of it.
     pub fn adopt(start: &ImageStart, made: FileId) -> io::Result<Self> {
         let file = match &start.target {
-            Target::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+            Target::Stdout => standard_output()?,
             Target::File(path) => [partial_path(path), path.clone()]
                 .iter()
                 .filter_map(|path| files::open_no_link(path).ok())
                 .find(|file| files::id(file).is_ok_and(|id| id == made))
                 .ok_or(io::ErrorKind::NotFound)?,
         };
-        Ok(ImageWriter {
+        let mut writer = ImageWriter::of(file, start);
+        if let (Some(compress), Target::File(_)) = (&mut writer.compress, &writer.target) {
+            let length = writer.file.metadata()?.len();
+            // A file that was never begun well is as good as lost.
+            let layout = frames::layout(&mut writer.file, length).ok();
+            if let Some((_, Some(marker))) = layout.and_then(|layout| layout.ours)
+                && marker.file_len == length
+            {
+                compress.state = Packing::Done(marker);
+            }
+        }
+        Ok(writer)
+    }
+
+    fn of(file: File, start: &ImageStart) -> Self {
+        ImageWriter {
             file,
             target: start.target.clone(),
             config: start.config.clone(),
             space: header::record_space(&start.record),
-        })
+            compress: start.compress.map(|level| Compress { level, state: Packing::Lost }),
+        }
     }
 
     /// Its name until it is complete; it has none on standard output.
@@ -78,19 +134,76 @@ impl ImageWriter {
 
     /// Where the guest's memory goes.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        match &self.compress {
+            Some(Compress { state: Packing::Works(working), .. }) => working.compressor.fd(),
+            _ => self.file.as_fd(),
+        }
+    }
+
+    /// Why no more memory is taken, if the compressor has failed.
+    pub fn trouble(&self) -> Option<String> {
+        match &self.compress {
+            Some(Compress { state: Packing::Works(working), .. }) => working.compressor.trouble(),
+            _ => None,
+        }
+    }
+
+    /// Waits until all of the guest's memory is compressed and written; a plain image is already.
+    ///
+    /// # Errors
+    ///
+    /// The guest's memory is lost.
+    pub fn drain(&mut self) -> io::Result<()> {
+        let Some(compress) = &mut self.compress else { return Ok(()) };
+        let working = match mem::replace(&mut compress.state, Packing::Lost) {
+            Packing::Works(working) => working,
+            Packing::Lost => {
+                return Err(io::Error::other(
+                    "what was not yet compressed has gone with the process that compressed it",
+                ));
+            }
+            done @ Packing::Done(_) => {
+                compress.state = done;
+                return Ok(());
+            }
+        };
+        let (plain_len, head_len) = working.header;
+        let image_len = plain_len + working.compressor.finish()?;
+        let mut marker = Marker { file_len: 0, image_len };
+        if let Target::File(_) = self.target {
+            marker.file_len = self.file.metadata()?.len();
+            // Gives back the room that was kept behind the end.
+            self.file.set_len(marker.file_len)?;
+            self.file.write_all_at(&Marker::encode(Some(marker)), head_len - Marker::SIZE)?;
+        }
+        compress.state = Packing::Done(marker);
+        Ok(())
     }
 
     /// Writes the complete record, makes the file durable and gives it its name. Returns its
     /// length in bytes, where that is known.
     pub fn complete(mut self, record: &mut Record) -> io::Result<Option<u64>> {
+        self.drain()?;
         record.complete = true;
         let Target::File(path) = &self.target else {
-            self.file.write_all(&header::trailer(record))?;
+            let trailer = header::trailer(record);
+            self.file.write_all(&match &self.compress {
+                Some(compress) => frames::frame(&trailer, compress.level)?,
+                None => trailer,
+            })?;
             return Ok(None);
         };
-        record.image_size = self.file.metadata()?.len();
-        let header = self.header(record)?;
+        let length = self.file.metadata()?.len();
+        let marker = match &self.compress {
+            Some(Compress { state: Packing::Done(marker), .. }) => Some(*marker),
+            _ => None,
+        };
+        // What it says of the image is true also when that is unpacked, or packed.
+        record.image_size = marker.map_or(length, |marker| marker.image_len);
+        let mut header = self.plain_header(record)?;
+        if let Some(compress) = &self.compress {
+            header = frames::head(&header, compress.level, marker)?;
+        }
         self.file.write_all_at(&header, 0)?;
         self.file.sync_all()?;
         // It has its name already if a process was killed here.
@@ -105,11 +218,14 @@ impl ImageWriter {
             )));
         }
         files::sync_directory(path)?;
-        Ok(Some(record.image_size))
+        Ok(Some(length))
     }
 
     /// Removes the unfinished file.
-    pub fn discard(self) -> io::Result<()> {
+    pub fn discard(mut self) -> io::Result<()> {
+        if let Some(Compress { state: Packing::Works(working), .. }) = self.compress.take() {
+            working.compressor.abandon();
+        }
         match &self.target {
             Target::Stdout => Ok(()),
             Target::File(path) => {
@@ -119,15 +235,33 @@ impl ImageWriter {
         }
     }
 
+    /// What is to be told when the guest's memory is lost and the disks have their snapshots. The file
+    /// stays: it is for people to say that nobody needs it.
+    pub fn give_up(self, name: &SnapshotName, why: io::Error) -> Error {
+        let what = format!(
+            "The memory of snapshot {name} is not whole. Its disks have their snapshots, but there \
+             is nothing to revert to: take another one, and remove these with the disks' own tools"
+        );
+        let command = match &self.target {
+            Target::File(path) => Some(format!("rm {}", quote(partial_path(path)))),
+            Target::Stdout => None,
+        };
+        Error::failed("Compressing the image").because(why).unfinished(vec![Left { what, command }])
+    }
+
     /// Whether the file has this name.
     fn has_name(&self, path: &Path) -> bool {
         let named = fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
         named.is_some() && named == self.id().ok()
     }
 
-    fn header(&self, record: &Record) -> io::Result<Vec<u8>> {
+    fn plain_header(&self, record: &Record) -> io::Result<Vec<u8>> {
         header::encode(&self.config, record, self.space).map_err(io::Error::other)
     }
+}
+
+fn standard_output() -> io::Result<File> {
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
 /// An image to revert to, read and found whole.
@@ -164,10 +298,53 @@ impl Source {
         Ok(Source { file, image, name })
     }
 
-    /// The file, at the first byte of the stream.
-    pub fn stream(&mut self) -> io::Result<&mut File> {
-        self.file.seek(SeekFrom::Start(self.image.stream_offset))?;
-        Ok(&mut self.file)
+    /// The stream of the image, as `xl restore` wants it behind a header.
+    pub fn stream(&mut self) -> io::Result<Body<'_>> {
+        let Image { stream_offset, stream_len, form, .. } = self.image;
+        if form == Form::Plain {
+            self.file.seek(SeekFrom::Start(stream_offset))?;
+            return Ok(Body::File(&mut self.file));
+        }
+        self.file.rewind()?;
+        let mut image = Unpacked::new(&mut self.file)?;
+        let skipped = io::copy(&mut image.by_ref().take(stream_offset), &mut io::sink())?;
+        if skipped != stream_offset {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Body::Reader(Box::new(Whole { image, left: stream_len })))
+    }
+
+    /// Reads every byte of the image, and checks its checksums, where it has any.
+    pub fn verify(&mut self) -> Result<()> {
+        self.image
+            .read_all(&mut self.file)
+            .map_err(|why| Error::refused(format!("Image {}", self.name)).because(why))
+    }
+}
+
+/// The next `left` bytes of an image, the last of which come only when all the rest was read as well:
+/// there are the checksums. Whoever needs all of them goes on with nothing that is damaged.
+#[derive(Debug)]
+struct Whole<R: Read> {
+    image: Unpacked<R>,
+    left: u64,
+}
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 || buffer.is_empty() {
+            return Ok(0);
+        }
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.image.read(&mut buffer[..room])?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= count as u64;
+        if self.left == 0 {
+            io::copy(&mut self.image, &mut io::sink())?;
+        }
+        Ok(count)
     }
 }
 
@@ -188,45 +365,4 @@ fn standard_input() -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::tests::sample;
-
-    #[test]
-    fn an_image_has_its_name_only_when_complete() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("s1.xlsave");
-        let mut record = sample();
-        record.complete = false;
-        let start = ImageStart {
-            target: Target::File(path.clone()),
-            config: "{}".into(),
-            record: record.clone(),
-        };
-        let writer = ImageWriter::start(&start).unwrap();
-        assert!(partial_path(&path).exists() && !path.exists());
-        assert!(ImageWriter::start(&start).is_err(), "a second one must not take the file");
-        assert!(partial_path(&path).exists());
-        let length = writer.complete(&mut record).unwrap();
-        assert_eq!(length, Some(path.metadata().unwrap().len()));
-        assert!(!partial_path(&path).exists());
-        let error = Source::open(&path).unwrap_err();
-        assert!(error.chain().last().unwrap().contains("truncated"), "no memory was written");
-    }
-
-    #[test]
-    fn a_discarded_image_leaves_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("s1.xlsave");
-        let start =
-            ImageStart { target: Target::File(path), config: "{}".into(), record: sample() };
-        ImageWriter::start(&start).unwrap().discard().unwrap();
-        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_partial_image_is_refused_by_its_name() {
-        let error = Source::open(Path::new("/x/s1.xlsave.partial")).unwrap_err();
-        assert_eq!(error.exit_code(), 3);
-    }
-}
+mod tests;

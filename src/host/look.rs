@@ -153,7 +153,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
             .map_err(|error| trouble("the programs that save domains", error))?,
         xen: version.to_string(),
         shadow_paging: dom0.libxl.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
-        image: image_place(&job.image(&domain.name)?)?,
+        image: image_place(job, &domain.name)?,
         config,
         stored,
     })
@@ -327,10 +327,13 @@ fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(parents)
 }
 
-fn image_place(target: &Target) -> Result<ImagePlace> {
-    let Target::File(path) = target else { return Ok(ImagePlace::Stdout) };
-    let mut found = [path.clone(), partial_path(path)]
-        .iter()
+fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
+    let target = job.image(domain)?;
+    let Target::File(path) = &target else { return Ok(ImagePlace::Stdout) };
+    let mut found = job
+        .images_of_that_name(path, domain)
+        .into_iter()
+        .flat_map(|path| [path.clone(), partial_path(&path)])
         .filter(|path| fs::symlink_metadata(path).is_ok())
         .map(|path| format!("{} exists", path.display()))
         .next();

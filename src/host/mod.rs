@@ -5,6 +5,7 @@
 
 pub mod cfg;
 pub mod command;
+pub mod compress;
 pub mod dom0;
 pub mod files;
 pub mod guard;

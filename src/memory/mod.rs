@@ -129,7 +129,7 @@ impl Image {
             check_length(record.image_size, length)?;
             check_length(length, end)?;
         } else {
-            let behind = if length - end > MAX_RECORD { Vec::new() } else { rest(file, end)? };
+            let behind = if length - end > header::MAX_RECORD as u64 { Vec::new() } else { rest(file, end)? };
             record = with_proofs(&record, &behind)?;
         }
         let stream_len = end - stream_offset;
@@ -209,7 +209,7 @@ fn front(input: &mut impl Read) -> Result<(String, Record), BadImage> {
 fn rest<F: Read + Seek>(input: &mut F, end: u64) -> Result<Vec<u8>, BadImage> {
     input.seek(SeekFrom::Start(end))?;
     let mut bytes = Vec::new();
-    input.take(MAX_RECORD + 1).read_to_end(&mut bytes)?;
+    input.take(header::MAX_RECORD as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::Left;
+use crate::memory::frames::Level;
 use crate::record::Record;
 use crate::tool::{Invocation, quote};
 
@@ -28,6 +29,8 @@ pub struct ImageStart {
     pub config: String,
     /// The record, not complete yet.
     pub record: Record,
+    /// How hard it is compressed; not at all if nothing is said.
+    pub compress: Option<Level>,
 }
 
 // `Record` is compared in tests only, and holds no floating-point numbers.
@@ -214,6 +217,8 @@ pub enum Step {
         /// A snapshot each.
         actions: Vec<Action>,
     },
+    /// Waits until all of the guest's memory is compressed and written.
+    DrainImage,
     /// Fills in the proofs, makes the image durable and gives it its name.
     CompleteImage,
     /// Destroys the domain and waits until its QEMU is gone.
@@ -385,10 +390,15 @@ impl fmt::Display for Step {
                 write!(f, "make {} read-only: it becomes a base", quote(path))
             }
             Step::Unprotect { path } => write!(f, "make {} writable again", quote(path)),
-            Step::OpenImage(start) => match &start.target {
-                Target::File(path) => write!(f, "open the memory image {}.partial", quote(path)),
-                Target::Stdout => write!(f, "write the memory image to standard output"),
-            },
+            Step::OpenImage(start) => {
+                match &start.target {
+                    Target::File(path) => {
+                        write!(f, "open the memory image {}.partial", quote(path))?;
+                    }
+                    Target::Stdout => write!(f, "write the memory image to standard output")?,
+                }
+                start.compress.map_or(Ok(()), |level| write!(f, ", compressed by {level}"))
+            }
             Step::DiscardImage => write!(f, "remove the unfinished memory image"),
             Step::HoldMonitor { pid } => write!(f, "hold the domain's xl process {pid}"),
             Step::WakeMonitor { pid } => write!(f, "wake the domain's xl process {pid}"),
@@ -425,6 +435,7 @@ impl fmt::Display for Step {
                 let list: Vec<String> = actions.iter().map(ToString::to_string).collect();
                 write!(f, "snapshot the disks in one QMP transaction: {}", list.join("; "))
             }
+            Step::DrainImage => write!(f, "wait until the memory image is compressed"),
             Step::CompleteImage => {
                 write!(f, "complete the record, sync the image and give it its name")
             }

@@ -1,7 +1,6 @@
 #!/bin/bash
-# For `make soak`: creates and reverts are killed at random moments, or libxl's save helper is. After
-# each the guest runs, or a repeated revert brings it back; at the end every completed snapshot can
-# still be reverted to.
+# For `make soak`: creates are killed at random moments, or libxl's save helper is. Each time the guest
+# runs on within 10 s and all is as before, or the snapshot is complete.
 # timeout: 7200
 # soak
 . /lab/t/lib.sh
@@ -41,25 +40,7 @@ for ((round = 0; round < rounds; round++)); do
 		completed=("${completed[@]:1}")
 	fi
 done
-create g last.xlsave --name last --no-live
-reverted=0
-for ((round = 0; round < rounds; round++)); do
-	xl-snapshot revert last.xlsave >"r$round.out" 2>"r$round.err.out" &
-	pid=$!
-	lab_pause "$((RANDOM % 16)).$((RANDOM % 10))"
-	kill -KILL $pid 2>/dev/null || :
-	rc=0
-	wait $pid || rc=$?
-	while guard_works; do lab_pause; done
-	reliability "kills survived" 1
-	((rc != 0)) || reverted=$((reverted + 1))
-	mark g
-	xl-snapshot revert -q last.xlsave --discard-current >"again$round.out"
-	went_back g last.xlsave
-	monitor=$(xl_monitor_pid g)
-	intact last.xlsave
-done
-for name in "${completed[@]}"; do
-	intact "$name.xlsave"
-done
-detail "$rounds creates (helper killed $helpers times), $rounds reverts ($reverted ended before the kill)"
+for name in "${completed[@]}"; do intact "$name.xlsave"; done
+xl destroy g
+qemu_img_check_all
+detail "$rounds creates, the helper killed $helpers times"

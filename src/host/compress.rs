@@ -1,0 +1,281 @@
+//! Compressing a memory image while libxl writes it.
+//!
+//! libxl writes into a pipe, and a thread of ours compresses what comes out of it, with zstd's own
+//! threads. libxl's part is over when its last byte is in the pipe: the guest can go on, while the
+//! thread is still at work.
+//!
+//! An error of the thread closes the pipe, so that libxl fails. After libxl's last byte nobody could
+//! be told any more without losing the snapshot, so that the space for what is still on its way is
+//! always reserved before.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
+use std::num::NonZero;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use zstd::Encoder;
+use zstd::zstd_safe::CParameter;
+
+use crate::memory::frames::Level;
+
+/// The pipe, and how much is taken out of it at once.
+const CHUNK: usize = 1 << 20;
+/// What one of zstd's threads works on. Smaller than its own choice: less is on its way when the
+/// guest stops, and less memory is needed.
+const JOB: u32 = 1 << 20;
+/// How much of the job before is looked at: an eighth of the window, at every level.
+const OVERLAP: u32 = 6;
+/// More would take a small dom0's memory and keep its other guests waiting.
+const MAX_THREADS: usize = 4;
+/// More than can be on its way: two chunks, and of zstd's jobs eight and the one that fills up.
+const AHEAD: u64 = 16 << 20;
+
+/// Where the compressed bytes go, with room ahead of them.
+#[derive(Debug)]
+struct Output {
+    file: File,
+    /// Where the next byte goes, and up to where there is room; not for a pipe.
+    room: Option<(u64, u64)>,
+}
+
+impl Output {
+    fn to_file(file: File, at: u64) -> io::Result<Self> {
+        let mut output = Output { file, room: Some((at, at)) };
+        output.make_room(0)?;
+        Ok(output)
+    }
+
+    fn make_room(&mut self, count: usize) -> io::Result<()> {
+        let Some((at, end)) = self.room else { return Ok(()) };
+        let needed = at + count as u64 + AHEAD;
+        if needed <= end {
+            return Ok(());
+        }
+        let to = needed + AHEAD;
+        let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
+        match fallocate(
+            &self.file,
+            FallocateFlags::FALLOC_FL_KEEP_SIZE,
+            offset(end)?,
+            offset(to - end)?,
+        ) {
+            Ok(()) => self.room = Some((at, to)),
+            // Nearly full: what is needed may be there, though not twice as much.
+            Err(Errno::ENOSPC) => {
+                let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                fallocate(&self.file, keep_size, offset(end)?, offset(needed - end)?)?;
+                self.room = Some((at, needed));
+            }
+            Err(error @ (Errno::EDQUOT | Errno::EFBIG)) => return Err(error.into()),
+            // Not every file system can do it.
+            Err(_) => self.room = None,
+        }
+        Ok(())
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.make_room(bytes.len())?;
+        let count = self.file.write(bytes)?;
+        if let Some((at, _)) = &mut self.room {
+            *at += count as u64;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// What both sides of the pipe look at.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Why the thread has closed its end.
+    trouble: OnceLock<String>,
+    /// Nobody wants the result any more.
+    abandoned: AtomicBool,
+}
+
+/// A thread that compresses what is written into its pipe.
+#[derive(Debug)]
+pub struct Compressor {
+    pipe: PipeWriter,
+    thread: JoinHandle<io::Result<u64>>,
+    shared: Arc<Shared>,
+}
+
+impl Compressor {
+    /// Compresses into `output` from its present position on: byte `at` of a file, or a pipe.
+    pub fn start(output: File, at: Option<u64>, level: Level) -> io::Result<Compressor> {
+        let output = match at {
+            Some(at) => Output::to_file(output, at)?,
+            None => Output { file: output, room: None },
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+        let mut encoder = Encoder::new(output, level.number())?;
+        encoder.include_checksum(true)?;
+        encoder.multithread(u32::try_from(threads).expect("a small number"))?;
+        encoder.set_parameter(CParameter::JobSize(JOB))?;
+        encoder.set_parameter(CParameter::OverlapSizeLog(OVERLAP))?;
+        let (reader, pipe) = pipe()?;
+        // A pipe of the usual size works as well.
+        let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(1 << 20));
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("compressor".into())
+            .spawn(move || compress(reader, encoder, &theirs))?;
+        Ok(Compressor { pipe, thread, shared })
+    }
+
+    /// Where the guest's memory goes.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    /// Why nothing more can be written, if that is so.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.get().cloned()
+    }
+
+    /// Waits until everything is compressed and written. Returns how much was put in.
+    pub fn finish(self) -> io::Result<u64> {
+        drop(self.pipe);
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the compressor has panicked")))
+    }
+
+    /// Ends it; what it has written is of no use.
+    pub fn abandon(self) {
+        self.shared.abandoned.store(true, Ordering::Release);
+        // Whatever it still has to say.
+        let _ = self.finish();
+    }
+}
+
+fn compress(
+    mut pipe: PipeReader,
+    encoder: Encoder<'static, Output>,
+    shared: &Shared,
+) -> io::Result<u64> {
+    let result = pump(&mut pipe, encoder, &shared.abandoned);
+    if let Err(error) = &result {
+        // Before the pipe is closed: whoever fails because of that asks at once.
+        let _ = shared.trouble.set(error.to_string());
+    }
+    drop(pipe);
+    result
+}
+
+fn pump(
+    pipe: &mut PipeReader,
+    mut encoder: Encoder<'static, Output>,
+    abandoned: &AtomicBool,
+) -> io::Result<u64> {
+    let mut total = 0;
+    let mut chunk = Vec::with_capacity(CHUNK);
+    loop {
+        // Whole chunks: libxl's first bytes are taken whatever becomes of them, because it cannot
+        // cope with an error there (`host/libxl/suspend.rs`).
+        let count = pipe.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+        if abandoned.load(Ordering::Acquire) {
+            return Err(io::Error::other("nobody wants the image any more"));
+        }
+        if count == 0 {
+            encoder.finish()?;
+            return Ok(total);
+        }
+        encoder.write_all(&chunk)?;
+        total += count as u64;
+        chunk.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn level(text: &str) -> Level {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        for (text, length) in
+            [("zstd:1", 0), ("zstd", 100), ("zstd", 5 << 20), ("zstd:19", 3 << 20)]
+        {
+            let mut file = tempfile::tempfile().unwrap();
+            let compressor =
+                Compressor::start(file.try_clone().unwrap(), Some(0), level(text)).unwrap();
+            let bytes: Vec<u8> = (0..length).map(|i: u32| ((i / 7) ^ i).to_le_bytes()[0]).collect();
+            let mut pipe = File::from(compressor.fd().try_clone_to_owned().unwrap());
+            pipe.write_all(&bytes).unwrap();
+            drop(pipe);
+            assert_eq!(compressor.finish().unwrap(), bytes.len() as u64);
+            file.rewind().unwrap();
+            assert!(zstd::decode_all(file).unwrap() == bytes, "{text}, {length} bytes");
+        }
+    }
+
+    #[test]
+    fn an_error_closes_the_pipe_and_is_told() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let compressor = Compressor::start(full, None, level("zstd:1")).unwrap();
+        let mut pipe = File::from(compressor.fd().try_clone_to_owned().unwrap());
+        // Few bytes are taken in any case.
+        pipe.write_all(&[7; 64]).unwrap();
+        assert_eq!(compressor.trouble(), None);
+        let mut random = File::open("/dev/urandom").unwrap().take(64 << 20);
+        let error = io::copy(&mut random, &mut pipe).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert!(compressor.trouble().unwrap().contains("No space left"));
+        assert!(compressor.finish().unwrap_err().to_string().contains("No space left"));
+    }
+
+    #[test]
+    fn an_error_at_the_end_is_told() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let compressor = Compressor::start(full, None, level("zstd:1")).unwrap();
+        assert!(compressor.finish().unwrap_err().to_string().contains("No space left"));
+    }
+
+    #[test]
+    fn what_is_abandoned_ends_at_once_and_unfinished() {
+        let mut file = tempfile::tempfile().unwrap();
+        let compressor =
+            Compressor::start(file.try_clone().unwrap(), Some(0), level("zstd")).unwrap();
+        File::from(compressor.fd().try_clone_to_owned().unwrap()).write_all(&[1; 4096]).unwrap();
+        compressor.abandon();
+        file.rewind().unwrap();
+        assert!(zstd::decode_all(file).is_err());
+    }
+
+    #[test]
+    fn there_is_room_for_what_is_on_its_way() {
+        let file = tempfile::tempfile_in(".").unwrap();
+        let mut output = Output::to_file(file, 0).unwrap();
+        // Where the file system cannot do it there is nothing to see.
+        if output.room.is_none() {
+            return;
+        }
+        for _ in 0..40 {
+            output.write_all(&[1; 1 << 20]).unwrap();
+            let (at, end) = output.room.unwrap();
+            assert!(at + AHEAD <= end + 1);
+        }
+        let meta = output.file.metadata().unwrap();
+        assert_eq!(meta.len(), 40 << 20);
+        assert!(meta.blocks() * 512 >= (40 << 20) + AHEAD);
+        output.file.set_len(meta.len()).unwrap();
+        assert!(output.file.metadata().unwrap().blocks() * 512 < (42 << 20));
+    }
+}

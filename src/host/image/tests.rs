@@ -1,0 +1,260 @@
+//! Images made and read as `create` and `revert` do it, with a made-up guest.
+
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::memory::stream::tests::{pv_stream, pv_stream_of};
+use crate::record::tests::sample;
+
+fn start(directory: &Path, compress: Option<&str>) -> ImageStart {
+    ImageStart {
+        target: Target::File(directory.join("s1.xlsave")),
+        config: r#"{"c_info":{"name":"web1"}}"#.into(),
+        record: Record { complete: false, image_size: 0, ..sample() },
+        compress: compress.map(|text| text.parse().unwrap()),
+    }
+}
+
+fn path(start: &ImageStart) -> &Path {
+    match &start.target {
+        Target::File(path) => path,
+        Target::Stdout => panic!("a pipe"),
+    }
+}
+
+/// Writes what libxl would write.
+fn save(writer: &ImageWriter, stream: &[u8]) {
+    File::from(writer.fd().try_clone_to_owned().unwrap()).write_all(stream).unwrap();
+}
+
+/// A complete image.
+fn image(start: &ImageStart, stream: &[u8]) -> u64 {
+    let writer = ImageWriter::start(start).unwrap();
+    save(&writer, stream);
+    writer.complete(&mut start.record.clone()).unwrap().unwrap()
+}
+
+/// What `xl restore` would get behind the header, or the error on the way.
+fn fed(source: &mut Source) -> io::Result<Vec<u8>> {
+    let length = source.image.stream_len;
+    let mut bytes = Vec::new();
+    match source.stream()? {
+        Body::File(file) => file.take(length).read_to_end(&mut bytes)?,
+        Body::Reader(reader) => reader.take(length).read_to_end(&mut bytes)?,
+    };
+    Ok(bytes)
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = directory.read_dir().unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn an_image_has_its_name_only_when_complete() {
+    for compress in [None, Some("zstd")] {
+        let directory = tempfile::tempdir().unwrap();
+        let start = start(directory.path(), compress);
+        let path = path(&start);
+        let writer = ImageWriter::start(&start).unwrap();
+        assert!(partial_path(path).exists() && !path.exists());
+        assert!(ImageWriter::start(&start).is_err(), "a second one must not take the file");
+        assert!(partial_path(path).exists());
+        let length = writer.complete(&mut start.record.clone()).unwrap();
+        assert_eq!(length, Some(path.metadata().unwrap().len()));
+        assert!(!partial_path(path).exists());
+        let error = match compress {
+            None => Source::open(path).unwrap_err(),
+            // Its frames are whole, and what is in them is found out when it is read.
+            Some(_) => Source::open(path).unwrap().verify().unwrap_err(),
+        };
+        assert!(error.chain().last().unwrap().contains("truncated"), "no memory was written");
+    }
+}
+
+#[test]
+fn a_discarded_image_leaves_nothing() {
+    for compress in [None, Some("zstd")] {
+        let directory = tempfile::tempdir().unwrap();
+        let writer = ImageWriter::start(&start(directory.path(), compress)).unwrap();
+        save(&writer, &[7; 100_000]);
+        writer.discard().unwrap();
+        assert_eq!(names(directory.path()), [""; 0]);
+    }
+}
+
+#[test]
+fn a_partial_image_is_refused_by_its_name() {
+    let error = Source::open(Path::new("/x/s1.xlsave.partial")).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+}
+
+#[test]
+fn both_forms_hold_the_same_image() {
+    let stream = pv_stream_of(5 << 20);
+    let mut images = Vec::new();
+    for compress in [None, Some("zstd:1"), Some("zstd:12")] {
+        let directory = tempfile::tempdir().unwrap();
+        let start = start(directory.path(), compress);
+        let length = image(&start, &stream);
+        assert_eq!(length, path(&start).metadata().unwrap().len());
+        assert!((length < stream.len() as u64) == compress.is_some());
+        let mut source = Source::open(path(&start)).unwrap();
+        assert!(source.image.record.complete);
+        assert!(fed(&mut source).unwrap() == stream);
+        source.verify().unwrap();
+        let record = source.image.record;
+        let plain = fs::read(path(&start)).unwrap();
+        images
+            .push((record, compress.map_or(plain.clone(), |_| zstd::decode_all(&*plain).unwrap())));
+    }
+    assert!(images[0] == images[1] && images[0] == images[2]);
+}
+
+/// zstd(1) with an argument, on a file's content.
+fn zstd1(argument: &str, input: &[u8]) -> Vec<u8> {
+    #[expect(clippy::disallowed_methods, reason = "a tool that only tests use")]
+    let mut child = Command::new("zstd")
+        .args(["-q", argument])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("zstd is installed: tests/lab/setup-host");
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success(), "zstd {argument}: {}", output.status);
+    output.stdout
+}
+
+#[test]
+fn the_stock_tool_unpacks_ours_and_we_read_what_it_packed() {
+    let directory = tempfile::tempdir().unwrap();
+    let stream = pv_stream_of(3 << 20);
+    let ours = start(directory.path(), Some("zstd"));
+    image(&ours, &stream);
+    let packed = fs::read(path(&ours)).unwrap();
+    let plain = zstd1("-dc", &packed);
+    assert!(plain == zstd::decode_all(&*packed).unwrap());
+    zstd1("-t", &packed);
+
+    let other = directory.path().join("s2.xlsave.zst");
+    for (bytes, checksums) in
+        [(zstd1("-c", &plain), true), (zstd1("--no-check", &plain), false), (packed, true)]
+    {
+        fs::write(&other, bytes).unwrap();
+        let mut source = Source::open(&other).unwrap();
+        assert_eq!(source.image.form, Form::Zstd { checksums });
+        assert!(fed(&mut source).unwrap() == stream);
+        source.verify().unwrap();
+    }
+    fs::write(&other, &plain).unwrap();
+    assert_eq!(Source::open(&other).unwrap().image.form, Form::Plain);
+}
+
+#[test]
+fn images_that_went_through_a_pipe_are_read() {
+    let stream = pv_stream();
+    let record = Record { complete: false, image_size: 0, ..sample() };
+    let done = Record { complete: true, ..record.clone() };
+    let plain = header::encode("{}", &record, header::record_space(&record)).unwrap();
+    let level: Level = "zstd".parse().unwrap();
+    let frame = |bytes: &[u8]| frames::frame(bytes, level).unwrap();
+    let trailer = header::trailer(&done);
+    let all = [plain.as_slice(), &stream, &trailer].concat();
+    // Packed by another program; by us; both are whole only with their end.
+    let ours =
+        [frames::head(&plain, level, None).unwrap(), frame(&stream), frame(&trailer)].concat();
+    for bytes in [zstd1("-c", &all), ours] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("piped.zst");
+        fs::write(&path, &bytes).unwrap();
+        let mut source = Source::open(&path).unwrap();
+        assert!(source.image.read_whole);
+        assert_eq!(source.image.record, done);
+        assert!(fed(&mut source).unwrap() == stream);
+        for cut in (0..bytes.len()).step_by(7) {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            assert_eq!(Source::open(&path).unwrap_err().exit_code(), 3, "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn what_is_damaged_is_never_fed_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let stream = pv_stream_of(2 << 20);
+    let start = start(directory.path(), Some("zstd"));
+    let length = usize::try_from(image(&start, &stream)).unwrap();
+    let good = fs::read(path(&start)).unwrap();
+    let mut noticed_early = 0;
+    for at in (0..length).step_by(length / 200) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x10;
+        fs::write(path(&start), &bytes).unwrap();
+        let Ok(mut source) = Source::open(path(&start)) else {
+            noticed_early += 1;
+            continue;
+        };
+        let fed = fed(&mut source);
+        let verified = source.verify();
+        // The room behind the header is the one place where nothing stands.
+        if fed.is_ok() {
+            assert!(zstd::decode_all(&*bytes).is_ok(), "byte {at}");
+            verified.unwrap();
+        } else {
+            assert_eq!(verified.unwrap_err().exit_code(), 3, "byte {at}");
+        }
+    }
+    assert!(noticed_early > 0);
+}
+
+/// The process that compressed an image was killed: what is a guard to make of the file?
+#[test]
+fn only_an_image_that_was_all_compressed_can_be_completed_by_another_process() {
+    let stream = pv_stream_of(1 << 20);
+    for drained in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let start = start(directory.path(), Some("zstd"));
+        let mut writer = ImageWriter::start(&start).unwrap();
+        let id = writer.id().unwrap();
+        save(&writer, &stream);
+        if drained {
+            writer.drain().unwrap();
+        }
+        // As the kernel does it with a process: nothing of ours runs any more.
+        mem::forget(writer);
+        let mut adopted = ImageWriter::adopt(&start, id).unwrap();
+        if drained {
+            adopted.drain().unwrap();
+            adopted.complete(&mut start.record.clone()).unwrap();
+            let mut source = Source::open(path(&start)).unwrap();
+            assert!(fed(&mut source).unwrap() == stream);
+            source.verify().unwrap();
+            // Killed once more, when all was done.
+            let again = ImageWriter::adopt(&start, id).unwrap();
+            again.complete(&mut start.record.clone()).unwrap();
+            Source::open(path(&start)).unwrap().verify().unwrap();
+        } else {
+            let error = adopted.drain().unwrap_err();
+            assert!(error.to_string().contains("has gone with the process"), "{error}");
+            adopted.drain().unwrap_err();
+            let told = adopted.give_up(&start.record.name, error);
+            assert_eq!((told.exit_code(), told.left.len()), (4, 1));
+            assert!(told.left[0].what.contains("The memory of snapshot s1 is not whole"));
+            assert_eq!(names(directory.path()), ["s1.xlsave.partial"], "its name is never given");
+            let command = format!("rm {}", quote(partial_path(path(&start))));
+            assert_eq!(told.left[0].command, Some(command));
+        }
+    }
+}
+
+#[test]
+fn standard_output_cannot_be_gone_on_with_once_it_is_compressed() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = ImageStart { target: Target::Stdout, ..start(directory.path(), Some("zstd")) };
+    let adopted = ImageWriter::adopt(&start, (0, 0)).unwrap();
+    adopted.complete(&mut start.record.clone()).unwrap_err();
+}
