@@ -415,7 +415,15 @@ mod tests {
         record.description = "one\n\x1b[2J\x1b]0;two\x07\u{9b}31m".into();
         record.domain.name = "web\r1".into();
         let image = "a".to_owned();
-        let shown = Shown { image, record, vcpus: 1, revertible: false, disks: Vec::new() };
+        let shown = Shown {
+            image,
+            record,
+            vcpus: 1,
+            revertible: false,
+            disks: Vec::new(),
+            compressed: false,
+            verified: None,
+        };
         let text = shown.to_string();
         assert!(text.contains("Snapshot s1 of web 1\n  one\n   [2J ]0;two  31m\n"), "{text:?}");
         let error = Error::refused("a\x1b[2Jb").because("c\x07").hint("d\n\x08");

@@ -21,9 +21,9 @@ use xl_snapshot::spec::{Flags, Request, Spec, merge};
 
 /// The volumes of lvm.cfg, as lvs prints them: a thick one, and a thin one in its pool.
 const VOLUMES: &str = r#"{"report": [{"lv": [
-    {"vg_name":"vg0", "lv_name":"pool", "lv_size":"68719476736", "lv_layout":"thin,pool", "origin":"", "pool_lv":"", "lv_tags":"", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"12.00", "metadata_percent":"10.94", "lv_kernel_major":"253", "lv_kernel_minor":"9", "vg_free":"137438953472", "vg_extent_size":"4194304"},
-    {"vg_name":"vg0", "lv_name":"lvm-root", "lv_size":"17179869184", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"0", "vg_free":"137438953472", "vg_extent_size":"4194304"},
-    {"vg_name":"vg0", "lv_name":"lvm-data", "lv_size":"17179869184", "lv_layout":"thin,sparse", "origin":"", "pool_lv":"pool", "lv_tags":"", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"1", "vg_free":"137438953472", "vg_extent_size":"4194304"}
+    {"vg_name":"vg0", "lv_name":"pool", "lv_size":"68719476736", "lv_layout":"thin,pool", "origin":"", "pool_lv":"", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"12.00", "metadata_percent":"10.94", "lv_kernel_major":"253", "lv_kernel_minor":"9", "vg_free":"137438953472", "vg_extent_size":"4194304"},
+    {"vg_name":"vg0", "lv_name":"lvm-root", "lv_size":"17179869184", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"0", "vg_free":"137438953472", "vg_extent_size":"4194304"},
+    {"vg_name":"vg0", "lv_name":"lvm-data", "lv_size":"17179869184", "lv_layout":"thin,sparse", "origin":"", "pool_lv":"pool", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"1", "vg_free":"137438953472", "vg_extent_size":"4194304"}
     ]}]}"#;
 
 fn example(name: &str) -> PathBuf {
@@ -94,8 +94,13 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 device: 1,
                 writable: true,
             };
-            let facts_of_vhd =
-                vhd::Facts { virtual_size: 1 << 30, differencing: false, depth: Some(1) };
+            let facts_of_vhd = vhd::Facts {
+                virtual_size: 1 << 30,
+                differencing: false,
+                uuid: [8; 16],
+                header: 512,
+                depth: Some(1),
+            };
             let is_vhd = disk.is_tap_vhd() || disk.format == Some(Format::Vhd);
             DiskSeen {
                 served: Some(if kernel { Served::Blkback } else { Served::Qemu }),
@@ -120,6 +125,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         disks,
         volumes: Ok::<Vec<Volume>, _>(volumes::parse(VOLUMES.as_bytes()).unwrap()),
         monitor: Some(77),
+        saver: None,
         xen: "4.17.7".into(),
         shadow_paging: true,
         image: ImagePlace::File { path: "/image".into(), trouble: None, free: 1 << 40 },

@@ -39,6 +39,8 @@ const SIGNAL_POLL: Duration = Duration::from_millis(100);
 const ROOM: u64 = 1 << 20;
 /// How long after a failed save the guest is watched.
 const LATE_SUSPEND: Duration = Duration::from_secs(3);
+/// How long a tool may go on whose starter was killed.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// What `xl restore` may still do once it has the whole image.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -69,6 +71,8 @@ pub struct Dom0 {
     guard: Option<Guard>,
     /// Whether we are that guard.
     adopted: bool,
+    /// Tools that were left running by a process that was killed.
+    orphans: Vec<(Tool, u32)>,
     stop: Arc<AtomicBool>,
     image: Option<(ImageWriter, Record)>,
     made: BTreeSet<PathBuf>,
@@ -116,6 +120,7 @@ impl Dom0 {
             reporter,
             guard: None,
             adopted: false,
+            orphans: Vec::new(),
             stop,
             image: None,
             made: BTreeSet::new(),
@@ -143,6 +148,7 @@ impl Dom0 {
         self.adopted = true;
         self.virtual_sizes.clone_from(&task.virtual_sizes);
         self.made = legacy.made;
+        self.orphans = legacy.started;
         self.protected = legacy
             .protected
             .into_iter()
@@ -156,6 +162,19 @@ impl Dom0 {
             self.image = Some((ImageWriter::adopt(start, id)?, start.record.clone()));
         }
         Ok(())
+    }
+
+    /// Waits for the tools that were left behind, so that nothing is taken back while it is being made.
+    fn await_orphans(&mut self) {
+        for (tool, pid) in self.orphans.drain(..) {
+            let Ok(pid) = i32::try_from(pid) else { continue };
+            // An xl has the whole image, or fails at once.
+            let limit = if tool == Tool::Xl { RESTORE_TIMEOUT } else { ORPHAN_TIMEOUT };
+            if process::is_program(pid, tool.name()) && !process::wait_gone(pid, limit) {
+                let (name, limit) = (tool.name(), limit.as_secs());
+                self.messages.push(format!("note: {name} (process {pid}) runs on after {limit} s"));
+            }
+        }
     }
 
     fn tell(&self, note: &Note) {
@@ -277,8 +296,7 @@ impl Dom0 {
         let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
         if self.is_gone(domid).unwrap_or(false) {
             "the domain is gone: somebody destroyed it"
-        } else if partial
-            .is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
+        } else if partial.is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
         {
             "its file system is full: make room, or choose another place with --memory FILE"
         } else {
@@ -649,6 +667,9 @@ impl Dom0 {
     }
 
     fn carry_out(&mut self, step: &Step) -> Result<()> {
+        if step.can_wait() {
+            self.await_orphans();
+        }
         match step {
             Step::NewFile { .. } | Step::Run(_) | Step::Undoable { .. } => {
                 self.together(std::slice::from_ref(step))
@@ -712,6 +733,9 @@ impl Perform for Dom0 {
     }
 
     fn settle(&mut self, step: &Step) -> Result<bool> {
+        if !matches!(step, Step::Transaction { .. }) {
+            self.await_orphans();
+        }
         match step {
             Step::Transaction { domid, actions } => is_snapshotted(*domid, actions).map_err(caused),
             // libxl begins with its QEMU.

@@ -31,7 +31,6 @@ use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::image::FileId;
 use crate::host::lock::Lock;
-use crate::host::process;
 use crate::plan::{Plan, Reached, Step, TakenOver, Target, take_over};
 use crate::report::Reporter;
 use crate::tool::Tool;
@@ -44,11 +43,6 @@ const SHORT_NAME: &CStr = c"xl-snap-guard";
 
 /// How long a guard may take to start.
 const START: Duration = Duration::from_secs(30);
-/// How long a tool that was started while the guest ran or stood still may go on by itself.
-const TOOL: Duration = Duration::from_secs(5);
-/// How long an `xl restore` may go on by itself: it has the whole image, or fails at once.
-const RESTORE: Duration = Duration::from_secs(300);
-
 /// What the guard has to know from the beginning.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Task {
@@ -197,10 +191,6 @@ pub fn watch() -> Result<()> {
     let reporter = Reporter::new(false, 0);
     let title = task.plan.title.clone();
     reporter.message(&format!("xl-snapshot: {title} was killed; putting things in order"));
-    for (tool, pid) in &legacy.started {
-        let limit = if *tool == Tool::Xl { RESTORE } else { TOOL };
-        await_tool(*tool, *pid, limit, &reporter);
-    }
     let mut dom0 = Dom0::open(reporter.clone(), Arc::default())?;
     dom0.adopt(&task, legacy).map_err(trouble)?;
     let how = match take_over(&task.plan, reached, &mut dom0)? {
@@ -231,16 +221,6 @@ fn wait() -> io::Result<Option<(Task, Legacy)>> {
         legacy.add(note);
     }
     Ok(Some((task, legacy)))
-}
-
-/// Waits for a tool that the ward left behind, so that it is not undone while it works.
-fn await_tool(tool: Tool, pid: u32, limit: Duration, reporter: &Reporter) {
-    let Ok(pid) = i32::try_from(pid) else { return };
-    if process::is_program(pid, tool.name()) && !process::wait_gone(pid, limit) {
-        let (name, limit) = (tool.name(), limit.as_secs());
-        reporter
-            .message(&format!("xl-snapshot: {name} (process {pid}) still runs after {limit} s"));
-    }
 }
 
 #[cfg(test)]

@@ -129,7 +129,11 @@ impl Image {
             check_length(record.image_size, length)?;
             check_length(length, end)?;
         } else {
-            let behind = if length - end > header::MAX_RECORD as u64 { Vec::new() } else { rest(file, end)? };
+            let behind = if length - end > header::MAX_RECORD as u64 {
+                Vec::new()
+            } else {
+                rest(file, end)?
+            };
             record = with_proofs(&record, &behind)?;
         }
         let stream_len = end - stream_offset;

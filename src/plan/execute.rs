@@ -96,10 +96,12 @@ pub fn take_over(plan: &Plan, reached: Reached, host: &mut dyn Perform) -> Resul
     Ok(TakenOver::Finished)
 }
 
-/// What takes steps back, last first.
+/// What takes steps back, last first; but what can wait comes when the guest runs again.
 pub fn undo(steps: &[Step]) -> Vec<Step> {
     // What was done at the same time is taken back one by one: a failure must not keep the rest.
-    steps.iter().rev().filter_map(Step::undo).flat_map(Step::apart).collect()
+    let undo = steps.iter().rev().filter_map(Step::undo).flat_map(Step::apart);
+    let (later, first): (Vec<_>, Vec<_>) = undo.partition(Step::can_wait);
+    [first, later].concat()
 }
 
 fn prepare(plan: &Plan, host: &mut dyn Perform) -> Result<()> {

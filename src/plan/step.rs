@@ -361,6 +361,15 @@ impl Step {
         }
     }
 
+    /// Whether an undoing step only removes what nobody uses: it need not be done while the guest
+    /// stands still.
+    pub fn can_wait(&self) -> bool {
+        matches!(
+            self,
+            Step::Run(_) | Step::RemoveNew { .. } | Step::Unprotect { .. } | Step::DiscardImage
+        )
+    }
+
     /// Whether the guest stands still after this step.
     pub fn stops_guest(&self) -> bool {
         matches!(self, Step::Suspend { .. })

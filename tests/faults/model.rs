@@ -207,6 +207,7 @@ impl Perform for Model {
             }
             Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
             Step::CheckStill { .. }
+            | Step::DrainImage
             | Step::Pause { .. }
             | Step::AwaitClosed { .. }
             | Step::AwaitMerged { .. } => {}

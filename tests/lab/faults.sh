@@ -15,22 +15,50 @@ faults_up() {
 	monitor=$(xl_monitor_pid g)
 }
 
-# goes_on SECONDS: by then the guest counts, its xl process is awake and nobody puts anything in order
-# any more.
+# goes_on SECONDS: by then the guest counts and its xl process is awake; and soon nobody puts anything in
+# order any more.
 goes_on() {
 	local - begin=$SECONDS
 	{ set +x; } 2>/dev/null
 	# Lost until it is seen: a scenario that fails here leaves it so in the report.
 	reliability "guests lost" 1
 	more_ticks g 2 "$1"
+	while [[ $(ps -o stat= -p "$monitor") == T* ]]; do
+		((SECONDS - begin < $1)) || fail "the xl process is stopped after $1 s"
+	done
+	# What it removes then is in nobody's way.
 	while guard_works; do
-		((SECONDS - begin < $1)) || fail "the guard still works after $1 s"
+		((SECONDS - begin < 30)) || fail "the guard still works after 30 s"
 		lab_pause 0.1
 	done
 	[[ $(xl_monitor_pid g) == "$monitor" ]] || fail "another xl process watches g"
-	[[ $(ps -o stat= -p "$monitor") != T* ]] || fail "the xl process is stopped"
 	not_torn g
 	reliability "guests lost" -1
+}
+
+# kill_at STEP: has a create of g killed after one of its steps, counted from 0: by SIGKILL, so that it can
+# do nothing more. Its guard takes everything back (undone) or completes the snapshot (completed).
+# Fails if there is no such step.
+undone=0 completed=0
+kill_at() {
+	local before rc=0 image=s$1.xlsave
+	before=$(stand g)
+	FAULTS=$1:killed-late "$faulty" create g --no-live --name "s$1" --memory "$image" \
+		-d xvdb,external >"s$1.out" 2>"s$1.err.out" || rc=$?
+	((rc != 0)) || return 1
+	((rc == 137)) || fail "step $1: exit status $rc instead of 137: $(<"s$1.err.out")"
+	goes_on 10
+	reliability "kills survived" 1
+	if [[ -e $image ]]; then
+		intact "$image"
+		grep -q 'carried out to its end' "s$1.err.out" || fail "step $1: the guard said: $(<"s$1.err.out")"
+		completed=$((completed + 1))
+		first=${first-$image}
+	else
+		grep -q 'everything is as it was' "s$1.err.out" || fail "step $1: the guard said: $(<"s$1.err.out")"
+		[[ $before == "$(stand g)" ]] || fail "step $1: $(diff <(echo "$before") <(stand g))"
+		undone=$((undone + 1))
+	fi
 }
 
 # intact IMAGE: the snapshot can be reverted to.
@@ -48,7 +76,9 @@ guard_works() { pid_of xl-snap-guard >/dev/null; }
 pid_of() {
 	local - file
 	{ set +x; } 2>/dev/null
-	file=$(grep -lxs "$1" /proc/[1-9]*/comm) || return 1
+	# It fails when a process ends under its eyes.
+	file=$(grep -lxs "$1" /proc/[1-9]*/comm || :)
+	[[ -n $file ]] || return 1
 	file=${file%%$'\n'*}
 	file=${file#/proc/}
 	echo "${file%/comm}"

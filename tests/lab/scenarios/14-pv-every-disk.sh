@@ -1,6 +1,7 @@
 #!/bin/bash
 # A PV guest with a disk of every kind: one instant for all of them.
 # timeout: 400
+# slow
 . /lab/t/kinds.sh
 
 kinds_up g type=pv tick=500

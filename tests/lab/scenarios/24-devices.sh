@@ -2,6 +2,7 @@
 # Two processors, a network interface and a framebuffer: the same after a revert. A domain without
 # any disk.
 # timeout: 300
+# slow
 . /lab/t/lib.sh
 
 ip link show xenbr0 >/dev/null 2>&1 || ip link add xenbr0 type bridge

@@ -2,6 +2,7 @@
 # A guest that does not answer the suspend request: libxl gives up after a minute, the guest goes on,
 # nothing is left.
 # timeout: 300
+# slow
 . /lab/t/lib.sh
 
 qcow2 a.qcow2 64M

@@ -95,14 +95,4 @@ done
 [[ -z $(ls /var/lib/xen | grep -e "\.$id\." || :) ]] || fail "libxl's data of the domain is left"
 qemu_img_check_all
 
-# The same kill, while a guest is saved that runs meanwhile.
-guest_up p type=pvh mem=96 tick=300 c.qcow2 d.qcow2
-wait_tick p 2
-before=$(stand p)
-hold_create p s4.xlsave --name s4 --live -d xvdb,external
-kill -KILL "$helper_pid"
-let_create 1 'Killed'
-unharmed p "$before"
-create p s4.xlsave --name s4 --live
-xl destroy p
 detail "second of us, xl save, rename, block-attach, destroy, kill -9 of the helper"

@@ -1,0 +1,20 @@
+#!/bin/bash
+# The program is killed after some steps of a create: a base is marked, the guest is suspended, its
+# configuration is ahead of its disks, the disks have their snapshots. Its guard takes everything back
+# or completes the snapshot, and within 10 s the guest counts on and its xl process is awake.
+# timeout: 300
+. /lab/t/lib.sh
+. /lab/t/faults.sh
+
+faults_up pv
+for step in 1 4 7 9; do kill_at $step; done
+((undone == 3 && completed == 1)) || fail "$undone times undone, $completed times completed"
+# One that was killed right after the disks had their snapshots.
+mark g
+xl-snapshot revert "$first"
+more_ticks g 3
+not_torn g
+xl destroy g
+qemu_img_check_all
+lvm_check vg0
+detail "$undone times all was as before, $completed times the snapshot was completed, the guest back in 10 s"
