@@ -207,14 +207,15 @@ impl ImageWriter {
         self.file.write_all_at(&header, 0)?;
         self.file.sync_all()?;
         // It has its name already if a process was killed here.
-        if !self.has_name(path) {
-            files::rename_new(&partial_path(path), path)?;
+        let partial = partial_path(path);
+        if self.has_name(&partial) {
+            files::rename_new(&partial, path)?;
         }
-        // Whoever may write to the directory could have put something else under the name.
+        // Whoever may write to the directory could have put something else under either name.
         if !self.has_name(path) {
+            let partial = partial.display();
             return Err(io::Error::other(format!(
-                "somebody replaced {}: the image is lost",
-                partial_path(path).display()
+                "somebody replaced {partial}: the image is lost"
             )));
         }
         files::sync_directory(path)?;

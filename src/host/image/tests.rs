@@ -1,5 +1,6 @@
 //! Images made and read as `create` and `revert` do it, with a made-up guest.
 
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use super::*;
@@ -48,6 +49,29 @@ fn fed(source: &mut Source) -> io::Result<Vec<u8>> {
 fn names(directory: &Path) -> Vec<String> {
     let entries = directory.read_dir().unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn what_somebody_puts_in_the_place_of_an_image_is_neither_written_to_nor_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = start(directory.path(), None);
+    let path = path(&start);
+    let other = directory.path().join("shadow");
+    fs::write(&other, "secret").unwrap();
+    let writer = ImageWriter::start(&start).unwrap();
+    fs::remove_file(partial_path(path)).unwrap();
+    symlink(&other, partial_path(path)).unwrap();
+    save(&writer, &pv_stream());
+    let error = writer.complete(&mut start.record.clone()).unwrap_err();
+    assert!(error.to_string().contains("somebody replaced"), "{error}");
+    assert_eq!(fs::read(&other).unwrap(), b"secret");
+
+    // Nor is it removed.
+    let start = ImageStart { target: Target::File(directory.path().join("s2.xlsave")), ..start };
+    let writer = ImageWriter::start(&start).unwrap();
+    fs::rename(&other, directory.path().join("s2.xlsave.partial")).unwrap();
+    writer.discard().unwrap();
+    assert_eq!(fs::read(directory.path().join("s2.xlsave.partial")).unwrap(), b"secret");
 }
 
 #[test]
