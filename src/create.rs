@@ -10,7 +10,7 @@ use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
 use crate::domain::{Disk, DomainConfig, Format, GuestType};
 use crate::error::{Error, Left, Result};
-use crate::memory::{header, partial_path};
+use crate::memory::{header, partial_path, restore_command};
 use crate::names::{SnapshotName, is_file_part};
 use crate::plan::{
     ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
@@ -345,11 +345,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     {
         config.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
     }
-    let unfinished = quote(partial_path(path));
-    let restore = match job.request.compress {
-        Some(_) => format!("zstd -dc <{unfinished} | xl restore /dev/stdin"),
-        None => format!("xl restore {unfinished}"),
-    };
+    let restore = restore_command(&partial_path(path), job.request.compress.is_some());
     let left = |what: &str, command: String| Left {
         what: format!("Domain {domain} does not run: {what}"),
         command: Some(command),

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fmt::Debug;
 use std::fs::{self, Permissions};
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use crate::host::lock::Lock;
 use crate::host::qmp::{Qmp, QmpError};
 use crate::host::xenstore::Xenstore;
 use crate::host::{cfg, command, files, look, process};
-use crate::memory::header;
+use crate::memory::{header, restore_command};
 use crate::plan::{Action, ImageStart, Perform, Plan, Reached, Step, StoreConfig, Target, Whose};
 use crate::record::{FrozenFile, Kept, QcowSnapshot, Record};
 use crate::report::{MemoryBar, Reporter};
@@ -33,6 +32,9 @@ use crate::tool::{Invocation, Tool, quote};
 
 /// How long a destroyed domain's QEMU may take to close its disks.
 const QEMU_EXIT: Duration = Duration::from_secs(60);
+/// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
+/// be on its way out when Xen calls it suspended. To resume and suspend again takes far more.
+const STILL: u64 = 1_000_000;
 /// How often a running save looks whether the user wants it to stop.
 const SIGNAL_POLL: Duration = Duration::from_millis(100);
 /// A file system with less free space, in bytes, is full.
@@ -144,7 +146,7 @@ impl Dom0 {
     }
 
     /// Takes over what a process has done that was killed.
-    pub fn adopt(&mut self, task: &Task, legacy: Legacy) -> io::Result<()> {
+    pub fn adopt(&mut self, task: &Task, legacy: Legacy) {
         self.adopted = true;
         self.virtual_sizes.clone_from(&task.virtual_sizes);
         self.made = legacy.made;
@@ -158,10 +160,10 @@ impl Dom0 {
             Step::OpenImage(start) => Some(start),
             _ => None,
         });
-        if let (Some(start), Some(id)) = (start, legacy.image) {
-            self.image = Some((ImageWriter::adopt(start, id)?, start.record.clone()));
-        }
-        Ok(())
+        // If somebody has removed the file, the rest is in need of order all the same.
+        self.image = start.zip(legacy.image).and_then(|(start, id)| {
+            Some((ImageWriter::adopt(start, id).ok()?, start.record.clone()))
+        });
     }
 
     /// Waits for the tools that were left behind, so that nothing is taken back while it is being made.
@@ -258,16 +260,18 @@ impl Dom0 {
     }
 
     fn discard_image(&mut self) -> Result<()> {
-        let Some((writer, _)) = self.image.take() else { return Ok(()) };
+        let Some((mut writer, _)) = self.image.take() else { return Ok(()) };
         let (Some(domid), Some(path)) = (self.stuck, writer.partial()) else {
             return writer.discard().map_err(caused);
         };
+        writer.drain().map_err(failed("Compress what is left of the memory"))?;
+        let restore = restore_command(&path, writer.is_compressed());
         let path = quote(path);
         Err(Error::failed("It is all there is of the guest's memory").unfinished(vec![Left {
             what: format!(
                 "Domain {domid} is suspended, with its disks as they were; {path} was kept"
             ),
-            command: Some(format!("xl destroy {domid}; xl restore {path}")),
+            command: Some(format!("xl destroy {domid}; {restore}")),
         }]))
     }
 
@@ -316,8 +320,9 @@ impl Dom0 {
             let aborter = libxl.aborter();
             let (finished, suspended) = (&finished, &suspended);
             let watch = scope.spawn(move || {
-                // One of its own: the other is busy with the save.
-                let libxl = Libxl::open(Level::Critical, |_, _| ()).ok()?;
+                // One of its own: the other is busy with the save. Without it, check_still sees less.
+                let libxl = Libxl::open(Level::Critical, |_, _| ()).ok();
+                let cpu_time_now = || Some(libxl.as_ref()?.domain_info(domid).ok()??.cpu_time);
                 let mut aborted = false;
                 let mut cpu_time = None;
                 while !finished.load(Ordering::Acquire) {
@@ -329,7 +334,7 @@ impl Dom0 {
                                 Ok(Abort::Requested | Abort::AlreadyRequested)
                             );
                     if cpu_time.is_none() && suspended.load(Ordering::Acquire) {
-                        cpu_time = libxl.domain_info(domid).ok()?.map(|info| info.cpu_time);
+                        cpu_time = cpu_time_now();
                     }
                     thread::park_timeout(SIGNAL_POLL);
                 }
@@ -367,7 +372,7 @@ impl Dom0 {
             Some(info) if info.shutdown_reason != Some(ShutdownReason::Suspend) => {
                 return Err(other("resumed the domain"));
             }
-            Some(info) if self.cpu_time.is_some_and(|before| before != info.cpu_time) => {
+            Some(info) if self.cpu_time.is_some_and(|before| info.cpu_time > before + STILL) => {
                 return Err(other("let the domain run"));
             }
             Some(_) => {}

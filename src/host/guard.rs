@@ -192,7 +192,7 @@ pub fn watch() -> Result<()> {
     let title = task.plan.title.clone();
     reporter.message(&format!("xl-snapshot: {title} was killed; putting things in order"));
     let mut dom0 = Dom0::open(reporter.clone(), Arc::default())?;
-    dom0.adopt(&task, legacy).map_err(trouble)?;
+    dom0.adopt(&task, legacy);
     let how = match take_over(&task.plan, reached, &mut dom0)? {
         TakenOver::Undone => "everything is as it was before",
         TakenOver::Finished => "it was carried out to its end",

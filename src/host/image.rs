@@ -140,6 +140,11 @@ impl ImageWriter {
         }
     }
 
+    /// Whether it is compressed.
+    pub fn is_compressed(&self) -> bool {
+        self.compress.is_some()
+    }
+
     /// Why no more memory is taken, if the compressor has failed.
     pub fn trouble(&self) -> Option<String> {
         match &self.compress {

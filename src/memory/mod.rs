@@ -24,6 +24,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::record::Record;
+use crate::tool::quote;
 use forward::Forward;
 use frames::{Marker, Unpacked};
 use header::{Header, Tail};
@@ -36,6 +37,16 @@ pub fn partial_path(path: &Path) -> PathBuf {
     let mut partial = path.as_os_str().to_owned();
     partial.push(PARTIAL);
     partial.into()
+}
+
+/// How xl itself reads an image.
+pub fn restore_command(image: &Path, compressed: bool) -> String {
+    let image = quote(image);
+    if compressed {
+        format!("zstd -dc <{image} | xl restore /dev/stdin")
+    } else {
+        format!("xl restore {image}")
+    }
 }
 
 /// An image whose header was read and whose structure was found whole.
