@@ -20,7 +20,7 @@ build: setup ## build the program
 
 # In the release profile, whose build the lab needs anyway.
 check: setup ## the quick part of the tests: format, lints, unit tests, real qemu-img
-	@rm -rf target/reliability
+	@rm -rf target/reliability target/lab/logs/*/reliability
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@$(CARGO) test --release --workspace --locked --quiet
