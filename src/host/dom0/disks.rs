@@ -1,0 +1,86 @@
+//! The files and volumes of the disks.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Dom0, SIGNAL_POLL, caused, failed};
+use crate::disk::lvm::volumes::Volume;
+use crate::error::{Error, Result};
+use crate::host::guard::Note;
+use crate::host::{files, look};
+
+/// How long a logical volume may stay open, or a merge go on, once nobody should use it.
+const VOLUME_WAIT: Duration = Duration::from_secs(600);
+
+impl Dom0 {
+    pub(super) fn new_file(&mut self, path: &Path) -> Result<()> {
+        files::create_new(path).map_err(caused)?;
+        self.made(path);
+        Ok(())
+    }
+
+    fn made(&mut self, path: &Path) {
+        self.tell(&Note::Made(path.to_owned()));
+        self.made.insert(path.to_owned());
+    }
+
+    pub(super) fn remove_new(&mut self, path: &Path) -> Result<()> {
+        if self.made.contains(path) {
+            files::remove(path).map_err(caused)?;
+            self.made.remove(path);
+        }
+        Ok(())
+    }
+
+    pub(super) fn clone_file(&mut self, from: &Path, to: &Path, writable: bool) -> Result<()> {
+        files::clone_new(from, to, writable).map_err(caused)?;
+        self.made(to);
+        Ok(())
+    }
+
+    pub(super) fn protect(&mut self, path: &Path) -> Result<()> {
+        let before = files::protect(path).map_err(caused)?;
+        self.tell(&Note::Protected(path.to_owned(), before.mode()));
+        self.protected.insert(path.to_owned(), before);
+        Ok(())
+    }
+
+    pub(super) fn unprotect(&mut self, path: &Path) -> Result<()> {
+        let Some(before) = self.protected.get(path) else { return Ok(()) };
+        fs::set_permissions(path, before.clone()).map_err(caused)?;
+        self.protected.remove(path);
+        Ok(())
+    }
+
+    /// Waits until `done` says so of a logical volume.
+    pub(super) fn await_volume(
+        &self,
+        path: &str,
+        done: fn(&[Volume], &Volume) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + VOLUME_WAIT;
+        loop {
+            let volumes = look::volumes().map_err(Error::failed)?;
+            match volumes.iter().find(|volume| volume.path() == path) {
+                None => return Err(Error::failed(format!("There is no volume {path}"))),
+                Some(volume) if done(&volumes, volume) => return Ok(()),
+                Some(_) if Instant::now() >= deadline => {
+                    return Err(Error::failed(format!(
+                        "That is not so after {} s",
+                        VOLUME_WAIT.as_secs()
+                    )));
+                }
+                Some(_) => thread::sleep(SIGNAL_POLL),
+            }
+        }
+    }
+}
+
+pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    files::rename_new(from, to)
+        .and_then(|()| files::sync_directory(to))
+        .map_err(failed(format!("Rename {}", from.display())))
+}

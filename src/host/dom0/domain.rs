@@ -1,0 +1,170 @@
+//! The domain: its configuration, its QEMU, its end and its restore.
+
+use std::path::Path;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::guarded::started;
+use super::{Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed};
+use crate::error::{Error, Left, Result};
+use crate::host::image::Source;
+use crate::host::qmp::{Qmp, QmpError};
+use crate::host::{command, process};
+use crate::memory::header;
+use crate::plan::{Action, StoreConfig, Whose};
+use crate::tool::{Invocation, Tool};
+
+/// How long a destroyed domain's QEMU may take to close its disks.
+const QEMU_EXIT: Duration = Duration::from_secs(60);
+
+impl Dom0 {
+    /// Replaces a configuration if it is the one that is to be replaced. That of a domain that is gone
+    /// needs nothing: libxl would keep it for ever.
+    pub(super) fn store_config(&mut self, store: &StoreConfig) -> Result<()> {
+        let domid = store.domid;
+        if self.is_gone(domid)? {
+            return Ok(());
+        }
+        let now = match store.whose {
+            Whose::Libxl => self.libxl.stored_config(domid).map_err(caused)?.into_bytes(),
+            Whose::Xl => self.libxl.userdata(domid, XL_CONFIG).map_err(caused)?.unwrap_or_default(),
+        };
+        if now == store.new.as_bytes() {
+            return Ok(());
+        }
+        if now != store.old.as_bytes() {
+            return Err(Error::failed(format!(
+                "Somebody else has changed the configuration of domain {domid} meanwhile"
+            )));
+        }
+        let stored = match store.whose {
+            Whose::Libxl => self.libxl.store_config(store.domid, &store.new),
+            Whose::Xl => self.libxl.store_userdata(store.domid, XL_CONFIG, store.new.as_bytes()),
+        };
+        stored.map_err(caused)
+    }
+
+    pub(super) fn transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
+        let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
+        let error = match qmp.transaction(actions) {
+            Ok(()) => return Ok(()),
+            Err(error @ (QmpError::Refused { .. } | QmpError::Unsent { .. })) => {
+                return Err(caused(error));
+            }
+            Err(error) => error,
+        };
+        // QEMU may have done it and failed to tell.
+        self.qmp = None;
+        match is_snapshotted(domid, actions) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(caused(error)),
+            Err(_) => {
+                // Its overlays must not be removed.
+                let left = actions.iter().filter_map(Action::overlay).map(|path| {
+                    self.made.remove(path);
+                    Left {
+                        what: format!(
+                            "It is not known whether QEMU writes to {} now, so it was kept",
+                            path.display()
+                        ),
+                        command: None,
+                    }
+                });
+                let left = left.collect();
+                Err(caused(error).unfinished(left))
+            }
+        }
+    }
+
+    pub(super) fn destroy(&mut self, domid: u32, way_out: &Left) -> Result<()> {
+        // Its number is gone with the domain.
+        let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
+        if self.libxl.domain_info(domid).map_err(caused)?.is_some() {
+            self.libxl.destroy(domid).map_err(caused)?;
+        }
+        match qemu {
+            Some(pid) if !process::wait_gone(pid, QEMU_EXIT) => Err(Error::failed(format!(
+                "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
+                QEMU_EXIT.as_secs()
+            ))
+            .unfinished(vec![way_out.clone()])),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn restore(&mut self, config: &str, image: Option<&Path>) -> Result<()> {
+        if let Some(image) = image {
+            self.source = Some(Source::open(image)?);
+        }
+        let source = self.source.as_mut().expect("a restore has its image");
+        let uuid = source.image.record.domain.uuid;
+        let head = header::encode_plain(config).map_err(failed("Write the header"))?;
+        let length = source.image.stream_len;
+        let stream = source.stream().map_err(failed("Read the image"))?;
+        // xl opens its argument by name; the process has the pipe as its standard input.
+        let call =
+            Invocation::new(Tool::Xl, ["restore", "-p", "/proc/self/fd/0"]).within(RESTORE_TIMEOUT);
+        let bar = self.reporter.memory_bar("restoring memory");
+        let started = started(self.guard.as_ref());
+        let result = command::feed(
+            &call,
+            &head,
+            stream,
+            length,
+            &mut |fed| {
+                bar.show("restoring memory", fed / 4096, length / 4096);
+            },
+            &started,
+        );
+        bar.finish();
+        let Err(error) = result else { return Ok(()) };
+        // It may hold the new files open; they are of no use to anybody only if it is gone.
+        match self.domid_of(uuid)? {
+            None => Err(caused(error)),
+            Some(domid) => {
+                self.made.clear();
+                let left = Left {
+                    what: format!("xl restore failed, but domain {domid} is there, paused"),
+                    command: Some(format!("xl destroy {domid}")),
+                };
+                Err(caused(error).unfinished(vec![left]))
+            }
+        }
+    }
+
+    pub(super) fn unpause(&mut self, uuid: Uuid) -> Result<()> {
+        let domid = self.domid(uuid)?;
+        self.libxl.unpause(domid).map_err(caused)?;
+        if let Some(suspended) = self.suspended_at.take() {
+            self.done.pause = Some(suspended.elapsed());
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_internal(&mut self, uuid: Uuid, vdev: &str, name: &str) -> Result<()> {
+        let mut qmp = Qmp::connect(self.domid(uuid)?).map_err(failed("Talk to QEMU"))?;
+        let disks = qmp.disks().map_err(failed("Ask QEMU for the disks"))?;
+        let (_, node) = disks
+            .iter()
+            .find(|(other, _)| other == vdev)
+            .ok_or_else(|| Error::failed(format!("QEMU does not know {vdev}")))?;
+        qmp.delete_internal(&node.name, name).map_err(failed("Delete the snapshot"))
+    }
+}
+
+/// Whether the disks have the snapshots of a transaction: all have, or none.
+pub(super) fn is_snapshotted(
+    domid: u32,
+    actions: &[Action],
+) -> std::result::Result<bool, QmpError> {
+    let disks = Qmp::connect(domid)?.disks()?;
+    Ok(actions.iter().all(|action| {
+        let node = |vdev| disks.iter().find(|(other, _)| other == vdev).map(|(_, node)| node);
+        match action {
+            Action::Internal { vdev, name, .. } => node(vdev)
+                .is_some_and(|node| node.snapshots.iter().any(|snapshot| snapshot.name == *name)),
+            Action::Overlay { vdev, file, .. } => node(vdev).is_some_and(|node| node.file == *file),
+        }
+    }))
+}

@@ -1,0 +1,75 @@
+//! Being guarded, and being the guard.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use super::{Dom0, RESTORE_TIMEOUT};
+use crate::error::Result;
+use crate::host::guard::{Guard, Legacy, Note, Task};
+use crate::host::image::ImageWriter;
+use crate::host::lock::Lock;
+use crate::host::process;
+use crate::plan::{Plan, Step};
+use crate::tool::Tool;
+
+/// How long a tool may go on whose starter was killed.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Dom0 {
+    /// Has a guard go on with the plan if we are killed.
+    pub fn be_guarded(&mut self, plan: &Plan, lock: &Lock) -> Result<()> {
+        let virtual_sizes = self.virtual_sizes.clone();
+        self.guard = Some(Guard::start(&Task { plan: plan.clone(), virtual_sizes }, lock)?);
+        Ok(())
+    }
+
+    /// Takes over what a process has done that was killed.
+    pub fn adopt(&mut self, task: &Task, legacy: Legacy) {
+        self.adopted = true;
+        self.virtual_sizes.clone_from(&task.virtual_sizes);
+        self.made = legacy.made;
+        self.orphans = legacy.started;
+        self.protected = legacy
+            .protected
+            .into_iter()
+            .map(|(path, mode)| (path, Permissions::from_mode(mode)))
+            .collect();
+        let start = task.plan.prepare.iter().find_map(|step| match step {
+            Step::OpenImage(start) => Some(start),
+            _ => None,
+        });
+        // If somebody has removed the file, the rest is in need of order all the same.
+        self.image = start.zip(legacy.image).and_then(|(start, id)| {
+            Some((ImageWriter::adopt(start, id).ok()?, start.record.clone()))
+        });
+    }
+
+    /// Waits for the tools that were left behind, so that nothing is taken back while it is being made.
+    pub(super) fn await_orphans(&mut self) {
+        for (tool, pid) in self.orphans.drain(..) {
+            let Ok(pid) = i32::try_from(pid) else { continue };
+            // An xl has the whole image, or fails at once.
+            let limit = if tool == Tool::Xl { RESTORE_TIMEOUT } else { ORPHAN_TIMEOUT };
+            if process::is_program(pid, tool.name()) && !process::wait_gone(pid, limit) {
+                let (name, limit) = (tool.name(), limit.as_secs());
+                self.messages.push(format!("note: {name} (process {pid}) runs on after {limit} s"));
+            }
+        }
+    }
+
+    pub(super) fn tell(&self, note: &Note) {
+        if let Some(guard) = &self.guard {
+            guard.tell(note);
+        }
+    }
+}
+
+/// Tells the guard of tools that are started.
+pub(super) fn started(guard: Option<&Guard>) -> impl Fn(Tool, u32) + Sync {
+    move |tool, pid| {
+        if let Some(guard) = guard {
+            guard.tell(&Note::Started(tool, pid));
+        }
+    }
+}

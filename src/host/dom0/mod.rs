@@ -1,0 +1,268 @@
+//! Performs the steps of a plan on the real dom0.
+
+mod disks;
+mod domain;
+mod guarded;
+mod memory;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
+use std::fmt::Debug;
+use std::fs::Permissions;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use self::disks::rename;
+use self::domain::is_snapshotted;
+use self::guarded::started;
+use crate::error::{Error, Result};
+use crate::host::guard::{Guard, Note};
+use crate::host::image::{ImageWriter, Source};
+use crate::host::libxl::Libxl;
+use crate::host::qmp::Qmp;
+use crate::host::xenstore::Xenstore;
+use crate::host::{cfg, command, files, process};
+use crate::plan::{Perform, Reached, Step};
+use crate::record::Record;
+use crate::report::{MemoryBar, Reporter};
+use crate::tool::Tool;
+
+/// How often a running save looks whether the user wants it to stop.
+const SIGNAL_POLL: Duration = Duration::from_millis(100);
+/// What `xl restore` may still do once it has the whole image.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Under which name libxl keeps the text that `xl config-update` stores (xl_vmcontrol.c).
+pub const XL_CONFIG: &CStr = c"xl";
+
+/// The dom0 this runs on, and what one operation has done to it so far.
+#[derive(Debug)]
+pub struct Dom0 {
+    /// Xen's toolstack library.
+    pub libxl: Libxl,
+    /// Xenstore.
+    pub xenstore: Xenstore,
+    /// The QEMU of the domain: connected while the guest runs, so that nothing need be done for it
+    /// while the guest stands still.
+    pub qmp: Option<Qmp>,
+    /// The image to restore from.
+    pub source: Option<Source>,
+    /// Where progress is told.
+    pub reporter: Reporter,
+    /// Goes on with the plan if we are killed.
+    guard: Option<Guard>,
+    /// Whether we are that guard.
+    adopted: bool,
+    /// Tools that were left running by a process that was killed.
+    orphans: Vec<(Tool, u32)>,
+    stop: Arc<AtomicBool>,
+    image: Option<(ImageWriter, Record)>,
+    made: BTreeSet<PathBuf>,
+    protected: BTreeMap<PathBuf, Permissions>,
+    virtual_sizes: BTreeMap<String, u64>,
+    suspended_at: Option<Instant>,
+    /// How long the guest's processors had run when it was suspended, in nanoseconds.
+    cpu_time: Option<u64>,
+    suspend_failed: bool,
+    /// A domain that could not be resumed: its memory is in the image alone.
+    stuck: Option<u32>,
+    /// What is said only once the guest runs again: a terminal may be stopped by Ctrl-S.
+    bar: Option<MemoryBar>,
+    messages: Vec<String>,
+    done: Done,
+}
+
+/// What an operation can tell when it is over.
+#[derive(Debug, Clone, Default)]
+pub struct Done {
+    /// The complete record.
+    pub record: Option<Record>,
+    /// The length of the image in bytes, where known.
+    pub image_size: Option<u64>,
+    /// How long the guest stood still.
+    pub pause: Option<Duration>,
+}
+
+impl Dom0 {
+    /// Connects to the toolstack.
+    pub fn open(reporter: Reporter, stop: Arc<AtomicBool>) -> Result<Dom0> {
+        let messages = reporter.clone();
+        let libxl = Libxl::open(reporter.libxl_level(), move |level, text| {
+            messages.message(&format!("libxl: {level}: {text}"));
+        })
+        .map_err(|error| Error::refused("Xen's toolstack").because(error))?;
+        let xenstore = Xenstore::open().map_err(|error| {
+            Error::refused("Xenstore").because(error).hint("is xenstored running?")
+        })?;
+        Ok(Dom0 {
+            libxl,
+            xenstore,
+            qmp: None,
+            source: None,
+            reporter,
+            guard: None,
+            adopted: false,
+            orphans: Vec::new(),
+            stop,
+            image: None,
+            made: BTreeSet::new(),
+            protected: BTreeMap::new(),
+            virtual_sizes: BTreeMap::new(),
+            suspended_at: None,
+            cpu_time: None,
+            suspend_failed: false,
+            stuck: None,
+            bar: None,
+            messages: Vec::new(),
+            done: Done::default(),
+        })
+    }
+
+    /// What the operation can tell.
+    pub fn done(self) -> Done {
+        self.done
+    }
+
+    /// Remembers the sizes of disks for the proofs: once overlays stand on them, QEMU tells the
+    /// overlays' sizes.
+    pub fn remember_sizes(&mut self, sizes: impl Iterator<Item = (String, u64)>) {
+        self.virtual_sizes.extend(sizes);
+    }
+
+    /// The number of the domain with this UUID, if there is one.
+    pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
+        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
+        Ok(domains.iter().find(|domain| domain.uuid == uuid && !domain.dying).map(|d| d.domid))
+    }
+
+    fn domid(&self, uuid: Uuid) -> Result<u32> {
+        self.domid_of(uuid)?.ok_or_else(|| Error::failed(format!("There is no domain {uuid}")))
+    }
+
+    /// Whether the domain is gone, or going.
+    fn is_gone(&self, domid: u32) -> Result<bool> {
+        Ok(self.libxl.domain_info(domid).map_err(caused)?.is_none_or(|info| info.dying))
+    }
+
+    /// Steps that only make files and run tools, at the same time; others one after the other.
+    fn together(&mut self, steps: &[Step]) -> Result<()> {
+        let mut calls = Vec::new();
+        for step in steps {
+            match step {
+                Step::NewFile { path, fill } => {
+                    self.new_file(path)?;
+                    calls.push(fill);
+                }
+                Step::Run(call) | Step::Undoable { call, .. } => calls.push(call),
+                other => self.carry_out(other)?,
+            }
+        }
+        command::run_all(&calls, &started(self.guard.as_ref())).map_err(caused)?;
+        for step in steps {
+            if let Step::NewFile { path, .. } = step {
+                files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, step: &Step) -> Result<()> {
+        if step.can_wait() {
+            self.await_orphans();
+        }
+        match step {
+            Step::NewFile { .. } | Step::Run(_) | Step::Undoable { .. } => {
+                self.together(std::slice::from_ref(step))
+            }
+            Step::Together(steps) => self.together(steps),
+            Step::Clone { from, to, writable } => self.clone_file(from, to, *writable),
+            Step::Rename { from, to } => rename(from, to),
+            Step::RemoveNew { path } => self.remove_new(path),
+            Step::RemoveFile { path } => files::remove(path).map_err(caused),
+            Step::Protect { path } => self.protect(path),
+            Step::Unprotect { path } => self.unprotect(path),
+            Step::OpenImage(start) => self.open_image(start),
+            Step::DiscardImage => self.discard_image(),
+            Step::HoldMonitor { pid } => process::hold(*pid).map_err(caused),
+            Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
+            Step::Suspend { domid, live } => self.suspend(*domid, *live),
+            Step::CheckStill { domid, stored } => self.check_still(*domid, stored),
+            Step::Pause { domid } => self.libxl.pause(*domid).map_err(caused),
+            Step::Resume { domid, .. } => self.resume(*domid),
+            Step::StoreConfig(store) => self.store_config(store),
+            Step::ReplaceCfg(cfg) => cfg::replace(cfg).map_err(caused),
+            Step::Xenstore(writes) => self.xenstore.write(writes).map_err(caused),
+            Step::Transaction { domid, actions } => self.transaction(*domid, actions),
+            Step::DrainImage => self.drain_image(),
+            Step::CompleteImage => self.complete_image(),
+            Step::Destroy { domid, way_out } => self.destroy(*domid, way_out),
+            Step::AwaitClosed { volume } => self.await_volume(volume, |_, volume| !volume.open),
+            Step::AwaitMerged { volume } => self.await_volume(volume, |all, origin| {
+                !all.iter().any(|v| v.merging && v.group == origin.group && v.origin == origin.name)
+            }),
+            Step::Restore { config, image, .. } => self.restore(config, image.as_deref()),
+            Step::Unpause { uuid, .. } => self.unpause(*uuid),
+            Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
+        }
+    }
+}
+
+impl Perform for Dom0 {
+    fn perform(&mut self, step: &Step) -> Result<()> {
+        let started = Instant::now();
+        let result = self.carry_out(step);
+        self.messages.extend(self.reporter.step(step, started.elapsed(), result.is_ok()));
+        if self.suspended_at.is_none() {
+            self.messages.drain(..).for_each(|text| self.reporter.message(&text));
+        }
+        result
+    }
+
+    fn interrupted(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn reached(&mut self, reached: Reached) {
+        self.tell(&Note::Reached(reached));
+        if reached == Reached::End
+            && let Some(guard) = self.guard.take()
+            && !guard.dismiss()
+        {
+            self.reporter.note("note: somebody killed the guard process on the way");
+        }
+    }
+
+    fn settle(&mut self, step: &Step) -> Result<bool> {
+        if !matches!(step, Step::Transaction { .. }) {
+            self.await_orphans();
+        }
+        match step {
+            Step::Transaction { domid, actions } => is_snapshotted(*domid, actions).map_err(caused),
+            // libxl begins with its QEMU.
+            Step::Destroy { domid, way_out } => self.destroy(*domid, way_out).map(|()| true),
+            // xl removes a domain that it could not restore.
+            Step::Restore { uuid, .. } => Ok(self.domid_of(*uuid)?.is_some()),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// An error that needs no more words than its own.
+fn caused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    let message = error.to_string();
+    match error.source() {
+        Some(source) => Error::failed(message).because(source.to_string()),
+        None => Error::failed(message),
+    }
+}
+
+fn failed<E>(what: impl Into<String> + Debug) -> impl FnOnce(E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |error| Error::failed(what).because(error)
+}
