@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::DomainConfig;
+use crate::record::{FrozenFile, QcowSnapshot};
 use crate::spec::DiskWish;
 
 /// What is known of the host's logical volumes.

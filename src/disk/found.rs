@@ -1,0 +1,187 @@
+//! What is found of the disks of a snapshot, and the checks that it is still the one that was taken.
+//! Pure.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use crate::disk::{FileFacts, Place, mib, qemu_img, refuse_revert, shortage};
+use crate::error::Result;
+use crate::plan::Step;
+use crate::record::{DiskRecord, FrozenFile, Kept};
+
+/// One disk of a snapshot, and the world around it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFound {
+    /// What the record says.
+    pub record: DiskRecord,
+    /// What is known of the file in the record; the error if it cannot be looked at.
+    pub file: std::result::Result<FileFacts, String>,
+    /// If the content stays in a file that nobody writes to any more, what is known of that file:
+    /// the one in the record, or its copy. The error else, or if it cannot be looked at.
+    pub frozen: std::result::Result<FileFacts, String>,
+    /// The size a guest sees of the frozen file, in bytes; the error if that cannot be told.
+    pub virtual_size: std::result::Result<u64, String>,
+    /// If the snapshot is inside of the file in the record, what qemu-img says of that file. The
+    /// error else, or if it says nothing.
+    pub image: std::result::Result<qemu_img::ImageInfo, String>,
+    /// The images the running domain has under this disk now, top first; empty if it does not run,
+    /// or if qemu-img does not know of chains of its kind.
+    pub chain: Vec<qemu_img::ImageInfo>,
+    /// The file the running domain writes to now.
+    pub top: Option<PathBuf>,
+    /// The parent of the file the running domain writes to now, if that is a VHD that has one.
+    pub top_parent: Option<PathBuf>,
+    /// Whether the file the running domain writes to now has lost its write permission: other
+    /// images rest on it.
+    pub top_protected: bool,
+    /// The files that the one with the content rests on, and when each was last written to; the
+    /// error if they are not known. What is no file here, such as a volume, is left out.
+    pub below: std::result::Result<Vec<(PathBuf, Timestamp)>, String>,
+    /// Who else uses the files, besides the domain that will be destroyed.
+    pub used_by: Option<String>,
+    /// Where a new image can be made, should one be needed.
+    pub place: Place,
+    /// The room for a copy of the snapshot, where [`DiskFound::needs_copy`]; the error if it is not
+    /// known.
+    pub room: Option<std::result::Result<Room, String>>,
+}
+
+/// The room for a copy of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// Where the copy goes.
+    pub directory: PathBuf,
+    /// The number of the directory's file system.
+    pub device: u64,
+    /// What is free in it, in bytes.
+    pub free: u64,
+    /// What the copy takes, in bytes.
+    pub needed: u64,
+}
+
+/// Why file systems have too little for all copies at once, if they have.
+pub fn short_of_room(rooms: &[&Room]) -> Option<String> {
+    let takes: Vec<_> = rooms.iter().map(|room| (room.device, room.free, room.needed)).collect();
+    let (device, free, needed) = shortage(&takes)?;
+    let place = rooms.iter().find(|room| room.device == device)?;
+    Some(format!(
+        "the file system of {} has {} free, and {} are needed",
+        place.directory.display(),
+        mib(free),
+        mib(needed)
+    ))
+}
+
+/// Checks that nothing was written to a frozen file since.
+///
+/// Noticed: every write that moves the file's time, another length, and another file under its
+/// path, a copy of it or the base of another disk. Not noticed: a write of the same length after
+/// which somebody put the time back (`touch -r`). The time of the last change of the inode (ctime)
+/// would tell that, but also moves with a new owner, name or permission, which change nothing. The
+/// number of the file system is not in the record, because it may change when the host boots.
+fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
+    if file.inode != proof.inode {
+        return Err(format!(
+            "it is another file now: inode {}, at the snapshot {}",
+            file.inode, proof.inode
+        ));
+    }
+    if file.size != proof.file_size {
+        return Err(format!(
+            "it was written to since: {} bytes long, at the snapshot {}",
+            file.size, proof.file_size
+        ));
+    }
+    if file.mtime != proof.mtime {
+        return Err(format!(
+            "it was written to since: last at {}, at the snapshot {}",
+            file.mtime, proof.mtime
+        ));
+    }
+    Ok(())
+}
+
+impl DiskFound {
+    /// What every kind checks whose content stays in a file that nobody writes to any more: it is
+    /// there, it is the one of then and untouched, and there is a place for the new file that its
+    /// content goes to. Returns the proof.
+    pub(super) fn check_frozen<'a>(
+        &self,
+        path: &Path,
+        proof: Option<&'a FrozenFile>,
+    ) -> Result<&'a FrozenFile> {
+        let refuse = |why: String| match path == self.record.path {
+            true => refuse_revert(&self.record, why),
+            false => refuse_revert(&self.record, format!("its copy {}: {why}", path.display())),
+        };
+        let proof = proof.ok_or_else(|| refuse("the record has no proof of it".into()))?;
+        let file = self.frozen.as_ref().map_err(|why| refuse(why.clone()))?;
+        check_untouched(file, proof).map_err(refuse)?;
+        let virtual_size = self.virtual_size.as_ref().map_err(|why| refuse(why.clone()))?;
+        if *virtual_size != proof.virtual_size {
+            return Err(refuse(format!(
+                "its size was changed: {virtual_size} bytes, at the snapshot {}",
+                proof.virtual_size
+            )));
+        }
+        // A write may come until it is destroyed, when nobody looks any more.
+        if self.top.as_deref() == Some(path) {
+            return Err(refuse("the domain runs on it now and may write to it".into()).hint(
+                "shut the domain down; the snapshot is good as long as nothing was written",
+            ));
+        }
+        if let Some(trouble) = &self.place.trouble {
+            return Err(refuse_revert(&self.record, format!("a new file is needed: {trouble}")));
+        }
+        Ok(proof)
+    }
+
+    /// Checks what lies below the file with the content, which shows through it. It was frozen before
+    /// the snapshot was asked for, so nothing may have been written to it since. Not noticed: another
+    /// file in its place that is older.
+    pub(super) fn check_below(&self, created: Timestamp) -> Result<()> {
+        let below = self.below.as_ref().map_err(|why| refuse_revert(&self.record, why.clone()))?;
+        match below.iter().find(|(_, written)| *written > created) {
+            None => Ok(()),
+            Some((path, written)) => Err(refuse_revert(
+                &self.record,
+                format!(
+                    "it rests on {}, which was written to since: last at {written}, the snapshot is \
+                     of {created}",
+                    path.display()
+                ),
+            )
+            .hint("if only its time is wrong, as from a clock that was set back, put that right")),
+        }
+    }
+
+    /// Where that stays which the domain wrote since, if it goes on in another file.
+    pub(super) fn kept_in_top(&self) -> Option<String> {
+        self.top.as_ref().map(|top| top.display().to_string())
+    }
+
+    /// Whether an internal snapshot has to be copied out of its file, because other images rest on
+    /// that: it lies below the running domain's image, or has the mark of a base.
+    pub fn needs_copy(&self) -> bool {
+        let below = self.chain.iter().skip(1).any(|image| image.filename == self.record.path);
+        let marked = self.file.as_ref().is_ok_and(|file| !file.writable);
+        matches!(self.record.snapshot, Kept::Internal { .. }) && (below || marked)
+    }
+
+    /// The step that removes what the domain wrote since: its present overlay, if that rests
+    /// directly on the snapshot's file and nothing else can need it.
+    pub(super) fn discard_top(&self) -> Vec<Step> {
+        match self.chain.as_slice() {
+            [top, below, ..]
+                if below.filename == self.record.path
+                    && top.filename != self.record.path
+                    && top.snapshots().is_empty()
+                    && !self.top_protected =>
+            {
+                vec![Step::RemoveFile { path: top.filename.clone() }]
+            }
+            _ => Vec::new(),
+        }
+    }
+}

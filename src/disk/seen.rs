@@ -1,0 +1,89 @@
+//! What is seen of the disks of a running domain, before a snapshot. Pure.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use crate::disk::vhd;
+use crate::domain::Disk;
+use crate::record::QcowSnapshot;
+
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was last written to.
+    pub mtime: Timestamp,
+    /// Its inode number.
+    pub inode: u64,
+    /// The number of its file system.
+    pub device: u64,
+    /// Whether anybody has write permission. We take it from the base of an overlay.
+    pub writable: bool,
+}
+
+/// What serves a disk to the guest, from xenstore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Served {
+    /// The domain's own QEMU in dom0.
+    Qemu,
+    /// The kernel's blkback (`phy`).
+    Blkback,
+    /// Something else.
+    Other(String),
+}
+
+/// What QEMU says of a disk, from `query-block`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The name of the top node.
+    pub name: String,
+    /// The file it has open.
+    pub file: PathBuf,
+    /// The format it opened it with, in QEMU's words.
+    pub driver: String,
+    /// Whether it is open for reading only.
+    pub read_only: bool,
+    /// The size the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// The internal snapshots.
+    pub snapshots: Vec<QcowSnapshot>,
+    /// The emulated drive that has the same file open, if an HVM guest has not unplugged it.
+    pub emulated: Option<String>,
+}
+
+/// One disk of a running domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSeen {
+    /// What the configuration says.
+    pub disk: Disk,
+    /// What serves it; `None` when xenstore does not know it.
+    pub served: Option<Served>,
+    /// Its keys in xenstore that name the image: path and value.
+    pub params: Vec<(String, String)>,
+    /// What QEMU says, if QEMU serves it.
+    pub node: Option<Node>,
+    /// What is known of its file; the error if it cannot be looked at, or is none.
+    pub file: std::result::Result<FileFacts, String>,
+    /// The number of the device, major and minor, if it is one.
+    pub device: Option<(u64, u64)>,
+    /// The file that its snapshot would make, and whether its place is free.
+    pub place: Option<Place>,
+    /// The disk of another domain that may write to it as well.
+    pub used_by: Option<String>,
+    /// Why its file system cannot clone it, if it cannot; looked at only if that is wished for, or
+    /// would spare a restore.
+    pub clone_trouble: Option<String>,
+    /// What is known of it as a VHD, if it is one.
+    pub vhd: Option<std::result::Result<vhd::Facts, String>>,
+}
+
+/// A path for a new file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The path.
+    pub path: PathBuf,
+    /// Why a file cannot be made there, if it cannot.
+    pub trouble: Option<String>,
+}

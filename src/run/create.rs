@@ -1,0 +1,119 @@
+//! `create`, from the command line to the report.
+
+use std::io::{self, IsTerminal};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{Execute, open, print, print_plan, read_spec, take_lock, text};
+use crate::cli::{Common, CreateArgs};
+use crate::create::{self, ImagePlace, Job, State};
+use crate::error::{Error, Result};
+use crate::host::dom0::Dom0;
+use crate::host::leftovers;
+use crate::host::look::{self, Domain};
+use crate::leftover::{self, Leftover};
+use crate::plan::{Target, execute};
+use crate::report::{CfgReplaced, Created};
+use crate::spec::{self, Flags, MemoryTarget, Spec};
+
+/// Does what the command line asks for.
+pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
+    let started = Instant::now();
+    let spec = match &args.spec {
+        Some(path) => read_spec(path)?,
+        None => Spec::default(),
+    };
+    let flags = Flags {
+        name: args.name,
+        description: args.description,
+        live: if args.no_live { Some(false) } else { args.live.then_some(true) },
+        memory: args.memory,
+        compress: args.compress,
+        disks: args.disks,
+        paused: args.paused,
+    };
+    let request = spec::merge(flags, spec)?;
+    let to_stdout = request.memory == MemoryTarget::Stdout;
+    let job = Job::new(request, Timestamp::now(), Uuid::new_v4());
+
+    if to_stdout && !args.common.dry_run && io::stdout().is_terminal() {
+        return Err(Error::usage("The memory image does not go to a terminal")
+            .hint("redirect standard output, or give --memory a file"));
+    }
+    let mut dom0 = open(&args.common)?;
+    let domain = look::domain(&dom0, &args.domain)?;
+    let operation = format!("create {}", job.name);
+    let lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
+    let leftovers = match job.image(&domain.name)? {
+        Target::File(path) => leftovers::find(&dom0, domain.uuid, &path)?,
+        Target::Stdout => Vec::new(),
+    };
+    if args.clean && !leftovers.is_empty() {
+        clean_up(&mut dom0, &domain, &leftovers, &args.common)?;
+    } else {
+        let reporter = &dom0.reporter;
+        leftovers.iter().for_each(|left| reporter.note(&format!("note: {left} (see --clean)")));
+    }
+    let seen = look::for_create(&mut dom0, &domain, &job)?;
+    let disks = create::disks(&job, &seen)?;
+    let rewrites = look::rewrites(&dom0, &domain, &job, &create::changes(&disks))?;
+    let plan = create::plan(&job, &seen, &disks, &rewrites)?;
+    let Some(lock) = lock else { return print_plan(&plan, args.common.json) };
+    let reporter = dom0.reporter.clone();
+    plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
+    dom0.be_guarded(&plan, &lock)?;
+    carry_out(&plan, &mut dom0)?;
+
+    let restored = !plan.onward.is_empty();
+    let domid = if restored { dom0.domid_of(domain.uuid)? } else { Some(domain.domid) };
+    let done = dom0.done();
+    let record = done.record.expect("an executed plan has completed the record");
+    let report = Created {
+        name: job.name.to_string(),
+        id: job.id,
+        domain: domain.name,
+        domid: domid.unwrap_or(domain.domid),
+        live: record.live,
+        restored,
+        image: match seen.image {
+            ImagePlace::File { path, .. } => Some(path),
+            ImagePlace::Stdout => None,
+        },
+        image_size: done.image_size,
+        pause_ms: done.pause.map(|pause| pause.as_secs_f64() * 1000.0),
+        total_ms: started.elapsed().as_secs_f64() * 1000.0,
+        disks: Created::disks(&record),
+        cfg_disks: if domain.cfg.is_some() { Vec::new() } else { create::cfg_lines(&record) },
+        cfg: rewrites.cfg.map(|cfg| CfgReplaced { path: cfg.path, backup: cfg.backup }),
+    };
+    // Standard output carries the image then.
+    if to_stdout {
+        reporter.note(&text(&report, args.common.json))
+    } else {
+        print(&report, args.common.json)?
+    }
+    Ok(())
+}
+
+/// Removes what is left of earlier snapshots. Not of a domain that does not run: an unfinished image
+/// may be all there is of its memory.
+fn clean_up(
+    dom0: &mut Dom0,
+    domain: &Domain,
+    leftovers: &[Leftover],
+    common: &Common,
+) -> Result<()> {
+    if domain.state != State::Running {
+        return Err(Error::refused(format!("Domain {} does not run", domain.name))
+            .hint("only if it runs, nothing of what was left can be of use"));
+    }
+    let plan = leftover::clean_up(&domain.name, leftovers);
+    if common.dry_run {
+        return print_plan(&plan, common.json);
+    }
+    let reporter = dom0.reporter.clone();
+    leftovers.iter().for_each(|left| reporter.note(&format!("note: removed: {left}")));
+    execute(&plan, dom0)
+}

@@ -1,0 +1,59 @@
+//! `revert`, from the command line to the report.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::{Execute, image_path, open, print, print_plan, take_lock};
+use crate::cli::RevertArgs;
+use crate::error::Result;
+use crate::host::image::Source;
+use crate::host::look;
+use crate::record::Kept;
+use crate::report::{Reverted, RevertedDisk};
+use crate::revert::{self, Wishes};
+use crate::tool::quote;
+
+/// Does what the command line asks for.
+pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
+    let started = Instant::now();
+    let source = Source::open(&image_path(&args.snapshot)?)?;
+    let mut dom0 = open(&args.common)?;
+    let record = source.image.record.clone();
+    let domain = &record.domain;
+    let operation = format!("revert {}", record.name);
+    let lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
+    let snapshot = quote(&args.snapshot);
+    let found = look::for_revert(&dom0, &source, &snapshot, Timestamp::now())?;
+    let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
+    let revert = revert::plan(&found, wishes)?;
+    let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
+    dom0.source = Some(source);
+    let reporter = dom0.reporter.clone();
+    revert.plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
+    dom0.be_guarded(&revert.plan, &lock)?;
+    carry_out(&revert.plan, &mut dom0)?;
+
+    let disks = found.record.disks.iter().zip(&revert.images).zip(revert.kept);
+    let report = Reverted {
+        name: record.name.to_string(),
+        id: record.id,
+        domain: domain.name.clone(),
+        domid: dom0.domid_of(domain.uuid)?,
+        paused: args.paused,
+        total_ms: started.elapsed().as_secs_f64() * 1000.0,
+        disks: disks
+            .map(|((disk, image), kept)| RevertedDisk {
+                vdev: disk.vdev.clone(),
+                runs_on: image.clone().unwrap_or_else(|| disk.path.clone()),
+                kept: kept.filter(|_| !args.discard_current),
+                why: match &disk.snapshot {
+                    Kept::None { why } => Some(why.clone()),
+                    _ => None,
+                },
+            })
+            .collect(),
+        cfg_disks: revert.cfg_lines,
+    };
+    print(&report, args.common.json)
+}
