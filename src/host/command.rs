@@ -8,13 +8,14 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,6 +93,27 @@ pub fn find(tool: Tool) -> Result<PathBuf, CommandError> {
         .map(|directory| Path::new(directory).join(tool.name()))
         .find(|path| path.is_file())
         .ok_or(CommandError::NotFound(tool))
+}
+
+/// Starts this program once more, under another name and with an empty environment. The new process
+/// also inherits `held`.
+pub fn start_again(
+    name: &str,
+    stdin: OwnedFd,
+    stdout: Stdio,
+    held: BorrowedFd<'_>,
+) -> io::Result<Child> {
+    fcntl(held, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    // Not by its path: there may be another program there since.
+    #[expect(clippy::disallowed_methods, reason = "this is the one door")]
+    let child = Command::new("/proc/self/exe")
+        .arg0(name)
+        .env_clear()
+        .stdin(Stdio::from(stdin))
+        .stdout(stdout)
+        .spawn();
+    fcntl(held, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    child
 }
 
 /// Who is told of every program that is started, with the number of its process.

@@ -13,21 +13,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::CStr;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl;
 use nix::unistd::setsid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::host::command;
 use crate::host::dom0::Dom0;
 use crate::host::image::FileId;
 use crate::host::lock::Lock;
@@ -43,6 +42,7 @@ const SHORT_NAME: &CStr = c"xl-snap-guard";
 
 /// How long a guard may take to start.
 const START: Duration = Duration::from_secs(30);
+
 /// What the guard has to know from the beginning.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Task {
@@ -112,6 +112,7 @@ impl Guard {
         Self::try_start(task, lock).map_err(|error| {
             Error::failed("The guard process, which would let the guest go on if we are killed")
                 .because(error)
+                .hint("nothing was begun without it; is there memory and room for a process?")
         })
     }
 
@@ -119,22 +120,25 @@ impl Guard {
         let (ours, theirs) = UnixStream::pair()?;
         // Standard output only where it has to be written to: else its reader would wait for us.
         let stdout = if writes_stdout(&task.plan) { Stdio::inherit() } else { Stdio::null() };
-        let child = inherited(lock.fd(), || {
-            #[expect(clippy::disallowed_methods, reason = "it is ourselves")]
-            Command::new("/proc/self/exe")
-                .arg0(NAME)
-                .env_clear()
-                .stdin(Stdio::from(OwnedFd::from(theirs)))
-                .stdout(stdout)
-                .spawn()
-        })?;
-        let guard = Guard { child, stream: ours, lost: AtomicBool::new(false) };
-        guard.send(task)?;
+        let child = command::start_again(NAME, OwnedFd::from(theirs), stdout, lock.fd())?;
+        let mut guard = Guard { child, stream: ours, lost: AtomicBool::new(false) };
+        match guard.greet(task) {
+            Ok(()) => Ok(guard),
+            Err(error) => {
+                guard.child.kill()?;
+                guard.child.wait()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn greet(&self, task: &Task) -> io::Result<()> {
+        self.send(task)?;
         // From its answer on it is in a session of its own, and no Ctrl-C reaches it.
-        guard.stream.set_read_timeout(Some(START))?;
+        self.stream.set_read_timeout(Some(START))?;
         let mut answer = String::new();
-        BufReader::new(&guard.stream).read_line(&mut answer)?;
-        if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(guard) }
+        BufReader::new(&self.stream).read_line(&mut answer)?;
+        if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
     /// Tells it something. That it is gone shows at the end: there is nothing better to do now.
@@ -158,14 +162,6 @@ impl Guard {
         let _ = self.child.wait();
         !self.lost.into_inner()
     }
-}
-
-/// Runs `start` while children inherit a descriptor.
-fn inherited<T>(fd: BorrowedFd<'_>, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    let result = start();
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    result
 }
 
 fn writes_stdout(plan: &Plan) -> bool {

@@ -22,7 +22,9 @@ pub trait Perform {
 
     /// Settles a step that a process began that is gone now, a commit or one that nothing can undo:
     /// returns whether it has taken place. One that cannot be left in its middle is ended.
-    fn settle(&mut self, step: &Step) -> Result<bool>;
+    fn settle(&mut self, _: &Step) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// How far a plan has come: the step that was begun last, by its number in its part.
@@ -223,10 +225,6 @@ mod tests {
     }
 
     impl Perform for Fake {
-        fn settle(&mut self, _: &Step) -> Result<bool> {
-            Ok(false)
-        }
-
         fn perform(&mut self, step: &Step) -> Result<()> {
             self.calls += 1;
             if self.fail.contains(&(self.calls - 1)) {
@@ -329,10 +327,6 @@ mod tests {
     fn what_a_step_itself_left_is_told() {
         struct Unsure;
         impl Perform for Unsure {
-            fn settle(&mut self, _: &Step) -> Result<bool> {
-                Ok(false)
-            }
-
             fn perform(&mut self, step: &Step) -> Result<()> {
                 let left = Left { what: "Who knows".into(), command: None };
                 match step {
@@ -351,10 +345,6 @@ mod tests {
     fn a_signal_undoes_what_was_prepared() {
         struct Stopped(Vec<String>);
         impl Perform for Stopped {
-            fn settle(&mut self, _: &Step) -> Result<bool> {
-                Ok(false)
-            }
-
             fn perform(&mut self, step: &Step) -> Result<()> {
                 self.0.push(step.to_string());
                 Ok(())

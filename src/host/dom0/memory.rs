@@ -169,6 +169,7 @@ impl Dom0 {
 
     /// Lets a suspended domain go on; one that is not suspended needs nothing.
     pub(super) fn resume(&mut self, domid: u32) -> Result<()> {
+        // A guard does not know how far the save came: it keeps the image.
         let saved = !self.suspend_failed;
         let result = self.try_resume(domid);
         self.stuck = (saved && result.is_err()).then_some(domid);
