@@ -21,7 +21,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
   xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
 
 Exit status: 0 done; 1 failed, everything as before; 2 usage or bad input; 3 refused before any
-change; 4 failed and something is left to do (it says what)."
+change; 4 failed and something is left to do (it says what).
+
+Environment: XL_SNAPSHOT_DIR is the directory of memory images instead of /var/lib/xen/snapshots (an
+absolute path); NO_COLOR, if not empty, keeps colours and other escape sequences away."
 )]
 pub struct Cli {
     /// What to do.
@@ -48,6 +51,7 @@ pub enum Command {
   xl-snapshot create web1 -d xvda,internal -d xvdb,external -d xvdc,none
   xl-snapshot create /etc/xen/web1.cfg --dry-run
   xl-snapshot create web1 --compress zstd
+  xl-snapshot create web1 --wait 600 --json --quiet
   xl-snapshot create web1 --memory - | zstd | ssh backup 'cat > web1.xlsave.zst'
 
 How a disk can be snapshotted, VDEV,HOW:
@@ -79,7 +83,8 @@ pub struct CreateArgs {
     #[arg(short, long, value_hint = ValueHint::Other)]
     pub name: Option<String>,
     /// The memory image, - for standard output
-    /// [default: /var/lib/xen/snapshots/<domain>/<name>.xlsave, .xlsave.zst if compressed].
+    /// [default: <domain>/<name>.xlsave in XL_SNAPSHOT_DIR or /var/lib/xen/snapshots, .xlsave.zst if
+    /// compressed].
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub memory: Option<PathBuf>,
     /// Compress the memory image: zstd, zstd:LEVEL (1 to 19, 3 if not said) or none.
@@ -113,7 +118,7 @@ pub struct CreateArgs {
 #[command(after_help = "Examples:
   xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
   xl-snapshot revert --dry-run before-upgrade.toml
-  xl-snapshot revert web1.xlsave.zst
+  xl-snapshot revert --wait 60 web1.xlsave.zst
   ssh backup 'cat web1.xlsave.zst' | xl-snapshot revert -
 
 Everything is checked before the domain is destroyed, but for the checksums of an image that create
@@ -147,7 +152,7 @@ pub struct ShowArgs {
     /// Read the whole image; a compressed one has checksums, a plain one has not.
     #[arg(long)]
     pub verify: bool,
-    /// Print the result as JSON.
+    /// Print the result as JSON, see xl-snapshot-json(5).
     #[arg(long)]
     pub json: bool,
 }
@@ -158,7 +163,10 @@ pub struct Common {
     /// Print the plan and change nothing.
     #[arg(short = 'N', long)]
     pub dry_run: bool,
-    /// Print the result as JSON.
+    /// Wait so long for another xl-snapshot that works on the domain; without it, refuse at once.
+    #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other)]
+    pub wait: Option<u32>,
+    /// Print the result as JSON, see xl-snapshot-json(5).
     #[arg(long)]
     pub json: bool,
     /// Print errors only, and the result.

@@ -16,12 +16,9 @@ use crate::plan::{
     ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
 };
 use crate::record::{DomainRecord, Kept, Record, VERSION};
-use crate::spec::{DiskWish, MemoryTarget, Request, Wish};
+use crate::spec::{DEFAULT_DIRECTORY, DiskWish, MemoryTarget, Request, Wish};
 use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
-
-/// Where memory images go when the user does not say.
-pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
 
 /// A save file is larger than the guest's memory by its page tables, device state and header.
 const IMAGE_OVERHEAD: u64 = 32 << 20;
@@ -102,6 +99,8 @@ pub struct Job {
     pub now: Timestamp,
     /// What the user asked for.
     pub request: Request,
+    /// Where memory images go when the user does not say.
+    pub directory: PathBuf,
 }
 
 impl Job {
@@ -110,7 +109,18 @@ impl Job {
         let name = request.name.clone().unwrap_or_else(|| {
             format!("snap-{}", stamp(now)).parse().expect("a time stamp is a legal name")
         });
-        Job { name, id, now, request }
+        Job { name, id, now, request, directory: DEFAULT_DIRECTORY.into() }
+    }
+
+    /// The same with another directory for memory images.
+    #[must_use]
+    pub fn in_directory(self, directory: PathBuf) -> Job {
+        Job { directory, ..self }
+    }
+
+    /// Whether `image` goes where memory images go: directories are made there as they are needed.
+    pub fn is_in_our_directory(&self, image: &Path) -> bool {
+        image.starts_with(&self.directory)
     }
 
     /// Where the memory image of `domain` goes.
@@ -130,7 +140,7 @@ impl Job {
 
     fn default_image(&self, domain: &str, compressed: bool) -> PathBuf {
         let ending = if compressed { "xlsave.zst" } else { "xlsave" };
-        Path::new(DEFAULT_DIRECTORY).join(domain).join(format!("{}.{ending}", self.name))
+        self.directory.join(domain).join(format!("{}.{ending}", self.name))
     }
 
     /// The files that the image may have to be: itself, and in our own directory also what a snapshot
@@ -502,7 +512,12 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
     // Refused here rather than after the suspend.
     header::encode(&seen.config.to_json(), &record, header::record_space(&record))
         .map_err(|why| Error::refused("The header of the memory image").because(why))?;
-    Ok(ImageStart { target, config: seen.config.to_json(), record, compress: job.request.compress })
+    let make_directory = match &target {
+        Target::File(path) => job.is_in_our_directory(path),
+        Target::Stdout => false,
+    };
+    let config = seen.config.to_json();
+    Ok(ImageStart { target, make_directory, config, record, compress: job.request.compress })
 }
 
 /// Steps that make libxl and xenstore name the new images, for disks that get one.

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", report::error_text(&error));
+            report::print_error(&error);
             error.exit_code().into()
         }
     }

@@ -1,102 +1,22 @@
 //! What the user gets to see: messages and progress on standard error, the result on standard
 //! output, for people or as JSON.
 
-use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+mod messages;
+mod progress;
 
-use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressStyle};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use indicatif::DecimalBytes;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::error::Error;
-use crate::host::libxl::Level;
-use crate::plan::Step;
+pub use self::messages::{Reporter, error_text, print_error};
+pub use self::progress::Meter;
+use crate::plan::{Plan, Step};
 use crate::record::{Kept, Record};
 use crate::tool::quote;
 use crate::xlcfg::literal;
-
-/// The size of a page, in which libxl counts.
-const PAGE: u64 = 4096;
-
-/// Where messages go. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Reporter {
-    /// -1: quiet, 0: usual, 1: each step, 2: libxl's words too, 3: all of them.
-    verbosity: i8,
-    bars: MultiProgress,
-}
-
-impl Reporter {
-    /// Messages as talkative as `-q` and `-v` ask for.
-    pub fn new(quiet: bool, verbose: u8) -> Self {
-        let verbosity = if quiet { -1 } else { i8::try_from(verbose).unwrap_or(3).min(3) };
-        Reporter { verbosity, bars: MultiProgress::new() }
-    }
-
-    /// The least important message of libxl to show. Its errors stand in our own.
-    pub fn libxl_level(&self) -> Level {
-        match self.verbosity {
-            ..=1 => Level::Critical,
-            2 => Level::Info,
-            _ => Level::Debug,
-        }
-    }
-
-    /// A line on standard error, above a progress bar if one is shown.
-    pub fn message(&self, text: &str) {
-        // Nobody is left to be told that standard error is closed.
-        self.bars.suspend(|| drop(writeln!(io::stderr(), "{}", printable(text))));
-    }
-
-    /// A message that `-q` suppresses.
-    pub fn note(&self, text: &str) {
-        if self.verbosity >= 0 {
-            self.message(text);
-        }
-    }
-
-    /// What `-v` says when a step is over.
-    pub fn step(&self, step: &Step, took: Duration, well: bool) -> Option<String> {
-        let how = if well { "" } else { " FAILED" };
-        let ms = took.as_secs_f64() * 1000.0;
-        (self.verbosity > 0).then(|| format!("{ms:>9.1} ms{how}  {step}"))
-    }
-
-    /// A progress bar for memory, shown on a terminal only.
-    pub fn memory_bar(&self, what: &'static str) -> MemoryBar {
-        if self.verbosity < 0 {
-            return MemoryBar(ProgressBar::hidden());
-        }
-        let style = ProgressStyle::with_template(
-            "{msg:24} [{bar:30}] {bytes:>10} of {total_bytes} {bytes_per_sec}",
-        )
-        .expect("the template is well-formed");
-        let bar = self.bars.add(ProgressBar::new(0).with_style(style).with_message(what));
-        MemoryBar(bar)
-    }
-}
-
-/// A progress bar for memory.
-#[derive(Debug)]
-pub struct MemoryBar(ProgressBar);
-
-impl MemoryBar {
-    /// Shows `done` of `total` pages.
-    pub fn show(&self, what: &str, done: u64, total: u64) {
-        if total > 0 {
-            self.0.set_message(what.to_owned());
-            self.0.set_length(total * PAGE);
-            self.0.set_position(done * PAGE);
-        }
-    }
-
-    /// Takes it away.
-    pub fn finish(&self) {
-        self.0.finish_and_clear();
-    }
-}
 
 /// What `create` has done. Its JSON form is a contract.
 #[derive(Debug, Clone, Serialize)]
@@ -187,50 +107,38 @@ impl fmt::Display for Created {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let live = if self.live { ", live" } else { "" };
         writeln!(f, "Snapshot {} of {} (domain {}{live})", self.name, self.domain, self.domid)?;
-        if let (Some(image), Some(size)) = (&self.image, self.image_size) {
-            writeln!(f, "  memory  {}  {}", quote(image), DecimalBytes(size))?;
-        } else {
-            writeln!(f, "  memory  to standard output")?;
-        }
+        let mut rows = Rows::default();
+        rows.add(
+            "memory",
+            match (&self.image, self.image_size) {
+                (Some(image), Some(size)) => format!("{}  {}", quote(image), DecimalBytes(size)),
+                _ => "to standard output".into(),
+            },
+        );
         for disk in &self.disks {
-            let vdev = &disk.vdev;
-            match disk.snapshot {
-                "internal" => {
-                    writeln!(
-                        f,
-                        "  {vdev:<7} internal snapshot {} in {}",
-                        self.name,
-                        quote(&disk.image)
-                    )?;
-                }
-                "lvm" | "reflink" => writeln!(
-                    f,
-                    "  {vdev:<7} {} holds what was in {}",
-                    quote(&disk.image),
-                    quote(&disk.runs_on)
-                )?,
-                "external" | "vhd" => writeln!(
-                    f,
-                    "  {vdev:<7} {} is frozen, the guest goes on in {}",
-                    quote(&disk.image),
-                    quote(&disk.runs_on)
-                )?,
-                _ => writeln!(f, "  {vdev:<7} left out: {}", disk.why.as_deref().unwrap_or("-"))?,
-            }
+            let (image, runs_on) = (quote(&disk.image), quote(&disk.runs_on));
+            rows.add(
+                &disk.vdev,
+                match disk.snapshot {
+                    "internal" => format!("internal snapshot {} in {image}", self.name),
+                    "lvm" | "reflink" => format!("{image} holds what was in {runs_on}"),
+                    "external" | "vhd" => {
+                        format!("{image} is frozen, the guest goes on in {runs_on}")
+                    }
+                    _ => format!("left out: {}", disk.why.as_deref().unwrap_or("-")),
+                },
+            );
+        }
+        if self.restored {
+            rows.add("domain", format!("restored from the image, as domain {}", self.domid));
         }
         let pause = self.pause_ms.map(|ms| format!("{ms:.0} ms")).unwrap_or("unknown".into());
-        if self.restored {
-            writeln!(f, "  domain  restored from the image, as domain {}", self.domid)?;
+        rows.add("pause", format!("{pause} of {:.1} s in all", self.total_ms / 1000.0));
+        if let Some(CfgReplaced { path, backup }) = &self.cfg {
+            let (path, backup) = (quote(path), quote(backup));
+            rows.add("config", format!("{path} names the new images; as it was: {backup}"));
         }
-        writeln!(f, "  pause   {pause} of {:.1} s in all", self.total_ms / 1000.0)?;
-        if let Some(cfg) = &self.cfg {
-            writeln!(
-                f,
-                "  config  {} names the new images; as it was: {}",
-                quote(&cfg.path),
-                quote(&cfg.backup)
-            )?;
-        }
+        rows.fmt(f)?;
         write_cfg_disks(f, &self.domain, &self.cfg_disks)
     }
 }
@@ -274,16 +182,21 @@ impl fmt::Display for Reverted {
         let domid = self.domid.map(|domid| format!("domain {domid}")).unwrap_or("gone".into());
         let paused = if self.paused { ", paused" } else { "" };
         writeln!(f, "{} ({domid}{paused}) is back at snapshot {}", self.domain, self.name)?;
+        let mut rows = Rows::default();
         for disk in &self.disks {
-            match &disk.why {
-                Some(why) => writeln!(f, "  {:<7} not put back: {why}", disk.vdev)?,
-                None => writeln!(f, "  {:<7} {}", disk.vdev, quote(&disk.runs_on))?,
-            }
+            rows.add(
+                &disk.vdev,
+                match &disk.why {
+                    Some(why) => format!("not put back: {why}"),
+                    None => quote(&disk.runs_on),
+                },
+            );
             if let Some(kept) = &disk.kept {
-                writeln!(f, "          what was there before stays in {kept}")?;
+                rows.add("", format!("what was there before stays in {kept}"));
             }
         }
-        writeln!(f, "  total   {:.1} s", self.total_ms / 1000.0)?;
+        rows.add("total", format!("{:.1} s", self.total_ms / 1000.0));
+        rows.fmt(f)?;
         write_cfg_disks(f, &self.domain, &self.cfg_disks)
     }
 }
@@ -321,38 +234,32 @@ pub struct ShownDisk {
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::new();
-        self.write(&mut text)?;
-        f.write_str(&printable(&text))
-    }
-}
-
-impl Shown {
-    fn write(&self, f: &mut String) -> fmt::Result {
         let record = &self.record;
         let domain = &record.domain;
-        writeln!(f, "Snapshot {} of {}", record.name, domain.name)?;
+        writeln!(f, "Snapshot {} of {}", record.name, printable(&domain.name))?;
         if !record.description.is_empty() {
-            writeln!(f, "  {}", record.description.replace('\n', "\n  "))?;
+            writeln!(f, "  {}", printable(&record.description).replace('\n', "\n  "))?;
         }
-        writeln!(f, "  taken   {:.0}{}", record.created, if record.live { ", live" } else { "" })?;
-        writeln!(f, "  id      {}", record.id)?;
-        writeln!(
-            f,
-            "  domain  {}, {}, {} MiB, {} vcpus, Xen {}",
-            domain.uuid,
-            domain.guest_type,
-            domain.memory_kib / 1024,
-            self.vcpus,
-            record.xen
-        )?;
-        let how = if self.compressed { ", compressed" } else { "" };
-        writeln!(f, "  memory  {}{how}", quote(&self.image))?;
+        let mut rows = Rows::default();
+        let live = if record.live { ", live" } else { "" };
+        rows.add("taken", format!("{:.0}{live}", record.created));
+        rows.add("id", record.id.to_string());
+        rows.add(
+            "domain",
+            format!(
+                "{}, {}, {} MiB, {} vcpus, Xen {}",
+                domain.uuid,
+                domain.guest_type,
+                domain.memory_kib / 1024,
+                self.vcpus,
+                record.xen
+            ),
+        );
+        let compressed = if self.compressed { ", compressed" } else { "" };
+        rows.add("memory", format!("{}{compressed}", quote(&self.image)));
         match self.verified {
-            Some("checksums") => {
-                writeln!(f, "          all of it was read, its checksums are right")?
-            }
-            Some(_) => writeln!(f, "          all of it was read; it has no checksums")?,
+            Some("checksums") => rows.add("", "all of it was read, its checksums are right"),
+            Some(_) => rows.add("", "all of it was read; it has no checksums"),
             None => {}
         }
         for (disk, now) in record.disks.iter().zip(&self.disks) {
@@ -360,14 +267,74 @@ impl Shown {
                 Kept::None { .. } => "not in the snapshot",
                 kept => kept.kind(),
             };
-            let path = quote(&disk.path);
-            writeln!(f, "  {:<7} {how}, {path}: {}", disk.vdev, now.state)?;
+            rows.add(&disk.vdev, format!("{how}, {}: {}", quote(&disk.path), now.state));
             if let Some(why) = &now.why {
-                writeln!(f, "          {why}")?;
+                rows.add("", why);
             }
         }
+        rows.fmt(f)?;
         let verdict = if self.revertible { "can be reverted to" } else { "cannot be reverted to" };
         writeln!(f, "  {verdict}")
+    }
+}
+
+/// What `--dry-run` prints as JSON. Its form is a contract; the words of the steps are not.
+#[derive(Debug, Clone, Serialize)]
+pub struct Planned {
+    /// What the plan is for.
+    pub title: String,
+    /// Steps that can be undone.
+    pub prepare: Vec<String>,
+    /// The step that makes it real, if there is one.
+    pub commit: Vec<String>,
+    /// What must follow it.
+    pub onward: Vec<String>,
+    /// What ends it.
+    pub finish: Vec<String>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+impl From<&Plan> for Planned {
+    fn from(plan: &Plan) -> Self {
+        let words = |steps: &[Step]| steps.iter().map(ToString::to_string).collect();
+        Planned {
+            title: plan.title.clone(),
+            prepare: words(&plan.prepare),
+            commit: words(plan.commit.as_slice()),
+            onward: words(&plan.onward),
+            finish: words(&plan.finish),
+            notes: plan.notes.clone(),
+        }
+    }
+}
+
+/// A report as `--json` prints it.
+pub fn json_text(report: &impl Serialize) -> String {
+    serde_json::to_string_pretty(report).expect("reports have only plain values") + "\n"
+}
+
+/// The lines of a report: on the left what each is about, and the columns line up.
+#[derive(Default)]
+struct Rows(Vec<(String, String)>);
+
+impl Rows {
+    fn add(&mut self, about: impl Into<String>, text: impl Into<String>) {
+        self.0.push((about.into(), text.into()));
+    }
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let longest = self.0.iter().map(|(about, _)| about.chars().count()).max();
+        // So that short reports look alike.
+        let width = longest.unwrap_or_default().max("memory".len());
+        for (about, text) in &self.0 {
+            let text =
+                printable(text).replace('\n', &format!("\n{:width$}", "", width = width + 4));
+            writeln!(f, "  {:<width$}  {text}", printable(about))?;
+        }
+        Ok(())
     }
 }
 
@@ -388,24 +355,10 @@ fn printable(text: &str) -> String {
     text.replace(|c: char| c.is_control() && c != '\n', " ")
 }
 
-/// An error as the user reads it: the chain once, what to do, what is left.
-pub fn error_text(error: &Error) -> String {
-    let mut text = format!("xl-snapshot: {}", error.chain().join(": "));
-    for left in &error.left {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "\nleft:  {}", left.what);
-        if let Some(command) = &left.command {
-            let _ = write!(text, "\n       {command}");
-        }
-    }
-    if let Some(hint) = &error.hint {
-        let _ = write!(text, "\nhint:  {hint}");
-    }
-    printable(&text)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
     use crate::record::tests::sample;
 
@@ -426,8 +379,22 @@ mod tests {
         };
         let text = shown.to_string();
         assert!(text.contains("Snapshot s1 of web 1\n  one\n   [2J ]0;two  31m\n"), "{text:?}");
-        let error = Error::refused("a\x1b[2Jb").because("c\x07").hint("d\n\x08");
-        assert_eq!(error_text(&error), "xl-snapshot: a [2Jb: c \nhint:  d\n ");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let mut rows = Rows::default();
+        rows.add("xvda", "a");
+        rows.add("", "more\nlines");
+        rows.add("c0d127p15", "b\x1b");
+        let text = rows.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        let expected =
+            ["  xvda       a", "             more", "             lines", "  c0d127p15  b "];
+        assert_eq!(lines, expected);
+        let mut rows = Rows::default();
+        rows.add("xvda", "a");
+        assert_eq!(rows.to_string(), "  xvda    a\n");
     }
 
     #[test]

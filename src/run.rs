@@ -8,10 +8,10 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uuid::Uuid;
 
@@ -19,10 +19,10 @@ use crate::cli::{Cli, Command, Common, ShowArgs};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::image::Source;
-use crate::host::lock::Lock;
+use crate::host::lock::{Lock, Patience};
 use crate::host::look;
-use crate::plan::{Perform, Plan, Step};
-use crate::report::Reporter;
+use crate::plan::{Perform, Plan};
+use crate::report::{Planned, Reporter, json_text};
 use crate::show;
 use crate::spec::Spec;
 
@@ -62,9 +62,29 @@ fn open(common: &Common) -> Result<Dom0> {
     Dom0::open(Reporter::new(common.quiet, common.verbose), stop)
 }
 
-/// One of us per domain; a dry run changes nothing and needs no lock.
-fn take_lock(common: &Common, uuid: Uuid, domain: &str, operation: &str) -> Result<Option<Lock>> {
-    if common.dry_run { Ok(None) } else { Lock::take(uuid, domain, operation).map(Some) }
+/// One of us per domain; a dry run changes nothing and needs no lock. Waits for it if that was asked for.
+fn take_lock(
+    dom0: &Dom0,
+    common: &Common,
+    uuid: Uuid,
+    domain: &str,
+    operation: &str,
+) -> Result<Option<Lock>> {
+    if common.dry_run {
+        return Ok(None);
+    }
+    let seconds = common.wait.unwrap_or_default();
+    let patience = Patience {
+        limit: Duration::from_secs(seconds.into()),
+        waits: &|holder| {
+            let reporter = &dom0.reporter;
+            reporter
+                .note(&format!("note: waiting for {domain}, {seconds} s at most: {holder} has it"));
+        },
+        stopped: &|| dom0.interrupted(),
+    };
+    let patience = common.wait.is_some().then_some(&patience);
+    Lock::take(uuid, domain, operation, patience).map(Some)
 }
 
 fn read_spec(path: &Path) -> Result<Spec> {
@@ -93,21 +113,7 @@ fn image_path(snapshot: &Path) -> Result<PathBuf> {
 }
 
 fn print_plan(plan: &Plan, json: bool) -> Result<()> {
-    if json {
-        let steps =
-            |steps: &[Step]| -> Vec<String> { steps.iter().map(ToString::to_string).collect() };
-        let value = json!({
-            "title": plan.title,
-            "prepare": steps(&plan.prepare),
-            "commit": steps(plan.commit.as_slice()),
-            "onward": steps(&plan.onward),
-            "finish": steps(&plan.finish),
-            "notes": plan.notes,
-        });
-        write_stdout(&format!("{value:#}\n"))
-    } else {
-        write_stdout(&plan.to_string())
-    }
+    write_stdout(&if json { json_text(&Planned::from(plan)) } else { plan.to_string() })
 }
 
 fn print<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
@@ -115,12 +121,7 @@ fn print<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
 }
 
 fn text<R: Serialize + ToString>(report: &R, json: bool) -> String {
-    if json {
-        let json = serde_json::to_string_pretty(report).expect("reports have only plain values");
-        json + "\n"
-    } else {
-        report.to_string()
-    }
+    if json { json_text(report) } else { report.to_string() }
 }
 
 fn write_stdout(text: &str) -> Result<()> {

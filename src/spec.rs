@@ -1,5 +1,6 @@
 //! What the user asks for: flags and SPEC.toml, made one. Pure.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -8,6 +9,12 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::memory::frames::{BadLevel, Level};
 use crate::names::{SnapshotName, is_vdev};
+use crate::tool::{check_path, quote};
+
+/// Where memory images go when the user does not say.
+pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
+/// The environment variable that names another directory.
+pub const DIRECTORY_VARIABLE: &str = "XL_SNAPSHOT_DIR";
 
 /// How one disk is to be snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +124,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 /// Where the memory image goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum MemoryTarget {
-    /// `/var/lib/xen/snapshots/<domain>/<name>.xlsave`.
+    /// `<domain>/<name>.xlsave` in [`DEFAULT_DIRECTORY`] or what the environment names.
     #[default]
     Default,
     /// A file of the user's choice.
@@ -264,6 +271,20 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     })
 }
 
+/// Where memory images go when the user does not say, by the value of [`DIRECTORY_VARIABLE`].
+pub fn directory(value: Option<OsString>) -> Result<PathBuf> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(DEFAULT_DIRECTORY.into());
+    };
+    let directory = PathBuf::from(value);
+    match check_path(&directory) {
+        Ok(_) => Ok(directory),
+        Err(why) => Err(Error::usage(format!("{DIRECTORY_VARIABLE}={}", quote(&directory)))
+            .because(why)
+            .hint(format!("set it to an absolute path, or unset it for {DEFAULT_DIRECTORY}"))),
+    }
+}
+
 fn add_once(disks: &mut Vec<DiskWish>, wish: DiskWish) -> Result<()> {
     if disks.iter().any(|other| other.vdev == wish.vdev) {
         return Err(Error::usage(format!("Disk {} is named twice", wish.vdev)));
@@ -283,6 +304,19 @@ mod tests {
 
     fn wish(text: &str) -> Result<DiskWish> {
         text.parse()
+    }
+
+    #[test]
+    fn the_environment_names_a_directory() {
+        let by = |value: &str| directory(Some(value.into()));
+        assert_eq!(directory(None).unwrap(), Path::new(DEFAULT_DIRECTORY));
+        assert_eq!(by("").unwrap(), Path::new(DEFAULT_DIRECTORY));
+        assert_eq!(by("/srv/kept").unwrap(), Path::new("/srv/kept"));
+        for wrong in ["kept", "./kept", "/srv/\x1bkept"] {
+            let error = by(wrong).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+            assert!(error.message.contains("XL_SNAPSHOT_DIR") && error.hint.is_some(), "{error}");
+        }
     }
 
     #[test]

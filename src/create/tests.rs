@@ -156,6 +156,19 @@ fn a_name_is_taken_by_an_image_of_either_form() {
 }
 
 #[test]
+fn images_go_where_the_user_keeps_them() {
+    let job = job("s1", &[]).in_directory("/srv/kept".into());
+    let image = PathBuf::from("/srv/kept/web1/s1.xlsave");
+    assert_eq!(job.image("web1").unwrap(), Target::File(image.clone()));
+    let mut seen = seen(&job);
+    // Directories are made there, and nowhere else.
+    for (path, makes) in [(image, true), ("/var/lib/xen/snapshots/web1/s1.xlsave".into(), false)] {
+        seen.image = ImagePlace::File { path, trouble: None, free: 1 << 40 };
+        assert_eq!(image_of(&plan(&job, &seen).unwrap()).make_directory, makes);
+    }
+}
+
+#[test]
 fn little_space_is_enough_for_a_compressed_image() {
     let mut job = job("s1", &[]);
     let mut seen = seen(&job);

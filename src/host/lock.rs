@@ -1,10 +1,12 @@
 //! One of us per domain at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc::O_NOFOLLOW;
 use uuid::Uuid;
@@ -13,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::host::files;
 
 const DIRECTORY: &str = "/run/xl-snapshot";
+/// How often a lock is tried that somebody else holds: flock(2) itself waits without an end.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Holds the domain for this process, until it is dropped or the process ends.
 ///
@@ -24,16 +28,40 @@ pub struct Lock {
     file: File,
 }
 
+/// How to wait for a lock that somebody else holds.
+#[expect(missing_debug_implementations, reason = "it is made of functions")]
+pub struct Patience<'a> {
+    /// How long.
+    pub limit: Duration,
+    /// Told once who holds it, when the waiting begins.
+    pub waits: &'a dyn Fn(&str),
+    /// Whether the user wants it to end.
+    pub stopped: &'a dyn Fn() -> bool,
+}
+
 impl Lock {
-    /// Takes the lock of a domain, or says who has it.
-    pub fn take(uuid: Uuid, domain: &str, operation: &str) -> Result<Lock> {
-        Lock::take_in(Path::new(DIRECTORY), uuid, domain, operation)
+    /// Takes the lock of a domain, at once or within some time, or says who has it.
+    pub fn take(
+        uuid: Uuid,
+        domain: &str,
+        operation: &str,
+        patience: Option<&Patience<'_>>,
+    ) -> Result<Lock> {
+        Lock::take_in(Path::new(DIRECTORY), uuid, domain, operation, patience)
     }
 
-    fn take_in(directory: &Path, uuid: Uuid, domain: &str, operation: &str) -> Result<Lock> {
+    fn take_in(
+        directory: &Path,
+        uuid: Uuid,
+        domain: &str,
+        operation: &str,
+        patience: Option<&Patience<'_>>,
+    ) -> Result<Lock> {
         let path = directory.join(format!("{uuid}.lock"));
-        let trouble = |error: std::io::Error| {
-            Error::refused(format!("The lock {} of {domain}", path.display())).because(error)
+        let trouble = |error: io::Error| {
+            Error::refused(format!("The lock of {domain}, {}, cannot be used", path.display()))
+                .because(error)
+                .hint("run this as root, in dom0")
         };
         files::make_directories(directory).map_err(trouble)?;
         let mut file = OpenOptions::new()
@@ -45,17 +73,8 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(trouble)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // Only for the message: an empty text does no harm.
-                let _ = file.take(256).read_to_string(&mut holder);
-                return Err(Error::refused(format!("Domain {domain} is busy"))
-                    .because(format!("xl-snapshot {} has it", holder.trim()))
-                    .hint("try again when that has ended"));
-            }
-            Err(TryLockError::Error(error)) => return Err(trouble(error)),
+        if !is_taken(&file).map_err(trouble)? {
+            wait(&mut file, domain, patience, trouble)?;
         }
         file.set_len(0).map_err(trouble)?;
         file.rewind().map_err(trouble)?;
@@ -69,20 +88,142 @@ impl Lock {
     }
 }
 
+/// Takes the lock if it is free.
+fn is_taken(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Takes the lock when it gets free.
+fn wait(
+    file: &mut File,
+    domain: &str,
+    patience: Option<&Patience<'_>>,
+    trouble: impl Fn(io::Error) -> Error,
+) -> Result<()> {
+    let busy = |holder: &str, hint: &str| {
+        Error::refused(format!("Domain {domain} is busy"))
+            .because(format!("{holder} has it"))
+            .hint(hint)
+    };
+    let mut holder = holder(file);
+    let Some(patience) = patience else {
+        return Err(busy(&holder, "try again when that has ended, or wait for it: --wait SECONDS"));
+    };
+    (patience.waits)(&holder);
+    let begin = Instant::now();
+    loop {
+        if is_taken(file).map_err(&trouble)? {
+            return Ok(());
+        }
+        let left = patience.limit.saturating_sub(begin.elapsed());
+        if (patience.stopped)() {
+            return Err(Error::failed(format!("Waiting for domain {domain}, which is busy"))
+                .because("stopped by a signal")
+                .hint(format!("nothing was changed; {holder} goes on")));
+        }
+        // Others may have come first meanwhile.
+        holder = self::holder(file);
+        if left.is_zero() {
+            let still = format!("{holder} still has it after {} s", patience.limit.as_secs());
+            return Err(Error::refused(format!("Domain {domain} is busy"))
+                .because(still)
+                .hint("try again when that has ended, or wait longer"));
+        }
+        thread::sleep(POLL.min(left));
+    }
+}
+
+/// Who holds the lock. Only for messages: an empty text does no harm.
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let _ = file.rewind().and_then(|()| file.take(256).read_to_string(&mut text));
+    format!("xl-snapshot {}", text.trim()).trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
+
+    /// The first of two who want the same domain, and what the second one needs.
+    fn first() -> (tempfile::TempDir, Lock, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = Lock::take_in(directory.path(), Uuid::nil(), "web1", "create s1", None).unwrap();
+        let who = format!("xl-snapshot create s1 (process {})", std::process::id());
+        (directory, lock, who)
+    }
+
+    fn second(directory: &Path, patience: Option<&Patience<'_>>) -> Result<Lock> {
+        Lock::take_in(directory, Uuid::nil(), "web1", "revert s1", patience)
+    }
 
     #[test]
     fn the_second_is_told_who_is_first() {
-        let directory = tempfile::tempdir().unwrap();
-        let take = |op| Lock::take_in(directory.path(), Uuid::nil(), "web1", op);
-        let first = take("create s1").unwrap();
-        let error = take("revert s1").unwrap_err();
+        let (directory, first, who) = first();
+        let error = second(directory.path(), None).unwrap_err();
         assert_eq!(error.exit_code(), 3);
-        let who = format!("xl-snapshot create s1 (process {}) has it", std::process::id());
-        assert_eq!(error.chain()[1], who);
+        assert_eq!(error.chain()[1], format!("{who} has it"));
+        assert!(error.hint.unwrap().contains("--wait"));
         drop(first);
-        take("revert s1").unwrap();
+        second(directory.path(), None).unwrap();
+    }
+
+    #[test]
+    fn the_second_gets_it_when_the_first_has_ended() {
+        let (directory, first, who) = first();
+        let first = Cell::new(Some(first));
+        let told = RefCell::new(Vec::new());
+        let patience = Patience {
+            limit: Duration::from_secs(60),
+            waits: &|holder| told.borrow_mut().push(holder.to_owned()),
+            // Asked after the first attempt of the waiting.
+            stopped: &|| {
+                drop(first.take());
+                false
+            },
+        };
+        second(directory.path(), Some(&patience)).unwrap();
+        assert_eq!(*told.borrow(), [who]);
+        let words = std::fs::read_to_string(directory.path().join(format!("{}.lock", Uuid::nil())));
+        assert!(words.unwrap().starts_with("revert s1 "), "the next one is told of the second");
+    }
+
+    #[test]
+    fn the_second_gives_up_and_says_who_holds_it() {
+        let (directory, _first, who) = first();
+        let limit = Duration::from_millis(300);
+        let patience = Patience { limit, waits: &|_| (), stopped: &|| false };
+        let begin = Instant::now();
+        let error = second(directory.path(), Some(&patience)).unwrap_err();
+        assert!(begin.elapsed() >= limit && begin.elapsed() < Duration::from_secs(30));
+        assert_eq!(error.exit_code(), 3);
+        assert_eq!(error.chain()[1], format!("{who} still has it after 0 s"));
+        assert!(error.hint.is_some());
+    }
+
+    #[test]
+    fn a_signal_ends_the_waiting() {
+        let (directory, _first, _) = first();
+        let limit = Duration::from_secs(3600);
+        let patience = Patience { limit, waits: &|_| (), stopped: &|| true };
+        let error = second(directory.path(), Some(&patience)).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        assert_eq!(error.chain()[1], "stopped by a signal");
+    }
+
+    #[test]
+    fn who_need_not_wait_is_told_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let patience = Patience {
+            limit: Duration::ZERO,
+            waits: &|_| panic!("nobody holds it"),
+            stopped: &|| true,
+        };
+        second(directory.path(), Some(&patience)).unwrap();
     }
 }

@@ -67,6 +67,18 @@ pub fn domain(dom0: &Dom0, text: &str) -> Result<Domain> {
     ))
 }
 
+/// The same domain as it is now.
+pub fn again(dom0: &Dom0, domain: Domain) -> Result<Domain> {
+    let mut domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
+    // It may have an heir of the same UUID already.
+    domains.retain(|info| !info.dying);
+    match by_identity(dom0, &domains, &domain.uuid.to_string())? {
+        Some(found) => Ok(Domain { cfg: domain.cfg, ..found }),
+        None => Err(Error::refused(format!("Domain {} does not run any more", domain.name))
+            .hint("a snapshot is taken of a running domain: xl list shows them")),
+    }
+}
+
 /// As xl does it: a number is a domid first.
 fn by_identity(dom0: &Dom0, domains: &[DomainInfo], text: &str) -> Result<Option<Domain>> {
     let domid = text.parse::<u32>().ok();
@@ -338,7 +350,7 @@ fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
         .map(|path| format!("{} exists", path.display()))
         .next();
     // Our own directory is made when it is needed.
-    if found.is_none() && !path.starts_with(crate::create::DEFAULT_DIRECTORY) {
+    if found.is_none() && !job.is_in_our_directory(path) {
         found = files::trouble(path);
     }
     let free = files::free_space(path)

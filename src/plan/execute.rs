@@ -148,10 +148,7 @@ fn finish(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     for (number, step) in plan.finish.iter().enumerate().skip(first) {
         host.reached(Reached::Finish(number));
         if let Err(error) = host.perform(step) {
-            let left = Left {
-                what: format!("Not done: {step} ({})", error.chain().join(": ")),
-                command: step.by_hand(),
-            };
+            let left = Left { what: told("Not done:", step, &error), command: step.by_hand() };
             failed = Some(match failed {
                 None => failure(plan, step, error, vec![left]),
                 Some(first) => first.unfinished(vec![left]),
@@ -187,14 +184,17 @@ fn try_all(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
     let mut left = Vec::new();
     for step in steps {
         if let Err(error) = host.perform(step) {
-            left.push(Left {
-                what: format!("Could not {step}: {}", error.chain().join(": ")),
-                command: step.by_hand(),
-            });
+            left.push(Left { what: told("Could not", step, &error), command: step.by_hand() });
             left.extend(error.left);
         }
     }
     left
+}
+
+/// What could not be done, and why: a command once, with its own words or without any.
+fn told(what: &str, step: &Step, error: &Error) -> String {
+    let why = error.chain().join(": ");
+    format!("{what} {}: {why}", step.before(&why))
 }
 
 fn killed(plan: &Plan) -> Error {
@@ -202,7 +202,11 @@ fn killed(plan: &Plan) -> Error {
 }
 
 fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error {
-    let mut outer = Error::failed(format!("{} failed: could not {step}", plan.title));
+    let mut outer = Error::failed(format!(
+        "{} failed: could not {}",
+        plan.title,
+        step.before(&error.chain().join(": "))
+    ));
     outer.hint = error.hint.take();
     // What the step itself left has to be dealt with first.
     let left = [std::mem::take(&mut error.left), left].concat();
@@ -277,6 +281,37 @@ mod tests {
         let resume = Step::Resume { domid: 3, otherwise: None }.to_string();
         let wake = Step::WakeMonitor { pid: 7 }.to_string();
         assert_eq!(done, [hold, resume, wake]);
+    }
+
+    #[test]
+    fn the_command_that_failed_is_told_once() {
+        struct Real;
+        impl Perform for Real {
+            fn settle(&mut self, _: &Step) -> Result<bool> {
+                Ok(false)
+            }
+
+            fn perform(&mut self, step: &Step) -> Result<()> {
+                let (Step::Run(call) | Step::NewFile { fill: call, .. }) = step else {
+                    return Ok(());
+                };
+                Err(Error::failed(format!("`{call}` ended with exit status: 1: full")))
+            }
+        }
+        let fill = Invocation::new(Tool::QemuImg, ["create", "/srv/a b"]);
+        let prepare = vec![Step::NewFile { path: "/srv/a b".into(), fill }];
+        let plan = Plan { prepare, finish: vec![], commit: None, onward: vec![], ..plan() };
+        assert_eq!(
+            execute(&plan, &mut Real).unwrap_err().chain().join(": "),
+            "Test failed: could not make '/srv/a b': \
+             `qemu-img create '/srv/a b'` ended with exit status: 1: full"
+        );
+        let scan = Invocation::new(Tool::Lvm, ["lvremove", "vg/x"]);
+        let plan = Plan { prepare: vec![], finish: vec![Step::Run(scan)], ..plan };
+        let error = execute(&plan, &mut Real).unwrap_err();
+        let text = "Not done: run lvremove: `lvm lvremove vg/x` ended with exit status: 1: full";
+        assert_eq!(error.left[0].what, text);
+        assert_eq!(error.left[0].command.as_deref(), Some("lvm lvremove vg/x"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::error::Left;
 use crate::memory::frames::Level;
 use crate::record::Record;
-use crate::tool::{Invocation, quote};
+use crate::tool::{Invocation, Tool, quote};
 
 /// Where a memory image is written to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub enum Target {
 pub struct ImageStart {
     /// Where it goes.
     pub target: Target,
+    /// Whether the directory of the file is made if there is none.
+    pub make_directory: bool,
     /// libxl's JSON of the domain, disks as they are before the snapshot.
     pub config: String,
     /// The record, not complete yet.
@@ -331,6 +333,23 @@ impl Step {
                 Step::together(steps.iter().rev().filter_map(Step::undo).collect())
             }
             _ => None,
+        }
+    }
+
+    /// What it does, as it stands before `words`: without a command that is told there.
+    pub fn before(&self, words: &str) -> String {
+        let told = |call: &Invocation| words.contains(&format!("`{call}`"));
+        match self {
+            Step::NewFile { path, fill } if told(fill) => format!("make {}", quote(path)),
+            Step::Run(call) | Step::Undoable { call, .. } if told(call) => {
+                let lvm = call.args.first().filter(|_| call.tool == Tool::Lvm);
+                format!("run {}", lvm.map_or(call.tool.name().into(), quote))
+            }
+            Step::Together(steps) => {
+                let list: Vec<String> = steps.iter().map(|step| step.before(words)).collect();
+                list.join("; at the same time ")
+            }
+            other => other.to_string(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! `create`, from the command line to the report.
 
+use std::env;
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
@@ -35,8 +36,8 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         paused: args.paused,
     };
     let request = spec::merge(flags, spec)?;
+    let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
     let to_stdout = request.memory == MemoryTarget::Stdout;
-    let job = Job::new(request, Timestamp::now(), Uuid::new_v4());
 
     if to_stdout && !args.common.dry_run && io::stdout().is_terminal() {
         return Err(Error::usage("The memory image does not go to a terminal")
@@ -44,8 +45,12 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     }
     let mut dom0 = open(&args.common)?;
     let domain = look::domain(&dom0, &args.domain)?;
-    let operation = format!("create {}", job.name);
-    let lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
+    let name = request.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let operation = format!("create{name}");
+    let lock = take_lock(&dom0, &args.common, domain.uuid, &domain.name, &operation)?;
+    // Whoever was waited for may have given the domain another number, or changed what it does.
+    let domain = look::again(&dom0, domain)?;
+    let job = Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory);
     let leftovers = match job.image(&domain.name)? {
         Target::File(path) => leftovers::find(&dom0, domain.uuid, &path)?,
         Target::Stdout => Vec::new(),

@@ -22,7 +22,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let record = source.image.record.clone();
     let domain = &record.domain;
     let operation = format!("revert {}", record.name);
-    let lock = take_lock(&args.common, domain.uuid, &domain.name, &operation)?;
+    let lock = take_lock(&dom0, &args.common, domain.uuid, &domain.name, &operation)?;
     let snapshot = quote(&args.snapshot);
     let found = look::for_revert(&dom0, &source, &snapshot, Timestamp::now())?;
     let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             DIFFERENT.into()
         }
         Err(error) => {
-            eprintln!("{}", report::error_text(&error));
+            report::print_error(&error);
             error.exit_code().into()
         }
     }

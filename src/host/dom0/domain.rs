@@ -105,19 +105,18 @@ impl Dom0 {
         // xl opens its argument by name; the process has the pipe as its standard input.
         let call =
             Invocation::new(Tool::Xl, ["restore", "-p", "/proc/self/fd/0"]).within(RESTORE_TIMEOUT);
-        let bar = self.reporter.memory_bar("restoring memory");
+        let meter = self.reporter.meter("restoring memory");
         let started = started(self.guard.as_ref());
         let result = command::feed(
             &call,
             &head,
             stream,
             length,
-            &mut |fed| {
-                bar.show("restoring memory", fed / 4096, length / 4096);
-            },
+            &mut |fed| meter.show(None, fed, length),
             &started,
         );
-        bar.finish();
+        meter.end();
+        self.meters.push(meter);
         let Err(error) = result else { return Ok(()) };
         // It may hold the new files open; they are of no use to anybody only if it is gone.
         match self.domid_of(uuid)? {

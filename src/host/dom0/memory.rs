@@ -21,6 +21,8 @@ use crate::tool::quote;
 /// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
 /// be on its way out when Xen calls it suspended. To resume and suspend again takes far more.
 const STILL: u64 = 1_000_000;
+/// The size of a page in bytes, in which libxl counts.
+const PAGE: u64 = 4096;
 /// A file system with less free space, in bytes, is full.
 const ROOM: u64 = 1 << 20;
 /// How long after a failed save the guest is watched.
@@ -31,7 +33,7 @@ const IMAGE_IS_OPEN: &str = "plans open the image before they use it";
 impl Dom0 {
     pub(super) fn open_image(&mut self, start: &ImageStart) -> Result<()> {
         if let Target::File(path) = &start.target
-            && path.starts_with(crate::create::DEFAULT_DIRECTORY)
+            && start.make_directory
             && let Some(directory) = path.parent()
         {
             files::make_directories(directory)
@@ -98,7 +100,7 @@ impl Dom0 {
         let (libxl, stop) = (&self.libxl, &self.stop);
         let mut suspended_at = None;
         let mut cpu_time = None;
-        let bar = self.reporter.memory_bar("saving memory");
+        let meter = self.reporter.meter("saving memory");
         let (finished, suspended) = (AtomicBool::new(false), AtomicBool::new(false));
         let result = thread::scope(|scope| {
             let aborter = libxl.aborter();
@@ -129,8 +131,16 @@ impl Dom0 {
                     suspended_at = Some(Instant::now());
                     suspended.store(true, Ordering::Release);
                     watch.thread().unpark();
+                    // What is left of a live save takes a moment, and is all there is of a pause.
+                    if live {
+                        meter.hush();
+                    }
                 }
-                bar.show(progress.what, progress.done, progress.total);
+                meter.show(
+                    progress.iteration(),
+                    progress.done.saturating_mul(PAGE),
+                    progress.total.saturating_mul(PAGE),
+                );
             });
             finished.store(true, Ordering::Release);
             // The guest stands still: nobody waits for the end of a sleep now.
@@ -138,7 +148,8 @@ impl Dom0 {
             cpu_time = watch.join().expect("looking does not panic");
             result
         });
-        self.bar = Some(bar);
+        meter.end();
+        self.meters.push(meter);
         self.suspended_at = Some(suspended_at.unwrap_or_else(Instant::now));
         self.cpu_time = cpu_time;
         result
@@ -182,9 +193,6 @@ impl Dom0 {
         self.suspend_failed |= self.adopted;
         if let Some(suspended) = self.suspended_at.take() {
             self.done.pause = Some(suspended.elapsed());
-        }
-        if let Some(bar) = self.bar.take() {
-            bar.finish();
         }
         if self.suspend_failed {
             return self.resume_latecomer(domid);

@@ -28,7 +28,7 @@ use crate::host::xenstore::Xenstore;
 use crate::host::{cfg, command, files, process};
 use crate::plan::{Perform, Reached, Step};
 use crate::record::Record;
-use crate::report::{MemoryBar, Reporter};
+use crate::report::{Meter, Reporter};
 use crate::tool::Tool;
 
 /// How often a running save looks whether the user wants it to stop.
@@ -70,9 +70,10 @@ pub struct Dom0 {
     suspend_failed: bool,
     /// A domain that could not be resumed: its memory is in the image alone.
     stuck: Option<u32>,
-    /// What is said only once the guest runs again: a terminal may be stopped by Ctrl-S.
-    bar: Option<MemoryBar>,
+    /// What is said, and taken from the terminal, only once the guest runs again: the terminal may be
+    /// stopped by Ctrl-S.
     messages: Vec<String>,
+    meters: Vec<Meter>,
     done: Done,
 }
 
@@ -116,8 +117,8 @@ impl Dom0 {
             cpu_time: None,
             suspend_failed: false,
             stuck: None,
-            bar: None,
             messages: Vec::new(),
+            meters: Vec::new(),
             done: Done::default(),
         })
     }
@@ -141,6 +142,12 @@ impl Dom0 {
 
     fn domid(&self, uuid: Uuid) -> Result<u32> {
         self.domid_of(uuid)?.ok_or_else(|| Error::failed(format!("There is no domain {uuid}")))
+    }
+
+    /// Says what has waited for a moment when the guest does not stand still.
+    fn say(&mut self) {
+        self.meters.clear();
+        self.messages.drain(..).for_each(|text| self.reporter.message(&text));
     }
 
     /// Whether the domain is gone, or going.
@@ -217,7 +224,7 @@ impl Perform for Dom0 {
         let result = self.carry_out(step);
         self.messages.extend(self.reporter.step(step, started.elapsed(), result.is_ok()));
         if self.suspended_at.is_none() {
-            self.messages.drain(..).for_each(|text| self.reporter.message(&text));
+            self.say();
         }
         result
     }
@@ -228,6 +235,9 @@ impl Perform for Dom0 {
 
     fn reached(&mut self, reached: Reached) {
         self.tell(&Note::Reached(reached));
+        if reached == Reached::End {
+            self.say();
+        }
         if reached == Reached::End
             && let Some(guard) = self.guard.take()
             && !guard.dismiss()

@@ -10,6 +10,7 @@ use crate::record::tests::sample;
 fn start(directory: &Path, compress: Option<&str>) -> ImageStart {
     ImageStart {
         target: Target::File(directory.join("s1.xlsave")),
+        make_directory: false,
         config: r#"{"c_info":{"name":"web1"}}"#.into(),
         record: Record { complete: false, image_size: 0, ..sample() },
         compress: compress.map(|text| text.parse().unwrap()),

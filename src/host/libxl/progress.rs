@@ -37,6 +37,12 @@ impl Progress<'_> {
     pub fn is_suspended(&self) -> bool {
         self.what == "Domain now suspended"
     }
+
+    /// The round of a live suspend, from 0 (`xg_sr_save.c`, `update_progress_string`).
+    #[must_use]
+    pub fn iteration(&self) -> Option<u32> {
+        self.what.strip_prefix("Frames iteration ")?.parse().ok()
+    }
 }
 
 /// The closure of a suspend, and its panic if it panicked.
@@ -129,20 +135,19 @@ mod tests {
         report(&logger, c"early", 1, 2);
         watching(
             &mut |progress| {
-                seen.push((progress.what.to_owned(), progress.percent, progress.is_suspended()));
+                seen.push((progress.iteration(), progress.percent, progress.is_suspended()));
             },
             || {
                 report(&logger, c"Frames iteration 0", 1024, 4096);
+                report(&logger, c"Frames iteration 12", 1, 2);
+                report(&logger, c"Frames", 2, 2);
                 report(&logger, c"Domain now suspended", 0, 0);
             },
         );
         report(&logger, c"late", 1, 2);
         assert_eq!(
             seen,
-            [
-                ("Frames iteration 0".to_owned(), 25, false),
-                ("Domain now suspended".to_owned(), 0, true)
-            ]
+            [(Some(0), 25, false), (Some(12), 50, false), (None, 100, false), (None, 0, true)]
         );
     }
 
