@@ -19,7 +19,7 @@ echo 'db1                  5   128     1     r-----      16.4'
 ";
 
 /// The words typed, and what must be offered; directories apart, whose form is each shell's own.
-const CASES: [(&[&str], &[&str]); 10] = [
+const CASES: [(&[&str], &[&str]); 11] = [
     (&["re"], &["revert"]),
     (&["create", ""], &["db1", "web1", "web2", "web9.cfg"]),
     (&["create", "db"], &["db1"]),
@@ -30,19 +30,24 @@ const CASES: [(&[&str], &[&str]); 10] = [
     (&["revert", "-p", ""], &["KEPT/web1/old.xlsave", "s.xlsave", "spec.toml"]),
     (&["revert", "--disc"], &["--discard-current"]),
     (&["show", "s"], &["s.xlsave", "spec.toml"]),
+    // This one with XL_SNAPSHOT_DIR.
+    (&["show", ""], &["ELSEWHERE/web1/new.xlsave", "s.xlsave", "spec.toml"]),
 ];
 
 fn all_cases(shell: &[&str], harness: &str, completions: &str) {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let directory = tempfile::tempdir().unwrap();
-    let [work, kept, bin] = ["work", "kept", "bin"].map(|name| directory.path().join(name));
-    for path in [&work.join("sub"), &work.join("web1"), &kept.join("web1"), &bin] {
+    let [work, kept, elsewhere, bin] =
+        ["work", "kept", "elsewhere", "bin"].map(|name| directory.path().join(name));
+    let [images, others] = [kept.join("web1"), elsewhere.join("web1")];
+    for path in [&work.join("sub"), &work.join("web1"), &images, &others, &bin] {
         fs::create_dir_all(path).unwrap();
     }
     for name in ["web9.cfg", "spec.toml", "s.xlsave", "other.txt"] {
         fs::write(work.join(name), "").unwrap();
     }
-    fs::write(kept.join("web1/old.xlsave"), "").unwrap();
+    fs::write(images.join("old.xlsave"), "").unwrap();
+    fs::write(others.join("new.xlsave"), "").unwrap();
     fs::write(bin.join("xl"), XL).unwrap();
     fs::set_permissions(bin.join("xl"), Permissions::from_mode(0o755)).unwrap();
 
@@ -50,11 +55,13 @@ fn all_cases(shell: &[&str], harness: &str, completions: &str) {
     let text =
         fs::read_to_string(Path::new(env!("OUT_DIR")).join("share/completions").join(completions));
     let text = text.unwrap();
-    assert!(text.contains("/var/lib/xen/snapshots/*/*.xlsave"));
+    assert!(text.contains("/var/lib/xen/snapshots"));
     let file = directory.path().join(completions);
-    fs::write(&file, text.replace("/var/lib/xen/snapshots/*", &format!("{kept}/*"))).unwrap();
+    fs::write(&file, text.replace("/var/lib/xen/snapshots", kept)).unwrap();
 
+    let elsewhere = elsewhere.to_str().unwrap();
     for (typed, offered) in CASES {
+        let variable = if typed == ["show", ""] { elsewhere } else { "" };
         let output = Command::new(shell[0])
             .args(&shell[1..])
             .arg(top.join("tests/completions").join(harness))
@@ -63,6 +70,7 @@ fn all_cases(shell: &[&str], harness: &str, completions: &str) {
             .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
             .env("HOME", directory.path())
             .env("TERM", "dumb")
+            .env("XL_SNAPSHOT_DIR", variable)
             .current_dir(&work)
             .stdin(Stdio::null())
             .output()
@@ -70,7 +78,7 @@ fn all_cases(shell: &[&str], harness: &str, completions: &str) {
         let stdout = String::from_utf8(output.stdout).unwrap();
         let words: BTreeSet<String> = stdout
             .lines()
-            .map(|line| line.trim().replace(kept, "KEPT"))
+            .map(|line| line.trim().replace(kept, "KEPT").replace(elsewhere, "ELSEWHERE"))
             // "web1" is a domain here, and "sub" is nothing else than a directory.
             .filter(|word| !word.is_empty() && !word.ends_with('/') && word != "sub")
             .filter(|word| word != "web1" || offered.contains(&"web1"))

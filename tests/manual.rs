@@ -32,8 +32,8 @@ fn pages() -> Vec<PathBuf> {
     pages.sort();
     assert_eq!(
         pages.len(),
-        commands().len() + 1,
-        "one for each command, and one for the SPEC.toml"
+        commands().len() + 2,
+        "one for each command, one for the SPEC.toml and one for the JSON"
     );
     pages
 }

@@ -46,7 +46,7 @@ _xl_snapshot() {
         "create 1") _xl_snapshot_files toml ;;
         "revert 0" | "show 0")
             _xl_snapshot_files xlsave toml
-            _xl_snapshot_add < <(compgen -G '/var/lib/xen/snapshots/*/*.xlsave')
+            _xl_snapshot_add < <(compgen -G "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}/*/*.xlsave")
             ;;
         *) _xl__snapshot "$@" ;;
     esac

@@ -30,7 +30,9 @@ function __fish_xl_snapshot_files
 end
 
 function __fish_xl_snapshot_kept
-    set -l files /var/lib/xen/snapshots/*/*.xlsave
+    set -l directory /var/lib/xen/snapshots
+    test -z "$XL_SNAPSHOT_DIR"; or set directory $XL_SNAPSHOT_DIR
+    set -l files $directory/*/*.xlsave
     printf '%s\n' $files
 end
 

@@ -22,7 +22,7 @@ for command in create revert show; do
 	xl-snapshot $command --help >help.out
 	grep -q '^Examples:' help.out || fail "no examples in the help of $command"
 done
-for page in xl-snapshot.1 xl-snapshot-{create,revert,show}.1 xl-snapshot.toml.5; do
+for page in xl-snapshot.1 xl-snapshot-{create,revert,show}.1 xl-snapshot.toml.5 xl-snapshot-json.5; do
 	gzip -dc "/usr/share/man/man${page##*.}/$page.gz" >page.out
 	grep -q '^\.SH SYNOPSIS' page.out || fail "$page is no manual page"
 done

@@ -1,0 +1,316 @@
+//! What `--json` prints: held against golden files, so that no key is renamed by accident, and against
+//! xl-snapshot-json(5), which has every key and no other.
+//!
+//! `BLESS=1 cargo test --release --test json` writes the golden files anew: their changes are changes of
+//! the contract.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+use xl_snapshot::domain::{Format, GuestType};
+use xl_snapshot::plan::{Plan, Step};
+use xl_snapshot::record::{
+    DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
+};
+use xl_snapshot::report::{
+    CfgReplaced, Created, CreatedDisk, Planned, Reverted, RevertedDisk, Shown, ShownDisk, json_text,
+};
+
+/// One report as it is printed.
+struct Sample {
+    /// Of the golden file.
+    name: &'static str,
+    /// Of the manual page.
+    section: &'static str,
+    text: String,
+}
+
+fn sample(name: &'static str, section: &'static str, report: &impl Serialize) -> Sample {
+    Sample { name, section, text: json_text(report) }
+}
+
+/// Every report, with all that may be in it and with as little as may be.
+fn samples() -> Vec<Sample> {
+    vec![
+        sample("create", "CREATE", &created()),
+        sample("create-least", "CREATE", &created_least()),
+        sample("revert", "REVERT", &reverted()),
+        sample("revert-least", "REVERT", &reverted_least()),
+        sample("show", "SHOW", &shown(Some("checksums"), every_record(true))),
+        sample("show-least", "SHOW", &shown(None, every_record(false))),
+        sample("dry-run", "DRY RUN", &planned()),
+    ]
+}
+
+fn time() -> Timestamp {
+    "2026-03-01T02:03:04.123456789Z".parse().unwrap()
+}
+
+// Every field is named, so that a new one does not compile before it stands here.
+
+fn created() -> Created {
+    let disk = |vdev: &str, snapshot, why: Option<&str>| CreatedDisk {
+        vdev: vdev.into(),
+        snapshot,
+        image: "/srv/a.qcow2".into(),
+        runs_on: "/srv/web1-xvda.after-s1.qcow2".into(),
+        why: why.map(Into::into),
+    };
+    Created {
+        name: "s1".into(),
+        id: Uuid::from_u128(1),
+        domain: "web1".into(),
+        domid: 7,
+        live: true,
+        restored: false,
+        image: Some("/var/lib/xen/snapshots/web1/s1.xlsave".into()),
+        image_size: Some(144_610_000),
+        pause_ms: Some(366.25),
+        total_ms: 5800.5,
+        disks: vec![disk("xvda", "external", None), disk("xvdb", "none", Some("it is read-only"))],
+        cfg: Some(CfgReplaced {
+            path: "/etc/xen/web1.cfg".into(),
+            backup: "/etc/xen/web1.cfg.bak-s1".into(),
+        }),
+        cfg_disks: vec!["format=qcow2,vdev=xvda,access=rw,target=/srv/a.qcow2".into()],
+    }
+}
+
+fn created_least() -> Created {
+    Created {
+        image: None,
+        image_size: None,
+        pause_ms: None,
+        disks: Vec::new(),
+        cfg: None,
+        cfg_disks: Vec::new(),
+        ..created()
+    }
+}
+
+fn reverted() -> Reverted {
+    Reverted {
+        name: "s1".into(),
+        id: Uuid::from_u128(1),
+        domain: "web1".into(),
+        domid: Some(8),
+        paused: false,
+        total_ms: 12_300.0,
+        disks: vec![
+            RevertedDisk {
+                vdev: "xvda".into(),
+                runs_on: "/srv/a.qcow2".into(),
+                kept: Some("snapshot before-revert-20260301-020304 in /srv/a.qcow2".into()),
+                why: None,
+            },
+            RevertedDisk {
+                vdev: "xvdb".into(),
+                runs_on: "/srv/b.img".into(),
+                kept: None,
+                why: Some("it is read-only".into()),
+            },
+        ],
+        cfg_disks: vec!["format=qcow2,vdev=xvda,access=rw,target=/srv/a.qcow2".into()],
+    }
+}
+
+fn reverted_least() -> Reverted {
+    Reverted { domid: None, disks: Vec::new(), cfg_disks: Vec::new(), ..reverted() }
+}
+
+fn shown(verified: Option<&'static str>, record: Record) -> Shown {
+    let disks = record.disks.iter().map(|disk| ShownDisk {
+        vdev: disk.vdev.clone(),
+        state: if record.complete { "present" } else { "missing" },
+        why: (!record.complete).then(|| "it is gone".into()),
+    });
+    Shown {
+        image: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),
+        compressed: verified.is_some(),
+        verified,
+        vcpus: 1,
+        revertible: record.complete,
+        disks: disks.collect(),
+        record,
+    }
+}
+
+/// A record with a disk of every kind; one that is not complete has no proofs.
+fn every_record(complete: bool) -> Record {
+    let frozen = || {
+        complete.then(|| FrozenFile {
+            virtual_size: 1 << 20,
+            file_size: 1 << 19,
+            mtime: time(),
+            inode: 77,
+        })
+    };
+    let file = |name: &str| PathBuf::from(format!("/srv/{name}"));
+    let inside = QcowSnapshot { id: "1".into(), name: "s1".into(), date: time() };
+    let kinds = [
+        Kept::None { why: "it is read-only".into() },
+        Kept::Internal { proof: complete.then_some(inside) },
+        Kept::External { overlay: file("o.qcow2"), proof: frozen() },
+        Kept::Lvm {
+            group: "vg0".into(),
+            volume: "c".into(),
+            snapshot: "c.s1".into(),
+            size: complete.then_some(1 << 30),
+        },
+        Kept::Reflink { copy: file("c.img"), proof: frozen() },
+        Kept::Vhd { child: file("c.vhd"), proof: frozen() },
+    ];
+    let disks = kinds.into_iter().zip('a'..).map(|(snapshot, letter)| DiskRecord {
+        vdev: format!("xvd{letter}"),
+        path: file("a.img"),
+        format: complete.then_some(Format::Raw),
+        snapshot,
+    });
+    Record {
+        version: VERSION,
+        complete,
+        name: "s1".parse().unwrap(),
+        id: Uuid::from_u128(1),
+        created: time(),
+        description: if complete { "before the upgrade".into() } else { String::new() },
+        live: true,
+        writer: "xl-snapshot 0.1.0".into(),
+        xen: "4.17.7".into(),
+        image_size: 144_610_000,
+        domain: DomainRecord {
+            name: "web1".into(),
+            uuid: Uuid::from_u128(2),
+            guest_type: GuestType::Pvh,
+            memory_kib: 131_072,
+        },
+        disks: disks.collect(),
+    }
+}
+
+fn planned() -> Planned {
+    Planned::from(&Plan {
+        title: "Snapshot s1 of web1".into(),
+        notes: vec!["disk xvdb is not in the snapshot: it is read-only".into()],
+        prepare: vec![Step::Suspend { domid: 7, live: true }],
+        commit: Some(Step::Transaction { domid: 7, actions: Vec::new() }),
+        onward: vec![Step::CompleteImage],
+        finish: vec![Step::Resume { domid: 7, otherwise: None }],
+        ..Plan::default()
+    })
+}
+
+#[test]
+fn no_key_and_no_form_has_changed() {
+    for Sample { name, text, .. } in samples() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
+        if env::var_os("BLESS").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(text, golden, "{}: see the beginning of this file", path.display());
+    }
+}
+
+/// The types of each key, `null` and `absent` among them, by its path: `disks[].vdev`.
+type Keys = BTreeMap<String, BTreeSet<String>>;
+
+fn collect(path: &str, value: &Value, keys: &mut Keys, seen: &mut Vec<(String, BTreeSet<String>)>) {
+    let mut of_type = |name: &str| {
+        if !path.is_empty() && !path.ends_with("[]") {
+            keys.entry(path.into()).or_default().insert(name.into());
+        }
+    };
+    match value {
+        Value::Null => of_type("null"),
+        Value::Bool(_) => of_type("boolean"),
+        Value::Number(_) => of_type("number"),
+        Value::String(_) => of_type("string"),
+        Value::Array(items) => {
+            of_type("array");
+            items.iter().for_each(|item| collect(&format!("{path}[]"), item, keys, seen));
+        }
+        Value::Object(members) => {
+            of_type("object");
+            seen.push((path.into(), members.keys().cloned().collect()));
+            for (key, value) in members {
+                let dot = if path.is_empty() { "" } else { "." };
+                collect(&format!("{path}{dot}{key}"), value, keys, seen);
+            }
+        }
+    }
+}
+
+/// The keys of all samples of a section.
+fn printed(section: &str) -> Keys {
+    let (mut keys, mut objects) = (Keys::new(), Vec::new());
+    for sample in samples().iter().filter(|sample| sample.section == section) {
+        collect("", &serde_json::from_str(&sample.text).unwrap(), &mut keys, &mut objects);
+    }
+    // A key that one object at its place has, and another one has not.
+    for (path, types) in &mut keys {
+        let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let mut here = objects.iter().filter(|(place, _)| place == parent);
+        if here.any(|(_, members)| !members.contains(key)) {
+            types.insert("absent".into());
+        }
+    }
+    keys
+}
+
+/// The keys that a section of the manual page explains: `.BR key " type or type, unit"` after `.TP`, or
+/// after `.TQ` if they share what is said of them.
+fn explained(page: &str, section: &str) -> Keys {
+    let start = format!("\n.SH {section}\n");
+    let text = page.split(&start).nth(1).unwrap_or_else(|| panic!("no section {section}"));
+    let text = text.split("\n.SH ").next().unwrap();
+    let mut keys = Keys::new();
+    let mut tagged = false;
+    for line in text.lines() {
+        if tagged {
+            let entry = line.strip_prefix(".BR ").and_then(|rest| rest.split_once(" \" "));
+            let (key, types) = entry.unwrap_or_else(|| panic!("not a key and its type: {line}"));
+            let types = types.trim_end_matches('"').split(',').next().unwrap();
+            let first = |text: &str| text.split(' ').next().unwrap().to_owned();
+            let twice = keys.insert(key.into(), types.split(" or ").map(first).collect());
+            assert!(twice.is_none(), "{key} is explained twice");
+        }
+        tagged = matches!(line, ".TP" | ".TQ");
+    }
+    keys
+}
+
+#[test]
+fn every_key_is_in_the_manual_with_its_types_and_no_other() {
+    let page = Path::new(env!("OUT_DIR")).join("share/man/xl-snapshot-json.5");
+    let page = fs::read_to_string(page).unwrap();
+    let sections: BTreeSet<_> = samples().iter().map(|sample| sample.section).collect();
+    for section in sections {
+        let (printed, explained) = (printed(section), explained(&page, section));
+        for (key, types) in &printed {
+            let found = explained.get(key).unwrap_or_else(|| panic!("{section}: no word of {key}"));
+            assert_eq!(found, types, "{section}: the types of {key}");
+        }
+        for key in explained.keys() {
+            assert!(printed.contains_key(key), "{section}: nothing prints {key}");
+        }
+    }
+}
+
+#[test]
+fn every_value_of_a_word_is_in_the_manual() {
+    let page = Path::new(env!("OUT_DIR")).join("share/man/xl-snapshot-json.5");
+    let page = fs::read_to_string(page).unwrap();
+    let kinds: Vec<_> = every_record(true).disks.iter().map(|disk| disk.snapshot.kind()).collect();
+    let states = ["present", "changed", "missing", "none", "checksums", "structure"];
+    for word in kinds.into_iter().chain(states) {
+        let formatted = [format!(".B {word}\n"), format!(".BR {word} ")];
+        assert!(formatted.iter().any(|text| page.contains(text)), "no word of {word}");
+    }
+}
