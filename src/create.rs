@@ -403,10 +403,14 @@ fn check_new_files(disks: &[DiskCreate]) -> Result<()> {
             | Kept::Vhd { child: file, .. } => file,
             Kept::None { .. } | Kept::Internal { .. } | Kept::Lvm { .. } => continue,
         };
-        check_path(new_file)
-            .map_err(|why| Error::refused(format!("The new file {new_file:?}")).because(why))?;
+        check_path(new_file).map_err(|why| {
+            Error::refused(format!("The new file {new_file:?}"))
+                .because(why)
+                .hint("name another one: --disk VDEV,HOW,file=PATH")
+        })?;
         if !files.insert(new_file) {
-            return Err(Error::usage(format!("Two disks would share {}", new_file.display())));
+            return Err(Error::usage(format!("Two disks would share {}", new_file.display()))
+                .hint("give each a file of its own: --disk VDEV,HOW,file=PATH"));
         }
     }
     Ok(())
@@ -437,7 +441,9 @@ fn name_of(config: &DomainConfig) -> Result<String> {
 }
 
 fn broken(domain: &str, why: crate::domain::BadConfig) -> Error {
-    Error::refused(format!("The configuration of {domain} is not understood")).because(why)
+    Error::refused(format!("The configuration of {domain} is not understood"))
+        .because(why)
+        .hint(format!("see what libxl has stored of it: xl list -l {}", quote(domain)))
 }
 
 fn check_state(domain: &str, seen: &Seen) -> Result<()> {
@@ -453,7 +459,8 @@ fn check_state(domain: &str, seen: &Seen) -> Result<()> {
             .hint("wait until that has ended")),
         State::Shutdown => Err(Error::refused(format!("Domain {domain} ({id}) is shut down"))
             .hint("wait until it runs again, or start it with xl create")),
-        State::Dying => Err(Error::refused(format!("Domain {domain} ({id}) is being destroyed"))),
+        State::Dying => Err(Error::refused(format!("Domain {domain} ({id}) is being destroyed"))
+            .hint("start it again when it is gone: xl create")),
     }
 }
 
@@ -486,7 +493,9 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
         ImagePlace::Stdout => Target::Stdout,
         ImagePlace::File { path, trouble, free } => {
             let refused = || Error::refused(format!("The memory image {}", path.display()));
-            check_path(path).map_err(|why| refused().because(why))?;
+            check_path(path).map_err(|why| {
+                refused().because(why).hint("choose another file with --memory FILE")
+            })?;
             if let Some(trouble) = trouble {
                 return Err(refused()
                     .because(trouble.clone())
@@ -510,8 +519,13 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
         }
     };
     // Refused here rather than after the suspend.
-    header::encode(&seen.config.to_json(), &record, header::record_space(&record))
-        .map_err(|why| Error::refused("The header of the memory image").because(why))?;
+    header::encode(&seen.config.to_json(), &record, header::record_space(&record)).map_err(
+        |why| {
+            Error::refused("The header of the memory image cannot be made")
+                .because(why)
+                .hint("shorten the --description, or the paths of the disks")
+        },
+    )?;
     let make_directory = match &target {
         Target::File(path) => job.is_in_our_directory(path),
         Target::Stdout => false,

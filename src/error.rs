@@ -96,7 +96,11 @@ impl Error {
         let mut links = vec![self.message.clone()];
         let mut next = self.source();
         while let Some(error) = next {
-            links.push(error.to_string());
+            let words = error.to_string();
+            // Some errors end with the words of their cause.
+            if !links.last().is_some_and(|link| link.ends_with(&words)) {
+                links.push(words);
+            }
             next = error.source();
         }
         links
@@ -130,6 +134,13 @@ mod tests {
         let outer = Error::refused("Snapshot s1 was refused").because(inner).hint("buy a disk");
         assert_eq!(outer.chain(), ["Snapshot s1 was refused", "Reading /a", "disk on fire"]);
         assert_eq!(outer.exit_code(), 3);
+    }
+
+    #[test]
+    fn what_an_error_says_of_its_cause_is_not_told_again() {
+        let inner = Error::failed("disk on fire").because("smoke");
+        let error = Error::failed("Reading /a failed: disk on fire").because(inner);
+        assert_eq!(error.chain(), ["Reading /a failed: disk on fire", "smoke"]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             record.name
         ))
         .because(why)
-        .hint("make room"));
+        .hint("make room on the file system of those images"));
     }
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
@@ -122,6 +122,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             config.set_image(&seen.record.vdev, path, *format).map_err(|why| {
                 Error::refused(format!("The configuration in snapshot {}", record.name))
                     .because(why)
+                    .hint("see what it is: xl-snapshot show --json IMAGE")
             })?;
             cfg_lines.push(cfg_line(&seen.record.vdev, path, *format));
         }
@@ -206,8 +207,10 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
 /// they have to be the same ones.
 fn check_image(found: &Found) -> Result<()> {
     let record = &found.record;
-    let refused =
-        || Error::refused(format!("The image of {} is not consistent", found.record.name));
+    let refused = || {
+        Error::refused(format!("The image of {} is not consistent", found.record.name))
+            .hint("somebody has changed it: take it as create has written it")
+    };
     let disks = found.config.disks().map_err(|why| refused().because(why))?;
     let uuid = found.config.uuid().map_err(|why| refused().because(why))?;
     if uuid != record.domain.uuid {

@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uuid::Uuid;
 
 use crate::cli::{Cli, Command, Common, ShowArgs};
-use crate::error::{Error, Result};
+use crate::error::{Error, Left, Result};
 use crate::host::dom0::Dom0;
 use crate::host::image::Source;
 use crate::host::lock::{Lock, Patience};
@@ -56,8 +56,11 @@ fn open(common: &Common) -> Result<Dom0> {
     let stop = Arc::new(AtomicBool::new(false));
     // Not SIGCHLD: that is libxl's.
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
-            .map_err(|error| Error::failed("Catching signals").because(error))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| {
+            Error::failed("Catching SIGINT, SIGTERM and SIGHUP")
+                .because(error)
+                .hint("nothing was changed; try again")
+        })?;
     }
     Dom0::open(Reporter::new(common.quiet, common.verbose), stop)
 }
@@ -88,8 +91,11 @@ fn take_lock(
 }
 
 fn read_spec(path: &Path) -> Result<Spec> {
-    let trouble =
-        |error: io::Error| Error::usage(format!("Reading {}", path.display())).because(error);
+    let trouble = |error: io::Error| {
+        Error::usage(format!("Reading {}", path.display()))
+            .because(error)
+            .hint("give a SPEC.toml, see xl-snapshot.toml(5)")
+    };
     let mut text = String::new();
     fs::File::open(path)
         .map_err(trouble)?
@@ -120,12 +126,28 @@ fn print<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
     write_stdout(&text(report, json))
 }
 
+/// Prints what was done: that it was done, nothing can change any more.
+fn print_done<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
+    print(report, json).map_err(|error| {
+        let left = Left {
+            what: format!(
+                "All was done, but the report of it is lost:\n{}",
+                report.to_string().trim_end()
+            ),
+            command: None,
+        };
+        error.unfinished(vec![left])
+    })
+}
+
 fn text<R: Serialize + ToString>(report: &R, json: bool) -> String {
     if json { json_text(report) } else { report.to_string() }
 }
 
 fn write_stdout(text: &str) -> Result<()> {
-    io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|error| Error::failed("Writing the result to standard output").because(error))
+    io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()).map_err(|error| {
+        Error::failed("Writing the result to standard output")
+            .because(error)
+            .hint("see where standard output goes")
+    })
 }

@@ -19,8 +19,11 @@ pub fn show(
     disks: &[DiskFound],
     volumes: &std::result::Result<Vec<Volume>, String>,
 ) -> Result<Shown> {
-    let config = DomainConfig::parse(&image.config)
-        .map_err(|why| Error::refused(format!("Image {name}")).because(why))?;
+    let config = DomainConfig::parse(&image.config).map_err(|why| {
+        Error::refused(format!("Image {name}"))
+            .because(why)
+            .hint("take the image as create has written it")
+    })?;
     let keep: SnapshotName = "show".parse().expect("a legal name");
     let context = RevertContext {
         uuid: Uuid::nil(),

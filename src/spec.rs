@@ -209,8 +209,11 @@ pub struct SpecDisk {
 impl Spec {
     /// Reads the text of the SPEC.toml at `path`, against whose directory its paths are resolved.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let mut spec: Spec = toml::from_str(text)
-            .map_err(|error| Error::usage(format!("{} is wrong", path.display())).because(error))?;
+        let mut spec: Spec = toml::from_str(text).map_err(|error| {
+            Error::usage(format!("{} is wrong", path.display()))
+                .because(error)
+                .hint("its keys are in xl-snapshot.toml(5)")
+        })?;
         let base = path.parent().unwrap_or(Path::new(""));
         let files = spec.disks.iter_mut().filter_map(|disk| disk.file.as_mut());
         for file in files.chain(&mut spec.memory).chain(&mut spec.config) {
@@ -228,8 +231,11 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         .name
         .or(spec.name)
         .map(|name| {
-            name.parse::<SnapshotName>()
-                .map_err(|why| Error::usage(format!("The snapshot name {name:?}")).because(why))
+            name.parse::<SnapshotName>().map_err(|why| {
+                Error::usage(format!("The snapshot name {name:?}"))
+                    .because(why)
+                    .hint("a name such as before-upgrade will do")
+            })
         })
         .transpose()?;
     let memory = match flags.memory.or(spec.memory) {
@@ -239,7 +245,9 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     };
     let compress = match flags.compress.or(spec.compress).as_deref() {
         None | Some("none") => None,
-        Some(text) => Some(text.parse().map_err(|why: BadLevel| Error::usage(why.to_string()))?),
+        Some(text) => Some(text.parse().map_err(|why: BadLevel| {
+            Error::usage(why.to_string()).hint("say zstd, zstd:LEVEL or none")
+        })?),
     };
     let mut disks: Vec<DiskWish> = Vec::new();
     for text in &flags.disks {
@@ -247,8 +255,11 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     }
     let by_flag = disks.len();
     for disk in spec.disks {
-        let wish = DiskWish::new(&disk.vdev, &disk.snapshot, disk.file, disk.size)
-            .map_err(|why| Error::usage(format!("Disk {:?} in the SPEC.toml: {why}", disk.vdev)))?;
+        let wish =
+            DiskWish::new(&disk.vdev, &disk.snapshot, disk.file, disk.size).map_err(|why| {
+                Error::usage(format!("Disk {:?} in the SPEC.toml: {why}", disk.vdev))
+                    .hint("the keys of a disk are in xl-snapshot.toml(5)")
+            })?;
         if !disks[..by_flag].iter().any(|flag| flag.vdev == wish.vdev) {
             add_once(&mut disks, wish)?;
         }
@@ -287,15 +298,17 @@ pub fn directory(value: Option<OsString>) -> Result<PathBuf> {
 
 fn add_once(disks: &mut Vec<DiskWish>, wish: DiskWish) -> Result<()> {
     if disks.iter().any(|other| other.vdev == wish.vdev) {
-        return Err(Error::usage(format!("Disk {} is named twice", wish.vdev)));
+        return Err(Error::usage(format!("Disk {} is named twice", wish.vdev))
+            .hint("say once how it is snapshotted"));
     }
     disks.push(wish);
     Ok(())
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path)
-        .map_err(|error| Error::usage(format!("The path {path:?}")).because(error))
+    std::path::absolute(path).map_err(|error| {
+        Error::usage(format!("The path {path:?}")).because(error).hint("give an absolute path")
+    })
 }
 
 #[cfg(test)]

@@ -311,6 +311,7 @@ fn refuse(disk: &Disk, why: String) -> Error {
 fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Error {
     Error::refused(format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display()))
         .because(why.into())
+        .hint("nothing was changed; xl-snapshot show tells how each disk of the snapshot is")
 }
 
 /// The place for the file that a snapshot makes.

@@ -110,9 +110,11 @@ impl Guard {
     /// Nothing was changed: without a guard nothing is begun.
     pub fn start(task: &Task, lock: &Lock) -> Result<Guard> {
         Self::try_start(task, lock).map_err(|error| {
-            Error::failed("The guard process, which would let the guest go on if we are killed")
-                .because(error)
-                .hint("nothing was begun without it; is there memory and room for a process?")
+            Error::failed(
+                "The guard process, which lets the guest go on if we are killed, does not start",
+            )
+            .because(error)
+            .hint("nothing was changed; see that there is memory for it (free), and try again")
         })
     }
 
@@ -181,7 +183,11 @@ pub fn is_guard() -> bool {
 ///
 /// What could not be put in order.
 pub fn watch() -> Result<()> {
-    let trouble = |error: io::Error| Error::failed("The guard process").because(error);
+    let trouble = |error: io::Error| {
+        Error::failed("The guard process cannot hear what it guards")
+            .because(error)
+            .hint("whether the domain runs is told by xl list")
+    };
     let Some((task, legacy)) = wait().map_err(trouble)? else { return Ok(()) };
     let Some(reached) = legacy.reached else { return Ok(()) };
     let reporter = Reporter::new(false, 0);

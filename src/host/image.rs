@@ -270,6 +270,10 @@ fn standard_output() -> io::Result<File> {
     Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
+/// What to do with an image that is none.
+const UNUSABLE: &str =
+    "nothing was changed; take an image that create has written, or another copy of it";
+
 /// An image to revert to, read and found whole.
 #[derive(Debug)]
 pub struct Source {
@@ -288,7 +292,11 @@ impl Source {
     /// destroyed before the whole image is known to be there.
     pub fn open(path: &Path) -> Result<Source> {
         let name = path.display().to_string();
-        let trouble = |error: io::Error| Error::refused(format!("Image {name}")).because(error);
+        let trouble = |error: io::Error| {
+            Error::refused(format!("Image {name}"))
+                .because(error)
+                .hint("give the file of an image, - or a SPEC.toml; create has said where it is")
+        };
         if path.extension().is_some_and(|extension| extension == &PARTIAL[1..]) {
             return Err(Error::refused(format!("Image {name}"))
                 .because("it was never completed: its snapshot failed or still runs")
@@ -300,7 +308,7 @@ impl Source {
             files::open(path).map_err(trouble)?
         };
         let image = Image::read(&mut file)
-            .map_err(|why| Error::refused(format!("Image {name}")).because(why))?;
+            .map_err(|why| Error::refused(format!("Image {name}")).because(why).hint(UNUSABLE))?;
         Ok(Source { file, image, name })
     }
 
@@ -322,9 +330,9 @@ impl Source {
 
     /// Reads every byte of the image, and checks its checksums, where it has any.
     pub fn verify(&mut self) -> Result<()> {
-        self.image
-            .read_all(&mut self.file)
-            .map_err(|why| Error::refused(format!("Image {}", self.name)).because(why))
+        self.image.read_all(&mut self.file).map_err(|why| {
+            Error::refused(format!("Image {}", self.name)).because(why).hint(UNUSABLE)
+        })
     }
 }
 

@@ -22,7 +22,9 @@ use crate::record::{Kept, Record};
 pub fn find(dom0: &Dom0, domain: Uuid, image: &Path) -> Result<Vec<Leftover>> {
     let Some(directory) = image.parent() else { return Ok(Vec::new()) };
     let trouble = |error: io::Error| {
-        Error::refused(format!("The directory {}", directory.display())).because(error)
+        Error::refused(format!("The directory {} cannot be read", directory.display()))
+            .because(error)
+            .hint("choose another place with --memory FILE")
     };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -71,7 +73,11 @@ fn leftover(dom0: &Dom0, image: &Path, record: Record) -> Result<Leftover> {
     }
     let mut volumes = Vec::new();
     if !tags.is_empty() {
-        let all = look::volumes().map_err(|why| Error::refused("The volumes").because(why))?;
+        let all = look::volumes().map_err(|why| {
+            Error::refused("The logical volumes cannot be listed")
+                .because(why)
+                .hint("see what lvs says")
+        })?;
         for volume in all {
             let tag = tags.iter().find(|tag| volume.has_tag(tag)).cloned();
             volumes.extend(tag.map(|tag| (volume, tag)));

@@ -54,8 +54,11 @@ pub fn domain(dom0: &Dom0, text: &str) -> Result<Domain> {
     }
     let path = Path::new(text);
     if path.is_file() {
-        let name = cfg_name(path)
-            .map_err(|why| Error::usage(format!("The configuration file {text}")).because(why))?;
+        let name = cfg_name(path).map_err(|why| {
+            Error::usage(format!("The configuration file {text} is not understood"))
+                .because(why)
+                .hint("see what xl says of it: xl create -n FILE")
+        })?;
         return match by_identity(dom0, &domains, &name)? {
             Some(found) => Ok(Domain { cfg: Some(path.to_owned()), ..found }),
             None => Err(Error::refused(format!("Domain {name} of {text} does not run"))
@@ -94,7 +97,8 @@ fn by_identity(dom0: &Dom0, domains: &[DomainInfo], text: &str) -> Result<Option
         return Ok(None);
     };
     if info.domid == 0 {
-        return Err(Error::refused("Domain 0 cannot be snapshotted: we run in it"));
+        return Err(Error::refused("Domain 0 cannot be snapshotted: we run in it")
+            .hint("name another domain; xl list shows them"));
     }
     let state = state(info);
     Ok(Some(Domain { domid: info.domid, uuid: info.uuid, state, name, cfg: None }))
@@ -119,7 +123,7 @@ fn state(info: &DomainInfo) -> State {
 /// Looks at a running domain for `create`. Leaves the connection to its QEMU open in `dom0`.
 pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
     let domid = domain.domid;
-    command::find(Tool::QemuImg).map_err(|why| Error::refused("The tools").because(why))?;
+    need(Tool::QemuImg)?;
     let json = dom0.libxl.config_json(domid).map_err(|error| trouble(&domain.name, error))?;
     let config = DomainConfig::parse(&json).map_err(|error| trouble(&domain.name, error))?;
     let stored = dom0.libxl.stored_config(domid).map_err(|error| trouble(&domain.name, error))?;
@@ -187,9 +191,10 @@ pub fn rewrites(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -> 
             ))
         };
         // A link would be replaced by a file.
-        let path = fs::canonicalize(path).map_err(|why| refused().because(why))?;
-        let text = fs::read(&path).map_err(|why| refused().because(why))?;
         let hint = "correct the file, or name the domain by its name and change the file yourself";
+        let unread = |why: std::io::Error| refused().because(why).hint(hint);
+        let path = fs::canonicalize(path).map_err(unread)?;
+        let text = fs::read(&path).map_err(unread)?;
         let texts = cfg::rewritten(&path, &text, changes)
             .map_err(|why| refused().because(why).hint(hint))?;
         if let Some((old, new)) = texts {
@@ -361,7 +366,7 @@ fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
 /// Looks at a snapshot and the host for `revert`.
 pub fn for_revert(dom0: &Dom0, source: &Source, snapshot: &str, now: Timestamp) -> Result<Found> {
     for tool in [Tool::QemuImg, Tool::Xl] {
-        command::find(tool).map_err(|why| Error::refused("The tools").because(why))?;
+        need(tool)?;
     }
     let record = source.image.record.clone();
     let config = DomainConfig::parse(&source.image.config)
@@ -530,5 +535,13 @@ pub fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, St
 
 /// Looking failed: nothing was changed.
 fn trouble(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::refused(format!("Looking at {what} failed")).because(error)
+    Error::refused(format!("Looking at {what} failed"))
+        .because(error)
+        .hint("nothing was changed; see that xl list works, and the logs in /var/log/xen")
+}
+
+/// Refuses if a tool is not there.
+fn need(tool: Tool) -> Result<()> {
+    let missing = |why| Error::refused(format!("{} is needed", tool.name())).because(why);
+    command::find(tool).map(drop).map_err(|why| missing(why).hint(tool.remedy()))
 }

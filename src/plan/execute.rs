@@ -110,7 +110,7 @@ fn prepare(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
     for (number, step) in plan.prepare.iter().enumerate() {
         host.reached(Reached::Prepare(number));
         let outcome = if host.interrupted() {
-            Err(Error::failed("Stopped by a signal"))
+            Err(Error::failed("Stopped by a signal").hint("repeat the command when it suits"))
         } else {
             host.perform(step)
         };
@@ -208,6 +208,9 @@ fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error
         step.before(&error.chain().join(": "))
     ));
     outer.hint = error.hint.take();
+    if outer.hint.is_none() && error.left.is_empty() && left.is_empty() {
+        outer.hint = Some("all is as it was before; try again when the cause is removed".into());
+    }
     // What the step itself left has to be dealt with first.
     let left = [std::mem::take(&mut error.left), left].concat();
     let outer = outer.because(error);

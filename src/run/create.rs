@@ -7,7 +7,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Execute, open, print, print_plan, read_spec, take_lock, text};
+use super::{Execute, open, print_done, print_plan, read_spec, take_lock, text};
 use crate::cli::{Common, CreateArgs};
 use crate::create::{self, ImagePlace, Job, State};
 use crate::error::{Error, Result};
@@ -97,7 +97,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     if to_stdout {
         reporter.note(&text(&report, args.common.json))
     } else {
-        print(&report, args.common.json)?
+        print_done(&report, args.common.json)?
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::{Execute, image_path, open, print, print_plan, take_lock};
+use super::{Execute, image_path, open, print_done, print_plan, take_lock};
 use crate::cli::RevertArgs;
 use crate::error::Result;
 use crate::host::image::Source;
@@ -55,5 +55,5 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
             .collect(),
         cfg_disks: revert.cfg_lines,
     };
-    print(&report, args.common.json)
+    print_done(&report, args.common.json)
 }

@@ -11,6 +11,7 @@ use crate::disk::lvm::volumes::Volume;
 use crate::error::{Error, Result};
 use crate::host::guard::Note;
 use crate::host::{files, look};
+use crate::tool::quote;
 
 /// How long a logical volume may stay open, or a merge go on, once nobody should use it.
 const VOLUME_WAIT: Duration = Duration::from_secs(600);
@@ -54,27 +55,64 @@ impl Dom0 {
         self.protected.remove(path);
         Ok(())
     }
+}
 
-    /// Waits until `done` says so of a logical volume.
-    pub(super) fn await_volume(
-        &self,
-        path: &str,
-        done: fn(&[Volume], &Volume) -> bool,
-    ) -> Result<()> {
-        let deadline = Instant::now() + VOLUME_WAIT;
-        loop {
-            let volumes = look::volumes().map_err(Error::failed)?;
-            match volumes.iter().find(|volume| volume.path() == path) {
-                None => return Err(Error::failed(format!("There is no volume {path}"))),
-                Some(volume) if done(&volumes, volume) => return Ok(()),
-                Some(_) if Instant::now() >= deadline => {
-                    return Err(Error::failed(format!(
-                        "That is not so after {} s",
-                        VOLUME_WAIT.as_secs()
-                    )));
-                }
-                Some(_) => thread::sleep(SIGNAL_POLL),
+/// Waits until nobody has a logical volume open.
+pub(super) fn await_closed(path: &str) -> Result<()> {
+    await_volume(
+        path,
+        |_, volume| !volume.open,
+        VOLUME_WAIT,
+        || {
+            Error::failed(format!("Somebody still has volume {path} open")).hint(format!(
+                "see who, and end that: dmsetup ls --tree; fuser -v {}",
+                device(path)
+            ))
+        },
+    )
+}
+
+/// Waits until no snapshot is being merged into a logical volume.
+pub(super) fn await_merged(path: &str) -> Result<()> {
+    let merged = |all: &[Volume], origin: &Volume| {
+        !all.iter().any(|v| v.merging && v.group == origin.group && v.origin == origin.name)
+    };
+    await_volume(path, merged, VOLUME_WAIT, || {
+        Error::failed(format!("A snapshot is still being merged into volume {path}")).hint(format!(
+            "see how far it has come, and go on when that is over: lvs -a -o +copy_percent {}",
+            quote(path)
+        ))
+    })
+}
+
+fn device(volume: &str) -> String {
+    quote(Path::new("/dev").join(volume))
+}
+
+/// Waits until `done` says so of a logical volume.
+fn await_volume(
+    path: &str,
+    done: impl Fn(&[Volume], &Volume) -> bool,
+    limit: Duration,
+    not_done: impl Fn() -> Error,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let volumes = look::volumes().map_err(|why| {
+            Error::failed(format!("Looking at volume {path}"))
+                .because(why)
+                .hint("see what lvs says")
+        })?;
+        match volumes.iter().find(|volume| volume.path() == path) {
+            None => {
+                return Err(Error::failed(format!("There is no volume {path} any more"))
+                    .hint("see what somebody has done to it: lvs -a"));
             }
+            Some(volume) if done(&volumes, volume) => return Ok(()),
+            Some(_) if Instant::now() >= deadline => {
+                return Err(not_done().because(format!("it was waited for {} s", limit.as_secs())));
+            }
+            Some(_) => thread::sleep(SIGNAL_POLL),
         }
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::guarded::started;
-use super::{Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed};
+use super::{ALONE, Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
 use crate::host::qmp::{Qmp, QmpError};
 use crate::host::{command, process};
 use crate::memory::header;
 use crate::plan::{Action, StoreConfig, Whose};
-use crate::tool::{Invocation, Tool};
+use crate::tool::{Invocation, Tool, quote};
 
 /// How long a destroyed domain's QEMU may take to close its disks.
 const QEMU_EXIT: Duration = Duration::from_secs(60);
@@ -36,7 +36,8 @@ impl Dom0 {
         if now != store.old.as_bytes() {
             return Err(Error::failed(format!(
                 "Somebody else has changed the configuration of domain {domid} meanwhile"
-            )));
+            ))
+            .hint(ALONE));
         }
         let stored = match store.whose {
             Whose::Libxl => self.libxl.store_config(store.domid, &store.new),
@@ -46,7 +47,10 @@ impl Dom0 {
     }
 
     pub(super) fn transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
-        let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed("No connection to QEMU"))?;
+        let qmp = self.qmp.as_mut().ok_or_else(|| {
+            Error::failed(format!("There is no connection to the QEMU of domain {domid}"))
+                .hint(format!("see whether it runs: xl qemu-monitor-command {domid} 'info block'"))
+        })?;
         let error = match qmp.transaction(actions) {
             Ok(()) => return Ok(()),
             Err(error @ (QmpError::Refused { .. } | QmpError::Unsent { .. })) => {
@@ -88,6 +92,7 @@ impl Dom0 {
                 "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
                 QEMU_EXIT.as_secs()
             ))
+            .hint(format!("wait until it is gone (ps {pid}), and do what is left then"))
             .unfinished(vec![way_out.clone()])),
             _ => Ok(()),
         }
@@ -144,10 +149,12 @@ impl Dom0 {
     pub(super) fn drop_internal(&mut self, uuid: Uuid, vdev: &str, name: &str) -> Result<()> {
         let mut qmp = Qmp::connect(self.domid(uuid)?).map_err(failed("Talk to QEMU"))?;
         let disks = qmp.disks().map_err(failed("Ask QEMU for the disks"))?;
-        let (_, node) = disks
-            .iter()
-            .find(|(other, _)| other == vdev)
-            .ok_or_else(|| Error::failed(format!("QEMU does not know {vdev}")))?;
+        let (_, node) = disks.iter().find(|(other, _)| other == vdev).ok_or_else(|| {
+            Error::failed(format!("QEMU does not know disk {vdev}")).hint(format!(
+                "delete it when the domain is down: qemu-img snapshot -d {} FILE",
+                quote(name)
+            ))
+        })?;
         qmp.delete_internal(&node.name, name).map_err(failed("Delete the snapshot"))
     }
 }

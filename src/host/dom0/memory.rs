@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Dom0, SIGNAL_POLL, caused, failed};
+use super::{ALONE, Dom0, SIGNAL_POLL, caused, failed};
 use crate::disk::qemu_img::ImageInfo;
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
@@ -67,7 +67,7 @@ impl Dom0 {
         // libxl may not have noticed; if it has, it saw only that nobody read any more.
         let trouble = self.image.as_ref().and_then(|(writer, _)| writer.trouble());
         let error = match (trouble, result) {
-            (Some(why), _) => Error::failed("Compressing it").because(why),
+            (Some(why), _) => Error::failed("Compressing the memory").because(why),
             (None, Ok(())) => return Ok(()),
             (None, Err(error)) if error.is_guest_timed_out() => caused(error).hint(
                 "the guest did not answer the suspend request: \
@@ -157,10 +157,8 @@ impl Dom0 {
 
     /// An error if the guest has run since it was suspended, or is configured otherwise.
     pub(super) fn check_still(&self, domid: u32, stored: &str) -> Result<()> {
-        let other = |what: &str| {
-            Error::failed(format!("Somebody else has {what} meanwhile"))
-                .hint("see that nothing else works on the domain (xl, libvirt), and try again")
-        };
+        let other =
+            |what: &str| Error::failed(format!("Somebody else has {what} meanwhile")).hint(ALONE);
         let info = self.libxl.domain_info(domid).map_err(caused)?;
         match info.filter(|info| !info.dying) {
             None => return Err(other("destroyed the domain: it is gone")),
@@ -239,8 +237,11 @@ impl Dom0 {
     pub(super) fn complete_image(&mut self) -> Result<()> {
         // A guard may have come too late to know of it.
         let image = self.image.take();
-        let (mut writer, mut record) =
-            image.ok_or_else(|| Error::failed("The image is not open"))?;
+        let (mut writer, mut record) = image.ok_or_else(|| {
+            Error::failed("The memory image is lost")
+                .because("its file is not there, or it was not begun when we were killed")
+                .hint("take another snapshot; create says what this one has left of its disks")
+        })?;
         if let Err(why) = writer.drain() {
             return Err(writer.give_up(&record.name, why));
         }

@@ -36,6 +36,9 @@ const SIGNAL_POLL: Duration = Duration::from_millis(100);
 /// What `xl restore` may still do once it has the whole image.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// What to do if somebody else works on the domain.
+const ALONE: &str = "see that nothing else works on the domain (xl, libvirt), and try again";
+
 /// Under which name libxl keeps the text that `xl config-update` stores (xl_vmcontrol.c).
 pub const XL_CONFIG: &CStr = c"xl";
 
@@ -95,9 +98,15 @@ impl Dom0 {
         let libxl = Libxl::open(reporter.libxl_level(), move |level, text| {
             messages.message(&format!("libxl: {level}: {text}"));
         })
-        .map_err(|error| Error::refused("Xen's toolstack").because(error))?;
+        .map_err(|error| {
+            Error::refused("Xen's toolstack cannot be used")
+                .because(error)
+                .hint("run this as root, in the dom0 of a running Xen: xl info")
+        })?;
         let xenstore = Xenstore::open().map_err(|error| {
-            Error::refused("Xenstore").because(error).hint("is xenstored running?")
+            Error::refused("Xenstore cannot be reached")
+                .because(error)
+                .hint("see whether xenstored runs: xenstore-ls")
         })?;
         Ok(Dom0 {
             libxl,
@@ -141,7 +150,10 @@ impl Dom0 {
     }
 
     fn domid(&self, uuid: Uuid) -> Result<u32> {
-        self.domid_of(uuid)?.ok_or_else(|| Error::failed(format!("There is no domain {uuid}")))
+        self.domid_of(uuid)?.ok_or_else(|| {
+            Error::failed(format!("There is no domain {uuid} any more"))
+                .hint("see what has become of it: xl list, and its log in /var/log/xen")
+        })
     }
 
     /// Says what has waited for a moment when the guest does not stand still.
@@ -207,10 +219,8 @@ impl Dom0 {
             Step::DrainImage => self.drain_image(),
             Step::CompleteImage => self.complete_image(),
             Step::Destroy { domid, way_out } => self.destroy(*domid, way_out),
-            Step::AwaitClosed { volume } => self.await_volume(volume, |_, volume| !volume.open),
-            Step::AwaitMerged { volume } => self.await_volume(volume, |all, origin| {
-                !all.iter().any(|v| v.merging && v.group == origin.group && v.origin == origin.name)
-            }),
+            Step::AwaitClosed { volume } => disks::await_closed(volume),
+            Step::AwaitMerged { volume } => disks::await_merged(volume),
             Step::Restore { config, image, .. } => self.restore(config, image.as_deref()),
             Step::Unpause { uuid, .. } => self.unpause(*uuid),
             Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
