@@ -119,14 +119,35 @@ pub struct CreateArgs {
   xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
   xl-snapshot revert --dry-run before-upgrade.toml
   xl-snapshot revert --wait 60 web1.xlsave.zst
+  xl-snapshot revert gold.xlsave --as web2 --overlay-dir /srv/clones
   ssh backup 'cat web1.xlsave.zst' | xl-snapshot revert -
 
 Everything is checked before the domain is destroyed, but for the checksums of an image that create
 has compressed: xl-snapshot show --verify reads all of it. The snapshot can be reverted to again.
-What the domain wrote since is kept, and its place is printed, unless --discard-current is given.")]
+What the domain wrote since is kept, and its place is printed, unless --discard-current is given.
+
+With --as, a new domain with its own name, UUID and MAC addresses goes on from the snapshot; that of
+the snapshot and its disks are not touched. Any number of them can be made, also at the same time.
+Overlays, thin volumes and VHDs rest on the snapshot, which must stay; internal snapshots and thick
+volumes are copied into qcow2 images.")]
 pub struct RevertArgs {
     /// The snapshot: its memory image, - for standard input, or the SPEC.toml that named it.
     pub snapshot: PathBuf,
+    /// Make a new domain of that name from the snapshot, beside that of the snapshot, which goes on.
+    #[arg(
+        long = "as",
+        value_name = "NAME",
+        requires = "overlay_dir",
+        conflicts_with = "discard_current",
+        value_hint = ValueHint::Other
+    )]
+    pub clone_name: Option<String>,
+    /// Where the disks of the new domain go: NAME-VDEV.qcow2 (thin logical volumes stay in their pool).
+    #[arg(long, value_name = "DIR", requires = "clone_name", value_hint = ValueHint::DirPath)]
+    pub overlay_dir: Option<PathBuf>,
+    /// Give the new domain the MAC addresses of the old one, not new ones.
+    #[arg(long, requires = "clone_name")]
+    pub keep_macs: bool,
     /// Leave the domain paused.
     #[arg(short, long)]
     pub paused: bool,

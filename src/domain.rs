@@ -235,6 +235,32 @@ impl DomainConfig {
         disks.iter().map(disk).collect()
     }
 
+    /// Makes it the configuration of another domain: its name, its UUID, and where nothing is said
+    /// against it other addresses of its network devices. A name that the user gave such a device in
+    /// dom0 is taken away: there can be one of it.
+    pub fn rename(&mut self, name: &str, uuid: Uuid, keep_macs: bool) -> Result<(), BadConfig> {
+        let missing = || BadConfig::Missing("c_info".into());
+        let info = self.0.get_mut("c_info").and_then(Value::as_object_mut).ok_or_else(missing)?;
+        info.insert("name".into(), json!(name));
+        info.insert("uuid".into(), json!(uuid));
+        let nics = self.0.get_mut("nics").and_then(Value::as_array_mut);
+        let nics = nics.into_iter().flatten().filter_map(Value::as_object_mut);
+        for (mac, nic) in macs(uuid).zip(nics) {
+            if !keep_macs {
+                nic.insert("mac".into(), json!(mac));
+            }
+            nic.shift_remove("ifname");
+        }
+        Ok(())
+    }
+
+    /// The devices that no second domain can have, by their keys.
+    pub fn unshared_devices(&self) -> Vec<&'static str> {
+        const UNSHARED: [&str; 4] = ["pcidevs", "dtdevs", "usbdevs", "vtpms"];
+        let has = |key: &&str| self.0[*key].as_array().is_some_and(|devices| !devices.is_empty());
+        UNSHARED.into_iter().filter(has).collect()
+    }
+
     /// Makes disk `vdev` point to another image. The rest of its entry stays as it is.
     pub fn set_image(&mut self, vdev: &str, path: &Path, format: Format) -> Result<(), BadConfig> {
         let entry = self
@@ -255,6 +281,18 @@ impl DomainConfig {
         }
         Ok(())
     }
+}
+
+/// Addresses for the network devices of a domain: Xen's range, 00:16:3e, whose half with the highest
+/// bit unset is for anybody's use (xl takes random ones of it as well, libxl_nic.c).
+fn macs(uuid: Uuid) -> impl Iterator<Item = String> {
+    // The last bytes of a version 4 UUID are random.
+    let [.., a, b, c] = uuid.into_bytes();
+    let first = u32::from_be_bytes([0, a, b, c]);
+    (0..).map(move |number: u32| {
+        let [_, a, b, c] = first.wrapping_add(number).to_be_bytes();
+        format!("00:16:3e:{:02x}:{b:02x}:{c:02x}", a & 0x7f)
+    })
 }
 
 fn disk(entry: &Value) -> Result<Disk, BadConfig> {
@@ -326,6 +364,29 @@ mod tests {
             config.set_image("xvdz", Path::new("/x"), Format::Raw),
             Err(BadConfig::NoDisk(_))
         ));
+    }
+
+    #[test]
+    fn another_domain_has_its_own_name_uuid_and_addresses() {
+        let uuid: Uuid = "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6fffffff".parse().unwrap();
+        let text = r#"{"c_info": {"name": "web1", "uuid": "x", "type": "pv"}, "nics": [
+            {"mac": "00:16:3e:00:00:01", "bridge": "xenbr0", "ifname": "web"},
+            {"mac": "00:16:3e:00:00:02"}], "pcidevs": [], "vtpms": [{"devid": 0}]}"#;
+        let renamed = |keep| {
+            let mut config = DomainConfig::parse(text).unwrap();
+            config.rename("web2", uuid, keep).unwrap();
+            assert_eq!((config.name().unwrap(), config.uuid().unwrap()), ("web2", uuid));
+            config.0
+        };
+        let new =
+            json!([{"mac": "00:16:3e:7f:ff:ff", "bridge": "xenbr0"}, {"mac": "00:16:3e:00:00:00"}]);
+        assert_eq!(renamed(false)["nics"], new);
+        let old =
+            json!([{"mac": "00:16:3e:00:00:01", "bridge": "xenbr0"}, {"mac": "00:16:3e:00:00:02"}]);
+        assert_eq!(renamed(true)["nics"], old);
+        assert_eq!(DomainConfig::parse(text).unwrap().unshared_devices(), ["vtpms"]);
+        assert!(DomainConfig::parse(PV).unwrap().unshared_devices().is_empty());
+        assert!(DomainConfig::parse("{}").unwrap().rename("a", uuid, false).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! `memory`, `record`, `domain` and `disk` know the formats.
 
 pub mod cli;
+pub mod clone;
 pub mod create;
 pub mod disk;
 pub mod domain;

@@ -5,7 +5,7 @@ mod messages;
 mod progress;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indicatif::DecimalBytes;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
+use crate::disk::lvm::volumes::device;
 use crate::plan::{Plan, Step};
 use crate::record::{Kept, Record};
 use crate::tool::quote;
@@ -88,7 +89,7 @@ impl Created {
                     }
                     Kept::Reflink { copy, .. } => (Some(copy.clone()), None, None),
                     Kept::Lvm { group, snapshot, .. } => {
-                        (Some(Path::new("/dev").join(group).join(snapshot)), None, None)
+                        (Some(device(group, snapshot)), None, None)
                     }
                 };
                 CreatedDisk {
@@ -152,8 +153,12 @@ pub struct Reverted {
     pub id: Uuid,
     /// The domain's name.
     pub domain: String,
+    /// The domain's UUID.
+    pub uuid: Uuid,
     /// The domain's number now.
     pub domid: Option<u32>,
+    /// The domain of the snapshot, if the one that was restored is another one beside it.
+    pub clone_of: Option<String>,
     /// Whether it was left paused.
     pub paused: bool,
     /// How long everything took, in milliseconds.
@@ -181,13 +186,23 @@ impl fmt::Display for Reverted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let domid = self.domid.map(|domid| format!("domain {domid}")).unwrap_or("gone".into());
         let paused = if self.paused { ", paused" } else { "" };
-        writeln!(f, "{} ({domid}{paused}) is back at snapshot {}", self.domain, self.name)?;
+        write!(f, "{} ({domid}{paused}) ", self.domain)?;
+        let without = match &self.clone_of {
+            None => {
+                writeln!(f, "is back at snapshot {}", self.name)?;
+                "not put back"
+            }
+            Some(old) => {
+                writeln!(f, "is a new domain from snapshot {} of {old}", self.name)?;
+                "shared"
+            }
+        };
         let mut rows = Rows::default();
         for disk in &self.disks {
             rows.add(
                 &disk.vdev,
                 match &disk.why {
-                    Some(why) => format!("not put back: {why}"),
+                    Some(why) => format!("{without}: {why}"),
                     None => quote(&disk.runs_on),
                 },
             );
@@ -197,7 +212,13 @@ impl fmt::Display for Reverted {
         }
         rows.add("total", format!("{:.1} s", self.total_ms / 1000.0));
         rows.fmt(f)?;
-        write_cfg_disks(f, &self.domain, &self.cfg_disks)
+        let Some(old) = &self.clone_of else {
+            return write_cfg_disks(f, &self.domain, &self.cfg_disks);
+        };
+        let (name, uuid) = (&self.domain, self.uuid);
+        writeln!(f, "{name} has no xl configuration file. For a later start, copy that of {old},")?;
+        writeln!(f, "give it the name {name}, uuid=\"{uuid}\" and these disk entries:")?;
+        self.cfg_disks.iter().try_for_each(|entry| writeln!(f, "  {}", literal(entry, "'")))
     }
 }
 

@@ -86,6 +86,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         keep: &keep,
         running: found.same.is_some(),
         discard: wishes.discard_current,
+        beside: None,
         tight: false,
         volumes: &found.volumes,
     };
@@ -205,7 +206,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
 
 /// The disks of the record are checked, and the domain is restored with those of the configuration:
 /// they have to be the same ones.
-fn check_image(found: &Found) -> Result<()> {
+pub(crate) fn check_image(found: &Found) -> Result<()> {
     let record = &found.record;
     let refused = || {
         Error::refused(format!("The image of {} is not consistent", found.record.name))
@@ -247,4 +248,4 @@ fn check_domain(found: &Found) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,7 +19,7 @@ use crate::cli::{Cli, Command, Common, ShowArgs};
 use crate::error::{Error, Left, Result};
 use crate::host::dom0::Dom0;
 use crate::host::image::Source;
-use crate::host::lock::{Lock, Patience};
+use crate::host::lock::{Hold, Lock, Patience};
 use crate::host::look;
 use crate::plan::{Perform, Plan};
 use crate::report::{Planned, Reporter, json_text};
@@ -69,9 +69,9 @@ fn open(common: &Common) -> Result<Dom0> {
 fn take_lock(
     dom0: &Dom0,
     common: &Common,
-    uuid: Uuid,
-    domain: &str,
+    (uuid, domain): (Uuid, &str),
     operation: &str,
+    hold: Hold,
 ) -> Result<Option<Lock>> {
     if common.dry_run {
         return Ok(None);
@@ -87,7 +87,7 @@ fn take_lock(
         stopped: &|| dom0.interrupted(),
     };
     let patience = common.wait.is_some().then_some(&patience);
-    Lock::take(uuid, domain, operation, patience).map(Some)
+    Lock::take((uuid, domain), operation, hold, patience).map(Some)
 }
 
 fn read_spec(path: &Path) -> Result<Spec> {

@@ -33,6 +33,7 @@ pub fn show(
         running: false,
         // Too little room to keep what a disk holds now does not harm the snapshot.
         discard: true,
+        beside: None,
         tight: false,
         volumes,
     };

@@ -305,7 +305,8 @@ fn add_once(disks: &mut Vec<DiskWish>, wish: DiskWish) -> Result<()> {
     Ok(())
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+/// The path from the root on. The file system is not asked: the file need not exist.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| {
         Error::usage(format!("The path {path:?}")).because(error).hint("give an absolute path")
     })

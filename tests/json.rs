@@ -99,8 +99,10 @@ fn reverted() -> Reverted {
     Reverted {
         name: "s1".into(),
         id: Uuid::from_u128(1),
-        domain: "web1".into(),
+        domain: "web2".into(),
+        uuid: Uuid::from_u128(2),
         domid: Some(8),
+        clone_of: Some("web1".into()),
         paused: false,
         total_ms: 12_300.0,
         disks: vec![
@@ -122,7 +124,7 @@ fn reverted() -> Reverted {
 }
 
 fn reverted_least() -> Reverted {
-    Reverted { domid: None, disks: Vec::new(), cfg_disks: Vec::new(), ..reverted() }
+    Reverted { domid: None, clone_of: None, disks: Vec::new(), cfg_disks: Vec::new(), ..reverted() }
 }
 
 fn shown(verified: Option<&'static str>, record: Record) -> Shown {

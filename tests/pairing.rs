@@ -130,6 +130,7 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         keep: &keep.parse().unwrap(),
         running: false,
         discard: false,
+        beside: None,
         tight: false,
         volumes: &volumes,
     };

@@ -42,8 +42,8 @@ pub struct DiskFound {
     pub used_by: Option<String>,
     /// Where a new image can be made, should one be needed.
     pub place: Place,
-    /// The room for a copy of the snapshot, where [`DiskFound::needs_copy`]; the error if it is not
-    /// known.
+    /// The room for a copy of the snapshot, where [`DiskFound::needs_copy`] or a new domain needs one;
+    /// the error if it is not known.
     pub room: Option<std::result::Result<Room, String>>,
 }
 
@@ -159,6 +159,19 @@ impl DiskFound {
     /// Where that stays which the domain wrote since, if it goes on in another file.
     pub(super) fn kept_in_top(&self) -> Option<String> {
         self.top.as_ref().map(|top| top.display().to_string())
+    }
+
+    /// The room that a copy of the snapshot takes, and the place for it, once both are good.
+    pub(super) fn room_for_copy(&self) -> Result<&Room> {
+        let refuse = |why: String| refuse_revert(&self.record, why);
+        if let Some(trouble) = &self.place.trouble {
+            return Err(refuse(format!("a copy is needed, and {trouble}")));
+        }
+        match &self.room {
+            Some(Ok(room)) => Ok(room),
+            Some(Err(why)) => Err(refuse(format!("a copy is needed, and {why}"))),
+            None => Err(refuse("a copy is needed, and its room is not known".into())),
+        }
     }
 
     /// Whether an internal snapshot has to be copied out of its file, because other images rest on

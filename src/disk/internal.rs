@@ -80,7 +80,7 @@ pub(super) fn revert(
             .hint("try again: the name is made from the time"));
     }
 
-    if !found.needs_copy() {
+    if !found.needs_copy() && context.beside.is_none() {
         let elsewhere = found.top.as_deref().filter(|top| top != path);
         return Ok(DiskRevert {
             put_back: vec![
@@ -100,11 +100,7 @@ pub(super) fn revert(
         });
     }
 
-    if let Some(trouble) = &found.place.trouble {
-        return Err(refuse(format!("other images rest on it, so a copy is needed, and {trouble}")));
-    }
-    let room = found.room.clone().unwrap_or_else(|| Err("its room is not known".into()));
-    let room = room.map_err(|why| refuse(format!("a copy is needed, and {why}")))?;
+    let room = found.room_for_copy()?.clone();
     let backing = match (&image.full_backing_filename, &image.backing_filename_format) {
         (None, _) => None,
         // It comes from the image's own header, and may be `nbd:` or `json:` as well.

@@ -92,10 +92,22 @@ pub struct RevertContext<'a> {
     pub running: bool,
     /// Whether what is there now is of no use.
     pub discard: bool,
+    /// The domain that is made beside the one of the snapshot, whose disks then stay as they are: every
+    /// disk gets a new file or volume, and nothing is put back.
+    pub beside: Option<Beside<'a>>,
     /// Whether the volume groups have too little for what all disks hold now.
     pub tight: bool,
     /// The host's logical volumes; looked at only if the snapshot has one.
     pub volumes: &'a std::result::Result<Vec<Volume>, String>,
+}
+
+/// A new domain from a snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside<'a> {
+    /// Its name, which can be a part of a path.
+    pub name: &'a str,
+    /// Its UUID.
+    pub uuid: Uuid,
 }
 
 /// What one disk adds to the plan of `revert`.
@@ -115,6 +127,12 @@ pub struct DiskRevert {
     pub space: Option<lvm::Space>,
     /// What it takes from a file system.
     pub room: Option<Room>,
+}
+
+/// The file that a new domain would have for a disk.
+pub fn beside_file_name(domain: &str, disk: &DiskRecord) -> String {
+    let ending = if matches!(disk.snapshot, Kept::Vhd { .. }) { "vhd" } else { "qcow2" };
+    format!("{domain}-{}.{ending}", disk.vdev)
 }
 
 /// How a disk is snapshotted.
@@ -221,7 +239,7 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
         Kept::Internal { proof } => internal::revert(found, proof.as_ref(), context)?,
         Kept::External { proof, .. } => external::revert(found, proof.as_ref())?,
         Kept::Lvm { .. } => lvm::revert(found, context)?,
-        Kept::Reflink { copy, proof } => reflink::revert(found, copy, proof.as_ref())?,
+        Kept::Reflink { copy, proof } => reflink::revert(found, copy, proof.as_ref(), context)?,
         Kept::Vhd { proof, .. } => vhd::revert(found, proof.as_ref())?,
     };
     found.check_below(context.created)?;

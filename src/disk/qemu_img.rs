@@ -88,6 +88,21 @@ pub fn copy_snapshot(
     call.arg(from).arg(to).within(COPY_TIMEOUT)
 }
 
+/// Copies a volume into a new image, without the parts that are zero.
+pub fn copy_device(from: &Path, to: &Path) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["convert", "-q", "-f", "raw", "-O", "qcow2"])
+        .arg(from)
+        .arg(to)
+        .within(COPY_TIMEOUT)
+}
+
+/// Asks how long a copy of a volume can be, as JSON: [`copy_device`] writes no more.
+pub fn measure_device(path: &Path) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["measure", "--output=json", "-f", "raw", "-O", "qcow2"])
+        .arg(path)
+        .within(APPLY_TIMEOUT)
+}
+
 /// Asks how long a copy of an internal snapshot can be, as JSON: [`copy_snapshot`] writes no more.
 /// Without what lies below the image, which the copy rests on as well.
 pub fn measure_snapshot(path: &Path, id: &str) -> Invocation {
@@ -97,7 +112,7 @@ pub fn measure_snapshot(path: &Path, id: &str) -> Invocation {
     Invocation::new(Tool::QemuImg, args).arg(format!("json:{image}")).within(APPLY_TIMEOUT)
 }
 
-/// Reads what [`measure_snapshot`] prints: a length in bytes.
+/// Reads what [`measure_snapshot`] and [`measure_device`] print: a length in bytes.
 pub fn parse_measure(json: &[u8]) -> Result<u64, serde_json::Error> {
     #[derive(Deserialize)]
     struct Measured {

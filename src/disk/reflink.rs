@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, place, record, refuse};
+use crate::disk::{
+    DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, place, qemu_img, record, refuse,
+};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::Step;
@@ -38,10 +40,21 @@ pub(super) fn revert(
     found: &DiskFound,
     copy: &Path,
     proof: Option<&FrozenFile>,
+    context: RevertContext<'_>,
 ) -> Result<DiskRevert> {
-    found.check_frozen(copy, proof)?;
+    let proof = found.check_frozen(copy, proof)?;
     let path = &found.record.path;
     let keep = &found.place.path;
+    if context.beside.is_some() {
+        // Whose directory need not be on the file system of the copy.
+        let overlay = keep;
+        let fill = qemu_img::create_overlay(overlay, copy, Format::Raw, proof.virtual_size);
+        return Ok(DiskRevert {
+            prepare: vec![Step::NewFile { path: overlay.clone(), fill }],
+            switch: Some((overlay.clone(), Format::Qcow2)),
+            ..DiskRevert::default()
+        });
+    }
     let mut put_back = Vec::new();
     // A revert that was cut short may have given it the other name already.
     if found.file.is_ok() {

@@ -112,6 +112,7 @@ pub(crate) fn revert_one(found: &DiskFound) -> Result<DiskRevert> {
         keep: &keep,
         running: true,
         discard: false,
+        beside: None,
         tight: false,
         volumes: &volumes,
     };

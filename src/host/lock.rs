@@ -28,6 +28,15 @@ pub struct Lock {
     file: File,
 }
 
+/// With whom a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// With nobody.
+    Alone,
+    /// With all others who share it.
+    Shared,
+}
+
 /// How to wait for a lock that somebody else holds.
 #[expect(missing_debug_implementations, reason = "it is made of functions")]
 pub struct Patience<'a> {
@@ -42,19 +51,19 @@ pub struct Patience<'a> {
 impl Lock {
     /// Takes the lock of a domain, at once or within some time, or says who has it.
     pub fn take(
-        uuid: Uuid,
-        domain: &str,
+        domain: (Uuid, &str),
         operation: &str,
+        hold: Hold,
         patience: Option<&Patience<'_>>,
     ) -> Result<Lock> {
-        Lock::take_in(Path::new(DIRECTORY), uuid, domain, operation, patience)
+        Lock::take_in(Path::new(DIRECTORY), domain, operation, hold, patience)
     }
 
     fn take_in(
         directory: &Path,
-        uuid: Uuid,
-        domain: &str,
+        (uuid, domain): (Uuid, &str),
         operation: &str,
+        hold: Hold,
         patience: Option<&Patience<'_>>,
     ) -> Result<Lock> {
         let path = directory.join(format!("{uuid}.lock"));
@@ -73,8 +82,8 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(trouble)?;
-        if !is_taken(&file).map_err(trouble)? {
-            wait(&mut file, domain, patience, trouble)?;
+        if !is_taken(&file, hold).map_err(trouble)? {
+            wait(&mut file, hold, domain, patience, trouble)?;
         }
         file.set_len(0).map_err(trouble)?;
         file.rewind().map_err(trouble)?;
@@ -89,8 +98,12 @@ impl Lock {
 }
 
 /// Takes the lock if it is free.
-fn is_taken(file: &File) -> io::Result<bool> {
-    match file.try_lock() {
+fn is_taken(file: &File, hold: Hold) -> io::Result<bool> {
+    let locked = match hold {
+        Hold::Alone => file.try_lock(),
+        Hold::Shared => file.try_lock_shared(),
+    };
+    match locked {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
@@ -100,6 +113,7 @@ fn is_taken(file: &File) -> io::Result<bool> {
 /// Takes the lock when it gets free.
 fn wait(
     file: &mut File,
+    hold: Hold,
     domain: &str,
     patience: Option<&Patience<'_>>,
     trouble: impl Fn(io::Error) -> Error,
@@ -116,7 +130,7 @@ fn wait(
     (patience.waits)(&holder);
     let begin = Instant::now();
     loop {
-        if is_taken(file).map_err(&trouble)? {
+        if is_taken(file, hold).map_err(&trouble)? {
             return Ok(());
         }
         let left = patience.limit.saturating_sub(begin.elapsed());
@@ -150,16 +164,18 @@ mod tests {
 
     use super::*;
 
+    const WEB1: (Uuid, &str) = (Uuid::nil(), "web1");
+
     /// The first of two who want the same domain, and what the second one needs.
     fn first() -> (tempfile::TempDir, Lock, String) {
         let directory = tempfile::tempdir().unwrap();
-        let lock = Lock::take_in(directory.path(), Uuid::nil(), "web1", "create s1", None).unwrap();
+        let lock = Lock::take_in(directory.path(), WEB1, "create s1", Hold::Alone, None).unwrap();
         let who = format!("xl-snapshot create s1 (process {})", std::process::id());
         (directory, lock, who)
     }
 
     fn second(directory: &Path, patience: Option<&Patience<'_>>) -> Result<Lock> {
-        Lock::take_in(directory, Uuid::nil(), "web1", "revert s1", patience)
+        Lock::take_in(directory, WEB1, "revert s1", Hold::Alone, patience)
     }
 
     #[test]
@@ -171,6 +187,21 @@ mod tests {
         assert!(error.hint.unwrap().contains("--wait"));
         drop(first);
         second(directory.path(), None).unwrap();
+    }
+
+    #[test]
+    fn any_number_may_share_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let share = |operation| {
+            Lock::take_in(directory.path(), WEB1, operation, Hold::Shared, None).unwrap()
+        };
+        let sharers = ["one", "two"].map(share);
+        let error = second(directory.path(), None).unwrap_err();
+        assert!(error.chain()[1].starts_with("xl-snapshot two (process"), "{error:?}");
+        drop(sharers);
+        let alone = second(directory.path(), None).unwrap();
+        Lock::take_in(directory.path(), WEB1, "three", Hold::Shared, None).unwrap_err();
+        drop(alone);
     }
 
     #[test]

@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::clone;
 use crate::create::{ImagePlace, Job, Rewrites, Seen, State, stamp};
-use crate::disk::lvm::volumes::{self, Volume};
-use crate::disk::{self, DiskFound, DiskSeen, Place, Room, Served, qemu_img, vhd};
+use crate::disk::lvm::volumes::{self, Volume, device};
+use crate::disk::{
+    self, DiskFound, DiskSeen, Place, Room, Served, beside_file_name, qemu_img, vhd,
+};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::cfg;
@@ -28,7 +31,7 @@ use crate::plan::{ReplaceCfg, Target};
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Found, Running};
 use crate::spec::Wish;
-use crate::tool::{Tool, check_path};
+use crate::tool::{Invocation, Tool, check_path};
 use crate::xlcfg::Change;
 
 /// A domain as the user named it.
@@ -363,8 +366,15 @@ fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
     Ok(ImagePlace::File { path: path.clone(), trouble: found, free })
 }
 
-/// Looks at a snapshot and the host for `revert`.
-pub fn for_revert(dom0: &Dom0, source: &Source, snapshot: &str, now: Timestamp) -> Result<Found> {
+/// Looks at a snapshot and the host for `revert`; for a new domain `beside` that of the snapshot, if
+/// one is wished for.
+pub fn for_revert(
+    dom0: &Dom0,
+    source: &Source,
+    snapshot: &str,
+    beside: Option<&clone::Wishes>,
+    now: Timestamp,
+) -> Result<Found> {
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
     }
@@ -375,8 +385,9 @@ pub fn for_revert(dom0: &Dom0, source: &Source, snapshot: &str, now: Timestamp) 
     let running =
         |info: &DomainInfo| Running { domid: info.domid, uuid: info.uuid, state: state(info) };
     let mut named = None;
-    for info in domains.iter().filter(|info| info.domid != 0) {
-        if name_of(dom0, info.domid)? == record.domain.name {
+    let name = beside.map_or(record.domain.name.as_str(), |wishes| wishes.name.as_str());
+    for info in &domains {
+        if name_of(dom0, info.domid)? == name {
             named = Some(running(info));
         }
     }
@@ -386,8 +397,22 @@ pub fn for_revert(dom0: &Dom0, source: &Source, snapshot: &str, now: Timestamp) 
         Some(running) => disks_of(dom0, running.domid)?,
         None => Vec::new(),
     };
-    let disks =
-        record.disks.iter().map(|disk| disk_found(&record, disk, now, &current, &others)).collect();
+    let place = |disk: &DiskRecord| match beside {
+        None => revert_place(&record, disk, now),
+        Some(wishes) => {
+            let path = wishes.directory.join(beside_file_name(wishes.name.as_str(), disk));
+            Place { trouble: files::trouble(&path), path }
+        }
+    };
+    let disks = record
+        .disks
+        .iter()
+        .map(|disk| {
+            let mut found = disk_found(disk, place(disk), &current, &others);
+            found.room = room_for_copy(&found, beside.is_some());
+            found
+        })
+        .collect();
     let volumes = volumes_for(&record);
     Ok(Found { snapshot: snapshot.to_owned(), record, config, named, same, disks, volumes, now })
 }
@@ -414,14 +439,21 @@ fn disks_of(dom0: &Dom0, domid: u32) -> Result<Vec<Disk>> {
 
 /// Looks at the disks of a snapshot without a domain, for `show`.
 pub fn for_show(record: &Record, now: Timestamp) -> (Vec<DiskFound>, Result<Vec<Volume>, String>) {
-    let disks = record.disks.iter().map(|disk| disk_found(record, disk, now, &[], &[])).collect();
+    let disks = record
+        .disks
+        .iter()
+        .map(|disk| {
+            let mut found = disk_found(disk, revert_place(record, disk, now), &[], &[]);
+            found.room = room_for_copy(&found, false);
+            found
+        })
+        .collect();
     (disks, volumes_for(record))
 }
 
 fn disk_found(
-    record: &Record,
     disk: &DiskRecord,
-    now: Timestamp,
+    place: Place,
     current: &[Disk],
     others: &[(String, Vbd)],
 ) -> DiskFound {
@@ -474,7 +506,7 @@ fn disk_found(
     };
     let files = [&disk.path].into_iter().chain(copy).chain(below.iter().flatten());
     let used_by = files.filter_map(|file| other_user(file, others)).next();
-    let mut found = DiskFound {
+    DiskFound {
         file,
         frozen,
         virtual_size,
@@ -490,21 +522,31 @@ fn disk_found(
             below.into_iter().filter_map(written).collect()
         }),
         used_by,
-        place: revert_place(record, disk, now),
+        place,
         room: None,
         record: disk.clone(),
-    };
-    if let Kept::Internal { proof: Some(proof) } = &disk.snapshot
-        && found.needs_copy()
-    {
-        found.room = Some(room(&disk.path, &proof.id, &found.place.path));
     }
-    found
 }
 
-/// The room for a copy of an internal snapshot.
-fn room(from: &Path, id: &str, to: &Path) -> Result<Room, String> {
-    let output = command::run(&qemu_img::measure_snapshot(from, id));
+/// The room for a copy of a snapshot, where one is needed: a new domain takes no part in the disks of
+/// the old one.
+fn room_for_copy(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> {
+    let from = &found.record.path;
+    let measure = match &found.record.snapshot {
+        Kept::Internal { proof: Some(proof) } if beside || found.needs_copy() => {
+            qemu_img::measure_snapshot(from, &proof.id)
+        }
+        Kept::Lvm { group, snapshot, size: Some(_), .. } if beside => {
+            qemu_img::measure_device(&device(group, snapshot))
+        }
+        _ => return None,
+    };
+    Some(room(from, &measure, &found.place.path))
+}
+
+/// The room that a copy takes which `measure` asks for.
+fn room(from: &Path, measure: &Invocation, to: &Path) -> Result<Room, String> {
+    let output = command::run(measure);
     let needed = qemu_img::parse_measure(&output.map_err(|error| error.to_string())?)
         .map_err(|error| format!("qemu-img's answer on {}: {error}", from.display()))?;
     let directory = to.parent().unwrap_or(Path::new("/"));

@@ -262,6 +262,14 @@ pub enum Step {
         /// The image, if it is not the one the operation began with.
         image: Option<PathBuf>,
     },
+    /// Destroys a domain that was being restored, if it is there, and waits until its QEMU is gone. One
+    /// that runs is somebody else's by now.
+    DiscardDomain {
+        /// The domain's UUID.
+        uuid: Uuid,
+        /// Its name.
+        domain: String,
+    },
     /// Lets the restored domain run.
     Unpause {
         /// The domain's UUID: its number is not known before it is restored.
@@ -329,6 +337,9 @@ impl Step {
                     })
                     .collect(),
             )),
+            Step::Restore { uuid, domain, .. } => {
+                Some(Step::DiscardDomain { uuid: *uuid, domain: domain.clone() })
+            }
             Step::Together(steps) => {
                 Step::together(steps.iter().rev().filter_map(Step::undo).collect())
             }
@@ -374,6 +385,7 @@ impl Step {
                     .join(" && "),
             ),
             Step::Unpause { domain, .. } => Some(format!("xl unpause {}", quote(domain))),
+            Step::DiscardDomain { domain, .. } => Some(format!("xl destroy {}", quote(domain))),
             Step::Pause { domid } => Some(format!("xl pause {domid}")),
             Step::Resume { otherwise, .. } => otherwise.clone(),
             _ => None,
@@ -480,6 +492,9 @@ impl fmt::Display for Step {
                 write!(f, "{}", list.join("; at the same time "))
             }
             Step::Restore { domain, .. } => write!(f, "restore {domain} with xl, paused"),
+            Step::DiscardDomain { domain, .. } => {
+                write!(f, "destroy {domain} if it is there, paused")
+            }
             Step::Unpause { domain, .. } => write!(f, "unpause {domain}"),
             Step::DropInternal { vdev, name, .. } => {
                 write!(f, "delete the internal snapshot {name} of {vdev}")

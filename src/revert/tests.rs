@@ -1,7 +1,7 @@
 //! The planner of reverts, from hand-made observations.
 
 mod executed;
-mod volumes;
+pub(crate) mod volumes;
 
 use super::*;
 use crate::disk::qemu_img::ImageInfo;
@@ -45,7 +45,7 @@ fn image(
 }
 
 /// The sample snapshot, taken of a domain that runs on: xvda in place, xvdb in its overlay.
-fn found() -> Found {
+pub(crate) fn found() -> Found {
     let record = sample();
     let now: Timestamp = "2026-03-02T00:00:00Z".parse().unwrap();
     let frozen: Timestamp = "2026-03-01T02:03:04.123456789Z".parse().unwrap();

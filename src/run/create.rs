@@ -13,6 +13,7 @@ use crate::create::{self, ImagePlace, Job, State};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::leftovers;
+use crate::host::lock::Hold;
 use crate::host::look::{self, Domain};
 use crate::leftover::{self, Leftover};
 use crate::plan::{Target, execute};
@@ -47,7 +48,8 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let domain = look::domain(&dom0, &args.domain)?;
     let name = request.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
     let operation = format!("create{name}");
-    let lock = take_lock(&dom0, &args.common, domain.uuid, &domain.name, &operation)?;
+    let lock =
+        take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, Hold::Alone)?;
     // Whoever was waited for may have given the domain another number, or changed what it does.
     let domain = look::again(&dom0, domain)?;
     let job = Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory);

@@ -3,16 +3,39 @@
 use std::time::Instant;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::{Execute, image_path, open, print_done, print_plan, take_lock};
 use crate::cli::RevertArgs;
-use crate::error::Result;
+use crate::clone;
+use crate::error::{Error, Result};
 use crate::host::image::Source;
+use crate::host::lock::Hold;
 use crate::host::look;
 use crate::record::Kept;
 use crate::report::{Reverted, RevertedDisk};
 use crate::revert::{self, Wishes};
+use crate::spec::absolute;
 use crate::tool::quote;
+
+/// The new domain that is asked for, if one is.
+fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
+    let (Some(name), Some(directory)) = (&args.clone_name, &args.overlay_dir) else {
+        return Ok(None);
+    };
+    let name = name.parse().map_err(|why| {
+        Error::usage(format!("The name {name:?} of the new domain"))
+            .because(why)
+            .hint("it becomes a part of file names; choose another one")
+    })?;
+    Ok(Some(clone::Wishes {
+        name,
+        uuid: Uuid::new_v4(),
+        directory: absolute(directory)?,
+        keep_macs: args.keep_macs,
+        paused: args.paused,
+    }))
+}
 
 /// Does what the command line asks for.
 pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
@@ -22,11 +45,22 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let record = source.image.record.clone();
     let domain = &record.domain;
     let operation = format!("revert {}", record.name);
-    let lock = take_lock(&dom0, &args.common, domain.uuid, &domain.name, &operation)?;
+    let beside = beside(args)?;
+    // Who only reads the snapshot shares it with others who do.
+    let (operation, hold) = match &beside {
+        None => (operation, Hold::Alone),
+        Some(new) => (format!("{operation} --as {}", new.name), Hold::Shared),
+    };
+    let lock = take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, hold)?;
     let snapshot = quote(&args.snapshot);
-    let found = look::for_revert(&dom0, &source, &snapshot, Timestamp::now())?;
-    let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
-    let revert = revert::plan(&found, wishes)?;
+    let found = look::for_revert(&dom0, &source, &snapshot, beside.as_ref(), Timestamp::now())?;
+    let revert = match &beside {
+        None => {
+            let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
+            revert::plan(&found, wishes)?
+        }
+        Some(wishes) => clone::plan(&found, wishes)?,
+    };
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     dom0.source = Some(source);
     let reporter = dom0.reporter.clone();
@@ -35,11 +69,17 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     carry_out(&revert.plan, &mut dom0)?;
 
     let disks = found.record.disks.iter().zip(&revert.images).zip(revert.kept);
+    let (name, uuid) = match &beside {
+        None => (domain.name.clone(), domain.uuid),
+        Some(new) => (new.name.to_string(), new.uuid),
+    };
     let report = Reverted {
         name: record.name.to_string(),
         id: record.id,
-        domain: domain.name.clone(),
-        domid: dom0.domid_of(domain.uuid)?,
+        domain: name,
+        uuid,
+        domid: dom0.domid_of(uuid)?,
+        clone_of: beside.map(|_| domain.name.clone()),
         paused: args.paused,
         total_ms: started.elapsed().as_secs_f64() * 1000.0,
         disks: disks

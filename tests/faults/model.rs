@@ -182,6 +182,11 @@ impl Perform for Model {
             }
             Step::Destroy { .. } => state.guest = Guest::Gone,
             Step::Restore { .. } => state.guest = Guest::Paused,
+            Step::DiscardDomain { .. } => {
+                if state.guest == Guest::Paused {
+                    state.guest = Guest::Gone;
+                }
+            }
             Step::Unpause { .. } => state.guest = Guest::Runs,
             Step::StoreConfig(store) => self.store(store),
             Step::ReplaceCfg(_) => state.cfg_replaced = true,

@@ -10,15 +10,15 @@ pub mod volumes;
 use uuid::Uuid;
 
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, mib, record, refuse,
-    refuse_revert, shortage,
+    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, mib, qemu_img,
+    record, refuse, refuse_revert, shortage,
 };
 use crate::domain::Format;
 use crate::error::Result;
 use crate::names::is_volume_part;
 use crate::plan::Step;
 use crate::record::{DiskRecord, Kept};
-use volumes::Volume;
+use volumes::{Volume, device};
 
 /// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: what the
 /// guest writes from then on takes new space, and a full pool fails every guest on it.
@@ -160,6 +160,13 @@ pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<Di
     let tag = tag(context.id, &disk.vdev);
     let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
     let origin = volumes.iter().find(|v| v.group == *group && v.name == *volume);
+    if context.beside.is_some() && !matches!(tagged.as_slice(), [one] if !one.merging) {
+        return Err(refuse_revert(
+            disk,
+            format!("its snapshot {} is not there", recorded.path(snapshot)),
+        )
+        .hint("a revert that was cut short may have merged it: repeat that one first"));
+    }
     match tagged.as_slice() {
         [] => retake(&recorded, origin, &tag, context),
         [snapshot] if snapshot.merging => finish_merge(&recorded, snapshot, &tag, context),
@@ -176,13 +183,25 @@ pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<Di
             disk,
             format!("{} bears its tag, but is of another kind", snapshot.path()),
         )),
+        [snapshot] if snapshot.invalid => Err(refuse_revert(
+            disk,
+            format!(
+                "its snapshot {} is lost: more was written since than it could hold",
+                snapshot.path()
+            ),
+        )),
+        // Others may be reading it for the same purpose.
+        [snapshot] if !snapshot.is_thin() && context.beside.is_some() => copied(found, snapshot),
         [snapshot] if snapshot.open => {
             Err(refuse_revert(disk, format!("somebody has its snapshot {} open", snapshot.path()))
                 .hint("is it mounted, or a disk of another domain?"))
         }
         [snapshot] if snapshot.is_thin() => {
             check_pool(volumes, snapshot).map_err(|why| refuse_revert(disk, why))?;
-            thin(&recorded, snapshot, origin, volumes, context)
+            match context.beside {
+                Some(domain) => thin_beside(&recorded, snapshot, volumes, domain),
+                None => thin(&recorded, snapshot, origin, volumes, context),
+            }
         }
         [snapshot] => thick(&recorded, snapshot, origin, volumes, &tag, context),
         [one, other, ..] => Err(refuse_revert(
@@ -190,6 +209,49 @@ pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<Di
             format!("both {} and {} bear its tag {tag}", one.path(), other.path()),
         )),
     }
+}
+
+/// A copy in a file: a thick snapshot has no snapshots of its own, and a merge would consume a base.
+fn copied(found: &DiskFound, snapshot: &Volume) -> Result<DiskRevert> {
+    let room = found.room_for_copy()?.clone();
+    let copy = &found.place.path;
+    Ok(DiskRevert {
+        prepare: vec![Step::NewFile {
+            path: copy.clone(),
+            fill: qemu_img::copy_device(&device(&snapshot.group, &snapshot.name), copy),
+        }],
+        switch: Some((copy.clone(), Format::Qcow2)),
+        room: Some(room),
+        ..DiskRevert::default()
+    })
+}
+
+/// A new volume for another domain.
+fn thin_beside(
+    recorded: &Recorded<'_>,
+    snapshot: &Volume,
+    volumes: &[Volume],
+    domain: Beside<'_>,
+) -> Result<DiskRevert> {
+    let refuse = |why: String| refuse_revert(recorded.disk, why);
+    let name = format!("{}.{}", recorded.volume, domain.name);
+    if !is_volume_part(&name) {
+        return Err(refuse(format!("LVM allows no volume {name}"))
+            .hint("choose another name for the new domain"));
+    }
+    check_name(recorded.group, &name).map_err(refuse)?;
+    if volumes.iter().any(|v| v.group == recorded.group && v.name == name) {
+        return Err(refuse(format!("the volume {} exists", recorded.path(&name))));
+    }
+    let tag = format!("xl-snapshot-of:{}", domain.uuid);
+    Ok(DiskRevert {
+        prepare: vec![Step::Undoable {
+            call: volumes::volume_of_thin(&snapshot.path(), &name, Some(&tag)),
+            undo: volumes::remove_tagged(recorded.group, &name, &tag),
+        }],
+        switch: Some((device(recorded.group, &name), Format::Raw)),
+        ..DiskRevert::default()
+    })
 }
 
 /// The volume of now keeps its content under another name; a new one made of the snapshot has the
@@ -206,7 +268,7 @@ fn thin(
     if origin.is_some() {
         put_back.push(Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
     }
-    put_back.push(Step::Run(volumes::volume_of_thin(&snapshot.path(), recorded.volume)));
+    put_back.push(Step::Run(volumes::volume_of_thin(&snapshot.path(), recorded.volume, None)));
     let keep = recorded.path(&keep);
     Ok(DiskRevert {
         put_back,
@@ -231,12 +293,6 @@ fn thick(
             other => format!("{} is a snapshot of {other} now", snapshot.path()),
         })
     })?;
-    if snapshot.invalid {
-        return Err(refuse(format!(
-            "its snapshot {} is lost: more was written since than it could hold",
-            snapshot.path()
-        )));
-    }
     // A merge writes to the origin what the snapshot holds, and the origin's other snapshots have
     // to keep what was there. None of them may overflow.
     let others = volumes

@@ -2,6 +2,7 @@
 //!
 //! Every call names `GROUP/VOLUME` from lvs's own answer, or selects by tag, never by a path.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
@@ -122,6 +123,11 @@ impl Volume {
     }
 }
 
+/// The device of a volume.
+pub fn device(group: &str, name: &str) -> PathBuf {
+    Path::new("/dev").join(group).join(name)
+}
+
 /// Asks for every volume of the host, as JSON.
 pub fn report() -> Invocation {
     lvm([
@@ -177,14 +183,11 @@ pub fn snapshot_thin(origin: &str, name: &str, tag: &str) -> Invocation {
 }
 
 /// Makes a thin volume with the content of a thin snapshot.
-pub fn volume_of_thin(snapshot: &str, name: &str) -> Invocation {
-    lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n"]).args([
-        "--permission",
-        "rw",
-        "--name",
-        name,
-        snapshot,
-    ])
+pub fn volume_of_thin(snapshot: &str, name: &str, tag: Option<&str>) -> Invocation {
+    lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n"])
+        .args(["--permission", "rw"])
+        .args(tag.into_iter().flat_map(|tag| ["--addtag", tag]))
+        .args(["--name", name, snapshot])
 }
 
 /// Removes the volume `group/name`, but only if it bears the tag; none is fine.
@@ -334,8 +337,12 @@ pub(crate) mod tests {
                 "lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag t:1 --name a.s1 vg0/a",
             ),
             (
-                volume_of_thin("vg0/a.s1", "a"),
+                volume_of_thin("vg0/a.s1", "a", None),
                 "lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --name a vg0/a.s1",
+            ),
+            (
+                volume_of_thin("vg0/a.s1", "a.b", Some("t:2")),
+                "lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag t:2 --name a.b vg0/a.s1",
             ),
             (
                 remove_tagged("vg0", "a.s1", "t:1"),

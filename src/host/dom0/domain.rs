@@ -87,23 +87,36 @@ impl Dom0 {
         if self.libxl.domain_info(domid).map_err(caused)?.is_some() {
             self.libxl.destroy(domid).map_err(caused)?;
         }
-        match qemu {
-            Some(pid) if !process::wait_gone(pid, QEMU_EXIT) => Err(Error::failed(format!(
-                "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
-                QEMU_EXIT.as_secs()
-            ))
-            .hint(format!("wait until it is gone (ps {pid}), and do what is left then"))
-            .unfinished(vec![way_out.clone()])),
-            _ => Ok(()),
-        }
+        await_qemu(qemu).map_err(|error| error.unfinished(vec![way_out.clone()]))
     }
 
-    pub(super) fn restore(&mut self, config: &str, image: Option<&Path>) -> Result<()> {
+    /// Destroys a restored domain that nobody has let run yet.
+    pub(super) fn discard_domain(&mut self, uuid: Uuid) -> Result<()> {
+        self.await_orphans();
+        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
+        let Some(info) = domains.iter().find(|domain| domain.uuid == uuid && !domain.dying) else {
+            return Ok(());
+        };
+        if !info.paused {
+            return Err(Error::failed(format!("Somebody has let domain {} run", info.domid))
+                .hint("see what it is for (xl list) before you destroy it"));
+        }
+        let domid = info.domid;
+        let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
+        self.libxl.destroy(domid).map_err(caused)?;
+        await_qemu(qemu)
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        (uuid, domain): (Uuid, &str),
+        config: &str,
+        image: Option<&Path>,
+    ) -> Result<()> {
         if let Some(image) = image {
             self.source = Some(Source::open(image)?);
         }
         let source = self.source.as_mut().expect("a restore has its image");
-        let uuid = source.image.record.domain.uuid;
         let head = header::encode_plain(config).map_err(failed("Write the header"))?;
         let length = source.image.stream_len;
         let stream = source.stream().map_err(failed("Read the image"))?;
@@ -120,21 +133,19 @@ impl Dom0 {
             &mut |fed| meter.show(None, fed, length),
             &started,
         );
+        drop(started);
         meter.end();
         self.meters.push(meter);
         let Err(error) = result else { return Ok(()) };
-        // It may hold the new files open; they are of no use to anybody only if it is gone.
-        match self.domid_of(uuid)? {
-            None => Err(caused(error)),
-            Some(domid) => {
-                self.made.clear();
-                let left = Left {
-                    what: format!("xl restore failed, but domain {domid} is there, paused"),
-                    command: Some(format!("xl destroy {domid}")),
-                };
-                Err(caused(error).unfinished(vec![left]))
-            }
-        }
+        // xl itself removes a domain that it could not restore, unless it had to be killed.
+        let Err(why) = self.discard_domain(uuid) else { return Err(caused(error)) };
+        // It may have the new files open.
+        self.made.clear();
+        let left = Left {
+            what: format!("What xl has restored is still there: {}", why.chain().join(": ")),
+            command: Some(format!("xl destroy {}", quote(domain))),
+        };
+        Err(caused(error).unfinished(vec![left]))
     }
 
     pub(super) fn unpause(&mut self, uuid: Uuid) -> Result<()> {
@@ -156,6 +167,18 @@ impl Dom0 {
             ))
         })?;
         qmp.delete_internal(&node.name, name).map_err(failed("Delete the snapshot"))
+    }
+}
+
+/// Waits until the QEMU of a destroyed domain has closed its disks.
+fn await_qemu(pid: Option<i32>) -> Result<()> {
+    match pid {
+        Some(pid) if !process::wait_gone(pid, QEMU_EXIT) => Err(Error::failed(format!(
+            "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
+            QEMU_EXIT.as_secs()
+        ))
+        .hint(format!("wait until it is gone (ps {pid}), and do what is left then"))),
+        _ => Ok(()),
     }
 }
 

@@ -221,7 +221,10 @@ impl Dom0 {
             Step::Destroy { domid, way_out } => self.destroy(*domid, way_out),
             Step::AwaitClosed { volume } => disks::await_closed(volume),
             Step::AwaitMerged { volume } => disks::await_merged(volume),
-            Step::Restore { config, image, .. } => self.restore(config, image.as_deref()),
+            Step::Restore { uuid, domain, config, image } => {
+                self.restore((*uuid, domain), config, image.as_deref())
+            }
+            Step::DiscardDomain { uuid, .. } => self.discard_domain(*uuid),
             Step::Unpause { uuid, .. } => self.unpause(*uuid),
             Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
         }

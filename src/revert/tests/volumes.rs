@@ -29,7 +29,7 @@ fn report(free: u64) -> Vec<Volume> {
 }
 
 /// The sample snapshot, but of two thick volumes.
-pub(super) fn found_volumes(free: u64) -> Found {
+pub(crate) fn found_volumes(free: u64) -> Found {
     let mut found = found();
     found.disks.truncate(2);
     for (disk, volume) in found.disks.iter_mut().zip(["a", "b"]) {

@@ -55,6 +55,7 @@ fn plan_with(found: &DiskFound, world: World, volumes: &Volumes) -> Result<DiskR
         keep: &keep,
         running,
         discard,
+        beside: None,
         tight: false,
         volumes,
     };

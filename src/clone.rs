@@ -1,0 +1,160 @@
+//! `revert --as`: from a snapshot and what is seen to a new domain beside that of the snapshot. Pure.
+//!
+//! The disks of the snapshot's domain are read only: each disk gets a new image or volume that rests
+//! on the snapshot, or a copy of it. So one snapshot is the gold image of any number of domains.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use crate::create::cfg_line;
+use crate::disk::lvm;
+use crate::disk::{self, Beside, RevertContext};
+use crate::error::{Error, Result};
+use crate::names::SnapshotName;
+use crate::plan::{Plan, Step};
+use crate::record::Kept;
+use crate::revert::{Found, Revert, check_image, keep_name};
+
+/// What the user asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wishes {
+    /// The name of the new domain. It becomes a part of the names of its files and volumes, so the
+    /// rules are those for names of snapshots.
+    pub name: SnapshotName,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// The directory of its files, absolute.
+    pub directory: PathBuf,
+    /// Whether its network devices have the addresses of the snapshot's domain.
+    pub keep_macs: bool,
+    /// Leave it paused.
+    pub paused: bool,
+}
+
+/// Plans a new domain, or refuses it.
+pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
+    let record = &found.record;
+    let name = &wishes.name;
+    check_image(found)?;
+    check_domain(found, wishes)?;
+    check_left_out(found)?;
+    let keep = keep_name(found.now);
+    let context = RevertContext {
+        uuid: record.domain.uuid,
+        id: record.id,
+        created: record.created,
+        keep: &keep,
+        running: found.same.is_some(),
+        discard: false,
+        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid }),
+        tight: false,
+        volumes: &found.volumes,
+    };
+    let disks =
+        found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()?;
+    let no_room = |why: String| {
+        Error::refused(format!("The disks of {name} have no room"))
+            .because(why)
+            .hint("make room, or choose another place with --overlay-dir")
+    };
+    let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
+    if let Some(why) = disk::short_of_room(&rooms) {
+        return Err(no_room(why));
+    }
+    let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
+    if let Some(why) = lvm::short_of_space(&spaces) {
+        return Err(no_room(why));
+    }
+
+    let mut config = found.config.clone();
+    let broken = |why: crate::domain::BadConfig| {
+        Error::refused(format!("The configuration in snapshot {}", record.name)).because(why)
+    };
+    config.rename(name.as_str(), wishes.uuid, wishes.keep_macs).map_err(broken)?;
+    let mut cfg_lines = Vec::new();
+    for (disk, seen) in disks.iter().zip(&found.disks) {
+        if let Some((path, format)) = &disk.switch {
+            config.set_image(&seen.record.vdev, path, *format).map_err(broken)?;
+            cfg_lines.push(cfg_line(&seen.record.vdev, path, *format));
+        }
+    }
+
+    let mut prepare: Vec<Step> =
+        Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect())
+            .into_iter()
+            .collect();
+    // Nothing of the old domain is touched: until the new one runs, all can be taken back.
+    prepare.push(Step::Restore {
+        uuid: wishes.uuid,
+        domain: name.to_string(),
+        config: config.to_json(),
+        image: None,
+    });
+    let unpause = Step::Unpause { uuid: wishes.uuid, domain: name.to_string() };
+    let plan = Plan {
+        title: format!(
+            "{name}, a new domain from snapshot {} of {}",
+            record.name, record.domain.name
+        ),
+        notes: found
+            .disks
+            .iter()
+            .filter(|disk| matches!(disk.record.snapshot, Kept::None { .. }))
+            .map(|disk| {
+                let vdev = &disk.record.vdev;
+                format!("disk {vdev} is that of {} itself, read-only", record.domain.name)
+            })
+            .collect(),
+        prepare,
+        finish: (!wishes.paused).then_some(unpause).into_iter().collect(),
+        ..Plan::default()
+    };
+    Ok(Revert {
+        plan,
+        images: disks.iter().map(|d| d.switch.as_ref().map(|(path, _)| path.clone())).collect(),
+        kept: vec![None; disks.len()],
+        cfg_lines,
+    })
+}
+
+fn check_domain(found: &Found, wishes: &Wishes) -> Result<()> {
+    let name = &wishes.name;
+    if let Some(other) = &found.named {
+        return Err(Error::refused(format!("There is a domain {name} already ({})", other.domid))
+            .hint("choose another name with --as"));
+    }
+    let unshared = found.config.unshared_devices();
+    if !unshared.is_empty() {
+        return Err(Error::refused(format!(
+            "{} has devices that no second domain can have",
+            found.record.domain.name
+        ))
+        .because(format!("its configuration has {}", unshared.join(", ")))
+        .hint("detach them, and take a snapshot without them"));
+    }
+    Ok(())
+}
+
+/// A disk without a snapshot can be shared only if nobody writes to it.
+fn check_left_out(found: &Found) -> Result<()> {
+    let disks = found.config.disks().map_err(|why| {
+        Error::refused(format!("The configuration in snapshot {}", found.record.name)).because(why)
+    })?;
+    let shared = disks.iter().zip(&found.disks).find(|(disk, found)| {
+        matches!(found.record.snapshot, Kept::None { .. }) && disk.writable && !disk.cdrom
+    });
+    match shared {
+        None => Ok(()),
+        Some((disk, _)) => Err(Error::refused(format!(
+            "Disk {} ({}) is not in the snapshot",
+            disk.vdev,
+            disk.file().display()
+        ))
+        .because("two domains would write to it")
+        .hint("take a snapshot with that disk in it")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
