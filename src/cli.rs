@@ -35,7 +35,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Snapshot a running domain; it goes on running.
+    /// Snapshot a running domain, which goes on; or the disks of one that does not run.
     Create(CreateArgs),
     /// Put a domain back to a snapshot, which stays as it is.
     Revert(RevertArgs),
@@ -52,6 +52,7 @@ pub enum Command {
   xl-snapshot create /etc/xen/web1.cfg --dry-run
   xl-snapshot create web1 --compress zstd
   xl-snapshot create web1 --wait 600 --json --quiet
+  xl-snapshot create /etc/xen/web1.cfg --record web1.record
   xl-snapshot create web1 --memory - | zstd | ssh backup 'cat > web1.xlsave.zst'
 
 How a disk can be snapshotted, VDEV,HOW:
@@ -102,6 +103,16 @@ pub struct CreateArgs {
     /// Leave the domain paused.
     #[arg(short, long)]
     pub paused: bool,
+    /// Take the disks without the memory, and write down here which they are: of a domain that does not
+    /// run, named by its configuration file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub record: Option<PathBuf>,
+    /// Take the disks of a running domain without its memory; needs --crash-consistent and --record.
+    #[arg(long)]
+    pub disk_only: bool,
+    /// What a power cut would leave of the disks is good enough.
+    #[arg(long)]
+    pub crash_consistent: bool,
     /// First remove what earlier creates of the domain left that were cut short (a power cut).
     #[arg(long)]
     pub clean: bool,
@@ -119,6 +130,7 @@ pub struct CreateArgs {
   xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
   xl-snapshot revert --dry-run before-upgrade.toml
   xl-snapshot revert --wait 60 web1.xlsave.zst
+  xl-snapshot revert web1.record
   xl-snapshot revert gold.xlsave --as web2 --overlay-dir /srv/clones
   ssh backup 'cat web1.xlsave.zst' | xl-snapshot revert -
 
@@ -129,9 +141,13 @@ What the domain wrote since is kept, and its place is printed, unless --discard-
 With --as, a new domain with its own name, UUID and MAC addresses goes on from the snapshot; that of
 the snapshot and its disks are not touched. Any number of them can be made, also at the same time.
 Overlays, thin volumes and VHDs rest on the snapshot, which must stay; internal snapshots and thick
-volumes are copied into qcow2 images.")]
+volumes are copied into qcow2 images.
+
+A snapshot without memory is reverted to by putting the disks back and starting the domain from its
+configuration file, which names them then. One made by hand is told by a SPEC.toml with config.")]
 pub struct RevertArgs {
-    /// The snapshot: its memory image, - for standard input, or the SPEC.toml that named it.
+    /// The snapshot: its memory image, - for standard input, its record, or the SPEC.toml that named
+    /// it.
     pub snapshot: PathBuf,
     /// Make a new domain of that name from the snapshot, beside that of the snapshot, which goes on.
     #[arg(
@@ -168,7 +184,8 @@ pub struct RevertArgs {
 
 Nothing is changed. It says of each disk whether it can still be put back, and if not, why.")]
 pub struct ShowArgs {
-    /// The snapshot: its memory image, - for standard input, or the SPEC.toml that named it.
+    /// The snapshot: its memory image, - for standard input, its record, or the SPEC.toml that named
+    /// it.
     pub snapshot: PathBuf,
     /// Read the whole image; a compressed one has checksums, a plain one has not.
     #[arg(long)]

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use crate::create::cfg_line;
 use crate::disk::lvm;
 use crate::disk::{self, Beside, RevertContext};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Plan, Step};
 use crate::record::Kept;
-use crate::revert::{Found, Revert, check_image, keep_name};
+use crate::revert::{CfgAfter, DiskChange, Found, Revert, cfg, check_image, keep_name};
 
 /// What the user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +41,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     let keep = keep_name(found.now);
     let context = RevertContext {
         uuid: record.domain.uuid,
+        domain: &record.domain.name,
         id: record.id,
         created: record.created,
         keep: &keep,
@@ -72,11 +72,9 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         Error::refused(format!("The configuration in snapshot {}", record.name)).because(why)
     };
     config.rename(name.as_str(), wishes.uuid, wishes.keep_macs).map_err(broken)?;
-    let mut cfg_lines = Vec::new();
     for (disk, seen) in disks.iter().zip(&found.disks) {
         if let Some((path, format)) = &disk.switch {
             config.set_image(&seen.record.vdev, path, *format).map_err(broken)?;
-            cfg_lines.push(cfg_line(&seen.record.vdev, path, *format));
         }
     }
 
@@ -110,11 +108,18 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         finish: (!wishes.paused).then_some(unpause).into_iter().collect(),
         ..Plan::default()
     };
+    let pairs = disks.iter().zip(&found.disks);
+    let changes: Vec<_> = pairs.filter_map(|(disk, seen)| cfg::change(disk, seen)).collect();
+    let needed = changes.iter().filter(|change| change.needed);
+    let cfg_lines = needed.map(|DiskChange { change, .. }| change.entry()).collect();
     Ok(Revert {
         plan,
         images: disks.iter().map(|d| d.switch.as_ref().map(|(path, _)| path.clone())).collect(),
         kept: vec![None; disks.len()],
+        changes,
         cfg_lines,
+        // The new domain has none.
+        cfg: CfgAfter::Unknown,
     })
 }
 

@@ -1,5 +1,7 @@
 //! `create`: from what is asked and what is seen to a plan. Pure.
 
+mod alone;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -40,19 +42,23 @@ pub enum State {
     Shutdown,
     /// Being destroyed.
     Dying,
+    /// There is no such domain, but a configuration file of it.
+    Off,
 }
 
 /// What was seen of the domain and the host, while the guest runs.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// The domain's number.
+    /// The domain's number; 0 if it does not run.
     pub domid: u32,
-    /// Its UUID.
+    /// Its UUID; nil if it does not run and its configuration file names none.
     pub uuid: Uuid,
     /// What it is doing.
     pub state: State,
     /// Its configuration, from libxl.
     pub config: DomainConfig,
+    /// Its xl configuration file, if it was named by that.
+    pub cfg: Option<PathBuf>,
     /// The text libxl has stored of it, which save, migrate and reboot follow.
     pub stored: String,
     /// Its disks, in the order of the configuration.
@@ -85,6 +91,13 @@ pub enum ImagePlace {
     },
     /// Standard output.
     Stdout,
+    /// There is none: a file for the record alone.
+    Record {
+        /// Its path.
+        path: PathBuf,
+        /// Why it cannot be made, if it cannot.
+        trouble: Option<String>,
+    },
 }
 
 /// A request whose defaults are filled in: what needs a clock and a random number is decided once,
@@ -188,7 +201,11 @@ pub struct Rewrites {
 /// Decides how each disk is snapshotted, or refuses it.
 pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     let domain = name_of(&seen.config)?;
-    check_state(&domain, seen)?;
+    let alone = job.request.without_memory();
+    check_state(&domain, seen, alone)?;
+    if alone {
+        alone::check(job, seen)?;
+    }
     if let Some(pid) = seen.saver {
         return Err(Error::refused(format!("Domain {domain} ({}) is being saved", seen.domid))
             .because(format!("process {pid} writes its memory, for xl save, migrate or the like"))
@@ -212,6 +229,16 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
         .because("its QEMU is confined (dm_restrict)")
         .hint(format!("leave the disk out with --disk {vdev},none")));
     }
+    if let Some(disk) = disks.iter().find(|disk| alone && disk.by_restore) {
+        let vdev = &disk.record.vdev;
+        return Err(Error::refused(format!(
+            "Disk {vdev} of {domain} cannot be switched while it runs"
+        ))
+        .because("the domain would have to be restored, and there is no memory to restore it from")
+        .hint(format!(
+            "shut the domain down first, or leave the disk out with --disk {vdev},none"
+        )));
+    }
     check_new_files(&disks)?;
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
@@ -222,55 +249,42 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     Ok(disks)
 }
 
+/// Refuses to take the memory of a domain that does not run, before anything is looked at.
+pub fn check_memory(job: &Job, domain: &str) -> Result<()> {
+    match job.request.without_memory() {
+        true => Ok(()),
+        false => Err(Error::refused(format!("Domain {domain} does not run")).hint(
+            "a snapshot with memory is taken of a running domain; for its disks alone, --record FILE \
+             says where their record goes",
+        )),
+    }
+}
+
 /// What xl's configuration of the domain has to say from now on.
 pub fn changes(disks: &[DiskCreate]) -> Vec<Change> {
     disks
         .iter()
         .filter_map(|disk| {
             let (path, format) = disk.switch.as_ref()?;
-            Some(Change {
-                vdev: disk.record.vdev.clone(),
-                target: path.display().to_string(),
-                format: format.name().to_owned(),
-            })
+            Some(Change::new(&disk.record.vdev, path, *format))
         })
         .collect()
 }
 
 /// Plans a snapshot, or refuses it.
 pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
+    if job.request.without_memory() {
+        return alone::plan(job, seen, disks, rewrites);
+    }
     let domain = name_of(&seen.config)?;
     let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
     let internal = disks.iter().any(|d| matches!(d.record.snapshot, Kept::Internal { .. }));
     let not_live = why_not_live(guest_type, seen, internal).filter(|_| job.request.live);
     let live = job.request.live && not_live.is_none();
-    let record = Record {
-        version: VERSION,
-        complete: false,
-        name: job.name.clone(),
-        id: job.id,
-        created: job.now,
-        description: job.request.description.clone(),
-        live,
-        writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
-        xen: seen.xen.clone(),
-        image_size: 0,
-        domain: DomainRecord {
-            name: domain.clone(),
-            uuid: seen.uuid,
-            guest_type,
-            memory_kib: seen.config.memory_kib(),
-        },
-        disks: disks.iter().map(|disk| disk.record.clone()).collect(),
-    };
+    let record = new_record(job, seen, disks, live)?;
     let start = image_start(job, seen, &domain, record)?;
 
-    let mut notes: Vec<String> = Vec::new();
-    for disk in disks {
-        if let Kept::None { why } = &disk.record.snapshot {
-            notes.push(format!("disk {} is not in the snapshot: {why}", disk.record.vdev));
-        }
-    }
+    let mut notes = left_out(disks);
     notes
         .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
     if seen.monitor.is_none() {
@@ -323,7 +337,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         }
         let otherwise = match &seen.image {
             ImagePlace::File { path, .. } => Some(revert_command(path)),
-            ImagePlace::Stdout => None,
+            ImagePlace::Stdout | ImagePlace::Record { .. } => None,
         };
         plan.finish.push(Step::Resume { domid, otherwise });
         plan.finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
@@ -340,6 +354,44 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     plan.prepare = prepare;
     plan.finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
     Ok(plan)
+}
+
+/// The record of the snapshot, not complete yet.
+fn new_record(job: &Job, seen: &Seen, disks: &[DiskCreate], live: bool) -> Result<Record> {
+    let name = name_of(&seen.config)?;
+    let guest_type = seen.config.guest_type().map_err(|why| broken(&name, why))?;
+    Ok(Record {
+        version: VERSION,
+        complete: false,
+        name: job.name.clone(),
+        id: job.id,
+        created: job.now,
+        description: job.request.description.clone(),
+        live,
+        disks_only: None,
+        writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
+        xen: seen.xen.clone(),
+        image_size: 0,
+        domain: DomainRecord {
+            name,
+            uuid: seen.uuid,
+            guest_type,
+            memory_kib: seen.config.memory_kib(),
+            cfg: seen.cfg.clone(),
+        },
+        disks: disks.iter().map(|disk| disk.record.clone()).collect(),
+    })
+}
+
+/// What is to be told of disks that are not in the snapshot.
+fn left_out(disks: &[DiskCreate]) -> Vec<String> {
+    let why = |disk: &DiskCreate| match &disk.record.snapshot {
+        Kept::None { why } => {
+            Some(format!("disk {} is not in the snapshot: {why}", disk.record.vdev))
+        }
+        _ => None,
+    };
+    disks.iter().filter_map(why).collect()
 }
 
 /// Steps that let the guest go on in a new domain, restored from the image on the new disks.
@@ -416,24 +468,21 @@ fn check_new_files(disks: &[DiskCreate]) -> Result<()> {
     Ok(())
 }
 
-/// The disk lines to write into the user's xl configuration file, if disks were switched.
+/// The disk entries to write into the user's xl configuration file, if disks were switched.
 pub fn cfg_lines(record: &Record) -> Vec<String> {
     record
         .disks
         .iter()
         .filter_map(|disk| match &disk.snapshot {
-            Kept::External { overlay, .. } => Some(cfg_line(&disk.vdev, overlay, Format::Qcow2)),
-            Kept::Vhd { child, .. } => Some(cfg_line(&disk.vdev, &vhd::target(child), Format::Raw)),
+            Kept::External { overlay, .. } => {
+                Some(Change::new(&disk.vdev, overlay, Format::Qcow2).entry())
+            }
+            Kept::Vhd { child, .. } => {
+                Some(Change::new(&disk.vdev, &vhd::target(child), Format::Raw).entry())
+            }
             _ => None,
         })
         .collect()
-}
-
-/// A disk entry of an xl configuration file, xl-disk-configuration(5). `target=` takes the rest of
-/// the entry, so that a path may hold commas.
-pub fn cfg_line(vdev: &str, target: &Path, format: Format) -> String {
-    let script = if format == Format::Raw { ",script=block-tap" } else { "" };
-    format!("format={format},vdev={vdev},access=rw{script},target={}", target.display())
 }
 
 fn name_of(config: &DomainConfig) -> Result<String> {
@@ -446,10 +495,12 @@ fn broken(domain: &str, why: crate::domain::BadConfig) -> Error {
         .hint(format!("see what libxl has stored of it: xl list -l {}", quote(domain)))
 }
 
-fn check_state(domain: &str, seen: &Seen) -> Result<()> {
+fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
     let id = seen.domid;
     match seen.state {
         State::Running => Ok(()),
+        State::Off | State::Paused if alone => Ok(()),
+        State::Off => Err(Error::refused(format!("Domain {domain} does not run"))),
         State::Paused => Err(Error::refused(format!(
             "Domain {domain} ({id}) is paused and cannot answer a suspend request"
         ))
@@ -491,6 +542,7 @@ fn why_not_live(guest_type: GuestType, seen: &Seen, internal: bool) -> Option<&'
 fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<ImageStart> {
     let target = match &seen.image {
         ImagePlace::Stdout => Target::Stdout,
+        ImagePlace::Record { .. } => unreachable!("that is for disks without memory"),
         ImagePlace::File { path, trouble, free } => {
             let refused = || Error::refused(format!("The memory image {}", path.display()));
             check_path(path).map_err(|why| {

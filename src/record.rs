@@ -6,7 +6,8 @@
 //! The record is written twice: before the save with [`Record::complete`] false (a pipe cannot be
 //! written to later), and with the proofs once the disks have their snapshots.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use crate::tool::{BadPath, check_path};
 pub const VERSION: u32 = 1;
 
 /// A snapshot of a whole domain.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// [`VERSION`].
@@ -38,6 +39,9 @@ pub struct Record {
     pub description: String,
     /// Whether memory was copied while the guest ran.
     pub live: bool,
+    /// If it has no memory, what its disks are worth alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks_only: Option<DisksOnly>,
     /// The program and version that wrote this.
     pub writer: String,
     /// The Xen release it was taken on; `xl restore` of an older one may refuse the image.
@@ -51,19 +55,45 @@ pub struct Record {
     pub disks: Vec<DiskRecord>,
 }
 
+/// What disks without memory are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DisksOnly {
+    /// The domain did not run: they are as it left them.
+    Offline,
+    /// It ran: they are what a power cut would have left.
+    CrashConsistent,
+    /// Somebody has made their snapshots by hand, who knows how.
+    ByHand,
+}
+
+impl fmt::Display for DisksOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DisksOnly::Offline => "the domain did not run",
+            DisksOnly::CrashConsistent => "the disks are what a power cut would have left",
+            DisksOnly::ByHand => "the disks were snapshotted by hand",
+        })
+    }
+}
+
 /// The domain a snapshot was taken of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DomainRecord {
     /// Its name.
     pub name: String,
-    /// Its UUID.
+    /// Its UUID; nil if it did not run and its configuration file names none, so that each start gives
+    /// it another one.
     pub uuid: Uuid,
     /// Its kind.
     #[serde(rename = "type")]
     pub guest_type: GuestType,
     /// Its memory in KiB.
     pub memory_kib: u64,
+    /// Its xl configuration file, if it was named by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cfg: Option<PathBuf>,
 }
 
 /// One disk at the moment of the snapshot.
@@ -137,10 +167,6 @@ pub enum Kept {
 impl DiskRecord {
     /// Whoever can hand us an image can write into its record what they like.
     fn check(&self) -> Result<(), BadRecord> {
-        let path = |path: &PathBuf| match check_path(path) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(BadRecord::Path { path: path.clone(), source }),
-        };
         let name = |name: &String, good: fn(&str) -> bool| {
             good(name).then_some(()).ok_or_else(|| BadRecord::Name(name.clone()))
         };
@@ -151,12 +177,19 @@ impl DiskRecord {
             Kept::Internal { .. } => {}
             Kept::External { overlay: file, .. }
             | Kept::Reflink { copy: file, .. }
-            | Kept::Vhd { child: file, .. } => path(file)?,
+            | Kept::Vhd { child: file, .. } => checked(file)?,
             Kept::Lvm { group, volume, snapshot, .. } => {
                 [group, volume, snapshot].iter().try_for_each(|part| name(part, is_volume_part))?;
             }
         }
-        path(&self.path)
+        checked(&self.path)
+    }
+}
+
+fn checked(path: &Path) -> Result<(), BadRecord> {
+    match check_path(path) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(BadRecord::Path { path: path.to_owned(), source }),
     }
 }
 
@@ -243,6 +276,7 @@ impl Record {
         }
         let record: Record = toml::from_str(text)?;
         record.disks.iter().try_for_each(DiskRecord::check)?;
+        record.domain.cfg.iter().try_for_each(|cfg| checked(cfg))?;
         Ok(record)
     }
 }
@@ -267,6 +301,7 @@ pub(crate) mod tests {
             created: time,
             description: "before \"the\" upgrade\nof spring".into(),
             live: true,
+            disks_only: None,
             writer: "xl-snapshot 0.1.0".into(),
             xen: "4.17.7".into(),
             image_size: 1 << 33,
@@ -275,6 +310,7 @@ pub(crate) mod tests {
                 uuid: "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10".parse().unwrap(),
                 guest_type: GuestType::Pv,
                 memory_kib: 131072,
+                cfg: None,
             },
             disks: vec![
                 disk(
@@ -329,6 +365,35 @@ pub(crate) mod tests {
             record.disks[0].snapshot = kind;
             assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
         }
+    }
+
+    #[test]
+    fn what_has_no_memory_says_so() {
+        for (kind, words) in [
+            (DisksOnly::Offline, "disks_only = \"offline\"\n"),
+            (DisksOnly::CrashConsistent, "disks_only = \"crash-consistent\"\n"),
+        ] {
+            let record = Record { disks_only: Some(kind), ..sample() };
+            assert!(record.to_toml().contains(words), "{}", record.to_toml());
+            assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn the_configuration_file_comes_back_if_it_can_be_one() {
+        let with = |cfg: &str| {
+            let mut record = sample();
+            record.domain.cfg = Some(cfg.into());
+            (Record::parse(&record.to_toml()), record)
+        };
+        let (parsed, record) = with("/etc/xen/web 1.cfg");
+        assert_eq!(parsed.unwrap(), record);
+        for path in ["", "web1.cfg", "-f", "/etc/xen/a\nb"] {
+            let error = with(path).0.unwrap_err().to_string();
+            assert_eq!(error, format!("The snapshot record has an impossible path, {path:?}"));
+        }
+        // As it was written before there was that key.
+        assert!(!sample().to_toml().contains("cfg"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
 use crate::disk::lvm::volumes::device;
 use crate::plan::{Plan, Step};
-use crate::record::{Kept, Record};
+use crate::record::{DisksOnly, Kept, Record};
 use crate::tool::quote;
 use crate::xlcfg::literal;
 
@@ -28,13 +28,17 @@ pub struct Created {
     pub id: Uuid,
     /// The domain's name.
     pub domain: String,
-    /// The domain's number.
-    pub domid: u32,
+    /// The domain's number, if it runs.
+    pub domid: Option<u32>,
     /// Whether memory was copied while the guest ran.
     pub live: bool,
     /// Whether the domain was restored from the image, on its new disks.
     pub restored: bool,
-    /// The memory image; absent on a pipe.
+    /// The record of a snapshot without memory.
+    pub record: Option<PathBuf>,
+    /// What its disks are worth: `offline` or `crash-consistent`.
+    pub disks_only: Option<DisksOnly>,
+    /// The memory image; absent on a pipe, and if there is none.
     pub image: Option<PathBuf>,
     /// Its length in bytes; absent on a pipe.
     pub image_size: Option<u64>,
@@ -57,6 +61,22 @@ pub struct CfgReplaced {
     pub path: PathBuf,
     /// The file as it was.
     pub backup: PathBuf,
+}
+
+impl fmt::Display for CfgReplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, backup) = (quote(&self.path), quote(&self.backup));
+        write!(f, "{path} names the new images; as it was: {backup}")
+    }
+}
+
+/// An xl configuration file that was not given other images.
+#[derive(Debug, Clone, Serialize)]
+pub struct CfgTrouble {
+    /// The file.
+    pub path: PathBuf,
+    /// Why not.
+    pub why: String,
 }
 
 /// What `create` has done to one disk.
@@ -107,15 +127,21 @@ impl Created {
 impl fmt::Display for Created {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let live = if self.live { ", live" } else { "" };
-        writeln!(f, "Snapshot {} of {} (domain {}{live})", self.name, self.domain, self.domid)?;
+        let domid = self.domid.map(|domid| format!("domain {domid}{live}"));
+        let domid = domid.unwrap_or("which does not run".into());
+        writeln!(f, "Snapshot {} of {} ({domid})", self.name, self.domain)?;
         let mut rows = Rows::default();
         rows.add(
             "memory",
-            match (&self.image, self.image_size) {
-                (Some(image), Some(size)) => format!("{}  {}", quote(image), DecimalBytes(size)),
+            match (&self.image, self.image_size, self.disks_only) {
+                (_, _, Some(kind)) => format!("none: {kind}"),
+                (Some(image), Some(size), None) => {
+                    format!("{}  {}", quote(image), DecimalBytes(size))
+                }
                 _ => "to standard output".into(),
             },
         );
+        self.record.iter().for_each(|record| rows.add("record", quote(record)));
         for disk in &self.disks {
             let (image, runs_on) = (quote(&disk.image), quote(&disk.runs_on));
             rows.add(
@@ -130,17 +156,15 @@ impl fmt::Display for Created {
                 },
             );
         }
-        if self.restored {
-            rows.add("domain", format!("restored from the image, as domain {}", self.domid));
+        if let Some(domid) = self.domid.filter(|_| self.restored) {
+            rows.add("domain", format!("restored from the image, as domain {domid}"));
         }
-        let pause = self.pause_ms.map(|ms| format!("{ms:.0} ms")).unwrap_or("unknown".into());
+        let unknown = if self.disks_only.is_some() { "none" } else { "unknown" };
+        let pause = self.pause_ms.map(|ms| format!("{ms:.0} ms")).unwrap_or(unknown.into());
         rows.add("pause", format!("{pause} of {:.1} s in all", self.total_ms / 1000.0));
-        if let Some(CfgReplaced { path, backup }) = &self.cfg {
-            let (path, backup) = (quote(path), quote(backup));
-            rows.add("config", format!("{path} names the new images; as it was: {backup}"));
-        }
+        self.cfg.iter().for_each(|cfg| rows.add("config", cfg.to_string()));
         rows.fmt(f)?;
-        write_cfg_disks(f, &self.domain, &self.cfg_disks)
+        write_cfg_disks(f, &self.domain, None, &self.cfg_disks)
     }
 }
 
@@ -161,11 +185,17 @@ pub struct Reverted {
     pub clone_of: Option<String>,
     /// Whether it was left paused.
     pub paused: bool,
+    /// Whether it goes on with its memory; else it was started anew.
+    pub memory: bool,
     /// How long everything took, in milliseconds.
     pub total_ms: f64,
     /// Each disk of the snapshot.
     pub disks: Vec<RevertedDisk>,
-    /// Disk entries that the domain's xl configuration file needs now.
+    /// The domain's xl configuration file, if it names other images now.
+    pub cfg: Option<CfgReplaced>,
+    /// The domain's xl configuration file, if it is known and could not be made to.
+    pub cfg_trouble: Option<CfgTrouble>,
+    /// Disk entries that the domain's xl configuration file needs now, if it was not rewritten.
     pub cfg_disks: Vec<String>,
 }
 
@@ -198,6 +228,9 @@ impl fmt::Display for Reverted {
             }
         };
         let mut rows = Rows::default();
+        if !self.memory {
+            rows.add("memory", "none: it was started anew");
+        }
         for disk in &self.disks {
             rows.add(
                 &disk.vdev,
@@ -211,9 +244,11 @@ impl fmt::Display for Reverted {
             }
         }
         rows.add("total", format!("{:.1} s", self.total_ms / 1000.0));
+        self.cfg.iter().for_each(|cfg| rows.add("config", cfg.to_string()));
         rows.fmt(f)?;
         let Some(old) = &self.clone_of else {
-            return write_cfg_disks(f, &self.domain, &self.cfg_disks);
+            let trouble = self.cfg_trouble.as_ref();
+            return write_cfg_disks(f, &self.domain, trouble, &self.cfg_disks);
         };
         let (name, uuid) = (&self.domain, self.uuid);
         writeln!(f, "{name} has no xl configuration file. For a later start, copy that of {old},")?;
@@ -225,7 +260,7 @@ impl fmt::Display for Reverted {
 /// What `show` has found. Its JSON form is a contract.
 #[derive(Debug, Clone, Serialize)]
 pub struct Shown {
-    /// The image.
+    /// The image, or the record of a snapshot without memory.
     pub image: String,
     /// Whether it is compressed.
     pub compressed: bool,
@@ -234,8 +269,8 @@ pub struct Shown {
     pub verified: Option<&'static str>,
     /// The record in it.
     pub record: Record,
-    /// The domain's virtual processors.
-    pub vcpus: u64,
+    /// The domain's virtual processors; not known without an image.
+    pub vcpus: Option<u64>,
     /// Whether every disk can be put back.
     pub revertible: bool,
     /// Each disk's state now, in the order of the record.
@@ -265,19 +300,24 @@ impl fmt::Display for Shown {
         let live = if record.live { ", live" } else { "" };
         rows.add("taken", format!("{:.0}{live}", record.created));
         rows.add("id", record.id.to_string());
-        rows.add(
-            "domain",
-            format!(
-                "{}, {}, {} MiB, {} vcpus, Xen {}",
-                domain.uuid,
-                domain.guest_type,
-                domain.memory_kib / 1024,
-                self.vcpus,
-                record.xen
-            ),
-        );
-        let compressed = if self.compressed { ", compressed" } else { "" };
-        rows.add("memory", format!("{}{compressed}", quote(&self.image)));
+        let uuid = domain.uuid;
+        let uuid = if uuid.is_nil() { String::new() } else { format!("{uuid}, ") };
+        let mib = domain.memory_kib / 1024;
+        let vcpus = self.vcpus.map(|vcpus| format!(", {vcpus} vcpus")).unwrap_or_default();
+        let xen = if record.xen.is_empty() { "" } else { ", Xen " };
+        let kind = domain.guest_type;
+        rows.add("domain", format!("{uuid}{kind}, {mib} MiB{vcpus}{xen}{}", record.xen));
+        domain.cfg.iter().for_each(|cfg| rows.add("config", quote(cfg)));
+        match record.disks_only {
+            Some(kind) => {
+                rows.add("memory", format!("none: {kind}"));
+                rows.add("record", quote(&self.image));
+            }
+            None => {
+                let compressed = if self.compressed { ", compressed" } else { "" };
+                rows.add("memory", format!("{}{compressed}", quote(&self.image)));
+            }
+        }
         match self.verified {
             Some("checksums") => rows.add("", "all of it was read, its checksums are right"),
             Some(_) => rows.add("", "all of it was read; it has no checksums"),
@@ -359,14 +399,24 @@ impl fmt::Display for Rows {
     }
 }
 
-fn write_cfg_disks(f: &mut fmt::Formatter<'_>, domain: &str, entries: &[String]) -> fmt::Result {
+fn write_cfg_disks(
+    f: &mut fmt::Formatter<'_>,
+    domain: &str,
+    trouble: Option<&CfgTrouble>,
+    entries: &[String],
+) -> fmt::Result {
     if entries.is_empty() {
         return Ok(());
     }
-    writeln!(
-        f,
-        "The xl configuration file of {domain} is not known here. Before its next xl create,"
-    )?;
+    match trouble {
+        None => write!(f, "The xl configuration file of {domain} is not known here.")?,
+        Some(CfgTrouble { path, why }) => {
+            writeln!(f, "The xl configuration file {} was not rewritten:", quote(path))?;
+            writeln!(f, "{why}.")?;
+        }
+    }
+    let gap = if trouble.is_none() { " " } else { "" };
+    writeln!(f, "{gap}Before its next xl create,")?;
     writeln!(f, "give it these disk entries, or it will write into the frozen images:")?;
     entries.iter().try_for_each(|entry| writeln!(f, "  {}", literal(entry, "'")))
 }
@@ -392,7 +442,7 @@ mod tests {
         let shown = Shown {
             image,
             record,
-            vcpus: 1,
+            vcpus: Some(1),
             revertible: false,
             disks: Vec::new(),
             compressed: false,
@@ -424,7 +474,7 @@ mod tests {
         struct Lines(Vec<String>);
         impl fmt::Display for Lines {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write_cfg_disks(f, "web1", &self.0)
+                write_cfg_disks(f, "web1", None, &self.0)
             }
         }
         let entries = ["vdev=xvda,target=/a".to_owned(), r"vdev=xvdb,target=/it's \".to_owned()];

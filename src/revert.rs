@@ -1,9 +1,15 @@
 //! `revert`: from a snapshot and what is seen to a plan. Pure.
 
+pub mod by_hand;
+pub(crate) mod cfg;
+
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::create::{State, cfg_line, stamp};
+pub use self::cfg::{Cfg, CfgAfter, DiskChange};
+use crate::create::{State, stamp};
 use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskFound, RevertContext, lvm};
 use crate::domain::DomainConfig;
@@ -32,6 +38,15 @@ pub struct Running {
     pub state: State,
 }
 
+/// How the domain goes on once its disks are put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Onward {
+    /// From its memory, in the image.
+    Memory,
+    /// Without: it is started from this xl configuration file.
+    Start(PathBuf),
+}
+
 /// What was seen of a snapshot and of the host.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -39,7 +54,9 @@ pub struct Found {
     pub snapshot: String,
     /// The record in the image.
     pub record: Record,
-    /// The configuration in the image.
+    /// How the domain goes on.
+    pub onward: Onward,
+    /// The configuration in the image; without one, that of the xl configuration file.
     pub config: DomainConfig,
     /// The domain that has the name of the snapshot's domain now, if one has.
     pub named: Option<Running>,
@@ -62,8 +79,12 @@ pub struct Revert {
     pub images: Vec<Option<std::path::PathBuf>>,
     /// Per disk of the record: where that stays which the guest wrote since.
     pub kept: Vec<Option<String>>,
-    /// Entries for the user's xl configuration file.
+    /// The images of the disks that are put back.
+    pub changes: Vec<DiskChange>,
+    /// Entries for the user's xl configuration file, unless we see to them.
     pub cfg_lines: Vec<String>,
+    /// What becomes of that file.
+    pub cfg: CfgAfter,
 }
 
 /// The name under which internal snapshots keep what the guest wrote since.
@@ -76,11 +97,20 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     let record = &found.record;
     let domain = &record.domain;
     let title = format!("Revert of {} to {}", domain.name, record.name);
-    check_image(found)?;
+    match found.onward {
+        Onward::Memory => check_image(found)?,
+        Onward::Start(_) => check_start(found)?,
+    }
     check_domain(found)?;
+    // Each start may give it another UUID.
+    let uuid = match found.onward {
+        Onward::Memory => domain.uuid,
+        Onward::Start(_) => Uuid::nil(),
+    };
     let keep = keep_name(found.now);
     let context = RevertContext {
-        uuid: domain.uuid,
+        uuid,
+        domain: &domain.name,
         id: record.id,
         created: record.created,
         keep: &keep,
@@ -117,15 +147,13 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     }
 
     let mut config = found.config.clone();
-    let mut cfg_lines = Vec::new();
     for (disk, seen) in disks.iter().zip(&found.disks) {
-        if let Some((path, format)) = &disk.switch {
+        if let (Some((path, format)), Onward::Memory) = (&disk.switch, &found.onward) {
             config.set_image(&seen.record.vdev, path, *format).map_err(|why| {
                 Error::refused(format!("The configuration in snapshot {}", record.name))
                     .because(why)
                     .hint("see what it is: xl-snapshot show --json IMAGE")
             })?;
-            cfg_lines.push(cfg_line(&seen.record.vdev, path, *format));
         }
     }
 
@@ -168,21 +196,33 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             Step::together(steps.collect())
         })
         .collect();
-    onward.push(Step::Restore {
-        uuid: domain.uuid,
-        domain: domain.name.clone(),
-        config: config.to_json(),
-        image: None,
-    });
-
     let mut finish = Vec::new();
-    if !wishes.paused {
-        finish.push(Step::Unpause { uuid: domain.uuid, domain: domain.name.clone() });
+    match &found.onward {
+        Onward::Memory => {
+            onward.push(Step::Restore {
+                uuid: domain.uuid,
+                domain: domain.name.clone(),
+                config: config.to_json(),
+                image: None,
+            });
+            if !wishes.paused {
+                finish.push(Step::Unpause { uuid: domain.uuid, domain: domain.name.clone() });
+            }
+        }
+        Onward::Start(cfg) => onward.push(Step::CreateDomain {
+            domain: domain.name.clone(),
+            cfg: cfg.clone(),
+            paused: wishes.paused,
+        }),
     }
     if wishes.discard_current {
         finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
     }
 
+    let pairs = disks.iter().zip(&found.disks);
+    let changes: Vec<_> = pairs.filter_map(|(disk, seen)| cfg::change(disk, seen)).collect();
+    let needed = changes.iter().filter(|change| change.needed);
+    let cfg_lines = needed.map(|DiskChange { change, .. }| change.entry()).collect();
     let plan = Plan {
         title,
         notes,
@@ -200,7 +240,9 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         plan,
         images: disks.iter().map(|d| d.switch.as_ref().map(|(path, _)| path.clone())).collect(),
         kept: disks.into_iter().map(|disk| disk.kept).collect(),
+        changes,
         cfg_lines,
+        cfg: CfgAfter::Unknown,
     })
 }
 
@@ -228,9 +270,34 @@ pub(crate) fn check_image(found: &Found) -> Result<()> {
     Ok(())
 }
 
+/// The domain is started with the disks of its configuration file.
+fn check_start(found: &Found) -> Result<()> {
+    let Record { domain, disks, .. } = &found.record;
+    let refused =
+        || Error::refused(format!("{} cannot be started from its configuration file", domain.name));
+    let name = found.config.name().map_err(|why| refused().because(why))?;
+    if name != domain.name {
+        return Err(refused().because(format!("the file is that of {name}")));
+    }
+    let configured = found.config.disks().map_err(|why| refused().because(why))?;
+    let missing = disks
+        .iter()
+        .filter(|disk| !matches!(disk.snapshot, Kept::None { .. }))
+        .find(|disk| !configured.iter().any(|other| other.vdev == disk.vdev));
+    match missing {
+        None => Ok(()),
+        Some(disk) => Err(refused().because(format!("the file has no disk {}", disk.vdev))),
+    }
+}
+
 fn check_domain(found: &Found) -> Result<()> {
     let domain = &found.record.domain;
-    if let Some(named) = found.named.as_ref().filter(|named| named.uuid != domain.uuid) {
+    // Without memory, it is known by its name: see `look::for_revert`.
+    if let Some(named) = found
+        .named
+        .as_ref()
+        .filter(|named| found.same.as_ref().is_none_or(|same| same.uuid != named.uuid))
+    {
         return Err(Error::refused(format!(
             "The name {} belongs to another domain now: {} has the UUID {}, the snapshot {}",
             domain.name, named.domid, named.uuid, domain.uuid

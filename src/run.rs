@@ -18,13 +18,14 @@ use uuid::Uuid;
 use crate::cli::{Cli, Command, Common, ShowArgs};
 use crate::error::{Error, Left, Result};
 use crate::host::dom0::Dom0;
-use crate::host::image::Source;
 use crate::host::lock::{Hold, Lock, Patience};
-use crate::host::look;
+use crate::host::snapshot::Snapshot;
+use crate::host::{configured, look, record_file};
 use crate::plan::{Perform, Plan};
 use crate::report::{Planned, Reporter, json_text};
+use crate::revert::Cfg;
 use crate::show;
-use crate::spec::Spec;
+use crate::spec::{Flags, Spec, merge};
 
 /// A SPEC.toml is small; this is not one.
 const MAX_SPEC: u64 = 1 << 20;
@@ -42,12 +43,19 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
 }
 
 fn show(args: &ShowArgs) -> Result<()> {
-    let mut source = Source::open(&image_path(&args.snapshot)?)?;
-    if args.verify {
-        source.verify()?;
+    let Named { mut snapshot, .. } = Named::open(&args.snapshot)?;
+    match &mut snapshot.source {
+        Some(source) if args.verify => source.verify()?,
+        None if args.verify => {
+            return Err(Error::usage(format!("{} has no memory to verify", snapshot.name))
+                .hint("without --verify, its disks are looked at"));
+        }
+        _ => {}
     }
-    let (disks, volumes) = look::for_show(&source.image.record, Timestamp::now());
-    let shown = show::show(&source.name, source.image, args.verify, &disks, &volumes)?;
+    let Snapshot { name, record, source } = snapshot;
+    let (disks, volumes) = look::for_show(&record, Timestamp::now());
+    let image = source.map(|source| source.image);
+    let shown = show::show(&name, record, image.as_ref(), args.verify, &disks, &volumes)?;
     print(&shown, args.json)
 }
 
@@ -105,16 +113,52 @@ fn read_spec(path: &Path) -> Result<Spec> {
     Spec::parse(&text, path)
 }
 
-/// The image that a snapshot's name on the command line means: itself, or what a SPEC.toml says.
-fn image_path(snapshot: &Path) -> Result<PathBuf> {
-    if snapshot.extension().is_none_or(|extension| extension != "toml") {
-        return Ok(snapshot.to_owned());
+/// What a snapshot's name on the command line means.
+struct Named {
+    /// The snapshot.
+    snapshot: Snapshot,
+    /// The domain's xl configuration file.
+    cfg: Cfg,
+}
+
+impl Named {
+    /// Opens an image, a record, or what a SPEC.toml says. Whatever begins as a record is one.
+    fn open(path: &Path) -> Result<Named> {
+        let is_spec = path.extension().is_some_and(|extension| extension == "toml")
+            && !record_file::is_record(path);
+        if !is_spec {
+            return Ok(Named::of(Snapshot::open(path)?, None));
+        }
+        let spec = read_spec(path)?;
+        let file = spec.memory.clone().filter(|file| file.as_os_str() != "-");
+        match (file.or(spec.record.clone()), spec.config.clone()) {
+            (Some(file), config) => Ok(Named::of(Snapshot::open(&file)?, config)),
+            (None, Some(cfg)) => {
+                let request = merge(Flags::default(), spec)?;
+                let record = configured::by_hand(&request, &cfg, Timestamp::now())?;
+                let name = path.display().to_string();
+                Ok(Named::of(Snapshot { name, record, source: None }, Some(cfg)))
+            }
+            (None, None) => Err(Error::usage(format!(
+                "{} names no memory image",
+                path.display()
+            ))
+            .hint(
+                "add memory = \"FILE\" or record = \"FILE\", or give that file itself; for a snapshot \
+                 made by hand, config = \"FILE\"",
+            )),
+        }
     }
-    let spec = read_spec(snapshot)?;
-    match spec.memory {
-        Some(memory) if memory.as_os_str() != "-" => Ok(memory),
-        _ => Err(Error::usage(format!("{} names no memory image", snapshot.display()))
-            .hint("add memory = \"FILE\", or give the image itself")),
+
+    fn of(snapshot: Snapshot, config: Option<PathBuf>) -> Named {
+        let cfg = match (config, &snapshot.record.domain.cfg) {
+            (Some(cfg), _) => Cfg::Named(cfg),
+            // Without memory it is what the domain starts from: no less than if it was named.
+            (None, Some(cfg)) if snapshot.source.is_none() => Cfg::Named(cfg.clone()),
+            (None, Some(cfg)) => Cfg::Remembered(cfg.clone()),
+            (None, None) => Cfg::Unknown,
+        };
+        Named { snapshot, cfg }
     }
 }
 

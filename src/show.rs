@@ -8,27 +8,30 @@ use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::memory::{Form, Image};
 use crate::names::SnapshotName;
-use crate::record::Kept;
+use crate::record::{Kept, Record};
 use crate::report::{Shown, ShownDisk};
 
 /// Describes a snapshot. A disk is `present` if `revert` would take it.
 pub fn show(
     name: &str,
-    image: Image,
+    record: Record,
+    image: Option<&Image>,
     verified: bool,
     disks: &[DiskFound],
     volumes: &std::result::Result<Vec<Volume>, String>,
 ) -> Result<Shown> {
-    let config = DomainConfig::parse(&image.config).map_err(|why| {
-        Error::refused(format!("Image {name}"))
-            .because(why)
-            .hint("take the image as create has written it")
-    })?;
+    let config =
+        image.map(|image| DomainConfig::parse(&image.config)).transpose().map_err(|why| {
+            Error::refused(format!("Image {name}"))
+                .because(why)
+                .hint("take the image as create has written it")
+        })?;
     let keep: SnapshotName = "show".parse().expect("a legal name");
     let context = RevertContext {
         uuid: Uuid::nil(),
-        id: image.record.id,
-        created: image.record.created,
+        domain: "",
+        id: record.id,
+        created: record.created,
         keep: &keep,
         running: false,
         // Too little room to keep what a disk holds now does not harm the snapshot.
@@ -40,14 +43,14 @@ pub fn show(
     let disks: Vec<ShownDisk> = disks.iter().map(|disk| state(disk, context)).collect();
     Ok(Shown {
         image: name.to_owned(),
-        compressed: image.form != Form::Plain,
-        verified: verified.then_some(match image.form {
+        compressed: image.is_some_and(|image| image.form != Form::Plain),
+        verified: image.filter(|_| verified).map(|image| match image.form {
             Form::Zstd { checksums: true } => "checksums",
             Form::Zstd { checksums: false } | Form::Plain => "structure",
         }),
-        vcpus: config.vcpus(),
+        vcpus: config.map(|config| config.vcpus()),
         revertible: disks.iter().all(|disk| matches!(disk.state, "present" | "none")),
-        record: image.record,
+        record,
         disks,
     })
 }

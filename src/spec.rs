@@ -148,8 +148,23 @@ pub struct Request {
     pub memory: MemoryTarget,
     /// How hard it is compressed; not at all if nothing is said.
     pub compress: Option<Level>,
+    /// The domain's xl configuration file, if a SPEC.toml says it.
+    pub config: Option<PathBuf>,
+    /// Where the record goes, of a snapshot without memory.
+    pub record: Option<PathBuf>,
+    /// Take the disks alone, although the domain runs.
+    pub disk_only: bool,
+    /// What a power cut would leave is good enough.
+    pub crash_consistent: bool,
     /// The disks that differ from the default.
     pub disks: Vec<DiskWish>,
+}
+
+impl Request {
+    /// Whether the disks are taken alone.
+    pub fn without_memory(&self) -> bool {
+        self.disk_only || self.record.is_some()
+    }
 }
 
 /// What the flags of `create` say, before a SPEC.toml is laid under them.
@@ -165,6 +180,12 @@ pub struct Flags {
     pub memory: Option<PathBuf>,
     /// `--compress`
     pub compress: Option<String>,
+    /// `--record`
+    pub record: Option<PathBuf>,
+    /// `--disk-only`
+    pub disk_only: bool,
+    /// `--crash-consistent`
+    pub crash_consistent: bool,
     /// `--disk`
     pub disks: Vec<String>,
     /// `--paused`
@@ -185,8 +206,16 @@ pub struct Spec {
     pub memory: Option<PathBuf>,
     /// `zstd`, `zstd:LEVEL` or `none`.
     pub compress: Option<String>,
-    /// The xl configuration file, for a snapshot without memory.
+    /// The domain's xl configuration file; relative to the SPEC.toml.
     pub config: Option<PathBuf>,
+    /// Where the record of a snapshot without memory goes; relative to the SPEC.toml.
+    pub record: Option<PathBuf>,
+    /// Whether the disks are taken alone, although the domain runs.
+    #[serde(default)]
+    pub disk_only: bool,
+    /// Whether what a power cut would leave is good enough.
+    #[serde(default)]
+    pub crash_consistent: bool,
     /// The disks that differ from the default.
     #[serde(default, rename = "disk")]
     pub disks: Vec<SpecDisk>,
@@ -216,9 +245,9 @@ impl Spec {
         })?;
         let base = path.parent().unwrap_or(Path::new(""));
         let files = spec.disks.iter_mut().filter_map(|disk| disk.file.as_mut());
-        for file in files.chain(&mut spec.memory).chain(&mut spec.config) {
+        for file in files.chain(&mut spec.memory).chain(&mut spec.config).chain(&mut spec.record) {
             if file.as_os_str() != "-" {
-                *file = base.join(&*file);
+                *file = absolute(&base.join(&*file))?;
             }
         }
         Ok(spec)
@@ -238,6 +267,31 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
             })
         })
         .transpose()?;
+    let record = flags.record.or(spec.record).as_deref().map(absolute).transpose()?;
+    let disk_only = flags.disk_only || spec.disk_only;
+    let crash_consistent = flags.crash_consistent || spec.crash_consistent;
+    if crash_consistent && !disk_only {
+        return Err(Error::usage("--crash-consistent is for --disk-only")
+            .hint("say both, or neither: with its memory a snapshot is consistent"));
+    }
+    let of_memory = [
+        ("--memory", flags.memory.is_some() || spec.memory.is_some()),
+        ("--live or --no-live", flags.live.or(spec.live).is_some()),
+        ("--compress", flags.compress.is_some() || spec.compress.is_some()),
+    ];
+    if let Some((option, _)) = of_memory.iter().find(|(_, said)| *said)
+        && (disk_only || record.is_some())
+    {
+        return Err(Error::usage(format!("{option} is for snapshots with memory")).hint(format!(
+            "leave it out, or leave out {}",
+            if disk_only { "--disk-only" } else { "--record" }
+        )));
+    }
+    // To insist on what has no name is more than to forget it: that is refused with the reason.
+    if crash_consistent && record.is_none() {
+        return Err(Error::usage("A snapshot without memory is known by its record")
+            .hint("say where that goes: --record FILE"));
+    }
     let memory = match flags.memory.or(spec.memory) {
         None => MemoryTarget::Default,
         Some(path) if path.as_os_str() == "-" => MemoryTarget::Stdout,
@@ -278,6 +332,10 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         paused: flags.paused,
         memory,
         compress,
+        record,
+        disk_only,
+        crash_consistent,
+        config: spec.config.as_deref().map(absolute).transpose()?,
         disks,
     })
 }

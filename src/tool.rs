@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// A bootloader may have to look into a disk before a domain starts, and memory to be freed.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// A program we may start. Nothing else is ever started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tool {
     /// Disk images, from qemu-utils.
     QemuImg,
-    /// Xen's own tool, for `xl restore`.
+    /// Xen's own tool, for `xl restore` and `xl create`.
     Xl,
     /// Logical volumes, from lvm2; its first argument is the command.
     Lvm,
@@ -90,6 +93,22 @@ impl fmt::Display for Invocation {
         }
         Ok(())
     }
+}
+
+/// Starts a domain from its xl configuration file. By an option: xl takes an argument with an `=` in it for
+/// a setting (xl_vmcontrol.c, `main_create`).
+pub fn create_domain(cfg: &Path, paused: bool) -> Invocation {
+    let paused = paused.then_some("-p");
+    Invocation::new(Tool::Xl, ["create", "-q"])
+        .args(paused)
+        .arg("-f")
+        .arg(cfg)
+        .within(START_TIMEOUT)
+}
+
+/// Asks xl what it reads in a configuration file: libxl's JSON of the domain, which is not started.
+pub fn dry_run(cfg: &Path) -> Invocation {
+    Invocation::new(Tool::Xl, ["create", "-q", "-n", "-f"]).arg(cfg)
 }
 
 /// `text` as one word of a shell command.

@@ -10,7 +10,11 @@ mod spec;
 mod tests;
 mod text;
 
+use std::path::Path;
+
 use thiserror::Error;
+
+use crate::domain::{Disk, Format};
 
 pub use self::spec::respec;
 pub use self::text::{Entry, disk_entries, literal};
@@ -24,6 +28,25 @@ pub struct Change {
     pub target: String,
     /// libxl's name of the format: `raw`, `qcow2`...
     pub format: String,
+}
+
+impl Change {
+    /// The image at `target` for the disk `vdev`.
+    pub fn new(vdev: &str, target: &Path, format: Format) -> Self {
+        Change {
+            vdev: vdev.to_owned(),
+            target: target.display().to_string(),
+            format: format.name().to_owned(),
+        }
+    }
+
+    /// An entry of the disk list that says it, xl-disk-configuration(5). `target=` takes the rest of the
+    /// entry, so that a path may hold commas.
+    pub fn entry(&self) -> String {
+        let Change { vdev, target, format } = self;
+        let script = if target.starts_with(Disk::TAP_VHD) { ",script=block-tap" } else { "" };
+        format!("format={format},vdev={vdev},access=rw{script},target={target}")
+    }
 }
 
 /// An entry of the disk list as libxlutil reads it.

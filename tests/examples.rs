@@ -12,11 +12,13 @@ use serde_json::json;
 use uuid::Uuid;
 use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen, State};
 use xl_snapshot::disk::lvm::volumes::{self, Volume};
+use xl_snapshot::disk::qemu_img::ImageInfo;
 use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served, vhd};
 use xl_snapshot::domain::{DomainConfig, Format};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::libxl::XlCfg;
 use xl_snapshot::plan::{Plan, Step};
+use xl_snapshot::revert::by_hand::{self, Eyes};
 use xl_snapshot::spec::{Flags, Request, Spec, merge};
 
 /// The volumes of lvm.cfg, as lvs prints them: a thick one, and a thin one in its pool.
@@ -124,6 +126,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         config,
         disks,
         volumes: Ok::<Vec<Volume>, _>(volumes::parse(VOLUMES.as_bytes()).unwrap()),
+        cfg: None,
         monitor: Some(77),
         saver: None,
         xen: "4.17.7".into(),
@@ -132,9 +135,20 @@ fn running(cfg: &Path, job: &Job) -> Seen {
     }
 }
 
+/// As it would be seen if it did not run.
+fn switch_off(seen: &mut Seen) {
+    seen.state = State::Off;
+    seen.cfg = Some("/etc/xen/web1.cfg".into());
+    seen.image = ImagePlace::Record { path: "/record".into(), trouble: None };
+    seen.disks.iter_mut().for_each(|disk| disk.served = Some(Served::Nobody));
+}
+
 fn plan(cfg: &Path, request: Request) -> Result<(Vec<DiskCreate>, Plan)> {
     let job = Job::new(request, Timestamp::UNIX_EPOCH, Uuid::from_u128(8));
-    let seen = running(cfg, &job);
+    let mut seen = running(cfg, &job);
+    if job.request.without_memory() {
+        switch_off(&mut seen);
+    }
     let disks = create::disks(&job, &seen)?;
     let plan = create::plan(&job, &seen, &disks, &Rewrites::default())?;
     Ok((disks, plan))
@@ -209,7 +223,9 @@ fn specs_are_carried_out_on_the_configuration_they_are_for() {
     for path in examples("toml") {
         let text = fs::read_to_string(&path).unwrap();
         let command = text.lines().find_map(|line| line.strip_prefix("#   xl-snapshot create "));
-        let (domain, file) = command.unwrap().split_once(' ').unwrap();
+        // Made by hand: below.
+        let Some(command) = command else { continue };
+        let (domain, file) = command.split_once(' ').unwrap();
         assert_eq!(example(file), path);
         let cfg = example(&format!("{}.cfg", stem(Path::new(domain))));
 
@@ -228,4 +244,59 @@ fn specs_are_carried_out_on_the_configuration_they_are_for() {
             path.display()
         );
     }
+}
+
+/// Images that have the snapshot `before-upgrade`, each in an overlay on a raw file.
+struct Images;
+
+impl Eyes for Images {
+    fn chain(&self, path: &Path, _: Format) -> Result<Vec<ImageInfo>, String> {
+        let top = json!({
+            "filename": path, "format": "qcow2", "virtual-size": 1 << 30,
+            "full-backing-filename": "/srv/below.img", "backing-filename-format": "raw",
+            "snapshots": [{"id": "1", "name": "before-upgrade", "date-sec": 0, "date-nsec": 0}],
+        });
+        let below = json!({"filename": "/srv/below.img", "format": "raw", "virtual-size": 1 << 30});
+        Ok(serde_json::from_value(json!([top, below])).unwrap())
+    }
+
+    fn facts(&self, _: &Path) -> Result<FileFacts, String> {
+        Ok(FileFacts {
+            size: 1 << 30,
+            mtime: Timestamp::UNIX_EPOCH,
+            inode: 5,
+            device: 1,
+            writable: false,
+        })
+    }
+}
+
+/// Each names the configuration of its domain: `config = "/etc/xen/web1.cfg"`.
+#[test]
+fn specs_of_what_was_made_by_hand_find_it() {
+    let mut count = 0;
+    for path in examples("toml") {
+        let text = fs::read_to_string(&path).unwrap();
+        let spec = Spec::parse(&text, &path).unwrap();
+        if spec.memory.is_some() || spec.record.is_some() || spec.config.is_none() {
+            assert!(text.contains("#   xl-snapshot create "), "{}", path.display());
+            continue;
+        }
+        let revert = format!("#   xl-snapshot revert {}", path.file_name().unwrap().display());
+        assert!(text.contains(&revert), "{}", path.display());
+        let cfg = spec.config.clone().unwrap();
+        let domain = example(cfg.file_name().unwrap().to_str().unwrap());
+        let wished = spec.disks.clone();
+        let request = merge(Flags::default(), spec).unwrap();
+        let job = Job::new(request.clone(), Timestamp::UNIX_EPOCH, Uuid::from_u128(8));
+        let config = running(&domain, &job).config;
+        let who = (&config, Uuid::nil());
+        let record = by_hand::record(&request, who, &cfg, &Images, Timestamp::now()).unwrap();
+        for wish in wished {
+            let disk = record.disks.iter().find(|disk| disk.vdev == wish.vdev).unwrap();
+            assert_eq!(disk.snapshot.kind(), wish.snapshot, "{} of {}", wish.vdev, path.display());
+        }
+        count += 1;
+    }
+    assert!(count > 0);
 }

@@ -17,10 +17,11 @@ use uuid::Uuid;
 use xl_snapshot::domain::{Format, GuestType};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::record::{
-    DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
+    DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
 };
 use xl_snapshot::report::{
-    CfgReplaced, Created, CreatedDisk, Planned, Reverted, RevertedDisk, Shown, ShownDisk, json_text,
+    CfgReplaced, CfgTrouble, Created, CreatedDisk, Planned, Reverted, RevertedDisk, Shown,
+    ShownDisk, json_text,
 };
 
 /// One report as it is printed.
@@ -67,9 +68,11 @@ fn created() -> Created {
         name: "s1".into(),
         id: Uuid::from_u128(1),
         domain: "web1".into(),
-        domid: 7,
+        domid: Some(7),
         live: true,
         restored: false,
+        record: Some("/root/web1.record".into()),
+        disks_only: Some(DisksOnly::CrashConsistent),
         image: Some("/var/lib/xen/snapshots/web1/s1.xlsave".into()),
         image_size: Some(144_610_000),
         pause_ms: Some(366.25),
@@ -85,6 +88,9 @@ fn created() -> Created {
 
 fn created_least() -> Created {
     Created {
+        domid: None,
+        record: None,
+        disks_only: None,
         image: None,
         image_size: None,
         pause_ms: None,
@@ -104,6 +110,7 @@ fn reverted() -> Reverted {
         domid: Some(8),
         clone_of: Some("web1".into()),
         paused: false,
+        memory: true,
         total_ms: 12_300.0,
         disks: vec![
             RevertedDisk {
@@ -119,12 +126,28 @@ fn reverted() -> Reverted {
                 why: Some("it is read-only".into()),
             },
         ],
+        cfg: Some(CfgReplaced {
+            path: "/etc/xen/web1.cfg".into(),
+            backup: "/etc/xen/web1.cfg.bak-before-revert-20260301-020304".into(),
+        }),
+        cfg_trouble: Some(CfgTrouble {
+            path: "/etc/xen/web1.cfg".into(),
+            why: "No such file or directory".into(),
+        }),
         cfg_disks: vec!["format=qcow2,vdev=xvda,access=rw,target=/srv/a.qcow2".into()],
     }
 }
 
 fn reverted_least() -> Reverted {
-    Reverted { domid: None, clone_of: None, disks: Vec::new(), cfg_disks: Vec::new(), ..reverted() }
+    Reverted {
+        domid: None,
+        clone_of: None,
+        disks: Vec::new(),
+        cfg: None,
+        cfg_trouble: None,
+        cfg_disks: Vec::new(),
+        ..reverted()
+    }
 }
 
 fn shown(verified: Option<&'static str>, record: Record) -> Shown {
@@ -137,7 +160,7 @@ fn shown(verified: Option<&'static str>, record: Record) -> Shown {
         image: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),
         compressed: verified.is_some(),
         verified,
-        vcpus: 1,
+        vcpus: record.complete.then_some(1),
         revertible: record.complete,
         disks: disks.collect(),
         record,
@@ -183,6 +206,7 @@ fn every_record(complete: bool) -> Record {
         created: time(),
         description: if complete { "before the upgrade".into() } else { String::new() },
         live: true,
+        disks_only: (!complete).then_some(DisksOnly::Offline),
         writer: "xl-snapshot 0.1.0".into(),
         xen: "4.17.7".into(),
         image_size: 144_610_000,
@@ -191,6 +215,7 @@ fn every_record(complete: bool) -> Record {
             uuid: Uuid::from_u128(2),
             guest_type: GuestType::Pvh,
             memory_kib: 131_072,
+            cfg: complete.then(|| "/etc/xen/web1.cfg".into()),
         },
         disks: disks.collect(),
     }
@@ -310,8 +335,9 @@ fn every_value_of_a_word_is_in_the_manual() {
     let page = Path::new(env!("OUT_DIR")).join("share/man/xl-snapshot-json.5");
     let page = fs::read_to_string(page).unwrap();
     let kinds: Vec<_> = every_record(true).disks.iter().map(|disk| disk.snapshot.kind()).collect();
+    let worth = ["offline", "crash-consistent", "by-hand"];
     let states = ["present", "changed", "missing", "none", "checksums", "structure"];
-    for word in kinds.into_iter().chain(states) {
+    for word in kinds.into_iter().chain(states).chain(worth) {
         let formatted = [format!(".B {word}\n"), format!(".BR {word} ")];
         assert!(formatted.iter().any(|text| page.contains(text)), "no word of {word}");
     }

@@ -179,7 +179,7 @@ fn every_key_of_a_spec_is_in_the_manual_and_no_other() {
         // Each has a paragraph of its own: .TP, and then .BR KEY " = ..."
         text.split("\n.TP\n.BR ").skip(1).map(|p| p.split(' ').next().unwrap().to_owned()).collect()
     };
-    let disk = section(".SH KEYS OF A DISK", ".SH EXAMPLE");
+    let disk = section(".SH KEYS OF A DISK", ".SH SNAPSHOTS MADE BY HAND");
     let mut top = section(".SH KEYS", ".SH KEYS OF A DISK");
     top.insert("disk".into());
     assert_eq!(top, keys(""));

@@ -111,6 +111,7 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         created,
         description: String::new(),
         live: false,
+        disks_only: None,
         writer: String::new(),
         xen: String::new(),
         image_size: 0,
@@ -119,12 +120,14 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
             uuid: Uuid::nil(),
             guest_type: GuestType::Pv,
             memory_kib: 0,
+            cfg: None,
         },
         disks: disks.to_vec(),
     };
     let (found, volumes) = look::for_show(&record, Timestamp::now());
     let context = RevertContext {
         uuid: Uuid::nil(),
+        domain: "web1",
         id: record.id,
         created: record.created,
         keep: &keep.parse().unwrap(),

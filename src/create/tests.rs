@@ -1,5 +1,6 @@
 //! The planner, from hand-made observations.
 
+mod alone;
 mod by_restore;
 mod executed;
 mod kinds;
@@ -76,6 +77,7 @@ fn seen(job: &Job) -> Seen {
         config,
         disks,
         volumes: Ok(Vec::new()),
+        cfg: None,
         monitor: Some(77),
         saver: None,
         xen: "4.17.7".into(),

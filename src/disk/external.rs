@@ -40,7 +40,8 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
     }
     let by_restore = seen.served == Some(Served::Blkback);
     let node = if by_restore { None } else { Some(node(seen)?) };
-    if node.is_some() && context.confined {
+    let by_qemu = seen.served == Some(Served::Qemu);
+    if by_qemu && context.confined {
         return Err(refuse("its QEMU is confined (dm_restrict) and cannot open an overlay".into()));
     }
     let size = node.map_or(facts.size, |node| node.virtual_size);
@@ -57,7 +58,7 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
     new_node.truncate(MAX_NODE_NAME);
     Ok(DiskCreate {
         prepare,
-        action: node.map(|node| Action::Overlay {
+        action: node.filter(|_| by_qemu).map(|node| Action::Overlay {
             vdev: disk.vdev.clone(),
             node: node.name.clone(),
             file: overlay.clone(),

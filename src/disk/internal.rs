@@ -1,8 +1,8 @@
 //! Internal snapshots: inside of a qcow2 file, taken by the domain's QEMU, put back by qemu-img.
 
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, node, qemu_img, record,
-    refuse, refuse_revert,
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, node, qemu_img,
+    record, refuse, refuse_revert,
 };
 use crate::domain::Format;
 use crate::error::Result;
@@ -30,6 +30,13 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
             ),
         )
         .hint("choose another name with --name"));
+    }
+    if seen.served == Some(Served::Nobody) {
+        let path = disk.file().to_owned();
+        return Ok(DiskCreate {
+            still: vec![Step::TakeInternal { path, name: context.name.clone() }],
+            ..DiskCreate::of(record(seen, Kept::Internal { proof: None }))
+        });
     }
     Ok(DiskCreate {
         action: Some(Action::Internal {
@@ -93,6 +100,7 @@ pub(super) fn revert(
             }),
             discard: vec![Step::DropInternal {
                 uuid: context.uuid,
+                domain: context.domain.to_owned(),
                 vdev: record.vdev.clone(),
                 name: keep.to_string(),
             }],

@@ -80,8 +80,10 @@ impl DiskCreate {
 /// What stands over all disks of one `revert`.
 #[derive(Debug, Clone, Copy)]
 pub struct RevertContext<'a> {
-    /// The domain.
+    /// The domain; nil if only its name is known.
     pub uuid: Uuid,
+    /// Its name.
+    pub domain: &'a str,
     /// The snapshot's identity.
     pub id: Uuid,
     /// When the snapshot was asked for.
@@ -209,7 +211,7 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
         return Some(format!("{user} may write to it as well"));
     }
     match &seen.served {
-        Some(Served::Qemu | Served::Blkback) => None,
+        Some(Served::Qemu | Served::Blkback | Served::Nobody) => None,
         Some(Served::Other(what)) => Some(format!("it is served by {what}")),
         None => Some("xenstore does not say what serves it".into()),
     }

@@ -70,6 +70,13 @@ pub fn snapshot_apply(path: &Path, id: &str) -> Invocation {
         .within(APPLY_TIMEOUT)
 }
 
+/// Deletes an internal snapshot of a file nobody has open, by ID as [`snapshot_apply`].
+pub fn snapshot_delete(path: &Path, id: &str) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-d", id, "--image-opts"])
+        .arg(image_opts(path))
+        .within(APPLY_TIMEOUT)
+}
+
 /// Copies an internal snapshot into a new image. With a backing file, only what differs from it.
 pub fn copy_snapshot(
     from: &Path,
@@ -209,6 +216,10 @@ mod tests {
         assert_eq!(
             line(&snapshot_apply(b, "12")),
             "qemu-img snapshot -q -a 12 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/b.img'"
+        );
+        assert_eq!(
+            line(&snapshot_delete(b, "12")),
+            "qemu-img snapshot -q -d 12 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/b.img'"
         );
         assert_eq!(
             line(&copy_snapshot(a, "3", b, None)),

@@ -30,11 +30,13 @@ pub enum Served {
     Qemu,
     /// The kernel's blkback (`phy`).
     Blkback,
+    /// Nobody: the domain does not run.
+    Nobody,
     /// Something else.
     Other(String),
 }
 
-/// What QEMU says of a disk, from `query-block`.
+/// What QEMU says of a disk, from `query-block`; if the domain does not run, what qemu-img says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// The name of the top node.
@@ -62,7 +64,7 @@ pub struct DiskSeen {
     pub served: Option<Served>,
     /// Its keys in xenstore that name the image: path and value.
     pub params: Vec<(String, String)>,
-    /// What QEMU says, if QEMU serves it.
+    /// What QEMU says, if QEMU serves it, or could.
     pub node: Option<Node>,
     /// What is known of its file; the error if it cannot be looked at, or is none.
     pub file: std::result::Result<FileFacts, String>,

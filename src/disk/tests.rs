@@ -107,6 +107,7 @@ pub(crate) fn revert_one(found: &DiskFound) -> Result<DiskRevert> {
     let volumes = Ok(Vec::new());
     let context = RevertContext {
         uuid: Uuid::nil(),
+        domain: "web1",
         id: ID,
         created: facts().mtime,
         keep: &keep,

@@ -6,7 +6,7 @@
 use std::array::from_fn;
 use std::path::{Path, PathBuf};
 
-use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, place, record, refuse};
+use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, Served, place, record, refuse};
 use crate::domain::{Disk, Format};
 use crate::error::Result;
 use crate::plan::Step;
@@ -123,7 +123,7 @@ pub(super) fn create(seen: &DiskSeen) -> Result<DiskCreate> {
         // Now, because a child notes when its parent was last written to.
         still: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
         switch: Some((target(&child), Format::Raw)),
-        by_restore: true,
+        by_restore: seen.served != Some(Served::Nobody),
         ..DiskCreate::of(record(seen, Kept::Vhd { child, proof: None }))
     })
 }

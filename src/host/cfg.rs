@@ -113,6 +113,28 @@ pub fn replace(cfg: &ReplaceCfg) -> Result<(), RewriteError> {
     write_beside(cfg).map_err(io)
 }
 
+/// Gives a file its old text again, which [`replace`] has kept. What was not done needs nothing.
+///
+/// # Errors
+///
+/// If somebody has changed the file meanwhile, or it cannot be written.
+pub fn put_back(cfg: &ReplaceCfg) -> Result<(), RewriteError> {
+    let io = |source| RewriteError::Io { path: cfg.path.clone(), source };
+    let text = fs::read(&cfg.path).map_err(io)?;
+    if files::same(&cfg.path, &cfg.backup) {
+        // Killed between the two: one file with two names.
+        return files::remove(&cfg.backup).map_err(io);
+    }
+    if text == cfg.old.as_bytes() {
+        return Ok(());
+    }
+    if text != cfg.new.as_bytes() {
+        return Err(RewriteError::Changed { path: cfg.path.clone() });
+    }
+    fs::rename(&cfg.backup, &cfg.path).map_err(io)?;
+    files::sync_directory(&cfg.path).map_err(io)
+}
+
 fn write_beside(cfg: &ReplaceCfg) -> io::Result<()> {
     let directory = cfg.path.parent().ok_or(io::ErrorKind::NotFound)?;
     let meta = fs::metadata(&cfg.path)?;

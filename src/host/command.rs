@@ -101,9 +101,12 @@ pub fn start_again(
     name: &str,
     stdin: OwnedFd,
     stdout: Stdio,
-    held: BorrowedFd<'_>,
+    held: &[BorrowedFd<'_>],
 ) -> io::Result<Child> {
-    fcntl(held, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    let inherit = |flags: FdFlag| {
+        held.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop))
+    };
+    inherit(FdFlag::empty())?;
     // Not by its path: there may be another program there since.
     #[expect(clippy::disallowed_methods, reason = "this is the one door")]
     let child = Command::new("/proc/self/exe")
@@ -112,7 +115,7 @@ pub fn start_again(
         .stdin(Stdio::from(stdin))
         .stdout(stdout)
         .spawn();
-    fcntl(held, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    inherit(FdFlag::FD_CLOEXEC)?;
     child
 }
 

@@ -122,7 +122,8 @@ impl Guard {
         let (ours, theirs) = UnixStream::pair()?;
         // Standard output only where it has to be written to: else its reader would wait for us.
         let stdout = if writes_stdout(&task.plan) { Stdio::inherit() } else { Stdio::null() };
-        let child = command::start_again(NAME, OwnedFd::from(theirs), stdout, lock.fd())?;
+        let held: Vec<_> = lock.fds().collect();
+        let child = command::start_again(NAME, OwnedFd::from(theirs), stdout, &held)?;
         let mut guard = Guard { child, stream: ours, lost: AtomicBool::new(false) };
         match guard.greet(task) {
             Ok(()) => Ok(guard),

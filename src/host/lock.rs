@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::host::files;
+use crate::names::is_file_part;
 
 const DIRECTORY: &str = "/run/xl-snapshot";
 /// How often a lock is tried that somebody else holds: flock(2) itself waits without an end.
@@ -25,7 +26,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// The file stays: removing it would let two processes lock two files of one name.
 #[derive(Debug)]
 pub struct Lock {
-    file: File,
+    files: Vec<File>,
 }
 
 /// With whom a lock is held.
@@ -49,7 +50,8 @@ pub struct Patience<'a> {
 }
 
 impl Lock {
-    /// Takes the lock of a domain, at once or within some time, or says who has it.
+    /// Takes the lock of a domain, at once or within some time, or says who has it: by its UUID, unless that
+    /// is nil, and by its name, by which it is the same one also after it was started anew.
     pub fn take(
         domain: (Uuid, &str),
         operation: &str,
@@ -66,35 +68,56 @@ impl Lock {
         hold: Hold,
         patience: Option<&Patience<'_>>,
     ) -> Result<Lock> {
-        let path = directory.join(format!("{uuid}.lock"));
-        let trouble = |error: io::Error| {
-            Error::refused(format!("The lock of {domain}, {}, cannot be used", path.display()))
-                .because(error)
-                .hint("run this as root, in dom0")
-        };
-        files::make_directories(directory).map_err(trouble)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(O_NOFOLLOW)
-            .mode(0o600)
-            .open(&path)
-            .map_err(trouble)?;
-        if !is_taken(&file, hold).map_err(trouble)? {
-            wait(&mut file, hold, domain, patience, trouble)?;
+        let by_uuid = (!uuid.is_nil()).then(|| format!("{uuid}.lock"));
+        // Nobody can work on a domain with another name by that alone.
+        let by_name = is_file_part(domain).then(|| format!("domain-{domain}.lock"));
+        let files = by_uuid
+            .into_iter()
+            .chain(by_name)
+            .map(|name| take_one(&directory.join(name), domain, operation, hold, patience))
+            .collect::<Result<Vec<_>>>()?;
+        match files.is_empty() {
+            true => Err(Error::refused(format!("The domain name {domain:?} cannot be locked"))
+                .hint("give the domain a uuid= in its configuration file")),
+            false => Ok(Lock { files }),
         }
-        file.set_len(0).map_err(trouble)?;
-        file.rewind().map_err(trouble)?;
-        writeln!(file, "{operation} (process {})", std::process::id()).map_err(trouble)?;
-        Ok(Lock { file })
     }
 
-    /// The descriptor that holds it.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// The descriptors that hold it.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.files.iter().map(File::as_fd)
     }
+}
+
+fn take_one(
+    path: &Path,
+    domain: &str,
+    operation: &str,
+    hold: Hold,
+    patience: Option<&Patience<'_>>,
+) -> Result<File> {
+    let trouble = |error: io::Error| {
+        Error::refused(format!("The lock of {domain}, {}, cannot be used", path.display()))
+            .because(error)
+            .hint("run this as root, in dom0")
+    };
+    files::make_directories(path.parent().unwrap_or(Path::new("/"))).map_err(trouble)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(O_NOFOLLOW)
+        .mode(0o600)
+        .open(path)
+        .map_err(trouble)?;
+    if !is_taken(&file, hold).map_err(trouble)? {
+        wait(&mut file, hold, domain, patience, trouble)?;
+    }
+    file.set_len(0).map_err(trouble)?;
+    file.rewind().map_err(trouble)?;
+    writeln!(file, "{operation} (process {})", std::process::id()).map_err(trouble)?;
+    Ok(file)
 }
 
 /// Takes the lock if it is free.
@@ -164,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    const WEB1: (Uuid, &str) = (Uuid::nil(), "web1");
+    const WEB1: (Uuid, &str) = (Uuid::from_u128(7), "web1");
 
     /// The first of two who want the same domain, and what the second one needs.
     fn first() -> (tempfile::TempDir, Lock, String) {
@@ -220,7 +243,7 @@ mod tests {
         };
         second(directory.path(), Some(&patience)).unwrap();
         assert_eq!(*told.borrow(), [who]);
-        let words = std::fs::read_to_string(directory.path().join(format!("{}.lock", Uuid::nil())));
+        let words = std::fs::read_to_string(directory.path().join(format!("{}.lock", WEB1.0)));
         assert!(words.unwrap().starts_with("revert s1 "), "the next one is told of the second");
     }
 
@@ -256,5 +279,23 @@ mod tests {
             stopped: &|| true,
         };
         second(directory.path(), Some(&patience)).unwrap();
+    }
+
+    #[test]
+    fn a_domain_that_was_started_anew_is_known_by_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let take = |uuid, name| {
+            let domain = (Uuid::from_u128(uuid), name);
+            Lock::take_in(directory.path(), domain, "x", Hold::Alone, None)
+        };
+        let first = take(7, "web1").unwrap();
+        assert_eq!(first.fds().count(), 2);
+        for (uuid, name) in [(0, "web1"), (8, "web1"), (7, "renamed")] {
+            take(uuid, name).unwrap_err();
+        }
+        take(8, "web2").unwrap();
+        // An odd name is not a file's.
+        assert_eq!(take(9, "a/b").unwrap().fds().count(), 1);
+        take(0, "a/b").unwrap_err();
     }
 }

@@ -9,37 +9,36 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::clone;
-use crate::create::{ImagePlace, Job, Rewrites, Seen, State, stamp};
+use crate::create::{ImagePlace, Job, Seen, State, stamp};
 use crate::disk::lvm::volumes::{self, Volume, device};
 use crate::disk::{
     self, DiskFound, DiskSeen, Place, Room, Served, beside_file_name, qemu_img, vhd,
 };
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
-use crate::host::cfg;
 use crate::host::command;
-use crate::host::dom0::{Dom0, XL_CONFIG};
+use crate::host::configured::{self, Configured};
+use crate::host::dom0::Dom0;
 use crate::host::files;
-use crate::host::image::Source;
 use crate::host::libxl::{DomainInfo, ShutdownReason, cfg_name};
 use crate::host::process;
 use crate::host::qmp::Qmp;
+use crate::host::snapshot::Snapshot;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
 use crate::names::is_file_part;
-use crate::plan::{ReplaceCfg, Target};
+use crate::plan::Target;
 use crate::record::{DiskRecord, Kept, Record};
-use crate::revert::{Found, Running};
-use crate::spec::Wish;
+use crate::revert::{Cfg, Found, Onward, Running};
+use crate::spec::{Wish, absolute};
 use crate::tool::{Invocation, Tool, check_path};
-use crate::xlcfg::Change;
 
 /// A domain as the user named it.
 #[derive(Debug, Clone)]
 pub struct Domain {
-    /// Its number.
+    /// Its number; 0 if it does not run.
     pub domid: u32,
-    /// Its UUID.
+    /// Its UUID; nil if it does not run.
     pub uuid: Uuid,
     /// What it is doing.
     pub state: State,
@@ -47,6 +46,21 @@ pub struct Domain {
     pub name: String,
     /// The xl configuration file, if it was named by that.
     pub cfg: Option<PathBuf>,
+}
+
+impl Domain {
+    /// The same domain, with the xl configuration file that a SPEC.toml says, if it was not named by one.
+    pub fn with_cfg(mut self, config: Option<&Path>) -> Result<Self> {
+        let Some(path) = config.filter(|_| self.cfg.is_none()) else { return Ok(self) };
+        let refused = || Error::refused(format!("The xl configuration file {}", path.display()));
+        let name = cfg_name(path).map_err(|why| refused().because(why))?;
+        if name != self.name {
+            let why = format!("it is that of {name}, not of {}", self.name);
+            return Err(refused().because(why).hint("correct config in the SPEC.toml"));
+        }
+        self.cfg = Some(path.to_owned());
+        Ok(self)
+    }
 }
 
 /// Finds a domain by name, number, UUID or the path of its xl configuration file.
@@ -63,9 +77,14 @@ pub fn domain(dom0: &Dom0, text: &str) -> Result<Domain> {
                 .hint("see what xl says of it: xl create -n FILE")
         })?;
         return match by_identity(dom0, &domains, &name)? {
-            Some(found) => Ok(Domain { cfg: Some(path.to_owned()), ..found }),
-            None => Err(Error::refused(format!("Domain {name} of {text} does not run"))
-                .hint("a snapshot is taken of a running domain: xl list shows them")),
+            Some(found) => Ok(Domain { cfg: Some(absolute(path)?), ..found }),
+            None => Ok(Domain {
+                domid: 0,
+                uuid: Uuid::nil(),
+                state: State::Off,
+                name,
+                cfg: Some(absolute(path)?),
+            }),
         };
     }
     Err(Error::refused(format!("There is no domain {text:?}")).hint(
@@ -78,8 +97,11 @@ pub fn again(dom0: &Dom0, domain: Domain) -> Result<Domain> {
     let mut domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
     // It may have an heir of the same UUID already.
     domains.retain(|info| !info.dying);
-    match by_identity(dom0, &domains, &domain.uuid.to_string())? {
+    let off = domain.state == State::Off;
+    let identity = if off { domain.name.clone() } else { domain.uuid.to_string() };
+    match by_identity(dom0, &domains, &identity)? {
         Some(found) => Ok(Domain { cfg: domain.cfg, ..found }),
+        None if off => Ok(domain),
         None => Err(Error::refused(format!("Domain {} does not run any more", domain.name))
             .hint("a snapshot is taken of a running domain: xl list shows them")),
     }
@@ -166,6 +188,8 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         state: domain.state,
         disks,
         volumes,
+        // A record with another path would not be read again.
+        cfg: domain.cfg.clone().filter(|path| check_path(path).is_ok()),
         monitor: process::xl_monitor(domid)
             .map_err(|error| trouble("the domain's xl process", error))?,
         saver: process::saver(domid)
@@ -176,59 +200,6 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         config,
         stored,
     })
-}
-
-/// What has to change in xl's configurations of the domain: in the file it was named by, and in what
-/// `xl config-update` stored.
-pub fn rewrites(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -> Result<Rewrites> {
-    if changes.is_empty() {
-        return Ok(Rewrites::default());
-    }
-    let mut rewrites = Rewrites::default();
-    if let Some(path) = &domain.cfg {
-        let refused = || {
-            Error::refused(format!(
-                "The xl configuration file {} has to name other images once {} is snapshotted",
-                path.display(),
-                domain.name
-            ))
-        };
-        // A link would be replaced by a file.
-        let hint = "correct the file, or name the domain by its name and change the file yourself";
-        let unread = |why: std::io::Error| refused().because(why).hint(hint);
-        let path = fs::canonicalize(path).map_err(unread)?;
-        let text = fs::read(&path).map_err(unread)?;
-        let texts = cfg::rewritten(&path, &text, changes)
-            .map_err(|why| refused().because(why).hint(hint))?;
-        if let Some((old, new)) = texts {
-            let mut backup = path.clone().into_os_string();
-            backup.push(format!(".bak-{}", job.name));
-            let backup = PathBuf::from(backup);
-            if let Some(trouble) = files::trouble(&backup) {
-                return Err(refused()
-                    .because(format!("the old one cannot be kept: {trouble}"))
-                    .hint("choose another name with --name"));
-            }
-            rewrites.cfg = Some(ReplaceCfg { path, old, new, backup });
-        }
-    }
-    let stored = dom0
-        .libxl
-        .userdata(domain.domid, XL_CONFIG)
-        .map_err(|error| trouble(&domain.name, error))?;
-    if let Some(text) = stored {
-        let refused = || {
-            Error::refused(format!(
-                "What xl config-update stored for {}, which a reboot follows, has to name other \
-                 images once it is snapshotted",
-                domain.name
-            ))
-        };
-        let name = Path::new("the stored configuration");
-        rewrites.stored = cfg::rewritten(name, &text, changes)
-            .map_err(|why| refused().because(why).hint("correct it with xl config-update"))?;
-    }
-    Ok(rewrites)
 }
 
 fn disk_seen(
@@ -263,7 +234,7 @@ fn disk_seen(
 }
 
 /// The disks of all domains but one.
-fn disks_of_others(dom0: &Dom0, uuid: Uuid) -> Result<Vec<(String, Vbd)>> {
+pub(super) fn disks_of_others(dom0: &Dom0, uuid: Uuid) -> Result<Vec<(String, Vbd)>> {
     let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
     let mut disks = Vec::new();
     for info in domains.iter().filter(|info| info.domid != 0 && info.uuid != uuid) {
@@ -281,7 +252,7 @@ pub fn user(dom0: &Dom0, path: &Path) -> Result<Option<String>> {
 }
 
 /// The disk of another domain that may write to `path` as well.
-fn other_user(path: &Path, others: &[(String, Vbd)]) -> Option<String> {
+pub(super) fn other_user(path: &Path, others: &[(String, Vbd)]) -> Option<String> {
     others
         .iter()
         .filter(|(_, vbd)| vbd.writable)
@@ -296,7 +267,7 @@ pub fn volumes() -> Result<Vec<Volume>, String> {
 }
 
 /// What is known of a disk as a VHD, if it is one.
-fn vhd_facts(disk: &Disk) -> Option<Result<vhd::Facts, String>> {
+pub(super) fn vhd_facts(disk: &Disk) -> Option<Result<vhd::Facts, String>> {
     let tap = disk.is_tap_vhd();
     if !tap && disk.format != Some(Format::Vhd) {
         return None;
@@ -347,7 +318,14 @@ fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(parents)
 }
 
-fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
+pub(super) fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
+    if job.request.without_memory() {
+        // Whoever asks for the disks alone and names no record is told why, or which option it takes.
+        let path = job.request.record.clone().unwrap_or_default();
+        let partial = partial_path(&path);
+        let trouble = [&path, &partial].iter().find_map(|path| files::trouble(path));
+        return Ok(ImagePlace::Record { path, trouble });
+    }
     let target = job.image(domain)?;
     let Target::File(path) = &target else { return Ok(ImagePlace::Stdout) };
     let mut found = job
@@ -367,36 +345,71 @@ fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
 }
 
 /// Looks at a snapshot and the host for `revert`; for a new domain `beside` that of the snapshot, if
-/// one is wished for.
+/// one is wished for. `cfg` is the domain's xl configuration file, as far as it is known.
 pub fn for_revert(
     dom0: &Dom0,
-    source: &Source,
-    snapshot: &str,
+    snapshot: &Snapshot,
+    cfg: &Cfg,
+    name: &str,
     beside: Option<&clone::Wishes>,
     now: Timestamp,
 ) -> Result<Found> {
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
     }
-    let record = source.image.record.clone();
-    let config = DomainConfig::parse(&source.image.config)
-        .map_err(|error| trouble(&format!("the image {}", source.name), error))?;
+    let record = snapshot.record.clone();
     let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
     let running =
         |info: &DomainInfo| Running { domid: info.domid, uuid: info.uuid, state: state(info) };
     let mut named = None;
-    let name = beside.map_or(record.domain.name.as_str(), |wishes| wishes.name.as_str());
+    let wanted = beside.map_or(record.domain.name.as_str(), |wishes| wishes.name.as_str());
     for info in &domains {
-        if name_of(dom0, info.domid)? == name {
+        if name_of(dom0, info.domid)? == wanted {
             named = Some(running(info));
         }
     }
-    let others = disks_of_others(dom0, record.domain.uuid)?;
-    let same = domains.iter().find(|info| info.uuid == record.domain.uuid).map(running);
-    let current = match &same {
-        Some(running) => disks_of(dom0, running.domid)?,
-        None => Vec::new(),
+    let (config, onward, same) = match &snapshot.source {
+        Some(source) => {
+            let config = DomainConfig::parse(&source.image.config)
+                .map_err(|error| trouble(&format!("the image {}", source.name), error))?;
+            let same = domains.iter().find(|info| info.uuid == record.domain.uuid).map(running);
+            (config, Onward::Memory, same)
+        }
+        None if beside.is_some() => {
+            return Err(Error::refused(format!("The snapshot {name} has no memory"))
+                .because("a new domain goes on from that")
+                .hint("start one by xl create, on overlays of your own (qemu-img create)"));
+        }
+        None => {
+            let (Cfg::Named(path) | Cfg::Remembered(path)) = cfg else {
+                return Err(Error::refused(format!("The snapshot {name} has no memory"))
+                    .because("it does not say from which xl configuration file the domain starts")
+                    .hint("add config = \"FILE\" to a SPEC.toml"));
+            };
+            let Configured { config, uuid } = configured::read(path)?;
+            // Its name is all there is, unless the file says more.
+            let same = named.clone().filter(|named| uuid.is_nil() || uuid == named.uuid);
+            (config, Onward::Start(path.clone()), same)
+        }
     };
+    let uuid = same.as_ref().map_or(record.domain.uuid, |same| same.uuid);
+    let others = disks_of_others(dom0, uuid)?;
+    let mut current = match (&same, &onward) {
+        (Some(running), _) => disks_of(dom0, running.domid)?,
+        (None, Onward::Memory) => Vec::new(),
+        // It would go on with those.
+        (None, Onward::Start(_)) => {
+            config.disks().map_err(|error| trouble(&record.domain.name, error))?
+        }
+    };
+    if same.is_none() {
+        // Nobody writes to a frozen file through a domain that does not run.
+        let frozen =
+            |disk: &&DiskRecord| matches!(disk.snapshot, Kept::External { .. } | Kept::Vhd { .. });
+        current.retain(|disk| {
+            !record.disks.iter().filter(frozen).any(|frozen| frozen.path == disk.file())
+        });
+    }
     let place = |disk: &DiskRecord| match beside {
         None => revert_place(&record, disk, now),
         Some(wishes) => {
@@ -414,7 +427,8 @@ pub fn for_revert(
         })
         .collect();
     let volumes = volumes_for(&record);
-    Ok(Found { snapshot: snapshot.to_owned(), record, config, named, same, disks, volumes, now })
+    let snapshot = name.to_owned();
+    Ok(Found { snapshot, record, onward, config, named, same, disks, volumes, now })
 }
 
 /// The host's logical volumes, if the snapshot has one.
@@ -576,7 +590,7 @@ pub fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, St
 }
 
 /// Looking failed: nothing was changed.
-fn trouble(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(super) fn trouble(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::refused(format!("Looking at {what} failed"))
         .because(error)
         .hint("nothing was changed; see that xl list works, and the logs in /var/log/xen")

@@ -6,6 +6,7 @@
 pub mod cfg;
 pub mod command;
 pub mod compress;
+pub mod configured;
 pub mod dom0;
 pub mod files;
 pub mod guard;
@@ -16,4 +17,7 @@ pub mod lock;
 pub mod look;
 pub mod process;
 pub mod qmp;
+pub mod record_file;
+pub mod rewrites;
+pub mod snapshot;
 pub mod xenstore;

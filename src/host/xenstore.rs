@@ -73,7 +73,7 @@ impl Vbd {
         let (_, value) = self.params.first()?;
         let path = match self.served {
             Served::Qemu => value.split_once(':')?.1,
-            Served::Blkback | Served::Other(_) => {
+            Served::Blkback | Served::Nobody | Served::Other(_) => {
                 value.strip_prefix(Disk::TAP_VHD).unwrap_or(value)
             }
         };

@@ -18,7 +18,7 @@ const MAX_OPTIONAL: u32 = 16 << 20;
 pub const MAX_RECORD: usize = 1 << 20;
 
 /// Marks our record; a comment, so that the tail as a whole is TOML.
-const MARK: &str = "# xl-snapshot record\n";
+pub const MARK: &str = "# xl-snapshot record\n";
 
 /// Closes a record behind the stream: TOML cut short may still be TOML.
 const END_MARK: &str = "# end of xl-snapshot record\n";

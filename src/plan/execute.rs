@@ -148,7 +148,9 @@ fn finish(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     for (number, step) in plan.finish.iter().enumerate().skip(first) {
         host.reached(Reached::Finish(number));
         if let Err(error) = host.perform(step) {
-            let left = Left { what: told("Not done:", step, &error), command: step.by_hand() };
+            let words = step.in_words().map(|words| format!("; {words}")).unwrap_or_default();
+            let what = told("Not done:", step, &error) + &words;
+            let left = Left { what, command: step.by_hand() };
             failed = Some(match failed {
                 None => failure(plan, step, error, vec![left]),
                 Some(first) => first.unfinished(vec![left]),

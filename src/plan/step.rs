@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::disk::qemu_img::snapshot_create;
 use crate::error::Left;
 use crate::memory::frames::Level;
+use crate::names::SnapshotName;
 use crate::record::Record;
-use crate::tool::{Invocation, Tool, quote};
+use crate::tool::{Invocation, Tool, create_domain, quote};
+use crate::xlcfg::literal;
 
 /// Where a memory image is written to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +24,7 @@ pub enum Target {
 }
 
 /// The beginning of a memory image.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageStart {
     /// Where it goes.
     pub target: Target,
@@ -34,9 +37,6 @@ pub struct ImageStart {
     /// How hard it is compressed; not at all if nothing is said.
     pub compress: Option<Level>,
 }
-
-// `Record` is compared in tests only, and holds no floating-point numbers.
-impl Eq for ImageStart {}
 
 /// Whose configuration of a domain it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,8 @@ pub struct ReplaceCfg {
     pub new: String,
     /// Where the old one stays.
     pub backup: PathBuf,
+    /// The disk entries it needs, for a person.
+    pub entries: Vec<String>,
 }
 
 /// A value in xenstore.
@@ -193,11 +195,53 @@ pub enum Step {
         /// The text libxl had stored of it.
         stored: String,
     },
-    /// Makes the domain stay paused once it is resumed.
+    /// Makes the domain stand still, or stay paused once it is resumed.
     Pause {
         /// The domain.
         domid: u32,
     },
+    /// Lets a domain go on that was paused; one that is not needs nothing.
+    LetRun {
+        /// The domain.
+        domid: u32,
+    },
+    /// Makes sure that a domain is configured as before.
+    CheckSame {
+        /// The domain.
+        domid: u32,
+        /// The text libxl had stored of it.
+        stored: String,
+    },
+    /// Makes sure that no domain of this name runs.
+    CheckDown {
+        /// The name.
+        domain: String,
+    },
+    /// Takes a snapshot inside of a qcow2 file that nobody has open.
+    TakeInternal {
+        /// The file.
+        path: PathBuf,
+        /// The snapshot's name, which no other one there has.
+        name: SnapshotName,
+    },
+    /// Deletes that snapshot, if it is there.
+    UntakeInternal {
+        /// The file.
+        path: PathBuf,
+        /// The snapshot's name.
+        name: SnapshotName,
+    },
+    /// Makes the file for the record of a snapshot without memory, under a `.partial` name.
+    OpenRecord {
+        /// The file.
+        path: PathBuf,
+        /// The record, not complete yet.
+        record: Box<Record>,
+    },
+    /// Removes the unfinished record.
+    DiscardRecord,
+    /// Fills in the proofs, makes the record durable and gives it its name: all that, or nothing.
+    CompleteRecord,
     /// Lets the guest go on.
     Resume {
         /// The domain.
@@ -210,6 +254,8 @@ pub enum Step {
     StoreConfig(StoreConfig),
     /// Rewrites the user's xl configuration file.
     ReplaceCfg(ReplaceCfg),
+    /// Gives it its old text again.
+    PutCfgBack(ReplaceCfg),
     /// Rewrites the disks' keys in xenstore.
     Xenstore(Vec<XenstoreWrite>),
     /// Snapshots every disk QEMU serves, all or none.
@@ -270,6 +316,15 @@ pub enum Step {
         /// Its name.
         domain: String,
     },
+    /// Starts a domain from its xl configuration file.
+    CreateDomain {
+        /// Its name, which the file tells.
+        domain: String,
+        /// The file.
+        cfg: PathBuf,
+        /// Whether it is left paused.
+        paused: bool,
+    },
     /// Lets the restored domain run.
     Unpause {
         /// The domain's UUID: its number is not known before it is restored.
@@ -277,10 +332,12 @@ pub enum Step {
         /// Its name.
         domain: String,
     },
-    /// Deletes an internal snapshot of a disk of the restored domain, through its QEMU.
+    /// Deletes an internal snapshot of a disk of the running domain, through its QEMU.
     DropInternal {
-        /// The domain's UUID.
+        /// The domain's UUID; nil if each start gives it another one, and only its name is known.
         uuid: Uuid,
+        /// Its name.
+        domain: String,
         /// The guest's name of the disk.
         vdev: String,
         /// The snapshot's name.
@@ -318,6 +375,12 @@ impl Step {
             Step::Undoable { undo, .. } => Some(Step::Run(undo.clone())),
             Step::Protect { path } => Some(Step::Unprotect { path: path.clone() }),
             Step::OpenImage(_) => Some(Step::DiscardImage),
+            Step::OpenRecord { .. } => Some(Step::DiscardRecord),
+            Step::TakeInternal { path, name } => {
+                Some(Step::UntakeInternal { path: path.clone(), name: name.clone() })
+            }
+            Step::Pause { domid } => Some(Step::LetRun { domid: *domid }),
+            Step::ReplaceCfg(cfg) => Some(Step::PutCfgBack(cfg.clone())),
             Step::HoldMonitor { pid } => Some(Step::WakeMonitor { pid: *pid }),
             Step::Suspend { domid, .. } => Some(Step::Resume { domid: *domid, otherwise: None }),
             Step::StoreConfig(store) => Some(Step::StoreConfig(StoreConfig {
@@ -387,9 +450,30 @@ impl Step {
             Step::Unpause { domain, .. } => Some(format!("xl unpause {}", quote(domain))),
             Step::DiscardDomain { domain, .. } => Some(format!("xl destroy {}", quote(domain))),
             Step::Pause { domid } => Some(format!("xl pause {domid}")),
+            Step::LetRun { domid } => Some(format!("xl unpause {domid}")),
+            Step::PutCfgBack(cfg) => {
+                Some(format!("mv {} {}", quote(&cfg.backup), quote(&cfg.path)))
+            }
+            Step::TakeInternal { path, name } => Some(snapshot_create(path, name).to_string()),
+            Step::UntakeInternal { path, name } => {
+                Some(format!("qemu-img snapshot -d {name} {}", quote(path)))
+            }
+            Step::CreateDomain { cfg, paused, .. } => Some(create_domain(cfg, *paused).to_string()),
             Step::Resume { otherwise, .. } => otherwise.clone(),
             _ => None,
         }
+    }
+
+    /// What a person has to know to do this step, where no command does it.
+    pub fn in_words(&self) -> Option<String> {
+        let Step::ReplaceCfg(cfg) = self else { return None };
+        let entries: Vec<_> = cfg.entries.iter().map(|entry| literal(entry, "'")).collect();
+        Some(format!(
+            "before the next xl create, give {} these disk entries, or it will write into the frozen \
+             images: {}",
+            quote(&cfg.path),
+            entries.join(", ")
+        ))
     }
 
     /// Whether an undoing step only removes what nobody uses: it need not be done while the guest
@@ -397,18 +481,23 @@ impl Step {
     pub fn can_wait(&self) -> bool {
         matches!(
             self,
-            Step::Run(_) | Step::RemoveNew { .. } | Step::Unprotect { .. } | Step::DiscardImage
+            Step::Run(_)
+                | Step::RemoveNew { .. }
+                | Step::Unprotect { .. }
+                | Step::DiscardImage
+                | Step::DiscardRecord
+                | Step::UntakeInternal { .. }
         )
     }
 
     /// Whether the guest stands still after this step.
     pub fn stops_guest(&self) -> bool {
-        matches!(self, Step::Suspend { .. })
+        matches!(self, Step::Suspend { .. } | Step::Pause { .. })
     }
 
     /// Whether the guest goes on with this step.
     pub fn lets_guest_run(&self) -> bool {
-        matches!(self, Step::Resume { .. } | Step::Unpause { .. })
+        matches!(self, Step::Resume { .. } | Step::Unpause { .. } | Step::LetRun { .. })
     }
 }
 
@@ -453,6 +542,34 @@ impl fmt::Display for Step {
             }
             Step::Pause { domid } => write!(f, "pause domain {domid}"),
             Step::Resume { domid, .. } => write!(f, "resume domain {domid}"),
+            Step::LetRun { domid } => write!(f, "let domain {domid} go on"),
+            Step::CheckSame { domid, .. } => {
+                write!(f, "make sure that domain {domid} is configured as before")
+            }
+            Step::CheckDown { domain } => write!(f, "make sure that {domain} does not run"),
+            Step::TakeInternal { path, name } => {
+                write!(f, "take the internal snapshot {name} in {}", quote(path))
+            }
+            Step::UntakeInternal { path, name } => {
+                write!(f, "delete the internal snapshot {name} in {}", quote(path))
+            }
+            Step::OpenRecord { path, .. } => write!(f, "open the record {}.partial", quote(path)),
+            Step::DiscardRecord => write!(f, "remove the unfinished record"),
+            Step::CompleteRecord => {
+                write!(f, "complete the record, sync it and give it its name")
+            }
+            Step::PutCfgBack(cfg) => write!(
+                f,
+                "give {} its old text again, from {}",
+                quote(&cfg.path),
+                quote(&cfg.backup)
+            ),
+            Step::CreateDomain { domain, cfg, paused } => write!(
+                f,
+                "start {domain} from {} with xl{}",
+                quote(cfg),
+                if *paused { ", paused" } else { "" }
+            ),
             Step::StoreConfig(store) => {
                 let whose = match store.whose {
                     Whose::Libxl => "libxl's",

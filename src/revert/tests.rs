@@ -1,5 +1,7 @@
 //! The planner of reverts, from hand-made observations.
 
+mod alone;
+mod cfg;
 mod executed;
 pub(crate) mod volumes;
 
@@ -76,6 +78,7 @@ pub(crate) fn found() -> Found {
             ),
             disk(2, facts, b, vec![]),
         ],
+        onward: Onward::Memory,
         config: DomainConfig::parse(CONFIG).unwrap(),
         volumes: Ok(Vec::new()),
         named: None,

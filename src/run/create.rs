@@ -12,9 +12,9 @@ use crate::cli::{Common, CreateArgs};
 use crate::create::{self, ImagePlace, Job, State};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
-use crate::host::leftovers;
 use crate::host::lock::Hold;
 use crate::host::look::{self, Domain};
+use crate::host::{configured, leftovers, rewrites};
 use crate::leftover::{self, Leftover};
 use crate::plan::{Target, execute};
 use crate::report::{CfgReplaced, Created};
@@ -33,6 +33,9 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         live: if args.no_live { Some(false) } else { args.live.then_some(true) },
         memory: args.memory,
         compress: args.compress,
+        record: args.record,
+        disk_only: args.disk_only,
+        crash_consistent: args.crash_consistent,
         disks: args.disks,
         paused: args.paused,
     };
@@ -45,7 +48,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
             .hint("redirect standard output, or give --memory a file"));
     }
     let mut dom0 = open(&args.common)?;
-    let domain = look::domain(&dom0, &args.domain)?;
+    let domain = look::domain(&dom0, &args.domain)?.with_cfg(request.config.as_deref())?;
     let name = request.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
     let operation = format!("create{name}");
     let lock =
@@ -53,9 +56,12 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     // Whoever was waited for may have given the domain another number, or changed what it does.
     let domain = look::again(&dom0, domain)?;
     let job = Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory);
-    let leftovers = match job.image(&domain.name)? {
-        Target::File(path) => leftovers::find(&dom0, domain.uuid, &path)?,
-        Target::Stdout => Vec::new(),
+    let leftovers = match job.image(&domain.name) {
+        // A record that is in the way is told by its name.
+        _ if job.request.without_memory() => Vec::new(),
+        Ok(Target::File(path)) => leftovers::find(&dom0, domain.uuid, &path)?,
+        Ok(Target::Stdout) => Vec::new(),
+        Err(why) => return Err(why),
     };
     if args.clean && !leftovers.is_empty() {
         clean_up(&mut dom0, &domain, &leftovers, &args.common)?;
@@ -63,9 +69,15 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         let reporter = &dom0.reporter;
         leftovers.iter().for_each(|left| reporter.note(&format!("note: {left} (see --clean)")));
     }
-    let seen = look::for_create(&mut dom0, &domain, &job)?;
+    let seen = match (domain.state, &domain.cfg) {
+        (State::Off, Some(cfg)) => {
+            create::check_memory(&job, &domain.name)?;
+            configured::for_create(&mut dom0, &domain, cfg, &job)?
+        }
+        _ => look::for_create(&mut dom0, &domain, &job)?,
+    };
     let disks = create::disks(&job, &seen)?;
-    let rewrites = look::rewrites(&dom0, &domain, &job, &create::changes(&disks))?;
+    let rewrites = rewrites::for_create(&dom0, &domain, &job, &create::changes(&disks))?;
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;
     let Some(lock) = lock else { return print_plan(&plan, args.common.json) };
     let reporter = dom0.reporter.clone();
@@ -75,18 +87,21 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
 
     let restored = !plan.onward.is_empty();
     let domid = if restored { dom0.domid_of(domain.uuid)? } else { Some(domain.domid) };
+    let off = domain.state == State::Off;
     let done = dom0.done();
     let record = done.record.expect("an executed plan has completed the record");
     let report = Created {
         name: job.name.to_string(),
         id: job.id,
         domain: domain.name,
-        domid: domid.unwrap_or(domain.domid),
+        domid: domid.filter(|_| !off),
         live: record.live,
         restored,
+        record: job.request.record.clone(),
+        disks_only: record.disks_only,
         image: match seen.image {
             ImagePlace::File { path, .. } => Some(path),
-            ImagePlace::Stdout => None,
+            ImagePlace::Stdout | ImagePlace::Record { .. } => None,
         },
         image_size: done.image_size,
         pause_ms: done.pause.map(|pause| pause.as_secs_f64() * 1000.0),

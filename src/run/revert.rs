@@ -5,16 +5,15 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Execute, image_path, open, print_done, print_plan, take_lock};
+use super::{Execute, Named, open, print_done, print_plan, take_lock};
 use crate::cli::RevertArgs;
 use crate::clone;
 use crate::error::{Error, Result};
-use crate::host::image::Source;
 use crate::host::lock::Hold;
-use crate::host::look;
+use crate::host::{look, rewrites};
 use crate::record::Kept;
-use crate::report::{Reverted, RevertedDisk};
-use crate::revert::{self, Wishes};
+use crate::report::{CfgReplaced, CfgTrouble, Reverted, RevertedDisk};
+use crate::revert::{self, CfgAfter, Wishes};
 use crate::spec::absolute;
 use crate::tool::quote;
 
@@ -40,9 +39,9 @@ fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
 /// Does what the command line asks for.
 pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let started = Instant::now();
-    let source = Source::open(&image_path(&args.snapshot)?)?;
+    let Named { snapshot, cfg } = Named::open(&args.snapshot)?;
     let mut dom0 = open(&args.common)?;
-    let record = source.image.record.clone();
+    let record = snapshot.record.clone();
     let domain = &record.domain;
     let operation = format!("revert {}", record.name);
     let beside = beside(args)?;
@@ -52,22 +51,32 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         Some(new) => (format!("{operation} --as {}", new.name), Hold::Shared),
     };
     let lock = take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, hold)?;
-    let snapshot = quote(&args.snapshot);
-    let found = look::for_revert(&dom0, &source, &snapshot, beside.as_ref(), Timestamp::now())?;
+    let name = quote(&args.snapshot);
+    let now = Timestamp::now();
+    let found = look::for_revert(&dom0, &snapshot, &cfg, &name, beside.as_ref(), now)?;
     let revert = match &beside {
         None => {
             let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
-            revert::plan(&found, wishes)?
+            let revert = revert::plan(&found, wishes)?;
+            let keep = revert::keep_name(found.now);
+            let cfg = rewrites::for_revert(&cfg, &domain.name, &revert.changes, &keep)?;
+            revert.with_cfg(cfg)
         }
         Some(wishes) => clone::plan(&found, wishes)?,
     };
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
-    dom0.source = Some(source);
+    let memory = snapshot.source.is_some();
+    dom0.source = snapshot.source;
     let reporter = dom0.reporter.clone();
     revert.plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
     dom0.be_guarded(&revert.plan, &lock)?;
     carry_out(&revert.plan, &mut dom0)?;
 
+    let (cfg, cfg_trouble) = match revert.cfg {
+        CfgAfter::Unknown | CfgAfter::Right => (None, None),
+        CfgAfter::Replace(cfg) => (Some(CfgReplaced { path: cfg.path, backup: cfg.backup }), None),
+        CfgAfter::Trouble { path, why } => (None, Some(CfgTrouble { path, why })),
+    };
     let disks = found.record.disks.iter().zip(&revert.images).zip(revert.kept);
     let (name, uuid) = match &beside {
         None => (domain.name.clone(), domain.uuid),
@@ -78,8 +87,12 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         id: record.id,
         domain: name,
         uuid,
-        domid: dom0.domid_of(uuid)?,
+        domid: match memory {
+            true => dom0.domid_of(uuid)?,
+            false => dom0.domid_of_name(&domain.name)?,
+        },
         clone_of: beside.map(|_| domain.name.clone()),
+        memory,
         paused: args.paused,
         total_ms: started.elapsed().as_secs_f64() * 1000.0,
         disks: disks
@@ -93,6 +106,8 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
                 },
             })
             .collect(),
+        cfg,
+        cfg_trouble,
         cfg_disks: revert.cfg_lines,
     };
     print_done(&report, args.common.json)

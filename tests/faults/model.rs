@@ -17,13 +17,13 @@ pub enum Guest {
     Runs,
     /// It is suspended.
     Suspended,
-    /// It was restored and not unpaused yet.
+    /// It was restored or started and not unpaused yet, or was paused.
     Paused,
     /// There is no such domain.
     Gone,
 }
 
-/// The memory image.
+/// The memory image, or the file of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Image {
     /// There is none.
@@ -39,6 +39,8 @@ pub enum Image {
 pub struct State {
     /// The guest.
     pub guest: Guest,
+    /// Whether we have asked that it stand still.
+    pub paused: bool,
     /// Whether the domain's xl process is stopped.
     pub monitor_held: bool,
     /// The memory image.
@@ -61,6 +63,8 @@ pub struct State {
     pub deleted: BTreeSet<String>,
     /// Whether the user's configuration file was rewritten.
     pub cfg_replaced: bool,
+    /// The record of a snapshot without memory.
+    pub record: Image,
 }
 
 /// A host as a model.
@@ -83,6 +87,7 @@ impl Model {
         Model {
             state: State {
                 guest,
+                paused: false,
                 monitor_held: false,
                 image: Image::Absent,
                 files: BTreeSet::new(),
@@ -94,6 +99,7 @@ impl Model {
                 ran: BTreeSet::new(),
                 deleted: BTreeSet::new(),
                 cfg_replaced: false,
+                record: Image::Absent,
             },
             made: BTreeSet::new(),
             old: originals(&plan.prepare),
@@ -177,7 +183,7 @@ impl Perform for Model {
             Step::Suspend { .. } => state.guest = Guest::Suspended,
             Step::Resume { .. } => {
                 if state.guest == Guest::Suspended {
-                    state.guest = Guest::Runs;
+                    state.guest = if state.paused { Guest::Paused } else { Guest::Runs };
                 }
             }
             Step::Destroy { .. } => state.guest = Guest::Gone,
@@ -190,6 +196,34 @@ impl Perform for Model {
             Step::Unpause { .. } => state.guest = Guest::Runs,
             Step::StoreConfig(store) => self.store(store),
             Step::ReplaceCfg(_) => state.cfg_replaced = true,
+            Step::PutCfgBack(_) => state.cfg_replaced = false,
+            Step::OpenRecord { .. } => state.record = Image::Partial,
+            Step::CompleteRecord => state.record = Image::Complete,
+            Step::DiscardRecord => state.record = Image::Absent,
+            Step::TakeInternal { path, name } => {
+                state.disks.insert(format!("{name} in {}", path.display()));
+            }
+            Step::UntakeInternal { path, name } => {
+                state.disks.remove(&format!("{name} in {}", path.display()));
+            }
+            Step::CheckDown { .. } if state.guest != Guest::Gone => {
+                return Err(Error::failed("it runs"));
+            }
+            Step::CreateDomain { paused, .. } => {
+                state.guest = if *paused { Guest::Paused } else { Guest::Runs };
+            }
+            Step::Pause { .. } => {
+                state.paused = true;
+                if state.guest == Guest::Runs {
+                    state.guest = Guest::Paused;
+                }
+            }
+            Step::LetRun { .. } => {
+                state.paused = false;
+                if state.guest == Guest::Paused {
+                    state.guest = Guest::Runs;
+                }
+            }
             Step::Xenstore(writes) => {
                 for write in writes {
                     if self.old.get(&write.path) == Some(&write.new) {
@@ -212,8 +246,9 @@ impl Perform for Model {
             }
             Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
             Step::CheckStill { .. }
+            | Step::CheckSame { .. }
+            | Step::CheckDown { .. }
             | Step::DrainImage
-            | Step::Pause { .. }
             | Step::AwaitClosed { .. }
             | Step::AwaitMerged { .. } => {}
         }
@@ -226,7 +261,8 @@ impl Perform for Model {
                 Ok(actions.iter().all(|action| self.state.disks.contains(&action.to_string())))
             }
             Step::Destroy { .. } => self.perform(step).map(|()| true),
-            Step::Restore { .. } => Ok(self.state.guest != Guest::Gone),
+            Step::Restore { .. } | Step::CreateDomain { .. } => Ok(self.state.guest != Guest::Gone),
+            Step::CompleteRecord => Ok(self.state.record == Image::Complete),
             _ => Ok(false),
         }
     }

@@ -158,7 +158,9 @@ pub fn records() -> BoxedStrategy<Record> {
     let who = (any::<u128>(), odd(), any::<u128>(), 0..1_u64 << 40).prop_map(
         |(id, name, uuid, memory_kib)| {
             let guest_type = [GuestType::Pv, GuestType::Pvh, GuestType::Hvm][(uuid % 3) as usize];
-            let domain = DomainRecord { name, uuid: Uuid::from_u128(uuid), guest_type, memory_kib };
+            let cfg = (uuid % 2 == 0).then(|| "/etc/xen/a, b.cfg".into());
+            let domain =
+                DomainRecord { name, uuid: Uuid::from_u128(uuid), guest_type, memory_kib, cfg };
             (Uuid::from_u128(id), domain)
         },
     );
@@ -172,6 +174,7 @@ pub fn records() -> BoxedStrategy<Record> {
                 created,
                 description,
                 live,
+                disks_only: None,
                 writer: "xl-snapshot 0.1.0".into(),
                 xen: "4.17.7".into(),
                 image_size: size,

@@ -6,7 +6,6 @@ use std::path::Path;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::sample::select;
-use xl_snapshot::create::cfg_line;
 use xl_snapshot::disk::qemu_img::{
     copy_snapshot, create_overlay, info_chain, snapshot_apply, snapshot_create,
 };
@@ -15,7 +14,7 @@ use xl_snapshot::domain::Format;
 use xl_snapshot::names::{SnapshotName, is_file_part, is_vdev};
 use xl_snapshot::spec::{DiskWish, Flags, MemoryTarget, Request, Spec, Wish, merge};
 use xl_snapshot::tool::{Invocation, Tool, check_path, quote};
-use xl_snapshot::xlcfg::{disk_entries, literal};
+use xl_snapshot::xlcfg::{Change, disk_entries, literal};
 
 use crate::damage::odd;
 use crate::harness::{Target, run};
@@ -211,7 +210,7 @@ fn check_arguments(path: &str) {
         let value = options.strip_prefix("driver=qcow2,file.driver=file,file.filename=").unwrap();
         assert_eq!(value.split(",,").collect::<Vec<_>>(), path.split(',').collect::<Vec<_>>());
     }
-    let line = cfg_line("xvda", here, Format::Qcow2);
+    let line = Change::new("xvda", here, Format::Qcow2).entry();
     assert_eq!(line.split_once("target=").unwrap().1, path);
     // As the user is told to write it into the configuration file.
     let list = format!("disk = [ {} ]", literal(&line, "'"));

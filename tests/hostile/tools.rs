@@ -34,6 +34,7 @@ fn fits_a_record(kept: Kept) {
         created: Timestamp::UNIX_EPOCH,
         description: String::new(),
         live: true,
+        disks_only: None,
         writer: String::new(),
         xen: String::new(),
         image_size: 0,
@@ -42,6 +43,7 @@ fn fits_a_record(kept: Kept) {
             uuid: Uuid::nil(),
             guest_type: GuestType::Pv,
             memory_kib: 0,
+            cfg: None,
         },
         disks: vec![DiskRecord {
             vdev: "xvda".into(),

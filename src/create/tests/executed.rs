@@ -23,6 +23,7 @@ fn rewrites() -> Rewrites {
         old: String::new(),
         new: String::new(),
         backup: "/etc/xen/web1.cfg.bak-s1".into(),
+        entries: vec!["vdev=xvdb,target=/srv/new".into()],
     };
     Rewrites { cfg: Some(cfg), stored: Some(("old".into(), "new".into())) }
 }

@@ -12,6 +12,7 @@ fn rewrites() -> Rewrites {
             old: "old".into(),
             new: "new".into(),
             backup: "/etc/xen/web1.cfg.bak-s1".into(),
+            entries: vec!["vdev=xvdb,target=/srv/new".into()],
         }),
         stored: Some(("stored".into(), "stored, but new".into())),
     }

@@ -10,8 +10,8 @@ pub mod volumes;
 use uuid::Uuid;
 
 use crate::disk::{
-    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, mib, qemu_img,
-    record, refuse, refuse_revert, shortage,
+    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, mib,
+    qemu_img, record, refuse, refuse_revert, shortage,
 };
 use crate::domain::Format;
 use crate::error::Result;
@@ -51,6 +51,10 @@ pub(super) fn create(
     }
     if volume.is_thick_snapshot() {
         return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
+    }
+    if volume.open && seen.served == Some(Served::Nobody) {
+        return Err(refuse("the domain does not run, and somebody has it open".into())
+            .hint("is it mounted, or a disk of another domain?"));
     }
     // LVM refuses a snapshot then, which must not be found out while the guest stands still.
     if volumes.iter().any(|v| v.merging && v.group == volume.group && v.origin == volume.name) {

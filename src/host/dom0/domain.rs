@@ -157,8 +157,20 @@ impl Dom0 {
         Ok(())
     }
 
-    pub(super) fn drop_internal(&mut self, uuid: Uuid, vdev: &str, name: &str) -> Result<()> {
-        let mut qmp = Qmp::connect(self.domid(uuid)?).map_err(failed("Talk to QEMU"))?;
+    pub(super) fn drop_internal(
+        &mut self,
+        uuid: Uuid,
+        domain: &str,
+        vdev: &str,
+        name: &str,
+    ) -> Result<()> {
+        let domid = match uuid.is_nil() {
+            false => self.domid(uuid)?,
+            true => self
+                .domid_of_name(domain)?
+                .ok_or_else(|| Error::failed(format!("There is no domain {domain}")))?,
+        };
+        let mut qmp = Qmp::connect(domid).map_err(failed("Talk to QEMU"))?;
         let disks = qmp.disks().map_err(failed("Ask QEMU for the disks"))?;
         let (_, node) = disks.iter().find(|(other, _)| other == vdev).ok_or_else(|| {
             Error::failed(format!("QEMU does not know disk {vdev}")).hint(format!(

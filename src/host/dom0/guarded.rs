@@ -10,6 +10,7 @@ use crate::host::guard::{Guard, Legacy, Note, Task};
 use crate::host::image::ImageWriter;
 use crate::host::lock::Lock;
 use crate::host::process;
+use crate::host::record_file::RecordFile;
 use crate::plan::{Plan, Step};
 use crate::tool::Tool;
 
@@ -38,6 +39,13 @@ impl Dom0 {
         let start = task.plan.prepare.iter().find_map(|step| match step {
             Step::OpenImage(start) => Some(start),
             _ => None,
+        });
+        let record = task.plan.prepare.iter().find_map(|step| match step {
+            Step::OpenRecord { path, record } => Some((path, record)),
+            _ => None,
+        });
+        self.record = record.zip(legacy.image).and_then(|((path, record), id)| {
+            Some((RecordFile::adopt(path, id).ok()?, record.as_ref().clone()))
         });
         // If somebody has removed the file, the rest is in need of order all the same.
         self.image = start.zip(legacy.image).and_then(|(start, id)| {

@@ -266,7 +266,7 @@ impl Dom0 {
     }
 
     /// Fills in what proves that the disks are still the same ones.
-    fn prove(&mut self, record: &mut Record) -> Result<()> {
+    pub(super) fn prove(&mut self, record: &mut Record) -> Result<()> {
         let name = record.name.as_str();
         for disk in &mut record.disks {
             let (vdev, path) = (&disk.vdev, &disk.path);

@@ -1,5 +1,6 @@
 //! Performs the steps of a plan on the real dom0.
 
+mod alone;
 mod disks;
 mod domain;
 mod guarded;
@@ -19,13 +20,15 @@ use uuid::Uuid;
 use self::disks::rename;
 use self::domain::is_snapshotted;
 use self::guarded::started;
+use crate::disk::qemu_img::snapshot_create;
 use crate::error::{Error, Result};
 use crate::host::guard::{Guard, Note};
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::Libxl;
 use crate::host::qmp::Qmp;
+use crate::host::record_file::RecordFile;
 use crate::host::xenstore::Xenstore;
-use crate::host::{cfg, command, files, process};
+use crate::host::{command, files, process};
 use crate::plan::{Perform, Reached, Step};
 use crate::record::Record;
 use crate::report::{Meter, Reporter};
@@ -64,6 +67,7 @@ pub struct Dom0 {
     orphans: Vec<(Tool, u32)>,
     stop: Arc<AtomicBool>,
     image: Option<(ImageWriter, Record)>,
+    record: Option<(RecordFile, Record)>,
     made: BTreeSet<PathBuf>,
     protected: BTreeMap<PathBuf, Permissions>,
     virtual_sizes: BTreeMap<String, u64>,
@@ -119,6 +123,7 @@ impl Dom0 {
             orphans: Vec::new(),
             stop,
             image: None,
+            record: None,
             made: BTreeSet::new(),
             protected: BTreeMap::new(),
             virtual_sizes: BTreeMap::new(),
@@ -147,6 +152,18 @@ impl Dom0 {
     pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
         let domains = self.libxl.domains().map_err(failed("List the domains"))?;
         Ok(domains.iter().find(|domain| domain.uuid == uuid && !domain.dying).map(|d| d.domid))
+    }
+
+    /// The number of the domain of this name, if there is one.
+    pub fn domid_of_name(&self, name: &str) -> Result<Option<u32>> {
+        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
+        for domain in domains.iter().filter(|domain| !domain.dying) {
+            let its = self.libxl.domain_name(domain.domid).map_err(failed("List the domains"))?;
+            if its.as_deref() == Some(name) {
+                return Ok(Some(domain.domid));
+            }
+        }
+        Ok(None)
     }
 
     fn domid(&self, uuid: Uuid) -> Result<u32> {
@@ -210,10 +227,23 @@ impl Dom0 {
             Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
             Step::Suspend { domid, live } => self.suspend(*domid, *live),
             Step::CheckStill { domid, stored } => self.check_still(*domid, stored),
-            Step::Pause { domid } => self.libxl.pause(*domid).map_err(caused),
+            Step::Pause { domid } => self.pause(*domid),
+            Step::LetRun { domid } => self.let_run(*domid),
+            Step::CheckSame { domid, stored } => self.check_same(*domid, stored),
+            Step::CheckDown { domain } => self.check_down(domain),
+            Step::TakeInternal { path, name } => {
+                let call = snapshot_create(path, name);
+                command::run_all(&[&call], &started(self.guard.as_ref())).map_err(caused)
+            }
+            Step::UntakeInternal { path, name } => self.untake_internal(path, name),
+            Step::OpenRecord { path, record } => self.open_record(path, record),
+            Step::DiscardRecord => self.discard_record(),
+            Step::CompleteRecord => self.complete_record(),
+            Step::PutCfgBack(cfg) => self.put_cfg_back(cfg),
+            Step::CreateDomain { domain, cfg, paused } => self.create_domain(domain, cfg, *paused),
             Step::Resume { domid, .. } => self.resume(*domid),
             Step::StoreConfig(store) => self.store_config(store),
-            Step::ReplaceCfg(cfg) => cfg::replace(cfg).map_err(caused),
+            Step::ReplaceCfg(cfg) => self.replace_cfg(cfg),
             Step::Xenstore(writes) => self.xenstore.write(writes).map_err(caused),
             Step::Transaction { domid, actions } => self.transaction(*domid, actions),
             Step::DrainImage => self.drain_image(),
@@ -226,7 +256,9 @@ impl Dom0 {
             }
             Step::DiscardDomain { uuid, .. } => self.discard_domain(*uuid),
             Step::Unpause { uuid, .. } => self.unpause(*uuid),
-            Step::DropInternal { uuid, vdev, name } => self.drop_internal(*uuid, vdev, name),
+            Step::DropInternal { uuid, domain, vdev, name } => {
+                self.drop_internal(*uuid, domain, vdev, name)
+            }
         }
     }
 }
@@ -269,6 +301,8 @@ impl Perform for Dom0 {
             Step::Destroy { domid, way_out } => self.destroy(*domid, way_out).map(|()| true),
             // xl removes a domain that it could not restore.
             Step::Restore { uuid, .. } => Ok(self.domid_of(*uuid)?.is_some()),
+            Step::CreateDomain { domain, .. } => Ok(self.domid_of_name(domain)?.is_some()),
+            Step::CompleteRecord => Ok(self.is_recorded()),
             _ => Ok(false),
         }
     }

@@ -44,6 +44,7 @@ pub(crate) fn found_volumes(free: u64) -> Found {
             },
             ..disk.record.clone()
         };
+        disk.top = Some(disk.record.path.clone());
         disk.file = Err("it is not a regular file".into());
         disk.chain.clear();
     }

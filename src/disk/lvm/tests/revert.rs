@@ -50,6 +50,7 @@ fn plan_with(found: &DiskFound, world: World, volumes: &Volumes) -> Result<DiskR
     let World { running, discard } = world;
     let context = RevertContext {
         uuid: Uuid::nil(),
+        domain: "web1",
         id: ID,
         created: facts().mtime,
         keep: &keep,

@@ -1,0 +1,106 @@
+//! Snapshots of the disks without the memory: of a domain that does not run, or, if the user insists, of
+//! one that does.
+
+use super::{ImagePlace, Job, Rewrites, Seen, State, left_out, name_of, new_record, switch_steps};
+use crate::disk::DiskCreate;
+use crate::error::{Error, Result};
+use crate::plan::{Plan, Step};
+use crate::record::{DisksOnly, Record};
+use crate::tool::check_path;
+
+/// Why disks alone are no snapshot of a domain that runs ("domain snapshot", RFC V9 on xen-devel).
+const NOT_WORTH_IT: &str = "without its memory, the disks of a running guest are what a power cut \
+                            leaves: nobody knows whether its file systems and data bases survive that";
+
+/// Refuses what disks alone cannot be taken of.
+pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
+    let domain = name_of(&seen.config)?;
+    if seen.state == State::Off {
+        if job.request.paused {
+            return Err(Error::usage(format!("Domain {domain} does not run"))
+                .because("it cannot be left paused")
+                .hint("leave out --paused"));
+        }
+        if job.request.record.is_none() {
+            return Err(Error::usage("A snapshot without memory is known by its record")
+                .hint("say where that goes: --record FILE"));
+        }
+        return Ok(());
+    }
+    if !job.request.crash_consistent {
+        return Err(Error::refused(format!("Domain {domain} ({}) runs", seen.domid))
+            .because(NOT_WORTH_IT)
+            .hint(
+                "take its memory as well (without --record and --disk-only), shut it down first, or \
+                 say that it is good enough: --disk-only --crash-consistent",
+            ));
+    }
+    if seen.cfg.is_none() {
+        return Err(Error::refused(format!(
+            "Domain {domain} ({}) has no known xl configuration file",
+            seen.domid
+        ))
+        .because("a revert has to start it from there")
+        .hint("name the domain by its file, or say it as config in a SPEC.toml"));
+    }
+    Ok(())
+}
+
+/// Plans it.
+pub(super) fn plan(
+    job: &Job,
+    seen: &Seen,
+    disks: &[DiskCreate],
+    rewrites: &Rewrites,
+) -> Result<Plan> {
+    let domain = name_of(&seen.config)?;
+    let ImagePlace::Record { path, trouble } = &seen.image else {
+        unreachable!("looked for where one was asked for")
+    };
+    let refused = || Error::refused(format!("The record {}", path.display()));
+    check_path(path).map_err(|why| refused().because(why))?;
+    if let Some(trouble) = trouble {
+        return Err(refused().because(trouble.clone()).hint("choose another file with --record"));
+    }
+    let running = seen.state != State::Off;
+    let kind = if running { DisksOnly::CrashConsistent } else { DisksOnly::Offline };
+    let record = Record { disks_only: Some(kind), ..new_record(job, seen, disks, false)? };
+    let mut notes = left_out(disks);
+    let mut prepare: Vec<Step> = disks.iter().flat_map(|disk| disk.prepare.clone()).collect();
+    prepare.push(Step::OpenRecord { path: path.clone(), record: Box::new(record) });
+    let still = disks.iter().flat_map(|disk| disk.still.clone());
+    let title = format!("Snapshot {} of the disks of {domain}", job.name);
+    if !running {
+        prepare.push(Step::CheckDown { domain });
+        prepare.extend(Step::together(still.collect()));
+        prepare.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
+        let commit = Some(Step::CompleteRecord);
+        return Ok(Plan { title, notes, prepare, commit, ..Plan::default() });
+    }
+
+    notes.push(format!("{NOT_WORTH_IT}, as you have said"));
+    let domid = seen.domid;
+    let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
+    let still: Vec<Step> = still.collect();
+    // One step is one instant; between two of them the guest must not write. One that is paused already
+    // stays so.
+    let moments = still.len() + usize::from(!actions.is_empty());
+    let stop = moments > 1 && seen.state == State::Running;
+    // Nobody may start the domain anew between the stored configuration and the disks.
+    prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
+    prepare.extend(stop.then_some(Step::Pause { domid }));
+    prepare.extend(Step::together(still));
+    prepare.push(Step::CheckSame { domid, stored: seen.stored.clone() });
+    prepare.extend(switch_steps(seen, disks, rewrites)?);
+    let mut finish = Vec::new();
+    if stop && !job.request.paused {
+        finish.push(Step::LetRun { domid });
+    } else if job.request.paused && !stop && seen.state == State::Running {
+        finish.push(Step::Pause { domid });
+    }
+    finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
+    finish.push(Step::CompleteRecord);
+    finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
+    let commit = (!actions.is_empty()).then_some(Step::Transaction { domid, actions });
+    Ok(Plan { title, notes, prepare, commit, finish, ..Plan::default() })
+}

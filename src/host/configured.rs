@@ -1,0 +1,157 @@
+//! Looking at a domain that does not run: what its xl configuration file says, by xl itself, and its disks.
+//! Changes nothing.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::create::{Job, Seen, State};
+use crate::disk::qemu_img::ImageInfo;
+use crate::disk::{DiskSeen, FileFacts, Node, Place, Served};
+use crate::domain::{Disk, DomainConfig, Format};
+use crate::error::{Error, Result};
+use crate::host::dom0::Dom0;
+use crate::host::libxl::XlCfg;
+use crate::host::look::{
+    Domain, chain, disks_of_others, image_place, other_user, trouble, vhd_facts, volumes,
+};
+use crate::host::xenstore::Vbd;
+use crate::host::{command, files};
+use crate::record::Record;
+use crate::revert::by_hand::{self, Eyes};
+use crate::spec::{Request, Wish};
+use crate::tool::{Tool, check_path, dry_run};
+
+/// A domain as its configuration file has it.
+#[derive(Debug, Clone)]
+pub struct Configured {
+    /// The configuration; its UUID means something only if the file names one.
+    pub config: DomainConfig,
+    /// The UUID that the file names; nil if it names none.
+    pub uuid: Uuid,
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+///
+/// If xl would not start a domain from it.
+pub fn read(path: &Path) -> Result<Configured> {
+    let refused = || Error::refused(format!("The xl configuration file {}", path.display()));
+    check_path(path).map_err(|why| refused().because(why))?;
+    let uuid = XlCfg::open(path)
+        .and_then(|cfg| cfg.string(c"uuid"))
+        .map_err(|why| refused().because(why))?
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(Uuid::nil());
+    let output = command::run(&dry_run(path)).map_err(|why| refused().because(why))?;
+    let text = String::from_utf8_lossy(&output);
+    // Behind what xl may have to say.
+    let json = text.find('{').map_or("", |start| &text[start..]);
+    let config = DomainConfig::parse(json).map_err(|why| refused().because(why))?;
+    Ok(Configured { config, uuid })
+}
+
+/// Looks for the snapshots without memory that somebody made by hand, as a SPEC.toml tells.
+pub fn by_hand(request: &Request, cfg: &Path, now: Timestamp) -> Result<Record> {
+    let Configured { config, uuid } = read(cfg)?;
+    by_hand::record(request, (&config, uuid), cfg, &Host, now)
+}
+
+/// What is there.
+struct Host;
+
+impl Eyes for Host {
+    fn chain(&self, path: &Path, format: Format) -> Result<Vec<ImageInfo>, String> {
+        chain(path, format)
+    }
+
+    fn facts(&self, path: &Path) -> Result<FileFacts, String> {
+        files::facts(path).map_err(|error| error.to_string())
+    }
+}
+
+/// Looks at a domain that does not run, for `create`.
+pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Result<Seen> {
+    for tool in [Tool::QemuImg, Tool::Xl] {
+        command::find(tool).map_err(|why| Error::refused("The tools").because(why))?;
+    }
+    let Configured { config, uuid } = read(cfg)?;
+    let others = disks_of_others(dom0, Uuid::nil())?;
+    let disks: Vec<DiskSeen> = config
+        .disks()
+        .map_err(|error| trouble(&domain.name, error))?
+        .into_iter()
+        .map(|disk| disk_seen(&domain.name, job, disk, &others))
+        .collect();
+    let volumes = match disks.iter().any(|disk| disk.device.is_some()) {
+        true => volumes(),
+        false => Ok(Vec::new()),
+    };
+    dom0.remember_sizes(disks.iter().filter_map(|disk| {
+        let vhd = disk.vhd.as_ref().and_then(|vhd| vhd.as_ref().ok()).map(|vhd| vhd.virtual_size);
+        let size = disk.node.as_ref().map(|node| node.virtual_size).or(vhd)?;
+        Some((disk.disk.vdev.clone(), size))
+    }));
+    let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
+    Ok(Seen {
+        domid: 0,
+        uuid,
+        state: State::Off,
+        stored: String::new(),
+        disks,
+        volumes,
+        cfg: Some(cfg.to_owned()),
+        monitor: None,
+        saver: None,
+        xen: version.to_string(),
+        shadow_paging: false,
+        image: image_place(job, &domain.name)?,
+        config,
+    })
+}
+
+fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[(String, Vbd)]) -> DiskSeen {
+    let path = disk.file();
+    let mut file = files::facts(path).map_err(|error| error.to_string());
+    let mut node = None;
+    if file.is_ok() && !disk.cdrom && !disk.is_tap_vhd() {
+        match disk.format.map(|format| image(path, format)).transpose() {
+            Ok(image) => node = image,
+            Err(why) => file = Err(why),
+        }
+    }
+    let reflink = matches!(job.wish(&disk.vdev), Some(Wish::Reflink { .. }));
+    DiskSeen {
+        served: Some(Served::Nobody),
+        params: Vec::new(),
+        node,
+        file,
+        device: files::device(path),
+        place: job
+            .new_file(domain, &disk)
+            .map(|path| Place { trouble: files::trouble(&path), path }),
+        used_by: other_user(path, others),
+        clone_trouble: reflink.then(|| files::clone_trouble(path)).flatten(),
+        vhd: vhd_facts(&disk),
+        disk,
+    }
+}
+
+/// An image as its QEMU would see it.
+fn image(path: &Path, format: Format) -> Result<Node, String> {
+    let info = chain(path, format)?
+        .into_iter()
+        .next()
+        .ok_or_else(|| "qemu-img says nothing of it".to_owned())?;
+    Ok(Node {
+        name: String::new(),
+        file: path.to_owned(),
+        read_only: false,
+        virtual_size: info.virtual_size,
+        snapshots: info.snapshots(),
+        driver: info.format,
+        emulated: None,
+    })
+}

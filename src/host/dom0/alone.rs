@@ -1,0 +1,147 @@
+//! Disks without memory: snapshots of files that nobody has open, the record, and the start from a
+//! configuration file.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::guarded::started;
+use super::{Dom0, caused, failed};
+use crate::disk::qemu_img::snapshot_delete;
+use crate::domain::Format;
+use crate::error::{Error, Left, Result};
+use crate::host::cfg;
+use crate::host::guard::Note;
+use crate::host::record_file::RecordFile;
+use crate::host::{command, look};
+use crate::names::SnapshotName;
+use crate::plan::ReplaceCfg;
+use crate::record::Record;
+use crate::tool::{create_domain, quote};
+
+impl Dom0 {
+    pub(super) fn open_record(&mut self, path: &Path, record: &Record) -> Result<()> {
+        let file =
+            RecordFile::start(path, record).map_err(failed(format!("Write {}", path.display())))?;
+        self.tell(&Note::Image(file.id().map_err(failed("Look at the record"))?));
+        self.record = Some((file, record.clone()));
+        Ok(())
+    }
+
+    pub(super) fn discard_record(&mut self) -> Result<()> {
+        match self.record.take() {
+            Some((file, _)) => file.discard().map_err(caused),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn complete_record(&mut self) -> Result<()> {
+        let (file, mut record) =
+            self.record.take().ok_or_else(|| Error::failed("The record is not open"))?;
+        let incomplete = record.clone();
+        record.complete = true;
+        let result = self
+            .prove(&mut record)
+            .and_then(|()| file.complete(&record).map_err(failed("Complete the record")));
+        if result.is_ok() {
+            self.done.record = Some(record);
+        } else {
+            // It can still be taken back.
+            self.record = Some((file, incomplete));
+        }
+        result
+    }
+
+    /// Whether the record has its name.
+    pub(super) fn is_recorded(&mut self) -> bool {
+        self.record.as_ref().is_some_and(|(file, _)| file.is_complete())
+    }
+
+    pub(super) fn check_down(&self, domain: &str) -> Result<()> {
+        match self.domid_of_name(domain)? {
+            None => Ok(()),
+            Some(domid) => {
+                Err(Error::failed(format!("Somebody has started it meanwhile, as domain {domid}"))
+                    .hint("see that nobody starts the domain, and try again"))
+            }
+        }
+    }
+
+    pub(super) fn check_same(&self, domid: u32, stored: &str) -> Result<()> {
+        if self.is_gone(domid)? {
+            return Err(Error::failed("The domain is gone"));
+        }
+        match self.libxl.stored_config(domid).map_err(caused)? == stored {
+            true => Ok(()),
+            false => Err(Error::failed(
+                "Somebody else has changed the configuration of the domain meanwhile",
+            )
+            .hint("see that nothing else works on the domain (xl, libvirt), and try again")),
+        }
+    }
+
+    /// From here on the guest stands still.
+    pub(super) fn pause(&mut self, domid: u32) -> Result<()> {
+        self.libxl.pause(domid).map_err(caused)?;
+        self.suspended_at.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    pub(super) fn let_run(&mut self, domid: u32) -> Result<()> {
+        let info = self.libxl.domain_info(domid).map_err(caused)?;
+        if info.is_some_and(|info| info.paused && !info.dying) {
+            self.libxl.unpause(domid).map_err(caused)?;
+        }
+        if let Some(stopped) = self.suspended_at.take() {
+            self.done.pause = Some(stopped.elapsed());
+        }
+        Ok(())
+    }
+
+    /// By the number that its name means: a name may be another snapshot's number.
+    pub(super) fn untake_internal(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
+        let chain = look::chain(path, Format::Qcow2).map_err(Error::failed)?;
+        let snapshots = chain.first().map(|image| image.snapshots()).unwrap_or_default();
+        match snapshots.iter().find(|snapshot| snapshot.name == name.as_str()) {
+            None => Ok(()),
+            Some(snapshot) => command::run_all(
+                &[&snapshot_delete(path, &snapshot.id)],
+                &started(self.guard.as_ref()),
+            )
+            .map_err(caused),
+        }
+    }
+
+    pub(super) fn replace_cfg(&mut self, cfg: &ReplaceCfg) -> Result<()> {
+        // Told before: only what we have begun is taken back.
+        self.tell(&Note::Made(cfg.backup.clone()));
+        self.made.insert(cfg.backup.clone());
+        cfg::replace(cfg).map_err(caused)
+    }
+
+    pub(super) fn put_cfg_back(&mut self, cfg: &ReplaceCfg) -> Result<()> {
+        if self.made.contains(&cfg.backup) {
+            cfg::put_back(cfg).map_err(caused)?;
+            self.made.remove(&cfg.backup);
+        }
+        Ok(())
+    }
+
+    pub(super) fn create_domain(&mut self, domain: &str, path: &Path, paused: bool) -> Result<()> {
+        let call = create_domain(path, paused);
+        let Err(error) = command::run_all(&[&call], &started(self.guard.as_ref())) else {
+            return Ok(());
+        };
+        // It may have the new files open; they are of no use to anybody only if it is gone.
+        match self.domid_of_name(domain)? {
+            None => Err(caused(error)),
+            Some(domid) => {
+                self.made.clear();
+                let left = Left {
+                    what: format!("xl create failed, but domain {domid} is there"),
+                    command: Some(format!("xl destroy {}", quote(domain))),
+                };
+                Err(caused(error).unfinished(vec![left]))
+            }
+        }
+    }
+}

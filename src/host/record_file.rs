@@ -1,0 +1,190 @@
+//! The record of a snapshot without memory, in a file of its own: written under a `.partial` name, and
+//! found again behind a snapshot's name.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::host::files;
+use crate::host::image::FileId;
+use crate::memory::header::{MARK, MAX_RECORD};
+use crate::memory::partial_path;
+use crate::record::Record;
+
+/// A record being written.
+#[derive(Debug)]
+pub struct RecordFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl RecordFile {
+    /// Makes the file, for root alone, and writes the record as it is, not complete.
+    pub fn start(path: &Path, record: &Record) -> io::Result<RecordFile> {
+        let file = files::create_new(&partial_path(path))?;
+        let this = RecordFile { file, path: path.to_owned() };
+        match this.write(record) {
+            Ok(()) => Ok(this),
+            Err(error) => {
+                this.discard()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes on with the file that another process made.
+    pub fn adopt(path: &Path, made: FileId) -> io::Result<RecordFile> {
+        let path = path.to_owned();
+        [partial_path(&path), path.clone()]
+            .iter()
+            .filter_map(|path| files::open_no_link(path).ok())
+            .find(|file| files::id(file).is_ok_and(|id| id == made))
+            .map(|file| RecordFile { file, path })
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Which file it is.
+    pub fn id(&self) -> io::Result<FileId> {
+        files::id(&self.file)
+    }
+
+    /// Writes the complete record, makes it durable and gives it its name.
+    ///
+    /// # Errors
+    ///
+    /// It may have its name already; [`RecordFile::discard`] takes that back.
+    pub fn complete(&self, record: &Record) -> io::Result<()> {
+        self.write(record)?;
+        self.file.sync_all()?;
+        let partial = partial_path(&self.path);
+        if self.has_name(&partial) {
+            files::rename_new(&partial, &self.path)?;
+        }
+        if !self.has_name(&self.path) {
+            let partial = partial.display();
+            return Err(io::Error::other(format!("somebody replaced {partial}")));
+        }
+        files::sync_directory(&self.path)
+    }
+
+    /// Whether it has its name.
+    pub fn is_complete(&self) -> bool {
+        self.has_name(&self.path)
+    }
+
+    /// Removes it, under whichever name.
+    pub fn discard(&self) -> io::Result<()> {
+        [partial_path(&self.path), self.path.clone()]
+            .iter()
+            .filter(|name| self.has_name(name))
+            .try_for_each(|name| files::remove(name))
+    }
+
+    fn write(&self, record: &Record) -> io::Result<()> {
+        let text = MARK.to_owned() + &record.to_toml();
+        if text.len() > MAX_RECORD {
+            return Err(io::Error::other("it is longer than 1 MiB"));
+        }
+        self.file.set_len(0)?;
+        self.file.write_all_at(text.as_bytes(), 0)
+    }
+
+    fn has_name(&self, path: &Path) -> bool {
+        let named = fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        named.is_some() && named == self.id().ok()
+    }
+}
+
+/// Whether a file begins as a record does: whatever its name, it is one.
+pub fn is_record(path: &Path) -> bool {
+    let mut start = [0; MARK.len()];
+    let read = files::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == MARK.as_bytes()
+}
+
+/// Reads a record from a file.
+///
+/// # Errors
+///
+/// If it is damaged, or was never completed.
+pub fn read(path: &Path) -> Result<Record> {
+    let refused = || Error::refused(format!("Record {}", path.display()));
+    let mut text = String::new();
+    files::open(path)
+        .and_then(|file| file.take(MAX_RECORD as u64 + 1).read_to_string(&mut text))
+        .map_err(|why| refused().because(why))?;
+    if text.len() > MAX_RECORD {
+        return Err(refused().because("it is longer than 1 MiB"));
+    }
+    let record = Record::parse(&text).map_err(|why| refused().because(why))?;
+    if !record.complete || record.disks_only.is_none() {
+        return Err(refused().because("it was never completed: it lacks the proofs of the disks"));
+    }
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::DisksOnly;
+    use crate::record::tests::sample;
+
+    fn record(complete: bool) -> Record {
+        Record { complete, disks_only: Some(DisksOnly::Offline), ..sample() }
+    }
+
+    #[test]
+    fn a_record_has_its_name_only_when_it_is_complete() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web1.record");
+        let partial = partial_path(&path);
+        let file = RecordFile::start(&path, &record(false)).unwrap();
+        assert!(!path.exists() && !file.is_complete());
+        assert_eq!(fs::metadata(&partial).unwrap().mode() & 0o777, 0o600);
+        // Renamed by hand, it is not taken.
+        assert!(is_record(&partial));
+        assert!(read(&partial).unwrap_err().chain()[1].contains("never completed"));
+        assert!(RecordFile::start(&path, &record(false)).is_err());
+        let adopted = RecordFile::adopt(&path, file.id().unwrap()).unwrap();
+        adopted.complete(&record(true)).unwrap();
+        assert!(file.is_complete() && !partial.exists());
+        assert_eq!(read(&path).unwrap(), record(true));
+        RecordFile::adopt(&path, file.id().unwrap()).unwrap();
+        file.discard().unwrap();
+        assert!(!path.exists());
+        assert!(RecordFile::adopt(&path, file.id().unwrap()).is_err());
+    }
+
+    #[test]
+    fn nothing_is_overwritten_and_nothing_of_others_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web1.record");
+        let file = RecordFile::start(&path, &record(false)).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        assert!(file.complete(&record(true)).is_err());
+        file.discard().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert!(!is_record(&path));
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let refused = |text: &str, words: &str| {
+            fs::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.chain().join(": ").contains(words), "{:?}", error.chain());
+        };
+        let whole = MARK.to_owned() + &record(true).to_toml();
+        refused(&whole[..whole.len() / 2], "not well-formed");
+        refused(&"#\n".repeat(MAX_RECORD), "longer than 1 MiB");
+        refused(&(MARK.to_owned() + &sample().to_toml()), "never completed");
+        refused(&whole.replace("/srv/a.qcow2", "nbd:x"), "impossible path");
+        assert!(!is_record(Path::new("/")) && !is_record(Path::new("/no/such")));
+    }
+}

@@ -1,0 +1,93 @@
+//! The domain's xl configuration file, which a revert keeps true.
+
+use std::path::PathBuf;
+
+use super::Revert;
+use crate::disk::{DiskFound, DiskRevert, vhd};
+use crate::domain::Format;
+use crate::plan::{ReplaceCfg, Step, undo};
+use crate::record::Kept;
+use crate::xlcfg::Change;
+
+/// Which file that is, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cfg {
+    /// It is not.
+    Unknown,
+    /// The domain was named by it when the snapshot was taken.
+    Remembered(PathBuf),
+    /// The user says so now.
+    Named(PathBuf),
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CfgAfter {
+    /// It is not known.
+    Unknown,
+    /// It says already what it should.
+    Right,
+    /// It gets another text.
+    Replace(ReplaceCfg),
+    /// It cannot be made to say what it should.
+    Trouble {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// The image of a disk after the revert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskChange {
+    /// The image.
+    pub change: Change,
+    /// Whether it is another one than before: if not, a file that does not know of the disk, or tells
+    /// its image in other words, is right as well.
+    pub needed: bool,
+}
+
+/// The image of a disk after the revert; none for one that is not put back.
+pub(crate) fn change(disk: &DiskRevert, found: &DiskFound) -> Option<DiskChange> {
+    let record = &found.record;
+    let (target, format) = match (&disk.switch, &record.snapshot) {
+        (Some(switch), _) => switch.clone(),
+        (None, Kept::None { .. }) => return None,
+        (None, Kept::Vhd { .. }) => (vhd::target(&record.path), Format::Raw),
+        (None, _) => (record.path.clone(), record.format?),
+    };
+    let elsewhere = found.top.as_ref().is_some_and(|top| *top != record.path);
+    let needed = disk.switch.is_some() || elsewhere;
+    Some(DiskChange { change: Change::new(&record.vdev, &target, format), needed })
+}
+
+impl Revert {
+    /// The same revert, with what becomes of the configuration file.
+    #[must_use]
+    pub fn with_cfg(mut self, cfg: CfgAfter) -> Self {
+        match &cfg {
+            CfgAfter::Unknown => {}
+            CfgAfter::Right => self.cfg_lines.clear(),
+            CfgAfter::Replace(replace) => {
+                self.cfg_lines.clear();
+                let step = Step::ReplaceCfg(replace.clone());
+                let plan = &mut self.plan;
+                if plan.onward.iter().any(|step| matches!(step, Step::CreateDomain { .. })) {
+                    // xl reads it then.
+                    plan.prepare.push(step);
+                    plan.stranded.steps = undo(&plan.prepare);
+                } else {
+                    // Before anything that it may still name is deleted.
+                    let at = plan.finish.iter().take_while(|step| step.lets_guest_run()).count();
+                    plan.finish.insert(at, step);
+                }
+            }
+            CfgAfter::Trouble { path, why } => {
+                self.plan.notes.push(format!("{} will not be rewritten: {why}", path.display()));
+            }
+        }
+        self.cfg = cfg;
+        self
+    }
+}
