@@ -184,10 +184,13 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         ),
         command: Some(format!("xl-snapshot revert {}", found.snapshot)),
     };
-    let prepare: Vec<Step> =
+    let mut prepare: Vec<Step> =
         Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect())
             .into_iter()
             .collect();
+    if found.same.is_none() && matches!(found.onward, Onward::Start(_)) {
+        prepare.push(Step::CheckDown { domain: domain.name.clone() });
+    }
     // Disks at the same time, the steps of one disk one after the other.
     let rounds = disks.iter().map(|disk| disk.put_back.len()).max().unwrap_or(0);
     let mut onward: Vec<Step> = (0..rounds)

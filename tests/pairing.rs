@@ -11,13 +11,15 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 use uuid::Uuid;
 use xl_snapshot::disk::qemu_img::{ImageInfo, create_overlay, info_chain, snapshot_create};
-use xl_snapshot::disk::{DiskRevert, RevertContext, revert};
-use xl_snapshot::domain::{Format, GuestType};
+use xl_snapshot::disk::{DiskRevert, FileFacts, RevertContext, revert};
+use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::command::run;
-use xl_snapshot::host::look;
+use xl_snapshot::host::{files, look};
 use xl_snapshot::plan::Step;
 use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
+use xl_snapshot::revert::by_hand::{self, Eyes};
+use xl_snapshot::spec::{Flags, Spec, merge};
 use xl_snapshot::tool::{Invocation, Tool};
 
 const SIZE: u64 = 1 << 20;
@@ -316,4 +318,67 @@ fn a_copy_of_a_raw_file_that_was_replaced() {
     restore_time(&other, &before);
     fs::rename(&other, &copy).unwrap();
     assert!(refusal(&record).contains("a.at-s1: it is another file now"));
+}
+
+/// What is there, for snapshots that were made by hand.
+struct Host;
+
+impl Eyes for Host {
+    fn chain(&self, path: &Path, format: Format) -> Result<Vec<ImageInfo>, String> {
+        look::chain(path, format)
+    }
+
+    fn facts(&self, path: &Path) -> Result<FileFacts, String> {
+        files::facts(path).map_err(|error| error.to_string())
+    }
+}
+
+/// The record of one disk with a snapshot `s1` inside of it or, with `external`, on a frozen image.
+fn made_by_hand(path: &Path, how: &str) -> Result<DiskRecord> {
+    let config = serde_json::json!({
+        "c_info": {"type": "pv", "name": "web1", "uuid": Uuid::nil()},
+        "disks": [{"pdev_path": path, "vdev": "xvda", "format": "qcow2", "readwrite": 1}],
+    });
+    let config = DomainConfig::parse(&config.to_string()).unwrap();
+    let spec = format!("name = \"s1\"\n[[disk]]\nvdev = \"xvda\"\nsnapshot = \"{how}\"\n");
+    let spec = Spec::parse(&spec, Path::new("/spec.toml")).unwrap();
+    let request = merge(Flags::default(), spec).unwrap();
+    let who = (&config, Uuid::nil());
+    let record = by_hand::record(&request, who, Path::new("/web1.cfg"), &Host, Timestamp::now())?;
+    Ok(record.disks[0].clone())
+}
+
+#[test]
+fn a_snapshot_that_was_made_by_hand_is_found_by_its_name_and_applied_by_its_number() {
+    let images = Images::new();
+    let path = images.snapshotted("a", 1);
+    images.snapshot(&path, 2);
+    // qemu-img gives a name as often as it is asked to.
+    let why = made_by_hand(&path, "internal").unwrap_err().chain().join(": ");
+    assert!(why.contains("several snapshots s1"), "{why}");
+    run(&Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-d", "s1"]).arg(&path)).unwrap();
+    let record = made_by_hand(&path, "internal").unwrap();
+    let planned = plan(std::slice::from_ref(&record), "keep").remove(0).unwrap();
+    for step in &planned.put_back {
+        let Step::Run(call) = step else { panic!("{step}") };
+        run(call).unwrap();
+    }
+    assert_eq!(images.first_byte(&path), 2);
+}
+
+#[test]
+fn an_overlay_that_was_made_by_hand_tells_the_frozen_image() {
+    let images = Images::new();
+    let base = images.raw("base", 7);
+    let overlay = images.overlay("overlay", &base, Format::Raw);
+    let record = made_by_hand(&overlay, "external").unwrap();
+    assert_eq!((record.path.as_path(), record.format), (base.as_path(), Some(Format::Raw)));
+    accepted(&record);
+    // Nothing says what the image below is: never looked for.
+    let bare = images.path("bare");
+    run(&create_overlay(&bare, &base, Format::Raw, SIZE)).unwrap();
+    let call = Invocation::new(Tool::QemuImg, ["rebase", "-q", "-u", "-f", "qcow2", "-b", ""]);
+    run(&call.arg(&bare)).unwrap();
+    let why = made_by_hand(&bare, "external").unwrap_err().chain().join(": ");
+    assert!(why.contains("it is no overlay"), "{why}");
 }

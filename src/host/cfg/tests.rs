@@ -345,3 +345,45 @@ proptest! {
         }
     }
 }
+
+/// A file, and the step that gives it another text.
+fn on_disk() -> (tempfile::TempDir, ReplaceCfg) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("web1.cfg");
+    fs::write(&path, "old").unwrap();
+    let backup = directory.path().join("web1.cfg.bak-s1");
+    let entries = Vec::new();
+    (directory, ReplaceCfg { path, old: "old".into(), new: "new".into(), backup, entries })
+}
+
+#[test]
+fn what_was_replaced_is_put_back() {
+    let (directory, cfg) = on_disk();
+    put_back(&cfg).unwrap();
+    let inode = fs::metadata(&cfg.path).unwrap().ino();
+    for _ in 0..2 {
+        replace(&cfg).unwrap();
+        replace(&cfg).unwrap();
+        assert_eq!(fs::read(&cfg.path).unwrap(), b"new");
+        put_back(&cfg).unwrap();
+        put_back(&cfg).unwrap();
+        assert_eq!(fs::read(&cfg.path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+    assert_eq!(fs::metadata(&cfg.path).unwrap().ino(), inode, "it is the same file");
+    // Killed between the two names.
+    fs::hard_link(&cfg.path, &cfg.backup).unwrap();
+    put_back(&cfg).unwrap();
+    assert!(cfg.path.exists() && !cfg.backup.exists());
+}
+
+#[test]
+fn what_somebody_else_has_written_stays() {
+    let (_directory, cfg) = on_disk();
+    replace(&cfg).unwrap();
+    fs::write(&cfg.path, "theirs").unwrap();
+    assert!(matches!(put_back(&cfg), Err(RewriteError::Changed { .. })));
+    assert!(matches!(replace(&cfg), Err(RewriteError::Changed { .. })));
+    assert_eq!(fs::read(&cfg.path).unwrap(), b"theirs");
+    assert_eq!(fs::read(&cfg.backup).unwrap(), b"old");
+}
