@@ -153,7 +153,7 @@ fn paint(board: &Board, mut show: impl FnMut(&State, Duration)) {
 
 fn style() -> ProgressStyle {
     ProgressStyle::with_template(
-        "{msg:29} [{bar:25}] {decimal_bytes:>10} of {decimal_total_bytes}  {decimal_bytes_per_sec}",
+        "{msg:27} [{wide_bar}] {decimal_bytes:>9} of {decimal_total_bytes}, {decimal_bytes_per_sec:>11}",
     )
     .expect("the template is well-formed")
     .progress_chars("=> ")
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_bar_is_drawn_and_taken_away() {
-        let screen = InMemoryTerm::new(5, 120);
+        let screen = InMemoryTerm::new(5, 80);
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
         let meter = Meter::bar("saving memory", MultiProgress::with_draw_target(target));
         meter.show(Some(2), 50_000_000, 200_000_000);
@@ -271,8 +271,10 @@ mod tests {
             thread::sleep(PERIOD);
         }
         let seen = screen.contents();
-        assert!(seen.starts_with("saving memory, iteration 3    [======>"), "{seen}");
-        assert!(seen.contains(" 50.00 MB of 200.00 MB"), "{seen}");
+        assert!(seen.starts_with("saving memory, iteration 3  [==="), "{seen}");
+        assert!(seen.contains("]  50.00 MB of 200.00 MB, "), "{seen}");
+        // All of it, the rate as well, on one line of a small terminal.
+        assert!(seen.ends_with("/s") && !seen.contains('\n'), "{seen}");
         drop(meter);
         assert_eq!(screen.contents(), "");
     }

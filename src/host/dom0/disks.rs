@@ -122,3 +122,18 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
         .and_then(|()| files::sync_directory(to))
         .map_err(failed(format!("Rename {}", from.display())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_that_is_waited_for_is_named() {
+        for wait in [await_closed, await_merged] {
+            // Where there is no LVM, that is the trouble.
+            let error = wait("vg-none/lv-none").unwrap_err();
+            assert!(error.message.contains("vg-none/lv-none"), "{error}");
+            assert!(error.hint.is_some());
+        }
+    }
+}
