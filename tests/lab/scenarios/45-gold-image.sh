@@ -24,7 +24,7 @@ identities() { xl list -l | grep -E '"(uuid|mac)"'; }
 ip link show xenbr0 >/dev/null 2>&1 || ip link add xenbr0 type bridge
 ip link set xenbr0 up
 mkdir new
-kinds_up g type=pv tick=500 mem=96 'cfg=vif = ["mac=00:16:3e:5a:5a:01,bridge=xenbr0"]'
+kinds_up g type=pv tick=500 'cfg=vif = ["mac=00:16:3e:5a:5a:01,bridge=xenbr0"]'
 # The disk that tapdisk or QEMU serves from a VHD becomes a base as well.
 create g gold.xlsave --name gold --no-live -d xvdb,external -d xvdf,reflink
 before=$(volumes vg0)
@@ -62,7 +62,7 @@ umount x
 # Ten from one, all at the same time and without the original; a killed one leaves nothing.
 qcow2 h.qcow2 64M
 raw i.img 64M
-guest_up h tick=500 mem=64 h.qcow2 i.img 'cfg=vif = ["mac=00:16:3e:5a:5a:02,bridge=xenbr0"]'
+guest_up h tick=500 mem=96 h.qcow2 i.img 'cfg=vif = ["mac=00:16:3e:5a:5a:02,bridge=xenbr0"]'
 wait_tick h 2
 create h h.xlsave --name h1 -d xvda,external -d xvdb,external
 mkdir ten
