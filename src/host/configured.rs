@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::libxl::XlCfg;
 use crate::host::look::{
-    Domain, chain, disks_of_others, image_place, other_user, trouble, vhd_facts, volumes,
+    Domain, chain, disks_of_others, image_place, need, other_user, trouble, vhd_facts, volumes,
 };
 use crate::host::xenstore::Vbd;
 use crate::host::{command, files};
@@ -38,7 +38,10 @@ pub struct Configured {
 ///
 /// If xl would not start a domain from it.
 pub fn read(path: &Path) -> Result<Configured> {
-    let refused = || Error::refused(format!("The xl configuration file {}", path.display()));
+    let refused = || {
+        Error::refused(format!("No domain could be started from {}", path.display()))
+            .hint("see what xl says of it: xl create -n FILE")
+    };
     check_path(path).map_err(|why| refused().because(why))?;
     let uuid = XlCfg::open(path)
         .and_then(|cfg| cfg.string(c"uuid"))
@@ -75,7 +78,7 @@ impl Eyes for Host {
 /// Looks at a domain that does not run, for `create`.
 pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Result<Seen> {
     for tool in [Tool::QemuImg, Tool::Xl] {
-        command::find(tool).map_err(|why| Error::refused("The tools").because(why))?;
+        need(tool)?;
     }
     let Configured { config, uuid } = read(cfg)?;
     let others = disks_of_others(dom0, Uuid::nil())?;

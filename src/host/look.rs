@@ -597,7 +597,7 @@ pub(super) fn trouble(what: &str, error: impl std::error::Error + Send + Sync + 
 }
 
 /// Refuses if a tool is not there.
-fn need(tool: Tool) -> Result<()> {
+pub(super) fn need(tool: Tool) -> Result<()> {
     let missing = |why| Error::refused(format!("{} is needed", tool.name())).because(why);
     command::find(tool).map(drop).map_err(|why| missing(why).hint(tool.remedy()))
 }
