@@ -31,7 +31,7 @@ use crate::plan::Target;
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Cfg, Found, Onward, Running};
 use crate::spec::{Wish, absolute};
-use crate::tool::{Invocation, Tool, check_path};
+use crate::tool::{Invocation, Tool, check_path, quote};
 
 /// A domain as the user named it.
 #[derive(Debug, Clone)]
@@ -356,6 +356,11 @@ pub fn for_revert(
 ) -> Result<Found> {
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
+    }
+    if let Some(wishes) = beside.filter(|wishes| !wishes.directory.is_dir()) {
+        let directory = quote(&wishes.directory);
+        return Err(Error::refused(format!("There is no directory {directory}"))
+            .hint(format!("make it: mkdir -p {directory}")));
     }
     let record = snapshot.record.clone();
     let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
