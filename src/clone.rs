@@ -82,6 +82,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect())
             .into_iter()
             .collect();
+    prepare.push(Step::AwaitTurn);
     // Nothing of the old domain is touched: until the new one runs, all can be taken back.
     prepare.push(Step::Restore {
         uuid: wishes.uuid,

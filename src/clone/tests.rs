@@ -43,8 +43,9 @@ fn the_plan_of_a_new_domain() {
         "\
 web2, a new domain from snapshot s1 of web1:
    1   make /srv/new0.qcow2: qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=1' /srv/a.qcow2 /srv/new0.qcow2; at the same time make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   2   restore web2 with xl, paused
-   3   unpause web2
+   2   wait while others are restored: one for each processor at a time
+   3   restore web2 with xl, paused
+   4   unpause web2
 note: disk hdc is that of web1 itself, read-only
 "
     );

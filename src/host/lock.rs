@@ -102,15 +102,7 @@ fn take_one(
             .hint("run this as root, in dom0")
     };
     files::make_directories(path.parent().unwrap_or(Path::new("/"))).map_err(trouble)?;
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(O_NOFOLLOW)
-        .mode(0o600)
-        .open(path)
-        .map_err(trouble)?;
+    let mut file = open(path).map_err(trouble)?;
     if !is_taken(&file, hold).map_err(trouble)? {
         wait(&mut file, hold, domain, patience, trouble)?;
     }
@@ -118,6 +110,55 @@ fn take_one(
     file.rewind().map_err(trouble)?;
     writeln!(file, "{operation} (process {})", std::process::id()).map_err(trouble)?;
     Ok(file)
+}
+
+/// One of as many turns as the host has processors.
+///
+/// libxl gives QEMU ten seconds for its first answers (libxl_internal.h, `LIBXL_QMP_CMD_TIMEOUT`), which it
+/// cannot keep if many start at the same time: seen with ten on two processors.
+#[derive(Debug)]
+pub struct Turn {
+    _file: File,
+}
+
+impl Turn {
+    /// Waits for a turn; `None` if the user wants it to end.
+    pub fn wait(stopped: &dyn Fn() -> bool) -> io::Result<Option<Turn>> {
+        let turns = thread::available_parallelism()?.get();
+        Turn::wait_in(Path::new(DIRECTORY), turns, stopped)
+    }
+
+    fn wait_in(
+        directory: &Path,
+        turns: usize,
+        stopped: &dyn Fn() -> bool,
+    ) -> io::Result<Option<Turn>> {
+        files::make_directories(directory)?;
+        loop {
+            for number in 0..turns {
+                let file = open(&directory.join(format!("turn-{number}.lock")))?;
+                if is_taken(&file, Hold::Alone)? {
+                    return Ok(Some(Turn { _file: file }));
+                }
+            }
+            if stopped() {
+                return Ok(None);
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// Opens the file of a lock, which is made if it is not there.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(O_NOFOLLOW)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Takes the lock if it is free.
@@ -225,6 +266,24 @@ mod tests {
         let alone = second(directory.path(), None).unwrap();
         Lock::take_in(directory.path(), WEB1, "three", Hold::Shared, None).unwrap_err();
         drop(alone);
+    }
+
+    #[test]
+    fn there_are_so_many_turns_and_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let turn =
+            |stopped: &dyn Fn() -> bool| Turn::wait_in(directory.path(), 2, stopped).unwrap();
+        let first = turn(&|| panic!("it is free")).unwrap();
+        let second = Cell::new(turn(&|| panic!("it is free")));
+        assert!(turn(&|| true).is_none());
+        // Somebody else's ends while the third waits.
+        let third = turn(&|| {
+            drop(second.take());
+            false
+        });
+        assert!(third.is_some());
+        drop(first);
+        turn(&|| panic!("it is free")).unwrap();
     }
 
     #[test]

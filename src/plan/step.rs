@@ -308,6 +308,9 @@ pub enum Step {
         /// The image, if it is not the one the operation began with.
         image: Option<PathBuf>,
     },
+    /// Waits for a turn, where any number of domains may be restored at the same time; it ends with the
+    /// restore.
+    AwaitTurn,
     /// Destroys a domain that was being restored, if it is there, and waits until its QEMU is gone. One
     /// that runs is somebody else's by now.
     DiscardDomain {
@@ -609,6 +612,9 @@ impl fmt::Display for Step {
                 write!(f, "{}", list.join("; at the same time "))
             }
             Step::Restore { domain, .. } => write!(f, "restore {domain} with xl, paused"),
+            Step::AwaitTurn => {
+                write!(f, "wait while others are restored: one for each processor at a time")
+            }
             Step::DiscardDomain { domain, .. } => {
                 write!(f, "destroy {domain} if it is there, paused")
             }

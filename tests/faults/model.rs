@@ -249,6 +249,7 @@ impl Perform for Model {
             | Step::CheckSame { .. }
             | Step::CheckDown { .. }
             | Step::DrainImage
+            | Step::AwaitTurn
             | Step::AwaitClosed { .. }
             | Step::AwaitMerged { .. } => {}
         }

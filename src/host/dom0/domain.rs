@@ -1,6 +1,7 @@
 //! The domain: its configuration, its QEMU, its end and its restore.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -9,6 +10,7 @@ use super::guarded::started;
 use super::{ALONE, Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
+use crate::host::lock::Turn;
 use crate::host::qmp::{Qmp, QmpError};
 use crate::host::{command, process};
 use crate::memory::header;
@@ -107,6 +109,16 @@ impl Dom0 {
         await_qemu(qemu)
     }
 
+    /// Waits until fewer others restore domains than there are processors.
+    pub(super) fn await_turn(&mut self) -> Result<()> {
+        let turn = Turn::wait(&|| self.stop.load(Ordering::Acquire));
+        self.turn = turn.map_err(failed("Wait for a turn"))?;
+        match self.turn {
+            Some(_) => Ok(()),
+            None => Err(Error::failed("Stopped by a signal")),
+        }
+    }
+
     pub(super) fn restore(
         &mut self,
         (uuid, domain): (Uuid, &str),
@@ -134,6 +146,7 @@ impl Dom0 {
             &started,
         );
         drop(started);
+        self.turn = None;
         meter.end();
         self.meters.push(meter);
         let Err(error) = result else { return Ok(()) };

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::host::guard::{Guard, Note};
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::Libxl;
+use crate::host::lock::Turn;
 use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
 use crate::host::xenstore::Xenstore;
@@ -77,6 +78,8 @@ pub struct Dom0 {
     suspend_failed: bool,
     /// A domain that could not be resumed: its memory is in the image alone.
     stuck: Option<u32>,
+    /// Our turn to restore, if one was waited for.
+    turn: Option<Turn>,
     /// What is said, and taken from the terminal, only once the guest runs again: the terminal may be
     /// stopped by Ctrl-S.
     messages: Vec<String>,
@@ -131,6 +134,7 @@ impl Dom0 {
             cpu_time: None,
             suspend_failed: false,
             stuck: None,
+            turn: None,
             messages: Vec::new(),
             meters: Vec::new(),
             done: Done::default(),
@@ -254,6 +258,7 @@ impl Dom0 {
             Step::Restore { uuid, domain, config, image } => {
                 self.restore((*uuid, domain), config, image.as_deref())
             }
+            Step::AwaitTurn => self.await_turn(),
             Step::DiscardDomain { uuid, .. } => self.discard_domain(*uuid),
             Step::Unpause { uuid, .. } => self.unpause(*uuid),
             Step::DropInternal { uuid, domain, vdev, name } => {
