@@ -7,7 +7,7 @@
 
 qcow2 h.qcow2 64M
 qcow2 i.qcow2 64M
-guest_up h tick=500 mem=96 h.qcow2 i.qcow2 'cfg=vif = ["mac=00:16:3e:5a:5a:02,bridge=xenbr0"]'
+guest_up h tick=3000 mem=96 h.qcow2 i.qcow2 'cfg=vif = ["mac=00:16:3e:5a:5a:02,bridge=xenbr0"]'
 wait_tick h 2
 create h h.xlsave --name h1 -d xvda,external -d xvdb,external
 mkdir ten
