@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use crate::disk::lvm;
 use crate::disk::{self, Beside, RevertContext};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
@@ -53,18 +52,11 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     };
     let disks =
         found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()?;
-    let no_room = |why: String| {
-        Error::refused(format!("The disks of {name} have no room"))
-            .because(why)
-            .hint("make room, or choose another place with --overlay-dir")
-    };
     let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
     if let Some(why) = disk::short_of_room(&rooms) {
-        return Err(no_room(why));
-    }
-    let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
-    if let Some(why) = lvm::short_of_space(&spaces) {
-        return Err(no_room(why));
+        return Err(Error::refused(format!("The disks of {name} have no room"))
+            .because(why)
+            .hint("make room, or choose another place with --overlay-dir"));
     }
 
     let mut config = found.config.clone();

@@ -500,7 +500,8 @@ fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
     match seen.state {
         State::Running => Ok(()),
         State::Off | State::Paused if alone => Ok(()),
-        State::Off => Err(Error::refused(format!("Domain {domain} does not run"))),
+        State::Off => Err(Error::refused(format!("Domain {domain} does not run"))
+            .hint("start it with xl create, or take its disks alone: --record FILE")),
         State::Paused => Err(Error::refused(format!(
             "Domain {domain} ({id}) is paused and cannot answer a suspend request"
         ))

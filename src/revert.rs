@@ -276,8 +276,10 @@ pub(crate) fn check_image(found: &Found) -> Result<()> {
 /// The domain is started with the disks of its configuration file.
 fn check_start(found: &Found) -> Result<()> {
     let Record { domain, disks, .. } = &found.record;
-    let refused =
-        || Error::refused(format!("{} cannot be started from its configuration file", domain.name));
+    let refused = || {
+        Error::refused(format!("{} cannot be started from its configuration file", domain.name))
+            .hint("correct the file, or name the right one as config in a SPEC.toml")
+    };
     let name = found.config.name().map_err(|why| refused().because(why))?;
     if name != domain.name {
         return Err(refused().because(format!("the file is that of {name}")));

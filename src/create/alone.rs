@@ -58,7 +58,8 @@ pub(super) fn plan(
         unreachable!("looked for where one was asked for")
     };
     let refused = || Error::refused(format!("The record {}", path.display()));
-    check_path(path).map_err(|why| refused().because(why))?;
+    check_path(path)
+        .map_err(|why| refused().because(why).hint("choose another file with --record"))?;
     if let Some(trouble) = trouble {
         return Err(refused().because(trouble.clone()).hint("choose another file with --record"));
     }

@@ -81,6 +81,14 @@ pub struct DiskSeen {
     pub vhd: Option<std::result::Result<vhd::Facts, String>>,
 }
 
+impl DiskSeen {
+    /// The size the guest sees, in bytes, as far as somebody tells it.
+    pub fn virtual_size(&self) -> Option<u64> {
+        let vhd = || Some(self.vhd.as_ref()?.as_ref().ok()?.virtual_size);
+        self.node.as_ref().map(|node| node.virtual_size).or_else(vhd)
+    }
+}
+
 /// A path for a new file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::libxl::XlCfg;
 use crate::host::look::{
-    Domain, chain, disks_of_others, image_place, need, other_user, trouble, vhd_facts, volumes,
+    Domain, chain, disks_of_others, image_place, need, other_user, trouble, vhd_facts,
+    volumes_under,
 };
 use crate::host::xenstore::Vbd;
 use crate::host::{command, files};
@@ -88,15 +89,8 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         .into_iter()
         .map(|disk| disk_seen(&domain.name, job, disk, &others))
         .collect();
-    let volumes = match disks.iter().any(|disk| disk.device.is_some()) {
-        true => volumes(),
-        false => Ok(Vec::new()),
-    };
-    dom0.remember_sizes(disks.iter().filter_map(|disk| {
-        let vhd = disk.vhd.as_ref().and_then(|vhd| vhd.as_ref().ok()).map(|vhd| vhd.virtual_size);
-        let size = disk.node.as_ref().map(|node| node.virtual_size).or(vhd)?;
-        Some((disk.disk.vdev.clone(), size))
-    }));
+    let volumes = volumes_under(&disks);
+    dom0.remember_sizes(&disks);
     let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
     Ok(Seen {
         domid: 0,

@@ -171,16 +171,9 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
             disk_seen(&domain.name, job, disk, vbd, node, &others)
         })
         .collect();
-    let volumes = match disks.iter().any(|disk| disk.device.is_some()) {
-        true => volumes(),
-        false => Ok(Vec::new()),
-    };
+    let volumes = volumes_under(&disks);
     // Once overlays stand on them, QEMU tells the overlays' sizes.
-    dom0.remember_sizes(disks.iter().filter_map(|disk| {
-        let vhd = disk.vhd.as_ref().and_then(|vhd| vhd.as_ref().ok()).map(|vhd| vhd.virtual_size);
-        let size = disk.node.as_ref().map(|node| node.virtual_size).or(vhd)?;
-        Some((disk.disk.vdev.clone(), size))
-    }));
+    dom0.remember_sizes(&disks);
     let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
     Ok(Seen {
         domid,
@@ -264,6 +257,14 @@ pub(super) fn other_user(path: &Path, others: &[(String, Vbd)]) -> Option<String
 pub fn volumes() -> Result<Vec<Volume>, String> {
     let output = command::run(&volumes::report()).map_err(|error| error.to_string())?;
     volumes::parse(&output).map_err(|error| format!("lvs's answer: {error}"))
+}
+
+/// The same, if a disk may be one of them.
+pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
+    match disks.iter().any(|disk| disk.device.is_some()) {
+        true => volumes(),
+        false => Ok(Vec::new()),
+    }
 }
 
 /// What is known of a disk as a VHD, if it is one.

@@ -110,7 +110,10 @@ pub fn is_record(path: &Path) -> bool {
 ///
 /// If it is damaged, or was never completed.
 pub fn read(path: &Path) -> Result<Record> {
-    let refused = || Error::refused(format!("Record {}", path.display()));
+    let refused = || {
+        Error::refused(format!("Record {}", path.display()))
+            .hint("take it as create has written it; what it names can still be put back by hand")
+    };
     let mut text = String::new();
     files::open(path)
         .and_then(|file| file.take(MAX_RECORD as u64 + 1).read_to_string(&mut text))

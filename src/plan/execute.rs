@@ -292,10 +292,6 @@ mod tests {
     fn the_command_that_failed_is_told_once() {
         struct Real;
         impl Perform for Real {
-            fn settle(&mut self, _: &Step) -> Result<bool> {
-                Ok(false)
-            }
-
             fn perform(&mut self, step: &Step) -> Result<()> {
                 let (Step::Run(call) | Step::NewFile { fill: call, .. }) = step else {
                     return Ok(());

@@ -35,12 +35,17 @@ pub fn record(
     eyes: &dyn Eyes,
     now: Timestamp,
 ) -> Result<Record> {
-    let broken = |why| Error::refused(format!("The configuration {}", cfg.display())).because(why);
+    let broken = |why| {
+        Error::refused(format!("The configuration {}", cfg.display()))
+            .because(why)
+            .hint("see what xl says of it: xl create -n FILE")
+    };
     let disks = config.disks().map_err(broken)?;
     if let Some(DiskWish { vdev, .. }) =
         request.disks.iter().find(|wish| !disks.iter().any(|disk| disk.vdev == wish.vdev))
     {
-        return Err(Error::usage(format!("{} has no disk {vdev}", cfg.display())));
+        return Err(Error::usage(format!("{} has no disk {vdev}", cfg.display()))
+            .hint("correct the vdev in the SPEC.toml"));
     }
     let name = request.name.clone();
     let disks = disks
@@ -80,7 +85,9 @@ type Found = (std::path::PathBuf, Option<Format>, Kept);
 fn found(disk: &Disk, wish: Option<&Wish>, request: &Request, eyes: &dyn Eyes) -> Result<Found> {
     let refuse = |why: String| {
         let (vdev, path) = (&disk.vdev, disk.file().display());
-        Error::refused(format!("Disk {vdev} ({path}) cannot be put back")).because(why)
+        Error::refused(format!("Disk {vdev} ({path}) cannot be put back"))
+            .because(why)
+            .hint("see what there is: qemu-img info --backing-chain -f FORMAT FILE")
     };
     let left_out =
         |why: &str| Ok((disk.file().to_owned(), disk.format, Kept::None { why: why.to_owned() }));

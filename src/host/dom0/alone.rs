@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::guarded::started;
-use super::{Dom0, caused, failed};
+use super::{Dom0, caused, failed, meddled};
 use crate::disk::qemu_img::snapshot_delete;
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
@@ -68,15 +68,9 @@ impl Dom0 {
 
     pub(super) fn check_same(&self, domid: u32, stored: &str) -> Result<()> {
         if self.is_gone(domid)? {
-            return Err(Error::failed("The domain is gone"));
+            return Err(meddled("destroyed the domain: it is gone"));
         }
-        match self.libxl.stored_config(domid).map_err(caused)? == stored {
-            true => Ok(()),
-            false => Err(Error::failed(
-                "Somebody else has changed the configuration of the domain meanwhile",
-            )
-            .hint("see that nothing else works on the domain (xl, libvirt), and try again")),
-        }
+        self.check_config(domid, stored)
     }
 
     /// From here on the guest stands still.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::guarded::started;
-use super::{ALONE, Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed};
+use super::{ALONE, Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed, meddled};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
 use crate::host::lock::Turn;
@@ -46,6 +46,14 @@ impl Dom0 {
             Whose::Xl => self.libxl.store_userdata(store.domid, XL_CONFIG, store.new.as_bytes()),
         };
         stored.map_err(caused)
+    }
+
+    /// An error if libxl's configuration of the domain is not that any more.
+    pub(super) fn check_config(&self, domid: u32, stored: &str) -> Result<()> {
+        match self.libxl.stored_config(domid).map_err(caused)? == stored {
+            true => Ok(()),
+            false => Err(meddled("changed the configuration of the domain")),
+        }
     }
 
     pub(super) fn transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {

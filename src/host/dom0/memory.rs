@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{ALONE, Dom0, SIGNAL_POLL, caused, failed};
+use super::{Dom0, SIGNAL_POLL, caused, failed, meddled};
 use crate::disk::qemu_img::ImageInfo;
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
@@ -157,23 +157,18 @@ impl Dom0 {
 
     /// An error if the guest has run since it was suspended, or is configured otherwise.
     pub(super) fn check_still(&self, domid: u32, stored: &str) -> Result<()> {
-        let other =
-            |what: &str| Error::failed(format!("Somebody else has {what} meanwhile")).hint(ALONE);
         let info = self.libxl.domain_info(domid).map_err(caused)?;
         match info.filter(|info| !info.dying) {
-            None => return Err(other("destroyed the domain: it is gone")),
+            None => return Err(meddled("destroyed the domain: it is gone")),
             Some(info) if info.shutdown_reason != Some(ShutdownReason::Suspend) => {
-                return Err(other("resumed the domain"));
+                return Err(meddled("resumed the domain"));
             }
             Some(info) if self.cpu_time.is_some_and(|before| info.cpu_time > before + STILL) => {
-                return Err(other("let the domain run"));
+                return Err(meddled("let the domain run"));
             }
             Some(_) => {}
         }
-        match self.libxl.stored_config(domid).map_err(caused)? == stored {
-            true => Ok(()),
-            false => Err(other("changed the configuration of the domain")),
-        }
+        self.check_config(domid, stored)
     }
 
     /// Lets a suspended domain go on; one that is not suspended needs nothing.

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use self::disks::rename;
 use self::domain::is_snapshotted;
 use self::guarded::started;
+use crate::disk::DiskSeen;
 use crate::disk::qemu_img::snapshot_create;
 use crate::error::{Error, Result};
 use crate::host::guard::{Guard, Note};
@@ -148,8 +149,9 @@ impl Dom0 {
 
     /// Remembers the sizes of disks for the proofs: once overlays stand on them, QEMU tells the
     /// overlays' sizes.
-    pub fn remember_sizes(&mut self, sizes: impl Iterator<Item = (String, u64)>) {
-        self.virtual_sizes.extend(sizes);
+    pub fn remember_sizes(&mut self, disks: &[DiskSeen]) {
+        let size = |disk: &DiskSeen| Some((disk.disk.vdev.clone(), disk.virtual_size()?));
+        self.virtual_sizes.extend(disks.iter().filter_map(size));
     }
 
     /// The number of the domain with this UUID, if there is one.
@@ -311,6 +313,11 @@ impl Perform for Dom0 {
             _ => Ok(false),
         }
     }
+}
+
+/// An error of what somebody else has done to the domain in the middle of our work.
+fn meddled(what: &str) -> Error {
+    Error::failed(format!("Somebody else has {what} meanwhile")).hint(ALONE)
 }
 
 /// An error that needs no more words than its own.
