@@ -1,24 +1,24 @@
 //! `create`: from what is asked and what is seen to a plan. Pure.
 
 mod alone;
+mod job;
+mod seen;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use jiff::Timestamp;
-use uuid::Uuid;
+pub use job::{Job, stamp};
+pub use seen::{ImagePlace, Seen, State};
 
-use crate::disk::lvm::volumes::Volume;
-use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
-use crate::domain::{Disk, DomainConfig, Format, GuestType};
+use crate::disk::{self, DiskCreate, lvm, vhd};
+use crate::domain::{DomainConfig, Format, GuestType};
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
-use crate::names::{SnapshotName, is_file_part};
 use crate::plan::{
     ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
 };
 use crate::record::{DomainRecord, Kept, Record, VERSION};
-use crate::spec::{DEFAULT_DIRECTORY, DiskWish, MemoryTarget, Request, Wish};
+use crate::spec::DiskWish;
 use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
 
@@ -28,165 +28,6 @@ const IMAGE_OVERHEAD: u64 = 32 << 20;
 /// How small the memory of an idle guest may get. Nobody knows how large the image will be: a full
 /// disk is found out on the way, and the save taken back.
 const BEST_COMPRESSION: u64 = 32;
-
-/// What the domain is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Running or waiting for something to do.
-    Running,
-    /// Paused by an administrator: it cannot answer a suspend request.
-    Paused,
-    /// Suspended: somebody saves or migrates it, or has left it so.
-    Suspended,
-    /// Shut down or crashed, and not yet destroyed.
-    Shutdown,
-    /// Being destroyed.
-    Dying,
-    /// There is no such domain, but a configuration file of it.
-    Off,
-}
-
-/// What was seen of the domain and the host, while the guest runs.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// The domain's number; 0 if it does not run.
-    pub domid: u32,
-    /// Its UUID; nil if it does not run and its configuration file names none.
-    pub uuid: Uuid,
-    /// What it is doing.
-    pub state: State,
-    /// Its configuration, from libxl.
-    pub config: DomainConfig,
-    /// Its xl configuration file, if it was named by that.
-    pub cfg: Option<PathBuf>,
-    /// The text libxl has stored of it, which save, migrate and reboot follow.
-    pub stored: String,
-    /// Its disks, in the order of the configuration.
-    pub disks: Vec<DiskSeen>,
-    /// The host's logical volumes; looked at only if a disk may be one.
-    pub volumes: std::result::Result<Vec<Volume>, String>,
-    /// Its xl process, if it has one.
-    pub monitor: Option<i32>,
-    /// The process that writes its memory somewhere, if there is one.
-    pub saver: Option<i32>,
-    /// The running Xen release.
-    pub xen: String,
-    /// Whether Xen has shadow paging, without which it cannot track the writes of a PV guest.
-    pub shadow_paging: bool,
-    /// Where the image is to be.
-    pub image: ImagePlace,
-}
-
-/// What is known of the place for the memory image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImagePlace {
-    /// A file.
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// Why it cannot be made, if it cannot.
-        trouble: Option<String>,
-        /// The free space of its file system in bytes.
-        free: u64,
-    },
-    /// Standard output.
-    Stdout,
-    /// There is none: a file for the record alone.
-    Record {
-        /// Its path.
-        path: PathBuf,
-        /// Why it cannot be made, if it cannot.
-        trouble: Option<String>,
-    },
-}
-
-/// A request whose defaults are filled in: what needs a clock and a random number is decided once,
-/// before anything is looked at.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// The snapshot's name.
-    pub name: SnapshotName,
-    /// Its identity.
-    pub id: Uuid,
-    /// When it was asked for.
-    pub now: Timestamp,
-    /// What the user asked for.
-    pub request: Request,
-    /// Where memory images go when the user does not say.
-    pub directory: PathBuf,
-}
-
-impl Job {
-    /// Fills in a request.
-    pub fn new(request: Request, now: Timestamp, id: Uuid) -> Job {
-        let name = request.name.clone().unwrap_or_else(|| {
-            format!("snap-{}", stamp(now)).parse().expect("a time stamp is a legal name")
-        });
-        Job { name, id, now, request, directory: DEFAULT_DIRECTORY.into() }
-    }
-
-    /// The same with another directory for memory images.
-    #[must_use]
-    pub fn in_directory(self, directory: PathBuf) -> Job {
-        Job { directory, ..self }
-    }
-
-    /// Whether `image` goes where memory images go: directories are made there as they are needed.
-    pub fn is_in_our_directory(&self, image: &Path) -> bool {
-        image.starts_with(&self.directory)
-    }
-
-    /// Where the memory image of `domain` goes.
-    pub fn image(&self, domain: &str) -> Result<Target> {
-        match &self.request.memory {
-            MemoryTarget::Stdout => Ok(Target::Stdout),
-            MemoryTarget::File(path) => Ok(Target::File(path.clone())),
-            MemoryTarget::Default if is_file_part(domain) => {
-                Ok(Target::File(self.default_image(domain, self.request.compress.is_some())))
-            }
-            MemoryTarget::Default => {
-                Err(Error::refused(format!("The domain name {domain:?} cannot be a directory"))
-                    .hint("say where the image goes with --memory FILE"))
-            }
-        }
-    }
-
-    fn default_image(&self, domain: &str, compressed: bool) -> PathBuf {
-        let ending = if compressed { "xlsave.zst" } else { "xlsave" };
-        self.directory.join(domain).join(format!("{}.{ending}", self.name))
-    }
-
-    /// The files that the image may have to be: itself, and in our own directory also what a snapshot
-    /// of the same name has, compressed or not.
-    pub fn images_of_that_name(&self, image: &Path, domain: &str) -> Vec<PathBuf> {
-        let mut images = vec![image.to_owned()];
-        if self.request.memory == MemoryTarget::Default {
-            images.push(self.default_image(domain, self.request.compress.is_none()));
-        }
-        images
-    }
-
-    /// Where the file goes that the snapshot of a disk may make.
-    pub fn new_file(&self, domain: &str, disk: &Disk) -> Option<PathBuf> {
-        let wish = self.wish(&disk.vdev);
-        if let Some(Wish::External { file: Some(file) } | Wish::Reflink { file: Some(file) }) = wish
-        {
-            return Some(file.clone());
-        }
-        let name = disk::new_file_name(domain, disk, wish, &self.name);
-        is_file_part(domain).then(|| disk.file().parent().map(|directory| directory.join(name)))?
-    }
-
-    /// What the user wishes for a disk.
-    pub fn wish(&self, vdev: &str) -> Option<&Wish> {
-        self.request.disks.iter().find(|wish| wish.vdev == vdev).map(|wish| &wish.wish)
-    }
-}
-
-/// A time as it stands in names: `20260301-020304`, UTC.
-pub fn stamp(time: Timestamp) -> String {
-    time.strftime("%Y%m%d-%H%M%S").to_string()
-}
 
 /// Configuration files of xl as they have to be once disks have other images. Made by libxlutil's
 /// parser, so not here.

@@ -6,14 +6,17 @@ mod executed;
 mod kinds;
 mod rewrites;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::*;
 use crate::disk::tests::{facts, words};
-use crate::disk::{Node, Place, Served};
+use crate::disk::{DiskSeen, Node, Place, Served};
 use crate::error::Kind;
 use crate::record::QcowSnapshot;
-use crate::spec::{Flags, Spec, merge};
+use crate::spec::{Flags, MemoryTarget, Spec, merge};
 
 const CONFIG: &str = r#"{
     "c_info": {"type": "pv", "name": "web1", "uuid": "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10"},

@@ -1,0 +1,101 @@
+//! What is asked of `create`, defaults filled in. Pure.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::disk;
+use crate::domain::Disk;
+use crate::error::{Error, Result};
+use crate::names::{SnapshotName, is_file_part};
+use crate::plan::Target;
+use crate::spec::{DEFAULT_DIRECTORY, MemoryTarget, Request, Wish};
+
+/// A request whose defaults are filled in: what needs a clock and a random number is decided once,
+/// before anything is looked at.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The snapshot's name.
+    pub name: SnapshotName,
+    /// Its identity.
+    pub id: Uuid,
+    /// When it was asked for.
+    pub now: Timestamp,
+    /// What the user asked for.
+    pub request: Request,
+    /// Where memory images go when the user does not say.
+    pub directory: PathBuf,
+}
+
+impl Job {
+    /// Fills in a request.
+    pub fn new(request: Request, now: Timestamp, id: Uuid) -> Job {
+        let name = request.name.clone().unwrap_or_else(|| {
+            format!("snap-{}", stamp(now)).parse().expect("a time stamp is a legal name")
+        });
+        Job { name, id, now, request, directory: DEFAULT_DIRECTORY.into() }
+    }
+
+    /// The same with another directory for memory images.
+    #[must_use]
+    pub fn in_directory(self, directory: PathBuf) -> Job {
+        Job { directory, ..self }
+    }
+
+    /// Whether `image` goes where memory images go: directories are made there as they are needed.
+    pub fn is_in_our_directory(&self, image: &Path) -> bool {
+        image.starts_with(&self.directory)
+    }
+
+    /// Where the memory image of `domain` goes.
+    pub fn image(&self, domain: &str) -> Result<Target> {
+        match &self.request.memory {
+            MemoryTarget::Stdout => Ok(Target::Stdout),
+            MemoryTarget::File(path) => Ok(Target::File(path.clone())),
+            MemoryTarget::Default if is_file_part(domain) => {
+                Ok(Target::File(self.default_image(domain, self.request.compress.is_some())))
+            }
+            MemoryTarget::Default => {
+                Err(Error::refused(format!("The domain name {domain:?} cannot be a directory"))
+                    .hint("say where the image goes with --memory FILE"))
+            }
+        }
+    }
+
+    fn default_image(&self, domain: &str, compressed: bool) -> PathBuf {
+        let ending = if compressed { "xlsave.zst" } else { "xlsave" };
+        self.directory.join(domain).join(format!("{}.{ending}", self.name))
+    }
+
+    /// The files that the image may have to be: itself, and in our own directory also what a snapshot
+    /// of the same name has, compressed or not.
+    pub fn images_of_that_name(&self, image: &Path, domain: &str) -> Vec<PathBuf> {
+        let mut images = vec![image.to_owned()];
+        if self.request.memory == MemoryTarget::Default {
+            images.push(self.default_image(domain, self.request.compress.is_none()));
+        }
+        images
+    }
+
+    /// Where the file goes that the snapshot of a disk may make.
+    pub fn new_file(&self, domain: &str, disk: &Disk) -> Option<PathBuf> {
+        let wish = self.wish(&disk.vdev);
+        if let Some(Wish::External { file: Some(file) } | Wish::Reflink { file: Some(file) }) = wish
+        {
+            return Some(file.clone());
+        }
+        let name = disk::new_file_name(domain, disk, wish, &self.name);
+        is_file_part(domain).then(|| disk.file().parent().map(|directory| directory.join(name)))?
+    }
+
+    /// What the user wishes for a disk.
+    pub fn wish(&self, vdev: &str) -> Option<&Wish> {
+        self.request.disks.iter().find(|wish| wish.vdev == vdev).map(|wish| &wish.wish)
+    }
+}
+
+/// A time as it stands in names: `20260301-020304`, UTC.
+pub fn stamp(time: Timestamp) -> String {
+    time.strftime("%Y%m%d-%H%M%S").to_string()
+}

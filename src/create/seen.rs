@@ -1,0 +1,80 @@
+//! What is seen of a domain and the host, before a snapshot. Pure.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use crate::disk::DiskSeen;
+use crate::disk::lvm::volumes::Volume;
+use crate::domain::DomainConfig;
+
+/// What the domain is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Running or waiting for something to do.
+    Running,
+    /// Paused by an administrator: it cannot answer a suspend request.
+    Paused,
+    /// Suspended: somebody saves or migrates it, or has left it so.
+    Suspended,
+    /// Shut down or crashed, and not yet destroyed.
+    Shutdown,
+    /// Being destroyed.
+    Dying,
+    /// There is no such domain, but a configuration file of it.
+    Off,
+}
+
+/// What was seen of the domain and the host, while the guest runs.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The domain's number; 0 if it does not run.
+    pub domid: u32,
+    /// Its UUID; nil if it does not run and its configuration file names none.
+    pub uuid: Uuid,
+    /// What it is doing.
+    pub state: State,
+    /// Its configuration, from libxl.
+    pub config: DomainConfig,
+    /// Its xl configuration file, if it was named by that.
+    pub cfg: Option<PathBuf>,
+    /// The text libxl has stored of it, which save, migrate and reboot follow.
+    pub stored: String,
+    /// Its disks, in the order of the configuration.
+    pub disks: Vec<DiskSeen>,
+    /// The host's logical volumes; looked at only if a disk may be one.
+    pub volumes: std::result::Result<Vec<Volume>, String>,
+    /// Its xl process, if it has one.
+    pub monitor: Option<i32>,
+    /// The process that writes its memory somewhere, if there is one.
+    pub saver: Option<i32>,
+    /// The running Xen release.
+    pub xen: String,
+    /// Whether Xen has shadow paging, without which it cannot track the writes of a PV guest.
+    pub shadow_paging: bool,
+    /// Where the image is to be.
+    pub image: ImagePlace,
+}
+
+/// What is known of the place for the memory image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImagePlace {
+    /// A file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Why it cannot be made, if it cannot.
+        trouble: Option<String>,
+        /// The free space of its file system in bytes.
+        free: u64,
+    },
+    /// Standard output.
+    Stdout,
+    /// There is none: a file for the record alone.
+    Record {
+        /// Its path.
+        path: PathBuf,
+        /// Why it cannot be made, if it cannot.
+        trouble: Option<String>,
+    },
+}
