@@ -1,0 +1,209 @@
+//! The words of a step: what it does, and how a person would do it.
+
+use std::fmt;
+
+use super::{Action, Step, Target, Whose};
+use crate::disk::qemu_img::snapshot_create;
+use crate::tool::{Invocation, Tool, create_domain, quote};
+use crate::xlcfg::literal;
+
+impl Step {
+    /// What it does, as it stands before `words`: without a command that is told there.
+    pub fn before(&self, words: &str) -> String {
+        let told = |call: &Invocation| words.contains(&format!("`{call}`"));
+        match self {
+            Step::NewFile { path, fill } if told(fill) => format!("make {}", quote(path)),
+            Step::Run(call) | Step::Undoable { call, .. } if told(call) => {
+                let lvm = call.args.first().filter(|_| call.tool == Tool::Lvm);
+                format!("run {}", lvm.map_or(call.tool.name().into(), quote))
+            }
+            Step::Together(steps) => {
+                let list: Vec<String> = steps.iter().map(|step| step.before(words)).collect();
+                list.join("; at the same time ")
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// The command a person types to do this step, where there is one.
+    pub fn by_hand(&self) -> Option<String> {
+        match self {
+            Step::RemoveNew { path } | Step::RemoveFile { path } => {
+                Some(format!("rm {}", quote(path)))
+            }
+            Step::Unprotect { path } => Some(format!("chmod u+w {}", quote(path))),
+            Step::WakeMonitor { pid } => Some(format!("kill -CONT {pid}")),
+            Step::Run(call) | Step::Undoable { call, .. } => Some(call.to_string()),
+            Step::Clone { from, to, .. } => {
+                Some(format!("cp --reflink=always -p {} {}", quote(from), quote(to)))
+            }
+            Step::Rename { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
+            Step::Xenstore(writes) => Some(
+                writes
+                    .iter()
+                    .map(|w| format!("xenstore-write {} {}", quote(&w.path), quote(&w.new)))
+                    .collect::<Vec<_>>()
+                    .join(" && "),
+            ),
+            Step::Unpause { domain, .. } => Some(format!("xl unpause {}", quote(domain))),
+            Step::DiscardDomain { domain, .. } => Some(format!("xl destroy {}", quote(domain))),
+            Step::Pause { domid } => Some(format!("xl pause {domid}")),
+            Step::LetRun { domid } => Some(format!("xl unpause {domid}")),
+            Step::PutCfgBack(cfg) => {
+                Some(format!("mv {} {}", quote(&cfg.backup), quote(&cfg.path)))
+            }
+            Step::TakeInternal { path, name } => Some(snapshot_create(path, name).to_string()),
+            Step::UntakeInternal { path, name } => {
+                Some(format!("qemu-img snapshot -d {name} {}", quote(path)))
+            }
+            Step::CreateDomain { cfg, paused, .. } => Some(create_domain(cfg, *paused).to_string()),
+            Step::Resume { otherwise, .. } => otherwise.clone(),
+            _ => None,
+        }
+    }
+
+    /// What a person has to know to do this step, where no command does it.
+    pub fn in_words(&self) -> Option<String> {
+        let Step::ReplaceCfg(cfg) = self else { return None };
+        let entries: Vec<_> = cfg.entries.iter().map(|entry| literal(entry, "'")).collect();
+        Some(format!(
+            "before the next xl create, give {} these disk entries, or it will write into the frozen \
+             images: {}",
+            quote(&cfg.path),
+            entries.join(", ")
+        ))
+    }
+}
+
+/// As in "could not ...": every step reads as something one does.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::NewFile { path, fill } => {
+                write!(f, "make {}: {fill}", quote(path))
+            }
+            Step::Clone { from, to, .. } => {
+                write!(f, "clone {} to {}", quote(from), quote(to))
+            }
+            Step::Rename { from, to } => write!(f, "rename {} to {}", quote(from), quote(to)),
+            Step::RemoveNew { path } | Step::RemoveFile { path } => {
+                write!(f, "remove {}", quote(path))
+            }
+            Step::Protect { path } => {
+                write!(f, "make {} read-only: it becomes a base", quote(path))
+            }
+            Step::Unprotect { path } => write!(f, "make {} writable again", quote(path)),
+            Step::OpenImage(start) => {
+                match &start.target {
+                    Target::File(path) => {
+                        write!(f, "open the memory image {}.partial", quote(path))?;
+                    }
+                    Target::Stdout => write!(f, "write the memory image to standard output")?,
+                }
+                start.compress.map_or(Ok(()), |level| write!(f, ", compressed by {level}"))
+            }
+            Step::DiscardImage => write!(f, "remove the unfinished memory image"),
+            Step::HoldMonitor { pid } => write!(f, "hold the domain's xl process {pid}"),
+            Step::WakeMonitor { pid } => write!(f, "wake the domain's xl process {pid}"),
+            Step::Suspend { domid, live: true } => {
+                write!(f, "save the memory of domain {domid} while it runs, then suspend it")
+            }
+            Step::Suspend { domid, live: false } => {
+                write!(f, "suspend domain {domid} and save its memory")
+            }
+            Step::CheckStill { domid, .. } => {
+                write!(f, "make sure that domain {domid} stands still, configured as before")
+            }
+            Step::Pause { domid } => write!(f, "pause domain {domid}"),
+            Step::Resume { domid, .. } => write!(f, "resume domain {domid}"),
+            Step::LetRun { domid } => write!(f, "let domain {domid} go on"),
+            Step::CheckSame { domid, .. } => {
+                write!(f, "make sure that domain {domid} is configured as before")
+            }
+            Step::CheckDown { domain } => write!(f, "make sure that {domain} does not run"),
+            Step::TakeInternal { path, name } => {
+                write!(f, "take the internal snapshot {name} in {}", quote(path))
+            }
+            Step::UntakeInternal { path, name } => {
+                write!(f, "delete the internal snapshot {name} in {}", quote(path))
+            }
+            Step::OpenRecord { path, .. } => write!(f, "open the record {}.partial", quote(path)),
+            Step::DiscardRecord => write!(f, "remove the unfinished record"),
+            Step::CompleteRecord => {
+                write!(f, "complete the record, sync it and give it its name")
+            }
+            Step::PutCfgBack(cfg) => write!(
+                f,
+                "give {} its old text again, from {}",
+                quote(&cfg.path),
+                quote(&cfg.backup)
+            ),
+            Step::CreateDomain { domain, cfg, paused } => write!(
+                f,
+                "start {domain} from {} with xl{}",
+                quote(cfg),
+                if *paused { ", paused" } else { "" }
+            ),
+            Step::StoreConfig(store) => {
+                let whose = match store.whose {
+                    Whose::Libxl => "libxl's",
+                    Whose::Xl => "xl's",
+                };
+                write!(f, "store {whose} configuration: {}", store.what)
+            }
+            Step::ReplaceCfg(cfg) => write!(
+                f,
+                "make {} name the new images, and keep the old one as {}",
+                quote(&cfg.path),
+                quote(&cfg.backup)
+            ),
+            Step::Xenstore(writes) => {
+                let list: Vec<String> =
+                    writes.iter().map(|w| format!("{} = {}", w.path, w.new)).collect();
+                write!(f, "write to xenstore: {}", list.join(", "))
+            }
+            Step::Transaction { actions, .. } => {
+                let list: Vec<String> = actions.iter().map(ToString::to_string).collect();
+                write!(f, "snapshot the disks in one QMP transaction: {}", list.join("; "))
+            }
+            Step::DrainImage => write!(f, "wait until the memory image is compressed"),
+            Step::CompleteImage => {
+                write!(f, "complete the record, sync the image and give it its name")
+            }
+            Step::Destroy { domid, .. } => {
+                write!(f, "destroy domain {domid} and wait until its QEMU is gone")
+            }
+            Step::AwaitClosed { volume } => write!(f, "wait until nobody has {volume} open"),
+            Step::AwaitMerged { volume } => {
+                write!(f, "wait for the end of the merge into {volume}")
+            }
+            Step::Run(call) | Step::Undoable { call, .. } => write!(f, "run {call}"),
+            Step::Together(steps) => {
+                let list: Vec<String> = steps.iter().map(ToString::to_string).collect();
+                write!(f, "{}", list.join("; at the same time "))
+            }
+            Step::Restore { domain, .. } => write!(f, "restore {domain} with xl, paused"),
+            Step::AwaitTurn => {
+                write!(f, "wait while others are restored: one for each processor at a time")
+            }
+            Step::DiscardDomain { domain, .. } => {
+                write!(f, "destroy {domain} if it is there, paused")
+            }
+            Step::Unpause { domain, .. } => write!(f, "unpause {domain}"),
+            Step::DropInternal { vdev, name, .. } => {
+                write!(f, "delete the internal snapshot {name} of {vdev}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Internal { vdev, name, .. } => write!(f, "{vdev} internal {name}"),
+            Action::Overlay { vdev, file, .. } => {
+                write!(f, "{vdev} to overlay {}", quote(file))
+            }
+        }
+    }
+}
