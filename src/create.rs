@@ -162,8 +162,10 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         prepare.push(Step::DrainImage);
     }
     prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
+    let switch =
+        if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
     // As late as can be, but before the configuration is ours.
-    prepare.push(Step::CheckStill { domid, stored: seen.stored.clone() });
+    prepare.push(Step::CheckStill { domid, stored: switch.unchecked(seen) });
     let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
     let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
@@ -172,7 +174,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         ..Plan::default()
     };
     if by_restore.is_empty() {
-        prepare.extend(switch_steps(seen, disks, rewrites)?);
+        prepare.extend(switch.store);
         if job.request.paused {
             plan.finish.push(Step::Pause { domid });
         }
@@ -181,6 +183,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
             ImagePlace::Stdout | ImagePlace::Record { .. } => None,
         };
         plan.finish.push(Step::Resume { domid, otherwise });
+        plan.finish.extend(switch.keys);
         plan.finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
         plan.finish.push(Step::CompleteImage);
     } else {
@@ -428,8 +431,24 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
     Ok(ImageStart { target, make_directory, config, record, compress: job.request.compress })
 }
 
-/// Steps that make libxl and xenstore name the new images, for disks that get one.
-fn switch_steps(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Vec<Step>> {
+/// What makes libxl and xenstore name the new images, for disks that get one.
+#[derive(Debug, Default)]
+struct Switch {
+    /// The stored configurations, which save, migrate and reboot follow: they are true before the disks
+    /// are switched, because whoever starts the domain anew must not write into the frozen images.
+    store: Vec<Step>,
+    /// The keys in xenstore, which only tell: nobody waits for them.
+    keys: Option<Step>,
+}
+
+impl Switch {
+    /// What libxl has stored of the domain, if no step compares it anyway.
+    fn unchecked(&self, seen: &Seen) -> Option<String> {
+        self.store.is_empty().then(|| seen.stored.clone())
+    }
+}
+
+fn switch(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Switch> {
     let domain = name_of(&seen.config)?;
     let mut stored = DomainConfig::parse(&seen.stored).map_err(|why| broken(&domain, why))?;
     let mut what = Vec::new();
@@ -448,23 +467,20 @@ fn switch_steps(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Resul
         }
     }
     if what.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Switch::default());
     }
     let what = what.join(", ");
-    let mut steps = vec![Step::StoreConfig(StoreConfig {
+    let mut store = vec![Step::StoreConfig(StoreConfig {
         domid: seen.domid,
         whose: Whose::Libxl,
         new: stored.to_json(),
         old: seen.stored.clone(),
         what: what.clone(),
     })];
-    steps.extend(rewrites.stored.clone().map(|(old, new)| {
+    store.extend(rewrites.stored.clone().map(|(old, new)| {
         Step::StoreConfig(StoreConfig { domid: seen.domid, whose: Whose::Xl, new, old, what })
     }));
-    if !writes.is_empty() {
-        steps.push(Step::Xenstore(writes));
-    }
-    Ok(steps)
+    Ok(Switch { store, keys: (!writes.is_empty()).then_some(Step::Xenstore(writes)) })
 }
 
 #[cfg(test)]

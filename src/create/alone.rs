@@ -1,7 +1,7 @@
 //! Snapshots of the disks without the memory: of a domain that does not run, or, if the user insists, of
 //! one that does.
 
-use super::{ImagePlace, Job, Rewrites, Seen, State, left_out, name_of, new_record, switch_steps};
+use super::{ImagePlace, Job, Rewrites, Seen, State, left_out, name_of, new_record, switch};
 use crate::disk::DiskCreate;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Step};
@@ -91,14 +91,16 @@ pub(super) fn plan(
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.extend(stop.then_some(Step::Pause { domid }));
     prepare.extend(Step::together(still));
+    let switch = switch(seen, disks, rewrites)?;
     prepare.push(Step::CheckSame { domid, stored: seen.stored.clone() });
-    prepare.extend(switch_steps(seen, disks, rewrites)?);
+    prepare.extend(switch.store);
     let mut finish = Vec::new();
     if stop && !job.request.paused {
         finish.push(Step::LetRun { domid });
     } else if job.request.paused && !stop && seen.state == State::Running {
         finish.push(Step::Pause { domid });
     }
+    finish.extend(switch.keys);
     finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
     finish.push(Step::CompleteRecord);
     finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));

@@ -119,11 +119,11 @@ Snapshot s1 of web1:
    3   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
    4   hold the domain's xl process 77
    5   save the memory of domain 3 while it runs, then suspend it
-   6 | make sure that domain 3 stands still, configured as before
+   6 | make sure that domain 3 stands still
    7 | store libxl's configuration: xvdb -> /srv/web1-xvdb.after-s1.qcow2
-   8 | write to xenstore: /libxl/3/xvdb/params = qcow2:/srv/web1-xvdb.after-s1.qcow2
-   9 | snapshot the disks in one QMP transaction: xvda internal s1; xvdb to overlay /srv/web1-xvdb.after-s1.qcow2
-  10 | resume domain 3
+   8 | snapshot the disks in one QMP transaction: xvda internal s1; xvdb to overlay /srv/web1-xvdb.after-s1.qcow2
+   9 | resume domain 3
+  10   write to xenstore: /libxl/3/xvdb/params = qcow2:/srv/web1-xvdb.after-s1.qcow2
   11   wake the domain's xl process 77
   12   complete the record, sync the image and give it its name
      | the guest stands still

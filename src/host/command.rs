@@ -12,12 +12,15 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::tool::{Invocation, Tool};
@@ -31,9 +34,6 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 const MAX_OUTPUT: u64 = 16 << 20;
 /// How much of the end of standard error stands in a message.
 const STDERR_TAIL: u64 = 1024;
-/// How often a running program is looked at: from fast for short calls to slow for long ones.
-const FIRST_POLL: Duration = Duration::from_millis(1);
-const LAST_POLL: Duration = Duration::from_millis(50);
 
 /// Why a program did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -274,18 +274,28 @@ impl Running {
         Ok(output)
     }
 
+    /// Waits for the end without asking for it again and again: it may be in the guest's pause.
     fn wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        let deadline = Instant::now() + self.timeout;
-        let mut pause = FIRST_POLL;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(Some(status));
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        // It is left for `Child` to reap: until then its number is its own, and can be killed.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let (told, ended) = mpsc::channel();
+        thread::Builder::new().name("waiter".into()).spawn(move || {
+            let result = loop {
+                match waitid(Id::Pid(pid), flags) {
+                    Err(Errno::EINTR) => {}
+                    result => break result,
+                }
+            };
+            // After a time-out nobody listens.
+            let _ = told.send(result);
+        })?;
+        match ended.recv_timeout(self.timeout) {
+            Ok(result) => {
+                result?;
+                self.child.wait().map(Some)
             }
-            if Instant::now() >= deadline {
-                return Ok(None);
-            }
-            thread::sleep(pause);
-            pause = (pause * 2).min(LAST_POLL);
+            Err(_) => Ok(None),
         }
     }
 }
@@ -307,6 +317,8 @@ fn tail(file: &mut File) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
 

@@ -115,19 +115,24 @@ impl Xenstore {
     pub fn cancel_suspend(&self, domid: u32) -> Result<(), XenstoreError> {
         let path = format!("/local/domain/{domid}/control/shutdown");
         if self.read(&path)?.as_deref() == Some("suspend") {
-            let write = XenstoreWrite { path, new: String::new(), old: "suspend".into() };
-            self.write(&[write])?;
+            self.write(&path, "")?;
         }
         Ok(())
     }
 
-    /// Writes keys, one after the other: the crate has no transactions on this interface.
-    pub fn write(&self, writes: &[XenstoreWrite]) -> Result<(), XenstoreError> {
-        writes.iter().try_for_each(|write| {
-            self.0
-                .write(&write.path, &write.new)
-                .map_err(|source| XenstoreError { path: write.path.clone(), source })
-        })
+    /// Replaces the values of keys, one after the other: the crate has no transactions on this interface.
+    /// Keys of a disk that is gone, and those that somebody has given another value, are left alone.
+    pub fn replace(&self, writes: &[XenstoreWrite]) -> Result<(), XenstoreError> {
+        for write in writes {
+            if self.read(&write.path)?.as_ref() == Some(&write.old) {
+                self.write(&write.path, &write.new)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, path: &str, value: &str) -> Result<(), XenstoreError> {
+        self.0.write(path, value).map_err(|source| XenstoreError { path: path.to_owned(), source })
     }
 }
 

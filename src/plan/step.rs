@@ -191,8 +191,8 @@ pub enum Step {
     CheckStill {
         /// The domain.
         domid: u32,
-        /// The text libxl had stored of it.
-        stored: String,
+        /// The text libxl had stored of it, if no other step compares it.
+        stored: Option<String>,
     },
     /// Makes the domain stand still, or stay paused once it is resumed.
     Pause {
@@ -255,7 +255,7 @@ pub enum Step {
     ReplaceCfg(ReplaceCfg),
     /// Gives it its old text again.
     PutCfgBack(ReplaceCfg),
-    /// Rewrites the disks' keys in xenstore.
+    /// Rewrites the disks' keys in xenstore, as far as they are still there.
     Xenstore(Vec<XenstoreWrite>),
     /// Snapshots every disk QEMU serves, all or none.
     Transaction {
@@ -392,16 +392,6 @@ impl Step {
                 domid: store.domid,
                 whose: store.whose,
             })),
-            Step::Xenstore(writes) => Some(Step::Xenstore(
-                writes
-                    .iter()
-                    .map(|write| XenstoreWrite {
-                        path: write.path.clone(),
-                        new: write.old.clone(),
-                        old: write.new.clone(),
-                    })
-                    .collect(),
-            )),
             Step::Restore { uuid, domain, .. } => {
                 Some(Step::DiscardDomain { uuid: *uuid, domain: domain.clone() })
             }

@@ -126,18 +126,12 @@ fn slot(whose: Whose) -> (usize, &'static str) {
     }
 }
 
-/// What the configurations and keys hold that the steps change.
+/// What the configurations hold that the steps change.
 fn originals(steps: &[Step]) -> BTreeMap<String, String> {
     let mut originals = BTreeMap::new();
     for step in steps {
-        match step {
-            Step::StoreConfig(store) => {
-                originals.insert(slot(store.whose).1.to_owned(), store.old.clone());
-            }
-            Step::Xenstore(writes) => {
-                originals.extend(writes.iter().map(|w| (w.path.clone(), w.old.clone())));
-            }
-            _ => {}
+        if let Step::StoreConfig(store) = step {
+            originals.insert(slot(store.whose).1.to_owned(), store.old.clone());
         }
     }
     originals
@@ -225,13 +219,9 @@ impl Perform for Model {
                 }
             }
             Step::Xenstore(writes) => {
-                for write in writes {
-                    if self.old.get(&write.path) == Some(&write.new) {
-                        state.xenstore.remove(&write.path);
-                    } else {
-                        state.xenstore.insert(write.path.clone(), write.new.clone());
-                    }
-                }
+                state
+                    .xenstore
+                    .extend(writes.iter().map(|write| (write.path.clone(), write.new.clone())));
             }
             Step::Transaction { actions, .. } => {
                 state.disks.extend(actions.iter().map(Action::to_string));

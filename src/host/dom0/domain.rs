@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::guarded::started;
-use super::{ALONE, Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed, meddled};
+use super::{Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed, meddled};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
 use crate::host::lock::Turn;
@@ -36,10 +36,7 @@ impl Dom0 {
             return Ok(());
         }
         if now != store.old.as_bytes() {
-            return Err(Error::failed(format!(
-                "Somebody else has changed the configuration of domain {domid} meanwhile"
-            ))
-            .hint(ALONE));
+            return Err(meddled("changed the configuration of the domain"));
         }
         let stored = match store.whose {
             Whose::Libxl => self.libxl.store_config(store.domid, &store.new),

@@ -156,7 +156,7 @@ impl Dom0 {
     }
 
     /// An error if the guest has run since it was suspended, or is configured otherwise.
-    pub(super) fn check_still(&self, domid: u32, stored: &str) -> Result<()> {
+    pub(super) fn check_still(&self, domid: u32, stored: Option<&str>) -> Result<()> {
         let info = self.libxl.domain_info(domid).map_err(caused)?;
         match info.filter(|info| !info.dying) {
             None => return Err(meddled("destroyed the domain: it is gone")),
@@ -168,7 +168,7 @@ impl Dom0 {
             }
             Some(_) => {}
         }
-        self.check_config(domid, stored)
+        stored.map_or(Ok(()), |stored| self.check_config(domid, stored))
     }
 
     /// Lets a suspended domain go on; one that is not suspended needs nothing.

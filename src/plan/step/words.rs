@@ -111,8 +111,9 @@ impl fmt::Display for Step {
             Step::Suspend { domid, live: false } => {
                 write!(f, "suspend domain {domid} and save its memory")
             }
-            Step::CheckStill { domid, .. } => {
-                write!(f, "make sure that domain {domid} stands still, configured as before")
+            Step::CheckStill { domid, stored } => {
+                let configured = stored.as_ref().map_or("", |_| ", configured as before");
+                write!(f, "make sure that domain {domid} stands still{configured}")
             }
             Step::Pause { domid } => write!(f, "pause domain {domid}"),
             Step::Resume { domid, .. } => write!(f, "resume domain {domid}"),

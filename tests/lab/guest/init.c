@@ -19,8 +19,10 @@
  *   MIXED low=N high=N   at boot only: half of a step is on the disks, as a power cut may leave it
  *   STOP poweroff|reboot
  *
- * Words on the kernel command line: tick_ms=N (default 1000), and blind, which turns the check
- * off: with it a scenario shows that the lab notices a guest which notices nothing.
+ * Words on the kernel command line: tick_ms=N (default 1000), dirty_mb=N, with which it writes to so
+ * many MiB of its memory a second (and a hundredth of that to its first disk) while it waits, and
+ * blind, which turns the check off: with it a scenario shows that the lab notices a guest which
+ * notices nothing.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -44,6 +46,11 @@
 #define PLACES 3
 #define RING 16
 #define UNREADABLE (-1)
+/* The memory and the part of the first disk that a busy guest writes to; no number is kept there. */
+#define BUSY_MEMORY (64 << 20)
+#define BUSY_DISK_START (1 << 20)
+#define BUSY_DISK_END (2 << 20)
+#define SLICE_MS 10
 
 struct disk {
 	char name[8];
@@ -71,12 +78,48 @@ static void say(const char *format, ...)
 		return;
 }
 
+static long now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
 static void pause_ms(long ms)
 {
 	struct timespec t = { ms / 1000, ms % 1000 * 1000000 };
 
 	/* A signal ends the pause early: it says that we shall stop. */
 	nanosleep(&t, NULL);
+}
+
+/* Waits, and writes to memory and disk meanwhile: in slices, so that it is as good as even. */
+static void work_ms(long ms, long dirty_mb)
+{
+	static char busy[BUSY_MEMORY], buffer[BLOCK] __attribute__((aligned(BLOCK)));
+	static size_t at;
+	static off_t disk_at = BUSY_DISK_START;
+	static long owed;
+	long end = now_ms() + ms, last = now_ms(), now, passed;
+
+	for (; !stop && (now = now_ms()) < end; last = now) {
+		/* Of a time in which it stood still it makes up nothing. */
+		passed = now - last < 100 ? now - last : 100;
+		/* In pages of memory, a hundredth of which also to the disk. */
+		for (owed += passed * dirty_mb * 256; owed >= 1000; owed -= 1000) {
+			busy[at]++;
+			at = (at + BLOCK) % BUSY_MEMORY;
+			if (disk_count && at / BLOCK % 100 == 0) {
+				if (pwrite(disks[0].fd, buffer, BLOCK, disk_at) != BLOCK)
+					say("ERROR write %s: %s\n", disks[0].name, strerror(errno));
+				disk_at += BLOCK;
+				if (disk_at == BUSY_DISK_END)
+					disk_at = BUSY_DISK_START;
+			}
+		}
+		pause_ms(SLICE_MS);
+	}
 }
 
 /* The first line of a small file. */
@@ -294,7 +337,7 @@ int main(int argc, char **argv)
 	struct sigaction action = { .sa_handler = on_signal };
 	char boot[64], cmdline[1024], names[26 * 5 + 1] = "";
 	const char *word;
-	long tick_ms = 1000;
+	long tick_ms = 1000, dirty_mb = 0;
 	int i, blind;
 	int64_t n, first;
 
@@ -313,6 +356,8 @@ int main(int argc, char **argv)
 	read_line("/proc/cmdline", cmdline, sizeof(cmdline));
 	if ((word = strstr(cmdline, "tick_ms=")))
 		tick_ms = strtol(word + strlen("tick_ms="), NULL, 10);
+	if ((word = strstr(cmdline, "dirty_mb=")))
+		dirty_mb = strtol(word + strlen("dirty_mb="), NULL, 10);
 	blind = strstr(cmdline, "blind") != NULL;
 	find_disks();
 	for (i = 0; i < disk_count; i++) {
@@ -326,7 +371,9 @@ int main(int argc, char **argv)
 	first = n;
 	for (;;) {
 		say("TICK %" PRId64 " boot=%s disks=%s torn=%d\n", n, boot, names, torn);
-		if (!stop)
+		if (!stop && dirty_mb)
+			work_ms(tick_ms, dirty_mb);
+		else if (!stop)
 			pause_ms(tick_ms);
 		if (stop) {
 			say("STOP %s\n", stop == (sig_atomic_t)RB_POWER_OFF ? "poweroff" : "reboot");
