@@ -15,7 +15,7 @@ use crate::domain::{DomainConfig, Format, GuestType};
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::plan::{
-    ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
+    Action, ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
 };
 use crate::record::{DomainRecord, Kept, Record, VERSION};
 use crate::spec::DiskWish;
@@ -153,6 +153,8 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     let domid = seen.domid;
     let mut prepare: Vec<Step> = disks.iter().flat_map(|disk| disk.prepare.clone()).collect();
     prepare.push(Step::OpenImage(Box::new(start)));
+    let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
+    prepare.extend(arm(domid, &actions));
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.push(Step::Suspend { domid, live });
     // The compressor still has the last megabytes when the guest could go on. Where it does not go on
@@ -166,7 +168,6 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
     // As late as can be, but before the configuration is ours.
     prepare.push(Step::CheckStill { domid, stored: switch.unchecked(seen) });
-    let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
     let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
         notes,
@@ -429,6 +430,10 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
     };
     let config = seen.config.to_json();
     Ok(ImageStart { target, make_directory, config, record, compress: job.request.compress })
+}
+
+fn arm(domid: u32, actions: &[Action]) -> Option<Step> {
+    (!actions.is_empty()).then(|| Step::Arm { domid, actions: actions.to_vec() })
 }
 
 /// What makes libxl and xenstore name the new images, for disks that get one.

@@ -1,7 +1,7 @@
 //! Snapshots of the disks without the memory: of a domain that does not run, or, if the user insists, of
 //! one that does.
 
-use super::{ImagePlace, Job, Rewrites, Seen, State, left_out, name_of, new_record, switch};
+use super::{ImagePlace, Job, Rewrites, Seen, State, arm, left_out, name_of, new_record, switch};
 use crate::disk::DiskCreate;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Step};
@@ -87,6 +87,7 @@ pub(super) fn plan(
     // stays so.
     let moments = still.len() + usize::from(!actions.is_empty());
     let stop = moments > 1 && seen.state == State::Running;
+    prepare.extend(arm(domid, &actions));
     // Nobody may start the domain anew between the stored configuration and the disks.
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.extend(stop.then_some(Step::Pause { domid }));

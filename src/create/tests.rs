@@ -117,15 +117,16 @@ Snapshot s1 of web1:
    1   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
    2   make /srv/b.img read-only: it becomes a base
    3   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   4   hold the domain's xl process 77
-   5   save the memory of domain 3 while it runs, then suspend it
-   6 | make sure that domain 3 stands still
-   7 | store libxl's configuration: xvdb -> /srv/web1-xvdb.after-s1.qcow2
-   8 | snapshot the disks in one QMP transaction: xvda internal s1; xvdb to overlay /srv/web1-xvdb.after-s1.qcow2
-   9 | resume domain 3
-  10   write to xenstore: /libxl/3/xvdb/params = qcow2:/srv/web1-xvdb.after-s1.qcow2
-  11   wake the domain's xl process 77
-  12   complete the record, sync the image and give it its name
+   4   hand QEMU the transaction, all but its last byte
+   5   hold the domain's xl process 77
+   6   save the memory of domain 3 while it runs, then suspend it
+   7 | make sure that domain 3 stands still
+   8 | store libxl's configuration: xvdb -> /srv/web1-xvdb.after-s1.qcow2
+   9 | snapshot the disks in one QMP transaction: xvda internal s1; xvdb to overlay /srv/web1-xvdb.after-s1.qcow2
+  10 | resume domain 3
+  11   write to xenstore: /libxl/3/xvdb/params = qcow2:/srv/web1-xvdb.after-s1.qcow2
+  12   wake the domain's xl process 77
+  13   complete the record, sync the image and give it its name
      | the guest stands still
 note: disk hdc is not in the snapshot: CD-ROM
 "

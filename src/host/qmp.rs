@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use qapi::Command;
 use qapi::qmp::{
     BlockdevSnapshotInternal, BlockdevSnapshotInternalWrapper, BlockdevSnapshotSync,
     BlockdevSnapshotSyncWrapper, NewImageMode, TransactionAction,
@@ -30,6 +31,8 @@ use crate::plan::Action;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// A socket that is taken is not greeted: no need to wait long for that.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The brace that completes a command, and the end of the line.
+const LAST: usize = 2;
 /// No answer of QEMU is longer.
 const MAX_LINE: u64 = 16 << 20;
 
@@ -80,6 +83,8 @@ pub enum QmpError {
 #[derive(Debug)]
 pub struct Qmp<S = UnixStream> {
     stream: BufReader<S>,
+    /// What QEMU has of a command whose last byte it has not.
+    armed: Option<String>,
 }
 
 /// What QEMU says first.
@@ -155,7 +160,7 @@ impl Qmp {
 impl<S: Read + Write> Qmp<S> {
     /// Waits for QEMU's greeting, and returns it. `greeted` may change the stream in between.
     pub fn greet(stream: S, greeted: impl FnOnce(&S) -> io::Result<()>) -> io::Result<Qmp<S>> {
-        let mut qmp = Qmp { stream: BufReader::new(stream) };
+        let mut qmp = Qmp { stream: BufReader::new(stream), armed: None };
         let _: Greeting = qmp.line()?;
         greeted(qmp.stream.get_ref())?;
         let _: IgnoredAny =
@@ -191,10 +196,35 @@ impl<S: Read + Write> Qmp<S> {
         Ok(disks)
     }
 
+    /// Hands QEMU a transaction but for its last byte: it begins when [`Self::transaction`] sends that. If
+    /// the connection ends before, QEMU forgets it.
+    ///
+    /// QEMU reads a command byte by byte, with a wake-up of its main loop for each (monitor/monitor.c,
+    /// `monitor_can_read` is 1; seen with strace of QEMU 7.2): that costs more than most of what it then
+    /// does, and grows with the number of disks.
+    pub fn arm(&mut self, actions: &[Action]) -> Result<(), QmpError> {
+        let request = request(&to_transaction(actions))?;
+        let (text, _) = request.split_at(request.len() - LAST);
+        self.send::<transaction>(text)?;
+        self.armed = Some(text.to_owned());
+        Ok(())
+    }
+
     /// Does all actions or none.
     pub fn transaction(&mut self, actions: &[Action]) -> Result<(), QmpError> {
-        let actions = actions.iter().map(to_qmp).collect();
-        let _: IgnoredAny = self.execute(&transaction { properties: None, actions })?;
+        let command = to_transaction(actions);
+        let _: IgnoredAny = match self.armed.take() {
+            None => self.execute(&command)?,
+            Some(armed) => {
+                let request = request(&command)?;
+                let Some(last) = request.strip_prefix(&armed) else {
+                    let source = io::Error::other("QEMU has been handed another one");
+                    return Err(QmpError::Unsent { command: transaction::NAME, source });
+                };
+                self.send::<transaction>(last)?;
+                self.answer::<transaction, _>()?
+            }
+        };
         Ok(())
     }
 
@@ -208,24 +238,23 @@ impl<S: Read + Write> Qmp<S> {
         Ok(())
     }
 
-    fn execute<C: qapi::Command, T: DeserializeOwned>(
-        &mut self,
-        command: &C,
-    ) -> Result<T, QmpError> {
-        let unsent = |source| QmpError::Unsent { command: C::NAME, source };
-        let broken = |source| QmpError::Broken { command: C::NAME, source };
-        let arguments = serde_json::to_value(command).map_err(|e| unsent(e.into()))?;
-        let mut request = json!({ "execute": C::NAME, "arguments": arguments }).to_string();
-        request.push('\n');
-        // All in one: where QEMU is gone, it has seen nothing of it.
-        self.stream.get_mut().write_all(request.as_bytes()).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::BrokenPipe => unsent(error),
-                _ => broken(error),
-            }
-        })?;
+    fn execute<C: Command, T: DeserializeOwned>(&mut self, command: &C) -> Result<T, QmpError> {
+        self.send::<C>(&request(command)?)?;
+        self.answer::<C, T>()
+    }
+
+    /// All in one: where QEMU is gone, it has seen nothing of it.
+    fn send<C: Command>(&mut self, text: &str) -> Result<(), QmpError> {
+        self.stream.get_mut().write_all(text.as_bytes()).map_err(|source| match source.kind() {
+            io::ErrorKind::BrokenPipe => QmpError::Unsent { command: C::NAME, source },
+            _ => QmpError::Broken { command: C::NAME, source },
+        })
+    }
+
+    fn answer<C: Command, T: DeserializeOwned>(&mut self) -> Result<T, QmpError> {
         loop {
-            let answer: Answer<T> = self.line().map_err(broken)?;
+            let answer: Answer<T> =
+                self.line().map_err(|source| QmpError::Broken { command: C::NAME, source })?;
             if let Some(value) = answer.value {
                 return Ok(value);
             }
@@ -267,6 +296,19 @@ fn whole_disk(vdev: &str) -> &str {
         Some(disk) if disk.ends_with(|c: char| c.is_ascii_alphabetic()) => disk,
         _ => vdev,
     }
+}
+
+/// A command as QEMU reads it, ended by [`LAST`] bytes without which it is not complete.
+fn request<C: Command>(command: &C) -> Result<String, QmpError> {
+    let arguments = serde_json::to_value(command)
+        .map_err(|error| QmpError::Unsent { command: C::NAME, source: error.into() })?;
+    let mut request = json!({ "execute": C::NAME, "arguments": arguments }).to_string();
+    request.push('\n');
+    Ok(request)
+}
+
+fn to_transaction(actions: &[Action]) -> transaction {
+    transaction { properties: None, actions: actions.iter().map(to_qmp).collect() }
 }
 
 fn to_qmp(action: &Action) -> TransactionAction {
@@ -357,6 +399,31 @@ mod tests {
     }
 
     #[test]
+    fn an_armed_transaction_waits_for_its_last_byte() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut qmp = Qmp { stream: BufReader::new(ours), armed: None };
+        let action =
+            Action::Internal { vdev: "a".into(), node: "a-qcow2".into(), name: "s1".into() };
+        let actions = [action.clone()];
+        let mut text = [0; 1024];
+        let mut sent = || {
+            let count = (&theirs).read(&mut text).unwrap();
+            String::from_utf8(text[..count].to_vec()).unwrap()
+        };
+        qmp.arm(&actions).unwrap();
+        let begin = sent();
+        serde_json::from_str::<serde_json::Value>(&begin).unwrap_err();
+        writeln!(&theirs, "{OK}").unwrap();
+        qmp.transaction(&actions).unwrap();
+        assert_eq!(begin + &sent(), request(&to_transaction(&actions)).unwrap());
+        // Another one is not mixed with it.
+        qmp.arm(&actions).unwrap();
+        let error = qmp.transaction(&[action.clone(), action]).unwrap_err();
+        assert!(matches!(error, QmpError::Unsent { .. }), "{error}");
+    }
+
+    #[test]
     fn the_transaction_is_what_qemu_wants() {
         let actions = [
             Action::Internal { vdev: "xvda".into(), node: "xvda-qcow2".into(), name: "s1".into() },
@@ -367,9 +434,8 @@ mod tests {
                 new_node: "xvdb-0b41a0a5".into(),
             },
         ];
-        let actions: Vec<_> = actions.iter().map(to_qmp).collect();
         assert_eq!(
-            serde_json::to_value(transaction { properties: None, actions }).unwrap(),
+            serde_json::to_value(to_transaction(&actions)).unwrap(),
             json!({"actions": [
                 {"type": "blockdev-snapshot-internal-sync",
                  "data": {"device": "xvda-qcow2", "name": "s1"}},

@@ -257,6 +257,16 @@ pub enum Step {
     PutCfgBack(ReplaceCfg),
     /// Rewrites the disks' keys in xenstore, as far as they are still there.
     Xenstore(Vec<XenstoreWrite>),
+    /// Hands QEMU the transaction but for its last byte: it has read and understood it when the guest
+    /// stands still.
+    Arm {
+        /// The domain.
+        domid: u32,
+        /// A snapshot each.
+        actions: Vec<Action>,
+    },
+    /// Takes it back, if it has not been done.
+    Disarm,
     /// Snapshots every disk QEMU serves, all or none.
     Transaction {
         /// The domain.
@@ -378,6 +388,7 @@ impl Step {
             Step::Protect { path } => Some(Step::Unprotect { path: path.clone() }),
             Step::OpenImage(_) => Some(Step::DiscardImage),
             Step::OpenRecord { .. } => Some(Step::DiscardRecord),
+            Step::Arm { .. } => Some(Step::Disarm),
             Step::TakeInternal { path, name } => {
                 Some(Step::UntakeInternal { path: path.clone(), name: name.clone() })
             }
@@ -412,6 +423,7 @@ impl Step {
                 | Step::Unprotect { .. }
                 | Step::DiscardImage
                 | Step::DiscardRecord
+                | Step::Disarm
                 | Step::UntakeInternal { .. }
         )
     }

@@ -235,7 +235,9 @@ impl Perform for Model {
                 }
             }
             Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
-            Step::CheckStill { .. }
+            Step::Arm { .. }
+            | Step::Disarm
+            | Step::CheckStill { .. }
             | Step::CheckSame { .. }
             | Step::CheckDown { .. }
             | Step::DrainImage

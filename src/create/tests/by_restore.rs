@@ -28,15 +28,16 @@ Snapshot s1 of web1:
    1   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 1048576
    2   make /srv/b.img read-only: it becomes a base
    3   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   4   hold the domain's xl process 77
-   5   save the memory of domain 3 while it runs, then suspend it
-   6 | make sure that domain 3 stands still, configured as before
-   7 | snapshot the disks in one QMP transaction: xvda internal s1
-   8 | wake the domain's xl process 77
-   9 | destroy domain 3 and wait until its QEMU is gone
-  10 | complete the record, sync the image and give it its name
-  11 | restore web1 with xl, paused
-  12 | unpause web1
+   4   hand QEMU the transaction, all but its last byte
+   5   hold the domain's xl process 77
+   6   save the memory of domain 3 while it runs, then suspend it
+   7 | make sure that domain 3 stands still, configured as before
+   8 | snapshot the disks in one QMP transaction: xvda internal s1
+   9 | wake the domain's xl process 77
+  10 | destroy domain 3 and wait until its QEMU is gone
+  11 | complete the record, sync the image and give it its name
+  12 | restore web1 with xl, paused
+  13 | unpause web1
      | the guest stands still
 note: disk hdc is not in the snapshot: CD-ROM
 note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
@@ -186,6 +187,7 @@ fn everything_before_the_transaction_can_be_taken_back() {
         [
             "resume domain 3",
             "wake the domain's xl process 77",
+            "take the transaction back",
             "remove the unfinished memory image",
             "make /srv/b.img writable again",
             "remove /srv/web1-xvdb.after-s1.qcow2",

@@ -53,14 +53,15 @@ fn volumes_are_snapshotted_between_the_suspend_and_the_transaction() {
         "\
 Snapshot s2 of web1:
    1   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   2   hold the domain's xl process 77
-   3   save the memory of domain 3 while it runs, then suspend it
-   4 | run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name thick.s2 --size 71303168b vg0/thick; at the same time run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdc --name thin.s2 vg0/thin
-   5 | make sure that domain 3 stands still, configured as before
-   6 | snapshot the disks in one QMP transaction: xvda internal s2
-   7 | resume domain 3
-   8   wake the domain's xl process 77
-   9   complete the record, sync the image and give it its name
+   2   hand QEMU the transaction, all but its last byte
+   3   hold the domain's xl process 77
+   4   save the memory of domain 3 while it runs, then suspend it
+   5 | run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name thick.s2 --size 71303168b vg0/thick; at the same time run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdc --name thin.s2 vg0/thin
+   6 | make sure that domain 3 stands still, configured as before
+   7 | snapshot the disks in one QMP transaction: xvda internal s2
+   8 | resume domain 3
+   9   wake the domain's xl process 77
+  10   complete the record, sync the image and give it its name
      | the guest stands still
 "
     );
@@ -88,10 +89,10 @@ fn a_copy_and_a_child_are_made_while_the_guest_stands_still() {
     let text = plan(&job, &seen).unwrap().to_string();
     for line in [
         "1   make /srv/c.vhd read-only: it becomes a base\n",
-        "5 | clone /srv/b.img to /srv/web1-xvdb.at-s1.img; at the same time make \
+        "6 | clone /srv/b.img to /srv/web1-xvdb.at-s1.img; at the same time make \
          /srv/web1-xvdc.after-s1.vhd: vhd-util snapshot -e -l 30 -n /srv/web1-xvdc.after-s1.vhd \
          -p /srv/c.vhd\n",
-        "7 | snapshot the disks in one QMP transaction: xvda internal s1\n",
+        "8 | snapshot the disks in one QMP transaction: xvda internal s1\n",
         "nothing can switch xvdc under a running guest",
     ] {
         assert!(text.contains(line), "{line:?} in {text}");

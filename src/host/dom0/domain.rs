@@ -24,10 +24,15 @@ impl Dom0 {
     /// Replaces a configuration if it is the one that is to be replaced. That of a domain that is gone
     /// needs nothing: libxl would keep it for ever.
     pub(super) fn store_config(&mut self, store: &StoreConfig) -> Result<()> {
+        // Asked only then: to look at a domain takes as long as to store its configuration.
+        self.try_store_config(store).or_else(|error| match self.is_gone(store.domid) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(error),
+        })
+    }
+
+    fn try_store_config(&self, store: &StoreConfig) -> Result<()> {
         let domid = store.domid;
-        if self.is_gone(domid)? {
-            return Ok(());
-        }
         let now = match store.whose {
             Whose::Libxl => self.libxl.stored_config(domid).map_err(caused)?.into_bytes(),
             Whose::Xl => self.libxl.userdata(domid, XL_CONFIG).map_err(caused)?.unwrap_or_default(),
@@ -53,12 +58,20 @@ impl Dom0 {
         }
     }
 
-    pub(super) fn transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
-        let qmp = self.qmp.as_mut().ok_or_else(|| {
+    pub(super) fn arm(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
+        self.qemu(domid)?.arm(actions).map_err(caused)
+    }
+
+    /// The connection that was made when the domain was looked at.
+    fn qemu(&mut self, domid: u32) -> Result<&mut Qmp> {
+        self.qmp.as_mut().ok_or_else(|| {
             Error::failed(format!("There is no connection to the QEMU of domain {domid}"))
                 .hint(format!("see whether it runs: xl qemu-monitor-command {domid} 'info block'"))
-        })?;
-        let error = match qmp.transaction(actions) {
+        })
+    }
+
+    pub(super) fn transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
+        let error = match self.qemu(domid)?.transaction(actions) {
             Ok(()) => return Ok(()),
             Err(error @ (QmpError::Refused { .. } | QmpError::Unsent { .. })) => {
                 return Err(caused(error));

@@ -248,6 +248,11 @@ impl Dom0 {
             Step::PutCfgBack(cfg) => self.put_cfg_back(cfg),
             Step::CreateDomain { domain, cfg, paused } => self.create_domain(domain, cfg, *paused),
             Step::Resume { domid, .. } => self.resume(*domid),
+            Step::Arm { domid, actions } => self.arm(*domid, actions),
+            Step::Disarm => {
+                self.qmp = None;
+                Ok(())
+            }
             Step::StoreConfig(store) => self.store_config(store),
             Step::ReplaceCfg(cfg) => self.replace_cfg(cfg),
             Step::Xenstore(writes) => self.xenstore.replace(writes).map_err(caused),

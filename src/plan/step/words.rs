@@ -163,6 +163,8 @@ impl fmt::Display for Step {
                     writes.iter().map(|w| format!("{} = {}", w.path, w.new)).collect();
                 write!(f, "write to xenstore: {}", list.join(", "))
             }
+            Step::Arm { .. } => write!(f, "hand QEMU the transaction, all but its last byte"),
+            Step::Disarm => write!(f, "take the transaction back"),
             Step::Transaction { actions, .. } => {
                 let list: Vec<String> = actions.iter().map(ToString::to_string).collect();
                 write!(f, "snapshot the disks in one QMP transaction: {}", list.join("; "))
