@@ -151,7 +151,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     }
 
     let domid = seen.domid;
-    let mut prepare: Vec<Step> = disks.iter().flat_map(|disk| disk.prepare.clone()).collect();
+    let mut prepare = prepare(disks);
     prepare.push(Step::OpenImage(Box::new(start)));
     let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
     prepare.extend(arm(domid, &actions));
@@ -430,6 +430,14 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
     };
     let config = seen.config.to_json();
     Ok(ImageStart { target, make_directory, config, record, compress: job.request.compress })
+}
+
+/// What is made and marked for the disks while the guest runs: all new files at the same time.
+fn prepare(disks: &[DiskCreate]) -> Vec<Step> {
+    let steps = disks.iter().flat_map(|disk| disk.prepare.clone());
+    let (files, others): (Vec<_>, Vec<_>) =
+        steps.partition(|step| matches!(step, Step::NewFile { .. }));
+    Step::together(files).into_iter().chain(others).collect()
 }
 
 fn arm(domid: u32, actions: &[Action]) -> Option<Step> {

@@ -1,7 +1,9 @@
 //! Snapshots of the disks without the memory: of a domain that does not run, or, if the user insists, of
 //! one that does.
 
-use super::{ImagePlace, Job, Rewrites, Seen, State, arm, left_out, name_of, new_record, switch};
+use super::{
+    ImagePlace, Job, Rewrites, Seen, State, arm, left_out, name_of, new_record, prepare, switch,
+};
 use crate::disk::DiskCreate;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Step};
@@ -67,7 +69,7 @@ pub(super) fn plan(
     let kind = if running { DisksOnly::CrashConsistent } else { DisksOnly::Offline };
     let record = Record { disks_only: Some(kind), ..new_record(job, seen, disks, false)? };
     let mut notes = left_out(disks);
-    let mut prepare: Vec<Step> = disks.iter().flat_map(|disk| disk.prepare.clone()).collect();
+    let mut prepare = prepare(disks);
     prepare.push(Step::OpenRecord { path: path.clone(), record: Box::new(record) });
     let still = disks.iter().flat_map(|disk| disk.still.clone());
     let title = format!("Snapshot {} of the disks of {domain}", job.name);

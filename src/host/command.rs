@@ -23,6 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use crate::host::parallel::in_parallel;
 use crate::tool::{Invocation, Tool};
 
 /// Where programs may lie. Not `PATH`: this runs as root, whatever the caller's environment.
@@ -129,15 +130,8 @@ pub fn run(call: &Invocation) -> Result<Vec<u8>, CommandError> {
 
 /// Runs tools at the same time, each to its end, and returns the first failure.
 pub fn run_all(calls: &[&Invocation], started: Started<'_>) -> Result<(), CommandError> {
-    thread::scope(|scope| {
-        let run = |call| Running::start(call, Stdio::null(), started)?.finish();
-        let running: Vec<_> = calls.iter().map(|call| scope.spawn(move || run(call))).collect();
-        let results: Vec<_> = running
-            .into_iter()
-            .map(|thread| thread.join().expect("running a tool does not panic"))
-            .collect();
-        results.into_iter().try_for_each(|result| result.map(drop))
-    })
+    let run = |call| Running::start(call, Stdio::null(), started)?.finish();
+    in_parallel(calls.iter().copied(), run).into_iter().try_for_each(|result| result.map(drop))
 }
 
 /// What a tool is fed with.

@@ -15,6 +15,7 @@ pub mod leftovers;
 pub mod libxl;
 pub mod lock;
 pub mod look;
+pub mod parallel;
 pub mod process;
 pub mod qmp;
 pub mod record_file;

@@ -12,10 +12,11 @@ use crate::error::{Error, Left, Result};
 use crate::host::guard::Note;
 use crate::host::image::ImageWriter;
 use crate::host::libxl::{Abort, Level, Libxl, LibxlError, ShutdownReason};
+use crate::host::parallel::in_parallel;
 use crate::host::{files, look};
 use crate::memory::restore_command;
 use crate::plan::{ImageStart, Target};
-use crate::record::{FrozenFile, Kept, QcowSnapshot, Record};
+use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
 use crate::tool::quote;
 
 /// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
@@ -263,22 +264,24 @@ impl Dom0 {
     /// Fills in what proves that the disks are still the same ones.
     pub(super) fn prove(&mut self, record: &mut Record) -> Result<()> {
         let name = record.name.as_str();
-        for disk in &mut record.disks {
+        let sizes = &self.virtual_sizes;
+        let prove = |disk: &mut DiskRecord| -> Result<()> {
             let (vdev, path) = (&disk.vdev, &disk.path);
             match &mut disk.snapshot {
                 // LVM's tag is the proof, and lvcreate has set it.
                 Kept::None { .. } | Kept::Lvm { .. } => {}
                 Kept::Internal { proof } => *proof = Some(internal_snapshot(path, name)?),
                 Kept::External { proof, .. } | Kept::Vhd { proof, .. } => {
-                    *proof = Some(frozen(path, self.virtual_sizes.get(vdev))?);
+                    *proof = Some(frozen(path, sizes.get(vdev))?);
                 }
                 Kept::Reflink { copy, proof } => {
                     files::sync(copy).map_err(failed(format!("Sync {}", copy.display())))?;
                     *proof = Some(frozen(copy, None)?);
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        in_parallel(&mut record.disks, prove).into_iter().collect()
     }
 }
 

@@ -20,6 +20,7 @@ use crate::host::configured::{self, Configured};
 use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::libxl::DomainInfo;
+use crate::host::parallel::in_parallel;
 use crate::host::snapshot::Snapshot;
 use crate::host::xenstore::Vbd;
 use crate::names::is_file_part;
@@ -105,15 +106,11 @@ pub fn for_revert(
             Place { trouble: files::trouble(&path), path }
         }
     };
-    let disks = record
-        .disks
-        .iter()
-        .map(|disk| {
-            let mut found = disk_found(disk, place(disk), &current, &others);
-            found.room = room_for_copy(&found, beside.is_some());
-            found
-        })
-        .collect();
+    let disks = in_parallel(&record.disks, |disk| {
+        let mut found = disk_found(disk, place(disk), &current, &others);
+        found.room = room_for_copy(&found, beside.is_some());
+        found
+    });
     let volumes = volumes_for(&record);
     let snapshot = name.to_owned();
     Ok(Found { snapshot, record, onward, config, named, same, disks, volumes, now })
@@ -141,15 +138,11 @@ fn disks_of(dom0: &Dom0, domid: u32) -> Result<Vec<Disk>> {
 
 /// Looks at the disks of a snapshot without a domain, for `show`.
 pub fn for_show(record: &Record, now: Timestamp) -> (Vec<DiskFound>, Result<Vec<Volume>, String>) {
-    let disks = record
-        .disks
-        .iter()
-        .map(|disk| {
-            let mut found = disk_found(disk, revert_place(record, disk, now), &[], &[]);
-            found.room = room_for_copy(&found, false);
-            found
-        })
-        .collect();
+    let disks = in_parallel(&record.disks, |disk| {
+        let mut found = disk_found(disk, revert_place(record, disk, now), &[], &[]);
+        found.room = room_for_copy(&found, false);
+        found
+    });
     (disks, volumes_for(record))
 }
 
@@ -163,14 +156,18 @@ fn disk_found(
     let left_out = matches!(disk.snapshot, Kept::None { .. });
     let is_vhd = matches!(disk.snapshot, Kept::Vhd { .. });
     let top = current.iter().find(|other| other.vdev == disk.vdev && !left_out);
-    let chain_now = match top.filter(|_| in_qemu).and_then(|top| Some((top, top.format?))) {
-        Some((top, format)) => chain(top.file(), format),
-        None => Ok(Vec::new()),
+    let own = disk.format.filter(|_| in_qemu).map(|format| (disk.path.as_path(), format));
+    let images = own.map(|(path, format)| chain(path, format));
+    let now = top.filter(|_| in_qemu).and_then(|top| Some((top.file(), top.format?)));
+    let chain_now = match (now, &images) {
+        // An internal snapshot is in the image that is used.
+        (Some(_), Some(images)) if now == own => images.clone(),
+        (Some((path, format)), _) => chain(path, format),
+        (None, _) => Ok(Vec::new()),
     };
     let mut below = Ok(Vec::new());
     let mut image = Err("its format is not known".to_owned());
-    if let Some(format) = disk.format.filter(|_| in_qemu) {
-        let images = chain(&disk.path, format);
+    if let Some(images) = images {
         below = images
             .as_ref()
             .map_err(Clone::clone)

@@ -1,19 +1,16 @@
 #!/bin/bash
 # The pause of a live create of a guest with 1 GiB, of the script, and the floor.
-# timeout: 2400
+# timeout: 3600
 # bench
 . /lab/t/lib.sh
 . /lab/t/bench.sh
 
-disks_up 1
-guest_up g type=pvh mem=1024 tick=300 "${disks[@]}"
-wait_tick g 3
+boot() {
+	disks_up 1
+	guest_up g type=pvh mem=1024 tick=300 "${disks[@]}"
+}
 for ((round = 0; round < rounds; round++)); do
-	ours live-1024-1 g 1
-	more_ticks g 2
-	script live-1024-1 g 1
-	more_ticks g 2
-	floor live-1024-1 g live
-	more_ticks g 2
+	measure ours live-1024-1 1
+	measure script live-1024-1 1
+	measure floor live-1024-1 live
 done
-not_torn g

@@ -1,24 +1,19 @@
 #!/bin/bash
 # A create that suspends first, of a PV guest: its pause and its whole time, against libxl alone, xl save -c
 # and the script; and what compression adds.
-# timeout: 3000
+# timeout: 3600
 # bench
 . /lab/t/lib.sh
 . /lab/t/bench.sh
 
-disks_up 1
-guest_up g mem=256 tick=300 "${disks[@]}"
-wait_tick g 3
+boot() {
+	disks_up 1
+	guest_up g mem=256 tick=300 "${disks[@]}"
+}
 for ((round = 0; round < rounds; round++)); do
-	ours still-256-1 g 1 --no-live
-	more_ticks g 2
-	floor still-256-1 g still
-	more_ticks g 2
-	save_c still-256-1 g
-	more_ticks g 2
-	script still-256-1 g 1
-	more_ticks g 2
-	ours zstd-256-1 g 1 --no-live --compress zstd
-	more_ticks g 2
+	measure ours still-256-1 1 --no-live
+	measure floor still-256-1 still
+	measure save_c still-256-1
+	measure script still-256-1 1
+	measure ours zstd-256-1 1 --no-live --compress zstd
 done
-not_torn g
