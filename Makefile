@@ -7,7 +7,7 @@ BINARY := target/release/xl-snapshot
 FAULTY := target/release/examples/xl-snapshot-faults
 CARGO_DEB := 3.8.0
 
-.PHONY: help setup build check test test-all soak demo lab install deb clean
+.PHONY: help setup build check test test-all soak bench demo lab install deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -42,6 +42,13 @@ soak: build ## hundreds of kills at random moments, hours of hostile input (SOAK
 	@HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(CARGO) test --release --locked --test hostile -- --nocapture
 	@$(LAB) install $(BINARY) $(FAULTY)
 	@$(LAB) run soak && tests/reliability
+
+bench: build ## measure the pause and the whole beside what one would do by hand (BENCH_ROUNDS)
+	@mkdir -p target/bench
+	@gcc -O2 -Wall -Wextra -Werror -o target/bench/xl-snapshot-bench tests/bench/watch.c \
+		$$(pkg-config --cflags --libs xenlight xentoollog) -lxenctrl
+	@$(LAB) install $(BINARY) target/bench/xl-snapshot-bench
+	@$(LAB) run bench && tests/bench/report | tee target/bench.md
 
 demo: setup ## a snapshot and a revert of a running guest, told by their real output
 	@mkdir -p target; tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -160,6 +160,14 @@ impl Named {
         };
         Named { snapshot, cfg }
     }
+}
+
+/// Says what is to be known of a plan before it is carried out.
+fn tell_planned(reporter: &Reporter, plan: &Plan, started: Instant) {
+    let looked =
+        reporter.timed(&"look at the domain and its disks, and plan", started.elapsed(), true);
+    looked.iter().for_each(|text| reporter.message(text));
+    plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
 }
 
 fn print_plan(plan: &Plan, json: bool) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Messages and errors on standard error.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use indicatif::MultiProgress;
 use super::{Meter, printable};
 use crate::error::Error;
 use crate::host::libxl::Level;
-use crate::plan::Step;
 
 /// The words that lines begin with, and their looks.
 const LABELS: [(&str, Style); 4] = [
@@ -57,11 +56,11 @@ impl Reporter {
         }
     }
 
-    /// What `-v` says when a step is over.
-    pub fn step(&self, step: &Step, took: Duration, well: bool) -> Option<String> {
+    /// What `-v` says when something is over, such as a step.
+    pub fn timed(&self, what: &impl Display, took: Duration, well: bool) -> Option<String> {
         let how = if well { "" } else { " FAILED" };
         let ms = took.as_secs_f64() * 1000.0;
-        (self.verbosity > 0).then(|| format!("{ms:>9.1} ms{how}  {step}"))
+        (self.verbosity > 0).then(|| format!("{ms:>9.1} ms{how}  {what}"))
     }
 
     /// Shows how far memory has come: a bar on a terminal, else a line now and then; nothing with `-q`.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Execute, open, print_done, print_plan, read_spec, take_lock, text};
+use super::{Execute, open, print_done, print_plan, read_spec, take_lock, tell_planned, text};
 use crate::cli::{Common, CreateArgs};
 use crate::create::{self, ImagePlace, Job, State};
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;
     let Some(lock) = lock else { return print_plan(&plan, args.common.json) };
     let reporter = dom0.reporter.clone();
-    plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
+    tell_planned(&reporter, &plan, started);
     dom0.be_guarded(&plan, &lock)?;
     carry_out(&plan, &mut dom0)?;
 

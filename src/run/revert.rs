@@ -5,7 +5,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Execute, Named, open, print_done, print_plan, take_lock};
+use super::{Execute, Named, open, print_done, print_plan, take_lock, tell_planned};
 use crate::cli::RevertArgs;
 use crate::clone;
 use crate::error::{Error, Result};
@@ -67,8 +67,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     let memory = snapshot.source.is_some();
     dom0.source = snapshot.source;
-    let reporter = dom0.reporter.clone();
-    revert.plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
+    tell_planned(&dom0.reporter, &revert.plan, started);
     dom0.be_guarded(&revert.plan, &lock)?;
     carry_out(&revert.plan, &mut dom0)?;
 

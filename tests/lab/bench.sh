@@ -38,6 +38,9 @@ watched() {
 	done
 }
 
+# us MILLISECONDS: in microseconds.
+us() { awk -v ms="$1" 'BEGIN {printf "%.0f", ms * 1000}'; }
+
 # Where the guest's disks are now: the file and QEMU's node of each vdev.
 declare -A top_file=() top_node=()
 taken=0
@@ -78,7 +81,16 @@ ours() {
 		top_file[${vdevs[n]}]=$LAB_WORK/g-${vdevs[n]}.after-o$taken.qcow2
 		top_node[${vdevs[n]}]=${vdevs[n]}-${id%%-*}
 	done
-	sample "$case" ours reported "$(json pause_ms <watched.out | awk '{printf "%.0f", $1 * 1000}')"
+	sample "$case" ours reported "$(us "$(json pause_ms <watched.out)")"
+	# Where our part of the pause goes.
+	while read -r ms _ words; do
+		case $words in
+		*'stands still'*) sample "$case" ours step-check "$(us "$ms")" ;;
+		"store libxl's"*) sample "$case" ours step-store "$(us "$ms")" ;;
+		*'QMP transaction'*) sample "$case" ours step-transaction "$(us "$ms")" ;;
+		'resume domain'*) sample "$case" ours step-resume "$(us "$ms")" ;;
+		esac
+	done <"$LAB_LOGS/steps-$case-$taken.log"
 	sample "$case" ours size "$(stat -c %s "$image")"
 	rm -f "$image"
 }

@@ -279,7 +279,7 @@ impl Perform for Dom0 {
     fn perform(&mut self, step: &Step) -> Result<()> {
         let started = Instant::now();
         let result = self.carry_out(step);
-        self.messages.extend(self.reporter.step(step, started.elapsed(), result.is_ok()));
+        self.messages.extend(self.reporter.timed(step, started.elapsed(), result.is_ok()));
         if self.suspended_at.is_none() {
             self.say();
         }

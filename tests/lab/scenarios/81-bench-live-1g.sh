@@ -7,7 +7,7 @@
 
 boot() {
 	disks_up 1
-	guest_up g type=pvh mem=1024 tick=300 "${disks[@]}"
+	guest_up g type=pvh mem=1024 tick=1000 "${disks[@]}"
 }
 for ((round = 0; round < rounds; round++)); do
 	measure ours live-1024-1 1
