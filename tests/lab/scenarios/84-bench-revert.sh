@@ -13,7 +13,7 @@ boot() {
 by_ours() { watched "$1" ours xl-snapshot revert -v "$2" 2>>"$LAB_LOGS/steps-$1.log"; }
 by_script() { watched "$1" script bash script.sh; }
 
-boot
+up
 create g r.xlsave --name r
 create g z.xlsave.zst --name z --compress zstd
 cat >script.sh <<'SCRIPT'

@@ -10,7 +10,7 @@ boot() {
 	disks_up 2
 	guest_up g mem=96 tick=3000 "${disks[@]}"
 }
-boot
+up
 create g g.xlsave --name g1 -d xvda,external -d xvdb,external
 mkdir new
 cat >ours.sh <<'SCRIPT'

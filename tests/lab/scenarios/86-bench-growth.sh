@@ -10,6 +10,7 @@
 grow() {
 	local n
 	xl destroy g 2>/dev/null || :
+	booted=
 	for n in 1 2 3; do measure ours "$@"; done
 }
 
@@ -44,7 +45,6 @@ for depth in 10 29; do
 			top=$LAB_WORK/chain$n.qcow2
 		done
 		disks=("$top")
-		top_file[xvda]=$top
 		guest_up g mem=128 tick=1000 "${disks[@]}"
 	}
 	grow still-chain-$depth 1 --no-live
