@@ -5,7 +5,6 @@
 //! their own: a Ctrl-C in the terminal must not hit qemu-img in the middle of a disk. What they
 //! print goes to an anonymous memory file, so that a child they leave behind cannot hold us up.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -134,29 +133,12 @@ pub fn run_all(calls: &[&Invocation], started: Started<'_>) -> Result<(), Comman
     in_parallel(calls.iter().copied(), run).into_iter().try_for_each(|result| result.map(drop))
 }
 
-/// What a tool is fed with.
-pub enum Body<'a> {
-    /// A file, from its present position on.
-    File(&'a mut File),
-    /// Anything else.
-    Reader(Box<dyn Read + 'a>),
-}
-
-impl fmt::Debug for Body<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Body::File(_) => "Body::File",
-            Body::Reader(_) => "Body::Reader",
-        })
-    }
-}
-
 /// Runs a tool with `head` and then `length` bytes of `body` on its standard input. `fed` is told
 /// the bytes of `body` that have been handed over.
 pub fn feed(
     call: &Invocation,
     head: &[u8],
-    body: Body<'_>,
+    body: impl Read,
     length: u64,
     fed: &mut dyn FnMut(u64),
     started: Started<'_>,
@@ -214,7 +196,7 @@ impl Running {
     fn feed(
         &mut self,
         head: &[u8],
-        mut body: Body<'_>,
+        mut body: impl Read,
         length: u64,
         fed: &mut dyn FnMut(u64),
     ) -> io::Result<()> {
@@ -227,20 +209,15 @@ impl Running {
         let mut total = 0;
         while total < length {
             let want = CHUNK.min(length - total);
-            let copied = match &mut body {
-                // `io::copy` from a file to a pipe is splice(2): the bytes stay in the kernel.
-                Body::File(file) => io::copy(&mut file.take(want), &mut stdin)?,
-                Body::Reader(reader) => {
-                    chunk.clear();
-                    let read = reader.take(want).read_to_end(&mut chunk)?;
-                    stdin.write_all(&chunk)?;
-                    read as u64
-                }
-            };
-            if copied == 0 {
+            // Not splice(2), which hands the pages over one by one: measured, it takes twice the processor
+            // time of these copies, and the restore half as long again.
+            chunk.clear();
+            let read = body.by_ref().take(want).read_to_end(&mut chunk)?;
+            if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            total += copied;
+            stdin.write_all(&chunk)?;
+            total += read as u64;
             fed(total);
         }
         Ok(())

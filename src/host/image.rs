@@ -8,7 +8,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Left, Result};
-use crate::host::command::Body;
 use crate::host::compress::Compressor;
 use crate::host::files;
 use crate::memory::frames::{self, Level, Marker, Unpacked};
@@ -313,11 +312,11 @@ impl Source {
     }
 
     /// The stream of the image, as `xl restore` wants it behind a header.
-    pub fn stream(&mut self) -> io::Result<Body<'_>> {
+    pub fn stream(&mut self) -> io::Result<Box<dyn Read + '_>> {
         let Image { stream_offset, stream_len, form, .. } = self.image;
         if form == Form::Plain {
             self.file.seek(SeekFrom::Start(stream_offset))?;
-            return Ok(Body::File(&mut self.file));
+            return Ok(Box::new(&mut self.file));
         }
         self.file.rewind()?;
         let mut image = Unpacked::new(&mut self.file)?;
@@ -325,7 +324,7 @@ impl Source {
         if skipped != stream_offset {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Body::Reader(Box::new(Whole { image, left: stream_len })))
+        Ok(Box::new(Whole { image, left: stream_len }))
     }
 
     /// Reads every byte of the image, and checks its checksums, where it has any.

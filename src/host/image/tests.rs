@@ -40,10 +40,7 @@ fn image(start: &ImageStart, stream: &[u8]) -> u64 {
 fn fed(source: &mut Source) -> io::Result<Vec<u8>> {
     let length = source.image.stream_len;
     let mut bytes = Vec::new();
-    match source.stream()? {
-        Body::File(file) => file.take(length).read_to_end(&mut bytes)?,
-        Body::Reader(reader) => reader.take(length).read_to_end(&mut bytes)?,
-    };
+    source.stream()?.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
