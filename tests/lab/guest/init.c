@@ -97,12 +97,17 @@ static void pause_ms(long ms)
 /* Waits, and writes to memory and disk meanwhile: in slices, so that it is as good as even. */
 static void work_ms(long ms, long dirty_mb)
 {
-	static char busy[BUSY_MEMORY], buffer[BLOCK] __attribute__((aligned(BLOCK)));
+	static char *busy, buffer[BLOCK] __attribute__((aligned(BLOCK)));
 	static size_t at;
 	static off_t disk_at = BUSY_DISK_START;
 	static long owed;
 	long end = now_ms() + ms, last = now_ms(), now, passed;
 
+	/* Only now: a guest of 96 MiB could not even start a program that asks for so much. */
+	if (!busy && !(busy = malloc(BUSY_MEMORY))) {
+		say("ERROR no memory to be busy with\n");
+		return;
+	}
 	for (; !stop && (now = now_ms()) < end; last = now) {
 		/* Of a time in which it stood still it makes up nothing. */
 		passed = now - last < 100 ? now - last : 100;
