@@ -440,6 +440,7 @@ fn prepare(disks: &[DiskCreate]) -> Vec<Step> {
     Step::together(files).into_iter().chain(others).collect()
 }
 
+/// What QEMU is told before the guest stands still, if it has anything to do.
 fn arm(domid: u32, actions: &[Action]) -> Option<Step> {
     (!actions.is_empty()).then(|| Step::Arm { domid, actions: actions.to_vec() })
 }

@@ -251,7 +251,7 @@ impl Running {
         // It is left for `Child` to reap: until then its number is its own, and can be killed.
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         let (told, ended) = mpsc::channel();
-        thread::Builder::new().name("waiter".into()).spawn(move || {
+        let waiter = thread::Builder::new().name("waiter".into()).spawn(move || {
             let result = loop {
                 match waitid(Id::Pid(pid), flags) {
                     Err(Errno::EINTR) => {}
@@ -260,7 +260,11 @@ impl Running {
             };
             // After a time-out nobody listens.
             let _ = told.send(result);
-        })?;
+        });
+        if waiter.is_err() {
+            // It runs: better without a time limit than not waited for.
+            return self.child.wait().map(Some);
+        }
         match ended.recv_timeout(self.timeout) {
             Ok(result) => {
                 result?;

@@ -83,8 +83,8 @@ pub enum QmpError {
 #[derive(Debug)]
 pub struct Qmp<S = UnixStream> {
     stream: BufReader<S>,
-    /// What QEMU has of a command whose last byte it has not.
-    armed: Option<String>,
+    /// The transaction that QEMU has but for its last bytes, and those.
+    armed: Option<(Vec<Action>, String)>,
 }
 
 /// What QEMU says first.
@@ -204,25 +204,23 @@ impl<S: Read + Write> Qmp<S> {
     /// does, and grows with the number of disks.
     pub fn arm(&mut self, actions: &[Action]) -> Result<(), QmpError> {
         let request = request(&to_transaction(actions))?;
-        let (text, _) = request.split_at(request.len() - LAST);
+        let (text, last) = request.split_at(request.len() - LAST);
         self.send::<transaction>(text)?;
-        self.armed = Some(text.to_owned());
+        self.armed = Some((actions.to_vec(), last.to_owned()));
         Ok(())
     }
 
     /// Does all actions or none.
     pub fn transaction(&mut self, actions: &[Action]) -> Result<(), QmpError> {
-        let command = to_transaction(actions);
         let _: IgnoredAny = match self.armed.take() {
-            None => self.execute(&command)?,
-            Some(armed) => {
-                let request = request(&command)?;
-                let Some(last) = request.strip_prefix(&armed) else {
-                    let source = io::Error::other("QEMU has been handed another one");
-                    return Err(QmpError::Unsent { command: transaction::NAME, source });
-                };
-                self.send::<transaction>(last)?;
+            None => self.execute(&to_transaction(actions))?,
+            Some((armed, last)) if armed == actions => {
+                self.send::<transaction>(&last)?;
                 self.answer::<transaction, _>()?
+            }
+            Some(_) => {
+                let source = io::Error::other("QEMU has been handed another one");
+                return Err(QmpError::Unsent { command: transaction::NAME, source });
             }
         };
         Ok(())

@@ -91,7 +91,7 @@ static int watch(uint32_t domid, char **command)
 {
 	const struct timespec interval = { 0, INTERVAL_NS };
 	const struct sched_param first = { .sched_priority = 1 };
-	long long begin, last, now, pause = 0, longest = 0, gap = 0, since = 0, own, all, wall;
+	long long begin, last, now, since = 0, length, pause = 0, longest = 0, gap = 0, own, all, wall;
 	int status, times = 0, stopped = 0, running;
 	long polls = 0, peak = 0, seen;
 	struct rusage usage;
@@ -119,10 +119,10 @@ static int watch(uint32_t domid, char **command)
 			gap = now - last;
 		/* It happened between two looks: most likely in the middle. */
 		if (running && stopped) {
-			since = (last + now) / 2 - since;
-			pause += since;
-			if (since > longest)
-				longest = since;
+			length = (last + now) / 2 - since;
+			pause += length;
+			if (length > longest)
+				longest = length;
 			times++;
 		} else if (!running && !stopped) {
 			since = (last + now) / 2;

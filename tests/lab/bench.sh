@@ -133,6 +133,16 @@ SCRIPT
 # floor CASE live|still: libxl's suspend and resume alone.
 floor() { watched "$1" floor xl-snapshot-bench bare "$(domid g)" "$2"; }
 
+# live_rounds CASE: what a live create with one overlay is measured against.
+live_rounds() {
+	local round
+	for ((round = 0; round < rounds; round++)); do
+		measure ours "$1" 1
+		measure script "$1" 1
+		measure floor "$1" live
+	done
+}
+
 # save_c CASE: xl save -c, which saves and lets the guest go on.
 save_c() {
 	watched "$1" xl-save-c xl save -c g save.xlsave || return 1

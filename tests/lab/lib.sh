@@ -168,7 +168,7 @@ END
 		lab_first_tick "$name" "$limit" && return
 		xl destroy "$name" || :
 		tries=$((tries - 1))
-		((tries > 0)) || fail "$name: no first tick in $limit s"
+		((tries > 0)) || fail "$name: it died early, or no first tick in $limit s"
 	done
 }
 

@@ -24,15 +24,10 @@ impl Dom0 {
     /// Replaces a configuration if it is the one that is to be replaced. That of a domain that is gone
     /// needs nothing: libxl would keep it for ever.
     pub(super) fn store_config(&mut self, store: &StoreConfig) -> Result<()> {
-        // Asked only then: to look at a domain takes as long as to store its configuration.
-        self.try_store_config(store).or_else(|error| match self.is_gone(store.domid) {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(error),
-        })
-    }
-
-    fn try_store_config(&self, store: &StoreConfig) -> Result<()> {
         let domid = store.domid;
+        if self.is_gone(domid)? {
+            return Ok(());
+        }
         let now = match store.whose {
             Whose::Libxl => self.libxl.stored_config(domid).map_err(caused)?.into_bytes(),
             Whose::Xl => self.libxl.userdata(domid, XL_CONFIG).map_err(caused)?.unwrap_or_default(),
@@ -59,14 +54,15 @@ impl Dom0 {
     }
 
     pub(super) fn arm(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
-        self.qemu(domid)?.arm(actions).map_err(caused)
+        let qemu = self.qemu(domid)?;
+        qemu.arm(actions).map_err(|error| caused(error).hint(see_qemu(domid)))
     }
 
     /// The connection that was made when the domain was looked at.
     fn qemu(&mut self, domid: u32) -> Result<&mut Qmp> {
         self.qmp.as_mut().ok_or_else(|| {
             Error::failed(format!("There is no connection to the QEMU of domain {domid}"))
-                .hint(format!("see whether it runs: xl qemu-monitor-command {domid} 'info block'"))
+                .hint(see_qemu(domid))
         })
     }
 
@@ -211,6 +207,10 @@ impl Dom0 {
         })?;
         qmp.delete_internal(&node.name, name).map_err(failed("Delete the snapshot"))
     }
+}
+
+fn see_qemu(domid: u32) -> String {
+    format!("see whether its QEMU runs: xl qemu-monitor-command {domid} 'info block'")
 }
 
 /// Waits until the QEMU of a destroyed domain has closed its disks.

@@ -9,8 +9,4 @@ boot() {
 	disks_up 1
 	guest_up g type=pvh mem=1024 tick=1000 "${disks[@]}"
 }
-for ((round = 0; round < rounds; round++)); do
-	measure ours live-1024-1 1
-	measure script live-1024-1 1
-	measure floor live-1024-1 live
-done
+live_rounds live-1024-1

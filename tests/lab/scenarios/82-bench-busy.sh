@@ -9,8 +9,4 @@ boot() {
 	disks_up 1
 	guest_up g type=pvh mem=256 tick=1000 extra=dirty_mb=8 "${disks[@]}"
 }
-for ((round = 0; round < rounds; round++)); do
-	measure ours busy-256-1 1
-	measure script busy-256-1 1
-	measure floor busy-256-1 live
-done
+live_rounds busy-256-1

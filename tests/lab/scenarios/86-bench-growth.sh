@@ -26,7 +26,7 @@ for rate in 2 32; do
 		disks_up 1
 		guest_up g type=pvh mem=256 tick=1000 extra=dirty_mb=$rate "${disks[@]}"
 	}
-	grow "dirty-$rate-MB/s" 1
+	grow "dirty-$rate" 1
 done
 for count in 1 4 16; do
 	boot() {
