@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -30,6 +30,8 @@ const DIRECTORIES: [&str; 6] =
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// How often somebody is told that a program still runs.
+const NOW_AND_THEN: Duration = Duration::from_millis(200);
 /// How much of what a program prints on standard output is read.
 const MAX_OUTPUT: u64 = 16 << 20;
 /// How much of the end of standard error stands in a message.
@@ -119,6 +121,9 @@ pub fn start_again(
     child
 }
 
+/// Who is told that a program still runs, with the number of its process.
+type Meanwhile<'a> = &'a mut dyn FnMut(u32);
+
 /// Who is told of every program that is started, with the number of its process.
 pub type Started<'a> = &'a (dyn Fn(Tool, u32) + Sync);
 
@@ -131,6 +136,16 @@ pub fn run(call: &Invocation) -> Result<Vec<u8>, CommandError> {
 pub fn run_all(calls: &[&Invocation], started: Started<'_>) -> Result<(), CommandError> {
     let run = |call| Running::start(call, Stdio::null(), started)?.finish();
     in_parallel(calls.iter().copied(), run).into_iter().try_for_each(|result| result.map(drop))
+}
+
+/// Runs a tool with a file as its standard input. `meanwhile` is told its process now and then.
+pub fn run_on(
+    call: &Invocation,
+    input: File,
+    meanwhile: &mut dyn FnMut(u32),
+    started: Started<'_>,
+) -> Result<(), CommandError> {
+    Running::start(call, input.into(), started)?.finish_with(Some(meanwhile)).map(drop)
 }
 
 /// Runs a tool with `head` and then `length` bytes of `body` on its standard input. `fed` is told
@@ -223,10 +238,14 @@ impl Running {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<u8>, CommandError> {
+    fn finish(self) -> Result<Vec<u8>, CommandError> {
+        self.finish_with(None)
+    }
+
+    fn finish_with(mut self, meanwhile: Option<Meanwhile<'_>>) -> Result<Vec<u8>, CommandError> {
         let command = self.command.clone();
         let io = |source| CommandError::Io { command: command.clone(), source };
-        let Some(status) = self.wait().map_err(io)? else {
+        let Some(status) = self.wait(meanwhile).map_err(io)? else {
             // The group, not only the leader: tools start helpers.
             let group = Pid::from_raw(-self.child.id().cast_signed());
             let _ = kill(group, Signal::SIGKILL);
@@ -246,7 +265,7 @@ impl Running {
     }
 
     /// Waits for the end without asking for it again and again: it may be in the guest's pause.
-    fn wait(&mut self) -> io::Result<Option<ExitStatus>> {
+    fn wait(&mut self, mut meanwhile: Option<Meanwhile<'_>>) -> io::Result<Option<ExitStatus>> {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         // It is left for `Child` to reap: until then its number is its own, and can be killed.
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
@@ -265,12 +284,18 @@ impl Running {
             // It runs: better without a time limit than not waited for.
             return self.child.wait().map(Some);
         }
-        match ended.recv_timeout(self.timeout) {
-            Ok(result) => {
-                result?;
-                self.child.wait().map(Some)
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let pause = if meanwhile.is_some() { left.min(NOW_AND_THEN) } else { left };
+            match (ended.recv_timeout(pause), &mut meanwhile) {
+                (Ok(result), _) => {
+                    result?;
+                    return self.child.wait().map(Some);
+                }
+                (Err(_), Some(meanwhile)) if !left.is_zero() => meanwhile(self.child.id()),
+                (Err(_), _) => return Ok(None),
             }
-            Err(_) => Ok(None),
         }
     }
 }
@@ -292,8 +317,6 @@ fn tail(file: &mut File) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
 
@@ -333,6 +356,21 @@ mod tests {
         let result = run(&call);
         assert!(started.elapsed() < Duration::from_secs(10));
         assert!(result.is_err());
+    }
+
+    #[test]
+    fn somebody_is_told_while_a_tool_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let call = qemu_img(&["dd", "-f", "raw", "-O", "raw", "of=/dev/null"])
+            .arg(format!("if={}", fifo.display()))
+            .within(NOW_AND_THEN * 3);
+        let mut told = 0;
+        let input = File::open("/dev/null").unwrap();
+        let result = run_on(&call, input, &mut |pid| told = pid, &|_, _| ());
+        assert!(matches!(result, Err(CommandError::TimedOut { .. })), "{result:?}");
+        assert_ne!(told, 0);
     }
 
     #[test]

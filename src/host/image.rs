@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::domain::DomainConfig;
 use crate::error::{Error, Left, Result};
 use crate::host::compress::Compressor;
 use crate::host::files;
@@ -309,6 +310,13 @@ impl Source {
         let image = Image::read(&mut file)
             .map_err(|why| Error::refused(format!("Image {name}")).because(why).hint(UNUSABLE))?;
         Ok(Source { file, image, name })
+    }
+
+    /// The file, if `xl restore` can read it as it is: plain, and with this configuration of the domain.
+    pub fn as_it_is(&self, config: &DomainConfig) -> io::Result<Option<File>> {
+        let own = DomainConfig::parse(&self.image.config).ok();
+        let fits = self.image.form == Form::Plain && own.as_ref() == Some(config);
+        fits.then(|| self.file.try_clone()).transpose()
     }
 
     /// The stream of the image, as `xl restore` wants it behind a header.

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::host::image::FileId;
 
 const LOG_DIRECTORY: &str = "/var/log/xen/";
 const POLL: Duration = Duration::from_millis(10);
@@ -52,6 +55,25 @@ fn is_saver_of(arguments: &[u8], domid: u32) -> bool {
     let mode = words.iter().position(|word| *word == b"--save-domain");
     mode.and_then(|mode| words.get(mode + 3))
         .is_some_and(|word| *word == domid.to_string().as_bytes())
+}
+
+/// How far a process has read a file that it has opened itself: the largest position of any descriptor of
+/// it but its standard input (proc_pid_fdinfo(5)).
+pub fn position(pid: u32, file: FileId) -> Option<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|fd| fd != "0")
+        .filter(|fd| {
+            fs::metadata(format!("/proc/{pid}/fd/{fd}"))
+                .is_ok_and(|meta| (meta.dev(), meta.ino()) == file)
+        })
+        .filter_map(|fd| position_in(&fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?))
+        .max()
+}
+
+fn position_in(fdinfo: &str) -> Option<u64> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("pos:"))?.trim().parse().ok()
 }
 
 /// The processes that run a program of this name.
@@ -120,6 +142,7 @@ fn is_alive(pid: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::files;
 
     #[test]
     fn the_monitor_of_a_domain() {
@@ -143,6 +166,20 @@ mod tests {
         assert!(!is_saver_of(helper, 27) && !is_saver_of(helper, 1));
         let restores = b"libxl-save-helper\0--restore-domain\x0027\0\x007\x001\0";
         assert!(!is_saver_of(restores, 7) && !is_saver_of(b"", 7));
+    }
+
+    #[test]
+    fn how_far_a_file_is_read() {
+        use std::io::Read;
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        fs::write(&path, [0; 100]).unwrap();
+        let mut file = fs::File::open(&path).unwrap();
+        let id = files::id(&file).unwrap();
+        file.read_exact(&mut [0; 30]).unwrap();
+        assert_eq!(position(std::process::id(), id), Some(30));
+        drop(file);
+        assert_eq!(position(std::process::id(), id), None);
+        assert_eq!(position_in("flags:\t02\n"), None);
     }
 
     #[test]

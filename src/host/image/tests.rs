@@ -133,6 +133,21 @@ fn both_forms_hold_the_same_image() {
     assert!(images[0] == images[1] && images[0] == images[2]);
 }
 
+#[test]
+fn only_a_plain_image_with_the_same_configuration_is_restored_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = DomainConfig::parse(r#"{"c_info":{"name":"web2"}}"#).unwrap();
+    for (compress, fits) in [(None, true), (Some("zstd"), false)] {
+        let start = start(directory.path(), compress);
+        image(&start, &pv_stream());
+        let source = Source::open(path(&start)).unwrap();
+        let own = DomainConfig::parse(&start.config).unwrap();
+        assert_eq!(source.as_it_is(&own).unwrap().is_some(), fits, "{compress:?}");
+        assert!(source.as_it_is(&other).unwrap().is_none());
+        fs::remove_file(path(&start)).unwrap();
+    }
+}
+
 /// zstd(1) with an argument, on a file's content.
 fn zstd1(argument: &str, input: &[u8]) -> Vec<u8> {
     #[expect(clippy::disallowed_methods, reason = "a tool that only tests use")]
