@@ -100,6 +100,10 @@ pub struct CreateArgs {
     /// Suspend first and copy then: a longer pause, a smaller image.
     #[arg(long)]
     pub no_live: bool,
+    /// Give up, and let the guest go on as it was, if it would stand still for longer: a guest that writes
+    /// faster than it can be saved, a slow place for the image.
+    #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other)]
+    pub max_pause: Option<f64>,
     /// Leave the domain paused.
     #[arg(short, long)]
     pub paused: bool,

@@ -135,6 +135,11 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     let by_restore: Vec<&str> =
         disks.iter().filter(|d| d.by_restore).map(|d| d.record.vdev.as_str()).collect();
     if !by_restore.is_empty() {
+        if job.request.max_pause.is_some() {
+            return Err(Error::refused(format!("The pause of {domain} has no bound"))
+                .because(format!("it has to be restored to switch {}", by_restore.join(", ")))
+                .hint("leave out --max-pause, or those disks with --disk VDEV,none"));
+        }
         notes.push(format!(
             "nothing can switch {} under a running guest: the domain is restored from its image, \
              with a new number, and stands still for as long as that takes",
@@ -156,7 +161,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
     prepare.extend(arm(domid, &actions));
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
-    prepare.push(Step::Suspend { domid, live });
+    prepare.push(Step::Suspend { domid, live, max_pause: job.request.max_pause });
     // The compressor still has the last megabytes when the guest could go on. Where it does not go on
     // yet, or has nothing but the image to go on from, they are not left to chance.
     if job.request.compress.is_some() && (job.request.paused || disks.iter().any(|d| d.by_restore))

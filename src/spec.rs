@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -15,6 +16,9 @@ use crate::tool::{check_path, quote};
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
 /// The environment variable that names another directory.
 pub const DIRECTORY_VARIABLE: &str = "XL_SNAPSHOT_DIR";
+
+/// The longest pause that can be allowed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How one disk is to be snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +146,8 @@ pub struct Request {
     pub description: String,
     /// Whether memory is copied while the guest runs.
     pub live: bool,
+    /// How long the guest may stand still.
+    pub max_pause: Option<Duration>,
     /// Leave the domain paused.
     pub paused: bool,
     /// Where the memory image goes.
@@ -188,12 +194,14 @@ pub struct Flags {
     pub crash_consistent: bool,
     /// `--disk`
     pub disks: Vec<String>,
+    /// `--max-pause`, in seconds
+    pub max_pause: Option<f64>,
     /// `--paused`
     pub paused: bool,
 }
 
 /// SPEC.toml. Unknown keys are errors: a misspelt key must not be a silent default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
     /// The snapshot's name.
@@ -202,6 +210,8 @@ pub struct Spec {
     pub description: Option<String>,
     /// Whether memory is copied while the guest runs.
     pub live: Option<bool>,
+    /// How long the guest may stand still, in seconds.
+    pub max_pause: Option<f64>,
     /// The memory image; relative to the SPEC.toml.
     pub memory: Option<PathBuf>,
     /// `zstd`, `zstd:LEVEL` or `none`.
@@ -278,6 +288,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         ("--memory", flags.memory.is_some() || spec.memory.is_some()),
         ("--live or --no-live", flags.live.or(spec.live).is_some()),
         ("--compress", flags.compress.is_some() || spec.compress.is_some()),
+        ("--max-pause", flags.max_pause.or(spec.max_pause).is_some()),
     ];
     if let Some((option, _)) = of_memory.iter().find(|(_, said)| *said)
         && (disk_only || record.is_some())
@@ -291,6 +302,11 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     if crash_consistent && record.is_none() {
         return Err(Error::usage("A snapshot without memory is known by its record")
             .hint("say where that goes: --record FILE"));
+    }
+    let max_pause = flags.max_pause.or(spec.max_pause).map(pause_limit).transpose()?;
+    if max_pause.is_some() && flags.paused {
+        return Err(Error::usage("--paused leaves the guest standing still")
+            .hint("leave out --paused, or --max-pause"));
     }
     let memory = match flags.memory.or(spec.memory) {
         None => MemoryTarget::Default,
@@ -329,6 +345,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         name,
         description: flags.description.or(spec.description).unwrap_or_default(),
         live: flags.live.or(spec.live).unwrap_or(true),
+        max_pause,
         paused: flags.paused,
         memory,
         compress,
@@ -337,6 +354,15 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         crash_consistent,
         config: spec.config.as_deref().map(absolute).transpose()?,
         disks,
+    })
+}
+
+fn pause_limit(seconds: f64) -> Result<Duration> {
+    let limit = Duration::try_from_secs_f64(seconds).ok();
+    limit.filter(|limit| !limit.is_zero() && *limit <= LONGEST_PAUSE).ok_or_else(|| {
+        Error::usage(format!("A pause of {seconds} s at most"))
+            .because("it is more than nothing, and a day at most")
+            .hint("give --max-pause a number of seconds, such as 0.5 or 3")
     })
 }
 
@@ -389,6 +415,31 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{wrong:?}");
             assert!(error.message.contains("XL_SNAPSHOT_DIR") && error.hint.is_some(), "{error}");
         }
+    }
+
+    #[test]
+    fn a_pause_has_a_limit_in_seconds() {
+        let limit = |text: &str| {
+            let spec = Spec::parse(text, Path::new("/s/s.toml"))?;
+            Ok::<_, Error>(merge(Flags::default(), spec)?.max_pause)
+        };
+        assert_eq!(limit("").unwrap(), None);
+        assert_eq!(limit("max_pause = 2").unwrap(), Some(Duration::from_secs(2)));
+        assert_eq!(limit("max_pause = 0.5").unwrap(), Some(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "nan", "inf", "1e300", "86401"] {
+            let error = limit(&format!("max_pause = {wrong}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+            assert!(error.hint.is_some(), "{wrong}");
+        }
+        let flags = Flags { max_pause: Some(3.0), ..Flags::default() };
+        let spec = Spec { max_pause: Some(2.0), ..Spec::default() };
+        assert_eq!(merge(flags.clone(), spec).unwrap().max_pause, Some(Duration::from_secs(3)));
+        assert_eq!(
+            merge(Flags { paused: true, ..flags }, Spec::default()).unwrap_err().exit_code(),
+            2
+        );
+        let alone = Spec { record: Some("/r".into()), max_pause: Some(2.0), ..Spec::default() };
+        assert_eq!(merge(Flags::default(), alone).unwrap_err().exit_code(), 2);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod kinds;
 mod rewrites;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -233,7 +234,7 @@ fn a_pv_guest_is_saved_live_only_where_xen_can() {
     let job = job("s1", &[]);
     let mut seen = seen(&job);
     seen.shadow_paging = false;
-    let suspend = |live| Step::Suspend { domid: 3, live };
+    let suspend = |live| Step::Suspend { domid: 3, live, max_pause: None };
     let pv = plan(&job, &seen).unwrap();
     assert!(pv.prepare.contains(&suspend(false)));
     assert!(pv.notes.iter().any(|note| note.contains("stands still")));
@@ -243,7 +244,7 @@ fn a_pv_guest_is_saved_live_only_where_xen_can() {
 
 #[test]
 fn an_hvm_guest_is_saved_live_only_without_internal_snapshots() {
-    let suspend = |live| Step::Suspend { domid: 3, live };
+    let suspend = |live| Step::Suspend { domid: 3, live, max_pause: None };
     for (disks, live) in [(&[][..], false), (&["xvda,external"][..], true)] {
         let job = job("s1", disks);
         let mut seen = seen(&job);
@@ -259,6 +260,15 @@ fn paused_is_asked_for_before_the_guest_could_run() {
     let plan = plan(&job, &seen(&job)).unwrap();
     assert_eq!(plan.finish[0], Step::Pause { domid: 3 });
     assert!(plan.finish[1].lets_guest_run());
+}
+
+#[test]
+fn a_limit_of_the_pause_goes_with_the_suspend() {
+    let mut job = job("s1", &[]);
+    job.request.max_pause = Some(Duration::from_secs(2));
+    let plan = plan(&job, &seen(&job)).unwrap();
+    let words = "save the memory of domain 3 while it runs, then suspend it, for 2 s at most";
+    assert!(plan.prepare.iter().any(|step| step.to_string() == words), "{:?}", plan.prepare);
 }
 
 #[test]

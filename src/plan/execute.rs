@@ -251,7 +251,10 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             title: "Test".into(),
-            prepare: vec![Step::HoldMonitor { pid: 7 }, Step::Suspend { domid: 3, live: true }],
+            prepare: vec![
+                Step::HoldMonitor { pid: 7 },
+                Step::Suspend { domid: 3, live: true, max_pause: None },
+            ],
             commit: Some(run("one")),
             onward: vec![run("two"), run("three")],
             stranded: Stranded {

@@ -3,6 +3,7 @@
 mod words;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -185,9 +186,12 @@ pub enum Step {
         domid: u32,
         /// Whether the guest runs while most of its memory is copied.
         live: bool,
+        /// How long it may have stood still when its memory is saved, and when that is checked.
+        max_pause: Option<Duration>,
     },
     /// Makes sure that nobody has let the suspended guest run or changed its configuration: then memory
-    /// and disks would not be of one moment, or a disk would be missing.
+    /// and disks would not be of one moment, or a disk would be missing. And that the guest has not stood
+    /// still for too long.
     CheckStill {
         /// The domain.
         domid: u32,

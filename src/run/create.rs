@@ -37,6 +37,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         disk_only: args.disk_only,
         crash_consistent: args.crash_consistent,
         disks: args.disks,
+        max_pause: args.max_pause,
         paused: args.paused,
     };
     let request = spec::merge(flags, spec)?;

@@ -5,6 +5,7 @@ mod disks;
 mod domain;
 mod guarded;
 mod memory;
+mod suspend;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
@@ -74,6 +75,8 @@ pub struct Dom0 {
     protected: BTreeMap<PathBuf, Permissions>,
     virtual_sizes: BTreeMap<String, u64>,
     suspended_at: Option<Instant>,
+    /// When it will have stood still for too long, and how long that is.
+    pause_limit: Option<(Instant, Duration)>,
     /// How long the guest's processors had run when it was suspended, in nanoseconds.
     cpu_time: Option<u64>,
     suspend_failed: bool,
@@ -132,6 +135,7 @@ impl Dom0 {
             protected: BTreeMap::new(),
             virtual_sizes: BTreeMap::new(),
             suspended_at: None,
+            pause_limit: None,
             cpu_time: None,
             suspend_failed: false,
             stuck: None,
@@ -231,7 +235,7 @@ impl Dom0 {
             Step::DiscardImage => self.discard_image(),
             Step::HoldMonitor { pid } => process::hold(*pid).map_err(caused),
             Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
-            Step::Suspend { domid, live } => self.suspend(*domid, *live),
+            Step::Suspend { domid, live, max_pause } => self.suspend(*domid, *live, *max_pause),
             Step::CheckStill { domid, stored } => self.check_still(*domid, stored.as_deref()),
             Step::Pause { domid } => self.pause(*domid),
             Step::LetRun { domid } => self.let_run(*domid),

@@ -105,11 +105,13 @@ impl fmt::Display for Step {
             Step::DiscardImage => write!(f, "remove the unfinished memory image"),
             Step::HoldMonitor { pid } => write!(f, "hold the domain's xl process {pid}"),
             Step::WakeMonitor { pid } => write!(f, "wake the domain's xl process {pid}"),
-            Step::Suspend { domid, live: true } => {
-                write!(f, "save the memory of domain {domid} while it runs, then suspend it")
-            }
-            Step::Suspend { domid, live: false } => {
-                write!(f, "suspend domain {domid} and save its memory")
+            Step::Suspend { domid, live, max_pause } => {
+                if *live {
+                    write!(f, "save the memory of domain {domid} while it runs, then suspend it")?;
+                } else {
+                    write!(f, "suspend domain {domid} and save its memory")?;
+                }
+                max_pause.map_or(Ok(()), |max| write!(f, ", for {} s at most", max.as_secs_f64()))
             }
             Step::CheckStill { domid, stored } => {
                 let configured = stored.as_ref().map_or("", |_| ", configured as before");

@@ -1,0 +1,278 @@
+//! The suspend and the resume, and what must be true between them.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::memory::IMAGE_IS_OPEN;
+use super::{Dom0, SIGNAL_POLL, caused, meddled};
+use crate::error::{Error, Result};
+use crate::host::files;
+use crate::host::libxl::{Abort, Level, Libxl, LibxlError, Progress, ShutdownReason};
+use crate::tool::quote;
+
+/// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
+/// be on its way out when Xen calls it suspended. To resume and suspend again takes far more.
+const STILL: u64 = 1_000_000;
+/// The size of a page in bytes, in which libxl counts.
+const PAGE: u64 = 4096;
+/// A file system with less free space, in bytes, is full.
+const ROOM: u64 = 1 << 20;
+/// How long after a failed save the guest is watched.
+const LATE_SUSPEND: Duration = Duration::from_secs(3);
+/// What of a live save takes longer while the guest stands still, the user should know of.
+const LONG: Duration = Duration::from_secs(1);
+
+/// What the last round of a save had to copy.
+#[derive(Debug, Default)]
+struct Round {
+    /// The rounds before it, in which the guest ran.
+    before: u32,
+    /// In bytes.
+    size: u64,
+}
+
+impl Round {
+    fn note(&mut self, progress: &Progress<'_>) {
+        if progress.total > 0 {
+            self.before = progress.iteration().unwrap_or_default();
+            self.size = progress.total.saturating_mul(PAGE);
+        }
+    }
+
+    fn of_a_busy_guest(&self, still: Duration) -> String {
+        format!(
+            "note: the guest writes to its memory about as fast as that is saved: after {} rounds, {} MiB \
+             were left to save while it stood still, for {:.1} s; with --max-pause SECONDS, create \
+             gives up instead",
+            self.before,
+            self.size >> 20,
+            still.as_secs_f64()
+        )
+    }
+}
+
+impl Dom0 {
+    pub(super) fn suspend(
+        &mut self,
+        domid: u32,
+        live: bool,
+        max_pause: Option<Duration>,
+    ) -> Result<()> {
+        let result = self.save(domid, live, max_pause);
+        self.suspend_failed = result.is_err();
+        // libxl may not have noticed; if it has, it saw only that nobody read any more.
+        let trouble = self.image.as_ref().and_then(|(writer, _)| writer.trouble());
+        let error = match (trouble, result) {
+            (Some(why), _) => Error::failed("Compressing the memory").because(why),
+            (None, Ok(())) => return Ok(()),
+            (None, Err(error)) if self.check_pause().is_err() => {
+                return self.check_pause().map_err(|late| late.because(error));
+            }
+            (None, Err(error)) if error.is_guest_timed_out() => caused(error).hint(
+                "the guest did not answer the suspend request: \
+                 has it booted, and does it have Xen drivers?",
+            ),
+            (None, Err(error)) => caused(error),
+        };
+        let hint = error.hint.clone().unwrap_or_else(|| self.after_failed_save(domid));
+        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
+        let place = partial.map_or("standard output".into(), quote);
+        Err(Error::failed(format!("Writing the memory to {place}")).because(error).hint(hint))
+    }
+
+    /// What to do after a failed save.
+    fn after_failed_save(&self, domid: u32) -> String {
+        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
+        if self.is_gone(domid).unwrap_or(false) {
+            "the domain is gone: somebody destroyed it"
+        } else if partial.is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
+        {
+            "its file system is full: make room, or choose another place with --memory FILE"
+        } else {
+            "the guest goes on; try again"
+        }
+        .to_owned()
+    }
+
+    fn save(
+        &mut self,
+        domid: u32,
+        live: bool,
+        max_pause: Option<Duration>,
+    ) -> std::result::Result<(), LibxlError> {
+        let (writer, _) = self.image.as_ref().expect(IMAGE_IS_OPEN);
+        let (libxl, stop) = (&self.libxl, &self.stop);
+        let meter = self.reporter.meter("saving memory");
+        let (finished, suspended_at) = (AtomicBool::new(false), OnceLock::<Instant>::new());
+        let mut cpu_time = None;
+        let mut last = Round::default();
+        let result = thread::scope(|scope| {
+            let aborter = libxl.aborter();
+            let (finished, suspended_at) = (&finished, &suspended_at);
+            let watch = scope.spawn(move || {
+                // One of its own: the other is busy with the save. Without it, check_still sees less.
+                let libxl = Libxl::open(Level::Critical, |_, _| ()).ok();
+                let cpu_time_now = || Some(libxl.as_ref()?.domain_info(domid).ok()??.cpu_time);
+                let left = || Some(max_pause?.saturating_sub(suspended_at.get()?.elapsed()));
+                let mut aborted = false;
+                let mut cpu_time = None;
+                while !finished.load(Ordering::Acquire) {
+                    let unwanted =
+                        stop.load(Ordering::Acquire) || left().is_some_and(|left| left.is_zero());
+                    // Asked again until it is heard: the save may be between two of its parts.
+                    aborted = aborted
+                        || unwanted
+                            && matches!(
+                                aborter.abort(),
+                                Ok(Abort::Requested | Abort::AlreadyRequested)
+                            );
+                    if cpu_time.is_none() && suspended_at.get().is_some() {
+                        cpu_time = cpu_time_now();
+                    }
+                    let nap = left().filter(|left| !left.is_zero()).unwrap_or(SIGNAL_POLL);
+                    thread::park_timeout(nap.min(SIGNAL_POLL));
+                }
+                cpu_time
+            });
+            let result = libxl.suspend(domid, writer.fd(), live, &mut |progress| {
+                if progress.is_suspended() && suspended_at.set(Instant::now()).is_ok() {
+                    watch.thread().unpark();
+                    // What is left of a live save takes a moment, and is all there is of a pause.
+                    if live {
+                        meter.hush();
+                    }
+                }
+                last.note(&progress);
+                meter.show(
+                    progress.iteration(),
+                    progress.done.saturating_mul(PAGE),
+                    progress.total.saturating_mul(PAGE),
+                );
+            });
+            finished.store(true, Ordering::Release);
+            // The guest stands still: nobody waits for the end of a sleep now.
+            watch.thread().unpark();
+            cpu_time = watch.join().expect("looking does not panic");
+            result
+        });
+        meter.end();
+        self.meters.push(meter);
+        let suspended_at = suspended_at.into_inner().unwrap_or_else(Instant::now);
+        self.suspended_at = Some(suspended_at);
+        self.pause_limit = max_pause.map(|max| (suspended_at + max, max));
+        self.cpu_time = cpu_time;
+        let still = suspended_at.elapsed();
+        if live && result.is_ok() && still >= LONG {
+            self.messages.push(last.of_a_busy_guest(still));
+        }
+        result
+    }
+
+    /// An error if the guest stands still for longer than it may.
+    fn check_pause(&self) -> Result<()> {
+        match self.pause_limit {
+            Some((end, max)) if Instant::now() >= end => Err(Error::failed(format!(
+                "The guest has stood still for longer than {} s",
+                max.as_secs_f64()
+            ))
+            .hint(
+                "it goes on; try when it writes less to its memory, or allow more with --max-pause",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error if the guest has run since it was suspended, or is configured otherwise.
+    pub(super) fn check_still(&self, domid: u32, stored: Option<&str>) -> Result<()> {
+        self.check_pause()?;
+        let info = self.libxl.domain_info(domid).map_err(caused)?;
+        match info.filter(|info| !info.dying) {
+            None => return Err(meddled("destroyed the domain: it is gone")),
+            Some(info) if info.shutdown_reason != Some(ShutdownReason::Suspend) => {
+                return Err(meddled("resumed the domain"));
+            }
+            Some(info) if self.cpu_time.is_some_and(|before| info.cpu_time > before + STILL) => {
+                return Err(meddled("let the domain run"));
+            }
+            Some(_) => {}
+        }
+        stored.map_or(Ok(()), |stored| self.check_config(domid, stored))
+    }
+
+    /// Lets a suspended domain go on; one that is not suspended needs nothing.
+    pub(super) fn resume(&mut self, domid: u32) -> Result<()> {
+        // A guard does not know how far the save came: it keeps the image.
+        let saved = !self.suspend_failed;
+        let result = self.try_resume(domid);
+        self.stuck = (saved && result.is_err()).then_some(domid);
+        result
+    }
+
+    fn try_resume(&mut self, domid: u32) -> Result<()> {
+        let result = self.libxl.resume(domid);
+        // Whoever was killed may have asked the guest to suspend.
+        self.suspend_failed |= self.adopted;
+        if let Some(suspended) = self.suspended_at.take() {
+            self.done.pause = Some(suspended.elapsed());
+        }
+        if self.suspend_failed {
+            return self.resume_latecomer(domid);
+        }
+        let Err(error) = result else { return Ok(()) };
+        if self.is_gone(domid)? {
+            self.messages.push(format!("note: domain {domid} is gone: somebody destroyed it"));
+            return Ok(());
+        }
+        if self.is_suspended(domid)? { Err(caused(error)) } else { Ok(()) }
+    }
+
+    /// After a failed save the guest may still be about to obey the request to suspend: it was seen
+    /// to do so 150 ms after libxl had given up. Takes the request back and watches for a while.
+    fn resume_latecomer(&mut self, domid: u32) -> Result<()> {
+        self.suspend_failed = false;
+        let deadline = Instant::now() + LATE_SUSPEND;
+        loop {
+            if self.is_gone(domid)? {
+                return Ok(());
+            }
+            self.xenstore.cancel_suspend(domid).map_err(caused)?;
+            if self.is_suspended(domid)? {
+                self.libxl.resume(domid).map_err(caused)?;
+            }
+            if Instant::now() >= deadline {
+                return Ok(());
+            }
+            thread::sleep(SIGNAL_POLL);
+        }
+    }
+
+    /// Whether the domain is suspended.
+    fn is_suspended(&self, domid: u32) -> Result<bool> {
+        let info = self.libxl.domain_info(domid).map_err(caused)?;
+        Ok(info.is_some_and(|info| info.shutdown_reason == Some(ShutdownReason::Suspend)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_round_is_told() {
+        let mut round = Round::default();
+        for (what, total) in [
+            ("Frames iteration 0", 65536),
+            ("Frames iteration 4", 9000),
+            ("Domain now suspended", 0),
+            ("Frames iteration 5", 8192),
+            ("End of stream", 0),
+        ] {
+            round.note(&Progress { what, percent: 50, done: 100, total });
+        }
+        let words = round.of_a_busy_guest(Duration::from_millis(1540));
+        assert!(words.contains("after 5 rounds, 32 MiB"), "{words}");
+        assert!(words.contains("for 1.5 s"), "{words}");
+    }
+}
