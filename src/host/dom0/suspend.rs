@@ -67,8 +67,9 @@ impl Dom0 {
         let error = match (trouble, result) {
             (Some(why), _) => Error::failed("Compressing the memory").because(why),
             (None, Ok(())) => return Ok(()),
-            (None, Err(error)) if self.check_pause().is_err() => {
-                return self.check_pause().map_err(|late| late.because(error));
+            // What libxl says of an abort are only its consequences.
+            (None, Err(error)) if error.is_aborted() && self.check_pause().is_err() => {
+                return self.check_pause();
             }
             (None, Err(error)) if error.is_guest_timed_out() => caused(error).hint(
                 "the guest did not answer the suspend request: \
