@@ -24,6 +24,7 @@ measure() {
 		# xl dmesg is the witness; it is cleared with each scenario.
 		xl dmesg | grep -q 'Triple fault' || fail "no sample: $*"
 		xl destroy g 2>/dev/null || :
+		gone g
 		echo "the emulator crashed the guest, try $tries" >&2
 	done
 	fail "no sample: $*"

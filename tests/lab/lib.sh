@@ -113,12 +113,12 @@ qemu_img_check_all() {
 
 # guest_up NAME [WORD...] DISK...: starts a guest, waits for its first tick.
 # Words: type=pv|pvh|hvm mem=MB tick=MS (time between two ticks) extra='kernel arguments'
-#   cfg='a line of the domain configuration' wait=SECONDS
+#   cfg='a line of the domain configuration' wait=SECONDS reboot=restart|destroy (what xl does then)
 # A disk is a file or block device, which gets the next name from xvda on (format by the ending:
 #   .qcow2, .vhd, else raw), or a whole xl disk specification, known by a comma in it.
 # The configuration is left in NAME.cfg.
 guest_up() {
-	local name=$1 type=pv mem=128 tick=1000 extra='' limit='' kernel=vmlinux lines='' list='' word
+	local name=$1 type=pv mem=128 tick=1000 extra='' limit='' reboot=restart kernel=vmlinux lines='' list='' word
 	local n=0 file format tries=1
 	shift
 	for word in "$@"; do
@@ -128,6 +128,7 @@ guest_up() {
 		tick=*) tick=${word#*=} ;;
 		extra=*) extra=${word#*=} ;;
 		wait=*) limit=${word#*=} ;;
+		reboot=*) reboot=${word#*=} ;;
 		cfg=*) lines+=${word#*=}$'\n' ;;
 		*,*) list+="\"$word\"," ;;
 		*)
@@ -155,7 +156,7 @@ ramdisk = "/lab/guest/initramfs"
 extra = "console=hvc0 loglevel=4 panic=1 mitigations=off rodata=off cryptomgr.notests tick_ms=$tick $extra"
 disk = [${list%,}]
 on_poweroff = "destroy"
-on_reboot = "restart"
+on_reboot = "$reboot"
 on_crash = "destroy"
 $lines
 END

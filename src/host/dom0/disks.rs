@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Dom0, SIGNAL_POLL, caused, failed};
+use super::{Dom0, POLL, caused, failed};
 use crate::disk::lvm::volumes::Volume;
 use crate::error::{Error, Result};
 use crate::host::guard::Note;
@@ -112,7 +112,7 @@ fn await_volume(
             Some(_) if Instant::now() >= deadline => {
                 return Err(not_done().because(format!("it was waited for {} s", limit.as_secs())));
             }
-            Some(_) => thread::sleep(SIGNAL_POLL),
+            Some(_) => thread::sleep(POLL),
         }
     }
 }

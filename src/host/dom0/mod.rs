@@ -37,8 +37,8 @@ use crate::record::Record;
 use crate::report::{Meter, Reporter};
 use crate::tool::Tool;
 
-/// How often a running save looks whether the user wants it to stop.
-const SIGNAL_POLL: Duration = Duration::from_millis(100);
+/// How often something that cannot tell us is looked at again.
+const POLL: Duration = Duration::from_millis(100);
 /// What `xl restore` may still do once it has the whole image.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
 

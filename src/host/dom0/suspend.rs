@@ -6,10 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::memory::IMAGE_IS_OPEN;
-use super::{Dom0, SIGNAL_POLL, caused, meddled};
+use super::{Dom0, POLL, caused, meddled};
 use crate::error::{Error, Result};
 use crate::host::files;
-use crate::host::libxl::{Abort, Level, Libxl, LibxlError, Progress, ShutdownReason};
+use crate::host::libxl::{Abort, Aborter, Level, Libxl, LibxlError, Progress, ShutdownReason};
 use crate::tool::quote;
 
 /// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
@@ -19,6 +19,8 @@ const STILL: u64 = 1_000_000;
 const PAGE: u64 = 4096;
 /// A file system with less free space, in bytes, is full.
 const ROOM: u64 = 1 << 20;
+/// How often a running save looks whether it is still wanted, and can still succeed.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long after a failed save the guest is watched.
 const LATE_SUSPEND: Duration = Duration::from_secs(3);
 /// What of a live save takes longer while the guest stands still, the user should know of.
@@ -53,6 +55,50 @@ impl Round {
     }
 }
 
+/// A save under way, as both threads see it: the one that is in libxl, and the one that watches it.
+#[derive(Debug, Default)]
+struct Saving {
+    domid: u32,
+    max_pause: Option<Duration>,
+    suspended_at: OnceLock<Instant>,
+    finished: AtomicBool,
+}
+
+impl Saving {
+    /// Cuts the save short if it is not wanted any more, takes too long or cannot succeed. Returns how long
+    /// the guest's processors had run when it was suspended, in nanoseconds.
+    fn watch(&self, aborter: &Aborter<'_>, stop: &AtomicBool) -> Option<u64> {
+        // One of its own: the other is busy with the save. Without it, check_still sees less.
+        let libxl = Libxl::open(Level::Critical, |_, _| ()).ok();
+        let mut aborted = false;
+        let mut cpu_time = None;
+        while !self.finished.load(Ordering::Acquire) {
+            // Asked before the look, which may come just before the suspend.
+            let suspended = self.suspended_at.get().is_some();
+            let info = libxl.as_ref().and_then(|libxl| libxl.domain_info(self.domid).ok()?);
+            if cpu_time.is_none() && suspended {
+                cpu_time = info.as_ref().map(|info| info.cpu_time);
+            }
+            let in_vain = stop.load(Ordering::Acquire)
+                || self.left().is_some_and(|left| left.is_zero())
+                // libxl would wait a minute for the answer that such a guest cannot give any more.
+                || info.is_some_and(|info| info.ended().is_some());
+            // Asked again until it is heard: the save may be between two of its parts.
+            aborted = aborted
+                || in_vain
+                    && matches!(aborter.abort(), Ok(Abort::Requested | Abort::AlreadyRequested));
+            let nap = self.left().filter(|left| !left.is_zero());
+            thread::park_timeout(nap.map_or(LOOK, |nap| nap.min(LOOK)));
+        }
+        cpu_time
+    }
+
+    /// How much longer the guest may stand still, once it does, if there is a limit.
+    fn left(&self) -> Option<Duration> {
+        Some(self.max_pause?.saturating_sub(self.suspended_at.get()?.elapsed()))
+    }
+}
+
 impl Dom0 {
     pub(super) fn suspend(
         &mut self,
@@ -67,15 +113,25 @@ impl Dom0 {
         let error = match (trouble, result) {
             (Some(why), _) => Error::failed("Compressing the memory").because(why),
             (None, Ok(())) => return Ok(()),
-            // What libxl says of an abort are only its consequences.
-            (None, Err(error)) if error.is_aborted() && self.check_pause().is_err() => {
-                return self.check_pause();
+            (None, Err(error)) => {
+                if error.is_aborted() {
+                    self.check_pause()?;
+                }
+                if let Some(reason) = self.ended(domid) {
+                    let ended = format!("The guest {reason} while its memory was saved");
+                    return Err(Error::failed(ended)
+                        .because(error)
+                        .hint("see what became of it (xl list), and take the snapshot then"));
+                }
+                if error.is_guest_timed_out() {
+                    caused(error).hint(
+                        "the guest did not answer the suspend request: \
+                         has it booted, and does it have Xen drivers?",
+                    )
+                } else {
+                    caused(error)
+                }
             }
-            (None, Err(error)) if error.is_guest_timed_out() => caused(error).hint(
-                "the guest did not answer the suspend request: \
-                 has it booted, and does it have Xen drivers?",
-            ),
-            (None, Err(error)) => caused(error),
         };
         let hint = error.hint.clone().unwrap_or_else(|| self.after_failed_save(domid));
         let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
@@ -106,39 +162,14 @@ impl Dom0 {
         let (writer, _) = self.image.as_ref().expect(IMAGE_IS_OPEN);
         let (libxl, stop) = (&self.libxl, &self.stop);
         let meter = self.reporter.meter("saving memory");
-        let (finished, suspended_at) = (AtomicBool::new(false), OnceLock::<Instant>::new());
+        let saving = Saving { domid, max_pause, ..Saving::default() };
         let mut cpu_time = None;
         let mut last = Round::default();
         let result = thread::scope(|scope| {
-            let aborter = libxl.aborter();
-            let (finished, suspended_at) = (&finished, &suspended_at);
-            let watch = scope.spawn(move || {
-                // One of its own: the other is busy with the save. Without it, check_still sees less.
-                let libxl = Libxl::open(Level::Critical, |_, _| ()).ok();
-                let cpu_time_now = || Some(libxl.as_ref()?.domain_info(domid).ok()??.cpu_time);
-                let left = || Some(max_pause?.saturating_sub(suspended_at.get()?.elapsed()));
-                let mut aborted = false;
-                let mut cpu_time = None;
-                while !finished.load(Ordering::Acquire) {
-                    let unwanted =
-                        stop.load(Ordering::Acquire) || left().is_some_and(|left| left.is_zero());
-                    // Asked again until it is heard: the save may be between two of its parts.
-                    aborted = aborted
-                        || unwanted
-                            && matches!(
-                                aborter.abort(),
-                                Ok(Abort::Requested | Abort::AlreadyRequested)
-                            );
-                    if cpu_time.is_none() && suspended_at.get().is_some() {
-                        cpu_time = cpu_time_now();
-                    }
-                    let nap = left().filter(|left| !left.is_zero()).unwrap_or(SIGNAL_POLL);
-                    thread::park_timeout(nap.min(SIGNAL_POLL));
-                }
-                cpu_time
-            });
+            let (saving, aborter) = (&saving, libxl.aborter());
+            let watch = scope.spawn(move || saving.watch(&aborter, stop));
             let result = libxl.suspend(domid, writer.fd(), live, &mut |progress| {
-                if progress.is_suspended() && suspended_at.set(Instant::now()).is_ok() {
+                if progress.is_suspended() && saving.suspended_at.set(Instant::now()).is_ok() {
                     watch.thread().unpark();
                     // What is left of a live save takes a moment, and is all there is of a pause.
                     if live {
@@ -152,7 +183,7 @@ impl Dom0 {
                     progress.total.saturating_mul(PAGE),
                 );
             });
-            finished.store(true, Ordering::Release);
+            saving.finished.store(true, Ordering::Release);
             // The guest stands still: nobody waits for the end of a sleep now.
             watch.thread().unpark();
             cpu_time = watch.join().expect("looking does not panic");
@@ -160,7 +191,7 @@ impl Dom0 {
         });
         meter.end();
         self.meters.push(meter);
-        let suspended_at = suspended_at.into_inner().unwrap_or_else(Instant::now);
+        let suspended_at = saving.suspended_at.into_inner().unwrap_or_else(Instant::now);
         self.suspended_at = Some(suspended_at);
         self.pause_limit = max_pause.map(|max| (suspended_at + max, max));
         self.cpu_time = cpu_time;
@@ -235,7 +266,7 @@ impl Dom0 {
         self.suspend_failed = false;
         let deadline = Instant::now() + LATE_SUSPEND;
         loop {
-            if self.is_gone(domid)? {
+            if self.is_gone(domid)? || self.ended(domid).is_some() {
                 return Ok(());
             }
             self.xenstore.cancel_suspend(domid).map_err(caused)?;
@@ -245,8 +276,13 @@ impl Dom0 {
             if Instant::now() >= deadline {
                 return Ok(());
             }
-            thread::sleep(SIGNAL_POLL);
+            thread::sleep(POLL);
         }
+    }
+
+    /// How the guest has ended, if it has.
+    fn ended(&self, domid: u32) -> Option<ShutdownReason> {
+        self.libxl.domain_info(domid).ok()??.ended()
     }
 
     /// Whether the domain is suspended.

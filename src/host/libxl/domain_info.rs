@@ -53,6 +53,28 @@ pub enum ShutdownReason {
     Other(i32),
 }
 
+impl fmt::Display for ShutdownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Poweroff => "switched itself off",
+            Self::Reboot => "asked for a reboot",
+            Self::Suspend => "suspended itself",
+            Self::Crash => "crashed",
+            Self::Watchdog => "was ended by its watchdog",
+            Self::SoftReset => "asked for a soft reset",
+            Self::Other(number) => return write!(f, "shut down, for reason {number}"),
+        })
+    }
+}
+
+impl DomainInfo {
+    /// How the guest has ended, if it has: it cannot go on. One that is suspended can.
+    #[must_use]
+    pub fn ended(&self) -> Option<ShutdownReason> {
+        self.shutdown_reason.filter(|reason| *reason != ShutdownReason::Suspend)
+    }
+}
+
 /// The version of the running hypervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XenVersion {
@@ -111,6 +133,28 @@ mod tests {
     fn unknown_shutdown_reasons_keep_their_number() {
         assert_eq!(ShutdownReason::from_c(2), ShutdownReason::Suspend);
         assert_eq!(ShutdownReason::from_c(99), ShutdownReason::Other(99));
+    }
+
+    #[test]
+    fn a_suspended_guest_has_not_ended() {
+        let info = |shutdown_reason| DomainInfo {
+            domid: 3,
+            uuid: Uuid::nil(),
+            running: false,
+            blocked: true,
+            paused: false,
+            shutdown: true,
+            dying: false,
+            shutdown_reason,
+            cpu_time: 0,
+            current_memkb: 0,
+            max_memkb: 0,
+            outstanding_memkb: 0,
+        };
+        assert_eq!(info(None).ended(), None);
+        assert_eq!(info(Some(ShutdownReason::Suspend)).ended(), None);
+        let crashed = info(Some(ShutdownReason::Crash)).ended();
+        assert_eq!(crashed.unwrap().to_string(), "crashed");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 boot() {
 	disks_up 1
-	guest_up g mem=256 tick=1000 "${disks[@]}"
+	guest_up g reboot=destroy mem=256 tick=1000 "${disks[@]}"
 }
 for ((round = 0; round < rounds; round++)); do
 	measure ours still-256-1 1 --no-live

@@ -8,7 +8,7 @@
 
 boot() {
 	disks_up 4
-	guest_up g mem=256 tick=1000 "${disks[@]}"
+	guest_up g reboot=destroy mem=256 tick=1000 "${disks[@]}"
 }
 by_ours() { watched "$1" ours xl-snapshot revert -v "$2" 2>>"$LAB_LOGS/steps-$1.log"; }
 by_script() { watched "$1" script bash script.sh; }

@@ -8,7 +8,7 @@
 
 boot() {
 	disks_up 2
-	guest_up g mem=96 tick=3000 "${disks[@]}"
+	guest_up g reboot=destroy mem=96 tick=3000 "${disks[@]}"
 }
 up
 create g g.xlsave --name g1 -d xvda,external -d xvdb,external

@@ -17,21 +17,21 @@ grow() {
 for mem in 128 512 2048; do
 	boot() {
 		disks_up 1
-		guest_up g type=pvh mem=$mem tick=1000 "${disks[@]}"
+		guest_up g reboot=destroy type=pvh mem=$mem tick=1000 "${disks[@]}"
 	}
 	grow live-$mem-1 1
 done
-for rate in 2 32; do
+for rate in 1 4; do
 	boot() {
 		disks_up 1
-		guest_up g type=pvh mem=256 tick=1000 extra=dirty_mb=$rate "${disks[@]}"
+		guest_up g reboot=destroy type=pvh mem=256 tick=1000 extra=dirty_mb=$rate "${disks[@]}"
 	}
 	grow "dirty-$rate" 1
 done
 for count in 1 4 16; do
 	boot() {
 		disks_up "$count"
-		guest_up g mem=256 tick=1000 "${disks[@]}"
+		guest_up g reboot=destroy mem=256 tick=1000 "${disks[@]}"
 	}
 	grow still-disks-$count "$count" --no-live
 done
@@ -45,7 +45,7 @@ for depth in 10 29; do
 			top=$LAB_WORK/chain$n.qcow2
 		done
 		disks=("$top")
-		guest_up g mem=128 tick=1000 "${disks[@]}"
+		guest_up g reboot=destroy mem=128 tick=1000 "${disks[@]}"
 	}
 	grow still-chain-$depth 1 --no-live
 done
