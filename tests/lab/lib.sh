@@ -114,12 +114,13 @@ qemu_img_check_all() {
 # guest_up NAME [WORD...] DISK...: starts a guest, waits for its first tick.
 # Words: type=pv|pvh|hvm mem=MB tick=MS (time between two ticks) extra='kernel arguments'
 #   cfg='a line of the domain configuration' wait=SECONDS reboot=restart|destroy (what xl does then)
+#   tries=N (to boot)
 # A disk is a file or block device, which gets the next name from xvda on (format by the ending:
 #   .qcow2, .vhd, else raw), or a whole xl disk specification, known by a comma in it.
 # The configuration is left in NAME.cfg.
 guest_up() {
 	local name=$1 type=pv mem=128 tick=1000 extra='' limit='' reboot=restart kernel=vmlinux lines='' list='' word
-	local n=0 file format tries=1
+	local n=0 file format tries=''
 	shift
 	for word in "$@"; do
 		case $word in
@@ -129,6 +130,7 @@ guest_up() {
 		extra=*) extra=${word#*=} ;;
 		wait=*) limit=${word#*=} ;;
 		reboot=*) reboot=${word#*=} ;;
+		tries=*) tries=${word#*=} ;;
 		cfg=*) lines+=${word#*=}$'\n' ;;
 		*,*) list+="\"$word\"," ;;
 		*)
@@ -160,8 +162,10 @@ on_reboot = "$reboot"
 on_crash = "destroy"
 $lines
 END
-	# One boot of PVH in 15 dies early under emulation. Only the boot may be tried again.
-	[[ $type != pvh ]] || tries=2
+	# One boot of PVH in 15 dies early under emulation, more with many disks. Only the boot may be tried again.
+	if [[ ! $tries ]]; then
+		case $type in pvh) tries=2 ;; *) tries=1 ;; esac
+	fi
 	case $type in hvm) limit=${limit:-180} ;; *) limit=${limit:-90} ;; esac
 	while :; do
 		mark "$name"

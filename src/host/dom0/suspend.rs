@@ -118,10 +118,11 @@ impl Dom0 {
                     self.check_pause()?;
                 }
                 if let Some(reason) = self.ended(domid) {
-                    let ended = format!("The guest {reason} while its memory was saved");
-                    return Err(Error::failed(ended)
-                        .because(error)
-                        .hint("see what became of it (xl list), and take the snapshot then"));
+                    let ended =
+                        Error::failed(format!("The guest {reason} while its memory was saved"))
+                            .hint("see what became of it (xl list), and take the snapshot then");
+                    // What libxl says of an abort are only its consequences.
+                    return Err(if error.is_aborted() { ended } else { ended.because(error) });
                 }
                 if error.is_guest_timed_out() {
                     caused(error).hint(

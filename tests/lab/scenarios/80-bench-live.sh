@@ -7,6 +7,6 @@
 
 boot() {
 	disks_up 1
-	guest_up g reboot=destroy type=pvh mem=256 tick=1000 "${disks[@]}"
+	guest_up g reboot=destroy tries=8 type=pvh mem=256 tick=1000 "${disks[@]}"
 }
 live_rounds live-256-1

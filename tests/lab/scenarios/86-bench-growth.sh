@@ -17,14 +17,14 @@ grow() {
 for mem in 128 512 2048; do
 	boot() {
 		disks_up 1
-		guest_up g reboot=destroy type=pvh mem=$mem tick=1000 "${disks[@]}"
+		guest_up g reboot=destroy tries=8 type=pvh mem=$mem tick=1000 "${disks[@]}"
 	}
 	grow live-$mem-1 1
 done
 for rate in 1 4; do
 	boot() {
 		disks_up 1
-		guest_up g reboot=destroy type=pvh mem=256 tick=1000 extra=dirty_mb=$rate "${disks[@]}"
+		guest_up g reboot=destroy tries=8 type=pvh mem=256 tick=1000 extra=dirty_mb=$rate "${disks[@]}"
 	}
 	grow "dirty-$rate" 1
 done

@@ -7,7 +7,7 @@
 
 boot() {
 	disks_up 8
-	guest_up g reboot=destroy type=pvh mem=256 tick=1500 "${disks[@]}"
+	guest_up g reboot=destroy tries=8 type=pvh mem=256 tick=1500 "${disks[@]}"
 }
 for ((round = 0; round < rounds; round++)); do
 	measure ours live-256-8 8
