@@ -5,7 +5,7 @@ mod job;
 mod seen;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use job::{Job, stamp};
 pub use seen::{ImagePlace, Seen, State};
@@ -161,7 +161,12 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
     prepare.extend(arm(domid, &actions));
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
-    prepare.push(Step::Suspend { domid, live, max_pause: job.request.max_pause });
+    prepare.push(Step::Suspend {
+        domid,
+        live,
+        max_pause: job.request.max_pause,
+        disks: images(disks),
+    });
     // The compressor still has the last megabytes when the guest could go on. Where it does not go on
     // yet, or has nothing but the image to go on from, they are not left to chance.
     if job.request.compress.is_some() && (job.request.paused || disks.iter().any(|d| d.by_restore))
@@ -443,6 +448,12 @@ fn prepare(disks: &[DiskCreate]) -> Vec<Step> {
     let (files, others): (Vec<_>, Vec<_>) =
         steps.partition(|step| matches!(step, Step::NewFile { .. }));
     Step::together(files).into_iter().chain(others).collect()
+}
+
+/// The images of the disks that are in the snapshot.
+fn images(disks: &[DiskCreate]) -> Vec<PathBuf> {
+    let taken = disks.iter().filter(|disk| !matches!(disk.record.snapshot, Kept::None { .. }));
+    taken.map(|disk| disk.record.path.clone()).collect()
 }
 
 /// What QEMU is told before the guest stands still, if it has anything to do.

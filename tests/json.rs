@@ -225,7 +225,7 @@ fn planned() -> Planned {
     Planned::from(&Plan {
         title: "Snapshot s1 of web1".into(),
         notes: vec!["disk xvdb is not in the snapshot: it is read-only".into()],
-        prepare: vec![Step::Suspend { domid: 7, live: true, max_pause: None }],
+        prepare: vec![Step::Suspend { domid: 7, live: true, max_pause: None, disks: vec![] }],
         commit: Some(Step::Transaction { domid: 7, actions: Vec::new() }),
         onward: vec![Step::CompleteImage],
         finish: vec![Step::Resume { domid: 7, otherwise: None }],

@@ -213,6 +213,12 @@ pub fn sync(path: &Path) -> io::Result<()> {
     sync_directory(path)
 }
 
+/// Makes what is cached of a file or block device durable, whoever has written it (fdatasync(2)).
+pub fn write_back(path: &Path) -> io::Result<()> {
+    // Without waiting: what xl was told is an image may be anything.
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?.sync_data()
+}
+
 /// Makes the name of a file durable.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path.parent().ok_or(io::ErrorKind::NotFound)?)?.sync_all()
@@ -223,6 +229,16 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn what_another_has_written_is_written_back() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), [7; 4096]).unwrap();
+        write_back(file.path()).unwrap();
+        let path = file.into_temp_path();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(write_back(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn nothing_that_exists_is_opened_or_replaced() {

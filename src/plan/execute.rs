@@ -253,7 +253,7 @@ mod tests {
             title: "Test".into(),
             prepare: vec![
                 Step::HoldMonitor { pid: 7 },
-                Step::Suspend { domid: 3, live: true, max_pause: None },
+                Step::Suspend { domid: 3, live: true, max_pause: None, disks: vec![] },
             ],
             commit: Some(run("one")),
             onward: vec![run("two"), run("three")],

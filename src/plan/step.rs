@@ -188,6 +188,9 @@ pub enum Step {
         live: bool,
         /// How long it may have stood still when its memory is saved, and when that is checked.
         max_pause: Option<Duration>,
+        /// The images of its disks. What dom0 has cached of them is written to their storage first: else
+        /// QEMU and LVM would do that while the guest stands still.
+        disks: Vec<PathBuf>,
     },
     /// Makes sure that nobody has let the suspended guest run or changed its configuration: then memory
     /// and disks would not be of one moment, or a disk would be missing. And that the guest has not stood

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use self::disks::rename;
 use self::domain::is_snapshotted;
 use self::guarded::started;
+use self::suspend::write_back;
 use crate::disk::DiskSeen;
 use crate::disk::qemu_img::snapshot_create;
 use crate::error::{Error, Result};
@@ -235,7 +236,10 @@ impl Dom0 {
             Step::DiscardImage => self.discard_image(),
             Step::HoldMonitor { pid } => process::hold(*pid).map_err(caused),
             Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
-            Step::Suspend { domid, live, max_pause } => self.suspend(*domid, *live, *max_pause),
+            Step::Suspend { domid, live, max_pause, disks } => {
+                write_back(disks)?;
+                self.suspend(*domid, *live, *max_pause, disks)
+            }
             Step::CheckStill { domid, stored } => self.check_still(*domid, stored.as_deref()),
             Step::Pause { domid } => self.pause(*domid),
             Step::LetRun { domid } => self.let_run(*domid),

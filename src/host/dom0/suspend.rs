@@ -1,15 +1,17 @@
 //! The suspend and the resume, and what must be true between them.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::memory::IMAGE_IS_OPEN;
-use super::{Dom0, POLL, caused, meddled};
+use super::{Dom0, POLL, caused, failed, meddled};
 use crate::error::{Error, Result};
 use crate::host::files;
 use crate::host::libxl::{Abort, Aborter, Level, Libxl, LibxlError, Progress, ShutdownReason};
+use crate::host::parallel::in_parallel;
 use crate::tool::quote;
 
 /// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
@@ -99,14 +101,31 @@ impl Saving {
     }
 }
 
+/// Writes what dom0 has cached of the disks to their storage.
+pub(super) fn write_back(disks: &[PathBuf]) -> Result<()> {
+    let written = in_parallel(disks, |path| {
+        files::write_back(path)
+            .map_err(failed(format!("Write what is cached of {} to its storage", quote(path))))
+    });
+    written.into_iter().collect()
+}
+
+/// The same while the memory is saved: nobody waits for it.
+fn write_back_again(disks: &[PathBuf]) {
+    let disks = disks.to_vec();
+    // Without it the pause is longer, that is all. Errors are told by those who write next.
+    let _ = thread::Builder::new().name("write-back".into()).spawn(move || write_back(&disks));
+}
+
 impl Dom0 {
     pub(super) fn suspend(
         &mut self,
         domid: u32,
         live: bool,
         max_pause: Option<Duration>,
+        disks: &[PathBuf],
     ) -> Result<()> {
-        let result = self.save(domid, live, max_pause);
+        let result = self.save(domid, live, max_pause, disks);
         self.suspend_failed = result.is_err();
         // libxl may not have noticed; if it has, it saw only that nobody read any more.
         let trouble = self.image.as_ref().and_then(|(writer, _)| writer.trouble());
@@ -159,6 +178,7 @@ impl Dom0 {
         domid: u32,
         live: bool,
         max_pause: Option<Duration>,
+        disks: &[PathBuf],
     ) -> std::result::Result<(), LibxlError> {
         let (writer, _) = self.image.as_ref().expect(IMAGE_IS_OPEN);
         let (libxl, stop) = (&self.libxl, &self.stop);
@@ -176,6 +196,10 @@ impl Dom0 {
                     if live {
                         meter.hush();
                     }
+                }
+                // The first round takes long, and the guest has written to its disks meanwhile.
+                if progress.iteration() == Some(1) && last.before == 0 {
+                    write_back_again(disks);
                 }
                 last.note(&progress);
                 meter.show(

@@ -105,7 +105,7 @@ impl fmt::Display for Step {
             Step::DiscardImage => write!(f, "remove the unfinished memory image"),
             Step::HoldMonitor { pid } => write!(f, "hold the domain's xl process {pid}"),
             Step::WakeMonitor { pid } => write!(f, "wake the domain's xl process {pid}"),
-            Step::Suspend { domid, live, max_pause } => {
+            Step::Suspend { domid, live, max_pause, .. } => {
                 if *live {
                     write!(f, "save the memory of domain {domid} while it runs, then suspend it")?;
                 } else {
