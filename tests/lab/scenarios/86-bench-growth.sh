@@ -14,20 +14,6 @@ grow() {
 	for n in 1 2 3; do measure ours "$@"; done
 }
 
-for mem in 128 512 2048; do
-	boot() {
-		disks_up 1
-		guest_up g reboot=destroy tries=8 type=pvh mem=$mem tick=1000 "${disks[@]}"
-	}
-	grow live-$mem-1 1
-done
-for rate in 1 4; do
-	boot() {
-		disks_up 1
-		guest_up g reboot=destroy tries=8 type=pvh mem=256 tick=1000 extra=dirty_mb=$rate "${disks[@]}"
-	}
-	grow "dirty-$rate" 1
-done
 for count in 1 4 16; do
 	boot() {
 		disks_up "$count"
@@ -48,4 +34,18 @@ for depth in 10 29; do
 		guest_up g reboot=destroy mem=128 tick=1000 "${disks[@]}"
 	}
 	grow still-chain-$depth 1 --no-live
+done
+for rate in 1 4; do
+	boot() {
+		disks_up 1
+		guest_up g reboot=destroy tries=8 type=pvh mem=256 tick=1000 extra=dirty_mb=$rate "${disks[@]}"
+	}
+	grow "dirty-$rate" 1
+done
+for mem in 128 512 2048; do
+	boot() {
+		disks_up 1
+		guest_up g reboot=destroy tries=8 type=pvh mem=$mem tick=1000 "${disks[@]}"
+	}
+	grow live-$mem-1 1
 done
