@@ -100,8 +100,8 @@ pub struct CreateArgs {
     /// Suspend first and copy then: a longer pause, a smaller image.
     #[arg(long)]
     pub no_live: bool,
-    /// Give up, and let the guest go on as it was, if it would stand still for longer: a guest that writes
-    /// faster than it can be saved, a slow place for the image.
+    /// Give up, and let the guest go on as it was, rather than let it stand still for longer while its
+    /// memory is saved; switching the disks comes on top.
     #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other)]
     pub max_pause: Option<f64>,
     /// Leave the domain paused.
