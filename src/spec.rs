@@ -360,8 +360,8 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
 fn pause_limit(seconds: f64) -> Result<Duration> {
     let limit = Duration::try_from_secs_f64(seconds).ok();
     limit.filter(|limit| !limit.is_zero() && *limit <= LONGEST_PAUSE).ok_or_else(|| {
-        Error::usage(format!("A pause of {seconds} s at most"))
-            .because("it is more than nothing, and a day at most")
+        Error::usage(format!("The limit of the pause, {seconds} s"))
+            .because("it has to be more than nothing, and a day at most")
             .hint("give --max-pause a number of seconds, such as 0.5 or 3")
     })
 }

@@ -142,7 +142,7 @@ pub fn run_all(calls: &[&Invocation], started: Started<'_>) -> Result<(), Comman
 pub fn run_on(
     call: &Invocation,
     input: File,
-    meanwhile: &mut dyn FnMut(u32),
+    meanwhile: Meanwhile<'_>,
     started: Started<'_>,
 ) -> Result<(), CommandError> {
     Running::start(call, input.into(), started)?.finish_with(Some(meanwhile)).map(drop)

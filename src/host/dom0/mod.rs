@@ -21,7 +21,7 @@ use uuid::Uuid;
 use self::disks::rename;
 use self::domain::is_snapshotted;
 use self::guarded::started;
-use self::suspend::write_back;
+use self::suspend::{Round, write_back};
 use crate::disk::DiskSeen;
 use crate::disk::qemu_img::snapshot_create;
 use crate::error::{Error, Result};
@@ -80,6 +80,8 @@ pub struct Dom0 {
     pause_limit: Option<(Instant, Duration)>,
     /// How long the guest's processors had run when it was suspended, in nanoseconds.
     cpu_time: Option<u64>,
+    /// What a busy guest stood still for, to be told when it runs again.
+    busy: Option<(Round, Duration)>,
     suspend_failed: bool,
     /// A domain that could not be resumed: its memory is in the image alone.
     stuck: Option<u32>,
@@ -138,6 +140,7 @@ impl Dom0 {
             suspended_at: None,
             pause_limit: None,
             cpu_time: None,
+            busy: None,
             suspend_failed: false,
             stuck: None,
             turn: None,

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::memory::IMAGE_IS_OPEN;
-use super::{Dom0, POLL, caused, failed, meddled};
+use super::{Dom0, POLL, caused, meddled};
 use crate::error::{Error, Result};
 use crate::host::files;
 use crate::host::libxl::{Abort, Aborter, Level, Libxl, LibxlError, Progress, ShutdownReason};
@@ -30,7 +30,7 @@ const LONG: Duration = Duration::from_secs(1);
 
 /// What the last round of a save had to copy.
 #[derive(Debug, Default)]
-struct Round {
+pub(super) struct Round {
     /// The rounds before it, in which the guest ran.
     before: u32,
     /// In bytes.
@@ -104,8 +104,11 @@ impl Saving {
 /// Writes what dom0 has cached of the disks to their storage.
 pub(super) fn write_back(disks: &[PathBuf]) -> Result<()> {
     let written = in_parallel(disks, |path| {
-        files::write_back(path)
-            .map_err(failed(format!("Write what is cached of {} to its storage", quote(path))))
+        files::write_back(path).map_err(|error| {
+            Error::failed(format!("Write what is cached of {} to its storage", quote(path)))
+                .because(error)
+                .hint("the guest goes on; what its storage has against it, dmesg says")
+        })
     });
     written.into_iter().collect()
 }
@@ -222,7 +225,7 @@ impl Dom0 {
         self.cpu_time = cpu_time;
         let still = suspended_at.elapsed();
         if live && result.is_ok() && still >= LONG {
-            self.messages.push(last.of_a_busy_guest(still));
+            self.busy = Some((last, still));
         }
         result
     }
@@ -234,9 +237,7 @@ impl Dom0 {
                 "The guest has stood still for longer than {} s",
                 max.as_secs_f64()
             ))
-            .hint(
-                "it goes on; try when it writes less to its memory, or allow more with --max-pause",
-            )),
+            .hint("it goes on; allow more with --max-pause, or try when it is less busy")),
             _ => Ok(()),
         }
     }
@@ -274,6 +275,7 @@ impl Dom0 {
         if let Some(suspended) = self.suspended_at.take() {
             self.done.pause = Some(suspended.elapsed());
         }
+        self.messages.extend(self.busy.take().map(|(round, still)| round.of_a_busy_guest(still)));
         if self.suspend_failed {
             return self.resume_latecomer(domid);
         }
