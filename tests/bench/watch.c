@@ -2,6 +2,7 @@
  * For `make bench`: when a domain does not run, seen from outside, and what libxl costs alone.
  *
  *   watch DOMID COMMAND...     while the command runs; one line of name=value, times in microseconds
+ *   cost COMMAND...            the same without watching a domain
  *   bare DOMID live|still      libxl's suspend into a file and its resume, nothing else: the floor
  *
  * It asks Xen, past libxl, as often as sleeps of half a millisecond allow. A domain that is paused, shut down (a suspended
@@ -87,9 +88,10 @@ static long long own_cpu_us(pid_t pid)
 	return (long long)(user + system) * 1000000 / sysconf(_SC_CLK_TCK);
 }
 
+/* Domain 0 stands for none: what is not watched is not slowed down by it either. */
 static int watch(uint32_t domid, char **command)
 {
-	const struct timespec interval = { 0, INTERVAL_NS };
+	const struct timespec interval = { 0, domid ? INTERVAL_NS : SELDOM * INTERVAL_NS };
 	const struct sched_param first = { .sched_priority = 1 };
 	long long begin, last, now, since = 0, length, pause = 0, longest = 0, gap = 0, own, all, wall;
 	int status, times = 0, stopped = 0, running;
@@ -113,7 +115,7 @@ static int watch(uint32_t domid, char **command)
 	if (sched_setscheduler(0, SCHED_FIFO, &first))
 		die("sched_setscheduler");
 	do {
-		running = runs(xc, domid);
+		running = !domid || runs(xc, domid);
 		now = now_us();
 		if (now - last > gap)
 			gap = now - last;
@@ -129,7 +131,7 @@ static int watch(uint32_t domid, char **command)
 		}
 		stopped = !running;
 		last = now;
-		if (polls++ % SELDOM == 0) {
+		if (polls++ % SELDOM == 0 || !domid) {
 			if ((seen = peak_kib(pid)) > peak)
 				peak = seen;
 			if (waitid(P_PID, (id_t)pid, &end, WEXITED | WNOHANG | WNOWAIT))
@@ -176,8 +178,10 @@ int main(int argc, char **argv)
 {
 	if (argc > 3 && !strcmp(argv[1], "watch"))
 		return watch((uint32_t)strtoul(argv[2], NULL, 10), argv + 3);
+	if (argc > 2 && !strcmp(argv[1], "cost"))
+		return watch(0, argv + 2);
 	if (argc == 4 && !strcmp(argv[1], "bare"))
 		return bare((uint32_t)strtoul(argv[2], NULL, 10), !strcmp(argv[3], "live"));
-	fprintf(stderr, "usage: %s watch DOMID COMMAND... | bare DOMID live|still\n", argv[0]);
+	fprintf(stderr, "usage: %s watch DOMID COMMAND... | cost COMMAND... | bare DOMID live|still\n", argv[0]);
 	return 125;
 }

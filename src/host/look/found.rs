@@ -13,7 +13,7 @@ use crate::clone;
 use crate::create::stamp;
 use crate::disk::lvm::volumes::{Volume, device};
 use crate::disk::{self, DiskFound, Place, Room, beside_file_name, qemu_img, vhd};
-use crate::domain::{Disk, DomainConfig};
+use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::command;
 use crate::host::configured::{self, Configured};
@@ -157,14 +157,13 @@ fn disk_found(
     let is_vhd = matches!(disk.snapshot, Kept::Vhd { .. });
     let top = current.iter().find(|other| other.vdev == disk.vdev && !left_out);
     let own = disk.format.filter(|_| in_qemu).map(|format| (disk.path.as_path(), format));
-    let images = own.map(|(path, format)| chain(path, format));
     let now = top.filter(|_| in_qemu).and_then(|top| Some((top.file(), top.format?)));
-    let chain_now = match (now, &images) {
-        // An internal snapshot is in the image that is used.
-        (Some(_), Some(images)) if now == own => images.clone(),
-        (Some((path, format)), _) => chain(path, format),
-        (None, _) => Ok(Vec::new()),
-    };
+    let chain_now = now.map_or(Ok(Vec::new()), |(path, format)| chain(path, format));
+    // The domain mostly runs on the snapshot's file, or on what rests on it: then one answer tells all.
+    let images = own.map(|(path, format)| {
+        let known = chain_now.as_deref().ok().and_then(|images| part_from(images, path, format));
+        known.map_or_else(|| chain(path, format), |images| Ok(images.to_vec()))
+    });
     let mut below = Ok(Vec::new());
     let mut image = Err("its format is not known".to_owned());
     if let Some(images) = images {
@@ -227,6 +226,18 @@ fn disk_found(
     }
 }
 
+/// The part of a chain that begins with an image. Of another format than the snapshot's it is none: what
+/// rests on it then states no format of it, or a wrong one.
+fn part_from<'a>(
+    chain: &'a [qemu_img::ImageInfo],
+    path: &Path,
+    format: Format,
+) -> Option<&'a [qemu_img::ImageInfo]> {
+    let is_it =
+        |image: &qemu_img::ImageInfo| image.filename == path && image.format == format.qemu();
+    chain.iter().position(is_it).map(|at| &chain[at..])
+}
+
 /// The VHDs below one, down to that which has no parent. A child names its parent by the path, and
 /// knows its UUID: another VHD there would be found out only when tapdisk opens it.
 fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
@@ -286,4 +297,33 @@ fn revert_place(record: &Record, disk: &DiskRecord, now: Timestamp) -> Place {
     let name = disk::revert_file_name(domain, disk, &record.name, &stamp(now));
     let path = disk.path.parent().unwrap_or(Path::new("/")).join(name);
     Place { trouble: files::trouble(&path), path }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_chain_tells_of_the_images_in_it_as_they_do_themselves() {
+        let directory = tempfile::tempdir().unwrap();
+        let [base, middle, top] =
+            ["base.img", "middle.qcow2", "top.qcow2"].map(|name| directory.path().join(name));
+        File::create(&base).unwrap().set_len(1 << 20).unwrap();
+        for (overlay, below, format) in
+            [(&middle, &base, Format::Raw), (&top, &middle, Format::Qcow2)]
+        {
+            command::run(&qemu_img::create_overlay(overlay, below, format, 1 << 20)).unwrap();
+        }
+        let images = chain(&top, Format::Qcow2).unwrap();
+        for (path, format) in
+            [(&top, Format::Qcow2), (&middle, Format::Qcow2), (&base, Format::Raw)]
+        {
+            let alone = chain(path, format).unwrap();
+            assert_eq!(part_from(&images, path, format), Some(alone.as_slice()));
+        }
+        assert_eq!(part_from(&images, &base, Format::Qcow2), None);
+        assert_eq!(part_from(&images, Path::new("/other"), Format::Raw), None);
+    }
 }

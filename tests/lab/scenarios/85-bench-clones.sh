@@ -29,7 +29,7 @@ for n in {0..9}; do
 done
 SCRIPT
 ten() {
-	watched clones-10 "$1" bash "$1.sh" || return
+	cost clones-10 "$1" bash "$1.sh" || return
 	for n in {0..9}; do more_ticks "n$n" 2 && not_torn "n$n" && xl destroy "n$n"; done
 	rm -f new/*
 }
