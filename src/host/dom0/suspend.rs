@@ -200,8 +200,9 @@ impl Dom0 {
                         meter.hush();
                     }
                 }
-                // The first round takes long, and the guest has written to its disks meanwhile.
-                if progress.iteration() == Some(1) && last.before == 0 {
+                // During the round before, the guest has written to its disks. The last round begins
+                // when it is suspended: QEMU then finds less to flush.
+                if progress.iteration() > Some(last.before) {
                     write_back_again(disks);
                 }
                 last.note(&progress);
