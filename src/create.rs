@@ -156,10 +156,9 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     }
 
     let domid = seen.domid;
-    let mut prepare = prepare(disks);
+    let actions = actions(disks);
+    let mut prepare = prepare(domid, disks, &actions);
     prepare.push(Step::OpenImage(Box::new(start)));
-    let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
-    prepare.extend(arm(domid, &actions));
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.push(Step::Suspend {
         domid,
@@ -285,6 +284,8 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     onward.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
     let way_out = stranded.left[0].clone();
     onward.push(Step::Destroy { domid: seen.domid, way_out });
+    // The proofs are taken of images that nobody has open.
+    onward.push(Step::AwaitDestroyed { domid: seen.domid });
     onward.push(Step::CompleteImage);
     onward.push(Step::Restore {
         uuid: seen.uuid,
@@ -442,23 +443,25 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
     Ok(ImageStart { target, make_directory, config, record, compress: job.request.compress })
 }
 
-/// What is made and marked for the disks while the guest runs: all new files at the same time.
-fn prepare(disks: &[DiskCreate]) -> Vec<Step> {
+/// What QEMU does to the disks it serves.
+fn actions(disks: &[DiskCreate]) -> Vec<Action> {
+    disks.iter().filter_map(|disk| disk.action.clone()).collect()
+}
+
+/// What is done for the disks while the guest runs. QEMU comes first: it goes on reading while all
+/// new files are made, at the same time.
+fn prepare(domid: u32, disks: &[DiskCreate], actions: &[Action]) -> Vec<Step> {
+    let arm = (!actions.is_empty()).then(|| Step::Arm { domid, actions: actions.to_vec() });
     let steps = disks.iter().flat_map(|disk| disk.prepare.clone());
     let (files, others): (Vec<_>, Vec<_>) =
         steps.partition(|step| matches!(step, Step::NewFile { .. }));
-    Step::together(files).into_iter().chain(others).collect()
+    arm.into_iter().chain(Step::together(files)).chain(others).collect()
 }
 
 /// The images of the disks that are in the snapshot.
 fn images(disks: &[DiskCreate]) -> Vec<PathBuf> {
     let taken = disks.iter().filter(|disk| !matches!(disk.record.snapshot, Kept::None { .. }));
     taken.map(|disk| disk.record.path.clone()).collect()
-}
-
-/// What QEMU is told before the guest stands still, if it has anything to do.
-fn arm(domid: u32, actions: &[Action]) -> Option<Step> {
-    (!actions.is_empty()).then(|| Step::Arm { domid, actions: actions.to_vec() })
 }
 
 /// What makes libxl and xenstore name the new images, for disks that get one.

@@ -199,6 +199,10 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             Step::together(steps.collect())
         })
         .collect();
+    let destroyed = found.same.as_ref().map(|same| Step::AwaitDestroyed { domid: same.domid });
+    let only_qemu = disks.iter().all(|disk| disk.only_qemu || disk.put_back.is_empty());
+    let at = if only_qemu { onward.len() } else { 0 };
+    onward.splice(at..at, destroyed.clone());
     let mut finish = Vec::new();
     match &found.onward {
         Onward::Memory => {
@@ -235,7 +239,10 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             .map(|running| Step::Destroy { domid: running.domid, way_out: way_out.clone() }),
         onward,
         onward_again: false,
-        stranded: Stranded { steps: undo(&prepare), left: vec![way_out] },
+        stranded: Stranded {
+            steps: destroyed.into_iter().chain(undo(&prepare)).collect(),
+            left: vec![way_out],
+        },
         prepare,
         finish,
     };

@@ -2,7 +2,7 @@
 //! one that does.
 
 use super::{
-    ImagePlace, Job, Rewrites, Seen, State, arm, left_out, name_of, new_record, prepare, switch,
+    ImagePlace, Job, Rewrites, Seen, State, actions, left_out, name_of, new_record, prepare, switch,
 };
 use crate::disk::DiskCreate;
 use crate::error::{Error, Result};
@@ -69,7 +69,9 @@ pub(super) fn plan(
     let kind = if running { DisksOnly::CrashConsistent } else { DisksOnly::Offline };
     let record = Record { disks_only: Some(kind), ..new_record(job, seen, disks, false)? };
     let mut notes = left_out(disks);
-    let mut prepare = prepare(disks);
+    let domid = seen.domid;
+    let actions = actions(disks);
+    let mut prepare = prepare(domid, disks, &actions);
     prepare.push(Step::OpenRecord { path: path.clone(), record: Box::new(record) });
     let still = disks.iter().flat_map(|disk| disk.still.clone());
     let title = format!("Snapshot {} of the disks of {domain}", job.name);
@@ -82,14 +84,11 @@ pub(super) fn plan(
     }
 
     notes.push(format!("{NOT_WORTH_IT}, as you have said"));
-    let domid = seen.domid;
-    let actions: Vec<_> = disks.iter().filter_map(|disk| disk.action.clone()).collect();
     let still: Vec<Step> = still.collect();
     // One step is one instant; between two of them the guest must not write. One that is paused already
     // stays so.
     let moments = still.len() + usize::from(!actions.is_empty());
     let stop = moments > 1 && seen.state == State::Running;
-    prepare.extend(arm(domid, &actions));
     // Nobody may start the domain anew between the stored configuration and the disks.
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.extend(stop.then_some(Step::Pause { domid }));

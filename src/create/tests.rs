@@ -115,10 +115,10 @@ fn the_plan_of_a_mixed_snapshot() {
         plan.to_string(),
         "\
 Snapshot s1 of web1:
-   1   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
-   2   make /srv/b.img read-only: it becomes a base
-   3   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   4   hand QEMU the transaction, all but its last byte
+   1   hand QEMU the transaction, all but its last byte
+   2   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
+   3   make /srv/b.img read-only: it becomes a base
+   4   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
    5   hold the domain's xl process 77
    6   save the memory of domain 3 while it runs, then suspend it
    7 | make sure that domain 3 stands still

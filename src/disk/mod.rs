@@ -119,6 +119,8 @@ pub struct DiskRevert {
     pub prepare: Vec<Step>,
     /// Steps after it is gone, one after the other.
     pub put_back: Vec<Step>,
+    /// Whether it is enough for them that its QEMU is gone: nobody else can have the image open.
+    pub only_qemu: bool,
     /// The image the guest goes on with, if it is not the one of the snapshot.
     pub switch: Option<(PathBuf, Format)>,
     /// Where that stays which the guest wrote since, for people.

@@ -123,8 +123,13 @@ pub fn is_program(pid: i32, name: &str) -> bool {
 /// files. Returns whether it is gone in time.
 pub fn wait_gone(pid: i32, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
+    gone_before(pid, &|| Instant::now() >= deadline)
+}
+
+/// The same, but waits until something else is over.
+pub fn gone_before(pid: i32, over: &dyn Fn() -> bool) -> bool {
     while is_alive(pid) {
-        if Instant::now() >= deadline {
+        if over() {
             return false;
         }
         thread::sleep(POLL);

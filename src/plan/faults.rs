@@ -122,6 +122,7 @@ impl Case<'_> {
                 assert_eq!(error.exit_code(), 4, "{step}");
                 assert!(error.left.iter().any(|left| left.command.is_some()), "{step}");
                 assert!(run.model.state.deleted.is_empty(), "{step}");
+                self.check_destroyed(&run.model.state, step);
                 1
             }
             Reached::Finish(_) => {
@@ -134,6 +135,14 @@ impl Case<'_> {
             }
             Reached::End => unreachable!("no step is begun at the end"),
         }
+    }
+
+    /// Where the way on is a new run of the program, nothing of the domain is in its way.
+    fn check_destroyed(&self, state: &State, step: &Step) {
+        assert!(
+            self.plan.onward_again || !state.destroying,
+            "half of the domain is left after {step}"
+        );
     }
 
     /// A step fails, and so does one of those that take it back; and the program is killed there.
@@ -188,6 +197,7 @@ impl Case<'_> {
                     "{commands:?}"
                 );
                 assert!(run.model.state.deleted.is_empty(), "{step}");
+                self.check_destroyed(&run.model.state, step);
             }
         }
         assert!(!run.model.state.monitor_held, "the xl process is held after {step}");

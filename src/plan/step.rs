@@ -285,12 +285,19 @@ pub enum Step {
     DrainImage,
     /// Fills in the proofs, makes the image durable and gives it its name.
     CompleteImage,
-    /// Destroys the domain and waits until its QEMU is gone.
+    /// Destroys the domain and waits until its QEMU is gone: what QEMU had open is free then. libxl may
+    /// still be at work on the rest.
     Destroy {
         /// The domain.
         domid: u32,
         /// What to tell if the domain is gone then, but its disks are still in use.
         way_out: Left,
+    },
+    /// Waits until libxl has destroyed all of the domain: its name and what dom0's kernel had open are free
+    /// then.
+    AwaitDestroyed {
+        /// The domain.
+        domid: u32,
     },
     /// Waits until nobody has a logical volume open any more, `VG/LV`.
     AwaitClosed {

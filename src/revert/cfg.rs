@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Revert;
 use crate::disk::{DiskFound, DiskRevert, vhd};
 use crate::domain::Format;
-use crate::plan::{ReplaceCfg, Step, undo};
+use crate::plan::{ReplaceCfg, Step};
 use crate::record::Kept;
 use crate::xlcfg::Change;
 
@@ -75,8 +75,8 @@ impl Revert {
                 let plan = &mut self.plan;
                 if plan.onward.iter().any(|step| matches!(step, Step::CreateDomain { .. })) {
                     // xl reads it then.
+                    plan.stranded.steps.splice(0..0, step.undo());
                     plan.prepare.push(step);
-                    plan.stranded.steps = undo(&plan.prepare);
                 } else {
                     // Before anything that it may still name is deleted.
                     let at = plan.finish.iter().take_while(|step| step.lets_guest_run()).count();

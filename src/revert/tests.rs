@@ -99,8 +99,9 @@ Revert of web1 to s1:
    2   destroy domain 3 and wait until its QEMU is gone
    3   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
    4   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   5   restore web1 with xl, paused
-   6   unpause web1
+   5   wait until all of domain 3 is gone
+   6   restore web1 with xl, paused
+   7   unpause web1
 note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
 note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
 note: disk hdc is not put back: CD-ROM

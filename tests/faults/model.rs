@@ -39,6 +39,8 @@ pub enum Image {
 pub struct State {
     /// The guest.
     pub guest: Guest,
+    /// Whether libxl is still destroying the domain.
+    pub destroying: bool,
     /// Whether we have asked that it stand still.
     pub paused: bool,
     /// Whether the domain's xl process is stopped.
@@ -87,6 +89,7 @@ impl Model {
         Model {
             state: State {
                 guest,
+                destroying: false,
                 paused: false,
                 monitor_held: false,
                 image: Image::Absent,
@@ -180,7 +183,11 @@ impl Perform for Model {
                     state.guest = if state.paused { Guest::Paused } else { Guest::Runs };
                 }
             }
-            Step::Destroy { .. } => state.guest = Guest::Gone,
+            Step::Destroy { .. } => (state.guest, state.destroying) = (Guest::Gone, true),
+            Step::AwaitDestroyed { .. } => state.destroying = false,
+            Step::Restore { .. } | Step::CreateDomain { .. } if state.destroying => {
+                return Err(Error::failed("another domain has its name"));
+            }
             Step::Restore { .. } => state.guest = Guest::Paused,
             Step::DiscardDomain { .. } => {
                 if state.guest == Guest::Paused {
@@ -253,7 +260,11 @@ impl Perform for Model {
             Step::Transaction { actions, .. } => {
                 Ok(actions.iter().all(|action| self.state.disks.contains(&action.to_string())))
             }
-            Step::Destroy { .. } => self.perform(step).map(|()| true),
+            Step::Destroy { domid, .. } => {
+                self.perform(step)?;
+                self.perform(&Step::AwaitDestroyed { domid: *domid })?;
+                Ok(true)
+            }
             Step::Restore { .. } | Step::CreateDomain { .. } => Ok(self.state.guest != Guest::Gone),
             Step::CompleteRecord => Ok(self.state.record == Image::Complete),
             _ => Ok(false),

@@ -25,19 +25,20 @@ fn the_plan_of_a_qcow2_image_and_a_loop_file() {
         planned(&[], |_| {}).to_string(),
         "\
 Snapshot s1 of web1:
-   1   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 1048576
-   2   make /srv/b.img read-only: it becomes a base
-   3   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   4   hand QEMU the transaction, all but its last byte
+   1   hand QEMU the transaction, all but its last byte
+   2   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 1048576
+   3   make /srv/b.img read-only: it becomes a base
+   4   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
    5   hold the domain's xl process 77
    6   save the memory of domain 3 while it runs, then suspend it
    7 | make sure that domain 3 stands still, configured as before
    8 | snapshot the disks in one QMP transaction: xvda internal s1
    9 | wake the domain's xl process 77
   10 | destroy domain 3 and wait until its QEMU is gone
-  11 | complete the record, sync the image and give it its name
-  12 | restore web1 with xl, paused
-  13 | unpause web1
+  11 | wait until all of domain 3 is gone
+  12 | complete the record, sync the image and give it its name
+  13 | restore web1 with xl, paused
+  14 | unpause web1
      | the guest stands still
 note: disk hdc is not in the snapshot: CD-ROM
 note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
@@ -187,10 +188,10 @@ fn everything_before_the_transaction_can_be_taken_back() {
         [
             "resume domain 3",
             "wake the domain's xl process 77",
-            "take the transaction back",
             "remove the unfinished memory image",
             "make /srv/b.img writable again",
             "remove /srv/web1-xvdb.after-s1.qcow2",
+            "take the transaction back",
         ]
     );
 }

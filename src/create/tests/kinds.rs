@@ -52,8 +52,8 @@ fn volumes_are_snapshotted_between_the_suspend_and_the_transaction() {
         plan(&job, &seen).unwrap().to_string(),
         "\
 Snapshot s2 of web1:
-   1   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   2   hand QEMU the transaction, all but its last byte
+   1   hand QEMU the transaction, all but its last byte
+   2   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
    3   hold the domain's xl process 77
    4   save the memory of domain 3 while it runs, then suspend it
    5 | run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name thick.s2 --size 71303168b vg0/thick; at the same time run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdc --name thin.s2 vg0/thin
@@ -88,7 +88,7 @@ fn a_copy_and_a_child_are_made_while_the_guest_stands_still() {
     let seen = seen_with(&job, vec![disk::seen(disk::LOOP), disk::seen(disk::TAP)]);
     let text = plan(&job, &seen).unwrap().to_string();
     for line in [
-        "1   make /srv/c.vhd read-only: it becomes a base\n",
+        "2   make /srv/c.vhd read-only: it becomes a base\n",
         "6 | clone /srv/b.img to /srv/web1-xvdb.at-s1.img; at the same time make \
          /srv/web1-xvdc.after-s1.vhd: vhd-util snapshot -e -l 30 -n /srv/web1-xvdc.after-s1.vhd \
          -p /srv/c.vhd\n",

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::guarded::started;
-use super::{Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed, meddled};
+use super::{Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed, meddled, open_libxl};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
@@ -98,13 +99,36 @@ impl Dom0 {
         }
     }
 
+    /// libxl pauses the domain and has its QEMU end before anything else. Then it waits for 2 s
+    /// (`LIBXL_QEMU_BODGE_TIMEOUT`, libxl_internal.h), in which the disks can be put back: a thread waits
+    /// with it.
     pub(super) fn destroy(&mut self, domid: u32, way_out: &Left) -> Result<()> {
         // Its number is gone with the domain.
         let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
         if self.libxl.domain_info(domid).map_err(caused)?.is_some() {
-            self.libxl.destroy(domid).map_err(caused)?;
+            let reporter = self.reporter.clone();
+            let destroy = move || {
+                let libxl = open_libxl(&reporter).map_err(caused)?;
+                libxl.destroy(domid).map_err(caused)
+            };
+            let thread = thread::Builder::new().name("destroy".into()).spawn(destroy);
+            let thread = thread.map_err(failed("Start a thread"))?;
+            if qemu.is_some_and(|pid| process::gone_before(pid, &|| thread.is_finished())) {
+                self.destroying = Some(thread);
+                return Ok(());
+            }
+            joined(thread)?;
         }
         await_qemu(qemu).map_err(|error| error.unfinished(vec![way_out.clone()]))
+    }
+
+    /// What is left of a domain that nobody is destroying any more is destroyed.
+    pub(super) fn await_destroyed(&mut self, domid: u32) -> Result<()> {
+        match self.destroying.take() {
+            Some(thread) => joined(thread),
+            None if self.is_gone(domid)? => Ok(()),
+            None => self.libxl.destroy(domid).map_err(caused),
+        }
     }
 
     /// Destroys a restored domain that nobody has let run yet.
@@ -223,6 +247,10 @@ impl Dom0 {
 
 fn see_qemu(domid: u32) -> String {
     format!("see whether its QEMU runs: xl qemu-monitor-command {domid} 'info block'")
+}
+
+fn joined(thread: JoinHandle<Result<()>>) -> Result<()> {
+    thread.join().unwrap_or_else(|_| Err(Error::failed("The thread that destroys it has panicked")))
 }
 
 /// Waits until the QEMU of a destroyed domain has closed its disks.

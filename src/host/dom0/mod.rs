@@ -14,6 +14,7 @@ use std::fs::Permissions;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -27,7 +28,7 @@ use crate::disk::qemu_img::snapshot_create;
 use crate::error::{Error, Result};
 use crate::host::guard::{Guard, Note};
 use crate::host::image::{ImageWriter, Source};
-use crate::host::libxl::Libxl;
+use crate::host::libxl::{Libxl, LibxlError};
 use crate::host::lock::Turn;
 use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
@@ -85,6 +86,8 @@ pub struct Dom0 {
     suspend_failed: bool,
     /// A domain that could not be resumed: its memory is in the image alone.
     stuck: Option<u32>,
+    /// Destroys a domain whose QEMU is gone already.
+    destroying: Option<JoinHandle<Result<()>>>,
     /// Our turn to restore, if one was waited for.
     turn: Option<Turn>,
     /// What is said, and taken from the terminal, only once the guest runs again: the terminal may be
@@ -108,11 +111,7 @@ pub struct Done {
 impl Dom0 {
     /// Connects to the toolstack.
     pub fn open(reporter: Reporter, stop: Arc<AtomicBool>) -> Result<Dom0> {
-        let messages = reporter.clone();
-        let libxl = Libxl::open(reporter.libxl_level(), move |level, text| {
-            messages.message(&format!("libxl: {level}: {text}"));
-        })
-        .map_err(|error| {
+        let libxl = open_libxl(&reporter).map_err(|error| {
             Error::refused("Xen's toolstack cannot be used")
                 .because(error)
                 .hint("run this as root, in the dom0 of a running Xen: xl info")
@@ -143,6 +142,7 @@ impl Dom0 {
             busy: None,
             suspend_failed: false,
             stuck: None,
+            destroying: None,
             turn: None,
             messages: Vec::new(),
             meters: Vec::new(),
@@ -271,6 +271,7 @@ impl Dom0 {
             Step::DrainImage => self.drain_image(),
             Step::CompleteImage => self.complete_image(),
             Step::Destroy { domid, way_out } => self.destroy(*domid, way_out),
+            Step::AwaitDestroyed { domid } => self.await_destroyed(*domid),
             Step::AwaitClosed { volume } => disks::await_closed(volume),
             Step::AwaitMerged { volume } => disks::await_merged(volume),
             Step::Restore { uuid, domain, config, image } => {
@@ -329,6 +330,14 @@ impl Perform for Dom0 {
             _ => Ok(false),
         }
     }
+}
+
+/// A connection to libxl whose messages the reporter tells.
+fn open_libxl(reporter: &Reporter) -> std::result::Result<Libxl, LibxlError> {
+    let messages = reporter.clone();
+    Libxl::open(reporter.libxl_level(), move |level, text| {
+        messages.message(&format!("libxl: {level}: {text}"));
+    })
 }
 
 /// An error of what somebody else has done to the domain in the middle of our work.

@@ -47,6 +47,7 @@ impl Step {
             ),
             Step::Unpause { domain, .. } => Some(format!("xl unpause {}", quote(domain))),
             Step::DiscardDomain { domain, .. } => Some(format!("xl destroy {}", quote(domain))),
+            Step::AwaitDestroyed { domid } => Some(format!("xl destroy {domid}")),
             Step::Pause { domid } => Some(format!("xl pause {domid}")),
             Step::LetRun { domid } => Some(format!("xl unpause {domid}")),
             Step::PutCfgBack(cfg) => {
@@ -178,6 +179,7 @@ impl fmt::Display for Step {
             Step::Destroy { domid, .. } => {
                 write!(f, "destroy domain {domid} and wait until its QEMU is gone")
             }
+            Step::AwaitDestroyed { domid } => write!(f, "wait until all of domain {domid} is gone"),
             Step::AwaitClosed { volume } => write!(f, "wait until nobody has {volume} open"),
             Step::AwaitMerged { volume } => {
                 write!(f, "wait for the end of the merge into {volume}")

@@ -39,7 +39,8 @@ Revert of web1 to s1:
    3   destroy domain 3 and wait until its QEMU is gone
    4   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
    5   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   6   start web1 from '/etc/xen/web 1.cfg' with xl
+   6   wait until all of domain 3 is gone
+   7   start web1 from '/etc/xen/web 1.cfg' with xl
 note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
 note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
 note: disk hdc is not put back: CD-ROM
@@ -48,7 +49,8 @@ note: disk hdc is not put back: CD-ROM
     // The file must not name what is taken away.
     let stranded: Vec<_> = revert.plan.stranded.steps.iter().map(ToString::to_string).collect();
     assert!(stranded[0].contains("its old text again"), "{stranded:?}");
-    assert_eq!(stranded[1], "remove /srv/new1.qcow2");
+    assert_eq!(stranded[1], "wait until all of domain 3 is gone");
+    assert_eq!(stranded[2], "remove /srv/new1.qcow2");
     let left = &revert.plan.stranded.left[0];
     assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/web1.record"));
 }
