@@ -199,6 +199,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             Step::together(steps.collect())
         })
         .collect();
+    // What dom0's kernel may have open is put back when all of the domain is gone.
     let destroyed = found.same.as_ref().map(|same| Step::AwaitDestroyed { domid: same.domid });
     let only_qemu = disks.iter().all(|disk| disk.only_qemu || disk.put_back.is_empty());
     let at = if only_qemu { onward.len() } else { 0 };
