@@ -200,9 +200,10 @@ impl Dom0 {
                         meter.hush();
                     }
                 }
-                // During the round before, the guest has written to its disks. The last round begins
-                // when it is suspended: QEMU then finds less to flush.
-                if progress.iteration() > Some(last.before) {
+                // During the round before, the guest has written to its disks. Not for the last round:
+                // the guest stands still then, and QEMU flushes the rest itself.
+                let runs = saving.suspended_at.get().is_none();
+                if runs && progress.iteration() > Some(last.before) {
                     write_back_again(disks);
                 }
                 last.note(&progress);
