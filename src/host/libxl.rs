@@ -57,7 +57,7 @@ static EVENT_HOOKS: sys::libxl_event_hooks = sys::libxl_event_hooks {
 
 /// A connection to libxl: the context and its logger.
 ///
-/// Not `Send` and not `Sync`. Its methods panic when called from one of its own callbacks.
+/// Not `Sync`. Its methods panic when called from one of its own callbacks.
 pub struct Libxl {
     ctx: NonNull<sys::libxl_ctx>,
     /// Open during a suspend, for its `Aborter`.
@@ -65,6 +65,11 @@ pub struct Libxl {
     /// Last, so that it is dropped after `Drop for Libxl` has freed the context that uses it.
     logger: LoggerHandle,
 }
+
+// SAFETY: the context "From the point of view of the application ... is threadsafe" (libxl.h,
+// "libxl memory management"), and belongs to no thread; the gate and the logger are behind mutexes,
+// and the logger takes a sink that is Send.
+unsafe impl Send for Libxl {}
 
 impl Libxl {
     /// Connects to libxl. `sink` gets every message of `minimum` and above.

@@ -94,6 +94,8 @@ pub struct Dom0 {
     /// stopped by Ctrl-S.
     messages: Vec<String>,
     meters: Vec<Meter>,
+    /// With which a save is watched; closed only then, too.
+    lookout: Option<Libxl>,
     done: Done,
 }
 
@@ -146,6 +148,7 @@ impl Dom0 {
             turn: None,
             messages: Vec::new(),
             meters: Vec::new(),
+            lookout: None,
             done: Done::default(),
         })
     }
@@ -187,9 +190,10 @@ impl Dom0 {
         })
     }
 
-    /// Says what has waited for a moment when the guest does not stand still.
+    /// Does what has waited for a moment when the guest does not stand still.
     fn say(&mut self) {
         self.meters.clear();
+        self.lookout = None;
         self.messages.drain(..).for_each(|text| self.reporter.message(&text));
     }
 

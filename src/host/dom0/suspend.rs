@@ -69,15 +69,19 @@ struct Saving {
 impl Saving {
     /// Cuts the save short if it is not wanted any more, takes too long or cannot succeed. Returns how long
     /// the guest's processors had run when it was suspended, in nanoseconds.
-    fn watch(&self, aborter: &Aborter<'_>, stop: &AtomicBool) -> Option<u64> {
-        // One of its own: the other is busy with the save. Without it, check_still sees less.
-        let libxl = Libxl::open(Level::Critical, |_, _| ()).ok();
+    fn watch(
+        &self,
+        libxl: Option<&mut Libxl>,
+        aborter: &Aborter<'_>,
+        stop: &AtomicBool,
+    ) -> Option<u64> {
+        let libxl = libxl.map(|libxl| &*libxl);
         let mut aborted = false;
         let mut cpu_time = None;
         while !self.finished.load(Ordering::Acquire) {
             // Asked before the look, which may come just before the suspend.
             let suspended = self.suspended_at.get().is_some();
-            let info = libxl.as_ref().and_then(|libxl| libxl.domain_info(self.domid).ok()?);
+            let info = libxl.and_then(|libxl| libxl.domain_info(self.domid).ok()?);
             if cpu_time.is_none() && suspended {
                 cpu_time = info.as_ref().map(|info| info.cpu_time);
             }
@@ -186,12 +190,15 @@ impl Dom0 {
         let (writer, _) = self.image.as_ref().expect(IMAGE_IS_OPEN);
         let (libxl, stop) = (&self.libxl, &self.stop);
         let meter = self.reporter.meter("saving memory");
+        // The other one is busy with the save. Without it, check_still sees less.
+        self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
+        let lookout = self.lookout.as_mut();
         let saving = Saving { domid, max_pause, ..Saving::default() };
         let mut cpu_time = None;
         let mut last = Round::default();
         let result = thread::scope(|scope| {
             let (saving, aborter) = (&saving, libxl.aborter());
-            let watch = scope.spawn(move || saving.watch(&aborter, stop));
+            let watch = scope.spawn(move || saving.watch(lookout, &aborter, stop));
             let result = libxl.suspend(domid, writer.fd(), live, &mut |progress| {
                 if progress.is_suspended() && saving.suspended_at.set(Instant::now()).is_ok() {
                     watch.thread().unpark();
