@@ -8,19 +8,20 @@
 //! be told any more without losing the snapshot, so that the space for what is still on its way is
 //! always reserved before.
 
+mod room;
+
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use zstd::Encoder;
 use zstd::zstd_safe::CParameter;
 
+use self::room::{Output, Room};
 use crate::memory::frames::Level;
 
 /// The pipe, and how much is taken out of it at once.
@@ -32,92 +33,20 @@ const JOB: u32 = 1 << 20;
 const OVERLAP: u32 = 6;
 /// More would take a small dom0's memory and keep its other guests waiting.
 const MAX_THREADS: usize = 4;
-/// More than can be on its way: two chunks, and of zstd's jobs eight and the one that fills up.
-const AHEAD: u64 = 16 << 20;
-
-/// Where the compressed bytes go, with room ahead of them.
-#[derive(Debug)]
-struct Output {
-    file: File,
-    /// Where the next byte goes, and up to where there is room; not for a pipe.
-    room: Option<(u64, u64)>,
-}
-
-impl Output {
-    fn to_file(file: File, at: u64) -> io::Result<Self> {
-        let mut output = Output { file, room: Some((at, at)) };
-        output.make_room(0)?;
-        Ok(output)
-    }
-
-    fn make_room(&mut self, count: usize) -> io::Result<()> {
-        let Some((at, end)) = self.room else { return Ok(()) };
-        let needed = at + count as u64 + AHEAD;
-        if needed <= end {
-            return Ok(());
-        }
-        let to = needed + AHEAD;
-        let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
-        match fallocate(
-            &self.file,
-            FallocateFlags::FALLOC_FL_KEEP_SIZE,
-            offset(end)?,
-            offset(to - end)?,
-        ) {
-            Ok(()) => self.room = Some((at, to)),
-            // Nearly full: what is needed may be there, though not twice as much.
-            Err(Errno::ENOSPC) => {
-                let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                fallocate(&self.file, keep_size, offset(end)?, offset(needed - end)?)?;
-                self.room = Some((at, needed));
-            }
-            Err(error @ (Errno::EDQUOT | Errno::EFBIG)) => return Err(error.into()),
-            // Not every file system can do it.
-            Err(_) => self.room = None,
-        }
-        Ok(())
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.make_room(bytes.len())?;
-        let count = self.file.write(bytes)?;
-        if let Some((at, _)) = &mut self.room {
-            *at += count as u64;
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-/// What both sides of the pipe look at.
-#[derive(Debug, Default)]
-struct Shared {
-    /// Why the thread has closed its end.
-    trouble: OnceLock<String>,
-    /// Nobody wants the result any more.
-    abandoned: AtomicBool,
-}
-
 /// A thread that compresses what is written into its pipe.
 #[derive(Debug)]
 pub struct Compressor {
-    pipe: PipeWriter,
+    /// Until it is sealed.
+    pipe: Option<PipeWriter>,
     thread: JoinHandle<io::Result<u64>>,
-    shared: Arc<Shared>,
+    room: Arc<Room>,
 }
 
 impl Compressor {
     /// Compresses into `output` from its present position on: byte `at` of a file, or a pipe.
     pub fn start(output: File, at: Option<u64>, level: Level) -> io::Result<Compressor> {
-        let output = match at {
-            Some(at) => Output::to_file(output, at)?,
-            None => Output { file: output, room: None },
-        };
+        let output = Output::new(output, at)?;
+        let room = output.room();
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
         let mut encoder = Encoder::new(output, level.number())?;
         encoder.include_checksum(true)?;
@@ -127,33 +56,34 @@ impl Compressor {
         let (reader, pipe) = pipe()?;
         // A pipe of the usual size works as well.
         let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(1 << 20));
-        let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
+        let theirs = Arc::clone(&room);
         let thread = thread::Builder::new()
             .name("compressor".into())
             .spawn(move || compress(reader, encoder, &theirs))?;
-        Ok(Compressor { pipe, thread, shared })
+        Ok(Compressor { pipe: Some(pipe), thread, room })
     }
 
     /// Where the guest's memory goes.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
+        self.pipe.as_ref().expect("nothing is written to what is sealed").as_fd()
     }
 
-    /// Why nothing more can be written, if that is so.
-    pub fn trouble(&self) -> Option<String> {
-        self.shared.trouble.get().cloned()
+    /// Nothing more is written to it. Returns why what was written cannot be kept, if that is so; from here
+    /// on, only an error of the storage can prevent it.
+    pub fn seal(&mut self) -> Option<String> {
+        self.pipe = None;
+        self.room.seal()
     }
 
     /// Waits until everything is compressed and written. Returns how much was put in.
-    pub fn finish(self) -> io::Result<u64> {
-        drop(self.pipe);
+    pub fn finish(mut self) -> io::Result<u64> {
+        self.seal();
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the compressor has panicked")))
     }
 
     /// Ends it; what it has written is of no use.
     pub fn abandon(self) {
-        self.shared.abandoned.store(true, Ordering::Release);
+        self.room.fail(&"nobody wants the image any more");
         // Whatever it still has to say.
         let _ = self.finish();
     }
@@ -162,12 +92,12 @@ impl Compressor {
 fn compress(
     mut pipe: PipeReader,
     encoder: Encoder<'static, Output>,
-    shared: &Shared,
+    room: &Room,
 ) -> io::Result<u64> {
-    let result = pump(&mut pipe, encoder, &shared.abandoned);
+    let result = pump(&mut pipe, encoder, room);
     if let Err(error) = &result {
         // Before the pipe is closed: whoever fails because of that asks at once.
-        let _ = shared.trouble.set(error.to_string());
+        room.fail(error);
     }
     drop(pipe);
     result
@@ -176,7 +106,7 @@ fn compress(
 fn pump(
     pipe: &mut PipeReader,
     mut encoder: Encoder<'static, Output>,
-    abandoned: &AtomicBool,
+    room: &Room,
 ) -> io::Result<u64> {
     let mut total = 0;
     let mut chunk = Vec::with_capacity(CHUNK);
@@ -184,9 +114,7 @@ fn pump(
         // Whole chunks: libxl's first bytes are taken whatever becomes of them, because it cannot
         // cope with an error there (`host/libxl/suspend.rs`).
         let count = pipe.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
-        if abandoned.load(Ordering::Acquire) {
-            return Err(io::Error::other("nobody wants the image any more"));
-        }
+        room.check()?;
         if count == 0 {
             encoder.finish()?;
             return Ok(total);
@@ -200,7 +128,6 @@ fn pump(
 #[cfg(test)]
 mod tests {
     use std::io::Seek;
-    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -229,15 +156,14 @@ mod tests {
     #[test]
     fn an_error_closes_the_pipe_and_is_told() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let compressor = Compressor::start(full, None, level("zstd:1")).unwrap();
+        let mut compressor = Compressor::start(full, None, level("zstd:1")).unwrap();
         let mut pipe = File::from(compressor.fd().try_clone_to_owned().unwrap());
         // Few bytes are taken in any case.
         pipe.write_all(&[7; 64]).unwrap();
-        assert_eq!(compressor.trouble(), None);
         let mut random = File::open("/dev/urandom").unwrap().take(64 << 20);
         let error = io::copy(&mut random, &mut pipe).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        assert!(compressor.trouble().unwrap().contains("No space left"));
+        assert!(compressor.seal().unwrap().contains("No space left"));
         assert!(compressor.finish().unwrap_err().to_string().contains("No space left"));
     }
 
@@ -257,25 +183,5 @@ mod tests {
         compressor.abandon();
         file.rewind().unwrap();
         assert!(zstd::decode_all(file).is_err());
-    }
-
-    #[test]
-    fn there_is_room_for_what_is_on_its_way() {
-        let file = tempfile::tempfile_in(".").unwrap();
-        let mut output = Output::to_file(file, 0).unwrap();
-        // Where the file system cannot do it there is nothing to see.
-        if output.room.is_none() {
-            return;
-        }
-        for _ in 0..40 {
-            output.write_all(&[1; 1 << 20]).unwrap();
-            let (at, end) = output.room.unwrap();
-            assert!(at + AHEAD <= end + 1);
-        }
-        let meta = output.file.metadata().unwrap();
-        assert_eq!(meta.len(), 40 << 20);
-        assert!(meta.blocks() * 512 >= (40 << 20) + AHEAD);
-        output.file.set_len(meta.len()).unwrap();
-        assert!(output.file.metadata().unwrap().blocks() * 512 < (42 << 20));
     }
 }

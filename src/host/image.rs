@@ -145,10 +145,10 @@ impl ImageWriter {
         self.compress.is_some()
     }
 
-    /// Why no more memory is taken, if the compressor has failed.
-    pub fn trouble(&self) -> Option<String> {
-        match &self.compress {
-            Some(Compress { state: Packing::Works(working), .. }) => working.compressor.trouble(),
+    /// All of the guest's memory has come. Returns why it cannot be kept, if the compressor has failed.
+    pub fn seal(&mut self) -> Option<String> {
+        match &mut self.compress {
+            Some(Compress { state: Packing::Works(working), .. }) => working.compressor.seal(),
             _ => None,
         }
     }
