@@ -307,14 +307,13 @@ impl Perform for Dom0 {
     }
 
     fn reached(&mut self, reached: Reached) {
-        self.tell(&Note::Reached(reached));
-        if reached == Reached::End {
-            self.say();
+        if reached != Reached::End {
+            return self.tell(&Note::Reached(reached));
         }
-        if reached == Reached::End
-            && let Some(guard) = self.guard.take()
-            && !guard.dismiss()
-        {
+        // It ends as soon as it hears of it, so that it is told once.
+        let lost = self.guard.take().is_some_and(|guard| !guard.dismiss());
+        self.say();
+        if lost {
             self.reporter.note("note: somebody killed the guard process on the way");
         }
     }
