@@ -213,8 +213,9 @@ fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error
     if outer.hint.is_none() && error.left.is_empty() && left.is_empty() {
         outer.hint = Some("all is as it was before; try again when the cause is removed".into());
     }
-    // What the step itself left has to be dealt with first.
-    let left = [std::mem::take(&mut error.left), left].concat();
+    // What the step itself left has to be dealt with first. It may be what the plan leaves.
+    let mut left = [std::mem::take(&mut error.left), left].concat();
+    left.dedup();
     let outer = outer.because(error);
     if left.is_empty() { outer } else { outer.unfinished(left) }
 }

@@ -105,21 +105,20 @@ impl Dom0 {
     pub(super) fn destroy(&mut self, domid: u32, way_out: &Left) -> Result<()> {
         // Its number is gone with the domain.
         let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
+        // However far it came, the domain does not run any more.
+        let begun = |error: Error| error.unfinished(vec![way_out.clone()]);
         if self.libxl.domain_info(domid).map_err(caused)?.is_some() {
-            let reporter = self.reporter.clone();
-            let destroy = move || {
-                let libxl = open_libxl(&reporter).map_err(caused)?;
-                libxl.destroy(domid).map_err(caused)
-            };
+            let libxl = open_libxl(&self.reporter).map_err(caused)?;
+            let destroy = move || libxl.destroy(domid).map_err(caused);
             let thread = thread::Builder::new().name("destroy".into()).spawn(destroy);
             let thread = thread.map_err(failed("Start a thread"))?;
             if qemu.is_some_and(|pid| process::gone_before(pid, &|| thread.is_finished())) {
                 self.destroying = Some(thread);
                 return Ok(());
             }
-            joined(thread)?;
+            joined(thread).map_err(begun)?;
         }
-        await_qemu(qemu).map_err(|error| error.unfinished(vec![way_out.clone()]))
+        await_qemu(qemu).map_err(begun)
     }
 
     /// What is left of a domain that nobody is destroying any more is destroyed.
