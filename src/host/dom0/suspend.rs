@@ -75,6 +75,7 @@ impl Saving {
         aborter: &Aborter<'_>,
         stop: &AtomicBool,
     ) -> Option<u64> {
+        // A connection that only this thread has: it is not Sync.
         let libxl = libxl.map(|libxl| &*libxl);
         let mut aborted = false;
         let mut cpu_time = None;
@@ -190,7 +191,7 @@ impl Dom0 {
         let (writer, _) = self.image.as_ref().expect(IMAGE_IS_OPEN);
         let (libxl, stop) = (&self.libxl, &self.stop);
         let meter = self.reporter.meter("saving memory");
-        // The other one is busy with the save. Without it, check_still sees less.
+        // For the watch: ours is busy with the save. Without it, check_still sees less.
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
         let lookout = self.lookout.as_mut();
         let saving = Saving { domid, max_pause, ..Saving::default() };
