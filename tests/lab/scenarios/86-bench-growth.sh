@@ -6,12 +6,12 @@
 . /lab/t/lib.sh
 . /lab/t/bench.sh
 
-# grow CASE COUNT ARGUMENT...: three times, on a new guest.
+# grow CASE COUNT ARGUMENT...: on a new guest.
 grow() {
-	local n
+	local round
 	xl destroy g 2>/dev/null || :
 	booted=
-	for n in 1 2 3; do measure ours "$@"; done
+	for ((round = 0; round < rounds; round++)); do measure ours "$@"; done
 }
 
 for count in 1 4 16; do
