@@ -33,11 +33,11 @@ const JOB: u32 = 1 << 20;
 const OVERLAP: u32 = 6;
 /// More would take a small dom0's memory and keep its other guests waiting.
 const MAX_THREADS: usize = 4;
+
 /// A thread that compresses what is written into its pipe.
 #[derive(Debug)]
 pub struct Compressor {
-    /// Until it is sealed.
-    pipe: Option<PipeWriter>,
+    pipe: PipeWriter,
     thread: JoinHandle<io::Result<u64>>,
     room: Arc<Room>,
 }
@@ -60,24 +60,23 @@ impl Compressor {
         let thread = thread::Builder::new()
             .name("compressor".into())
             .spawn(move || compress(reader, encoder, &theirs))?;
-        Ok(Compressor { pipe: Some(pipe), thread, room })
+        Ok(Compressor { pipe, thread, room })
     }
 
     /// Where the guest's memory goes.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_ref().expect("nothing is written to what is sealed").as_fd()
+        self.pipe.as_fd()
     }
 
-    /// Nothing more is written to it. Returns why what was written cannot be kept, if that is so; from here
-    /// on, only an error of the storage can prevent it.
-    pub fn seal(&mut self) -> Option<String> {
-        self.pipe = None;
+    /// All has been written to it. Returns why that cannot be kept, if it is so; from here on, only an error
+    /// of the storage can prevent it. The pipe stays open: the end is compressed when nobody waits.
+    pub fn seal(&self) -> Option<String> {
         self.room.seal()
     }
 
     /// Waits until everything is compressed and written. Returns how much was put in.
-    pub fn finish(mut self) -> io::Result<u64> {
-        self.seal();
+    pub fn finish(self) -> io::Result<u64> {
+        drop(self.pipe);
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the compressor has panicked")))
     }
 
@@ -156,7 +155,7 @@ mod tests {
     #[test]
     fn an_error_closes_the_pipe_and_is_told() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let mut compressor = Compressor::start(full, None, level("zstd:1")).unwrap();
+        let compressor = Compressor::start(full, None, level("zstd:1")).unwrap();
         let mut pipe = File::from(compressor.fd().try_clone_to_owned().unwrap());
         // Few bytes are taken in any case.
         pipe.write_all(&[7; 64]).unwrap();

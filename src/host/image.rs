@@ -146,8 +146,8 @@ impl ImageWriter {
     }
 
     /// All of the guest's memory has come. Returns why it cannot be kept, if the compressor has failed.
-    pub fn seal(&mut self) -> Option<String> {
-        match &mut self.compress {
+    pub fn seal(&self) -> Option<String> {
+        match &self.compress {
             Some(Compress { state: Packing::Works(working), .. }) => working.compressor.seal(),
             _ => None,
         }

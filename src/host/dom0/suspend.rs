@@ -136,7 +136,7 @@ impl Dom0 {
         let result = self.save(domid, live, max_pause, disks);
         self.suspend_failed = result.is_err();
         // libxl may not have noticed; if it has, it saw only that nobody read any more.
-        let trouble = self.image.as_mut().and_then(|(writer, _)| writer.seal());
+        let trouble = self.image.as_ref().and_then(|(writer, _)| writer.seal());
         let error = match (trouble, result) {
             (Some(why), _) => Error::failed("Compressing the memory").because(why),
             (None, Ok(())) => return Ok(()),
