@@ -226,6 +226,15 @@ mod tests {
     use super::*;
     use crate::tool::{Invocation, Tool};
 
+    #[test]
+    fn what_step_and_plan_both_leave_is_told_once() {
+        let left = |what: &str| Left { what: what.into(), command: None };
+        let error = Error::failed("no").unfinished(vec![left("it is down")]);
+        let plan_leaves = vec![left("it is down"), left("a file")];
+        let told = failure(&Plan::default(), &Step::DrainImage, error, plan_leaves);
+        assert_eq!(told.left, [left("it is down"), left("a file")]);
+    }
+
     /// Records what is done and fails the steps it is told to.
     #[derive(Default)]
     struct Fake {
