@@ -119,8 +119,11 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
 fn check_domain(found: &Found, wishes: &Wishes) -> Result<()> {
     let name = &wishes.name;
     if let Some(other) = &found.named {
-        return Err(Error::refused(format!("There is a domain {name} already ({})", other.domid))
-            .hint("choose another name with --as"));
+        return Err(Error::refused(format!(
+            "There is a domain {name} already ({})",
+            other.id.domid
+        ))
+        .hint("choose another name with --as"));
     }
     let unshared = found.config.unshared_devices();
     if !unshared.is_empty() {

@@ -11,7 +11,7 @@ pub use job::{Job, stamp};
 pub use seen::{ImagePlace, Seen, State};
 
 use crate::disk::{self, DiskCreate, lvm, vhd};
-use crate::domain::{DomainConfig, Format, GuestType};
+use crate::domain::{DomainConfig, DomainId, Format, GuestType};
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::plan::{
@@ -48,9 +48,12 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
         alone::check(job, seen)?;
     }
     if let Some(pid) = seen.saver {
-        return Err(Error::refused(format!("Domain {domain} ({}) is being saved", seen.domid))
-            .because(format!("process {pid} writes its memory, for xl save, migrate or the like"))
-            .hint("wait until that has ended"));
+        return Err(Error::refused(format!(
+            "Domain {domain} ({}) is being saved",
+            seen.domain.domid
+        ))
+        .because(format!("process {pid} writes its memory, for xl save, migrate or the like"))
+        .hint("wait until that has ended"));
     }
     check_wishes(&domain, &job.request.disks, seen)?;
     let confined = seen.config.dm_restrict();
@@ -155,13 +158,13 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         }));
     }
 
-    let domid = seen.domid;
+    let id = &seen.domain;
     let actions = actions(disks);
-    let mut prepare = prepare(domid, disks, &actions);
+    let mut prepare = prepare(id, disks, &actions);
     prepare.push(Step::OpenImage(Box::new(start)));
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
     prepare.push(Step::Suspend {
-        domid,
+        domain: id.clone(),
         live,
         max_pause: job.request.max_pause,
         disks: images(disks),
@@ -176,23 +179,23 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     let switch =
         if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
     // As late as can be, but before the configuration is ours.
-    prepare.push(Step::CheckStill { domid, stored: switch.unchecked(seen) });
+    prepare.push(Step::CheckStill { domain: id.clone(), stored: switch.unchecked(seen) });
     let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
         notes,
-        commit: (!actions.is_empty()).then_some(Step::Transaction { domid, actions }),
+        commit: (!actions.is_empty()).then(|| Step::Transaction { domain: id.clone(), actions }),
         ..Plan::default()
     };
     if by_restore.is_empty() {
         prepare.extend(switch.store);
         if job.request.paused {
-            plan.finish.push(Step::Pause { domid });
+            plan.finish.push(Step::Pause { domain: id.clone() });
         }
         let otherwise = match &seen.image {
             ImagePlace::File { path, .. } => Some(revert_command(path)),
             ImagePlace::Stdout | ImagePlace::Record { .. } => None,
         };
-        plan.finish.push(Step::Resume { domid, otherwise });
+        plan.finish.push(Step::Resume { domain: id.clone(), otherwise });
         plan.finish.extend(switch.keys);
         plan.finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
         plan.finish.push(Step::CompleteImage);
@@ -202,7 +205,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         plan.onward_again = true;
         plan.stranded = stranded;
         if !job.request.paused {
-            plan.finish.push(Step::Unpause { uuid: seen.uuid, domain: domain.clone() });
+            plan.finish.push(Step::Unpause { uuid: id.uuid, domain: domain.clone() });
         }
     }
     plan.prepare = prepare;
@@ -228,7 +231,7 @@ fn new_record(job: &Job, seen: &Seen, disks: &[DiskCreate], live: bool) -> Resul
         image_size: 0,
         domain: DomainRecord {
             name,
-            uuid: seen.uuid,
+            uuid: seen.domain.uuid,
             guest_type,
             memory_kib: seen.config.memory_kib(),
             cfg: seen.cfg.clone(),
@@ -267,6 +270,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
         command: Some(command),
     };
     let stranded = Stranded {
+        down: format!("Domain {domain} is down"),
         steps: Vec::new(),
         left: vec![
             left(
@@ -283,12 +287,12 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     // It has seen nothing yet, and ends with the domain.
     onward.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
     let way_out = stranded.left[0].clone();
-    onward.push(Step::Destroy { domid: seen.domid, way_out });
+    onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
     // The proofs are taken of images that nobody has open.
-    onward.push(Step::AwaitDestroyed { domid: seen.domid });
+    onward.push(Step::AwaitDestroyed { domain: seen.domain.clone() });
     onward.push(Step::CompleteImage);
     onward.push(Step::Restore {
-        uuid: seen.uuid,
+        uuid: seen.domain.uuid,
         domain,
         config: config.to_json(),
         image: Some(path.clone()),
@@ -352,7 +356,7 @@ fn broken(domain: &str, why: crate::domain::BadConfig) -> Error {
 }
 
 fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
-    let id = seen.domid;
+    let id = seen.domain.domid;
     match seen.state {
         State::Running => Ok(()),
         State::Off | State::Paused if alone => Ok(()),
@@ -450,8 +454,9 @@ fn actions(disks: &[DiskCreate]) -> Vec<Action> {
 
 /// What is done for the disks while the guest runs. QEMU comes first: it goes on reading while all
 /// new files are made, at the same time.
-fn prepare(domid: u32, disks: &[DiskCreate], actions: &[Action]) -> Vec<Step> {
-    let arm = (!actions.is_empty()).then(|| Step::Arm { domid, actions: actions.to_vec() });
+fn prepare(domain: &DomainId, disks: &[DiskCreate], actions: &[Action]) -> Vec<Step> {
+    let arm = || Step::Arm { domain: domain.clone(), actions: actions.to_vec() };
+    let arm = (!actions.is_empty()).then(arm);
     let steps = disks.iter().flat_map(|disk| disk.prepare.clone());
     let (files, others): (Vec<_>, Vec<_>) =
         steps.partition(|step| matches!(step, Step::NewFile { .. }));
@@ -504,14 +509,20 @@ fn switch(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Swit
     }
     let what = what.join(", ");
     let mut store = vec![Step::StoreConfig(StoreConfig {
-        domid: seen.domid,
+        domain: seen.domain.clone(),
         whose: Whose::Libxl,
         new: stored.to_json(),
         old: seen.stored.clone(),
         what: what.clone(),
     })];
     store.extend(rewrites.stored.clone().map(|(old, new)| {
-        Step::StoreConfig(StoreConfig { domid: seen.domid, whose: Whose::Xl, new, old, what })
+        Step::StoreConfig(StoreConfig {
+            domain: seen.domain.clone(),
+            whose: Whose::Xl,
+            new,
+            old,
+            what,
+        })
     }));
     Ok(Switch { store, keys: (!writes.is_empty()).then_some(Step::Xenstore(writes)) })
 }

@@ -98,6 +98,26 @@ impl fmt::Display for GuestType {
     }
 }
 
+/// A domain as it was looked at. A number, a UUID or a name alone may be another domain's by the time
+/// something is done to it: a reboot gives another number, a copied configuration the same UUID, and a
+/// name can be given away. All three are proven again before each step that stops, destroys or changes
+/// a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainId {
+    /// Its number.
+    pub domid: u32,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for DomainId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.domid)
+    }
+}
+
 /// One disk of a domain's configuration, `libxl_device_disk`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {

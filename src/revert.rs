@@ -12,11 +12,12 @@ pub use self::cfg::{Cfg, CfgAfter, DiskChange};
 use crate::create::{State, stamp};
 use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskFound, RevertContext, lvm};
-use crate::domain::DomainConfig;
+use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Plan, Step, Stranded, undo};
 use crate::record::{Kept, Record};
+use crate::tool::quote;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +31,12 @@ pub struct Wishes {
 /// The domain as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// Its number.
-    pub domid: u32,
-    /// Its UUID.
-    pub uuid: Uuid,
+    /// What it is.
+    pub id: DomainId,
     /// What it is doing.
     pub state: State,
+    /// Its xl process, if it has one.
+    pub monitor: Option<i32>,
 }
 
 /// How the domain goes on once its disks are put back.
@@ -177,6 +178,12 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         }
     }
 
+    let take_back: Vec<Vec<Step>> = disks.iter().map(|disk| disk.take_back.clone()).collect();
+    let take_back = take_back.iter().any(|steps| !steps.is_empty()).then(|| Step::TakeBack {
+        uuid,
+        domain: domain.name.clone(),
+        disks: take_back.into_iter().filter(|steps| !steps.is_empty()).collect(),
+    });
     let way_out = Left {
         what: format!(
             "Domain {} is down; the snapshot is untouched and can be reverted to again",
@@ -188,8 +195,14 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect())
             .into_iter()
             .collect();
-    if found.same.is_none() && matches!(found.onward, Onward::Start(_)) {
-        prepare.push(Step::CheckDown { domain: domain.name.clone() });
+    match &found.same {
+        // It is not rebooted by its xl process meanwhile.
+        Some(same) => {
+            let hold = same.monitor.map(|pid| Step::HoldMonitor { pid });
+            let there = Step::CheckThere { domain: same.id.clone() };
+            prepare.splice(0..0, hold.into_iter().chain([there]));
+        }
+        None => prepare.push(Step::CheckDown { uuid, domain: domain.name.clone() }),
     }
     // Disks at the same time, the steps of one disk one after the other.
     let rounds = disks.iter().map(|disk| disk.put_back.len()).max().unwrap_or(0);
@@ -200,10 +213,13 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         })
         .collect();
     // What dom0's kernel may have open is put back when all of the domain is gone.
-    let destroyed = found.same.as_ref().map(|same| Step::AwaitDestroyed { domid: same.domid });
+    let destroyed =
+        found.same.as_ref().map(|same| Step::AwaitDestroyed { domain: same.id.clone() });
+    // Not before: it would take a guest that asked for a reboot for one to be started again.
+    let wake = found.same.as_ref().and_then(|same| Some(Step::WakeMonitor { pid: same.monitor? }));
     let only_qemu = disks.iter().all(|disk| disk.only_qemu || disk.put_back.is_empty());
     let at = if only_qemu { onward.len() } else { 0 };
-    onward.splice(at..at, destroyed.clone());
+    onward.splice(at..at, destroyed.clone().into_iter().chain(wake));
     let mut finish = Vec::new();
     match &found.onward {
         Onward::Memory => {
@@ -237,11 +253,12 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         commit: found
             .same
             .as_ref()
-            .map(|running| Step::Destroy { domid: running.domid, way_out: way_out.clone() }),
+            .map(|running| Step::Destroy { domain: running.id.clone(), way_out: way_out.clone() }),
         onward,
         onward_again: false,
         stranded: Stranded {
-            steps: destroyed.into_iter().chain(undo(&prepare)).collect(),
+            down: format!("Domain {} is down", domain.name),
+            steps: destroyed.into_iter().chain(take_back).chain(undo(&prepare)).collect(),
             left: vec![way_out],
         },
         prepare,
@@ -309,18 +326,31 @@ fn check_domain(found: &Found) -> Result<()> {
     if let Some(named) = found
         .named
         .as_ref()
-        .filter(|named| found.same.as_ref().is_none_or(|same| same.uuid != named.uuid))
+        .filter(|named| found.same.as_ref().is_none_or(|same| same.id != named.id))
     {
         return Err(Error::refused(format!(
             "The name {} belongs to another domain now: {} has the UUID {}, the snapshot {}",
-            domain.name, named.domid, named.uuid, domain.uuid
+            domain.name, named.id.domid, named.id.uuid, domain.uuid
         ))
         .hint("rename or destroy that domain first: xl rename, xl destroy"));
+    }
+    if let Some(same) = found.same.as_ref().filter(|same| same.id.name != domain.name) {
+        return Err(Error::refused(format!(
+            "The domain of the snapshot, {}, is called {} now",
+            domain.name, same.id
+        ))
+        .because(format!("it has the snapshot's UUID {}", domain.uuid))
+        .hint(format!(
+            "if it is the same one, give it its name back: xl rename {} {}; if it is another one, it \
+             needs another UUID",
+            same.id.domid,
+            quote(&domain.name)
+        )));
     }
     match &found.same {
         Some(running) if running.state == State::Dying => Err(Error::refused(format!(
             "Domain {} ({}) is being destroyed",
-            domain.name, running.domid
+            domain.name, running.id.domid
         ))
         .hint("try again when it is gone")),
         _ => Ok(()),

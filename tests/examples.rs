@@ -14,7 +14,7 @@ use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen, State};
 use xl_snapshot::disk::lvm::volumes::{self, Volume};
 use xl_snapshot::disk::qemu_img::ImageInfo;
 use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served, vhd};
-use xl_snapshot::domain::{DomainConfig, Format};
+use xl_snapshot::domain::{DomainConfig, DomainId, Format};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::libxl::XlCfg;
 use xl_snapshot::plan::{Plan, Step};
@@ -119,8 +119,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         })
         .collect();
     Seen {
-        domid: 3,
-        uuid,
+        domain: DomainId { domid: 3, uuid, name: name.clone() },
         state: State::Running,
         stored: config.to_json(),
         config,

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
-use xl_snapshot::domain::{Format, GuestType};
+use xl_snapshot::domain::{DomainId, Format, GuestType};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::record::{
     DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
@@ -222,13 +222,19 @@ fn every_record(complete: bool) -> Record {
 }
 
 fn planned() -> Planned {
+    let domain = DomainId { domid: 7, uuid: Uuid::nil(), name: "web1".into() };
     Planned::from(&Plan {
         title: "Snapshot s1 of web1".into(),
         notes: vec!["disk xvdb is not in the snapshot: it is read-only".into()],
-        prepare: vec![Step::Suspend { domid: 7, live: true, max_pause: None, disks: vec![] }],
-        commit: Some(Step::Transaction { domid: 7, actions: Vec::new() }),
+        prepare: vec![Step::Suspend {
+            domain: domain.clone(),
+            live: true,
+            max_pause: None,
+            disks: vec![],
+        }],
+        commit: Some(Step::Transaction { domain: domain.clone(), actions: Vec::new() }),
         onward: vec![Step::CompleteImage],
-        finish: vec![Step::Resume { domid: 7, otherwise: None }],
+        finish: vec![Step::Resume { domain, otherwise: None }],
         ..Plan::default()
     })
 }

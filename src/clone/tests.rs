@@ -8,8 +8,7 @@ use crate::domain::DomainConfig;
 use crate::error::Kind;
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
-use crate::revert::Running;
-use crate::revert::tests::{found as reverted, volumes::found_volumes};
+use crate::revert::tests::{found as reverted, running, volumes::found_volumes};
 
 const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555666666);
 
@@ -129,8 +128,7 @@ fn what_is_refused() {
         assert!(text.contains(words), "{words:?} in {text:?}");
     };
     refused("There is a domain web2 already (9)", |f| {
-        let state = State::Running;
-        f.named = Some(Running { domid: 9, uuid: Uuid::nil(), state });
+        f.named = Some(running(9, Uuid::nil()));
     });
     refused("have no room: the file system of /srv/clones has 1 MiB free", |f| {
         f.disks[0].room = Some(Ok(room(1)));

@@ -30,7 +30,7 @@ pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
         return Ok(());
     }
     if !job.request.crash_consistent {
-        return Err(Error::refused(format!("Domain {domain} ({}) runs", seen.domid))
+        return Err(Error::refused(format!("Domain {domain} ({}) runs", seen.domain.domid))
             .because(NOT_WORTH_IT)
             .hint(
                 "take its memory as well (without --record and --disk-only), shut it down first, or \
@@ -40,7 +40,7 @@ pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
     if seen.cfg.is_none() {
         return Err(Error::refused(format!(
             "Domain {domain} ({}) has no known xl configuration file",
-            seen.domid
+            seen.domain.domid
         ))
         .because("a revert has to start it from there")
         .hint("name the domain by its file, or say it as config in a SPEC.toml"));
@@ -69,14 +69,14 @@ pub(super) fn plan(
     let kind = if running { DisksOnly::CrashConsistent } else { DisksOnly::Offline };
     let record = Record { disks_only: Some(kind), ..new_record(job, seen, disks, false)? };
     let mut notes = left_out(disks);
-    let domid = seen.domid;
+    let id = &seen.domain;
     let actions = actions(disks);
-    let mut prepare = prepare(domid, disks, &actions);
+    let mut prepare = prepare(id, disks, &actions);
     prepare.push(Step::OpenRecord { path: path.clone(), record: Box::new(record) });
     let still = disks.iter().flat_map(|disk| disk.still.clone());
     let title = format!("Snapshot {} of the disks of {domain}", job.name);
     if !running {
-        prepare.push(Step::CheckDown { domain });
+        prepare.push(Step::CheckDown { uuid: id.uuid, domain });
         prepare.extend(Step::together(still.collect()));
         prepare.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
         let commit = Some(Step::CompleteRecord);
@@ -91,21 +91,21 @@ pub(super) fn plan(
     let stop = moments > 1 && seen.state == State::Running;
     // Nobody may start the domain anew between the stored configuration and the disks.
     prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
-    prepare.extend(stop.then_some(Step::Pause { domid }));
+    prepare.extend(stop.then_some(Step::Pause { domain: id.clone() }));
     prepare.extend(Step::together(still));
     let switch = switch(seen, disks, rewrites)?;
-    prepare.push(Step::CheckSame { domid, stored: seen.stored.clone() });
+    prepare.push(Step::CheckSame { domain: id.clone(), stored: seen.stored.clone() });
     prepare.extend(switch.store);
     let mut finish = Vec::new();
     if stop && !job.request.paused {
-        finish.push(Step::LetRun { domid });
+        finish.push(Step::LetRun { domain: id.clone() });
     } else if job.request.paused && !stop && seen.state == State::Running {
-        finish.push(Step::Pause { domid });
+        finish.push(Step::Pause { domain: id.clone() });
     }
     finish.extend(switch.keys);
     finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
     finish.push(Step::CompleteRecord);
     finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
-    let commit = (!actions.is_empty()).then_some(Step::Transaction { domid, actions });
+    let commit = (!actions.is_empty()).then(|| Step::Transaction { domain: id.clone(), actions });
     Ok(Plan { title, notes, prepare, commit, finish, ..Plan::default() })
 }

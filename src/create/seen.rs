@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
-use uuid::Uuid;
-
 use crate::disk::DiskSeen;
 use crate::disk::lvm::volumes::Volume;
-use crate::domain::DomainConfig;
+use crate::domain::{DomainConfig, DomainId};
 
 /// What the domain is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +26,9 @@ pub enum State {
 /// What was seen of the domain and the host, while the guest runs.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// The domain's number; 0 if it does not run.
-    pub domid: u32,
-    /// Its UUID; nil if it does not run and its configuration file names none.
-    pub uuid: Uuid,
+    /// The domain. If it does not run its number is 0, and its UUID nil where its configuration file
+    /// names none.
+    pub domain: DomainId,
     /// What it is doing.
     pub state: State,
     /// Its configuration, from libxl.

@@ -74,8 +74,7 @@ fn seen(job: &Job) -> Seen {
         })
         .collect();
     Seen {
-        domid: 3,
-        uuid: config.uuid().unwrap(),
+        domain: DomainId { domid: 3, uuid: config.uuid().unwrap(), name: "web1".into() },
         state: State::Running,
         stored: CONFIG.into(),
         config,
@@ -276,7 +275,7 @@ fn paused_is_asked_for_before_the_guest_could_run() {
     let mut job = job("s1", &[]);
     job.request.paused = true;
     let plan = plan(&job, &seen(&job)).unwrap();
-    assert_eq!(plan.finish[0], Step::Pause { domid: 3 });
+    assert_eq!(plan.finish[0].to_string(), "pause domain 3");
     assert!(plan.finish[1].lets_guest_run());
 }
 

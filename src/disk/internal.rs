@@ -94,6 +94,7 @@ pub(super) fn revert(
                 Step::Run(qemu_img::snapshot_create(path, keep)),
                 Step::Run(qemu_img::snapshot_apply(path, &proof.id)),
             ],
+            take_back: vec![Step::PutKeptBack { path: path.clone(), name: keep.clone() }],
             only_qemu: true,
             kept: Some(match elsewhere {
                 Some(top) => format!("{} and snapshot {keep} in {}", top.display(), path.display()),

@@ -119,6 +119,9 @@ pub struct DiskRevert {
     pub prepare: Vec<Step>,
     /// Steps after it is gone, one after the other.
     pub put_back: Vec<Step>,
+    /// Steps that put it to what it held before, should the revert fail after that; each on those before
+    /// it. None if nothing was put back, or the disk's own tools leave no way back.
+    pub take_back: Vec<Step>,
     /// Whether it is enough for them that its QEMU is gone: nobody else can have the image open.
     pub only_qemu: bool,
     /// The image the guest goes on with, if it is not the one of the snapshot.

@@ -61,8 +61,17 @@ pub(super) fn revert(
         put_back.push(Step::Rename { from: path.clone(), to: keep.clone() });
     }
     put_back.push(Step::Clone { from: copy.to_owned(), to: path.clone(), writable: true });
+    // Only what the renaming has made free is taken away again.
+    let take_back = match found.file {
+        Ok(_) => vec![
+            Step::RemoveNew { path: path.clone() },
+            Step::RenameBack { from: keep.clone(), to: path.clone() },
+        ],
+        Err(_) => vec![Step::RemoveNew { path: path.clone() }],
+    };
     Ok(DiskRevert {
         put_back,
+        take_back,
         kept: found.file.is_ok().then(|| keep.display().to_string()),
         discard: found.file.iter().map(|_| Step::RemoveFile { path: keep.clone() }).collect(),
         ..DiskRevert::default()
@@ -144,6 +153,8 @@ mod tests {
         assert_eq!(planned.kept.as_deref(), Some("/srv/new"));
         assert_eq!(planned.discard, [Step::RemoveFile { path: "/srv/new".into() }]);
         assert_eq!((planned.prepare, planned.switch), (vec![], None));
+        let back = ["remove /srv/b.img", "rename /srv/new back to /srv/b.img"];
+        assert_eq!(words(&planned.take_back), back);
     }
 
     #[test]

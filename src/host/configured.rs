@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::create::{Job, Seen, State};
 use crate::disk::qemu_img::ImageInfo;
 use crate::disk::{DiskSeen, FileFacts, Node, Place, Served};
-use crate::domain::{Disk, DomainConfig, Format};
+use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::libxl::XlCfg;
@@ -82,19 +82,18 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         need(tool)?;
     }
     let Configured { config, uuid } = read(cfg)?;
-    let others = disks_of_others(dom0, Uuid::nil())?;
+    let others = disks_of_others(dom0, None)?;
     let disks: Vec<DiskSeen> = config
         .disks()
-        .map_err(|error| trouble(&domain.name, error))?
+        .map_err(|error| trouble(&domain.id.name, error))?
         .into_iter()
-        .map(|disk| disk_seen(&domain.name, job, disk, &others))
+        .map(|disk| disk_seen(&domain.id.name, job, disk, &others))
         .collect();
     let volumes = volumes_under(&disks);
     dom0.remember_sizes(&disks);
     let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
     Ok(Seen {
-        domid: 0,
-        uuid,
+        domain: DomainId { domid: 0, uuid, name: domain.id.name.clone() },
         state: State::Off,
         stored: String::new(),
         disks,
@@ -104,7 +103,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         saver: None,
         xen: version.to_string(),
         shadow_paging: false,
-        image: image_place(job, &domain.name)?,
+        image: image_place(job, &domain.id.name)?,
         config,
     })
 }

@@ -1,126 +1,29 @@
 //! Looking at the host: everything the planners need to know. Changes nothing.
 
+mod domains;
 mod found;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use uuid::Uuid;
-
+pub use domains::{Domain, again, domain};
 pub use found::{for_revert, for_show};
 
-use crate::create::{ImagePlace, Job, Seen, State};
+use crate::create::{ImagePlace, Job, Seen};
 use crate::disk::lvm::volumes::{self, Volume};
 use crate::disk::{self, DiskSeen, Place, Served, qemu_img, vhd};
-use crate::domain::{Disk, DomainConfig, Format};
+use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::command;
 use crate::host::dom0::Dom0;
 use crate::host::files;
-use crate::host::libxl::{DomainInfo, ShutdownReason, cfg_name};
 use crate::host::process;
 use crate::host::qmp::Qmp;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
 use crate::plan::Target;
-use crate::spec::{Wish, absolute};
+use crate::spec::Wish;
 use crate::tool::{Tool, check_path};
-
-/// A domain as the user named it.
-#[derive(Debug, Clone)]
-pub struct Domain {
-    /// Its number; 0 if it does not run.
-    pub domid: u32,
-    /// Its UUID; nil if it does not run.
-    pub uuid: Uuid,
-    /// What it is doing.
-    pub state: State,
-    /// Its name.
-    pub name: String,
-    /// The xl configuration file, if it was named by that.
-    pub cfg: Option<PathBuf>,
-}
-
-impl Domain {
-    /// The same domain, with the xl configuration file that a SPEC.toml says, if it was not named by one.
-    pub fn with_cfg(mut self, config: Option<&Path>) -> Result<Self> {
-        let Some(path) = config.filter(|_| self.cfg.is_none()) else { return Ok(self) };
-        let refused = || Error::refused(format!("The xl configuration file {}", path.display()));
-        let name = cfg_name(path).map_err(|why| refused().because(why))?;
-        if name != self.name {
-            let why = format!("it is that of {name}, not of {}", self.name);
-            return Err(refused().because(why).hint("correct config in the SPEC.toml"));
-        }
-        self.cfg = Some(path.to_owned());
-        Ok(self)
-    }
-}
-
-/// Finds a domain by name, number, UUID or the path of its xl configuration file.
-pub fn domain(dom0: &Dom0, text: &str) -> Result<Domain> {
-    let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
-    if let Some(found) = by_identity(dom0, &domains, text)? {
-        return Ok(found);
-    }
-    let path = Path::new(text);
-    if path.is_file() {
-        let name = cfg_name(path).map_err(|why| {
-            Error::usage(format!("The configuration file {text} is not understood"))
-                .because(why)
-                .hint("see what xl says of it: xl create -n FILE")
-        })?;
-        return match by_identity(dom0, &domains, &name)? {
-            Some(found) => Ok(Domain { cfg: Some(absolute(path)?), ..found }),
-            None => Ok(Domain {
-                domid: 0,
-                uuid: Uuid::nil(),
-                state: State::Off,
-                name,
-                cfg: Some(absolute(path)?),
-            }),
-        };
-    }
-    Err(Error::refused(format!("There is no domain {text:?}")).hint(
-        "give a name, a number, a UUID or an xl configuration file; xl list shows the domains",
-    ))
-}
-
-/// The same domain as it is now.
-pub fn again(dom0: &Dom0, domain: Domain) -> Result<Domain> {
-    let mut domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
-    // It may have an heir of the same UUID already.
-    domains.retain(|info| !info.dying);
-    let off = domain.state == State::Off;
-    let identity = if off { domain.name.clone() } else { domain.uuid.to_string() };
-    match by_identity(dom0, &domains, &identity)? {
-        Some(found) => Ok(Domain { cfg: domain.cfg, ..found }),
-        None if off => Ok(domain),
-        None => Err(Error::refused(format!("Domain {} does not run any more", domain.name))
-            .hint("a snapshot is taken of a running domain: xl list shows them")),
-    }
-}
-
-/// As xl does it: a number is a domid first.
-fn by_identity(dom0: &Dom0, domains: &[DomainInfo], text: &str) -> Result<Option<Domain>> {
-    let domid = text.parse::<u32>().ok();
-    let uuid = text.parse::<Uuid>().ok();
-    let mut named = domains
-        .iter()
-        .map(|info| Ok((info, name_of(dom0, info.domid)?)))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter();
-    let found =
-        named.clone().find(|(info, _)| domid == Some(info.domid) || uuid == Some(info.uuid));
-    let Some((info, name)) = found.or_else(|| named.find(|(_, name)| name == text)) else {
-        return Ok(None);
-    };
-    if info.domid == 0 {
-        return Err(Error::refused("Domain 0 cannot be snapshotted: we run in it")
-            .hint("name another domain; xl list shows them"));
-    }
-    let state = state(info);
-    Ok(Some(Domain { domid: info.domid, uuid: info.uuid, state, name, cfg: None }))
-}
 
 /// The name of a domain; empty if it has just gone.
 fn name_of(dom0: &Dom0, domid: u32) -> Result<String> {
@@ -128,40 +31,31 @@ fn name_of(dom0: &Dom0, domid: u32) -> Result<String> {
     Ok(name.unwrap_or_default())
 }
 
-fn state(info: &DomainInfo) -> State {
-    match info {
-        DomainInfo { dying: true, .. } => State::Dying,
-        DomainInfo { shutdown_reason: Some(ShutdownReason::Suspend), .. } => State::Suspended,
-        DomainInfo { shutdown: true, .. } => State::Shutdown,
-        DomainInfo { paused: true, .. } => State::Paused,
-        _ => State::Running,
-    }
-}
-
 /// Looks at a running domain for `create`. Leaves the connection to its QEMU open in `dom0`.
 pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
-    let domid = domain.domid;
+    let DomainId { domid, name, .. } = &domain.id;
+    let domid = *domid;
     need(Tool::QemuImg)?;
-    let json = dom0.libxl.config_json(domid).map_err(|error| trouble(&domain.name, error))?;
-    let config = DomainConfig::parse(&json).map_err(|error| trouble(&domain.name, error))?;
-    let stored = dom0.libxl.stored_config(domid).map_err(|error| trouble(&domain.name, error))?;
-    let vbds = dom0.xenstore.vbds(domid).map_err(|error| trouble(&domain.name, error))?;
+    let json = dom0.libxl.config_json(domid).map_err(|error| trouble(name, error))?;
+    let config = DomainConfig::parse(&json).map_err(|error| trouble(name, error))?;
+    let stored = dom0.libxl.stored_config(domid).map_err(|error| trouble(name, error))?;
+    let vbds = dom0.xenstore.vbds(domid).map_err(|error| trouble(name, error))?;
     let mut nodes = Vec::new();
     if vbds.iter().any(|vbd| vbd.served == Served::Qemu) {
-        let mut qmp = Qmp::connect(domid).map_err(|error| trouble(&domain.name, error))?;
-        nodes = qmp.disks().map_err(|error| trouble(&domain.name, error))?;
+        let mut qmp = Qmp::connect(domid).map_err(|error| trouble(name, error))?;
+        nodes = qmp.disks().map_err(|error| trouble(name, error))?;
         dom0.qmp = Some(qmp);
     }
-    let others = disks_of_others(dom0, domain.uuid)?;
+    let others = disks_of_others(dom0, Some(domid))?;
     let disks: Vec<DiskSeen> = config
         .disks()
-        .map_err(|error| trouble(&domain.name, error))?
+        .map_err(|error| trouble(name, error))?
         .into_iter()
         .map(|disk| {
             let node = nodes.iter().position(|(vdev, _)| *vdev == disk.vdev);
             let node = node.map(|index| nodes.swap_remove(index).1);
             let vbd = vbds.iter().find(|vbd| vbd.vdev == disk.vdev);
-            disk_seen(&domain.name, job, disk, vbd, node, &others)
+            disk_seen(name, job, disk, vbd, node, &others)
         })
         .collect();
     let volumes = volumes_under(&disks);
@@ -169,8 +63,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
     dom0.remember_sizes(&disks);
     let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
     Ok(Seen {
-        domid,
-        uuid: domain.uuid,
+        domain: domain.id.clone(),
         state: domain.state,
         disks,
         volumes,
@@ -182,7 +75,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
             .map_err(|error| trouble("the programs that save domains", error))?,
         xen: version.to_string(),
         shadow_paging: dom0.libxl.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
-        image: image_place(job, &domain.name)?,
+        image: image_place(job, name)?,
         config,
         stored,
     })
@@ -219,11 +112,11 @@ fn disk_seen(
     }
 }
 
-/// The disks of all domains but one.
-pub(super) fn disks_of_others(dom0: &Dom0, uuid: Uuid) -> Result<Vec<(String, Vbd)>> {
+/// The disks of all domains but the one with this number.
+pub(super) fn disks_of_others(dom0: &Dom0, domid: Option<u32>) -> Result<Vec<(String, Vbd)>> {
     let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
     let mut disks = Vec::new();
-    for info in domains.iter().filter(|info| info.domid != 0 && info.uuid != uuid) {
+    for info in domains.iter().filter(|info| info.domid != 0 && Some(info.domid) != domid) {
         let name = name_of(dom0, info.domid)?;
         // From xenstore: a domain that is just being made has no configuration yet.
         let vbds = dom0.xenstore.vbds(info.domid).map_err(|error| trouble(&name, error))?;
@@ -234,7 +127,7 @@ pub(super) fn disks_of_others(dom0: &Dom0, uuid: Uuid) -> Result<Vec<(String, Vb
 
 /// The disk of a domain that uses a file.
 pub fn user(dom0: &Dom0, path: &Path) -> Result<Option<String>> {
-    Ok(other_user(path, &disks_of_others(dom0, Uuid::nil())?))
+    Ok(other_user(path, &disks_of_others(dom0, None)?))
 }
 
 /// The disk of another domain that may write to `path` as well.

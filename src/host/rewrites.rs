@@ -32,7 +32,7 @@ pub fn for_create(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -
             Error::refused(format!(
                 "The xl configuration file {} has to name other images once {} is snapshotted",
                 path.display(),
-                domain.name
+                domain.id.name
             ))
         };
         let (path, text) = read(path).map_err(|why| refused().because(why))?;
@@ -47,14 +47,14 @@ pub fn for_create(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -
     }
     let stored = dom0
         .libxl
-        .userdata(domain.domid, XL_CONFIG)
-        .map_err(|error| trouble(&domain.name, error))?;
+        .userdata(domain.id.domid, XL_CONFIG)
+        .map_err(|error| trouble(&domain.id.name, error))?;
     if let Some(text) = stored {
         let refused = || {
             Error::refused(format!(
                 "What xl config-update stored for {}, which a reboot follows, has to name other \
                  images once it is snapshotted",
-                domain.name
+                domain.id.name
             ))
         };
         let name = Path::new("the stored configuration");

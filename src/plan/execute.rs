@@ -89,7 +89,7 @@ pub fn take_over(plan: &Plan, reached: Reached, host: &mut dyn Perform) -> Resul
             Ok(happened) => go_on(plan, begun + usize::from(happened), host)?,
             Err(error) => {
                 let left = plan.stranded.left.clone();
-                return Err(killed(plan).because(error).unfinished(left));
+                return Err(down(plan, killed(plan)).because(error).unfinished(left));
             }
         },
         Reached::Finish(begun) => finish(plan, begun, host)?,
@@ -137,7 +137,7 @@ fn onward(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
         host.reached(Reached::Onward(number));
         if let Err(error) = host.perform(step) {
             let left = stranded(plan, host);
-            return Err(failure(plan, step, error, left));
+            return Err(down(plan, failure(plan, step, error, left)));
         }
     }
     Ok(())
@@ -160,17 +160,26 @@ fn finish(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
+/// What is to be done first by whoever reads it: the way on.
 fn stranded(plan: &Plan, host: &mut dyn Perform) -> Vec<Left> {
-    let mut left = try_all(&plan.stranded.steps, host);
-    left.extend(plan.stranded.left.iter().cloned());
+    let mut left = plan.stranded.left.clone();
+    left.extend(try_all(&plan.stranded.steps, host));
     left
+}
+
+/// The same error, which begins with what does not run.
+fn down(plan: &Plan, mut error: Error) -> Error {
+    if !plan.stranded.down.is_empty() {
+        error.message = format!("{}: {}", plan.stranded.down, error.message);
+    }
+    error
 }
 
 /// The rest of a plan, from a step of `onward` on.
 fn go_on(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     if first < plan.onward.len() && !plan.onward_again {
         let left = stranded(plan, host);
-        return Err(killed(plan).unfinished(left));
+        return Err(down(plan, killed(plan)).unfinished(left));
     }
     onward(plan, first, host)?;
     finish(plan, 0, host)
@@ -223,7 +232,10 @@ fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error
 #[cfg(test)]
 mod tests {
     use super::super::Stranded;
+    use uuid::Uuid;
+
     use super::*;
+    use crate::domain::DomainId;
     use crate::tool::{Invocation, Tool};
 
     #[test]
@@ -258,20 +270,28 @@ mod tests {
         Step::Run(Invocation::new(Tool::QemuImg, [what]))
     }
 
+    fn web1() -> DomainId {
+        DomainId { domid: 3, uuid: Uuid::nil(), name: "web1".into() }
+    }
+
     fn plan() -> Plan {
         Plan {
             title: "Test".into(),
             prepare: vec![
                 Step::HoldMonitor { pid: 7 },
-                Step::Suspend { domid: 3, live: true, max_pause: None, disks: vec![] },
+                Step::Suspend { domain: web1(), live: true, max_pause: None, disks: vec![] },
             ],
             commit: Some(run("one")),
             onward: vec![run("two"), run("three")],
             stranded: Stranded {
+                down: "It is down".into(),
                 steps: vec![run("tidy")],
                 left: vec![Left { what: "Half".into(), command: None }],
             },
-            finish: vec![Step::Resume { domid: 3, otherwise: None }, Step::WakeMonitor { pid: 7 }],
+            finish: vec![
+                Step::Resume { domain: web1(), otherwise: None },
+                Step::WakeMonitor { pid: 7 },
+            ],
             ..Plan::default()
         }
     }
@@ -296,7 +316,7 @@ mod tests {
         assert_eq!(error.exit_code(), 1);
         assert_eq!(error.hint.as_deref(), Some("Try again"));
         let hold = Step::HoldMonitor { pid: 7 }.to_string();
-        let resume = Step::Resume { domid: 3, otherwise: None }.to_string();
+        let resume = Step::Resume { domain: web1(), otherwise: None }.to_string();
         let wake = Step::WakeMonitor { pid: 7 }.to_string();
         assert_eq!(done, [hold, resume, wake]);
     }

@@ -53,6 +53,8 @@ pub struct Plan {
 /// The state between two good ones, when there is no way back.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stranded {
+    /// What does not run then, as a sentence begins: `Domain web1 is down`.
+    pub down: String,
     /// Steps to try: they take away what is of no use now.
     pub steps: Vec<Step>,
     /// What the user has to know, and the way out.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::domain::DomainId;
 use crate::error::Left;
 use crate::memory::frames::Level;
 use crate::names::SnapshotName;
@@ -52,7 +53,7 @@ pub enum Whose {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreConfig {
     /// The domain.
-    pub domid: u32,
+    pub domain: DomainId,
     /// Whose it is.
     pub whose: Whose,
     /// What is stored.
@@ -183,7 +184,7 @@ pub enum Step {
     /// Saves the guest's memory; the guest stands still when it is done.
     Suspend {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
         /// Whether the guest runs while most of its memory is copied.
         live: bool,
         /// How long it may have stood still when its memory is saved, and when that is checked.
@@ -197,29 +198,36 @@ pub enum Step {
     /// still for too long.
     CheckStill {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
         /// The text libxl had stored of it, if no other step compares it.
         stored: Option<String>,
     },
     /// Makes the domain stand still, or stay paused once it is resumed.
     Pause {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
     },
     /// Lets a domain go on that was paused; one that is not needs nothing.
     LetRun {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
     },
     /// Makes sure that a domain is configured as before.
     CheckSame {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
         /// The text libxl had stored of it.
         stored: String,
     },
-    /// Makes sure that no domain of this name runs.
+    /// Makes sure that a domain is still there.
+    CheckThere {
+        /// The domain.
+        domain: DomainId,
+    },
+    /// Makes sure that no domain of this UUID or name runs.
     CheckDown {
+        /// The UUID; nil if it is not known.
+        uuid: Uuid,
         /// The name.
         domain: String,
     },
@@ -251,7 +259,7 @@ pub enum Step {
     /// Lets the guest go on.
     Resume {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
         /// The command that brings the guest back if it cannot be resumed, where there is one. Before
         /// Xen 4.20 xl has none that resumes.
         otherwise: Option<String>,
@@ -268,7 +276,7 @@ pub enum Step {
     /// stands still.
     Arm {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
         /// A snapshot each.
         actions: Vec<Action>,
     },
@@ -277,7 +285,7 @@ pub enum Step {
     /// Snapshots every disk QEMU serves, all or none.
     Transaction {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
         /// A snapshot each.
         actions: Vec<Action>,
     },
@@ -289,7 +297,7 @@ pub enum Step {
     /// still be at work on the rest.
     Destroy {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
         /// What to tell if the domain is gone then, but its disks are still in use.
         way_out: Left,
     },
@@ -297,7 +305,7 @@ pub enum Step {
     /// then.
     AwaitDestroyed {
         /// The domain.
-        domid: u32,
+        domain: DomainId,
     },
     /// Waits until nobody has a logical volume open any more, `VG/LV`.
     AwaitClosed {
@@ -341,6 +349,39 @@ pub enum Step {
         uuid: Uuid,
         /// Its name.
         domain: String,
+    },
+    /// Puts disks that were put back to a snapshot to what they held before: the revert failed after that.
+    /// A domain that was being restored is destroyed first.
+    TakeBack {
+        /// The domain's UUID; nil if each start gives it another one.
+        uuid: Uuid,
+        /// Its name.
+        domain: String,
+        /// What is done, disk by disk; each step on those before it.
+        disks: Vec<Vec<Step>>,
+    },
+    /// Makes an internal snapshot the content of its file again, and deletes it; nothing if it is not there.
+    PutKeptBack {
+        /// The file.
+        path: PathBuf,
+        /// The snapshot's name.
+        name: SnapshotName,
+    },
+    /// Takes a renaming back, if it took place and the old name is free.
+    RenameBack {
+        /// The file.
+        from: PathBuf,
+        /// The name it had.
+        to: PathBuf,
+    },
+    /// The same for a logical volume.
+    RenameVolumeBack {
+        /// Its group.
+        group: String,
+        /// The volume.
+        from: String,
+        /// The name it had.
+        to: String,
     },
     /// Starts a domain from its xl configuration file.
     CreateDomain {
@@ -406,15 +447,17 @@ impl Step {
             Step::TakeInternal { path, name } => {
                 Some(Step::UntakeInternal { path: path.clone(), name: name.clone() })
             }
-            Step::Pause { domid } => Some(Step::LetRun { domid: *domid }),
+            Step::Pause { domain } => Some(Step::LetRun { domain: domain.clone() }),
             Step::ReplaceCfg(cfg) => Some(Step::PutCfgBack(cfg.clone())),
             Step::HoldMonitor { pid } => Some(Step::WakeMonitor { pid: *pid }),
-            Step::Suspend { domid, .. } => Some(Step::Resume { domid: *domid, otherwise: None }),
+            Step::Suspend { domain, .. } => {
+                Some(Step::Resume { domain: domain.clone(), otherwise: None })
+            }
             Step::StoreConfig(store) => Some(Step::StoreConfig(StoreConfig {
                 new: store.old.clone(),
                 old: store.new.clone(),
                 what: format!("back, not {}", store.what),
-                domid: store.domid,
+                domain: store.domain.clone(),
                 whose: store.whose,
             })),
             Step::Restore { uuid, domain, .. } => {

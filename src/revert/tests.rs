@@ -82,10 +82,16 @@ pub(crate) fn found() -> Found {
         config: DomainConfig::parse(CONFIG).unwrap(),
         volumes: Ok(Vec::new()),
         named: None,
-        same: Some(Running { domid: 3, uuid: record.domain.uuid, state: State::Running }),
+        same: Some(running(3, record.domain.uuid)),
         record,
         now,
     }
+}
+
+/// A domain web1 that runs.
+pub(crate) fn running(domid: u32, uuid: Uuid) -> Running {
+    let id = DomainId { domid, uuid, name: "web1".into() };
+    Running { id, state: State::Running, monitor: Some(77) }
 }
 
 #[test]
@@ -95,13 +101,16 @@ fn the_plan_of_a_mixed_revert() {
         revert.plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   2   destroy domain 3 and wait until its QEMU is gone
-   3   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   4   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   5   wait until all of domain 3 is gone
-   6   restore web1 with xl, paused
-   7   unpause web1
+   1   hold the domain's xl process 77
+   2   make sure that domain 3 is still there
+   3   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
+   4   destroy domain 3 and wait until its QEMU is gone
+   5   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   6   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   7   wait until all of domain 3 is gone
+   8   wake the domain's xl process 77
+   9   restore web1 with xl, paused
+  10   unpause web1
 note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
 note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
 note: disk hdc is not put back: CD-ROM
@@ -267,7 +276,7 @@ fn what_is_refused() {
         f.record.disks.pop();
     });
     refused("belongs to another domain", |f| {
-        f.named = Some(Running { domid: 9, uuid: Uuid::nil(), state: State::Running });
+        f.named = Some(running(9, Uuid::nil()));
     });
     refused("being destroyed", |f| f.same.as_mut().unwrap().state = State::Dying);
 }

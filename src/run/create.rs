@@ -53,14 +53,14 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let name = request.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
     let operation = format!("create{name}");
     let lock =
-        take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, Hold::Alone)?;
+        take_lock(&dom0, &args.common, (domain.id.uuid, &domain.id.name), &operation, Hold::Alone)?;
     // Whoever was waited for may have given the domain another number, or changed what it does.
     let domain = look::again(&dom0, domain)?;
     let job = Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory);
-    let leftovers = match job.image(&domain.name) {
+    let leftovers = match job.image(&domain.id.name) {
         // A record that is in the way is told by its name.
         _ if job.request.without_memory() => Vec::new(),
-        Ok(Target::File(path)) => leftovers::find(&dom0, domain.uuid, &path)?,
+        Ok(Target::File(path)) => leftovers::find(&dom0, domain.id.uuid, &path)?,
         Ok(Target::Stdout) => Vec::new(),
         Err(why) => return Err(why),
     };
@@ -72,7 +72,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     }
     let seen = match (domain.state, &domain.cfg) {
         (State::Off, Some(cfg)) => {
-            create::check_memory(&job, &domain.name)?;
+            create::check_memory(&job, &domain.id.name)?;
             configured::for_create(&mut dom0, &domain, cfg, &job)?
         }
         _ => look::for_create(&mut dom0, &domain, &job)?,
@@ -87,14 +87,14 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     carry_out(&plan, &mut dom0)?;
 
     let restored = !plan.onward.is_empty();
-    let domid = if restored { dom0.domid_of(domain.uuid)? } else { Some(domain.domid) };
+    let domid = if restored { dom0.domid_of(domain.id.uuid)? } else { Some(domain.id.domid) };
     let off = domain.state == State::Off;
     let done = dom0.done();
     let record = done.record.expect("an executed plan has completed the record");
     let report = Created {
         name: job.name.to_string(),
         id: job.id,
-        domain: domain.name,
+        domain: domain.id.name,
         domid: domid.filter(|_| !off),
         live: record.live,
         restored,
@@ -129,10 +129,10 @@ fn clean_up(
     common: &Common,
 ) -> Result<()> {
     if domain.state != State::Running {
-        return Err(Error::refused(format!("Domain {} does not run", domain.name))
+        return Err(Error::refused(format!("Domain {} does not run", domain.id.name))
             .hint("only if it runs, nothing of what was left can be of use"));
     }
-    let plan = leftover::clean_up(&domain.name, leftovers);
+    let plan = leftover::clean_up(&domain.id.name, leftovers);
     if common.dry_run {
         return print_plan(&plan, common.json);
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use xl_snapshot::disk::lvm::volumes::rename;
 use xl_snapshot::error::{Error, Result};
 use xl_snapshot::plan::{Action, Perform, Plan, Reached, Step, StoreConfig, Target, Whose, undo};
 
@@ -82,10 +83,15 @@ pub struct Model {
 impl Model {
     /// A host before a plan, on which the guest runs or not.
     pub fn new(plan: &Plan, guest: Guest) -> Model {
-        let calls = undo(&plan.prepare).into_iter().filter_map(|step| match step {
-            Step::Run(call) => Some(call.to_string()),
-            _ => None,
+        let take_back = plan.stranded.steps.iter().flat_map(|step| match step {
+            Step::TakeBack { disks, .. } => disks.concat(),
+            _ => Vec::new(),
         });
+        let calls =
+            undo(&plan.prepare).into_iter().chain(take_back).filter_map(|step| match step {
+                Step::Run(call) => Some(call.to_string()),
+                _ => None,
+            });
         Model {
             state: State {
                 guest,
@@ -210,6 +216,26 @@ impl Perform for Model {
             Step::CheckDown { .. } if state.guest != Guest::Gone => {
                 return Err(Error::failed("it runs"));
             }
+            Step::CheckThere { .. } if state.guest == Guest::Gone => {
+                return Err(Error::failed("it is gone"));
+            }
+            Step::TakeBack { .. } if state.guest == Guest::Runs => {
+                return Err(Error::failed("it runs"));
+            }
+            Step::TakeBack { disks, .. } => {
+                state.guest = Guest::Gone;
+                disks.iter().flatten().try_for_each(|step| self.perform(step))?;
+            }
+            Step::PutKeptBack { path, .. } => {
+                let path = path.display().to_string();
+                let of_it =
+                    |call: &String| call.starts_with("qemu-img snapshot ") && call.contains(&path);
+                state.ran.retain(|call| !of_it(call));
+            }
+            Step::RenameBack { from, .. } => drop(state.files.remove(from)),
+            Step::RenameVolumeBack { group, from, to } => {
+                state.ran.remove(&rename(group, to, from).to_string());
+            }
             Step::CreateDomain { paused, .. } => {
                 state.guest = if *paused { Guest::Paused } else { Guest::Runs };
             }
@@ -247,6 +273,7 @@ impl Perform for Model {
             | Step::CheckStill { .. }
             | Step::CheckSame { .. }
             | Step::CheckDown { .. }
+            | Step::CheckThere { .. }
             | Step::DrainImage
             | Step::AwaitTurn
             | Step::AwaitClosed { .. }
@@ -260,9 +287,9 @@ impl Perform for Model {
             Step::Transaction { actions, .. } => {
                 Ok(actions.iter().all(|action| self.state.disks.contains(&action.to_string())))
             }
-            Step::Destroy { domid, .. } => {
+            Step::Destroy { domain, .. } => {
                 self.perform(step)?;
-                self.perform(&Step::AwaitDestroyed { domid: *domid })?;
+                self.perform(&Step::AwaitDestroyed { domain: domain.clone() })?;
                 Ok(true)
             }
             Step::Restore { .. } | Step::CreateDomain { .. } => Ok(self.state.guest != Guest::Gone),

@@ -18,7 +18,7 @@ fn alone(disks: &[&str], crash_consistent: bool) -> Job {
 
 /// As a domain that does not run, with a configuration file.
 fn off(mut seen: Seen) -> Seen {
-    seen.domid = 0;
+    seen.domain.domid = 0;
     seen.state = State::Off;
     seen.cfg = Some("/etc/xen/web1.cfg".into());
     seen.monitor = None;
@@ -97,7 +97,7 @@ fn of_one_that_runs_all_at_one_instant() {
     let store = at(|step| matches!(step, Step::StoreConfig(_)));
     assert!(hold < pause && pause < lvm && lvm < same && same < store, "{plan}");
     assert!(matches!(plan.commit, Some(Step::Transaction { .. })));
-    assert_eq!(plan.finish[0], Step::LetRun { domid: 3 });
+    assert_eq!(plan.finish[0].to_string(), "let domain 3 go on");
     assert!(plan.finish.contains(&Step::CompleteRecord));
     assert_eq!(record(&plan).disks_only, Some(DisksOnly::CrashConsistent));
     assert!(plan.to_string().contains("| the guest stands still"));
@@ -122,7 +122,8 @@ fn one_step_is_one_instant() {
     assert!(stops(&plan) && !plan.finish.iter().any(Step::lets_guest_run));
     let mut at_once = alone(&[], true);
     at_once.request.paused = true;
-    assert_eq!(planned(&at_once, &running).unwrap().finish[0], Step::Pause { domid: 3 });
+    let plan = planned(&at_once, &running).unwrap();
+    assert_eq!(plan.finish[0].to_string(), "pause domain 3");
 }
 
 #[test]

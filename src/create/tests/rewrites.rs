@@ -40,7 +40,7 @@ fn what_config_update_stored_changes_together_with_libxls() {
     let [libxl, xl] = stores(&plan.prepare)[..] else { panic!("{plan}") };
     assert_eq!((libxl.whose, xl.whose), (Whose::Libxl, Whose::Xl));
     assert_eq!((xl.old.as_str(), xl.new.as_str()), ("stored", "stored, but new"));
-    assert_eq!(xl.domid, 3);
+    assert_eq!(xl.domain.domid, 3);
     let suspend = plan.prepare.iter().position(|step| matches!(step, Step::Suspend { .. }));
     let store = plan.prepare.iter().position(|step| matches!(step, Step::StoreConfig(_)));
     assert!(suspend < store);

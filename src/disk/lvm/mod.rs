@@ -250,7 +250,7 @@ fn thin_beside(
     let tag = format!("xl-snapshot-of:{}", domain.uuid);
     Ok(DiskRevert {
         prepare: vec![Step::Undoable {
-            call: volumes::volume_of_thin(&snapshot.path(), &name, Some(&tag)),
+            call: volumes::volume_of_thin(&snapshot.path(), &name, &tag),
             undo: volumes::remove_tagged(recorded.group, &name, &tag),
         }],
         switch: Some((device(recorded.group, &name), Format::Raw)),
@@ -272,10 +272,25 @@ fn thin(
     if origin.is_some() {
         put_back.push(Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
     }
-    put_back.push(Step::Run(volumes::volume_of_thin(&snapshot.path(), recorded.volume, None)));
+    // Known by this tag if it has to be taken away again.
+    let tag = format!("xl-snapshot-revert:{}", context.keep);
+    let undo = volumes::remove_tagged(recorded.group, recorded.volume, &tag);
+    put_back.push(Step::Undoable {
+        call: volumes::volume_of_thin(&snapshot.path(), recorded.volume, &tag),
+        undo: undo.clone(),
+    });
+    let take_back = vec![
+        Step::Run(undo),
+        Step::RenameVolumeBack {
+            group: recorded.group.to_owned(),
+            from: keep.clone(),
+            to: recorded.volume.to_owned(),
+        },
+    ];
     let keep = recorded.path(&keep);
     Ok(DiskRevert {
         put_back,
+        take_back,
         discard: origin.iter().map(|_| Step::Run(volumes::remove(&keep))).collect(),
         kept: origin.map(|_| format!("the volume {keep}")),
         ..DiskRevert::default()

@@ -183,10 +183,9 @@ pub fn snapshot_thin(origin: &str, name: &str, tag: &str) -> Invocation {
 }
 
 /// Makes a thin volume with the content of a thin snapshot.
-pub fn volume_of_thin(snapshot: &str, name: &str, tag: Option<&str>) -> Invocation {
+pub fn volume_of_thin(snapshot: &str, name: &str, tag: &str) -> Invocation {
     lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n"])
-        .args(["--permission", "rw"])
-        .args(tag.into_iter().flat_map(|tag| ["--addtag", tag]))
+        .args(["--permission", "rw", "--addtag", tag])
         .args(["--name", name, snapshot])
 }
 
@@ -337,11 +336,7 @@ pub(crate) mod tests {
                 "lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag t:1 --name a.s1 vg0/a",
             ),
             (
-                volume_of_thin("vg0/a.s1", "a", None),
-                "lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --name a vg0/a.s1",
-            ),
-            (
-                volume_of_thin("vg0/a.s1", "a.b", Some("t:2")),
+                volume_of_thin("vg0/a.s1", "a.b", "t:2"),
                 "lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag t:2 --name a.b vg0/a.s1",
             ),
             (

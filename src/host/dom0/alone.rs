@@ -4,18 +4,19 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::guarded::started;
-use super::{Dom0, caused, failed, meddled};
-use crate::disk::qemu_img::snapshot_delete;
-use crate::domain::Format;
+use uuid::Uuid;
+
+use super::{Dom0, caused, failed};
+use crate::disk::qemu_img::{snapshot_apply, snapshot_delete};
+use crate::domain::{DomainId, Format};
 use crate::error::{Error, Left, Result};
 use crate::host::cfg;
 use crate::host::guard::Note;
+use crate::host::look;
 use crate::host::record_file::RecordFile;
-use crate::host::{command, look};
 use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
-use crate::record::Record;
+use crate::record::{QcowSnapshot, Record};
 use crate::tool::{create_domain, quote};
 
 impl Dom0 {
@@ -56,8 +57,10 @@ impl Dom0 {
         self.record.as_ref().is_some_and(|(file, _)| file.is_complete())
     }
 
-    pub(super) fn check_down(&self, domain: &str) -> Result<()> {
-        match self.domid_of_name(domain)? {
+    /// An error if a domain of this name or UUID runs; of a nil UUID there is none.
+    pub(super) fn check_down(&self, uuid: Uuid, domain: &str) -> Result<()> {
+        let same = if uuid.is_nil() { None } else { self.domid_of(uuid)? };
+        match same.map_or_else(|| self.domid_of_name(domain), |domid| Ok(Some(domid)))? {
             None => Ok(()),
             Some(domid) => {
                 Err(Error::failed(format!("Somebody has started it meanwhile, as domain {domid}"))
@@ -66,24 +69,22 @@ impl Dom0 {
         }
     }
 
-    pub(super) fn check_same(&self, domid: u32, stored: &str) -> Result<()> {
-        if self.is_gone(domid)? {
-            return Err(meddled("destroyed the domain: it is gone"));
-        }
-        self.check_config(domid, stored)
+    pub(super) fn check_same(&self, domain: &DomainId, stored: &str) -> Result<()> {
+        self.the_same(domain)?;
+        self.check_config(domain.domid, stored)
     }
 
     /// From here on the guest stands still.
-    pub(super) fn pause(&mut self, domid: u32) -> Result<()> {
-        self.libxl.pause(domid).map_err(caused)?;
+    pub(super) fn pause(&mut self, domain: &DomainId) -> Result<()> {
+        self.the_same(domain)?;
+        self.libxl.pause(domain.domid).map_err(caused)?;
         self.suspended_at.get_or_insert_with(Instant::now);
         Ok(())
     }
 
-    pub(super) fn let_run(&mut self, domid: u32) -> Result<()> {
-        let info = self.libxl.domain_info(domid).map_err(caused)?;
-        if info.is_some_and(|info| info.paused && !info.dying) {
-            self.libxl.unpause(domid).map_err(caused)?;
+    pub(super) fn let_run(&mut self, domain: &DomainId) -> Result<()> {
+        if self.info(domain)?.is_some_and(|info| info.paused) {
+            self.libxl.unpause(domain.domid).map_err(caused)?;
         }
         if let Some(stopped) = self.suspended_at.take() {
             self.done.pause = Some(stopped.elapsed());
@@ -91,17 +92,21 @@ impl Dom0 {
         Ok(())
     }
 
-    /// By the number that its name means: a name may be another snapshot's number.
     pub(super) fn untake_internal(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
-        let chain = look::chain(path, Format::Qcow2).map_err(Error::failed)?;
-        let snapshots = chain.first().map(|image| image.snapshots()).unwrap_or_default();
-        match snapshots.iter().find(|snapshot| snapshot.name == name.as_str()) {
+        match snapshot_named(path, name)? {
             None => Ok(()),
-            Some(snapshot) => command::run_all(
-                &[&snapshot_delete(path, &snapshot.id)],
-                &started(self.guard.as_ref()),
-            )
-            .map_err(caused),
+            Some(snapshot) => self.run(&snapshot_delete(path, &snapshot.id)),
+        }
+    }
+
+    /// The snapshot is deleted only when its content is the file's again.
+    pub(super) fn put_kept_back(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
+        match snapshot_named(path, name)? {
+            None => Ok(()),
+            Some(snapshot) => {
+                self.run(&snapshot_apply(path, &snapshot.id))?;
+                self.run(&snapshot_delete(path, &snapshot.id))
+            }
         }
     }
 
@@ -121,21 +126,25 @@ impl Dom0 {
     }
 
     pub(super) fn create_domain(&mut self, domain: &str, path: &Path, paused: bool) -> Result<()> {
-        let call = create_domain(path, paused);
-        let Err(error) = command::run_all(&[&call], &started(self.guard.as_ref())) else {
-            return Ok(());
-        };
+        let Err(error) = self.run(&create_domain(path, paused)) else { return Ok(()) };
         // It may have the new files open; they are of no use to anybody only if it is gone.
         match self.domid_of_name(domain)? {
-            None => Err(caused(error)),
+            None => Err(error),
             Some(domid) => {
                 self.made.clear();
                 let left = Left {
                     what: format!("xl create failed, but domain {domid} is there"),
                     command: Some(format!("xl destroy {}", quote(domain))),
                 };
-                Err(caused(error).unfinished(vec![left]))
+                Err(error.unfinished(vec![left]))
             }
         }
     }
+}
+
+/// The internal snapshot of a name: by its number, because a name may be another snapshot's number.
+fn snapshot_named(path: &Path, name: &SnapshotName) -> Result<Option<QcowSnapshot>> {
+    let chain = look::chain(path, Format::Qcow2).map_err(Error::failed)?;
+    let snapshots = chain.first().map(|image| image.snapshots()).unwrap_or_default();
+    Ok(snapshots.into_iter().find(|snapshot| snapshot.name == name.as_str()))
 }

@@ -6,11 +6,14 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::{Dom0, POLL, caused, failed};
-use crate::disk::lvm::volumes::Volume;
+use crate::disk::lvm::volumes::{Volume, rename as rename_volume};
 use crate::error::{Error, Result};
 use crate::host::guard::Note;
 use crate::host::{files, look};
+use crate::plan::Step;
 use crate::tool::quote;
 
 /// How long a logical volume may stay open, or a merge go on, once nobody should use it.
@@ -40,6 +43,36 @@ impl Dom0 {
         files::clone_new(from, to, writable).map_err(caused)?;
         self.made(to);
         Ok(())
+    }
+
+    /// Puts the disks of a revert that failed back to what they held. The domain must not have them open.
+    pub(super) fn take_back(
+        &mut self,
+        (uuid, domain): (Uuid, &str),
+        disks: &[Vec<Step>],
+    ) -> Result<()> {
+        if !uuid.is_nil() {
+            self.discard_domain(uuid)?;
+        }
+        self.check_down(uuid, domain)?;
+        let mut failed = None;
+        for steps in disks {
+            // Each on those before it: what holds the content must not go before that is back.
+            if let Err(error) = steps.iter().try_for_each(|step| self.carry_out(step)) {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Gives a volume its name again, if it has the other one and none has its own.
+    pub(super) fn rename_volume_back(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
+        let volumes = look::volumes().map_err(Error::failed)?;
+        let is_there = |name: &str| volumes.iter().any(|v| v.group == group && v.name == name);
+        match is_there(from) && !is_there(to) {
+            true => self.run(&rename_volume(group, from, to)),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn protect(&mut self, path: &Path) -> Result<()> {
@@ -121,6 +154,12 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
     files::rename_new(from, to)
         .and_then(|()| files::sync_directory(to))
         .map_err(failed(format!("Rename {}", from.display())))
+}
+
+/// Gives a file its name again, if it has the other one and nothing has its own.
+pub(super) fn rename_back(from: &Path, to: &Path) -> Result<()> {
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    if is_there(from) && !is_there(to) { rename(from, to) } else { Ok(()) }
 }
 
 #[cfg(test)]

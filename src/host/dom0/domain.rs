@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::guarded::started;
 use super::{Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed, meddled, open_libxl};
-use crate::domain::DomainConfig;
+use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
 use crate::host::lock::Turn;
@@ -26,8 +26,8 @@ impl Dom0 {
     /// Replaces a configuration if it is the one that is to be replaced. That of a domain that is gone
     /// needs nothing: libxl would keep it for ever.
     pub(super) fn store_config(&mut self, store: &StoreConfig) -> Result<()> {
-        let domid = store.domid;
-        if self.is_gone(domid)? {
+        let domid = store.domain.domid;
+        if self.is_gone(&store.domain)? {
             return Ok(());
         }
         let now = match store.whose {
@@ -41,8 +41,8 @@ impl Dom0 {
             return Err(meddled("changed the configuration of the domain"));
         }
         let stored = match store.whose {
-            Whose::Libxl => self.libxl.store_config(store.domid, &store.new),
-            Whose::Xl => self.libxl.store_userdata(store.domid, XL_CONFIG, store.new.as_bytes()),
+            Whose::Libxl => self.libxl.store_config(domid, &store.new),
+            Whose::Xl => self.libxl.store_userdata(domid, XL_CONFIG, store.new.as_bytes()),
         };
         stored.map_err(caused)
     }
@@ -102,12 +102,13 @@ impl Dom0 {
     /// libxl pauses the domain and has its QEMU end before anything else. Then it waits for 2 s
     /// (`LIBXL_QEMU_BODGE_TIMEOUT`, libxl_internal.h), in which the disks can be put back: a thread waits
     /// with it.
-    pub(super) fn destroy(&mut self, domid: u32, way_out: &Left) -> Result<()> {
+    pub(super) fn destroy(&mut self, domain: &DomainId, way_out: &Left) -> Result<()> {
+        let domid = domain.domid;
         // Its number is gone with the domain.
         let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
         // However far it came, the domain does not run any more.
         let begun = |error: Error| error.unfinished(vec![way_out.clone()]);
-        if self.libxl.domain_info(domid).map_err(caused)?.is_some() {
+        if self.is_listed(domain)? {
             let libxl = open_libxl(&self.reporter).map_err(caused)?;
             let destroy = move || libxl.destroy(domid).map_err(caused);
             let thread = thread::Builder::new().name("destroy".into()).spawn(destroy);
@@ -121,12 +122,18 @@ impl Dom0 {
         await_qemu(qemu).map_err(begun)
     }
 
+    /// Whether Xen lists the domain, if only what is left of it.
+    fn is_listed(&self, domain: &DomainId) -> Result<bool> {
+        let info = self.libxl.domain_info(domain.domid).map_err(caused)?;
+        Ok(info.is_some_and(|info| info.uuid == domain.uuid))
+    }
+
     /// What is left of a domain that nobody is destroying any more is destroyed.
-    pub(super) fn await_destroyed(&mut self, domid: u32) -> Result<()> {
+    pub(super) fn await_destroyed(&mut self, domain: &DomainId) -> Result<()> {
         match self.destroying.take() {
             Some(thread) => joined(thread),
-            None if self.is_gone(domid)? => Ok(()),
-            None => self.libxl.destroy(domid).map_err(caused),
+            None if self.is_gone(domain)? => Ok(()),
+            None => self.libxl.destroy(domain.domid).map_err(caused),
         }
     }
 
@@ -134,7 +141,9 @@ impl Dom0 {
     pub(super) fn discard_domain(&mut self, uuid: Uuid) -> Result<()> {
         self.await_orphans();
         let domains = self.libxl.domains().map_err(failed("List the domains"))?;
-        let Some(info) = domains.iter().find(|domain| domain.uuid == uuid && !domain.dying) else {
+        let Some(info) =
+            domains.iter().find(|domain| domain.uuid == uuid && !domain.dying && domain.domid != 0)
+        else {
             return Ok(());
         };
         if !info.paused {

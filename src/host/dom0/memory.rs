@@ -35,7 +35,7 @@ impl Dom0 {
 
     pub(super) fn discard_image(&mut self) -> Result<()> {
         let Some((mut writer, _)) = self.image.take() else { return Ok(()) };
-        let (Some(domid), Some(path)) = (self.stuck, writer.partial()) else {
+        let (Some(domain), Some(path)) = (self.stuck.clone(), writer.partial()) else {
             return writer.discard().map_err(caused);
         };
         writer.drain().map_err(failed("Compress what is left of the memory"))?;
@@ -43,9 +43,9 @@ impl Dom0 {
         let path = quote(path);
         Err(Error::failed("It is all there is of the guest's memory").unfinished(vec![Left {
             what: format!(
-                "Domain {domid} is suspended, with its disks as they were; {path} was kept"
+                "Domain {domain} is suspended, with its disks as they were; {path} was kept"
             ),
-            command: Some(format!("xl destroy {domid}; {restore}")),
+            command: Some(format!("xl destroy {}; {restore}", domain.domid)),
         }]))
     }
 

@@ -19,16 +19,17 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use self::disks::rename;
+use self::disks::{rename, rename_back};
 use self::domain::is_snapshotted;
 use self::guarded::started;
 use self::suspend::{Round, write_back};
 use crate::disk::DiskSeen;
 use crate::disk::qemu_img::snapshot_create;
+use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::guard::{Guard, Note};
 use crate::host::image::{ImageWriter, Source};
-use crate::host::libxl::{Libxl, LibxlError};
+use crate::host::libxl::{DomainInfo, Libxl, LibxlError};
 use crate::host::lock::Turn;
 use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
@@ -37,7 +38,7 @@ use crate::host::{command, files, process};
 use crate::plan::{Perform, Reached, Step};
 use crate::record::Record;
 use crate::report::{Meter, Reporter};
-use crate::tool::Tool;
+use crate::tool::{Invocation, Tool};
 
 /// How often something that cannot tell us is looked at again.
 const POLL: Duration = Duration::from_millis(100);
@@ -85,7 +86,7 @@ pub struct Dom0 {
     busy: Option<(Round, Duration)>,
     suspend_failed: bool,
     /// A domain that could not be resumed: its memory is in the image alone.
-    stuck: Option<u32>,
+    stuck: Option<DomainId>,
     /// Destroys a domain whose QEMU is gone already.
     destroying: Option<JoinHandle<Result<()>>>,
     /// Our turn to restore, if one was waited for.
@@ -168,7 +169,9 @@ impl Dom0 {
     /// The number of the domain with this UUID, if there is one.
     pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
         let domains = self.libxl.domains().map_err(failed("List the domains"))?;
-        Ok(domains.iter().find(|domain| domain.uuid == uuid && !domain.dying).map(|d| d.domid))
+        let is_it =
+            |domain: &&DomainInfo| domain.uuid == uuid && !domain.dying && domain.domid != 0;
+        Ok(domains.iter().find(is_it).map(|domain| domain.domid))
     }
 
     /// The number of the domain of this name, if there is one.
@@ -197,9 +200,51 @@ impl Dom0 {
         self.messages.drain(..).for_each(|text| self.reporter.message(&text));
     }
 
+    /// What Xen knows of a domain, unless it is gone or going. Another one that has its number by now is
+    /// not it.
+    fn info(&self, domain: &DomainId) -> Result<Option<DomainInfo>> {
+        let info = self.libxl.domain_info(domain.domid).map_err(caused)?;
+        Ok(info.filter(|info| info.uuid == domain.uuid && !info.dying))
+    }
+
     /// Whether the domain is gone, or going.
-    fn is_gone(&self, domid: u32) -> Result<bool> {
-        Ok(self.libxl.domain_info(domid).map_err(caused)?.is_none_or(|info| info.dying))
+    fn is_gone(&self, domain: &DomainId) -> Result<bool> {
+        Ok(self.info(domain)?.is_none())
+    }
+
+    /// What Xen knows of a domain that is about to be stopped, destroyed or changed.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there any more, has another name, or another domain has its UUID.
+    fn the_same(&self, domain: &DomainId) -> Result<DomainInfo> {
+        let Some(info) = self.info(domain)? else {
+            return Err(match self.domid_of(domain.uuid)? {
+                None => meddled(&format!("destroyed domain {domain}: it is gone")),
+                Some(now) => Error::failed(format!(
+                    "Domain {domain} was rebooted or started again meanwhile: it is number {now} now"
+                ))
+                .hint("nothing was done to it; try again"),
+            });
+        };
+        let name = self.libxl.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();
+        if name != domain.name {
+            return Err(meddled(&format!("renamed domain {domain} to {name:?}")));
+        }
+        Ok(info)
+    }
+
+    /// The same, and that no other domain has its UUID: by that its snapshot is found again.
+    fn the_only(&self, domain: &DomainId) -> Result<()> {
+        self.the_same(domain)?;
+        let domains = self.libxl.domains().map_err(caused)?;
+        let twin = domains
+            .iter()
+            .find(|other| other.uuid == domain.uuid && other.domid != domain.domid && !other.dying);
+        twin.map_or(Ok(()), |other| {
+            let with = format!("domain {} with the UUID of domain {domain}", other.domid);
+            Err(meddled(&format!("started {with}")))
+        })
     }
 
     /// Steps that only make files and run tools, at the same time; others one after the other.
@@ -224,6 +269,10 @@ impl Dom0 {
         Ok(())
     }
 
+    fn run(&self, call: &Invocation) -> Result<()> {
+        command::run_all(&[call], &started(self.guard.as_ref())).map_err(caused)
+    }
+
     fn carry_out(&mut self, step: &Step) -> Result<()> {
         if step.can_wait() {
             self.await_orphans();
@@ -243,27 +292,29 @@ impl Dom0 {
             Step::DiscardImage => self.discard_image(),
             Step::HoldMonitor { pid } => process::hold(*pid).map_err(caused),
             Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
-            Step::Suspend { domid, live, max_pause, disks } => {
+            Step::Suspend { domain, live, max_pause, disks } => {
                 write_back(disks)?;
-                self.suspend(*domid, *live, *max_pause, disks)
+                self.suspend(domain, *live, *max_pause, disks)
             }
-            Step::CheckStill { domid, stored } => self.check_still(*domid, stored.as_deref()),
-            Step::Pause { domid } => self.pause(*domid),
-            Step::LetRun { domid } => self.let_run(*domid),
-            Step::CheckSame { domid, stored } => self.check_same(*domid, stored),
-            Step::CheckDown { domain } => self.check_down(domain),
-            Step::TakeInternal { path, name } => {
-                let call = snapshot_create(path, name);
-                command::run_all(&[&call], &started(self.guard.as_ref())).map_err(caused)
-            }
+            Step::CheckStill { domain, stored } => self.check_still(domain, stored.as_deref()),
+            Step::Pause { domain } => self.pause(domain),
+            Step::LetRun { domain } => self.let_run(domain),
+            Step::CheckSame { domain, stored } => self.check_same(domain, stored),
+            Step::CheckThere { domain } => self.the_same(domain).map(drop),
+            Step::CheckDown { uuid, domain } => self.check_down(*uuid, domain),
+            Step::TakeBack { uuid, domain, disks } => self.take_back((*uuid, domain), disks),
+            Step::PutKeptBack { path, name } => self.put_kept_back(path, name),
+            Step::RenameBack { from, to } => rename_back(from, to),
+            Step::RenameVolumeBack { group, from, to } => self.rename_volume_back(group, from, to),
+            Step::TakeInternal { path, name } => self.run(&snapshot_create(path, name)),
             Step::UntakeInternal { path, name } => self.untake_internal(path, name),
             Step::OpenRecord { path, record } => self.open_record(path, record),
             Step::DiscardRecord => self.discard_record(),
             Step::CompleteRecord => self.complete_record(),
             Step::PutCfgBack(cfg) => self.put_cfg_back(cfg),
             Step::CreateDomain { domain, cfg, paused } => self.create_domain(domain, cfg, *paused),
-            Step::Resume { domid, .. } => self.resume(*domid),
-            Step::Arm { domid, actions } => self.arm(*domid, actions),
+            Step::Resume { domain, .. } => self.resume(domain),
+            Step::Arm { domain, actions } => self.arm(domain.domid, actions),
             Step::Disarm => {
                 self.qmp = None;
                 Ok(())
@@ -271,11 +322,14 @@ impl Dom0 {
             Step::StoreConfig(store) => self.store_config(store),
             Step::ReplaceCfg(cfg) => self.replace_cfg(cfg),
             Step::Xenstore(writes) => self.xenstore.replace(writes).map_err(caused),
-            Step::Transaction { domid, actions } => self.transaction(*domid, actions),
+            Step::Transaction { domain, actions } => self.transaction(domain.domid, actions),
             Step::DrainImage => self.drain_image(),
             Step::CompleteImage => self.complete_image(),
-            Step::Destroy { domid, way_out } => self.destroy(*domid, way_out),
-            Step::AwaitDestroyed { domid } => self.await_destroyed(*domid),
+            Step::Destroy { domain, way_out } => {
+                self.the_only(domain)?;
+                self.destroy(domain, way_out)
+            }
+            Step::AwaitDestroyed { domain } => self.await_destroyed(domain),
             Step::AwaitClosed { volume } => disks::await_closed(volume),
             Step::AwaitMerged { volume } => disks::await_merged(volume),
             Step::Restore { uuid, domain, config, image } => {
@@ -323,9 +377,11 @@ impl Perform for Dom0 {
             self.await_orphans();
         }
         match step {
-            Step::Transaction { domid, actions } => is_snapshotted(*domid, actions).map_err(caused),
+            Step::Transaction { domain, actions } => {
+                is_snapshotted(domain.domid, actions).map_err(caused)
+            }
             // libxl begins with its QEMU.
-            Step::Destroy { domid, way_out } => self.destroy(*domid, way_out).map(|()| true),
+            Step::Destroy { domain, way_out } => self.destroy(domain, way_out).map(|()| true),
             // xl removes a domain that it could not restore.
             Step::Restore { uuid, .. } => Ok(self.domid_of(*uuid)?.is_some()),
             Step::CreateDomain { domain, .. } => Ok(self.domid_of_name(domain)?.is_some()),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::memory::IMAGE_IS_OPEN;
 use super::{Dom0, POLL, caused, meddled};
+use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::files;
 use crate::host::libxl::{Abort, Aborter, Level, Libxl, LibxlError, Progress, ShutdownReason};
@@ -128,12 +129,13 @@ fn write_back_again(disks: &[PathBuf]) {
 impl Dom0 {
     pub(super) fn suspend(
         &mut self,
-        domid: u32,
+        domain: &DomainId,
         live: bool,
         max_pause: Option<Duration>,
         disks: &[PathBuf],
     ) -> Result<()> {
-        let result = self.save(domid, live, max_pause, disks);
+        self.the_only(domain)?;
+        let result = self.save(domain, live, max_pause, disks);
         self.suspend_failed = result.is_err();
         // libxl may not have noticed; if it has, it saw only that nobody read any more.
         let trouble = self.image.as_ref().and_then(|(writer, _)| writer.seal());
@@ -144,7 +146,7 @@ impl Dom0 {
                 if error.is_aborted() {
                     self.check_pause()?;
                 }
-                if let Some(reason) = self.ended(domid) {
+                if let Some(reason) = self.ended(domain) {
                     let ended =
                         Error::failed(format!("The guest {reason} while its memory was saved"))
                             .hint("see what became of it (xl list), and take the snapshot then");
@@ -161,16 +163,16 @@ impl Dom0 {
                 }
             }
         };
-        let hint = error.hint.clone().unwrap_or_else(|| self.after_failed_save(domid));
+        let hint = error.hint.clone().unwrap_or_else(|| self.after_failed_save(domain));
         let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
         let place = partial.map_or("standard output".into(), quote);
         Err(Error::failed(format!("Writing the memory to {place}")).because(error).hint(hint))
     }
 
     /// What to do after a failed save.
-    fn after_failed_save(&self, domid: u32) -> String {
+    fn after_failed_save(&self, domain: &DomainId) -> String {
         let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
-        if self.is_gone(domid).unwrap_or(false) {
+        if self.is_gone(domain).unwrap_or(false) {
             "the domain is gone: somebody destroyed it"
         } else if partial.is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
         {
@@ -183,7 +185,7 @@ impl Dom0 {
 
     fn save(
         &mut self,
-        domid: u32,
+        domain: &DomainId,
         live: bool,
         max_pause: Option<Duration>,
         disks: &[PathBuf],
@@ -194,6 +196,7 @@ impl Dom0 {
         // For the watch: ours is busy with the save. Without it, check_still sees less.
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
         let lookout = self.lookout.as_mut();
+        let domid = domain.domid;
         let saving = Saving { domid, max_pause, ..Saving::default() };
         let mut cpu_time = None;
         let mut last = Round::default();
@@ -253,33 +256,30 @@ impl Dom0 {
     }
 
     /// An error if the guest has run since it was suspended, or is configured otherwise.
-    pub(super) fn check_still(&self, domid: u32, stored: Option<&str>) -> Result<()> {
+    pub(super) fn check_still(&self, domain: &DomainId, stored: Option<&str>) -> Result<()> {
         self.check_pause()?;
-        let info = self.libxl.domain_info(domid).map_err(caused)?;
-        match info.filter(|info| !info.dying) {
-            None => return Err(meddled("destroyed the domain: it is gone")),
-            Some(info) if info.shutdown_reason != Some(ShutdownReason::Suspend) => {
-                return Err(meddled("resumed the domain"));
-            }
-            Some(info) if self.cpu_time.is_some_and(|before| info.cpu_time > before + STILL) => {
-                return Err(meddled("let the domain run"));
-            }
-            Some(_) => {}
+        let info = self.the_same(domain)?;
+        if info.shutdown_reason != Some(ShutdownReason::Suspend) {
+            return Err(meddled("resumed the domain"));
         }
-        stored.map_or(Ok(()), |stored| self.check_config(domid, stored))
+        if self.cpu_time.is_some_and(|before| info.cpu_time > before + STILL) {
+            return Err(meddled("let the domain run"));
+        }
+        stored.map_or(Ok(()), |stored| self.check_config(domain.domid, stored))
     }
 
     /// Lets a suspended domain go on; one that is not suspended needs nothing.
-    pub(super) fn resume(&mut self, domid: u32) -> Result<()> {
+    pub(super) fn resume(&mut self, domain: &DomainId) -> Result<()> {
         // A guard does not know how far the save came: it keeps the image.
         let saved = !self.suspend_failed;
-        let result = self.try_resume(domid);
-        self.stuck = (saved && result.is_err()).then_some(domid);
+        let result = self.try_resume(domain);
+        self.stuck = (saved && result.is_err()).then(|| domain.clone());
         result
     }
 
-    fn try_resume(&mut self, domid: u32) -> Result<()> {
-        let result = self.libxl.resume(domid);
+    fn try_resume(&mut self, domain: &DomainId) -> Result<()> {
+        let gone = self.is_gone(domain).unwrap_or(false);
+        let result = if gone { Ok(()) } else { self.libxl.resume(domain.domid) };
         // Whoever was killed may have asked the guest to suspend.
         self.suspend_failed |= self.adopted;
         if let Some(suspended) = self.suspended_at.take() {
@@ -287,28 +287,28 @@ impl Dom0 {
         }
         self.messages.extend(self.busy.take().map(|(round, still)| round.of_a_busy_guest(still)));
         if self.suspend_failed {
-            return self.resume_latecomer(domid);
+            return self.resume_latecomer(domain);
         }
-        let Err(error) = result else { return Ok(()) };
-        if self.is_gone(domid)? {
-            self.messages.push(format!("note: domain {domid} is gone: somebody destroyed it"));
+        if gone || result.is_err() && self.is_gone(domain)? {
+            self.messages.push(format!("note: domain {domain} is gone: somebody destroyed it"));
             return Ok(());
         }
-        if self.is_suspended(domid)? { Err(caused(error)) } else { Ok(()) }
+        let Err(error) = result else { return Ok(()) };
+        if self.is_suspended(domain)? { Err(caused(error)) } else { Ok(()) }
     }
 
     /// After a failed save the guest may still be about to obey the request to suspend: it was seen
     /// to do so 150 ms after libxl had given up. Takes the request back and watches for a while.
-    fn resume_latecomer(&mut self, domid: u32) -> Result<()> {
+    fn resume_latecomer(&mut self, domain: &DomainId) -> Result<()> {
         self.suspend_failed = false;
         let deadline = Instant::now() + LATE_SUSPEND;
         loop {
-            if self.is_gone(domid)? || self.ended(domid).is_some() {
+            if self.is_gone(domain)? || self.ended(domain).is_some() {
                 return Ok(());
             }
-            self.xenstore.cancel_suspend(domid).map_err(caused)?;
-            if self.is_suspended(domid)? {
-                self.libxl.resume(domid).map_err(caused)?;
+            self.xenstore.cancel_suspend(domain.domid).map_err(caused)?;
+            if self.is_suspended(domain)? {
+                self.libxl.resume(domain.domid).map_err(caused)?;
             }
             if Instant::now() >= deadline {
                 return Ok(());
@@ -318,14 +318,15 @@ impl Dom0 {
     }
 
     /// How the guest has ended, if it has.
-    fn ended(&self, domid: u32) -> Option<ShutdownReason> {
-        self.libxl.domain_info(domid).ok()??.ended()
+    fn ended(&self, domain: &DomainId) -> Option<ShutdownReason> {
+        self.info(domain).ok()??.ended()
     }
 
     /// Whether the domain is suspended.
-    fn is_suspended(&self, domid: u32) -> Result<bool> {
-        let info = self.libxl.domain_info(domid).map_err(caused)?;
-        Ok(info.is_some_and(|info| info.shutdown_reason == Some(ShutdownReason::Suspend)))
+    fn is_suspended(&self, domain: &DomainId) -> Result<bool> {
+        Ok(self
+            .info(domain)?
+            .is_some_and(|info| info.shutdown_reason == Some(ShutdownReason::Suspend)))
     }
 }
 

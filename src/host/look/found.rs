@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::{
-    chain, disks_of_others, name_of, need, other_user, state, trouble, vhd_footer, volumes,
-};
+use super::domains::{Listed, listed, with_name, with_uuid};
+use super::{chain, disks_of_others, need, other_user, trouble, vhd_footer, volumes};
 use crate::clone;
-use crate::create::stamp;
+use crate::create::{State, stamp};
 use crate::disk::lvm::volumes::{Volume, device};
 use crate::disk::{self, DiskFound, Place, Room, beside_file_name, qemu_img, vhd};
 use crate::domain::{Disk, DomainConfig, Format};
@@ -19,8 +18,8 @@ use crate::host::command;
 use crate::host::configured::{self, Configured};
 use crate::host::dom0::Dom0;
 use crate::host::files;
-use crate::host::libxl::DomainInfo;
 use crate::host::parallel::in_parallel;
+use crate::host::process;
 use crate::host::snapshot::Snapshot;
 use crate::host::xenstore::Vbd;
 use crate::names::is_file_part;
@@ -47,21 +46,15 @@ pub fn for_revert(
             .hint(format!("make it: mkdir -p {directory}")));
     }
     let record = snapshot.record.clone();
-    let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
-    let running =
-        |info: &DomainInfo| Running { domid: info.domid, uuid: info.uuid, state: state(info) };
-    let mut named = None;
+    let domains = listed(dom0)?;
     let wanted = beside.map_or(record.domain.name.as_str(), |wishes| wishes.name.as_str());
-    for info in &domains {
-        if name_of(dom0, info.domid)? == wanted {
-            named = Some(running(info));
-        }
-    }
+    let named = with_name(&domains, wanted).map(running).transpose()?;
     let (config, onward, same) = match &snapshot.source {
         Some(source) => {
             let config = DomainConfig::parse(&source.image.config)
                 .map_err(|error| trouble(&format!("the image {}", source.name), error))?;
-            let same = domains.iter().find(|info| info.uuid == record.domain.uuid).map(running);
+            let same = with_uuid(&domains, record.domain.uuid)?.map(running).transpose()?;
+            let same = same.filter(|same| !is_empty_shell(dom0, same));
             (config, Onward::Memory, same)
         }
         None if beside.is_some() => {
@@ -77,14 +70,13 @@ pub fn for_revert(
             };
             let Configured { config, uuid } = configured::read(path)?;
             // Its name is all there is, unless the file says more.
-            let same = named.clone().filter(|named| uuid.is_nil() || uuid == named.uuid);
+            let same = named.clone().filter(|named| uuid.is_nil() || uuid == named.id.uuid);
             (config, Onward::Start(path.clone()), same)
         }
     };
-    let uuid = same.as_ref().map_or(record.domain.uuid, |same| same.uuid);
-    let others = disks_of_others(dom0, uuid)?;
+    let others = disks_of_others(dom0, same.as_ref().map(|same| same.id.domid))?;
     let mut current = match (&same, &onward) {
-        (Some(running), _) => disks_of(dom0, running.domid)?,
+        (Some(running), _) => disks_of(dom0, running.id.domid)?,
         (None, Onward::Memory) => Vec::new(),
         // It would go on with those.
         (None, Onward::Start(_)) => {
@@ -114,6 +106,23 @@ pub fn for_revert(
     let volumes = volumes_for(&record);
     let snapshot = name.to_owned();
     Ok(Found { snapshot, record, onward, config, named, same, disks, volumes, now })
+}
+
+/// A domain that is there, with the xl process that watches it.
+fn running(domain: Listed) -> Result<Running> {
+    let Listed { id, state } = domain;
+    let monitor =
+        process::xl_monitor(id.domid).map_err(|error| trouble("the domain's xl process", error))?;
+    Ok(Running { id, state, monitor })
+}
+
+/// Whether nothing is left of a domain that was destroyed but its number: somebody has still mapped a page
+/// of its memory. Its devices are gone from xenstore then, and its QEMU has ended.
+fn is_empty_shell(dom0: &Dom0, domain: &Running) -> bool {
+    let domid = domain.id.domid;
+    domain.state == State::Dying
+        && dom0.xenstore.vbds(domid).is_ok_and(|disks| disks.is_empty())
+        && dom0.xenstore.qemu_pid(domid).is_ok_and(|qemu| qemu.is_none())
 }
 
 /// The host's logical volumes, if the snapshot has one.

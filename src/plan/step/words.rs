@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::{Action, Step, Target, Whose};
+use crate::disk::lvm::volumes::rename;
 use crate::disk::qemu_img::snapshot_create;
+use crate::domain::DomainId;
 use crate::tool::{Invocation, Tool, create_domain, quote};
 use crate::xlcfg::literal;
 
@@ -47,9 +49,11 @@ impl Step {
             ),
             Step::Unpause { domain, .. } => Some(format!("xl unpause {}", quote(domain))),
             Step::DiscardDomain { domain, .. } => Some(format!("xl destroy {}", quote(domain))),
-            Step::AwaitDestroyed { domid } => Some(format!("xl destroy {domid}")),
-            Step::Pause { domid } => Some(format!("xl pause {domid}")),
-            Step::LetRun { domid } => Some(format!("xl unpause {domid}")),
+            Step::AwaitDestroyed { domain } => Some(format!("xl destroy {}", domain.domid)),
+            Step::Pause { domain } => Some(format!("xl pause {}", domain.domid)),
+            Step::LetRun { domain } => Some(format!("xl unpause {}", domain.domid)),
+            Step::RenameBack { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
+            Step::RenameVolumeBack { group, from, to } => Some(rename(group, from, to).to_string()),
             Step::PutCfgBack(cfg) => {
                 Some(format!("mv {} {}", quote(&cfg.backup), quote(&cfg.path)))
             }
@@ -106,7 +110,7 @@ impl fmt::Display for Step {
             Step::DiscardImage => write!(f, "remove the unfinished memory image"),
             Step::HoldMonitor { pid } => write!(f, "hold the domain's xl process {pid}"),
             Step::WakeMonitor { pid } => write!(f, "wake the domain's xl process {pid}"),
-            Step::Suspend { domid, live, max_pause, .. } => {
+            Step::Suspend { domain: DomainId { domid, .. }, live, max_pause, .. } => {
                 if *live {
                     write!(f, "save the memory of domain {domid} while it runs, then suspend it")?;
                 } else {
@@ -114,17 +118,36 @@ impl fmt::Display for Step {
                 }
                 max_pause.map_or(Ok(()), |max| write!(f, ", for {} s at most", max.as_secs_f64()))
             }
-            Step::CheckStill { domid, stored } => {
+            Step::CheckStill { domain: DomainId { domid, .. }, stored } => {
                 let configured = stored.as_ref().map_or("", |_| ", configured as before");
                 write!(f, "make sure that domain {domid} stands still{configured}")
             }
-            Step::Pause { domid } => write!(f, "pause domain {domid}"),
-            Step::Resume { domid, .. } => write!(f, "resume domain {domid}"),
-            Step::LetRun { domid } => write!(f, "let domain {domid} go on"),
-            Step::CheckSame { domid, .. } => {
+            Step::Pause { domain: DomainId { domid, .. } } => write!(f, "pause domain {domid}"),
+            Step::Resume { domain: DomainId { domid, .. }, .. } => {
+                write!(f, "resume domain {domid}")
+            }
+            Step::LetRun { domain: DomainId { domid, .. } } => {
+                write!(f, "let domain {domid} go on")
+            }
+            Step::CheckSame { domain: DomainId { domid, .. }, .. } => {
                 write!(f, "make sure that domain {domid} is configured as before")
             }
-            Step::CheckDown { domain } => write!(f, "make sure that {domain} does not run"),
+            Step::CheckThere { domain: DomainId { domid, .. } } => {
+                write!(f, "make sure that domain {domid} is still there")
+            }
+            Step::TakeBack { domain, .. } => {
+                write!(f, "put the disks of {domain} back to what they held before")
+            }
+            Step::PutKeptBack { path, name } => {
+                write!(f, "apply snapshot {name} in {} and delete it", quote(path))
+            }
+            Step::RenameBack { from, to } => {
+                write!(f, "rename {} back to {}", quote(from), quote(to))
+            }
+            Step::RenameVolumeBack { group, from, to } => {
+                write!(f, "rename the volume {group}/{from} back to {to}")
+            }
+            Step::CheckDown { domain, .. } => write!(f, "make sure that {domain} does not run"),
             Step::TakeInternal { path, name } => {
                 write!(f, "take the internal snapshot {name} in {}", quote(path))
             }
@@ -176,10 +199,12 @@ impl fmt::Display for Step {
             Step::CompleteImage => {
                 write!(f, "complete the record, sync the image and give it its name")
             }
-            Step::Destroy { domid, .. } => {
+            Step::Destroy { domain: DomainId { domid, .. }, .. } => {
                 write!(f, "destroy domain {domid} and wait until its QEMU is gone")
             }
-            Step::AwaitDestroyed { domid } => write!(f, "wait until all of domain {domid} is gone"),
+            Step::AwaitDestroyed { domain: DomainId { domid, .. } } => {
+                write!(f, "wait until all of domain {domid} is gone")
+            }
             Step::AwaitClosed { volume } => write!(f, "wait until nobody has {volume} open"),
             Step::AwaitMerged { volume } => {
                 write!(f, "wait for the end of the merge into {volume}")

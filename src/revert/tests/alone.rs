@@ -34,13 +34,16 @@ fn the_domain_is_started_from_a_file_that_is_right_by_then() {
         revert.plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   2   make '/etc/xen/web 1.cfg' name the new images, and keep the old one as '/etc/xen/web 1.cfg.bak-x'
-   3   destroy domain 3 and wait until its QEMU is gone
-   4   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   5   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   6   wait until all of domain 3 is gone
-   7   start web1 from '/etc/xen/web 1.cfg' with xl
+   1   hold the domain's xl process 77
+   2   make sure that domain 3 is still there
+   3   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
+   4   make '/etc/xen/web 1.cfg' name the new images, and keep the old one as '/etc/xen/web 1.cfg.bak-x'
+   5   destroy domain 3 and wait until its QEMU is gone
+   6   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   7   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   8   wait until all of domain 3 is gone
+   9   wake the domain's xl process 77
+  10   start web1 from '/etc/xen/web 1.cfg' with xl
 note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
 note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
 note: disk hdc is not put back: CD-ROM
@@ -50,7 +53,9 @@ note: disk hdc is not put back: CD-ROM
     let stranded: Vec<_> = revert.plan.stranded.steps.iter().map(ToString::to_string).collect();
     assert!(stranded[0].contains("its old text again"), "{stranded:?}");
     assert_eq!(stranded[1], "wait until all of domain 3 is gone");
-    assert_eq!(stranded[2], "remove /srv/new1.qcow2");
+    assert_eq!(stranded[2], "put the disks of web1 back to what they held before");
+    assert_eq!(stranded[3], "wake the domain's xl process 77");
+    assert_eq!(stranded[4], "remove /srv/new1.qcow2");
     let left = &revert.plan.stranded.left[0];
     assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/web1.record"));
 }

@@ -70,17 +70,20 @@ fn disks_are_put_back_at_the_same_time_each_in_its_order() {
         plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   destroy domain 3 and wait until its QEMU is gone
-   2   wait until all of domain 3 is gone
-   3   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
-   4   run lvm lvcreate --quiet --yes --snapshot --permission r --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --name b.before-revert-20260302-000000 --size 71303168b vg0/b
-   5   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
-   6   run lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1; at the same time run lvm lvconvert --quiet --yes --merge --interval 1 vg0/b.s1
-   7   wait for the end of the merge into vg0/a; at the same time wait for the end of the merge into vg0/b
-   8   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.s1 --size 4194304b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.s1 --size 8388608b vg0/b
-   9   run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
-  10   restore web1 with xl, paused
-  11   unpause web1
+   1   hold the domain's xl process 77
+   2   make sure that domain 3 is still there
+   3   destroy domain 3 and wait until its QEMU is gone
+   4   wait until all of domain 3 is gone
+   5   wake the domain's xl process 77
+   6   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
+   7   run lvm lvcreate --quiet --yes --snapshot --permission r --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --name b.before-revert-20260302-000000 --size 71303168b vg0/b
+   8   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
+   9   run lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1; at the same time run lvm lvconvert --quiet --yes --merge --interval 1 vg0/b.s1
+  10   wait for the end of the merge into vg0/a; at the same time wait for the end of the merge into vg0/b
+  11   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.s1 --size 4194304b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.s1 --size 8388608b vg0/b
+  12   run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
+  13   restore web1 with xl, paused
+  14   unpause web1
 note: what xvda holds now stays in the volume vg0/a.before-revert-20260302-000000
 note: what xvdb holds now stays in the volume vg0/b.before-revert-20260302-000000
 "
@@ -90,8 +93,12 @@ note: what xvdb holds now stays in the volume vg0/b.before-revert-20260302-00000
 #[test]
 fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_done() {
     let plan = plan(&found_volumes(136 << 20), WISHES).unwrap().plan;
-    assert_eq!(plan.prepare, []);
-    assert_eq!(plan.stranded.steps, [Step::AwaitDestroyed { domid: 3 }]);
+    let words = |steps: &[Step]| steps.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(words(&plan.prepare)[1..], ["make sure that domain 3 is still there"]);
+    assert_eq!(
+        words(&plan.stranded.steps),
+        ["wait until all of domain 3 is gone", "wake the domain's xl process 77"]
+    );
     let command = plan.stranded.left[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert /x/s1.xlsave"));
 }

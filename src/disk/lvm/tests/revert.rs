@@ -166,7 +166,7 @@ fn a_merge_must_not_overflow_another_snapshot() {
 #[test]
 fn a_thin_volume_gives_its_name_to_a_copy_of_its_snapshot() {
     let planned = plan(&thin(), RUNNING, &[]).unwrap();
-    let copy = "run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --name thin vg0/thin.s1";
+    let copy = "run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag xl-snapshot-revert:before-revert-x --name thin vg0/thin.s1";
     assert_eq!(
         words(&planned.put_back),
         ["run lvm lvrename --quiet vg0 thin thin.before-revert-x", copy]
@@ -177,6 +177,11 @@ fn a_thin_volume_gives_its_name_to_a_copy_of_its_snapshot() {
         ["run lvm lvremove --quiet --yes vg0/thin.before-revert-x"]
     );
     assert_eq!((planned.prepare, planned.switch, planned.space), (vec![], None, None));
+    let back = [
+        r#"run lvm lvremove --quiet --yes --select 'lv_name="thin" && lv_tags="xl-snapshot-revert:before-revert-x"' vg0"#,
+        "rename the volume vg0/thin.before-revert-x back to thin",
+    ];
+    assert_eq!(words(&planned.take_back), back);
 
     // A revert that was cut short has renamed it already.
     let gone = [("thin", "-", ""), ("thin.s1", "origin", "")];

@@ -1,0 +1,250 @@
+//! Which domain is meant: by what the user has named, and by what a snapshot says.
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::{name_of, trouble};
+use crate::create::State;
+use crate::domain::DomainId;
+use crate::error::{Error, Result};
+use crate::host::dom0::Dom0;
+use crate::host::libxl::{DomainInfo, ShutdownReason, cfg_name};
+use crate::spec::absolute;
+
+/// A domain as the user named it.
+#[derive(Debug, Clone)]
+pub struct Domain {
+    /// What it is; its number is 0 and its UUID nil if it does not run.
+    pub id: DomainId,
+    /// What it is doing.
+    pub state: State,
+    /// The xl configuration file, if it was named by that.
+    pub cfg: Option<PathBuf>,
+}
+
+impl Domain {
+    /// The same domain, with the xl configuration file that a SPEC.toml says, if it was not named by one.
+    pub fn with_cfg(mut self, config: Option<&Path>) -> Result<Self> {
+        let Some(path) = config.filter(|_| self.cfg.is_none()) else { return Ok(self) };
+        let refused = || Error::refused(format!("The xl configuration file {}", path.display()));
+        let name = cfg_name(path).map_err(|why| refused().because(why))?;
+        if name != self.id.name {
+            let why = format!("it is that of {name}, not of {}", self.id.name);
+            return Err(refused().because(why).hint("correct config in the SPEC.toml"));
+        }
+        self.cfg = Some(path.to_owned());
+        Ok(self)
+    }
+}
+
+/// A domain that Xen lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) id: DomainId,
+    pub(super) state: State,
+}
+
+/// All domains that Xen lists, but dom0.
+pub(super) fn listed(dom0: &Dom0) -> Result<Vec<Listed>> {
+    let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
+    domains
+        .iter()
+        .map(|info| {
+            let name = name_of(dom0, info.domid)?;
+            let id = DomainId { domid: info.domid, uuid: info.uuid, name };
+            Ok(Listed { id, state: state(info) })
+        })
+        .collect()
+}
+
+/// Finds a domain by name, number, UUID or the path of its xl configuration file.
+pub fn domain(dom0: &Dom0, text: &str) -> Result<Domain> {
+    let domains = listed(dom0)?;
+    if let Some(Listed { id, state }) = named(&domains, text)? {
+        return Ok(Domain { id, state, cfg: None });
+    }
+    let path = Path::new(text);
+    if !path.is_file() {
+        return Err(Error::refused(format!("There is no domain {text:?}")).hint(
+            "give a name, a number, a UUID or an xl configuration file; xl list shows the domains",
+        ));
+    }
+    let name = cfg_name(path).map_err(|why| {
+        Error::usage(format!("The configuration file {text} is not understood"))
+            .because(why)
+            .hint("see what xl says of it: xl create -n FILE")
+    })?;
+    let cfg = Some(absolute(path)?);
+    // What a file says is a name, also if it is some domain's number or UUID.
+    Ok(match only(&domains, &name, |id| id.name == name)? {
+        Some(Listed { id, state }) => Domain { id, state, cfg },
+        None => {
+            Domain { id: DomainId { domid: 0, uuid: Uuid::nil(), name }, state: State::Off, cfg }
+        }
+    })
+}
+
+/// The same domain as it is now, perhaps with another number: whoever was waited for may have reverted
+/// it.
+pub fn again(dom0: &Dom0, domain: Domain) -> Result<Domain> {
+    let Domain { id, state, cfg } = domain;
+    let off = state == State::Off;
+    let mut domains = listed(dom0)?;
+    // It may have an heir already.
+    domains.retain(|domain| domain.state != State::Dying);
+    let meant = |other: &DomainId| other.name == id.name && (off || other.uuid == id.uuid);
+    match only(&domains, &id.name, meant)? {
+        Some(Listed { id, state }) => Ok(Domain { id, state, cfg }),
+        None if off => Ok(Domain { id, state, cfg }),
+        None => Err(Error::refused(format!("Domain {} does not run any more", id.name))
+            .hint("a snapshot is taken of a running domain: xl list shows them")),
+    }
+}
+
+/// The domain that has a UUID, if one has. One that is being destroyed only counts if no other has it.
+pub(super) fn with_uuid(domains: &[Listed], uuid: Uuid) -> Result<Option<Listed>> {
+    only(domains, &uuid.to_string(), |id| id.uuid == uuid)
+}
+
+/// The domain that has a name, if one has; of two the one that is not being destroyed.
+pub(super) fn with_name(domains: &[Listed], name: &str) -> Option<Listed> {
+    let mut found: Vec<_> = domains.iter().filter(|domain| domain.id.name == name).collect();
+    found.sort_by_key(|domain| domain.state == State::Dying);
+    found.first().map(|domain| (*domain).clone())
+}
+
+/// What the user may mean: a number, a UUID or a name.
+fn named(domains: &[Listed], text: &str) -> Result<Option<Listed>> {
+    let domid = text.parse::<u32>().ok();
+    let uuid = text.parse::<Uuid>().ok();
+    only(domains, text, |id| domid == Some(id.domid) || uuid == Some(id.uuid) || id.name == text)
+}
+
+/// The one domain that is meant, if there is one. One that is being destroyed only counts if no other is
+/// meant: it may stay in Xen's list for as long as somebody holds a page of its memory.
+///
+/// # Errors
+///
+/// If several are meant, or another one has the UUID of the one that is: it is by the UUID that a revert
+/// finds its domain.
+fn only(
+    domains: &[Listed],
+    text: &str,
+    meant: impl Fn(&DomainId) -> bool,
+) -> Result<Option<Listed>> {
+    let meant = |domain: &&Listed| meant(&domain.id);
+    let (dying, live): (Vec<&Listed>, Vec<&Listed>) =
+        domains.iter().partition(|domain| domain.state == State::Dying);
+    let found: Vec<&Listed> = live.iter().copied().filter(meant).collect();
+    let ambiguous = |what: String, one: &Listed, other: &Listed| {
+        Err(Error::refused(what)
+            .because(format!("{} and {}", words(&one.id), words(&other.id)))
+            .hint("name the domain by what only it has; xl list -v shows numbers, names and UUIDs"))
+    };
+    let one = match found.as_slice() {
+        [] => return Ok(dying.into_iter().find(meant).cloned()),
+        [one] => *one,
+        [one, other, ..] => {
+            return ambiguous(format!("{text:?} means more than one domain"), one, other);
+        }
+    };
+    if one.id.domid == 0 {
+        return Err(Error::refused("Domain 0 cannot be snapshotted: we run in it")
+            .hint("name another domain; xl list shows them"));
+    }
+    let twin = live.iter().find(|other| other.id.uuid == one.id.uuid && **other != one);
+    match twin {
+        None => Ok(Some(one.clone())),
+        Some(other) => Err(Error::refused(format!("Two domains have the UUID {}", one.id.uuid))
+            .because(format!("{} and {}", words(&one.id), words(&other.id)))
+            .hint(
+                "a snapshot belongs to a UUID: give one of them another uuid= in its configuration file, \
+                 and start it again",
+            )),
+    }
+}
+
+fn words(id: &DomainId) -> String {
+    format!("{} has number {} and UUID {}", id.name, id.domid, id.uuid)
+}
+
+pub(super) fn state(info: &DomainInfo) -> State {
+    match info {
+        DomainInfo { dying: true, .. } => State::Dying,
+        DomainInfo { shutdown_reason: Some(ShutdownReason::Suspend), .. } => State::Suspended,
+        DomainInfo { shutdown: true, .. } => State::Shutdown,
+        DomainInfo { paused: true, .. } => State::Paused,
+        _ => State::Running,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(domid: u32, uuid: u128, name: &str) -> Listed {
+        let id = DomainId { domid, uuid: Uuid::from_u128(uuid), name: name.into() };
+        Listed { id, state: State::Running }
+    }
+
+    fn dying(domid: u32, uuid: u128, name: &str) -> Listed {
+        Listed { state: State::Dying, ..listed(domid, uuid, name) }
+    }
+
+    fn number(found: Result<Option<Listed>>) -> u32 {
+        found.unwrap().expect("one is meant").id.domid
+    }
+
+    fn refused(found: Result<Option<Listed>>, words: &[&str]) {
+        let error = found.unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        let text = error.chain().join(": ");
+        for word in words {
+            assert!(text.contains(word), "no {word:?} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_named_by_what_only_it_has() {
+        let domains = [listed(0, 0, "Domain-0"), listed(3, 7, "web1"), listed(4, 8, "web2")];
+        let uuid = Uuid::from_u128(8).to_string();
+        assert_eq!(number(named(&domains, "3")), 3);
+        assert_eq!(number(named(&domains, "web2")), 4);
+        assert_eq!(number(named(&domains, &uuid)), 4);
+        assert_eq!(number(named(&domains, &uuid.to_uppercase())), 4);
+        assert_eq!(named(&domains, "5").unwrap(), None);
+        refused(named(&domains, "0"), &["Domain 0"]);
+        refused(named(&domains, "Domain-0"), &["Domain 0"]);
+    }
+
+    #[test]
+    fn a_name_that_is_a_number_is_never_another_domain() {
+        let domains = [listed(3, 7, "web1"), listed(4, 8, "3")];
+        refused(named(&domains, "3"), &["web1 has number 3", "3 has number 4"]);
+        assert_eq!(number(named(&domains, "4")), 4);
+        // As a configuration file says it.
+        assert_eq!(number(only(&domains, "3", |id| id.name == "3")), 4);
+        assert_eq!(only(&domains[..1], "3", |id| id.name == "3").unwrap(), None);
+    }
+
+    #[test]
+    fn two_domains_of_one_uuid_are_both_refused() {
+        let domains = [listed(3, 7, "app-a"), listed(4, 7, "app-b"), listed(5, 8, "web")];
+        for text in ["app-a", "app-b", "3", "4"] {
+            refused(named(&domains, text), &["app-a has number 3", "app-b has number 4"]);
+        }
+        refused(with_uuid(&domains, Uuid::from_u128(7)), &["app-a", "app-b"]);
+        assert_eq!(number(named(&domains, "web")), 5);
+    }
+
+    #[test]
+    fn one_that_is_being_destroyed_counts_only_alone() {
+        let domains = [dying(3, 7, "web1"), dying(4, 7, ""), listed(5, 7, "web1")];
+        assert_eq!(number(named(&domains, "web1")), 5);
+        assert_eq!(number(with_uuid(&domains, Uuid::from_u128(7))), 5);
+        assert_eq!(with_name(&domains, "web1").unwrap().id.domid, 5);
+        assert_eq!(number(named(&domains[..1], "web1")), 3);
+        assert_eq!(number(with_uuid(&domains[..1], Uuid::from_u128(7))), 3);
+    }
+}
