@@ -3,7 +3,6 @@
 mod create;
 mod revert;
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::error::{Error, Left, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock, Patience};
 use crate::host::snapshot::Snapshot;
-use crate::host::{configured, look, record_file};
+use crate::host::{configured, files, look, record_file};
 use crate::plan::{Perform, Plan};
 use crate::report::{Planned, Reporter, json_text};
 use crate::revert::Cfg;
@@ -105,11 +104,14 @@ fn read_spec(path: &Path) -> Result<Spec> {
             .hint("give a SPEC.toml, see xl-snapshot.toml(5)")
     };
     let mut text = String::new();
-    fs::File::open(path)
+    files::open(path)
         .map_err(trouble)?
-        .take(MAX_SPEC)
+        .take(MAX_SPEC + 1)
         .read_to_string(&mut text)
         .map_err(trouble)?;
+    if text.len() as u64 > MAX_SPEC {
+        return Err(trouble(io::Error::other("it is longer than 1 MiB")));
+    }
     Spec::parse(&text, path)
 }
 

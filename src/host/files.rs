@@ -2,23 +2,29 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{
     DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
 };
 use std::path::Path;
 
 use jiff::Timestamp;
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::libc::{self, O_NOFOLLOW, O_TMPFILE};
+use nix::libc::{self, O_NOFOLLOW, O_PATH, O_TMPFILE};
 use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use rustix::fs::ioctl_ficlone;
 
+pub use self::naming::{has_name, rename_new, try_naming};
 use crate::disk::FileFacts;
 
+mod naming;
+
 const WRITE_BITS: u32 = 0o222;
+/// Reading, writing and execution: not what makes a program run as its owner.
+const PERMISSIONS: u32 = 0o777;
+/// What a file's mode lets its group and others do.
+const OTHERS: u32 = 0o077;
 
 /// What is known of a file.
 pub fn facts(path: &Path) -> io::Result<FileFacts> {
@@ -75,13 +81,35 @@ pub fn trouble(path: &Path) -> Option<String> {
 
 /// The free space in bytes of the file system of the nearest existing directory above `path`.
 pub fn free_space(path: &Path) -> io::Result<u64> {
+    Ok(room(path)?.free)
+}
+
+/// The room on a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The number of the file system.
+    pub device: u64,
+    /// What is free, in bytes.
+    pub free: u64,
+    /// Its size in bytes.
+    pub total: u64,
+}
+
+/// The room on the file system of the nearest existing directory above `path`.
+pub fn room(path: &Path) -> io::Result<Room> {
     let directory = path
         .ancestors()
         .skip(1)
         .find(|directory| directory.is_dir())
         .ok_or(io::ErrorKind::NotFound)?;
     let stat = statvfs(directory)?;
-    Ok(stat.blocks_available() * stat.fragment_size())
+    // What a FUSE file system without an end says is more than there is.
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    Ok(Room {
+        device: file_system(directory)?,
+        free: bytes(stat.blocks_available()),
+        total: bytes(stat.blocks()),
+    })
 }
 
 /// The number of the file system of a directory.
@@ -89,12 +117,18 @@ pub fn file_system(directory: &Path) -> io::Result<u64> {
     Ok(fs::metadata(directory)?.dev())
 }
 
-/// Makes directories for root alone.
+/// Makes directories for root alone, and their names durable.
 pub fn make_directories(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let missing: Vec<_> = path.ancestors().take_while(|directory| !directory.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    missing.into_iter().rev().try_for_each(sync_directory)
 }
 
 /// Makes a new file for root alone; never opens one that exists, never follows a link.
+///
+/// # Errors
+///
+/// Also where the file system has no permissions that would keep others out (vfat without `umask`).
 pub fn create_new(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -103,9 +137,23 @@ pub fn create_new(path: &Path) -> io::Result<File> {
         .custom_flags(O_NOFOLLOW)
         .mode(0o600)
         .open(path)?;
-    // Whatever the umask took away.
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(file)
+    let for_root_alone = || -> io::Result<()> {
+        // Whatever the umask took away.
+        let changed = file.set_permissions(Permissions::from_mode(0o600));
+        match file.metadata()?.mode() & OTHERS {
+            0 => Ok(()),
+            _ => Err(changed.err().unwrap_or_else(|| {
+                io::Error::other("its file system keeps no permissions: others could read it")
+            })),
+        }
+    };
+    match for_root_alone() {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            fs::remove_file(path)?;
+            Err(error)
+        }
+    }
 }
 
 /// Makes a new file that shares its content with `from`, for the same owner and with the same
@@ -153,13 +201,24 @@ pub fn id(file: &File) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// Opens a file for reading.
+/// Opens a file for reading, and nothing else: opening a FIFO would wait for a writer, and opening some
+/// devices does something, such as starting a watchdog.
 pub fn open(path: &Path) -> io::Result<File> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // It is only named; no driver hears of it (open(2), O_PATH).
+    let place = OpenOptions::new().read(true).custom_flags(O_PATH).open(path)?;
+    if !place.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    Ok(file)
+    File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
+
+/// Why a program that reads disk images should not be pointed at `path`, if it should not.
+pub fn no_image(path: &Path) -> Option<String> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() || meta.file_type().is_block_device() => None,
+        Ok(_) => Some("it is neither a regular file nor a block device".into()),
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 /// The first and the last bytes of a file.
@@ -181,10 +240,28 @@ pub fn part<const N: usize>(path: &Path, offset: u64) -> io::Result<[u8; N]> {
 }
 
 /// Takes everybody's write permission and returns the permissions as they were.
+///
+/// # Errors
+///
+/// Also where the file system keeps no permissions: nothing would show that others rest on the file.
 pub fn protect(path: &Path) -> io::Result<Permissions> {
-    let before = fs::metadata(path)?.permissions();
-    fs::set_permissions(path, Permissions::from_mode(before.mode() & !WRITE_BITS))?;
-    Ok(before)
+    let file = open(path)?;
+    let before = file.metadata()?.mode() & PERMISSIONS;
+    file.set_permissions(Permissions::from_mode(before & !WRITE_BITS))?;
+    match file.metadata()?.mode() & WRITE_BITS {
+        0 => Ok(Permissions::from_mode(before)),
+        _ => Err(io::Error::other(
+            "its file system keeps no permissions: nothing would mark it as a base of other images",
+        )),
+    }
+}
+
+/// Gives a file the write permissions again that [`protect`] took.
+pub fn unprotect(path: &Path, before: &Permissions) -> io::Result<()> {
+    // Through one descriptor: there may be another file by now where others may write to the directory.
+    let file = open(path)?;
+    let now = file.metadata()?.mode() & PERMISSIONS;
+    file.set_permissions(Permissions::from_mode(now | before.mode() & WRITE_BITS))
 }
 
 /// Removes a file; one that is gone needs nothing.
@@ -192,18 +269,6 @@ pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-/// Gives a file its final name; fails if the name is taken.
-pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
-        // A file system without that flag, such as NFS.
-        Err(Errno::EINVAL) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        result => Ok(result?),
     }
 }
 
@@ -221,12 +286,19 @@ pub fn write_back(path: &Path) -> io::Result<()> {
 
 /// Makes the name of a file durable.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path.parent().ok_or(io::ErrorKind::NotFound)?)?.sync_all()
+    match File::open(path.parent().ok_or(io::ErrorKind::NotFound)?)?.sync_all() {
+        // The answer of a file system that has nothing to do for it (fsync(2)).
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        synced => synced,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::*;
 
@@ -278,8 +350,29 @@ mod tests {
         let after = facts(&path).unwrap();
         assert!(!after.writable);
         assert_eq!(after.mtime, before.mtime);
-        fs::set_permissions(&path, permissions).unwrap();
+        unprotect(&path, &permissions).unwrap();
         assert_eq!(facts(&path).unwrap(), before);
+        // Of a file that is another one by now, nothing else changes.
+        fs::set_permissions(&path, Permissions::from_mode(0o4640)).unwrap();
+        unprotect(&path, &Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o662 | 0o640);
+    }
+
+    #[test]
+    fn only_files_are_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let [fifo, link, file] = ["f", "l", "a"].map(|name| directory.path().join(name));
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        symlink(&fifo, &link).unwrap();
+        fs::write(&file, "a").unwrap();
+        for path in [&fifo, &link, Path::new("/dev/zero"), directory.path()] {
+            // Without waiting.
+            assert!(open(path).unwrap_err().to_string().contains("not a regular file"));
+            assert!(no_image(path).unwrap().contains("neither"));
+        }
+        assert_eq!(io::read_to_string(open(&file).unwrap()).unwrap(), "a");
+        assert_eq!(no_image(&file), None);
+        assert!(no_image(&directory.path().join("x")).is_some());
     }
 
     #[test]

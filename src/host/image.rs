@@ -1,10 +1,10 @@
 //! The memory image on disk: writing one under a `.partial` name, opening one to revert to.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::domain::DomainConfig;
@@ -55,6 +55,40 @@ struct Working {
 /// Which file it is: its device and inode.
 pub type FileId = (u64, u64);
 
+/// Why an image, or a record in a file of its own, is not complete under its name.
+#[derive(Debug, thiserror::Error)]
+pub enum NotComplete {
+    /// Its record could not be written and synced.
+    #[error(transparent)]
+    Unwritten(io::Error),
+    /// All of it is durable, but under the name of one that is not complete.
+    #[error("It is complete, but does not get its name")]
+    Unnamed(#[source] io::Error),
+    /// It has its name, which a power cut may take from it.
+    #[error("Its directory cannot be synced")]
+    Unsynced(#[source] io::Error),
+    /// The name of the unfinished file belongs to another one.
+    #[error("somebody replaced {}: the file is lost", .0.display())]
+    Replaced(PathBuf),
+}
+
+/// Gives the complete file its name.
+pub fn give_name(file: &File, path: &Path) -> Result<(), NotComplete> {
+    let partial = partial_path(path);
+    // It has its name already if a process was killed here.
+    if files::has_name(file, &partial) {
+        let named = files::rename_new(&partial, path);
+        if !files::has_name(file, path) {
+            named.map_err(NotComplete::Unnamed)?;
+        }
+    }
+    // Whoever may write to the directory could have put something else under either name.
+    if !files::has_name(file, path) {
+        return Err(NotComplete::Replaced(partial));
+    }
+    files::sync_directory(path).map_err(NotComplete::Unsynced)
+}
+
 impl ImageWriter {
     /// Makes the file (or takes standard output) and writes the header with a record that is not
     /// complete.
@@ -64,11 +98,20 @@ impl ImageWriter {
             Target::File(path) => files::create_new(&partial_path(path))?,
         };
         let mut writer = ImageWriter::of(file, start);
-        if let Err(error) = writer.begin(start) {
+        if let Err(error) = writer.begin(start).and_then(|()| writer.make_found(start)) {
             writer.discard()?;
             return Err(error);
         }
         Ok(writer)
+    }
+
+    /// Makes the header durable, so that what a power cut leaves can be found; and tries what naming the
+    /// file will take, while nothing is lost if the file system cannot do it.
+    fn make_found(&self, start: &ImageStart) -> io::Result<()> {
+        let Target::File(path) = &start.target else { return Ok(()) };
+        self.file.sync_all()?;
+        files::sync_directory(path)?;
+        files::try_naming(path)
     }
 
     fn begin(&mut self, start: &ImageStart) -> io::Result<()> {
@@ -119,12 +162,17 @@ impl ImageWriter {
         }
     }
 
-    /// Its name until it is complete; it has none on standard output.
-    pub fn partial(&self) -> Option<PathBuf> {
+    /// The name that it gets; it has none on standard output.
+    pub fn path(&self) -> Option<PathBuf> {
         match &self.target {
             Target::Stdout => None,
-            Target::File(path) => Some(partial_path(path)),
+            Target::File(path) => Some(path.clone()),
         }
+    }
+
+    /// Its name until it is complete.
+    pub fn partial(&self) -> Option<PathBuf> {
+        self.path().map(|path| partial_path(&path))
     }
 
     /// Which file it is.
@@ -187,10 +235,18 @@ impl ImageWriter {
 
     /// Writes the complete record, makes the file durable and gives it its name. Returns its
     /// length in bytes, where that is known.
-    pub fn complete(mut self, record: &mut Record) -> io::Result<Option<u64>> {
+    pub fn complete(mut self, record: &mut Record) -> Result<Option<u64>, NotComplete> {
+        let length = self.write_complete(record).map_err(NotComplete::Unwritten)?;
+        if let Target::File(path) = &self.target {
+            give_name(&self.file, path)?;
+        }
+        Ok(length)
+    }
+
+    fn write_complete(&mut self, record: &mut Record) -> io::Result<Option<u64>> {
         self.drain()?;
         record.complete = true;
-        let Target::File(path) = &self.target else {
+        let Target::File(_) = &self.target else {
             let trailer = header::trailer(record);
             self.file.write_all(&match &self.compress {
                 Some(compress) => frames::frame(&trailer, compress.level)?,
@@ -211,19 +267,6 @@ impl ImageWriter {
         }
         self.file.write_all_at(&header, 0)?;
         self.file.sync_all()?;
-        // It has its name already if a process was killed here.
-        let partial = partial_path(path);
-        if self.has_name(&partial) {
-            files::rename_new(&partial, path)?;
-        }
-        // Whoever may write to the directory could have put something else under either name.
-        if !self.has_name(path) {
-            let partial = partial.display();
-            return Err(io::Error::other(format!(
-                "somebody replaced {partial}: the image is lost"
-            )));
-        }
-        files::sync_directory(path)?;
         Ok(Some(length))
     }
 
@@ -236,7 +279,7 @@ impl ImageWriter {
             Target::Stdout => Ok(()),
             Target::File(path) => {
                 let partial = partial_path(path);
-                if self.has_name(&partial) { files::remove(&partial) } else { Ok(()) }
+                if files::has_name(&self.file, &partial) { files::remove(&partial) } else { Ok(()) }
             }
         }
     }
@@ -253,12 +296,6 @@ impl ImageWriter {
             Target::Stdout => None,
         };
         Error::failed("Compressing the image").because(why).unfinished(vec![Left { what, command }])
-    }
-
-    /// Whether the file has this name.
-    fn has_name(&self, path: &Path) -> bool {
-        let named = fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-        named.is_some() && named == self.id().ok()
     }
 
     fn plain_header(&self, record: &Record) -> io::Result<Vec<u8>> {

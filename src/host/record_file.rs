@@ -1,14 +1,14 @@
 //! The record of a snapshot without memory, in a file of its own: written under a `.partial` name, and
 //! found again behind a snapshot's name.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::host::files;
-use crate::host::image::FileId;
+use crate::host::image::{FileId, NotComplete, give_name};
 use crate::memory::header::{MARK, MAX_RECORD};
 use crate::memory::partial_path;
 use crate::record::Record;
@@ -25,7 +25,13 @@ impl RecordFile {
     pub fn start(path: &Path, record: &Record) -> io::Result<RecordFile> {
         let file = files::create_new(&partial_path(path))?;
         let this = RecordFile { file, path: path.to_owned() };
-        match this.write(record) {
+        // Durable, so that what a power cut leaves can be found; and what naming it takes is tried.
+        let begun = this
+            .write(record)
+            .and_then(|()| this.file.sync_all())
+            .and_then(|()| files::sync_directory(path))
+            .and_then(|()| files::try_naming(path));
+        match begun {
             Ok(()) => Ok(this),
             Err(error) => {
                 this.discard()?;
@@ -55,30 +61,26 @@ impl RecordFile {
     /// # Errors
     ///
     /// It may have its name already; [`RecordFile::discard`] takes that back.
-    pub fn complete(&self, record: &Record) -> io::Result<()> {
-        self.write(record)?;
-        self.file.sync_all()?;
-        let partial = partial_path(&self.path);
-        if self.has_name(&partial) {
-            files::rename_new(&partial, &self.path)?;
-        }
-        if !self.has_name(&self.path) {
-            let partial = partial.display();
-            return Err(io::Error::other(format!("somebody replaced {partial}")));
-        }
-        files::sync_directory(&self.path)
+    pub fn complete(&self, record: &Record) -> Result<(), NotComplete> {
+        self.write(record).and_then(|()| self.file.sync_all()).map_err(NotComplete::Unwritten)?;
+        give_name(&self.file, &self.path)
+    }
+
+    /// The name it gets.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether it has its name.
     pub fn is_complete(&self) -> bool {
-        self.has_name(&self.path)
+        files::has_name(&self.file, &self.path)
     }
 
     /// Removes it, under whichever name.
     pub fn discard(&self) -> io::Result<()> {
         [partial_path(&self.path), self.path.clone()]
             .iter()
-            .filter(|name| self.has_name(name))
+            .filter(|name| files::has_name(&self.file, name))
             .try_for_each(|name| files::remove(name))
     }
 
@@ -89,11 +91,6 @@ impl RecordFile {
         }
         self.file.set_len(0)?;
         self.file.write_all_at(text.as_bytes(), 0)
-    }
-
-    fn has_name(&self, path: &Path) -> bool {
-        let named = fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-        named.is_some() && named == self.id().ok()
     }
 }
 
@@ -130,6 +127,9 @@ pub fn read(path: &Path) -> Result<Record> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::record::DisksOnly;
     use crate::record::tests::sample;

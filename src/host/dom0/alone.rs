@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
+use super::memory::not_complete;
 use super::{Dom0, caused, failed};
 use crate::disk::qemu_img::{snapshot_apply, snapshot_delete};
 use crate::domain::{DomainId, Format};
@@ -16,7 +17,7 @@ use crate::host::look;
 use crate::host::record_file::RecordFile;
 use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
-use crate::record::{QcowSnapshot, Record};
+use crate::record::{DisksOnly, QcowSnapshot, Record};
 use crate::tool::{create_domain, quote};
 
 impl Dom0 {
@@ -40,9 +41,13 @@ impl Dom0 {
             self.record.take().ok_or_else(|| Error::failed("The record is not open"))?;
         let incomplete = record.clone();
         record.complete = true;
-        let result = self
-            .prove(&mut record)
-            .and_then(|()| file.complete(&record).map_err(failed("Complete the record")));
+        let result = self.prove(&mut record).and_then(|()| {
+            file.complete(&record).map_err(|why| match record.disks_only {
+                // It is taken back.
+                Some(DisksOnly::Offline) => failed("Complete the record")(why),
+                _ => not_complete("record", file.path(), why),
+            })
+        });
         if result.is_ok() {
             self.done.record = Some(record);
         } else {

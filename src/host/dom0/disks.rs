@@ -84,7 +84,7 @@ impl Dom0 {
 
     pub(super) fn unprotect(&mut self, path: &Path) -> Result<()> {
         let Some(before) = self.protected.get(path) else { return Ok(()) };
-        fs::set_permissions(path, before.clone()).map_err(caused)?;
+        files::unprotect(path, before).map_err(caused)?;
         self.protected.remove(path);
         Ok(())
     }

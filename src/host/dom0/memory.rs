@@ -7,10 +7,10 @@ use crate::disk::qemu_img::ImageInfo;
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::guard::Note;
-use crate::host::image::ImageWriter;
+use crate::host::image::{ImageWriter, NotComplete};
 use crate::host::parallel::in_parallel;
 use crate::host::{files, look};
-use crate::memory::restore_command;
+use crate::memory::{partial_path, restore_command};
 use crate::plan::{ImageStart, Target};
 use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
 use crate::tool::quote;
@@ -65,21 +65,20 @@ impl Dom0 {
         if let Err(why) = writer.drain() {
             return Err(writer.give_up(&record.name, why));
         }
-        let partial = writer.partial();
-        let size = self
-            .prove(&mut record)
-            .and_then(|()| writer.complete(&mut record).map_err(failed("Complete the image")))
-            .map_err(|error| match partial {
-                None => error,
-                Some(path) => error.unfinished(vec![Left {
-                    what: format!(
-                        "The disks have their snapshots, and the memory is in {} for xl restore; \
-                         but without the proofs it cannot be reverted to",
-                        path.display()
-                    ),
-                    command: Some(format!("rm {}", quote(path))),
-                }]),
-            })?;
+        let path = writer.path();
+        let whole = |why: NotComplete| match &path {
+            Some(path) => not_complete("image", path, why),
+            None => failed("Complete the image")(why),
+        };
+        let size = match self.prove(&mut record) {
+            Ok(()) => writer.complete(&mut record).map_err(whole)?,
+            Err(error) => {
+                return Err(match &path {
+                    Some(path) => error.unfinished(vec![unproven("image", path)]),
+                    None => error,
+                });
+            }
+        };
         self.done.image_size = size;
         self.done.record = Some(record);
         Ok(())
@@ -109,6 +108,45 @@ impl Dom0 {
     }
 }
 
+/// What is left when an image or a record is not complete under its name.
+pub(super) fn not_complete(what: &str, path: &Path, why: NotComplete) -> Error {
+    let (partial, named) = (quote(partial_path(path)), quote(path));
+    let left = match &why {
+        NotComplete::Unwritten(_) => unproven(what, path),
+        NotComplete::Unnamed(_) => Left {
+            what: format!("The snapshot is complete; its {what} is {partial} and needs its name"),
+            command: Some(format!("mv -n {partial} {named}")),
+        },
+        NotComplete::Unsynced(_) => Left {
+            what: format!(
+                "The snapshot is complete, but a power cut may take its name from {named}"
+            ),
+            command: Some(format!("sync {named}")),
+        },
+        NotComplete::Replaced(_) => Left {
+            what: format!("The disks have their snapshots, but the {what} is gone"),
+            command: None,
+        },
+    };
+    failed(format!("Complete the {what}"))(why).unfinished(vec![left])
+}
+
+/// What is left when nothing proves that the disks are those of the snapshot.
+fn unproven(what: &str, path: &Path) -> Left {
+    let partial = quote(partial_path(path));
+    let memory = match what {
+        "image" => "; the memory in it is whole for xl restore: keep it until the domain runs",
+        _ => "",
+    };
+    Left {
+        what: format!(
+            "The disks have their snapshots, but {partial} lacks the proofs of them, so that it cannot \
+             be reverted to{memory}"
+        ),
+        command: None,
+    }
+}
+
 /// The one snapshot `name` of a qcow2 file.
 fn internal_snapshot(path: &Path, name: &str) -> Result<QcowSnapshot> {
     let chain = look::chain(path, Format::Qcow2).map_err(Error::failed)?;
@@ -127,4 +165,31 @@ fn frozen(path: &Path, virtual_size: Option<&u64>) -> Result<FrozenFile> {
         mtime: facts.mtime,
         inode: facts.inode,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_only_lacks_its_name_is_never_thrown_away() {
+        let told = |why: NotComplete| {
+            let error = not_complete("image", Path::new("/x/s 1.xlsave"), why);
+            assert_eq!(error.exit_code(), 4);
+            (error.left[0].what.clone(), error.left[0].command.clone())
+        };
+        let why = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let (what, command) = told(NotComplete::Unnamed(why()));
+        assert!(what.starts_with("The snapshot is complete"), "{what}");
+        let mv = "mv -n '/x/s 1.xlsave.partial' '/x/s 1.xlsave'";
+        assert_eq!(command.as_deref(), Some(mv));
+        let (what, command) = told(NotComplete::Unsynced(why()));
+        assert!(what.contains("is complete") && !what.contains(".partial"), "{what}");
+        assert_eq!(command.as_deref(), Some("sync '/x/s 1.xlsave'"));
+        for why in [NotComplete::Unwritten(why()), NotComplete::Replaced("/x".into())] {
+            assert_eq!(told(why).1, None);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Images made and read as `create` and `revert` do it, with a made-up guest.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
@@ -70,6 +71,24 @@ fn what_somebody_puts_in_the_place_of_an_image_is_neither_written_to_nor_believe
     fs::rename(&other, directory.path().join("s2.xlsave.partial")).unwrap();
     writer.discard().unwrap();
     assert_eq!(fs::read(directory.path().join("s2.xlsave.partial")).unwrap(), b"secret");
+}
+
+#[test]
+fn what_lacks_only_its_name_is_complete_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = start(directory.path(), None);
+    let path = path(&start);
+    let writer = ImageWriter::start(&start).unwrap();
+    // What can be found after a power cut, with nothing beside it.
+    assert_eq!(names(directory.path()), ["s1.xlsave.partial"]);
+    save(&writer, &pv_stream());
+    fs::write(path, "theirs").unwrap();
+    let error = writer.complete(&mut start.record.clone()).unwrap_err();
+    assert!(matches!(error, NotComplete::Unnamed(_)), "{error}");
+    assert_eq!(fs::read(path).unwrap(), b"theirs");
+    // By the command that is told then.
+    fs::rename(partial_path(path), path).unwrap();
+    Source::open(path).unwrap();
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::{
     cell::Cell,
     ffi::{CStr, CString, c_char, c_int},
     fmt,
-    fs::File,
     io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -20,6 +19,7 @@ use xen_bindings as sys;
 
 use super::error::printable;
 use super::owned::{Malloced, Owned, exact, lossy};
+use crate::host::files;
 
 /// The longest configuration file, in bytes; real ones have a few thousand.
 const SIZE_LIMIT: usize = 1 << 20;
@@ -146,7 +146,7 @@ impl XlCfg {
         let mut text = Vec::new();
         // One byte more than allowed, to tell "full" from "too long".
         let limit = SIZE_LIMIT as u64 + 1;
-        File::open(path)
+        files::open(path)
             .and_then(|file| file.take(limit).read_to_end(&mut text))
             .map_err(failed)?;
         Self::parse(path, &text)
