@@ -2,6 +2,7 @@
 
 mod alone;
 mod job;
+pub mod room;
 mod seen;
 
 use std::collections::BTreeSet;
@@ -17,17 +18,10 @@ use crate::memory::{header, partial_path, restore_command};
 use crate::plan::{
     Action, ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
 };
-use crate::record::{DomainRecord, Kept, Record, VERSION};
+use crate::record::{DomainRecord, Kept, NOT_YET, Record, VERSION};
 use crate::spec::DiskWish;
 use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
-
-/// A save file is larger than the guest's memory by its page tables, device state and header.
-const IMAGE_OVERHEAD: u64 = 32 << 20;
-
-/// How small the memory of an idle guest may get. Nobody knows how large the image will be: a full
-/// disk is found out on the way, and the save taken back.
-const BEST_COMPRESSION: u64 = 32;
 
 /// Configuration files of xl as they have to be once disks have other images. Made by libxlutil's
 /// parser, so not here.
@@ -126,9 +120,10 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     let not_live = why_not_live(guest_type, seen, internal).filter(|_| job.request.live);
     let live = job.request.live && not_live.is_none();
     let record = new_record(job, seen, disks, live)?;
-    let start = image_start(job, seen, &domain, record)?;
+    let start = image_start(job, seen, &domain, disks, record)?;
 
     let mut notes = left_out(disks);
+    notes.extend(room::notes(job, seen, disks));
     notes
         .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
     if seen.monitor.is_none() {
@@ -400,11 +395,17 @@ fn why_not_live(guest_type: GuestType, seen: &Seen, internal: bool) -> Option<&'
     }
 }
 
-fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<ImageStart> {
+fn image_start(
+    job: &Job,
+    seen: &Seen,
+    domain: &str,
+    disks: &[DiskCreate],
+    record: Record,
+) -> Result<ImageStart> {
     let target = match &seen.image {
         ImagePlace::Stdout => Target::Stdout,
         ImagePlace::Record { .. } => unreachable!("that is for disks without memory"),
-        ImagePlace::File { path, trouble, free } => {
+        ImagePlace::File { path, trouble, .. } => {
             let refused = || Error::refused(format!("The memory image {}", path.display()));
             check_path(path).map_err(|why| {
                 refused().because(why).hint("choose another file with --memory FILE")
@@ -414,20 +415,7 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
                     .because(trouble.clone())
                     .hint("choose another name with --name, or a file with --memory"));
             }
-            let memory = seen.config.memory_kib() * 1024;
-            let compressed = job.request.compress.is_some();
-            let needed =
-                if compressed { memory / BEST_COMPRESSION } else { memory } + IMAGE_OVERHEAD;
-            if *free < needed {
-                return Err(refused()
-                    .because(format!(
-                        "its file system has {} MiB free, the memory of {domain} needs {}{}",
-                        free >> 20,
-                        if job.request.live || compressed { "at least " } else { "" },
-                        needed >> 20,
-                    ))
-                    .hint("make room, or choose another place with --memory FILE"));
-            }
+            room::check(job, seen, domain, disks)?;
             Target::File(path.clone())
         }
     };
@@ -443,6 +431,11 @@ fn image_start(job: &Job, seen: &Seen, domain: &str, record: Record) -> Result<I
         Target::File(path) => job.is_in_our_directory(path),
         Target::Stdout => false,
     };
+    let image_size = match &target {
+        Target::File(_) => NOT_YET,
+        Target::Stdout => 0,
+    };
+    let record = Record { image_size, ..record };
     let config = seen.config.to_json();
     Ok(ImageStart { target, make_directory, config, record, compress: job.request.compress })
 }

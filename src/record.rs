@@ -20,6 +20,9 @@ use crate::tool::{BadPath, check_path};
 /// The version of the record this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;
 
+/// The length of an image in a file that is not complete: no image is as short.
+pub const NOT_YET: u64 = 1;
+
 /// A snapshot of a whole domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,7 +49,8 @@ pub struct Record {
     pub writer: String,
     /// The Xen release it was taken on; `xl restore` of an older one may refuse the image.
     pub xen: String,
-    /// The length of the whole image in bytes; 0 if it is not known, on a pipe.
+    /// The length of the whole image in bytes; 0 if it is not known, on a pipe; [`NOT_YET`] until a file is
+    /// complete.
     pub image_size: u64,
     /// The domain it was taken of.
     pub domain: DomainRecord,

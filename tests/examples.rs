@@ -130,6 +130,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         saver: None,
         xen: "4.17.7".into(),
         shadow_paging: true,
+        spaces: Vec::new(),
         image: ImagePlace::File { path: "/image".into(), trouble: None, free: 1 << 40 },
     }
 }

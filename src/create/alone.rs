@@ -2,7 +2,8 @@
 //! one that does.
 
 use super::{
-    ImagePlace, Job, Rewrites, Seen, State, actions, left_out, name_of, new_record, prepare, switch,
+    ImagePlace, Job, Rewrites, Seen, State, actions, left_out, name_of, new_record, prepare, room,
+    switch,
 };
 use crate::disk::DiskCreate;
 use crate::error::{Error, Result};
@@ -69,6 +70,7 @@ pub(super) fn plan(
     let kind = if running { DisksOnly::CrashConsistent } else { DisksOnly::Offline };
     let record = Record { disks_only: Some(kind), ..new_record(job, seen, disks, false)? };
     let mut notes = left_out(disks);
+    notes.extend(room::notes(job, seen, disks));
     let id = &seen.domain;
     let actions = actions(disks);
     let mut prepare = prepare(id, disks, &actions);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::room::Space;
 use crate::disk::DiskSeen;
 use crate::disk::lvm::volumes::Volume;
 use crate::domain::{DomainConfig, DomainId};
@@ -51,6 +52,8 @@ pub struct Seen {
     pub shadow_paging: bool,
     /// Where the image is to be.
     pub image: ImagePlace,
+    /// The file systems of the image, of the disks and of their new images, as far as they are known.
+    pub spaces: Vec<Space>,
 }
 
 /// What is known of the place for the memory image.

@@ -90,6 +90,7 @@ fn seen(job: &Job) -> Seen {
             trouble: None,
             free: 1 << 40,
         },
+        spaces: Vec::new(),
     }
 }
 
@@ -186,6 +187,32 @@ fn little_space_is_enough_for_a_compressed_image() {
     plan(&job, &seen).unwrap();
     seen.image = place(30 << 20);
     assert!(text(plan(&job, &seen)).contains("needs at least 36"));
+}
+
+#[test]
+fn an_image_and_what_the_disks_get_are_counted_together() {
+    let job = job("s1", &["xvdb,external"]);
+    let mut seen = seen(&job);
+    let image = PathBuf::from("/srv/s1.xlsave");
+    let place = |free| ImagePlace::File { path: image.clone(), trouble: None, free };
+    let (memory, mib) = (seen.config.memory_kib() >> 10, 1 << 20);
+    let mut spaces = |device, free: u64| {
+        seen.image = place(free * mib);
+        let overlay = "/srv/web1-xvdb.after-s1.qcow2";
+        seen.spaces = [("/srv/s1.xlsave", 7), ("/srv/a.qcow2", 7), (overlay, device)]
+            .map(|(file, device)| room::Space { file: file.into(), device, free: free * mib })
+            .into();
+        plan(&job, &seen)
+    };
+    let text = spaces(7, memory + 33).unwrap_err().chain().join(": ");
+    assert!(text.ends_with("needs at least 160, and the new images of its disks 2 MiB"), "{text}");
+    spaces(8, memory + 33).unwrap();
+    // There is room for both, but not for what a guest writes with two disks of 64 MiB.
+    let told = |plan: Plan| plan.notes.into_iter().find(|note| note.contains("I/O errors"));
+    let note = told(spaces(7, memory + 134).unwrap()).unwrap();
+    assert!(note.starts_with("the file system of /srv has 100 MiB left"), "{note}");
+    assert!(note.contains("takes what the guest writes") && note.contains("xvda, xvdb"), "{note}");
+    assert_eq!(told(spaces(7, memory + 162).unwrap()), None);
 }
 
 #[test]

@@ -369,7 +369,7 @@ fn shortage<N: Copy + PartialEq>(takes: &[(N, u64, u64)]) -> Option<(N, u64, u64
     })
 }
 
-fn mib(bytes: u64) -> String {
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::libxl::XlCfg;
 use crate::host::look::{
-    Domain, chain, disks_of_others, image_place, need, other_user, trouble, vhd_facts,
+    Domain, chain, disks_of_others, image_place, need, other_user, spaces, trouble, vhd_facts,
     volumes_under,
 };
 use crate::host::xenstore::Vbd;
@@ -92,18 +92,20 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
     let volumes = volumes_under(&disks);
     dom0.remember_sizes(&disks);
     let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
+    let image = image_place(job, &domain.id.name)?;
     Ok(Seen {
         domain: DomainId { domid: 0, uuid, name: domain.id.name.clone() },
         state: State::Off,
         stored: String::new(),
-        disks,
         volumes,
         cfg: Some(cfg.to_owned()),
         monitor: None,
         saver: None,
         xen: version.to_string(),
         shadow_paging: false,
-        image: image_place(job, &domain.id.name)?,
+        spaces: spaces(&disks, &image),
+        disks,
+        image,
         config,
     })
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 pub use domains::{Domain, again, domain};
 pub use found::{for_revert, for_show};
 
+use crate::create::room::Space;
 use crate::create::{ImagePlace, Job, Seen};
 use crate::disk::lvm::volumes::{self, Volume};
 use crate::disk::{self, DiskSeen, Place, Served, qemu_img, vhd};
@@ -62,10 +63,10 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
     // Once overlays stand on them, QEMU tells the overlays' sizes.
     dom0.remember_sizes(&disks);
     let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
+    let image = image_place(job, name)?;
     Ok(Seen {
         domain: domain.id.clone(),
         state: domain.state,
-        disks,
         volumes,
         // A record with another path would not be read again.
         cfg: domain.cfg.clone().filter(|path| check_path(path).is_ok()),
@@ -75,7 +76,9 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
             .map_err(|error| trouble("the programs that save domains", error))?,
         xen: version.to_string(),
         shadow_paging: dom0.libxl.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
-        image: image_place(job, name)?,
+        spaces: spaces(&disks, &image),
+        disks,
+        image,
         config,
         stored,
     })
@@ -205,6 +208,21 @@ pub(super) fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
     let free = files::free_space(path)
         .map_err(|error| trouble(&format!("the file system of {}", path.display()), error))?;
     Ok(ImagePlace::File { path: path.clone(), trouble: found, free })
+}
+
+/// The file systems of the image, of the disks and of their new images.
+pub(super) fn spaces(disks: &[DiskSeen], image: &ImagePlace) -> Vec<Space> {
+    let image = match image {
+        ImagePlace::File { path, .. } => Some(path.as_path()),
+        ImagePlace::Stdout | ImagePlace::Record { .. } => None,
+    };
+    let new = disks.iter().filter_map(|disk| disk.place.as_ref()).map(|place| place.path.as_path());
+    let own = disks.iter().map(|disk| disk.disk.file());
+    let space = |file: &Path| {
+        let files::Room { device, free, .. } = files::room(file).ok()?;
+        Some(Space { file: file.to_owned(), device, free })
+    };
+    image.into_iter().chain(new).chain(own).filter_map(space).collect()
 }
 
 /// An image and those below it, top first.

@@ -85,6 +85,8 @@ pub struct Dom0 {
     /// What a busy guest stood still for, to be told when it runs again.
     busy: Option<(Round, Duration)>,
     suspend_failed: bool,
+    /// The free room of the image's file system for which a save was given up, in bytes.
+    short_of_room: Option<u64>,
     /// A domain that could not be resumed: its memory is in the image alone.
     stuck: Option<DomainId>,
     /// Destroys a domain whose QEMU is gone already.
@@ -144,6 +146,7 @@ impl Dom0 {
             cpu_time: None,
             busy: None,
             suspend_failed: false,
+            short_of_room: None,
             stuck: None,
             destroying: None,
             turn: None,

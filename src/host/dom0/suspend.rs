@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::memory::IMAGE_IS_OPEN;
 use super::{Dom0, POLL, caused, meddled};
+use crate::create::room;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::files;
 use crate::host::libxl::{Abort, Aborter, Level, Libxl, LibxlError, Progress, ShutdownReason};
 use crate::host::parallel::in_parallel;
+use crate::record::Record;
 use crate::tool::quote;
 
 /// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
@@ -65,6 +67,30 @@ struct Saving {
     max_pause: Option<Duration>,
     suspended_at: OnceLock<Instant>,
     finished: AtomicBool,
+    reserve: Option<Reserve>,
+    /// The free room for which it was given up, in bytes.
+    short: OnceLock<u64>,
+}
+
+/// What has to stay free of the image's file system.
+#[derive(Debug)]
+struct Reserve {
+    image: PathBuf,
+    /// In bytes.
+    free: u64,
+}
+
+impl Reserve {
+    fn of(image: PathBuf, record: &Record, compressed: bool) -> Option<Reserve> {
+        let files::Room { free, total, .. } = files::room(&image).ok()?;
+        let needed = room::needed(record.domain.memory_kib, compressed);
+        Some(Reserve { image, free: room::reserve(free, total, needed) })
+    }
+
+    /// The free room in bytes, if it is too little.
+    fn broken(&self) -> Option<u64> {
+        files::free_space(&self.image).ok().filter(|free| *free < self.free)
+    }
 }
 
 impl Saving {
@@ -89,6 +115,7 @@ impl Saving {
             }
             let in_vain = stop.load(Ordering::Acquire)
                 || self.left().is_some_and(|left| left.is_zero())
+                || self.is_short()
                 // libxl would wait a minute for the answer that such a guest cannot give any more.
                 || info.is_some_and(|info| info.ended().is_some());
             // Asked again until it is heard: the save may be between two of its parts.
@@ -99,6 +126,14 @@ impl Saving {
             thread::park_timeout(nap.map_or(LOOK, |nap| nap.min(LOOK)));
         }
         cpu_time
+    }
+
+    /// Whether the image has grown so that others on its file system would soon get no room.
+    fn is_short(&self) -> bool {
+        if let Some(free) = self.reserve.as_ref().and_then(Reserve::broken) {
+            let _ = self.short.set(free);
+        }
+        self.short.get().is_some()
     }
 
     /// How much longer the guest may stand still, once it does, if there is a limit.
@@ -145,6 +180,7 @@ impl Dom0 {
             (None, Err(error)) => {
                 if error.is_aborted() {
                     self.check_pause()?;
+                    self.check_room()?;
                 }
                 if let Some(reason) = self.ended(domain) {
                     let ended =
@@ -190,14 +226,16 @@ impl Dom0 {
         max_pause: Option<Duration>,
         disks: &[PathBuf],
     ) -> std::result::Result<(), LibxlError> {
-        let (writer, _) = self.image.as_ref().expect(IMAGE_IS_OPEN);
+        let (writer, record) = self.image.as_ref().expect(IMAGE_IS_OPEN);
         let (libxl, stop) = (&self.libxl, &self.stop);
         let meter = self.reporter.meter("saving memory");
         // For the watch: ours is busy with the save. Without it, check_still sees less.
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
         let lookout = self.lookout.as_mut();
         let domid = domain.domid;
-        let saving = Saving { domid, max_pause, ..Saving::default() };
+        let reserve =
+            writer.partial().and_then(|image| Reserve::of(image, record, writer.is_compressed()));
+        let saving = Saving { domid, max_pause, reserve, ..Saving::default() };
         let mut cpu_time = None;
         let mut last = Round::default();
         let result = thread::scope(|scope| {
@@ -235,6 +273,7 @@ impl Dom0 {
         let suspended_at = saving.suspended_at.into_inner().unwrap_or_else(Instant::now);
         self.suspended_at = Some(suspended_at);
         self.pause_limit = max_pause.map(|max| (suspended_at + max, max));
+        self.short_of_room = saving.short.into_inner();
         self.cpu_time = cpu_time;
         let still = suspended_at.elapsed();
         if live && result.is_ok() && still >= LONG {
@@ -253,6 +292,23 @@ impl Dom0 {
             .hint("it goes on; allow more with --max-pause, or try when it is less busy")),
             _ => Ok(()),
         }
+    }
+
+    /// An error if the save was given up so that its file system does not run full.
+    fn check_room(&self) -> Result<()> {
+        let Some(free) = self.short_of_room else { return Ok(()) };
+        let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
+        let place = partial.map_or_else(|| "The image".into(), quote);
+        Err(Error::failed(format!("{place} has become too large"))
+            .because(format!(
+                "its file system has only {} MiB left, which others who write to it need: a guest that \
+                 writes to its memory while that is saved makes its image larger",
+                free >> 20
+            ))
+            .hint(
+                "the guest goes on; make room, choose another place with --memory FILE, or save it \
+                 while it stands still: --no-live",
+            ))
     }
 
     /// An error if the guest has run since it was suspended, or is configured otherwise.

@@ -1,0 +1,161 @@
+//! Room on file systems: what an image takes, what stays free for others, and where a guest will soon
+//! have none. Pure.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{ImagePlace, Job, Seen};
+use crate::disk::{DiskCreate, mib};
+use crate::error::{Error, Result};
+use crate::record::Kept;
+
+/// A save file is larger than the guest's memory by its page tables, device state and header.
+const IMAGE_OVERHEAD: u64 = 32 << 20;
+
+/// How small the memory of an idle guest may get. Nobody knows how large the image will be: a full
+/// disk is found out on the way, and the save taken back.
+const BEST_COMPRESSION: u64 = 32;
+
+/// What a new, empty image takes: the tables of a qcow2 file, or those that an internal snapshot copies.
+const EMPTY: u64 = 1 << 20;
+
+/// What a save leaves free for others who write to the file system, in bytes: as much as comes between two
+/// looks of the watch at 1 GB/s, and again; of a large file system, a part in [`RESERVED_PART`].
+const RESERVE: u64 = 256 << 20;
+const RESERVED_PART: u64 = 50;
+
+/// What a guest may write in a while. Less room for that is worth a word.
+const SOON: u64 = 1 << 30;
+
+/// The file system that a file is on, or will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// The file.
+    pub file: PathBuf,
+    /// The number of the file system.
+    pub device: u64,
+    /// What is free, in bytes.
+    pub free: u64,
+}
+
+/// The room that an image takes at least, in bytes: a live save of a guest that writes to its memory takes
+/// up to seven times the memory (libxenguest copies it in up to six rounds, and what is left then).
+pub fn needed(memory_kib: u64, compressed: bool) -> u64 {
+    let memory = memory_kib.saturating_mul(1024);
+    let memory = if compressed { memory / BEST_COMPRESSION } else { memory };
+    memory.saturating_add(IMAGE_OVERHEAD)
+}
+
+/// The free room of its file system at which a save is given up, in bytes: other guests' sparse images
+/// would get errors soon. `free` and `total` are those of the file system before the save. Where the image
+/// itself hardly fits, somebody has chosen that: it may take what it must.
+pub fn reserve(free: u64, total: u64, needed: u64) -> u64 {
+    RESERVE.max(total / RESERVED_PART).min(free.saturating_sub(needed))
+}
+
+/// Refuses an image that does not fit, together with the new images of the disks.
+pub(super) fn check(job: &Job, seen: &Seen, domain: &str, disks: &[DiskCreate]) -> Result<()> {
+    let ImagePlace::File { path, free, .. } = &seen.image else { return Ok(()) };
+    let compressed = job.request.compress.is_some();
+    let image = needed(seen.config.memory_kib(), compressed);
+    let beside = grow(seen, disks).get(&device_of(seen, path)).map_or(0, |growth| growth.at_once);
+    if *free >= image.saturating_add(beside) {
+        return Ok(());
+    }
+    let at_least = if job.request.live || compressed { "at least " } else { "" };
+    let beside = match beside {
+        0 => String::new(),
+        _ => format!(", and the new images of its disks {}", mib(beside)),
+    };
+    Err(Error::refused(format!("The memory image {}", path.display()))
+        .because(format!(
+            "its file system has {} MiB free, the memory of {domain} needs {at_least}{}{beside}",
+            free >> 20,
+            image >> 20,
+        ))
+        .hint("make room, or choose another place with --memory FILE"))
+}
+
+/// Says where a guest that writes will soon have no room: images grow from now on, also those that had
+/// all of their room before.
+pub(super) fn notes(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Vec<String> {
+    let image = match &seen.image {
+        ImagePlace::File { path, .. } => {
+            let memory = seen.config.memory_kib();
+            Some((device_of(seen, path), needed(memory, job.request.compress.is_some())))
+        }
+        ImagePlace::Stdout | ImagePlace::Record { .. } => None,
+    };
+    let note = |(device, growth): (Option<u64>, Growth)| {
+        let space = seen.spaces.iter().find(|space| Some(space.device) == device)?;
+        let image = image.filter(|(own, _)| *own == device).map_or(0, |(_, needed)| needed);
+        let free = space.free.saturating_sub(image).saturating_sub(growth.at_once);
+        (free < growth.soon).then(|| {
+            format!(
+                "the file system of {} has {} left, from which {} takes what the guest writes from now \
+                 on: when that is used up, the guest gets I/O errors",
+                space.file.parent().unwrap_or(&space.file).display(),
+                mib(free),
+                growth.vdevs.join(", "),
+            )
+        })
+    };
+    grow(seen, disks).into_iter().filter_map(note).collect()
+}
+
+/// What the images of disks take from a file system.
+#[derive(Debug, Default)]
+struct Growth {
+    /// When they are made.
+    at_once: u64,
+    /// What the guest may write in a while.
+    soon: u64,
+    vdevs: Vec<String>,
+}
+
+/// By the number of the file system, if that is known.
+fn grow(seen: &Seen, disks: &[DiskCreate]) -> BTreeMap<Option<u64>, Growth> {
+    let mut all: BTreeMap<_, Growth> = BTreeMap::new();
+    for (disk, seen_disk) in disks.iter().zip(&seen.disks) {
+        let grows = match &disk.record.snapshot {
+            Kept::None { .. } | Kept::Lvm { .. } => continue,
+            Kept::External { overlay: file, .. } | Kept::Vhd { child: file, .. } => file,
+            // Inside of a volume it takes nothing from a file system.
+            Kept::Internal { .. } if seen_disk.device.is_some() => continue,
+            Kept::Internal { .. } | Kept::Reflink { .. } => &disk.record.path,
+        };
+        let growth = all.entry(device_of(seen, grows)).or_default();
+        growth.at_once += EMPTY;
+        growth.soon += seen_disk.virtual_size().unwrap_or(SOON).min(SOON);
+        growth.vdevs.push(disk.record.vdev.clone());
+    }
+    all
+}
+
+fn device_of(seen: &Seen, file: &Path) -> Option<u64> {
+    seen.spaces.iter().find(|space| space.file == file).map(|space| space.device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_save_leaves_room_for_others_but_takes_what_it_must() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(reserve(100 * GIB, 100 * GIB, GIB), 2 * GIB);
+        assert_eq!(reserve(5 * GIB, 8 * GIB, GIB), 256 << 20);
+        // Where it just fits, nobody is told that it does not.
+        assert_eq!(reserve(GIB, 8 * GIB, GIB - (10 << 20)), 10 << 20);
+        assert_eq!(reserve(GIB, 8 * GIB, GIB), 0);
+        assert_eq!(reserve(0, u64::MAX, u64::MAX), 0);
+        assert_eq!(reserve(u64::MAX, u64::MAX, 0), u64::MAX / 50);
+    }
+
+    #[test]
+    fn a_compressed_image_may_be_small() {
+        assert_eq!(needed(1 << 20, false), (1 << 30) + (32 << 20));
+        assert_eq!(needed(1 << 20, true), 64 << 20);
+        assert_eq!(needed(u64::MAX, false), u64::MAX);
+    }
+}
