@@ -9,17 +9,32 @@ use crate::plan::{Plan, Step};
 use crate::record::Record;
 use crate::tool::quote;
 
+/// What a file is that has the name of an unfinished image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// An unfinished image.
+    Unfinished,
+    /// A complete image that did not get its name.
+    Complete,
+    /// A complete image that has its name as well.
+    SecondName,
+}
+
 /// What one `create` has left.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Leftover {
-    /// The unfinished memory image.
+    /// The memory image, under the name of an unfinished one.
     pub image: PathBuf,
     /// The record in it.
     pub record: Record,
+    /// What it is.
+    pub what: What,
     /// The new files that it made and that are there still.
     pub files: Vec<NewFile>,
     /// The snapshots of volumes that bear its tags, with the tag.
     pub volumes: Vec<(Volume, String)>,
+    /// Why not all of it is known, if so.
+    pub unsure: Option<String>,
 }
 
 /// A file that was made for the guest to go on with, or to keep its disk's content.
@@ -34,11 +49,16 @@ pub struct NewFile {
 impl Leftover {
     /// The steps that remove what nobody needs.
     fn steps(&self) -> Vec<Step> {
+        // The image alone tells of the rest.
+        if self.what == What::Complete || self.unsure.is_some() {
+            return Vec::new();
+        }
         let unused = self.files.iter().filter(|file| file.needed.is_none());
         let files = unused.map(|file| Step::RemoveFile { path: file.path.clone() });
-        let volumes = self.volumes.iter().map(|(volume, tag)| {
-            Step::Run(volumes::remove_tagged(&volume.group, &volume.name, tag))
-        });
+        let volumes =
+            self.volumes.iter().filter(|(volume, _)| !volume.open).map(|(volume, tag)| {
+                Step::Run(volumes::remove_tagged(&volume.group, &volume.name, tag))
+            });
         // The image last: it knows of the others.
         let image = Step::RemoveFile { path: self.image.clone() };
         files.chain(volumes).chain([image]).collect()
@@ -49,18 +69,40 @@ impl Leftover {
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Record { name, created, .. } = &self.record;
+        let image = quote(&self.image);
+        match self.what {
+            What::Unfinished => {}
+            What::SecondName => {
+                return write!(f, "snapshot {name} of {created:.0} has the name {image} as well");
+            }
+            What::Complete => {
+                let named = self.image.with_extension("");
+                return write!(
+                    f,
+                    "snapshot {name} of {created:.0} is complete and only lacks its name: mv -n \
+                     {image} {}",
+                    quote(named)
+                );
+            }
+        }
         write!(f, "snapshot {name}, begun {created:.0}, was cut short and left")?;
         for file in self.files.iter().filter(|file| file.needed.is_none()) {
             write!(f, " {},", quote(&file.path))?;
         }
-        for (volume, _) in &self.volumes {
+        for (volume, _) in self.volumes.iter().filter(|(volume, _)| !volume.open) {
             write!(f, " {},", volume.path())?;
         }
-        write!(f, " {}", quote(&self.image))?;
+        write!(f, " {image}")?;
         for NewFile { path, needed } in &self.files {
             if let Some(why) = needed {
                 write!(f, "; not removed is {}: {why}", quote(path))?;
             }
+        }
+        for (volume, _) in self.volumes.iter().filter(|(volume, _)| volume.open) {
+            write!(f, "; not removed is {}: somebody has it open", volume.path())?;
+        }
+        if let Some(why) = &self.unsure {
+            write!(f, "; nothing of it is removed: {why}")?;
         }
         Ok(())
     }
@@ -89,6 +131,8 @@ mod tests {
         let leftover = Leftover {
             image: "/x/s1.xlsave.partial".into(),
             record: sample(),
+            what: What::Unfinished,
+            unsure: None,
             files: vec![
                 file("/srv/a b.qcow2", None),
                 file("/srv/c.qcow2", Some("domain h uses it")),
@@ -98,9 +142,32 @@ mod tests {
         let text = leftover.to_string();
         assert!(text.contains("left '/srv/a b.qcow2', /x/s1.xlsave.partial"), "{text}");
         assert!(text.ends_with("not removed is /srv/c.qcow2: domain h uses it"), "{text}");
-        let plan = clean_up("web1", &[leftover]);
+        let plan = clean_up("web1", std::slice::from_ref(&leftover));
         let commands: Vec<_> = plan.finish.iter().filter_map(Step::by_hand).collect();
         assert_eq!(commands, ["rm '/srv/a b.qcow2'", "rm /x/s1.xlsave.partial"]);
         assert!(plan.prepare.is_empty() && plan.commit.is_none());
+        // What tells of the rest stays while the rest is not known.
+        let unsure = Leftover { unsure: Some("lvs fails".into()), ..leftover };
+        assert!(unsure.to_string().ends_with("nothing of it is removed: lvs fails"));
+        assert!(clean_up("web1", &[unsure]).finish.is_empty());
+    }
+
+    #[test]
+    fn a_complete_image_is_named_and_not_removed() {
+        let of = |what| Leftover {
+            image: "/x/s1.xlsave.partial".into(),
+            record: sample(),
+            what,
+            files: Vec::new(),
+            volumes: Vec::new(),
+            unsure: None,
+        };
+        let complete = of(What::Complete);
+        let text = complete.to_string();
+        assert!(text.ends_with("mv -n /x/s1.xlsave.partial /x/s1.xlsave"), "{text}");
+        assert!(complete.steps().is_empty());
+        // Of one with two names, the file stays.
+        let second = of(What::SecondName).steps();
+        assert_eq!(second, [Step::RemoveFile { path: "/x/s1.xlsave.partial".into() }]);
     }
 }

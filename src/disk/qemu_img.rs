@@ -39,20 +39,27 @@ pub fn info_chain(path: &Path, format: Format) -> Invocation {
     .arg(path)
 }
 
-/// Says which parts of an overlay come from which image of its chain, as JSON. Without `-U`: it fails
-/// while somebody has it open for writing.
+/// Says which parts of an overlay are its own, as JSON. What it names as its backing file is not opened.
+/// Without `-U`: it fails while somebody has it open for writing.
 pub fn map(path: &Path) -> Invocation {
-    Invocation::new(Tool::QemuImg, ["map", "--output=json", "-f", "qcow2"]).arg(path)
+    Invocation::new(Tool::QemuImg, ["map", "--output=json"]).arg(without_backing(path))
 }
 
 /// Whether an overlay has any content of its own, from the answer to [`map`].
 pub fn has_own_content(output: &[u8]) -> serde_json::Result<bool> {
+    /// Since QEMU 6.1.
     #[derive(Deserialize)]
     struct Extent {
-        depth: u32,
+        present: bool,
     }
     let extents: Vec<Extent> = serde_json::from_slice(output)?;
-    Ok(extents.iter().any(|extent| extent.depth == 0))
+    Ok(extents.iter().any(|extent| extent.present))
+}
+
+/// A qcow2 file without what lies below it.
+fn without_backing(path: &Path) -> String {
+    let file = json!({"driver": "file", "filename": path.to_string_lossy()});
+    format!("json:{}", json!({"driver": "qcow2", "backing": null, "file": file}))
 }
 
 /// Takes an internal snapshot of a file nobody has open.
@@ -113,10 +120,8 @@ pub fn measure_device(path: &Path) -> Invocation {
 /// Asks how long a copy of an internal snapshot can be, as JSON: [`copy_snapshot`] writes no more.
 /// Without what lies below the image, which the copy rests on as well.
 pub fn measure_snapshot(path: &Path, id: &str) -> Invocation {
-    let file = json!({"driver": "file", "filename": path.to_string_lossy()});
-    let image = json!({"driver": "qcow2", "backing": null, "file": file});
     let args = ["measure", "-U", "--output=json", "-O", "qcow2", "-l", &snapshot_option(id)];
-    Invocation::new(Tool::QemuImg, args).arg(format!("json:{image}")).within(APPLY_TIMEOUT)
+    Invocation::new(Tool::QemuImg, args).arg(without_backing(path)).within(APPLY_TIMEOUT)
 }
 
 /// Reads what [`measure_snapshot`] and [`measure_device`] print: a length in bytes.

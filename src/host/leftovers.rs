@@ -1,11 +1,18 @@
 //! Looking for what an earlier `create` of a domain has left that was cut short. The domain's lock must
 //! be held: what is being made now is no leftover.
+//!
+//! What lies in the directory of an image may have been put there by anybody. Only a file of root's that
+//! nobody else may write to is believed; nothing is opened but regular files; and what another image in
+//! that directory needs is left alone.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use crate::disk::lvm;
@@ -13,77 +20,128 @@ use crate::disk::qemu_img;
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::{command, files, look};
-use crate::leftover::{Leftover, NewFile};
-use crate::memory::PARTIAL;
-use crate::memory::header::{Header, Tail};
-use crate::record::{Kept, Record};
+use crate::leftover::{Leftover, NewFile, What};
+use crate::memory::{PARTIAL, read_front};
+use crate::record::{Kept, NOT_YET, Record};
+use crate::tool::Tool;
 
 /// What is left of a domain in the directory in which an image goes.
 pub fn find(dom0: &Dom0, domain: Uuid, image: &Path) -> Result<Vec<Leftover>> {
     let Some(directory) = image.parent() else { return Ok(Vec::new()) };
-    let trouble = |error: io::Error| {
+    let candidates = candidates(directory, domain).map_err(|error| {
         Error::refused(format!("The directory {} cannot be read", directory.display()))
             .because(error)
             .hint("choose another place with --memory FILE")
-    };
+    })?;
+    candidates.into_iter().map(|candidate| leftover(dom0, candidate)).collect()
+}
+
+/// An unfinished image, or one that is complete but for its name.
+#[derive(Debug)]
+struct Candidate {
+    image: PathBuf,
+    record: Record,
+    what: What,
+}
+
+fn candidates(directory: &Path, domain: Uuid) -> io::Result<Vec<Candidate>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         // Made when it is needed, or refused later, with more words.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(trouble(error)),
+        Err(error) => return Err(error),
     };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(trouble)?.path();
-        let unfinished = path.as_os_str().as_bytes().ends_with(PARTIAL.as_bytes());
-        // One that cannot be read is nothing that we could say anything about.
-        let record = unfinished.then(|| record(&path).ok()).flatten();
-        if let Some(record) = record.filter(|record| record.domain.uuid == domain) {
-            found.push(leftover(dom0, &path, record)?);
-        }
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let is_partial = |path: &Path| path.as_os_str().as_bytes().ends_with(PARTIAL.as_bytes());
+    let (partial, others): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| is_partial(path));
+    // What cannot be read is nothing that we could say anything about.
+    let found = partial.into_iter().filter_map(|path| candidate(path).ok());
+    let mut found: Vec<_> = found.filter(|it| it.record.domain.uuid == domain).collect();
+    if !found.is_empty() {
+        // A snapshot that somebody has already, of which this is a copy on its way, or a second name.
+        let known: BTreeSet<_> =
+            others.iter().filter_map(|path| Some(front(&open(path).ok()?).ok()?.id)).collect();
+        found.retain(|it| it.what == What::SecondName || !known.contains(&it.record.id));
     }
     found.sort_by(|one, other| one.image.cmp(&other.image));
     Ok(found)
 }
 
-fn record(path: &Path) -> io::Result<Record> {
-    let mut file = files::open_no_link(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let Header { tail, .. } = Header::read(&mut file).map_err(io::Error::other)?;
-    let Tail::Record(text) = tail else { return Err(io::ErrorKind::InvalidData.into()) };
-    Record::parse(&text).map_err(io::Error::other)
+fn candidate(image: PathBuf) -> io::Result<Candidate> {
+    let file = open(&image)?;
+    let record = front(&file)?;
+    let name = image.as_os_str().as_bytes();
+    let named = Path::new(std::ffi::OsStr::from_bytes(&name[..name.len() - PARTIAL.len()]));
+    let what = match record.complete {
+        true if files::has_name(&file, named) => What::SecondName,
+        true => What::Complete,
+        // One that went through a pipe: somebody copies it here. It tells only at its end whether it
+        // is complete.
+        false if record.image_size != NOT_YET => return Err(io::ErrorKind::InvalidData.into()),
+        false => What::Unfinished,
+    };
+    Ok(Candidate { image, record, what })
 }
 
-fn leftover(dom0: &Dom0, image: &Path, record: Record) -> Result<Leftover> {
-    let mut files = Vec::new();
+/// Opens a regular file that only root can have written.
+fn open(path: &Path) -> io::Result<File> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let file = files::open(path)?;
+    let meta = file.metadata()?;
+    match is_roots(&meta) {
+        true => Ok(file),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+/// Whether nobody but us may have written to a file.
+fn is_roots(meta: &fs::Metadata) -> bool {
+    const OTHERS_WRITE: u32 = 0o022;
+    meta.uid() == geteuid().as_raw() && meta.mode() & OTHERS_WRITE == 0
+}
+
+fn front(mut file: &File) -> io::Result<Record> {
+    read_front(&mut file).map(|(_, record)| record).map_err(io::Error::other)
+}
+
+fn leftover(dom0: &Dom0, candidate: Candidate) -> Result<Leftover> {
+    let Candidate { image, record, what } = candidate;
+    let mut left =
+        Leftover { image, record, what, files: Vec::new(), volumes: Vec::new(), unsure: None };
+    if what != What::Unfinished {
+        return Ok(left);
+    }
     let mut tags = Vec::new();
-    for disk in &record.disks {
+    for disk in &left.record.disks {
         match &disk.snapshot {
             Kept::None { .. } | Kept::Internal { .. } => {}
-            Kept::Lvm { .. } => tags.push(lvm::tag(record.id, &disk.vdev)),
-            Kept::External { overlay: path, .. } => files.extend(new_file(dom0, path, overlay)?),
+            Kept::Lvm { .. } => tags.push(lvm::tag(left.record.id, &disk.vdev)),
+            Kept::External { overlay: path, .. } => {
+                left.files.extend(new_file(dom0, path, overlay)?);
+            }
             Kept::Reflink { copy: path, .. } | Kept::Vhd { child: path, .. } => {
                 // Nothing tells whether they were used since.
                 let unsure = |_: &Path| Some("look yourself whether it is of use".to_owned());
-                files.extend(new_file(dom0, path, unsure)?);
+                left.files.extend(new_file(dom0, path, unsure)?);
             }
         }
     }
-    let mut volumes = Vec::new();
-    if !tags.is_empty() {
-        let all = look::volumes().map_err(|why| {
-            Error::refused("The logical volumes cannot be listed")
-                .because(why)
-                .hint("see what lvs says")
-        })?;
-        for volume in all {
-            let tag = tags.iter().find(|tag| volume.has_tag(tag)).cloned();
-            volumes.extend(tag.map(|tag| (volume, tag)));
+    // Where there is no LVM, there are no volumes.
+    if !tags.is_empty() && command::find(Tool::Lvm).is_ok() {
+        match look::volumes() {
+            Ok(all) => {
+                for volume in all {
+                    let tag = tags.iter().find(|tag| volume.has_tag(tag)).cloned();
+                    left.volumes.extend(tag.map(|tag| (volume, tag)));
+                }
+            }
+            // A snapshot of other disks is none of its business.
+            Err(why) => left.unsure = Some(format!("the logical volumes cannot be listed: {why}")),
         }
     }
-    Ok(Leftover { image: image.to_owned(), record, files, volumes })
+    Ok(left)
 }
 
 fn new_file(
@@ -91,11 +149,17 @@ fn new_file(
     path: &Path,
     still_needed: fn(&Path) -> Option<String>,
 ) -> Result<Option<NewFile>> {
-    if fs::symlink_metadata(path).is_err() {
-        return Ok(None);
-    }
+    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(None) };
+    let not_ours = if !meta.is_file() {
+        Some("it is not a regular file: create has not made it".to_owned())
+    } else if !is_roots(&meta) {
+        Some("others than root may have written to it".to_owned())
+    } else {
+        None
+    };
     let used = look::user(dom0, path)?.map(|user| format!("{user} uses it"));
-    Ok(Some(NewFile { path: path.to_owned(), needed: used.or_else(|| still_needed(path)) }))
+    let needed = not_ours.or(used).or_else(|| still_needed(path));
+    Ok(Some(NewFile { path: path.to_owned(), needed }))
 }
 
 /// Why an overlay must stay, if it must.
@@ -112,5 +176,126 @@ fn overlay(path: &Path) -> Option<String> {
         Ok(false) => None,
         Ok(true) => Some("the guest has written to it".into()),
         Err(why) => Some(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+    use crate::host::image::ImageWriter;
+    use crate::memory::partial_path;
+    use crate::plan::{ImageStart, Target};
+    use crate::record::tests::sample;
+
+    fn start(path: PathBuf, compress: Option<&str>) -> ImageStart {
+        ImageStart {
+            target: Target::File(path),
+            make_directory: false,
+            config: r#"{"c_info":{"name":"web1"}}"#.into(),
+            record: Record { complete: false, image_size: NOT_YET, id: Uuid::new_v4(), ..sample() },
+            compress: compress.map(|text| text.parse().unwrap()),
+        }
+    }
+
+    fn names(directory: &Path) -> Vec<(String, What)> {
+        let found = candidates(directory, sample().domain.uuid).unwrap();
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        found.iter().map(|it| (name(&it.image), it.what)).collect()
+    }
+
+    #[test]
+    fn what_was_begun_is_found_plain_and_compressed() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, compress) in [("a.xlsave", None), ("b.xlsave.zst", Some("zstd"))] {
+            // As a power cut leaves it: the header alone.
+            std::mem::forget(ImageWriter::start(&start(directory.path().join(name), compress)));
+        }
+        let expected = ["a.xlsave.partial", "b.xlsave.zst.partial"]
+            .map(|name| (name.to_owned(), What::Unfinished));
+        assert_eq!(names(directory.path()), expected);
+        assert!(candidates(directory.path(), Uuid::nil()).unwrap().is_empty());
+        assert!(candidates(&directory.path().join("x"), Uuid::nil()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_others_may_have_written_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.xlsave");
+        let partial = partial_path(&path);
+        std::mem::forget(ImageWriter::start(&start(path, None)));
+        let kept = fs::read(&partial).unwrap();
+        for mode in [0o620, 0o602] {
+            fs::set_permissions(&partial, Permissions::from_mode(mode)).unwrap();
+            assert!(names(directory.path()).is_empty(), "{mode:o}");
+        }
+        fs::remove_file(&partial).unwrap();
+        let elsewhere = tempfile::NamedTempFile::new().unwrap();
+        fs::write(elsewhere.path(), &kept).unwrap();
+        symlink(elsewhere.path(), &partial).unwrap();
+        // Nobody ever writes into it.
+        mkfifo(&directory.path().join("f.partial"), Mode::S_IRWXU).unwrap();
+        symlink("/dev/zero", directory.path().join("z.partial")).unwrap();
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn what_a_good_snapshot_needs_is_no_leftover() {
+        let directory = tempfile::tempdir().unwrap();
+        let make = |name: &str, complete: bool, id: Uuid| {
+            let path = directory.path().join(name);
+            let size = if complete { 0 } else { NOT_YET };
+            let record = Record { complete, id, image_size: size, ..sample() };
+            let start = ImageStart { record, ..start(path.clone(), None) };
+            let writer = ImageWriter::start(&start).unwrap();
+            (writer, start, path)
+        };
+        // A copy of an image that is there, whole or of its beginning.
+        let id = Uuid::new_v4();
+        for name in ["a.xlsave", "copy.xlsave"] {
+            std::mem::forget(make(name, false, id));
+        }
+        assert_eq!(names(directory.path()).len(), 2);
+        fs::rename(directory.path().join("a.xlsave.partial"), directory.path().join("a")).unwrap();
+        assert!(names(directory.path()).is_empty());
+        // One of a pipe, of which only its end tells that it is complete.
+        let (_, start, _) = make("pipe.xlsave", false, Uuid::new_v4());
+        fs::remove_file(directory.path().join("pipe.xlsave.partial")).unwrap();
+        let record = Record { image_size: 0, ..start.record.clone() };
+        std::mem::forget(ImageWriter::start(&ImageStart { record, ..start }));
+        assert!(names(directory.path()).is_empty());
+        // One that only lacks its name, and one that has two.
+        let (_, _, path) = make("c.xlsave", true, Uuid::new_v4());
+        assert_eq!(names(directory.path()), [("c.xlsave.partial".into(), What::Complete)]);
+        fs::hard_link(partial_path(&path), &path).unwrap();
+        assert_eq!(names(directory.path()), [("c.xlsave.partial".into(), What::SecondName)]);
+    }
+
+    #[test]
+    fn an_overlay_is_looked_into_and_not_what_it_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("o.qcow2");
+        let size = 1 << 20;
+        let base = Path::new("/no/such/base");
+        let make = qemu_img::create_overlay(&path, base, crate::domain::Format::Raw, size);
+        command::run(&make).unwrap();
+        assert_eq!(overlay(&path), None);
+        let fifo = directory.path().join("fifo");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        assert!(overlay(&fifo).unwrap().contains("not a regular file"));
+        // A guest that has written zeros has written.
+        let io = crate::tool::Invocation::new(
+            Tool::QemuImg,
+            ["convert", "-f", "raw", "-O", "qcow2", "-S", "0"],
+        );
+        let raw = directory.path().join("raw");
+        File::create(&raw).unwrap().set_len(size).unwrap();
+        command::run(&io.arg(&raw).arg(&path)).unwrap();
+        assert!(overlay(&path).unwrap().contains("has written"));
     }
 }

@@ -49,6 +49,24 @@ pub fn restore_command(image: &Path, compressed: bool) -> String {
     }
 }
 
+/// Reads the configuration and the record at the beginning of an image, plain or compressed, whether it
+/// is complete or not, and nothing else.
+pub fn read_front<F: Read + Seek>(file: &mut F) -> Result<(String, Record), BadImage> {
+    match is_compressed(file)? {
+        true => front(&mut Unpacked::new(file)?),
+        false => front(file),
+    }
+}
+
+/// Whether a file begins as a compressed one; leaves it at its beginning.
+fn is_compressed<F: Read + Seek>(file: &mut F) -> std::io::Result<bool> {
+    file.rewind()?;
+    let mut magic = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut magic)?;
+    file.rewind()?;
+    Ok(magic.try_into().is_ok_and(frames::is_compressed))
+}
+
 /// An image whose header was read and whose structure was found whole.
 #[derive(Debug)]
 pub struct Image {
@@ -122,11 +140,7 @@ impl Image {
     /// * any other compressed image is unpacked, because only its end tells that it is whole.
     pub fn read<F: Read + Seek>(file: &mut F) -> Result<Image, BadImage> {
         let length = file.seek(SeekFrom::End(0))?;
-        file.rewind()?;
-        let mut magic = Vec::new();
-        file.by_ref().take(4).read_to_end(&mut magic)?;
-        file.rewind()?;
-        match magic.try_into().is_ok_and(frames::is_compressed) {
+        match is_compressed(file)? {
             true => Image::read_compressed(file, length),
             false => Image::read_plain(file, length),
         }
