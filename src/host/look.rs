@@ -20,6 +20,7 @@ use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::process;
 use crate::host::qmp::Qmp;
+use crate::host::savers;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
 use crate::plan::Target;
@@ -72,7 +73,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         cfg: domain.cfg.clone().filter(|path| check_path(path).is_ok()),
         monitor: process::xl_monitor(domid)
             .map_err(|error| trouble("the domain's xl process", error))?,
-        saver: process::saver(domid)
+        saver: savers::other(&domain.id)
             .map_err(|error| trouble("the programs that save domains", error))?,
         xen: version.to_string(),
         shadow_paging: dom0.libxl.has_shadow_paging().map_err(|error| trouble("Xen", error))?,

@@ -20,5 +20,6 @@ pub mod process;
 pub mod qmp;
 pub mod record_file;
 pub mod rewrites;
+pub mod savers;
 pub mod snapshot;
 pub mod xenstore;

@@ -50,7 +50,7 @@ pub fn saver(domid: u32) -> io::Result<Option<i32>> {
     Ok(all_running("libxl-save-helper")?.into_iter().find(saves))
 }
 
-fn is_saver_of(arguments: &[u8], domid: u32) -> bool {
+pub(super) fn is_saver_of(arguments: &[u8], domid: u32) -> bool {
     let words: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
     let mode = words.iter().position(|word| *word == b"--save-domain");
     mode.and_then(|mode| words.get(mode + 3))

@@ -82,6 +82,8 @@ pub struct Dom0 {
     pause_limit: Option<(Instant, Duration)>,
     /// How long the guest's processors had run when it was suspended, in nanoseconds.
     cpu_time: Option<u64>,
+    /// The process of somebody else that saved the domain while we did.
+    other_saver: Option<i32>,
     /// What a busy guest stood still for, to be told when it runs again.
     busy: Option<(Round, Duration)>,
     suspend_failed: bool,
@@ -144,6 +146,7 @@ impl Dom0 {
             suspended_at: None,
             pause_limit: None,
             cpu_time: None,
+            other_saver: None,
             busy: None,
             suspend_failed: false,
             short_of_room: None,

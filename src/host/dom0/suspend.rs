@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::host::files;
 use crate::host::libxl::{Abort, Aborter, Level, Libxl, LibxlError, Progress, ShutdownReason};
 use crate::host::parallel::in_parallel;
+use crate::host::savers;
 use crate::record::Record;
 use crate::tool::quote;
 
@@ -61,9 +62,9 @@ impl Round {
 }
 
 /// A save under way, as both threads see it: the one that is in libxl, and the one that watches it.
-#[derive(Debug, Default)]
-struct Saving {
-    domid: u32,
+#[derive(Debug)]
+struct Saving<'a> {
+    domain: &'a DomainId,
     max_pause: Option<Duration>,
     suspended_at: OnceLock<Instant>,
     finished: AtomicBool,
@@ -93,31 +94,36 @@ impl Reserve {
     }
 }
 
-impl Saving {
-    /// Cuts the save short if it is not wanted any more, takes too long or cannot succeed. Returns how long
-    /// the guest's processors had run when it was suspended, in nanoseconds.
+impl Saving<'_> {
+    /// Cuts the save short if it is not wanted any more, takes too long, cannot succeed, or somebody else
+    /// saves the domain as well. Returns how long the guest's processors had run when it was suspended, in
+    /// nanoseconds, and who that is.
     fn watch(
         &self,
         libxl: Option<&mut Libxl>,
         aborter: &Aborter<'_>,
         stop: &AtomicBool,
-    ) -> Option<u64> {
+    ) -> (Option<u64>, Option<i32>) {
         // A connection that only this thread has: it is not Sync.
         let libxl = libxl.map(|libxl| &*libxl);
         let mut aborted = false;
         let mut cpu_time = None;
+        let mut other = None;
         while !self.finished.load(Ordering::Acquire) {
             // Asked before the look, which may come just before the suspend.
             let suspended = self.suspended_at.get().is_some();
-            let info = libxl.and_then(|libxl| libxl.domain_info(self.domid).ok()?);
+            let info = libxl.and_then(|libxl| libxl.domain_info(self.domain.domid).ok()?);
+            // Looked at for the last time while the last pages are copied: not in the pause.
+            other = other.or_else(|| savers::other(self.domain).ok()?);
             if cpu_time.is_none() && suspended {
                 cpu_time = info.as_ref().map(|info| info.cpu_time);
             }
             let in_vain = stop.load(Ordering::Acquire)
+                || other.is_some()
                 || self.left().is_some_and(|left| left.is_zero())
                 || self.is_short()
                 // libxl would wait a minute for the answer that such a guest cannot give any more.
-                || info.is_some_and(|info| info.ended().is_some());
+                || info.is_some_and(|info| info.ended().is_some() || info.paused && !suspended);
             // Asked again until it is heard: the save may be between two of its parts.
             aborted = aborted
                 || in_vain
@@ -125,7 +131,7 @@ impl Saving {
             let nap = self.left().filter(|left| !left.is_zero());
             thread::park_timeout(nap.map_or(LOOK, |nap| nap.min(LOOK)));
         }
-        cpu_time
+        (cpu_time, other)
     }
 
     /// Whether the image has grown so that others on its file system would soon get no room.
@@ -181,6 +187,10 @@ impl Dom0 {
                 if error.is_aborted() {
                     self.check_pause()?;
                     self.check_room()?;
+                    self.check_savers()?;
+                }
+                if self.info(domain)?.is_some_and(|info| info.paused) {
+                    return Err(meddled("paused the domain, which cannot be suspended then"));
                 }
                 if let Some(reason) = self.ended(domain) {
                     let ended =
@@ -235,8 +245,15 @@ impl Dom0 {
         let domid = domain.domid;
         let reserve =
             writer.partial().and_then(|image| Reserve::of(image, record, writer.is_compressed()));
-        let saving = Saving { domid, max_pause, reserve, ..Saving::default() };
-        let mut cpu_time = None;
+        let saving = Saving {
+            domain,
+            max_pause,
+            suspended_at: OnceLock::new(),
+            finished: AtomicBool::new(false),
+            reserve,
+            short: OnceLock::new(),
+        };
+        let (mut cpu_time, mut other) = (None, None);
         let mut last = Round::default();
         let result = thread::scope(|scope| {
             let (saving, aborter) = (&saving, libxl.aborter());
@@ -265,7 +282,7 @@ impl Dom0 {
             saving.finished.store(true, Ordering::Release);
             // The guest stands still: nobody waits for the end of a sleep now.
             watch.thread().unpark();
-            cpu_time = watch.join().expect("looking does not panic");
+            (cpu_time, other) = watch.join().expect("looking does not panic");
             result
         });
         meter.end();
@@ -275,6 +292,7 @@ impl Dom0 {
         self.pause_limit = max_pause.map(|max| (suspended_at + max, max));
         self.short_of_room = saving.short.into_inner();
         self.cpu_time = cpu_time;
+        self.other_saver = other;
         let still = suspended_at.elapsed();
         if live && result.is_ok() && still >= LONG {
             self.busy = Some((last, still));
@@ -311,9 +329,28 @@ impl Dom0 {
             ))
     }
 
+    /// An error if somebody else was seen to save the domain while we did.
+    fn check_savers(&self) -> Result<()> {
+        self.other_saver.map_or(Ok(()), |pid| {
+            Err(meddled(&format!("begun to save or migrate the domain (process {pid})")))
+        })
+    }
+
+    /// Who begins to save the domain between the last look and the switch of its disks is found when the
+    /// guest runs again.
+    fn warn_of_savers(&mut self, domain: &DomainId) {
+        if let Ok(Some(pid)) = savers::other(domain) {
+            self.messages.push(format!(
+                "note: process {pid} (xl save or migrate) has begun meanwhile: if disks were switched, its \
+                 image may name the frozen ones; do not restore it, let it be made again"
+            ));
+        }
+    }
+
     /// An error if the guest has run since it was suspended, or is configured otherwise.
     pub(super) fn check_still(&self, domain: &DomainId, stored: Option<&str>) -> Result<()> {
         self.check_pause()?;
+        self.check_savers()?;
         let info = self.the_same(domain)?;
         if info.shutdown_reason != Some(ShutdownReason::Suspend) {
             return Err(meddled("resumed the domain"));
@@ -341,6 +378,9 @@ impl Dom0 {
         if let Some(suspended) = self.suspended_at.take() {
             self.done.pause = Some(suspended.elapsed());
         }
+        if !gone && result.is_ok() && !self.suspend_failed {
+            self.warn_of_savers(domain);
+        }
         self.messages.extend(self.busy.take().map(|(round, still)| round.of_a_busy_guest(still)));
         if self.suspend_failed {
             return self.resume_latecomer(domain);
@@ -360,6 +400,10 @@ impl Dom0 {
         let deadline = Instant::now() + LATE_SUSPEND;
         loop {
             if self.is_gone(domain)? || self.ended(domain).is_some() {
+                return Ok(());
+            }
+            // It is theirs to suspend now, and to resume.
+            if savers::other(domain).is_ok_and(|other| other.is_some()) {
                 return Ok(());
             }
             self.xenstore.cancel_suspend(domain.domid).map_err(caused)?;

@@ -137,17 +137,14 @@ fn only(
     let (dying, live): (Vec<&Listed>, Vec<&Listed>) =
         domains.iter().partition(|domain| domain.state == State::Dying);
     let found: Vec<&Listed> = live.iter().copied().filter(meant).collect();
-    let ambiguous = |what: String, one: &Listed, other: &Listed| {
-        Err(Error::refused(what)
-            .because(format!("{} and {}", words(&one.id), words(&other.id)))
-            .hint("name the domain by what only it has; xl list -v shows numbers, names and UUIDs"))
-    };
     let one = match found.as_slice() {
         [] => return Ok(dying.into_iter().find(meant).cloned()),
-        [one] => *one,
-        [one, other, ..] => {
-            return ambiguous(format!("{text:?} means more than one domain"), one, other);
+        [one, other, ..] if one.id.uuid != other.id.uuid => {
+            return Err(Error::refused(format!("{text:?} means more than one domain"))
+                .because(both(one, other))
+                .hint("name it by what only it has; xl list -v shows numbers, names and UUIDs"));
         }
+        [one, ..] => *one,
     };
     if one.id.domid == 0 {
         return Err(Error::refused("Domain 0 cannot be snapshotted: we run in it")
@@ -157,12 +154,16 @@ fn only(
     match twin {
         None => Ok(Some(one.clone())),
         Some(other) => Err(Error::refused(format!("Two domains have the UUID {}", one.id.uuid))
-            .because(format!("{} and {}", words(&one.id), words(&other.id)))
+            .because(both(one, other))
             .hint(
                 "a snapshot belongs to a UUID: give one of them another uuid= in its configuration file, \
                  and start it again",
             )),
     }
+}
+
+fn both(one: &Listed, other: &Listed) -> String {
+    format!("{} and {}", words(&one.id), words(&other.id))
 }
 
 fn words(id: &DomainId) -> String {
