@@ -43,6 +43,7 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
             vdev: disk.vdev.clone(),
             node: node.name.clone(),
             name: name.to_owned(),
+            file: disk.file().to_owned(),
         }),
         ..DiskCreate::of(record(seen, Kept::Internal { proof: None }))
     })

@@ -119,6 +119,19 @@ pub fn is_program(pid: i32, name: &str) -> bool {
         .is_ok_and(|path| path.file_name().is_some_and(|file| file == name))
 }
 
+/// Whether a process is the QEMU of a domain, and has not ended: libxl starts it with `-xen-domid N`
+/// (libxl_dm.c), and the number of a domain is not used again for long.
+pub fn is_qemu_of(pid: i32, domid: u32) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    is_alive(pid) && has_domid(&arguments, domid)
+}
+
+fn has_domid(arguments: &[u8], domid: u32) -> bool {
+    let mut words = arguments.split(|byte| *byte == 0);
+    words.any(|word| word == b"-xen-domid")
+        && words.next().is_some_and(|word| word == domid.to_string().as_bytes())
+}
+
 /// Waits until a process is gone, and with it its hold on the disks. A zombie has closed all its
 /// files. Returns whether it is gone in time.
 pub fn wait_gone(pid: i32, timeout: Duration) -> bool {
@@ -171,6 +184,14 @@ mod tests {
         assert!(!is_saver_of(helper, 27) && !is_saver_of(helper, 1));
         let restores = b"libxl-save-helper\0--restore-domain\x0027\0\x007\x001\0";
         assert!(!is_saver_of(restores, 7) && !is_saver_of(b"", 7));
+    }
+
+    #[test]
+    fn the_qemu_of_a_domain() {
+        let qemu = b"/usr/lib/xen-4.17/bin/qemu-system-i386\0-xen-domid\x0012\0-no-shutdown\0";
+        assert!(has_domid(qemu, 12) && !has_domid(qemu, 1));
+        assert!(!has_domid(b"qemu-img\x0012\0", 12) && !has_domid(b"", 0));
+        assert!(!is_qemu_of(i32::try_from(std::process::id()).unwrap(), 12));
     }
 
     #[test]

@@ -7,12 +7,20 @@
 //! The commands are the types that the `qapi` crate generates from QEMU's schema. Answers are read
 //! by our own small types and events are skipped unread: a strict reader would take an event or a
 //! field of a newer QEMU for a failed command, after the disks have been switched.
+//!
+//! All answers but one are waited for until a time limit, whatever QEMU sends meanwhile. The one is that to
+//! the transaction: how long that takes depends on the images, so it is waited for as long as QEMU lives.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use qapi::Command;
 use qapi::qmp::{
     BlockdevSnapshotInternal, BlockdevSnapshotInternalWrapper, BlockdevSnapshotSync,
@@ -31,10 +39,16 @@ use crate::plan::Action;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// A socket that is taken is not greeted: no need to wait long for that.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a read looks whether the limit has passed.
+const TICK: Duration = Duration::from_millis(500);
+/// Who waits for the transaction for longer is told.
+pub const SLOW: Duration = Duration::from_secs(5);
+/// Before one answer come fewer events.
+const MAX_EVENTS: usize = 100_000;
 /// The brace that completes a command, and the end of the line.
 const LAST: usize = 2;
 /// No answer of QEMU is longer.
-const MAX_LINE: u64 = 16 << 20;
+const MAX_LINE: usize = 16 << 20;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +91,35 @@ pub enum QmpError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// How long an answer is waited for.
+enum Patience<'a> {
+    /// Until then, whatever else comes meanwhile.
+    Until(Instant),
+    /// As long as the connection stands; at the time of the first field, the second one is called, once.
+    WhileItLives(Option<(Instant, &'a mut dyn FnMut())>),
+}
+
+impl Patience<'_> {
+    fn short(limit: Duration) -> Self {
+        Patience::Until(Instant::now() + limit)
+    }
+
+    /// An error if the time has passed.
+    fn check(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        match self {
+            Patience::Until(end) if now >= *end => Err(io::ErrorKind::TimedOut.into()),
+            Patience::WhileItLives(slow) => {
+                if let Some((_, tell)) = slow.take_if(|(at, _)| now >= *at) {
+                    tell();
+                }
+                Ok(())
+            }
+            Patience::Until(_) => Ok(()),
+        }
+    }
 }
 
 /// A connection to a domain's QEMU.
@@ -143,26 +186,32 @@ impl Qmp {
     /// Connects to the QEMU of a domain.
     pub fn connect(domid: u32) -> Result<Qmp, QmpError> {
         let path = format!("/var/run/xen/qmp-libxenstat-{domid}");
-        let connect = |source| QmpError::Connect { path: path.clone(), source };
-        let stream = UnixStream::connect(&path).map_err(connect)?;
-        stream.set_write_timeout(Some(TIMEOUT)).map_err(connect)?;
-        stream.set_read_timeout(Some(GREETING_TIMEOUT)).map_err(connect)?;
-        let patient = |stream: &UnixStream| stream.set_read_timeout(Some(TIMEOUT));
-        Qmp::greet(stream, patient).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                QmpError::Taken { path: path.clone() }
-            }
-            _ => connect(error),
+        connected(Path::new(&path)).and_then(Qmp::greet).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => QmpError::Taken { path },
+            _ => QmpError::Connect { path, source },
         })
     }
 }
 
+/// A connection whose every read and write ends in time. So does this call: where QEMU's queue of connections
+/// is full, connect(2) would wait without end.
+fn connected(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let limit = TimeVal::seconds(i64::try_from(GREETING_TIMEOUT.as_secs()).unwrap_or(i64::MAX));
+    setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(TICK))?;
+    Ok(stream)
+}
+
 impl<S: Read + Write> Qmp<S> {
-    /// Waits for QEMU's greeting, and returns it. `greeted` may change the stream in between.
-    pub fn greet(stream: S, greeted: impl FnOnce(&S) -> io::Result<()>) -> io::Result<Qmp<S>> {
+    /// Waits for QEMU's greeting, and returns it. Reads of the stream end now and then, with
+    /// [`io::ErrorKind::WouldBlock`] or [`io::ErrorKind::TimedOut`], so that time limits hold.
+    pub fn greet(stream: S) -> io::Result<Qmp<S>> {
         let mut qmp = Qmp { stream: BufReader::new(stream), armed: None };
-        let _: Greeting = qmp.line()?;
-        greeted(qmp.stream.get_ref())?;
+        let _: Greeting = qmp.line(&mut Patience::short(GREETING_TIMEOUT))?;
         let _: IgnoredAny =
             qmp.execute(&qmp_capabilities { enable: None }).map_err(io::Error::other)?;
         Ok(qmp)
@@ -210,19 +259,24 @@ impl<S: Read + Write> Qmp<S> {
         Ok(())
     }
 
-    /// Does all actions or none.
-    pub fn transaction(&mut self, actions: &[Action]) -> Result<(), QmpError> {
-        let _: IgnoredAny = match self.armed.take() {
-            None => self.execute(&to_transaction(actions))?,
-            Some((armed, last)) if armed == actions => {
-                self.send::<transaction>(&last)?;
-                self.answer::<transaction, _>()?
-            }
+    /// Does all actions or none. Waits for as long as QEMU lives; `slow` is called if that takes longer than
+    /// [`SLOW`].
+    pub fn transaction(
+        &mut self,
+        actions: &[Action],
+        slow: &mut dyn FnMut(),
+    ) -> Result<(), QmpError> {
+        let text = match self.armed.take() {
+            None => request(&to_transaction(actions))?,
+            Some((armed, last)) if armed == actions => last,
             Some(_) => {
                 let source = io::Error::other("QEMU has been handed another one");
                 return Err(QmpError::Unsent { command: transaction::NAME, source });
             }
         };
+        self.send::<transaction>(&text)?;
+        let slow = Some((Instant::now() + SLOW, slow));
+        let _: IgnoredAny = self.answer::<transaction, _>(&mut Patience::WhileItLives(slow))?;
         Ok(())
     }
 
@@ -238,7 +292,7 @@ impl<S: Read + Write> Qmp<S> {
 
     fn execute<C: Command, T: DeserializeOwned>(&mut self, command: &C) -> Result<T, QmpError> {
         self.send::<C>(&request(command)?)?;
-        self.answer::<C, T>()
+        self.answer::<C, T>(&mut Patience::short(TIMEOUT))
     }
 
     /// All in one: where QEMU is gone, it has seen nothing of it.
@@ -249,10 +303,13 @@ impl<S: Read + Write> Qmp<S> {
         })
     }
 
-    fn answer<C: Command, T: DeserializeOwned>(&mut self) -> Result<T, QmpError> {
-        loop {
-            let answer: Answer<T> =
-                self.line().map_err(|source| QmpError::Broken { command: C::NAME, source })?;
+    fn answer<C: Command, T: DeserializeOwned>(
+        &mut self,
+        patience: &mut Patience<'_>,
+    ) -> Result<T, QmpError> {
+        let broken = |source| QmpError::Broken { command: C::NAME, source };
+        for _ in 0..MAX_EVENTS {
+            let answer: Answer<T> = self.line(patience).map_err(broken)?;
             if let Some(value) = answer.value {
                 return Ok(value);
             }
@@ -261,15 +318,36 @@ impl<S: Read + Write> Qmp<S> {
             }
             // An event: not for us.
         }
+        Err(broken(io::Error::other(format!("{MAX_EVENTS} events came instead"))))
     }
 
-    fn line<T: DeserializeOwned>(&mut self) -> io::Result<T> {
+    fn line<T: DeserializeOwned>(&mut self, patience: &mut Patience<'_>) -> io::Result<T> {
         let mut line = Vec::new();
-        let read = (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        loop {
+            patience.check()?;
+            let (taken, ends) = match self.stream.fill_buf() {
+                Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(bytes) => {
+                    let end = bytes.iter().position(|byte| *byte == b'\n');
+                    let taken = end.map_or(bytes.len(), |end| end + 1);
+                    line.extend_from_slice(&bytes[..taken]);
+                    (taken, end.is_some())
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock
+                    | io::ErrorKind::TimedOut
+                    | io::ErrorKind::Interrupted => continue,
+                    _ => return Err(error),
+                },
+            };
+            self.stream.consume(taken);
+            if ends {
+                return Ok(serde_json::from_slice(&line)?);
+            }
+            if line.len() >= MAX_LINE {
+                return Err(io::Error::other("a line of it is too long"));
+            }
         }
-        Ok(serde_json::from_slice(&line)?)
     }
 }
 
@@ -334,15 +412,15 @@ fn to_qmp(action: &Action) -> TransactionAction {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-    use std::thread;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::{iter, thread};
 
     use super::*;
 
     /// A QEMU that says `lines` one after the other, each after a command.
     fn qemu(lines: &'static [&'static str]) -> io::Result<Qmp> {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         thread::spawn(move || {
             let mut reader = BufReader::new(theirs.try_clone().unwrap());
             for (number, line) in lines.iter().enumerate() {
@@ -355,7 +433,7 @@ mod tests {
             // One more is read, and never answered.
             let _ = reader.read_line(&mut String::new());
         });
-        Qmp::greet(ours, |_| Ok(()))
+        Qmp::greet(ours)
     }
 
     #[test]
@@ -376,17 +454,98 @@ mod tests {
         // One write of two lines: the event first, then the answer.
         let event: &'static str = event.replace("\n            ", "\n").leak();
         let lines: &'static [&'static str] = Box::leak(Box::new([GREETING, OK, event]));
-        qemu(lines).unwrap().transaction(&[]).unwrap();
+        qemu(lines).unwrap().transaction(&[], &mut || ()).unwrap();
     }
 
     #[test]
     fn a_refusal_is_told_from_silence() {
         let refused = r#"{"error": {"class": "GenericError", "desc": "Snapshot exists"}}"#;
         let lines: &'static [&'static str] = Box::leak(Box::new([GREETING, OK, refused]));
-        let error = qemu(lines).unwrap().transaction(&[]).unwrap_err();
+        let error = qemu(lines).unwrap().transaction(&[], &mut || ()).unwrap_err();
         assert_eq!(error.to_string(), "QEMU refused transaction: Snapshot exists");
-        let error = qemu(&[GREETING, OK]).unwrap().transaction(&[]).unwrap_err();
+        let error = qemu(&[GREETING, OK]).unwrap().transaction(&[], &mut || ()).unwrap_err();
         assert!(matches!(error, QmpError::Broken { command: "transaction", .. }), "{error}");
+    }
+
+    /// A QEMU that reads one command, and then does what it likes.
+    fn busy(then: impl FnOnce(UnixStream) + Send + 'static) -> Qmp {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        thread::spawn(move || {
+            BufReader::new(theirs.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+            then(theirs);
+        });
+        Qmp { stream: BufReader::new(ours), armed: None }
+    }
+
+    #[test]
+    fn the_transaction_is_waited_for_as_long_as_qemu_lives() {
+        // Many times longer than a read waits, and in two parts.
+        let mut qmp = busy(|mut theirs| {
+            theirs.write_all(b"{\"event\": \"X\"}\n{\"ret").unwrap();
+            thread::sleep(Duration::from_millis(300));
+            theirs.write_all(b"urn\": {}}\n").unwrap();
+        });
+        qmp.transaction(&[], &mut || ()).unwrap();
+        // Its end ends the wait.
+        let error = busy(drop).transaction(&[], &mut || ()).unwrap_err();
+        assert!(matches!(error, QmpError::Broken { .. }), "{error}");
+    }
+
+    #[test]
+    fn who_waits_for_long_is_told_once() {
+        let mut told = 0;
+        let mut tell = || told += 1;
+        let mut patience = Patience::WhileItLives(Some((Instant::now(), &mut tell)));
+        patience.check().unwrap();
+        patience.check().unwrap();
+        assert_eq!(told, 1);
+    }
+
+    #[test]
+    fn neither_events_nor_single_bytes_extend_a_limit() {
+        let end = Instant::now() + Duration::from_secs(10);
+        for drop_by_drop in [&b"{\"event\": \"X\"}\n"[..], b" "] {
+            let mut qmp = busy(move |mut theirs| {
+                while Instant::now() < end && theirs.write_all(drop_by_drop).is_ok() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            qmp.send::<query_block>("\n").unwrap();
+            let mut patience = Patience::short(Duration::from_millis(100));
+            let error = qmp.answer::<query_block, IgnoredAny>(&mut patience).unwrap_err();
+            assert!(matches!(error, QmpError::Broken { .. }), "{error}");
+        }
+        assert!(Instant::now() < end, "the limit did not hold");
+    }
+
+    #[test]
+    fn a_flood_of_events_is_cut_off() {
+        let mut qmp = busy(|mut theirs| {
+            let event = b"{\"event\": \"X\"}\n".repeat(1000);
+            while theirs.write_all(&event).is_ok() {}
+        });
+        let error = qmp.transaction(&[], &mut || ()).unwrap_err();
+        let QmpError::Broken { source, .. } = error else { panic!("{error}") };
+        assert!(source.to_string().contains("events"), "{source}");
+    }
+
+    #[test]
+    fn a_queue_that_is_full_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let held: Vec<_> = iter::from_fn(|| {
+            let socket =
+                socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)
+                    .unwrap();
+            let full = connect(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).is_err();
+            (!full).then_some(socket)
+        })
+        .collect();
+        let error = connected(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{} wait", held.len());
+        assert!(connected(&directory.path().join("none")).is_err());
     }
 
     #[test]
@@ -401,8 +560,12 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let mut qmp = Qmp { stream: BufReader::new(ours), armed: None };
-        let action =
-            Action::Internal { vdev: "a".into(), node: "a-qcow2".into(), name: "s1".into() };
+        let action = Action::Internal {
+            vdev: "a".into(),
+            node: "a-qcow2".into(),
+            name: "s1".into(),
+            file: "/a".into(),
+        };
         let actions = [action.clone()];
         let mut text = [0; 1024];
         let mut sent = || {
@@ -413,18 +576,23 @@ mod tests {
         let begin = sent();
         serde_json::from_str::<serde_json::Value>(&begin).unwrap_err();
         writeln!(&theirs, "{OK}").unwrap();
-        qmp.transaction(&actions).unwrap();
+        qmp.transaction(&actions, &mut || ()).unwrap();
         assert_eq!(begin + &sent(), request(&to_transaction(&actions)).unwrap());
         // Another one is not mixed with it.
         qmp.arm(&actions).unwrap();
-        let error = qmp.transaction(&[action.clone(), action]).unwrap_err();
+        let error = qmp.transaction(&[action.clone(), action], &mut || ()).unwrap_err();
         assert!(matches!(error, QmpError::Unsent { .. }), "{error}");
     }
 
     #[test]
     fn the_transaction_is_what_qemu_wants() {
         let actions = [
-            Action::Internal { vdev: "xvda".into(), node: "xvda-qcow2".into(), name: "s1".into() },
+            Action::Internal {
+                vdev: "xvda".into(),
+                node: "xvda-qcow2".into(),
+                name: "s1".into(),
+                file: "/a".into(),
+            },
             Action::Overlay {
                 vdev: "xvdb".into(),
                 node: "xvdb-raw".into(),

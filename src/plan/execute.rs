@@ -21,7 +21,8 @@ pub trait Perform {
     fn reached(&mut self, _: Reached) {}
 
     /// Settles a step that a process began that is gone now, a commit or one that nothing can undo:
-    /// returns whether it has taken place. One that cannot be left in its middle is ended.
+    /// returns whether it has taken place. One that cannot be left in its middle is ended. An error of a
+    /// commit means that it has not taken place as a whole, and never will: it says what is left of it.
     fn settle(&mut self, _: &Step) -> Result<bool> {
         Ok(false)
     }
@@ -72,16 +73,16 @@ pub fn take_over(plan: &Plan, reached: Reached, host: &mut dyn Perform) -> Resul
         Reached::Prepare(begun) => return undone(plan, begun + 1, host),
         Reached::Commit => {
             let step = plan.commit.as_ref().expect("a plan that reached its commit has one");
-            // Not known: what the guest may use now must not be taken away.
-            let happened = host.settle(step).map_err(|error| {
-                let left = Left {
-                    what: format!("It is not known whether this took place: {step}"),
-                    command: None,
-                };
-                killed(plan).because(error).unfinished(vec![left])
-            })?;
-            if !happened {
-                return undone(plan, plan.prepare.len(), host);
+            // Whatever it left: a guest that stands still goes on, and its xl process.
+            let trouble = match host.settle(step) {
+                Ok(true) => None,
+                Ok(false) => return undone(plan, plan.prepare.len(), host),
+                Err(error) => Some(error),
+            };
+            if let Some(mut error) = trouble {
+                let left = std::mem::take(&mut error.left);
+                let left = [left, try_all(&undo(&plan.prepare), host)].concat();
+                return Err(killed(plan).because(error).unfinished(left));
             }
             go_on(plan, 0, host)?;
         }
@@ -408,6 +409,27 @@ mod tests {
         assert_eq!(error.exit_code(), 4);
         let left: Vec<_> = error.left.iter().map(|left| left.what.as_str()).collect();
         assert_eq!(left, ["Who knows"]);
+    }
+
+    #[test]
+    fn a_guest_is_let_go_on_whatever_became_of_the_commit() {
+        struct Guard(Vec<String>);
+        impl Perform for Guard {
+            fn perform(&mut self, step: &Step) -> Result<()> {
+                self.0.push(step.to_string());
+                Ok(())
+            }
+            fn settle(&mut self, _: &Step) -> Result<bool> {
+                let left = Left { what: "A snapshot is there".into(), command: Some("rm".into()) };
+                Err(Error::failed("Its QEMU ended").unfinished(vec![left]))
+            }
+        }
+        let mut guard = Guard(Vec::new());
+        let error = take_over(&plan(), Reached::Commit, &mut guard).unwrap_err();
+        assert_eq!((error.exit_code(), error.left.len()), (4, 1));
+        let resume = Step::Resume { domain: web1(), otherwise: None }.to_string();
+        let wake = Step::WakeMonitor { pid: 7 }.to_string();
+        assert_eq!(guard.0, [resume, wake]);
     }
 
     #[test]

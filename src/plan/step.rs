@@ -101,6 +101,8 @@ pub enum Action {
         node: String,
         /// The snapshot's name.
         name: String,
+        /// The file it is taken in.
+        file: PathBuf,
     },
     /// `blockdev-snapshot-sync` to an overlay that exists.
     Overlay {

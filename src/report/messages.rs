@@ -71,6 +71,14 @@ impl Reporter {
             _ => Meter::lines(what, self.clone()),
         }
     }
+
+    /// Says now and then for how long something has been waited for; nothing with `-q`.
+    pub fn waiting(&self, what: &'static str) -> Meter {
+        match self.verbosity {
+            ..0 => Meter::hidden(),
+            _ => Meter::waiting(what, self.clone()),
+        }
+    }
 }
 
 /// Whether standard error is a terminal that may be drawn on. `NO_COLOR` forbids more than it says,

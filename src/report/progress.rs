@@ -18,6 +18,8 @@ const PERIOD: Duration = Duration::from_millis(100);
 const FIRST_LINE: Duration = Duration::from_secs(5);
 /// The longest time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// The time between two lines of what is only waited for.
+const WAITING_EVERY: Duration = Duration::from_secs(30);
 /// The shortest: the last rounds of a live save are small.
 const LINE_AT_MOST: Duration = Duration::from_secs(2);
 
@@ -93,6 +95,20 @@ impl Meter {
                     reporter.message(&line(what, state, elapsed));
                 }
             });
+        })
+    }
+
+    pub(super) fn waiting(what: &'static str, reporter: Reporter) -> Meter {
+        Meter::painted(move |board| {
+            let started = Instant::now();
+            let mut due = Duration::ZERO;
+            while !board.next().over {
+                let elapsed = started.elapsed();
+                if elapsed >= due {
+                    due = elapsed + WAITING_EVERY;
+                    reporter.message(&waited(what, elapsed));
+                }
+            }
         })
     }
 
@@ -175,6 +191,13 @@ fn line(what: &str, state: &State, elapsed: Duration) -> String {
         DecimalBytes(state.total),
         elapsed.as_secs()
     )
+}
+
+fn waited(what: &str, elapsed: Duration) -> String {
+    match elapsed.as_secs() {
+        0 => format!("{what} ..."),
+        seconds => format!("{what} ... {seconds} s"),
+    }
 }
 
 /// Decides when a line is due: at each quarter, and after [`LINE_EVERY`] at the latest.

@@ -358,7 +358,7 @@ fn qmp() {
 }
 
 fn talk(qemu: &mut Script<'_>) -> bool {
-    let Ok(mut qmp) = Qmp::greet(qemu, |_| Ok(())) else { return false };
+    let Ok(mut qmp) = Qmp::greet(qemu) else { return false };
     let Ok(disks) = qmp.disks() else { return false };
     for (_, Node { virtual_size, snapshots, .. }) in disks.into_iter().take(8) {
         fits_a_record(frozen(virtual_size));
@@ -370,7 +370,7 @@ fn talk(qemu: &mut Script<'_>) -> bool {
         file: Path::new("/srv/a\"b").into(),
         new_node: "xvda-0b41a0a5".into(),
     };
-    let _ = qmp.transaction(&[overlay]);
+    let _ = qmp.transaction(&[overlay], &mut || ());
     let _ = qmp.delete_internal("node", "s1");
     true
 }

@@ -13,10 +13,10 @@ use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
 use crate::host::lock::Turn;
-use crate::host::qmp::{Qmp, QmpError};
+use crate::host::qmp::Qmp;
 use crate::host::{command, files, process};
 use crate::memory::header;
-use crate::plan::{Action, StoreConfig, Whose};
+use crate::plan::{StoreConfig, Whose};
 use crate::tool::{Invocation, Tool, quote};
 
 /// How long a destroyed domain's QEMU may take to close its disks.
@@ -52,50 +52,6 @@ impl Dom0 {
         match self.libxl.stored_config(domid).map_err(caused)? == stored {
             true => Ok(()),
             false => Err(meddled("changed the configuration of the domain")),
-        }
-    }
-
-    pub(super) fn arm(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
-        let qemu = self.qemu(domid)?;
-        qemu.arm(actions).map_err(|error| caused(error).hint(see_qemu(domid)))
-    }
-
-    /// The connection that was made when the domain was looked at.
-    fn qemu(&mut self, domid: u32) -> Result<&mut Qmp> {
-        self.qmp.as_mut().ok_or_else(|| {
-            Error::failed(format!("There is no connection to the QEMU of domain {domid}"))
-                .hint(see_qemu(domid))
-        })
-    }
-
-    pub(super) fn transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
-        let error = match self.qemu(domid)?.transaction(actions) {
-            Ok(()) => return Ok(()),
-            Err(error @ (QmpError::Refused { .. } | QmpError::Unsent { .. })) => {
-                return Err(caused(error));
-            }
-            Err(error) => error,
-        };
-        // QEMU may have done it and failed to tell.
-        self.qmp = None;
-        match is_snapshotted(domid, actions) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(caused(error)),
-            Err(_) => {
-                // Its overlays must not be removed.
-                let left = actions.iter().filter_map(Action::overlay).map(|path| {
-                    self.made.remove(path);
-                    Left {
-                        what: format!(
-                            "It is not known whether QEMU writes to {} now, so it was kept",
-                            path.display()
-                        ),
-                        command: None,
-                    }
-                });
-                let left = left.collect();
-                Err(caused(error).unfinished(left))
-            }
         }
     }
 
@@ -253,10 +209,6 @@ impl Dom0 {
     }
 }
 
-fn see_qemu(domid: u32) -> String {
-    format!("see whether its QEMU runs: xl qemu-monitor-command {domid} 'info block'")
-}
-
 fn joined(thread: JoinHandle<Result<()>>) -> Result<()> {
     thread.join().unwrap_or_else(|_| Err(Error::failed("The thread that destroys it has panicked")))
 }
@@ -271,20 +223,4 @@ fn await_qemu(pid: Option<i32>) -> Result<()> {
         .hint(format!("wait until it is gone (ps {pid}), and do what is left then"))),
         _ => Ok(()),
     }
-}
-
-/// Whether the disks have the snapshots of a transaction: all have, or none.
-pub(super) fn is_snapshotted(
-    domid: u32,
-    actions: &[Action],
-) -> std::result::Result<bool, QmpError> {
-    let disks = Qmp::connect(domid)?.disks()?;
-    Ok(actions.iter().all(|action| {
-        let node = |vdev| disks.iter().find(|(other, _)| other == vdev).map(|(_, node)| node);
-        match action {
-            Action::Internal { vdev, name, .. } => node(vdev)
-                .is_some_and(|node| node.snapshots.iter().any(|snapshot| snapshot.name == *name)),
-            Action::Overlay { vdev, file, .. } => node(vdev).is_some_and(|node| node.file == *file),
-        }
-    }))
 }

@@ -6,6 +6,7 @@ mod domain;
 mod guarded;
 mod memory;
 mod suspend;
+mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
@@ -20,7 +21,6 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use self::disks::{rename, rename_back};
-use self::domain::is_snapshotted;
 use self::guarded::started;
 use self::suspend::{Round, write_back};
 use crate::disk::DiskSeen;
@@ -384,7 +384,7 @@ impl Perform for Dom0 {
         }
         match step {
             Step::Transaction { domain, actions } => {
-                is_snapshotted(domain.domid, actions).map_err(caused)
+                self.settle_transaction(domain.domid, actions)
             }
             // libxl begins with its QEMU.
             Step::Destroy { domain, way_out } => self.destroy(domain, way_out).map(|()| true),
