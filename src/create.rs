@@ -1,6 +1,7 @@
 //! `create`: from what is asked and what is seen to a plan. Pure.
 
 mod alone;
+pub mod drives;
 mod job;
 pub mod room;
 mod seen;
@@ -50,6 +51,7 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
         .hint("wait until that has ended"));
     }
     check_wishes(&domain, &job.request.disks, seen)?;
+    drives::check(&domain, &seen.drives, &job.request.disks)?;
     let confined = seen.config.dm_restrict();
     let context = disk::Context { name: &job.name, id: job.id, volumes: &seen.volumes, confined };
     let disks = seen
@@ -124,6 +126,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
 
     let mut notes = left_out(disks);
     notes.extend(room::notes(job, seen, disks));
+    notes.extend(drives::check(&domain, &seen.drives, &job.request.disks)?);
     notes
         .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
     if seen.monitor.is_none() {
@@ -372,7 +375,9 @@ fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
 }
 
 fn check_wishes(domain: &str, wishes: &[DiskWish], seen: &Seen) -> Result<()> {
-    let known: Vec<&str> = seen.disks.iter().map(|disk| disk.disk.vdev.as_str()).collect();
+    let disks = seen.disks.iter().map(|disk| disk.disk.vdev.as_str());
+    let known: Vec<&str> =
+        disks.chain(seen.drives.iter().map(|drive| drive.name.as_str())).collect();
     match wishes.iter().find(|wish| !known.contains(&wish.vdev.as_str())) {
         None => Ok(()),
         Some(wish) => Err(Error::usage(format!("Domain {domain} has no disk {}", wish.vdev))

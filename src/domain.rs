@@ -248,6 +248,17 @@ impl DomainConfig {
         }
     }
 
+    /// The arguments that its QEMU gets beside libxl's own (`device_model_args`).
+    pub fn device_model_args(&self) -> Vec<String> {
+        let lists = ["/b_info/extra", "/b_info/extra_pv", "/b_info/extra_hvm"];
+        lists
+            .iter()
+            .filter_map(|list| self.0.pointer(list)?.as_array())
+            .flatten()
+            .filter_map(|argument| argument.as_str().map(str::to_owned))
+            .collect()
+    }
+
     /// The disks, in the order of the configuration.
     pub fn disks(&self) -> Result<Vec<Disk>, BadConfig> {
         let Some(disks) = self.0.get("disks") else { return Ok(Vec::new()) };

@@ -109,6 +109,8 @@ pub fn is_file_part(text: &str) -> bool {
 /// The longest name of a disk: QEMU's names of nodes have 31 bytes, of which `-0b41a0a5` takes
 /// nine. libxl's own are shorter.
 const MAX_VDEV: usize = 22;
+/// QEMU sets no limit to the names of its drives; this one is for messages.
+const MAX_DRIVE: usize = 127;
 
 /// Whether `text` can be the name of a logical volume or its group (lvm(8), "VALID NAMES").
 pub fn is_volume_part(text: &str) -> bool {
@@ -122,6 +124,14 @@ pub fn is_volume_part(text: &str) -> bool {
 /// one that can stand in file names, tags and the names of QEMU's nodes.
 pub fn is_vdev(text: &str) -> bool {
     (1..=MAX_VDEV).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+/// Whether `text` can be QEMU's name of a drive: an ID (util/id.c, `id_wellformed`), or what QEMU makes up
+/// (`#block123`, `ide0-hd0`).
+pub fn is_drive(text: &str) -> bool {
+    (1..=MAX_DRIVE).contains(&text.len())
+        && !text.starts_with('-')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._#".contains(&b))
 }
 
 #[cfg(test)]
@@ -168,6 +178,16 @@ mod tests {
         }
         for volume in ["", "-x", ".", "..", "a/b", "a\"b", "[pool_tdata]", &"x".repeat(128)] {
             assert!(!is_volume_part(volume), "{volume:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_drives() {
+        for drive in ["floppy0", "ide0-hd1", "#block123", "my.drive_1"] {
+            assert!(is_drive(drive), "{drive}");
+        }
+        for drive in ["", "-x", "a,b", "a b", "a/b", &"x".repeat(128)] {
+            assert!(!is_drive(drive), "{drive:?}");
         }
     }
 

@@ -237,6 +237,17 @@ pub struct FrozenFile {
     pub inode: u64,
 }
 
+/// The size of a sector in bytes, in which QEMU and Linux count.
+pub const SECTOR: u64 = 512;
+
+impl FrozenFile {
+    /// The size the guest sees, in whole sectors. A record of an earlier version has the length of the file
+    /// where the kernel served it from a loop device, which leaves out a last sector that is not whole.
+    pub fn whole_sectors(&self) -> u64 {
+        self.virtual_size - self.virtual_size % SECTOR
+    }
+}
+
 /// Why a text is not a record.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRecord {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::memory::frames::{BadLevel, Level};
-use crate::names::{SnapshotName, is_vdev};
+use crate::names::{SnapshotName, is_drive, is_vdev};
 use crate::tool::{check_path, quote};
 
 /// Where memory images go when the user does not say.
@@ -86,7 +86,8 @@ impl DiskWish {
         file: Option<PathBuf>,
         size: Option<String>,
     ) -> Result<Self, String> {
-        if !is_vdev(vdev) {
+        // A drive of QEMU's own can only be left out.
+        if !is_vdev(vdev) && !(how == "none" && is_drive(vdev)) {
             return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));
         }
         let wish = match (how, file, size) {

@@ -87,6 +87,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 read_only: false,
                 virtual_size: 1 << 30,
                 snapshots: Vec::new(),
+                elsewhere: None,
                 emulated: None,
             };
             let facts = FileFacts {
@@ -112,6 +113,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 device,
                 place: job.new_file(&name, &disk).map(|path| Place { path, trouble: None }),
                 used_by: None,
+                sectors: None,
                 clone_trouble: None,
                 vhd: is_vhd.then_some(Ok(facts_of_vhd)),
                 disk,
@@ -124,6 +126,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         stored: config.to_json(),
         config,
         disks,
+        drives: Vec::new(),
         volumes: Ok::<Vec<Volume>, _>(volumes::parse(VOLUMES.as_bytes()).unwrap()),
         cfg: None,
         monitor: Some(77),

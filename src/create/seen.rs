@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::room::Space;
+use crate::create::drives::Drive;
 use crate::disk::DiskSeen;
 use crate::disk::lvm::volumes::Volume;
 use crate::domain::{DomainConfig, DomainId};
@@ -40,6 +41,8 @@ pub struct Seen {
     pub stored: String,
     /// Its disks, in the order of the configuration.
     pub disks: Vec<DiskSeen>,
+    /// Drives of its QEMU beside those.
+    pub drives: Vec<Drive>,
     /// The host's logical volumes; looked at only if a disk may be one.
     pub volumes: std::result::Result<Vec<Volume>, String>,
     /// Its xl process, if it has one.

@@ -14,7 +14,7 @@ use crate::disk::{
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::{Action, Step};
-use crate::record::{FrozenFile, Kept};
+use crate::record::{FrozenFile, Kept, SECTOR};
 
 /// QEMU's limit for the name of a node (block.c, `node_name[32]`).
 const MAX_NODE_NAME: usize = 31;
@@ -44,7 +44,16 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
     if by_qemu && context.confined {
         return Err(refuse("its QEMU is confined (dm_restrict) and cannot open an overlay".into()));
     }
-    let size = node.map_or(facts.size, |node| node.virtual_size);
+    if let Some(sectors) = seen.sectors.filter(|sectors| by_restore && sectors.size != SECTOR) {
+        return Err(refuse(format!(
+            "the guest sees sectors of {} bytes, and those of an overlay have {SECTOR}",
+            sectors.size
+        )));
+    }
+    let size = seen.virtual_size().unwrap_or(facts.size);
+    if size == 0 {
+        return Err(refuse(format!("it is smaller than a sector, {SECTOR} bytes")));
+    }
     let overlay = place(seen)?.to_owned();
     let mut prepare = vec![Step::NewFile {
         path: overlay.clone(),
@@ -80,7 +89,7 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
     Ok(DiskRevert {
         prepare: vec![Step::NewFile {
             path: overlay.clone(),
-            fill: qemu_img::create_overlay(overlay, base, format, proof.virtual_size),
+            fill: qemu_img::create_overlay(overlay, base, format, proof.whole_sectors()),
         }],
         switch: Some((overlay.clone(), Format::Qcow2)),
         kept: found.kept_in_top(),
@@ -92,7 +101,8 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::tests::{LOOP, plan_one, refused, seen, words};
+    use crate::disk::Sectors;
+    use crate::disk::tests::{LOOP, found, plan_one, proof, refused, revert_one, seen, words};
     use crate::plan::undo;
 
     const VHD: &str =
@@ -121,6 +131,38 @@ mod tests {
             words(&undo(&planned.prepare)),
             ["make /srv/b.img writable again", "remove /srv/new"]
         );
+    }
+
+    #[test]
+    fn an_overlay_is_as_long_as_the_guest_sees_it() {
+        let overlay = |disk: &DiskSeen| words(&plan(disk).unwrap().prepare)[0].clone();
+        let mut disk = seen(LOOP);
+        disk.file.as_mut().unwrap().size = 67_000_000;
+        // Only where nobody tells, the length of the file does, without a sector that is not whole.
+        disk.sectors = None;
+        assert!(overlay(&disk).ends_with(" 66999808"), "{}", overlay(&disk));
+        // It grew, and the loop device does not know.
+        disk.sectors = Some(Sectors { count: 2000, size: SECTOR });
+        assert!(overlay(&disk).ends_with(" 1024000"), "{}", overlay(&disk));
+        disk.sectors = Some(Sectors { count: 2000, size: 4096 });
+        refused(plan(&disk), &["the guest sees sectors of 4096 bytes"]);
+        disk.sectors = Some(Sectors { count: 0, size: SECTOR });
+        refused(plan(&disk), &["it is smaller than a sector"]);
+    }
+
+    #[test]
+    fn a_record_of_any_length_is_put_back() {
+        // An earlier version kept the length of the file, this one what the guest sees of it.
+        for recorded in [67_000_000, 66_999_808] {
+            let kept = FrozenFile { virtual_size: recorded, file_size: 67_000_000, ..proof() };
+            let kept = Kept::External { overlay: "/srv/o".into(), proof: Some(kept) };
+            let mut disk = found("/srv/b.img", kept);
+            disk.frozen.as_mut().unwrap().size = 67_000_000;
+            // As qemu-img counts it.
+            disk.virtual_size = Ok(67_000_320);
+            let planned = revert_one(&disk).unwrap();
+            assert!(words(&planned.prepare)[0].ends_with(" 66999808"), "{planned:?}");
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::disk::{FileFacts, Place, mib, qemu_img, refuse_revert, shortage};
+use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::Step;
-use crate::record::{DiskRecord, FrozenFile, Kept};
+use crate::record::{DiskRecord, FrozenFile, Kept, SECTOR};
 
 /// One disk of a snapshot, and the world around it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +120,13 @@ impl DiskFound {
         let file = self.frozen.as_ref().map_err(|why| refuse(why.clone()))?;
         check_untouched(file, proof).map_err(refuse)?;
         let virtual_size = self.virtual_size.as_ref().map_err(|why| refuse(why.clone()))?;
-        if *virtual_size != proof.virtual_size {
+        // Of a raw file the length has been compared. QEMU counts its last sector even if that is not whole,
+        // and who serves it may have known it before it grew.
+        let changed = match self.record.format {
+            Some(Format::Raw) => proof.whole_sectors() > virtual_size.next_multiple_of(SECTOR),
+            _ => *virtual_size != proof.virtual_size,
+        };
+        if changed {
             return Err(refuse(format!(
                 "its size was changed: {virtual_size} bytes, at the snapshot {}",
                 proof.virtual_size

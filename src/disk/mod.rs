@@ -14,7 +14,7 @@ mod seen;
 pub mod vhd;
 
 pub use found::{DiskFound, Room, short_of_room};
-pub use seen::{DiskSeen, FileFacts, Node, Place, Served};
+pub use seen::{DiskSeen, FileFacts, Node, Place, Sectors, Served};
 
 use std::path::{Path, PathBuf};
 
@@ -214,6 +214,9 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
     }
     if let Some(user) = &seen.used_by {
         return Some(format!("{user} may write to it as well"));
+    }
+    if let Some(why) = seen.node.as_ref().and_then(|node| node.elsewhere.as_ref()) {
+        return Some(why.clone());
     }
     match &seen.served {
         Some(Served::Qemu | Served::Blkback | Served::Nobody) => None,

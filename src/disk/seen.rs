@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::disk::vhd;
 use crate::domain::Disk;
-use crate::record::QcowSnapshot;
+use crate::record::{QcowSnapshot, SECTOR};
 
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Node {
     pub virtual_size: u64,
     /// The internal snapshots.
     pub snapshots: Vec<QcowSnapshot>,
+    /// Why the file alone is not the disk's content, if that is so.
+    pub elsewhere: Option<String>,
     /// The emulated drive that has the same file open, if an HVM guest has not unplugged it.
     pub emulated: Option<String>,
 }
@@ -74,6 +76,8 @@ pub struct DiskSeen {
     pub place: Option<Place>,
     /// The disk of another domain that may write to it as well.
     pub used_by: Option<String>,
+    /// What the guest is told of its size, where xenstore says it.
+    pub sectors: Option<Sectors>,
     /// Why its file system cannot clone it, if it cannot; looked at only if that is wished for, or
     /// would spare a restore.
     pub clone_trouble: Option<String>,
@@ -81,11 +85,27 @@ pub struct DiskSeen {
     pub vhd: Option<std::result::Result<vhd::Facts, String>>,
 }
 
+/// The size of a disk as its backend tells it (xen/include/public/io/blkif.h, `sectors`, `sector-size`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sectors {
+    /// How many sectors of [`SECTOR`] bytes it has, whatever their size.
+    pub count: u64,
+    /// The size of those that the guest reads and writes, in bytes.
+    pub size: u64,
+}
+
 impl DiskSeen {
     /// The size the guest sees, in bytes, as far as somebody tells it.
     pub fn virtual_size(&self) -> Option<u64> {
         let vhd = || Some(self.vhd.as_ref()?.as_ref().ok()?.virtual_size);
-        self.node.as_ref().map(|node| node.virtual_size).or_else(vhd)
+        let told = || Some(self.sectors?.count.saturating_mul(SECTOR));
+        // A loop device leaves out a last sector that is not whole.
+        let of_loop = || {
+            let size = self.file.as_ref().ok()?.size;
+            (self.served == Some(Served::Blkback)).then(|| size - size % SECTOR)
+        };
+        let node = self.node.as_ref().map(|node| node.virtual_size);
+        node.or_else(vhd).or_else(told).or_else(of_loop)
     }
 }
 

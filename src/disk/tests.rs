@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::DomainConfig;
-use crate::record::{FrozenFile, QcowSnapshot};
+use crate::record::{FrozenFile, QcowSnapshot, SECTOR};
 use crate::spec::DiskWish;
 
 /// What is known of the host's logical volumes.
@@ -48,6 +48,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
             driver: "whatever".into(),
             read_only: false,
             virtual_size: 64 << 20,
+            elsewhere: None,
             emulated: None,
             snapshots: Vec::new(),
         }),
@@ -55,6 +56,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
         device: None,
         place: Some(Place { path: "/srv/new".into(), trouble: None }),
         used_by: None,
+        sectors: in_kernel.then_some(Sectors { count: 2048, size: SECTOR }),
         clone_trouble: None,
         vhd: is_vhd.then_some(Ok(facts_of_vhd)),
         disk,
@@ -217,6 +219,18 @@ fn a_script_we_do_not_know_is_out_of_reach_whatever_it_serves() {
 }
 
 #[test]
+fn content_that_is_elsewhere_is_refused_for_every_kind() {
+    let mut disk = seen(QCOW2);
+    let why = "its data is in another file, /srv/d";
+    disk.node.as_mut().unwrap().elsewhere = Some(why.into());
+    let none = Ok(Vec::new());
+    for how in [None, Some("internal"), Some("external"), Some("reflink")] {
+        refused(plan_one(&disk, how, &none), &[why, "--disk xvda,none"]);
+    }
+    plan_one(&disk, Some("none"), &none).unwrap();
+}
+
+#[test]
 fn what_lies_below_must_be_older_than_the_snapshot() {
     let taken = facts().mtime;
     let later = taken + std::time::Duration::from_nanos(1);
@@ -272,8 +286,8 @@ fn a_frozen_file_that_is_not_the_one_of_then_is_not_put_back() {
                     let mtime = "2026-03-01T02:03:04.000000001Z".parse().unwrap();
                     found.frozen.as_mut().unwrap().mtime = mtime;
                 }),
-                ("its size was changed: 67109376 bytes, at the snapshot 67108864", &|found| {
-                    *found.virtual_size.as_mut().unwrap() += 512;
+                ("its size was changed: 67108352 bytes, at the snapshot 67108864", &|found| {
+                    *found.virtual_size.as_mut().unwrap() -= 512;
                 }),
                 ("no footer", &|found| {
                     found.virtual_size = Err("it has no footer of a VHD".into());

@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::create::{Job, Seen, State};
+use crate::create::{Job, Seen, State, drives};
 use crate::disk::qemu_img::ImageInfo;
 use crate::disk::{DiskSeen, FileFacts, Node, Place, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
@@ -97,6 +97,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         domain: DomainId { domid: 0, uuid, name: domain.id.name.clone() },
         state: State::Off,
         stored: String::new(),
+        drives: drives::configured(&config),
         volumes,
         cfg: Some(cfg.to_owned()),
         monitor: None,
@@ -131,6 +132,7 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[(String, Vbd)]) -> D
             .new_file(domain, &disk)
             .map(|path| Place { trouble: files::trouble(&path), path }),
         used_by: other_user(path, others),
+        sectors: None,
         clone_trouble: reflink.then(|| files::clone_trouble(path)).flatten(),
         vhd: vhd_facts(&disk),
         disk,
@@ -150,6 +152,7 @@ fn image(path: &Path, format: Format) -> Result<Node, String> {
         virtual_size: info.virtual_size,
         snapshots: info.snapshots(),
         driver: info.format,
+        elsewhere: None,
         emulated: None,
     })
 }

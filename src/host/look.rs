@@ -4,12 +4,13 @@ mod domains;
 mod found;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use domains::{Domain, again, domain};
 pub use found::{for_revert, for_show};
 
 use crate::create::room::Space;
+use crate::create::drives::Drive;
 use crate::create::{ImagePlace, Job, Seen};
 use crate::disk::lvm::volumes::{self, Volume};
 use crate::disk::{self, DiskSeen, Place, Served, qemu_img, vhd};
@@ -42,11 +43,14 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
     let config = DomainConfig::parse(&json).map_err(|error| trouble(name, error))?;
     let stored = dom0.libxl.stored_config(domid).map_err(|error| trouble(name, error))?;
     let vbds = dom0.xenstore.vbds(domid).map_err(|error| trouble(name, error))?;
-    let mut nodes = Vec::new();
-    if vbds.iter().any(|vbd| vbd.served == Served::Qemu) {
+    let (mut nodes, mut drives) = (Vec::new(), Vec::new());
+    let serves = vbds.iter().any(|vbd| vbd.served == Served::Qemu);
+    let qemu = dom0.xenstore.qemu_pid(domid).map_err(|error| trouble(name, error))?;
+    // One that serves no disk of the configuration may have others.
+    if serves || qemu.is_some() {
         let mut qmp = Qmp::connect(domid).map_err(|error| trouble(name, error))?;
-        nodes = qmp.disks().map_err(|error| trouble(name, error))?;
-        dom0.qmp = Some(qmp);
+        (nodes, drives) = qmp.drives().map_err(|error| trouble(name, error))?;
+        dom0.qmp = serves.then_some(qmp);
     }
     let others = disks_of_others(dom0, Some(domid))?;
     let disks: Vec<DiskSeen> = config
@@ -60,6 +64,8 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
             disk_seen(name, job, disk, vbd, node, &others)
         })
         .collect();
+    let unknown = nodes.into_iter().filter(|(_, node)| !node.read_only);
+    drives.extend(unknown.map(|(vdev, node)| (vdev, node.file)));
     let volumes = volumes_under(&disks);
     // Once overlays stand on them, QEMU tells the overlays' sizes.
     dom0.remember_sizes(&disks);
@@ -68,6 +74,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
     Ok(Seen {
         domain: domain.id.clone(),
         state: domain.state,
+        drives: drives_beside(drives, &disks),
         volumes,
         // A record with another path would not be read again.
         cfg: domain.cfg.clone().filter(|path| check_path(path).is_ok()),
@@ -83,6 +90,21 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         config,
         stored,
     })
+}
+
+/// The drives whose images are none of the disks': an emulated drive may have the same file open as a disk.
+fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[DiskSeen]) -> Vec<Drive> {
+    let known = |image: &Path| {
+        disks.iter().any(|disk| {
+            let node = disk.node.as_ref().is_some_and(|node| node.file == image);
+            node || files::same(image, disk.disk.file())
+        })
+    };
+    drives
+        .into_iter()
+        .filter(|(_, image)| !known(image))
+        .map(|(name, image)| Drive { name, image: image.display().to_string() })
+        .collect()
 }
 
 fn disk_seen(
@@ -110,6 +132,7 @@ fn disk_seen(
             .new_file(domain, &disk)
             .map(|path| Place { trouble: files::trouble(&path), path }),
         used_by: other_user(file, others),
+        sectors: vbd.and_then(|vbd| vbd.sectors),
         clone_trouble: clones.then(|| files::clone_trouble(file)).flatten(),
         vhd: vhd_facts(&disk),
         disk,

@@ -12,6 +12,7 @@
 //! the transaction: how long that takes depends on the images, so it is waited for as long as QEMU lives.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::iter;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -180,6 +181,54 @@ struct Image {
     virtual_size: u64,
     #[serde(default)]
     snapshots: Vec<SnapshotInfo>,
+    #[serde(default)]
+    encrypted: bool,
+    format_specific: Option<Specific>,
+    backing_image: Option<Box<Below>>,
+}
+
+/// What is of interest of an image below another one.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Below {
+    #[serde(default)]
+    encrypted: bool,
+    format_specific: Option<Specific>,
+    backing_image: Option<Box<Below>>,
+}
+
+/// What QEMU says of images of one format.
+#[derive(Debug, Default, Deserialize)]
+struct Specific {
+    #[serde(default)]
+    data: SpecificData,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct SpecificData {
+    data_file: Option<String>,
+}
+
+impl Image {
+    /// Why its file alone is not its content, if that is so.
+    fn elsewhere(&self) -> Option<String> {
+        let own = elsewhere(self.encrypted, self.format_specific.as_ref());
+        let mut below = self.backing_image.as_deref();
+        let mut next = || {
+            let image = below?;
+            below = image.backing_image.as_deref();
+            Some(elsewhere(image.encrypted, image.format_specific.as_ref()))
+        };
+        own.or_else(|| iter::from_fn(&mut next).flatten().next())
+    }
+}
+
+fn elsewhere(encrypted: bool, specific: Option<&Specific>) -> Option<String> {
+    if let Some(file) = specific.and_then(|specific| specific.data.data_file.as_ref()) {
+        return Some(format!("its data is in another file, {file} (qcow2 data_file)"));
+    }
+    encrypted.then(|| "it, or an image below it, is encrypted".to_owned())
 }
 
 impl Qmp {
@@ -219,6 +268,13 @@ impl<S: Read + Write> Qmp<S> {
 
     /// The disks QEMU serves, with the guest's name of each.
     pub fn disks(&mut self) -> Result<Vec<(String, Node)>, QmpError> {
+        Ok(self.drives()?.0)
+    }
+
+    /// The disks QEMU serves, with the guest's name of each, and what else it has open for writing, with its
+    /// own name of each.
+    #[expect(clippy::type_complexity, reason = "two lists of pairs")]
+    pub fn drives(&mut self) -> Result<(Vec<(String, Node)>, Vec<(String, PathBuf)>), QmpError> {
         let blocks: Vec<Block> = self.execute(&query_block {})?;
         let emulated: Vec<(String, PathBuf)> = blocks
             .iter()
@@ -227,22 +283,30 @@ impl<S: Read + Write> Qmp<S> {
                 Some((block.device.clone(), block.inserted.as_ref()?.image.filename.clone()))
             })
             .collect();
-        let mut disks = Vec::new();
+        let (mut disks, mut others) = (Vec::new(), Vec::new());
         for block in blocks {
-            let (Some(qdev), Some(inserted)) = (block.qdev, block.inserted) else { continue };
+            let Some(inserted) = block.inserted else { continue };
             // Xen's PV disks have the property; emulated ones do not.
-            let property = qom_get { path: qdev, property: "vdev".into() };
-            let vdev: String = match self.execute(&property) {
-                Ok(vdev) => vdev,
-                Err(QmpError::Refused { .. }) => continue,
-                Err(error) => return Err(error),
+            let property = block.qdev.map(|path| qom_get { path, property: "vdev".into() });
+            let vdev: Option<String> = match property.map(|property| self.execute(&property)) {
+                Some(Ok(vdev)) => Some(vdev),
+                Some(Err(QmpError::Refused { .. })) | None => None,
+                Some(Err(error)) => return Err(error),
+            };
+            let Some(vdev) = vdev else {
+                if !inserted.ro {
+                    let name = Some(block.device).filter(|name| !name.is_empty());
+                    let name = name.unwrap_or(inserted.node_name);
+                    others.push((name, inserted.image.filename));
+                }
+                continue;
             };
             let mut node = inserted.into_node();
             let drive = emulated.iter().find(|(_, file)| *file == node.file);
             node.emulated = drive.map(|(drive, _)| drive.clone());
             disks.push((whole_disk(&vdev).to_owned(), node));
         }
-        Ok(disks)
+        Ok((disks, others))
     }
 
     /// Hands QEMU a transaction but for its last byte: it begins when [`Self::transaction`] sends that. If
@@ -354,6 +418,7 @@ impl<S: Read + Write> Qmp<S> {
 impl Inserted {
     fn into_node(self) -> Node {
         Node {
+            elsewhere: self.image.elsewhere(),
             name: self.node_name,
             file: self.image.filename,
             driver: self.drv,
@@ -413,7 +478,7 @@ fn to_qmp(action: &Action) -> TransactionAction {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
-    use std::{iter, thread};
+    use std::thread;
 
     use super::*;
 
@@ -490,6 +555,24 @@ mod tests {
         // Its end ends the wait.
         let error = busy(drop).transaction(&[], &mut || ()).unwrap_err();
         assert!(matches!(error, QmpError::Broken { .. }), "{error}");
+    }
+
+    #[test]
+    fn content_that_is_elsewhere_is_noticed() {
+        // As QEMU 7.2 says it, shortened.
+        let image = |more: &str| {
+            let text = format!(r#"{{"filename": "/a", "virtual-size": 512, {more}}}"#);
+            serde_json::from_str::<Image>(&text).unwrap().elsewhere()
+        };
+        let data = r#""format-specific": {"type": "qcow2", "data": {"data-file": "/srv/d", "compat": "1.1"}}"#;
+        let wanted = "its data is in another file, /srv/d (qcow2 data_file)";
+        assert_eq!(image(data).as_deref(), Some(wanted));
+        let below = format!(r#""backing-image": {{"format": "qcow2", {data}}}"#);
+        assert_eq!(image(&below).as_deref(), Some(wanted));
+        assert!(image(r#""encrypted": true"#).unwrap().contains("encrypted"));
+        let plain = r#""encrypted": false, "format-specific": {"type": "file", "data": {}},
+                       "backing-image": {"filename": "/b", "backing-image": {}}"#;
+        assert_eq!(image(plain), None);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::path::Path;
 use xenstore_rs::Xs;
 use xenstore_rs::unix::XsUnix;
 
-use crate::disk::Served;
+use crate::disk::{Sectors, Served};
 use crate::domain::Disk;
 use crate::plan::XenstoreWrite;
+use crate::record::SECTOR;
 
 /// A failed access.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,8 @@ pub struct Vbd {
     pub writable: bool,
     /// The keys that name its image, with their values.
     pub params: Vec<(String, String)>,
+    /// What the guest is told of its size, once it is connected.
+    pub sectors: Option<Sectors>,
 }
 
 impl Vbd {
@@ -65,7 +68,13 @@ impl Vbd {
                 params.push((key, value));
             }
         }
-        Ok(Some(Vbd { vdev, served, writable, params }))
+        let number = |key: &str| -> Result<Option<u64>, E> {
+            let Some(backend) = &backend else { return Ok(None) };
+            Ok(read(&format!("{backend}/{key}"))?.and_then(|value| value.parse().ok()))
+        };
+        let (count, size) = (number("sectors")?, number("sector-size")?);
+        let sectors = count.map(|count| Sectors { count, size: size.unwrap_or(SECTOR) });
+        Ok(Some(Vbd { vdev, served, writable, params, sectors }))
     }
 
     /// The image, as far as xenstore tells: behind the format for a qdisk, the whole value else.
@@ -172,7 +181,13 @@ mod tests {
             ("/libxl/7/device/vbd/51712/backend", "/b"),
             ("/libxl/7/device/vbd/51712/params", "qcow2:/srv/a:b.qcow2"),
         ];
-        let disk = vbd(&[&OWN[..], &[("/b/params", "qcow2:/srv/a:b.qcow2")]].concat()).unwrap();
+        const BACKEND: [(&str, &str); 3] = [
+            ("/b/params", "qcow2:/srv/a:b.qcow2"),
+            ("/b/sectors", "4096"),
+            ("/b/sector-size", "512"),
+        ];
+        let disk = vbd(&[&OWN[..], &BACKEND].concat()).unwrap();
+        assert_eq!(disk.sectors, Some(Sectors { count: 4096, size: 512 }));
         assert_eq!(
             (disk.vdev.as_str(), &disk.served, disk.writable),
             ("xvda", &Served::Qemu, true)

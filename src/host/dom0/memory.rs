@@ -99,7 +99,7 @@ impl Dom0 {
                 }
                 Kept::Reflink { copy, proof } => {
                     files::sync(copy).map_err(failed(format!("Sync {}", copy.display())))?;
-                    *proof = Some(frozen(copy, None)?);
+                    *proof = Some(frozen(copy, sizes.get(vdev))?);
                 }
             }
             Ok(())

@@ -264,6 +264,7 @@ mod tests {
             read_only: false,
             virtual_size: 512,
             snapshots,
+            elsewhere: None,
             emulated: None,
         }
     }
