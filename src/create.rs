@@ -173,6 +173,10 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     {
         prepare.push(Step::DrainImage);
     }
+    // The guest goes on from nothing else.
+    if !by_restore.is_empty() {
+        prepare.push(Step::SecureImage);
+    }
     prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
     let switch =
         if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
@@ -284,7 +288,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     let mut onward = Vec::new();
     // It has seen nothing yet, and ends with the domain.
     onward.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
-    let way_out = stranded.left[0].clone();
+    let way_out = stranded.left[1].clone();
     onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
     // The proofs are taken of images that nobody has open.
     onward.push(Step::AwaitDestroyed { domain: seen.domain.clone() });

@@ -233,6 +233,22 @@ impl ImageWriter {
         Ok(())
     }
 
+    /// Makes all of the guest's memory durable and proves that it can be read back, before nothing else has it
+    /// any more.
+    pub fn secure(&mut self) -> io::Result<()> {
+        self.drain()?;
+        self.file.sync_all()?;
+        if let Target::File(path) = &self.target {
+            files::sync_directory(path)?;
+        }
+        Image::check_saved(&mut self.file).map_err(io::Error::other)
+    }
+
+    /// The file itself, whatever becomes of its name.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Writes the complete record, makes the file durable and gives it its name. Returns its
     /// length in bytes, where that is known.
     pub fn complete(mut self, record: &mut Record) -> Result<Option<u64>, NotComplete> {
@@ -339,11 +355,16 @@ impl Source {
                 .because("it was never completed: its snapshot failed or still runs")
                 .hint("if no create runs, it is useless: remove it"));
         }
-        let mut file = if path.as_os_str() == "-" {
+        let file = if path.as_os_str() == "-" {
             standard_input().map_err(trouble)?
         } else {
             files::open(path).map_err(trouble)?
         };
+        Source::of(file, name)
+    }
+
+    /// An image that is open already.
+    pub fn of(mut file: File, name: String) -> Result<Source> {
         let image = Image::read(&mut file)
             .map_err(|why| Error::refused(format!("Image {name}")).because(why).hint(UNUSABLE))?;
         Ok(Source { file, image, name })

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 pub use domains::{Domain, again, domain};
 pub use found::{for_revert, for_show};
 
-use crate::create::room::Space;
 use crate::create::drives::Drive;
+use crate::create::room::Space;
 use crate::create::{ImagePlace, Job, Seen};
 use crate::disk::lvm::volumes::{self, Volume};
 use crate::disk::{self, DiskSeen, Place, Served, qemu_img, vhd};

@@ -193,6 +193,27 @@ impl Image {
         Ok(Image { config, record, stream_offset, stream_len, form, read_whole: false })
     }
 
+    /// Checks that all of a domain can be read from an image whose record is not complete yet. Of a compressed one
+    /// every byte is read.
+    pub fn check_saved<F: Read + Seek>(file: &mut F) -> Result<(), BadImage> {
+        let length = file.seek(SeekFrom::End(0))?;
+        file.rewind()?;
+        let mut magic = [0; 4];
+        file.read_exact(&mut magic)?;
+        file.rewind()?;
+        if frames::is_compressed(magic) {
+            let mut input = Forward::new(Unpacked::new(file)?);
+            front(&mut input)?;
+            let start = input.at();
+            let end = stream::walk(&mut input, start, u64::MAX)?;
+            let behind = rest(&mut input, end)?.len() as u64;
+            return check_length(end, end + behind);
+        }
+        front(file)?;
+        let start = file.stream_position()?;
+        check_length(length, stream::walk(file, start, length)?)
+    }
+
     /// Reads every byte of an image that [`Self::read`] has taken, and checks its checksums, where it
     /// has any.
     pub fn read_all<F: Read + Seek>(&mut self, file: &mut F) -> Result<(), BadImage> {
@@ -299,6 +320,28 @@ mod tests {
             assert_eq!(image.config, CONFIG);
             assert_eq!(image.record.disks, sample().disks);
             assert_eq!(image.stream_len, pv_stream().len() as u64);
+        }
+    }
+
+    #[test]
+    fn an_image_whose_record_is_not_complete_has_all_of_the_memory_or_not() {
+        let record = Record { complete: false, image_size: 0, ..sample() };
+        let head = header::encode(CONFIG, &record, header::record_space(&record)).unwrap();
+        let plain = [head.clone(), pv_stream()].concat();
+        let level = "zstd".parse().unwrap();
+        let packed = [
+            frames::head(&head, level, None).unwrap(),
+            frames::frame(&pv_stream(), level).unwrap(),
+        ];
+        for bytes in [plain, packed.concat()] {
+            Image::check_saved(&mut Cursor::new(&bytes)).unwrap();
+            assert!(Image::read(&mut Cursor::new(&bytes)).is_err());
+            for cut in (0..bytes.len()).step_by(53).chain(bytes.len() - 20..bytes.len()) {
+                let cut = Image::check_saved(&mut Cursor::new(&bytes[..cut]));
+                assert!(cut.is_err(), "{cut:?}");
+            }
+            let more = [&bytes[..], b"more"].concat();
+            assert!(Image::check_saved(&mut Cursor::new(more)).is_err());
         }
     }
 

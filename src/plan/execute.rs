@@ -224,8 +224,13 @@ fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error
         outer.hint = Some("all is as it was before; try again when the cause is removed".into());
     }
     // What the step itself left has to be dealt with first. It may be what the plan leaves.
-    let mut left = [std::mem::take(&mut error.left), left].concat();
-    left.dedup();
+    let mut all = [std::mem::take(&mut error.left), left].concat();
+    let mut left: Vec<Left> = Vec::new();
+    for one in all.drain(..) {
+        if !left.contains(&one) {
+            left.push(one);
+        }
+    }
     let outer = outer.because(error);
     if left.is_empty() { outer } else { outer.unfinished(left) }
 }

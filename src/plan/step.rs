@@ -293,6 +293,8 @@ pub enum Step {
     },
     /// Waits until all of the guest's memory is compressed and written.
     DrainImage,
+    /// Makes the memory image durable and reads it back: nothing else will have the guest's memory.
+    SecureImage,
     /// Fills in the proofs, makes the image durable and gives it its name.
     CompleteImage,
     /// Destroys the domain and waits until its QEMU is gone: what QEMU had open is free then. libxl may

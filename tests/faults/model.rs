@@ -275,6 +275,7 @@ impl Perform for Model {
             | Step::CheckDown { .. }
             | Step::CheckThere { .. }
             | Step::DrainImage
+            | Step::SecureImage
             | Step::AwaitTurn
             | Step::AwaitClosed { .. }
             | Step::AwaitMerged { .. } => {}

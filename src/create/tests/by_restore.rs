@@ -31,14 +31,15 @@ Snapshot s1 of web1:
    4   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
    5   hold the domain's xl process 77
    6   save the memory of domain 3 while it runs, then suspend it
-   7 | make sure that domain 3 stands still, configured as before
-   8 | snapshot the disks in one QMP transaction: xvda internal s1
-   9 | wake the domain's xl process 77
-  10 | destroy domain 3 and wait until its QEMU is gone
-  11 | wait until all of domain 3 is gone
-  12 | complete the record, sync the image and give it its name
-  13 | restore web1 with xl, paused
-  14 | unpause web1
+   7 | sync the memory image and read it back
+   8 | make sure that domain 3 stands still, configured as before
+   9 | snapshot the disks in one QMP transaction: xvda internal s1
+  10 | wake the domain's xl process 77
+  11 | destroy domain 3 and wait until its QEMU is gone
+  12 | wait until all of domain 3 is gone
+  13 | complete the record, sync the image and give it its name
+  14 | restore web1 with xl, paused
+  15 | unpause web1
      | the guest stands still
 note: disk hdc is not in the snapshot: CD-ROM
 note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
@@ -59,7 +60,10 @@ fn a_copy_is_offered_only_where_the_file_system_can_make_one() {
 fn without_qemu_there_is_no_transaction() {
     let plan = planned(&["xvda,none"], |_| {});
     assert_eq!(plan.commit, None);
-    assert!(matches!(plan.prepare[..], [.., Step::Suspend { .. }, Step::CheckStill { .. }]));
+    assert!(matches!(
+        plan.prepare[..],
+        [.., Step::Suspend { .. }, Step::SecureImage, Step::CheckStill { .. }]
+    ));
 }
 
 #[test]
@@ -214,7 +218,8 @@ fn a_domain_that_is_down_can_be_brought_back_whether_the_image_is_complete_or_no
         Step::Destroy { way_out, .. } => Some(way_out),
         _ => None,
     });
-    assert_eq!(way_out, Some(&left[0]));
+    // While the domain is being destroyed the image is not complete.
+    assert_eq!(way_out, Some(&left[1]));
 }
 
 #[test]
@@ -223,6 +228,7 @@ fn before_the_domain_is_destroyed_all_of_its_memory_is_in_the_image() {
     let at = |wanted: &Step| plan.prepare.iter().position(|step| step == wanted);
     let suspend = plan.prepare.iter().position(|step| matches!(step, Step::Suspend { .. }));
     assert_eq!(at(&Step::DrainImage), suspend.map(|suspend| suspend + 1));
+    assert_eq!(at(&Step::SecureImage), suspend.map(|suspend| suspend + 2));
     assert_eq!(
         plan.stranded.left[1].command.as_deref(),
         Some(

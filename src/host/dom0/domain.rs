@@ -60,6 +60,7 @@ impl Dom0 {
     /// with it.
     pub(super) fn destroy(&mut self, domain: &DomainId, way_out: &Left) -> Result<()> {
         let domid = domain.domid;
+        self.way_back = self.image.is_some().then(|| way_out.clone());
         // Its number is gone with the domain.
         let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
         // However far it came, the domain does not run any more.
@@ -86,10 +87,19 @@ impl Dom0 {
 
     /// What is left of a domain that nobody is destroying any more is destroyed.
     pub(super) fn await_destroyed(&mut self, domain: &DomainId) -> Result<()> {
-        match self.destroying.take() {
+        let result = match self.destroying.take() {
             Some(thread) => joined(thread),
             None if self.is_gone(domain)? => Ok(()),
             None => self.libxl.destroy(domain.domid).map_err(caused),
+        };
+        result.map_err(|error| self.with_way_back(error))
+    }
+
+    /// An error after which the guest is down, and not all of its snapshot is there.
+    pub(super) fn with_way_back(&self, error: Error) -> Error {
+        match &self.way_back {
+            Some(left) => error.unfinished(vec![left.clone()]),
+            None => error,
         }
     }
 
@@ -129,7 +139,7 @@ impl Dom0 {
         image: Option<&Path>,
     ) -> Result<()> {
         if let Some(image) = image {
-            self.source = Some(Source::open(image)?);
+            self.source = Some(self.written_image(image)?);
         }
         let source = self.source.as_mut().expect("a restore has its image");
         // xl opens its argument by name; the process has image or pipe as its standard input.
@@ -173,6 +183,15 @@ impl Dom0 {
             command: Some(format!("xl destroy {}", quote(domain))),
         };
         Err(caused(error).unfinished(vec![left]))
+    }
+
+    /// The image that this operation has written: the very file, if it is open.
+    fn written_image(&mut self, path: &Path) -> Result<Source> {
+        let adopted = || self.image.as_ref().and_then(|(writer, _)| writer.file().ok());
+        match self.written.take().or_else(adopted) {
+            Some(file) => Source::of(file, path.display().to_string()),
+            None => Source::open(path),
+        }
     }
 
     pub(super) fn unpause(&mut self, uuid: Uuid) -> Result<()> {

@@ -54,6 +54,16 @@ impl Dom0 {
         writer.drain().map_err(failed("Compressing the image"))
     }
 
+    pub(super) fn secure_image(&mut self) -> Result<()> {
+        let (writer, _) = self.image.as_mut().ok_or_else(|| Error::failed(IMAGE_IS_OPEN))?;
+        writer.secure().map_err(|why| {
+            Error::failed("The memory image is not safe on its storage").because(why).hint(
+                "the guest goes on; see what is wrong with that file system (dmesg, df), or choose \
+                 another place with --memory FILE",
+            )
+        })
+    }
+
     pub(super) fn complete_image(&mut self) -> Result<()> {
         // A guard may have come too late to know of it.
         let image = self.image.take();
@@ -66,7 +76,13 @@ impl Dom0 {
             return Err(writer.give_up(&record.name, why));
         }
         let path = writer.path();
+        self.written = writer.file().ok();
+        let way_back = self.way_back.clone();
         let whole = |why: NotComplete| match &path {
+            // All there is of a guest that is down comes first.
+            Some(_) if matches!(why, NotComplete::Unwritten(_)) && way_back.is_some() => {
+                failed("Complete the image")(why).unfinished(way_back.into_iter().collect())
+            }
             Some(path) => not_complete("image", path, why),
             None => failed("Complete the image")(why),
         };
@@ -74,6 +90,7 @@ impl Dom0 {
             Ok(()) => writer.complete(&mut record).map_err(whole)?,
             Err(error) => {
                 return Err(match &path {
+                    Some(_) if self.way_back.is_some() => self.with_way_back(error),
                     Some(path) => error.unfinished(vec![unproven("image", path)]),
                     None => error,
                 });
@@ -95,6 +112,8 @@ impl Dom0 {
                 Kept::None { .. } | Kept::Lvm { .. } => {}
                 Kept::Internal { proof } => *proof = Some(internal_snapshot(path, name)?),
                 Kept::External { proof, .. } | Kept::Vhd { proof, .. } => {
+                    // Whatever others have written to it, its time, and that it is a base.
+                    files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;
                     *proof = Some(frozen(path, sizes.get(vdev))?);
                 }
                 Kept::Reflink { copy, proof } => {

@@ -11,7 +11,7 @@ mod transaction;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fmt::Debug;
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ use self::suspend::{Round, write_back};
 use crate::disk::DiskSeen;
 use crate::disk::qemu_img::snapshot_create;
 use crate::domain::DomainId;
-use crate::error::{Error, Result};
+use crate::error::{Error, Left, Result};
 use crate::host::guard::{Guard, Note};
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{DomainInfo, Libxl, LibxlError};
@@ -73,6 +73,10 @@ pub struct Dom0 {
     orphans: Vec<(Tool, u32)>,
     stop: Arc<AtomicBool>,
     image: Option<(ImageWriter, Record)>,
+    /// The file of the image once it is complete.
+    written: Option<File>,
+    /// What brings the guest back while it is down and its image is not complete.
+    way_back: Option<Left>,
     record: Option<(RecordFile, Record)>,
     made: BTreeSet<PathBuf>,
     protected: BTreeMap<PathBuf, Permissions>,
@@ -139,6 +143,8 @@ impl Dom0 {
             orphans: Vec::new(),
             stop,
             image: None,
+            written: None,
+            way_back: None,
             record: None,
             made: BTreeSet::new(),
             protected: BTreeMap::new(),
@@ -330,6 +336,7 @@ impl Dom0 {
             Step::Xenstore(writes) => self.xenstore.replace(writes).map_err(caused),
             Step::Transaction { domain, actions } => self.transaction(domain.domid, actions),
             Step::DrainImage => self.drain_image(),
+            Step::SecureImage => self.secure_image(),
             Step::CompleteImage => self.complete_image(),
             Step::Destroy { domain, way_out } => {
                 self.the_only(domain)?;
@@ -383,9 +390,7 @@ impl Perform for Dom0 {
             self.await_orphans();
         }
         match step {
-            Step::Transaction { domain, actions } => {
-                self.settle_transaction(domain.domid, actions)
-            }
+            Step::Transaction { domain, actions } => self.settle_transaction(domain.domid, actions),
             // libxl begins with its QEMU.
             Step::Destroy { domain, way_out } => self.destroy(domain, way_out).map(|()| true),
             // xl removes a domain that it could not restore.

@@ -196,6 +196,7 @@ impl fmt::Display for Step {
                 write!(f, "snapshot the disks in one QMP transaction: {}", list.join("; "))
             }
             Step::DrainImage => write!(f, "wait until the memory image is compressed"),
+            Step::SecureImage => write!(f, "sync the memory image and read it back"),
             Step::CompleteImage => {
                 write!(f, "complete the record, sync the image and give it its name")
             }
