@@ -17,7 +17,8 @@ use crate::domain::{DomainConfig, DomainId, Format, GuestType};
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::plan::{
-    Action, ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Whose, XenstoreWrite,
+    Action, ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Text, Whose,
+    XenstoreWrite,
 };
 use crate::record::{DomainRecord, Kept, NOT_YET, Record, VERSION};
 use crate::spec::DiskWish;
@@ -31,7 +32,7 @@ pub struct Rewrites {
     /// The file the domain was named by.
     pub cfg: Option<ReplaceCfg>,
     /// The text that `xl config-update` stored with the domain, which a reboot follows: old and new.
-    pub stored: Option<(String, String)>,
+    pub stored: Option<(Text, Text)>,
 }
 
 /// Decides how each disk is snapshotted, or refuses it.
@@ -513,8 +514,8 @@ fn switch(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Swit
     let mut store = vec![Step::StoreConfig(StoreConfig {
         domain: seen.domain.clone(),
         whose: Whose::Libxl,
-        new: stored.to_json(),
-        old: seen.stored.clone(),
+        new: stored.to_json().into(),
+        old: seen.stored.clone().into(),
         what: what.clone(),
     })];
     store.extend(rewrites.stored.clone().map(|(old, new)| {

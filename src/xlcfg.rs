@@ -61,9 +61,6 @@ pub struct Known<'a> {
 /// Why a configuration file is not rewritten.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BadCfg {
-    /// The text is not UTF-8.
-    #[error("It is not UTF-8")]
-    Encoding,
     /// The file's syntax is not understood.
     #[error("Line {line}: {reason}")]
     Syntax {
@@ -101,9 +98,9 @@ pub enum BadCfg {
     Twice(String),
 }
 
-/// `text` with `changes` made. `disks` is what libxlutil reads in it, in the order of the list: it
+/// `text`, in whatever encoding, with `changes` made. `disks` is what libxlutil reads in it, in the order of the list: it
 /// says which entry is which disk, and must be what we read ourselves.
-pub fn rewrite(text: &str, disks: &[Known<'_>], changes: &[Change]) -> Result<String, BadCfg> {
+pub fn rewrite(text: &[u8], disks: &[Known<'_>], changes: &[Change]) -> Result<Vec<u8>, BadCfg> {
     let entries = disk_entries(text)?;
     if !entries.iter().map(|entry| entry.spec.as_str()).eq(disks.iter().map(|disk| disk.spec)) {
         return Err(BadCfg::List);
@@ -122,8 +119,8 @@ pub fn rewrite(text: &str, disks: &[Known<'_>], changes: &[Change]) -> Result<St
     edits.sort_by_key(|(entry, _)| entry.span.start);
     let mut new = text.to_owned();
     for (entry, spec) in edits.into_iter().rev() {
-        let quote = &text[entry.span.start..=entry.span.start];
-        new.replace_range(entry.span.clone(), &text::literal(&spec, quote));
+        let quote = char::from(text[entry.span.start]).to_string();
+        new.splice(entry.span.clone(), text::literal(&spec, &quote).into_bytes());
     }
     Ok(new)
 }

@@ -7,6 +7,7 @@ mod kinds;
 mod rewrites;
 
 use std::path::{Path, PathBuf};
+use std::str;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -230,11 +231,14 @@ fn the_stored_configuration_changes_only_where_it_must() {
             _ => None,
         })
         .unwrap();
-    assert_eq!(store.old, CONFIG);
+    assert_eq!(store.old, CONFIG.into());
     let mut expected = DomainConfig::parse(CONFIG).unwrap();
     let overlay = Path::new("/srv/web1-xvdb.after-s1.qcow2");
     expected.set_image("xvdb", overlay, crate::domain::Format::Qcow2).unwrap();
-    assert_eq!(DomainConfig::parse(&store.new).unwrap(), expected);
+    assert_eq!(
+        DomainConfig::parse(str::from_utf8(store.new.as_bytes()).unwrap()).unwrap(),
+        expected
+    );
 }
 
 #[test]

@@ -1,18 +1,25 @@
 //! Rewrites a user's xl configuration file, with libxlutil as the judge.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::str;
 
+use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use crate::host::files;
 use crate::host::libxl::{CfgDisk, CfgError, XlCfg};
-use crate::plan::ReplaceCfg;
+use crate::plan::{ReplaceCfg, Text};
 use crate::xlcfg::{BadCfg, Change, Known, rewrite};
+
+/// The kernel's limit for the names of all attributes of a file, and for the value of one, in bytes
+/// (limits.h, `XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const MAX_ATTRIBUTES: usize = 65536;
+/// The kernel makes them from the content: those of the old one would be wrong.
+const OF_CONTENT: [&[u8]; 2] = [b"security.ima", b"security.evm"];
 
 #[cfg(test)]
 mod tests;
@@ -64,19 +71,18 @@ pub fn rewritten(
     path: &Path,
     text: &[u8],
     changes: &[Change],
-) -> Result<Option<(String, String)>, RewriteError> {
+) -> Result<Option<(Text, Text)>, RewriteError> {
     let bad = |source| RewriteError::Text { path: path.to_owned(), source };
     let (name, disks) = read(path, text)?;
     let changes: Vec<_> = changes.iter().filter(|change| !holds(&disks, change)).cloned().collect();
     if changes.is_empty() {
         return Ok(None);
     }
-    let text = str::from_utf8(text).map_err(|_| bad(BadCfg::Encoding))?;
     let known: Vec<_> =
         disks.iter().map(|disk| Known { spec: &disk.spec, vdev: &disk.vdev }).collect();
     let new = rewrite(text, &known, &changes).map_err(bad)?;
 
-    let (new_name, new_disks) = read(path, new.as_bytes())?;
+    let (new_name, new_disks) = read(path, &new)?;
     let as_expected = |(old, new): (&CfgDisk, &CfgDisk)| match changes
         .iter()
         .find(|change| change.vdev == old.vdev)
@@ -89,7 +95,7 @@ pub fn rewritten(
         && new_disks.len() == disks.len()
         && disks.iter().zip(&new_disks).all(as_expected);
     if same_domain {
-        Ok(Some((text.to_owned(), new)))
+        Ok(Some((text.into(), new.into())))
     } else {
         Err(RewriteError::Misread { path: path.to_owned() })
     }
@@ -142,12 +148,36 @@ fn write_beside(cfg: &ReplaceCfg) -> io::Result<()> {
     new.write_all(cfg.new.as_bytes())?;
     fchown(new.as_file(), Some(meta.uid()), Some(meta.gid()))?;
     new.as_file().set_permissions(Permissions::from_mode(meta.mode() & 0o7777))?;
+    copy_attributes(&File::open(&cfg.path)?, new.as_file())?;
     new.as_file().sync_all()?;
     // Never over an existing backup, but for one that was made by a process that was killed here.
     fs::hard_link(&cfg.path, &cfg.backup)
         .or_else(|why| if files::same(&cfg.path, &cfg.backup) { Ok(()) } else { Err(why) })?;
     new.persist(&cfg.path)?;
     files::sync_directory(&cfg.path)
+}
+
+/// Gives a file what is attached to another one (xattr(7)): access control lists, the label of SELinux.
+fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
+    let mut names = vec![0; MAX_ATTRIBUTES];
+    let length = match flistxattr(from, &mut names[..]) {
+        Err(Errno::NOTSUP) => return Ok(()),
+        result => result?,
+    };
+    let value_of = |file: &File, name: &[u8]| -> io::Result<Vec<u8>> {
+        let mut value = vec![0; MAX_ATTRIBUTES];
+        let length = fgetxattr(file, name, &mut value[..])?;
+        value.truncate(length);
+        Ok(value)
+    };
+    let names = names[..length].split(|byte| *byte == 0);
+    for name in names.filter(|name| !name.is_empty() && !OF_CONTENT.contains(name)) {
+        let value = value_of(from, name)?;
+        if value_of(to, name).ok().as_ref() != Some(&value) {
+            fsetxattr(to, name, &value, XattrFlags::empty())?;
+        }
+    }
+    Ok(())
 }
 
 fn read(path: &Path, text: &[u8]) -> Result<(Option<String>, Vec<CfgDisk>), CfgError> {

@@ -211,9 +211,9 @@ mod tests {
         let path = fs::canonicalize(&cfg).unwrap();
         assert_eq!(replace.path, path);
         assert_eq!(replace.backup, Path::new(&format!("{}.bak-before-revert-1", path.display())));
-        assert_eq!(replace.old, CFG);
+        assert_eq!(replace.old, CFG.into());
         let entry = "format=qcow2,vdev=xvda,access=w,target=/srv/a.after.qcow2";
-        assert_eq!(replace.new, CFG.replace("/srv/a.qcow2,qcow2,xvda,w", entry));
+        assert_eq!(replace.new, CFG.replace("/srv/a.qcow2,qcow2,xvda,w", entry).into());
         assert_eq!(replace.entries, [overlay().change.entry()]);
         assert_eq!(after(&known, &[volume.clone(), attached]).unwrap(), CfgAfter::Right);
         // The guest is put back to an image that the file does not name any more.

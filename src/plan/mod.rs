@@ -19,6 +19,7 @@ mod execute;
 #[cfg(test)]
 pub mod faults;
 mod step;
+mod text;
 
 use std::fmt;
 
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 pub use execute::{Perform, Reached, TakenOver, execute, take_over, undo};
 pub use step::{Action, ImageStart, ReplaceCfg, Step, StoreConfig, Target, Whose, XenstoreWrite};
+
+pub use text::Text;
 
 use crate::error::Left;
 

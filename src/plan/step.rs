@@ -12,6 +12,7 @@ use crate::domain::DomainId;
 use crate::error::Left;
 use crate::memory::frames::Level;
 use crate::names::SnapshotName;
+use crate::plan::Text;
 use crate::record::Record;
 use crate::tool::Invocation;
 
@@ -57,9 +58,9 @@ pub struct StoreConfig {
     /// Whose it is.
     pub whose: Whose,
     /// What is stored.
-    pub new: String,
+    pub new: Text,
     /// What was stored before.
-    pub old: String,
+    pub old: Text,
     /// What changes, for people: `xvda -> /srv/a.after-s1.qcow2`.
     pub what: String,
 }
@@ -70,9 +71,9 @@ pub struct ReplaceCfg {
     /// The file.
     pub path: PathBuf,
     /// What it must hold still.
-    pub old: String,
+    pub old: Text,
     /// What it is to hold.
-    pub new: String,
+    pub new: Text,
     /// Where the old one stays.
     pub backup: PathBuf,
     /// The disk entries it needs, for a person.

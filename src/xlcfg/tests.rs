@@ -7,7 +7,7 @@ fn qcow2(vdev: &str) -> Change {
 }
 
 fn specs(text: &str) -> Vec<String> {
-    disk_entries(text).unwrap().into_iter().map(|entry| entry.spec).collect()
+    disk_entries(text.as_bytes()).unwrap().into_iter().map(|entry| entry.spec).collect()
 }
 
 #[test]
@@ -45,12 +45,12 @@ fn the_disks_in_force_are_found() {
 #[test]
 fn spans_hold_the_literals_with_their_quotes() {
     let text = "disk = [ 'ä', \"b\\\"\" ] # ";
-    assert_eq!(disk_entries(text).unwrap_err().to_string(), {
+    assert_eq!(disk_entries(text.as_bytes()).unwrap_err().to_string(), {
         "Line 1: a comment without the end of its line"
     });
     let text = &text[..text.len() - 2];
     let literals: Vec<_> =
-        disk_entries(text).unwrap().into_iter().map(|entry| &text[entry.span]).collect();
+        disk_entries(text.as_bytes()).unwrap().into_iter().map(|entry| &text[entry.span]).collect();
     assert_eq!(literals, ["'ä'", "\"b\\\"\""]);
 }
 
@@ -92,9 +92,9 @@ fn what_is_not_understood_is_refused() {
         "disk = [ 'a' + 'b' ]",
         &deep,
     ] {
-        assert!(disk_entries(text).is_err(), "{text}");
+        assert!(disk_entries(text.as_bytes()).is_err(), "{text}");
     }
-    let error = disk_entries("a=1\n# x\ndisk = [\n 'a'\n 'b' ]").unwrap_err().to_string();
+    let error = disk_entries(b"a=1\n# x\ndisk = [\n 'a'\n 'b' ]").unwrap_err().to_string();
     assert_eq!(error, "Line 5: no ',' between the values of a list");
 }
 
@@ -192,17 +192,29 @@ fn only_the_literals_change() {
     let a = Change { target: r#"/it's "\"#.into(), ..qcow2("xvda") };
     let b = Change { vdev: "xvdb".into(), ..a.clone() };
     assert_eq!(
-        rewrite(text, &disks, &[b, a]).unwrap(),
+        String::from_utf8(rewrite(text.as_bytes(), &disks, &[b, a]).unwrap()).unwrap(),
         "# disk = [ '/a,raw,xvda,w' ]\nname=\"x\" ;disk = \
          [ 'format=qcow2,vdev=xvda,access=w,target=/it\\'s \"\\\\' # a\n ,\t\
          \"format=qcow2,vdev=xvdb,access=r,target=/it's \\\"\\\\\",\n'/c,,xvdc',]\nmemory=1"
     );
-    assert_eq!(rewrite(text, &disks, &[]).unwrap(), text);
+    assert_eq!(rewrite(text.as_bytes(), &disks, &[]).unwrap(), text.as_bytes());
+}
+
+#[test]
+fn bytes_outside_of_the_disks_are_kept_whatever_they_mean() {
+    let text = b"# f\xfcr\ndisk = [ '/a,raw,xvda' ] # \xe4\nextra = '\xff\xfe'\n";
+    let disks = [Known { spec: "/a,raw,xvda", vdev: "xvda" }];
+    let new = rewrite(text, &disks, &[qcow2("xvda")]).unwrap();
+    let at = |text: &[u8]| text.iter().position(|byte| *byte == b'[').unwrap();
+    assert_eq!(new[..at(&new)], text[..at(text)]);
+    assert!(new.ends_with(b" ] # \xe4\nextra = '\xff\xfe'\n"));
+    let error = disk_entries(b"\ndisk = [ '/\xe4,raw,xvda' ]\n").unwrap_err();
+    assert_eq!(error.to_string(), "Line 2: a disk that is not UTF-8");
 }
 
 #[test]
 fn a_change_must_be_about_one_disk_of_the_same_list() {
-    let text = "disk = [ '/a,raw,xvda', '/b,raw,xvda', '/c,raw,xvdb' ]";
+    let text = b"disk = [ '/a,raw,xvda', '/b,raw,xvda', '/c,raw,xvdb' ]";
     let known = |spec, vdev| Known { spec, vdev };
     let disks =
         [known("/a,raw,xvda", "xvda"), known("/b,raw,xvda", "xvda"), known("/c,raw,xvdb", "xvdb")];

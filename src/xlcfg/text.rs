@@ -4,6 +4,7 @@
 //! rest from libxlu_cfg.c; the same in every release from Xen 4.14 to 4.19.
 
 use std::ops::Range;
+use std::str;
 use std::vec::IntoIter;
 
 use super::BadCfg;
@@ -24,7 +25,7 @@ pub struct Entry {
 ///
 /// Of several assignments the last one counts, and `+=` adds to the one before it
 /// (xlu__cfg_set_store). A single string is no list (xlu_cfg_get_list).
-pub fn disk_entries(text: &str) -> Result<Vec<Entry>, BadCfg> {
+pub fn disk_entries(text: &[u8]) -> Result<Vec<Entry>, BadCfg> {
     let syntax = |at: usize, reason| BadCfg::Syntax { line: line(text, at), reason };
     let value = disk_value(text).map_err(|Bad(at, reason)| syntax(at, reason))?;
     let items = match value {
@@ -55,7 +56,8 @@ pub fn literal(value: &str, quote: &str) -> String {
 }
 
 /// What a literal, given with its quotes, stands for (xlu__cfgl_dequote).
-fn meaning(literal: &str) -> Result<String, &'static str> {
+fn meaning(literal: &[u8]) -> Result<String, &'static str> {
+    let literal = str::from_utf8(literal).map_err(|_| "a disk that is not UTF-8")?;
     let mut value = String::new();
     let mut rest = literal[1..literal.len() - 1].chars();
     while let Some(c) = rest.next() {
@@ -83,8 +85,8 @@ fn meaning(literal: &str) -> Result<String, &'static str> {
 /// What is wrong, and where.
 struct Bad(usize, &'static str);
 
-fn line(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1
+fn line(text: &[u8], at: usize) -> usize {
+    text[..at].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
 enum Value {
@@ -94,7 +96,7 @@ enum Value {
 }
 
 /// The value of `disk` after the last statement.
-fn disk_value(text: &str) -> Result<Option<Value>, Bad> {
+fn disk_value(text: &[u8]) -> Result<Option<Value>, Bad> {
     let mut tokens = Tokens { all: tokens(text)?.into_iter(), end: text.len() };
     let mut disk = None;
     while let Some((token, span)) = tokens.all.next() {
@@ -113,7 +115,7 @@ fn disk_value(text: &str) -> Result<Option<Value>, Bad> {
             None | Some((Token::Newline | Token::Semicolon, _)) => {}
             Some((_, span)) => return Err(Bad(span.start, "more after a value")),
         }
-        if &text[span.clone()] != "disk" {
+        if &text[span.clone()] != b"disk" {
             continue;
         }
         disk = match (disk, value) {
@@ -197,11 +199,12 @@ impl Tokens {
     }
 }
 
-fn tokens(text: &str) -> Result<Vec<(Token, Range<usize>)>, Bad> {
+fn tokens(text: &[u8]) -> Result<Vec<(Token, Range<usize>)>, Bad> {
     let mut tokens = Vec::new();
     let mut at = 0;
-    // Names, quotes and so on are ASCII, so that every span begins and ends between characters.
-    while let rest = &text.as_bytes()[at..]
+    // Names, quotes and so on are ASCII, so that every span begins and ends between characters of any encoding
+    // that an editor would save such a file in.
+    while let rest = &text[at..]
         && let Some(first) = rest.first()
     {
         let run = |part: fn(&u8) -> bool| rest.iter().take_while(|byte| part(byte)).count();

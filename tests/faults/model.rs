@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use xl_snapshot::disk::lvm::volumes::rename;
 use xl_snapshot::error::{Error, Result};
-use xl_snapshot::plan::{Action, Perform, Plan, Reached, Step, StoreConfig, Target, Whose, undo};
+use xl_snapshot::plan::{
+    Action, Perform, Plan, Reached, Step, StoreConfig, Target, Text, Whose, undo,
+};
 
 /// What the guest is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub struct State {
     /// Files that lost their write permission.
     pub protected: BTreeSet<PathBuf>,
     /// What the stored configurations changed to, where it is not what they were: libxl's and xl's.
-    pub stored: [Option<String>; 2],
+    pub stored: [Option<Text>; 2],
     /// The same for keys in xenstore.
     pub xenstore: BTreeMap<String, String>,
     /// Internal snapshots, by disk, and the overlays QEMU writes to.
@@ -76,7 +78,7 @@ pub struct Model {
     /// How it stands.
     pub state: State,
     made: BTreeSet<PathBuf>,
-    old: BTreeMap<String, String>,
+    old: BTreeMap<String, Text>,
     undoing: BTreeSet<String>,
 }
 
@@ -136,7 +138,7 @@ fn slot(whose: Whose) -> (usize, &'static str) {
 }
 
 /// What the configurations hold that the steps change.
-fn originals(steps: &[Step]) -> BTreeMap<String, String> {
+fn originals(steps: &[Step]) -> BTreeMap<String, Text> {
     let mut originals = BTreeMap::new();
     for step in steps {
         if let Step::StoreConfig(store) = step {

@@ -214,5 +214,5 @@ fn check_arguments(path: &str) {
     assert_eq!(line.split_once("target=").unwrap().1, path);
     // As the user is told to write it into the configuration file.
     let list = format!("disk = [ {} ]", literal(&line, "'"));
-    assert_eq!(disk_entries(&list).unwrap()[0].spec, line);
+    assert_eq!(disk_entries(list.as_bytes()).unwrap()[0].spec, line);
 }

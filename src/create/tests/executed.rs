@@ -20,8 +20,8 @@ fn plan_of_all() -> Plan {
 fn rewrites() -> Rewrites {
     let cfg = ReplaceCfg {
         path: "/etc/xen/web1.cfg".into(),
-        old: String::new(),
-        new: String::new(),
+        old: Text::default(),
+        new: Text::default(),
         backup: "/etc/xen/web1.cfg.bak-s1".into(),
         entries: vec!["vdev=xvdb,target=/srv/new".into()],
     };

@@ -39,7 +39,7 @@ fn what_config_update_stored_changes_together_with_libxls() {
     let plan = rewritten(seen, &[]);
     let [libxl, xl] = stores(&plan.prepare)[..] else { panic!("{plan}") };
     assert_eq!((libxl.whose, xl.whose), (Whose::Libxl, Whose::Xl));
-    assert_eq!((xl.old.as_str(), xl.new.as_str()), ("stored", "stored, but new"));
+    assert_eq!((xl.old.as_bytes(), xl.new.as_bytes()), (&b"stored"[..], &b"stored, but new"[..]));
     assert_eq!(xl.domain.domid, 3);
     let suspend = plan.prepare.iter().position(|step| matches!(step, Step::Suspend { .. }));
     let store = plan.prepare.iter().position(|step| matches!(step, Step::StoreConfig(_)));
@@ -54,8 +54,8 @@ fn both_are_taken_back() {
     let back = undo(&plan.prepare);
     let [xl, libxl] = stores(&back)[..] else { panic!("{back:?}") };
     assert_eq!((xl.whose, libxl.whose), (Whose::Xl, Whose::Libxl));
-    assert_eq!((xl.old.as_str(), xl.new.as_str()), ("stored, but new", "stored"));
-    assert_eq!(libxl.new, CONFIG);
+    assert_eq!((xl.old.as_bytes(), xl.new.as_bytes()), (&b"stored, but new"[..], &b"stored"[..]));
+    assert_eq!(libxl.new, CONFIG.into());
 }
 
 #[test]

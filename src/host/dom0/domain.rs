@@ -1,6 +1,7 @@
 //! The domain: its configuration, its QEMU, its end and its restore.
 
 use std::path::Path;
+use std::str;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -41,7 +42,10 @@ impl Dom0 {
             return Err(meddled("changed the configuration of the domain"));
         }
         let stored = match store.whose {
-            Whose::Libxl => self.libxl.store_config(domid, &store.new),
+            Whose::Libxl => {
+                let json = str::from_utf8(store.new.as_bytes());
+                self.libxl.store_config(domid, json.map_err(failed("Read the configuration"))?)
+            }
             Whose::Xl => self.libxl.store_userdata(domid, XL_CONFIG, store.new.as_bytes()),
         };
         stored.map_err(caused)
