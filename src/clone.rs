@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use crate::create::drives;
 use crate::disk::{self, Beside, RevertContext};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
@@ -64,6 +65,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         Error::refused(format!("The configuration in snapshot {}", record.name)).because(why)
     };
     config.rename(name.as_str(), wishes.uuid, wishes.keep_macs).map_err(broken)?;
+    let displays = config.share_vnc();
     for (disk, seen) in disks.iter().zip(&found.disks) {
         if let Some((path, format)) = &disk.switch {
             config.set_image(&seen.record.vdev, path, *format).map_err(broken)?;
@@ -88,14 +90,21 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
             "{name}, a new domain from snapshot {} of {}",
             record.name, record.domain.name
         ),
-        notes: found
-            .disks
+        notes: displays
             .iter()
+            .map(|display| {
+                format!(
+                    "its VNC server takes the first free display from {display} on (vncunused=0 of {} is \
+                     not kept): xl vncviewer {name}",
+                    record.domain.name
+                )
+            })
+            .chain(found.disks.iter()
             .filter(|disk| matches!(disk.record.snapshot, Kept::None { .. }))
             .map(|disk| {
                 let vdev = &disk.record.vdev;
                 format!("disk {vdev} is that of {} itself, read-only", record.domain.name)
-            })
+            }))
             .collect(),
         prepare,
         finish: (!wishes.paused).then_some(unpause).into_iter().collect(),
@@ -125,14 +134,19 @@ fn check_domain(found: &Found, wishes: &Wishes) -> Result<()> {
         ))
         .hint("choose another name with --as"));
     }
-    let unshared = found.config.unshared_devices();
+    let mut unshared = found.config.unshareable();
+    let drives = drives::configured(&found.config);
+    unshared.extend(drives.into_iter().map(|drive| format!("the drive {}", drive.image)));
     if !unshared.is_empty() {
         return Err(Error::refused(format!(
-            "{} has devices that no second domain can have",
+            "{} has what no second domain can have",
             found.record.domain.name
         ))
         .because(format!("its configuration has {}", unshared.join(", ")))
-        .hint("detach them, and take a snapshot without them"));
+        .hint(
+            "take these out of its xl configuration file, start it again, and take a snapshot \
+             without them",
+        ));
     }
     Ok(())
 }

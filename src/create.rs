@@ -1,6 +1,7 @@
 //! `create`: from what is asked and what is seen to a plan. Pure.
 
 mod alone;
+mod boot;
 pub mod drives;
 mod job;
 pub mod room;
@@ -81,6 +82,7 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
         )));
     }
     check_new_files(&disks)?;
+    boot::check(&domain, seen, &disks)?;
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
         return Err(Error::refused(format!("The disks of {domain} cannot be snapshotted"))
@@ -127,6 +129,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
 
     let mut notes = left_out(disks);
     notes.extend(room::notes(job, seen, disks));
+    notes.extend(boot::check(&domain, seen, disks)?);
     notes.extend(drives::check(&domain, &seen.drives, &job.request.disks)?);
     notes
         .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));

@@ -4,6 +4,8 @@
 //! The JSON is that of `libxl_domain_config_to_json` (libxl_types.idl): default values are left
 //! out, unknown keys are kept, so that the text survives a change of Xen release.
 
+mod shared;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -259,6 +261,13 @@ impl DomainConfig {
             .collect()
     }
 
+    /// The program that gets the kernel from the first disk, at every start, if there is one.
+    pub fn boot_loader(&self) -> Option<&str> {
+        // Where it stands since Xen 4.10, and before.
+        let places = ["/b_info/bootloader", "/b_info/type.pv/bootloader"];
+        places.iter().find_map(|place| self.text(place).ok()).filter(|name| !name.is_empty())
+    }
+
     /// The disks, in the order of the configuration.
     pub fn disks(&self) -> Result<Vec<Disk>, BadConfig> {
         let Some(disks) = self.0.get("disks") else { return Ok(Vec::new()) };
@@ -283,13 +292,6 @@ impl DomainConfig {
             nic.shift_remove("ifname");
         }
         Ok(())
-    }
-
-    /// The devices that no second domain can have, by their keys.
-    pub fn unshared_devices(&self) -> Vec<&'static str> {
-        const UNSHARED: [&str; 4] = ["pcidevs", "dtdevs", "usbdevs", "vtpms"];
-        let has = |key: &&str| self.0[*key].as_array().is_some_and(|devices| !devices.is_empty());
-        UNSHARED.into_iter().filter(has).collect()
     }
 
     /// Makes disk `vdev` point to another image. The rest of its entry stays as it is.
@@ -415,8 +417,7 @@ mod tests {
         let old =
             json!([{"mac": "00:16:3e:00:00:01", "bridge": "xenbr0"}, {"mac": "00:16:3e:00:00:02"}]);
         assert_eq!(renamed(true)["nics"], old);
-        assert_eq!(DomainConfig::parse(text).unwrap().unshared_devices(), ["vtpms"]);
-        assert!(DomainConfig::parse(PV).unwrap().unshared_devices().is_empty());
+        assert!(DomainConfig::parse(PV).unwrap().unshareable().is_empty());
         assert!(DomainConfig::parse("{}").unwrap().rename("a", uuid, false).is_err());
     }
 

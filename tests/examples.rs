@@ -132,6 +132,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         monitor: Some(77),
         saver: None,
         xen: "4.17.7".into(),
+        dom0_qemu: true,
         shadow_paging: true,
         spaces: Vec::new(),
         image: ImagePlace::File { path: "/image".into(), trouble: None, free: 1 << 40 },

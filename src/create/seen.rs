@@ -53,6 +53,8 @@ pub struct Seen {
     pub xen: String,
     /// Whether Xen has shadow paging, without which it cannot track the writes of a PV guest.
     pub shadow_paging: bool,
+    /// Whether dom0 has a QEMU of its own, without which a boot loader cannot read qcow2 images.
+    pub dom0_qemu: bool,
     /// Where the image is to be.
     pub image: ImagePlace,
     /// The file systems of the image, of the disks and of their new images, as far as they are known.

@@ -20,7 +20,7 @@ use crate::error::Kind;
 use crate::record::QcowSnapshot;
 use crate::spec::{Flags, MemoryTarget, Spec, merge};
 
-const CONFIG: &str = r#"{
+pub(super) const CONFIG: &str = r#"{
     "c_info": {"type": "pv", "name": "web1", "uuid": "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10"},
     "b_info": {"max_memkb": 131072},
     "disks": [
@@ -34,7 +34,7 @@ fn now() -> Timestamp {
     "2026-03-01T02:03:04Z".parse().unwrap()
 }
 
-fn job(name: &str, disks: &[&str]) -> Job {
+pub(super) fn job(name: &str, disks: &[&str]) -> Job {
     let flags = Flags {
         name: Some(name.into()),
         disks: disks.iter().map(|disk| (*disk).to_owned()).collect(),
@@ -44,7 +44,7 @@ fn job(name: &str, disks: &[&str]) -> Job {
     Job::new(merge(flags, Spec::default()).unwrap(), now(), id)
 }
 
-fn seen(job: &Job) -> Seen {
+pub(super) fn seen(job: &Job) -> Seen {
     let config = DomainConfig::parse(CONFIG).unwrap();
     let disks = config
         .disks()
@@ -88,6 +88,7 @@ fn seen(job: &Job) -> Seen {
         monitor: Some(77),
         saver: None,
         xen: "4.17.7".into(),
+        dom0_qemu: true,
         shadow_paging: true,
         image: ImagePlace::File {
             path: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),

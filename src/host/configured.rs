@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::libxl::XlCfg;
 use crate::host::look::{
-    Domain, chain, disks_of_others, image_place, need, other_user, spaces, trouble, vhd_facts,
-    volumes_under,
+    Domain, chain, disks_of_others, dom0_qemu, image_place, need, other_user, spaces, trouble,
+    vhd_facts, volumes_under,
 };
 use crate::host::xenstore::Vbd;
 use crate::host::{command, files};
@@ -103,6 +103,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         monitor: None,
         saver: None,
         xen: version.to_string(),
+        dom0_qemu: dom0_qemu(dom0)?,
         shadow_paging: false,
         spaces: spaces(&disks, &image),
         disks,

@@ -83,6 +83,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         saver: savers::other(&domain.id)
             .map_err(|error| trouble("the programs that save domains", error))?,
         xen: version.to_string(),
+        dom0_qemu: dom0_qemu(dom0)?,
         shadow_paging: dom0.libxl.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
         spaces: spaces(&disks, &image),
         disks,
@@ -90,6 +91,13 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         config,
         stored,
     })
+}
+
+/// Whether dom0 has a QEMU of its own, which serves disks to dom0 itself (libxl_internal.h,
+/// `DEVICE_MODEL_XS_PATH`; xencommons starts it).
+pub(super) fn dom0_qemu(dom0: &Dom0) -> Result<bool> {
+    let state = dom0.xenstore.read("/local/domain/0/device-model/0/state");
+    Ok(state.map_err(|error| trouble("dom0's QEMU", error))?.as_deref() == Some("running"))
 }
 
 /// The drives whose images are none of the disks': an emulated drive may have the same file open as a disk.

@@ -6,7 +6,6 @@
 . /lab/t/lib.sh
 
 truncate -s 67000000 odd.img
-mkfs.ext4 -q -F odd.img 65000k
 raw grown.img 32M
 guest_up g tick=300 odd.img grown.img
 wait_tick g 2
@@ -38,7 +37,6 @@ xl destroy g
 
 # Where the file is not all of the disk.
 qemu-img create -q -f qcow2 -o data_file=d.raw,data_file_raw=on d.qcow2 32M
-mke2fs -q -F -t ext4 d.raw 32M
 qcow2 a.qcow2 32M
 guest_up k tick=300 a.qcow2 d.qcow2
 wait_tick k 2
