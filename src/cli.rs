@@ -67,7 +67,8 @@ How a disk can be snapshotted, VDEV,HOW:
 Raw images on blkback and VHDs on tapdisk cannot be switched under a running guest: with external,
 the whole domain is restored from the image just written, and stands still for as long as that
 takes. Read-only disks and CD-ROMs are left out. A writable disk that cannot be snapshotted is an
-error before anything changes; leave it out with none.
+error before anything changes; leave it out with none. So is a drive that QEMU has beside the disks of
+the configuration (device_model_args): VDEV is QEMU's name of it then.
 
 zstd -dc FILE | xl restore /dev/stdin reads a compressed image without this program. A high level
 cannot keep up with Xen: the guest stands still for longer, above all if it is not saved live.

@@ -352,6 +352,8 @@ pub struct Planned {
     pub onward: Vec<String>,
     /// What ends it.
     pub finish: Vec<String>,
+    /// What `--clean` removes before.
+    pub clean: Vec<String>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -365,8 +367,17 @@ impl From<&Plan> for Planned {
             commit: words(plan.commit.as_slice()),
             onward: words(&plan.onward),
             finish: words(&plan.finish),
+            clean: Vec::new(),
             notes: plan.notes.clone(),
         }
+    }
+}
+
+impl Planned {
+    /// The same plan, once that of `--clean` has been carried out.
+    #[must_use]
+    pub fn after(self, clean: &Plan) -> Self {
+        Planned { clean: Planned::from(clean).finish, ..self }
     }
 }
 

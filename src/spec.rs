@@ -87,7 +87,7 @@ impl DiskWish {
         size: Option<String>,
     ) -> Result<Self, String> {
         // A drive of QEMU's own can only be left out.
-        if !is_vdev(vdev) && !(how == "none" && is_drive(vdev)) {
+        if !(is_vdev(vdev) || how == "none" && is_drive(vdev)) {
             return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));
         }
         let wish = match (how, file, size) {

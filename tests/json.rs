@@ -240,6 +240,16 @@ fn planned() -> Planned {
 }
 
 #[test]
+fn a_dry_run_with_clean_is_one_object() {
+    let finish = vec![Step::RemoveFile { path: "/srv/a b.partial".into() }];
+    let planned = planned().after(&Plan { finish, ..Plan::default() });
+    assert_eq!(planned.clean, ["remove '/srv/a b.partial'"]);
+    let json: serde_json::Value = serde_json::from_str(&json_text(&planned)).unwrap();
+    assert_eq!(json["clean"][0], "remove '/srv/a b.partial'");
+    assert_eq!(json["title"], "Snapshot s1 of web1");
+}
+
+#[test]
 fn no_key_and_no_form_has_changed() {
     for Sample { name, text, .. } in samples() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));

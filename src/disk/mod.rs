@@ -29,6 +29,7 @@ use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, Kept};
 use crate::spec::Wish;
 use crate::tool::check_path;
+use crate::xlcfg::{Change, literal};
 
 /// What stands over all disks of one `create`.
 #[derive(Debug, Clone, Copy)]
@@ -302,7 +303,7 @@ fn node(seen: &DiskSeen) -> Result<&Node> {
                 disk.path.display()
             ),
         )
-        .hint("somebody snapshotted it by hand; restart the domain on the right image first"));
+        .hint(by_hand(&disk.vdev, node)));
     }
     if let Some(drive) = &node.emulated {
         return Err(refuse(
@@ -317,6 +318,23 @@ fn node(seen: &DiskSeen) -> Result<&Node> {
         return Err(refuse(disk, "QEMU has it open for reading only".into()));
     }
     Ok(node)
+}
+
+/// The way out where somebody has snapshotted a disk by hand.
+fn by_hand(vdev: &str, node: &Node) -> String {
+    let entry = Format::of_qemu(&node.driver).filter(|_| check_path(&node.file).is_ok());
+    let entry = entry.map(|format| Change::new(vdev, &node.file, format).entry());
+    match entry {
+        Some(entry) => format!(
+            "somebody snapshotted it by hand: until the domain's xl configuration file says {}, its next \
+             start goes back to the old image; correct the file, shut the domain down, and start it from \
+             the file",
+            literal(&entry, "'")
+        ),
+        None => {
+            "somebody snapshotted it by hand; restart the domain on the right image first".into()
+        }
+    }
 }
 
 fn record(seen: &DiskSeen, snapshot: Kept) -> DiskRecord {

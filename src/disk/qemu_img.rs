@@ -30,6 +30,13 @@ pub fn create_overlay(path: &Path, base: &Path, format: Format, size: u64) -> In
         .arg(size.to_string())
 }
 
+/// The base of the overlay that a call makes, if it makes one.
+pub fn base_of(call: &Invocation) -> Option<&Path> {
+    let makes = call.tool == Tool::QemuImg && call.args.first().is_some_and(|arg| arg == "create");
+    let at = call.args.iter().position(|arg| arg == "-b").filter(|_| makes)?;
+    call.args.get(at + 1).map(Path::new)
+}
+
 /// Describes an image and the images below it, as JSON. `-U`: QEMU may hold it.
 pub fn info_chain(path: &Path, format: Format) -> Invocation {
     Invocation::new(
@@ -214,6 +221,8 @@ mod tests {
             line(&info_chain(b, Format::Raw)),
             "qemu-img info -U '--output=json' --backing-chain -f raw /srv/b.img"
         );
+        assert_eq!(base_of(&create_overlay(a, b, Format::Vhd, 512)), Some(b));
+        assert_eq!(base_of(&snapshot_create(a, &keep)), None);
         assert_eq!(
             line(&snapshot_create(a, &keep)),
             "qemu-img snapshot -q -c k1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a,,1.qcow2'"

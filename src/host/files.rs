@@ -170,6 +170,16 @@ pub fn clone_new(from: &Path, to: &Path, writable: bool) -> io::Result<()> {
     cloned.inspect_err(|_| drop(fs::remove_file(to)))
 }
 
+/// Gives a new file the owner of another one, who may be the only user that a QEMU can open it as.
+pub fn give_owner_of(like: &Path, path: &Path) -> io::Result<()> {
+    let file = open_no_link(path)?;
+    let (meta, own) = (fs::metadata(like)?, file.metadata()?);
+    if (meta.uid(), meta.gid()) != (own.uid(), own.gid()) {
+        fchown(&file, Some(meta.uid()), Some(meta.gid()))?;
+    }
+    Ok(())
+}
+
 /// Why a file cannot be cloned, if it cannot: tried with a file that has no name and is gone at once.
 pub fn clone_trouble(path: &Path) -> Option<String> {
     if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
@@ -395,5 +405,18 @@ mod tests {
         assert!(trouble(&long).unwrap().contains("File name too long"));
         assert!(facts(Path::new("/")).is_err());
         assert!(open(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn a_new_file_gets_the_owner_of_its_base() {
+        let [base, new] = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+        // Only root can give a file away; for anybody else both are his own.
+        let given = fchown(base.as_file(), Some(7), Some(8)).is_ok();
+        give_owner_of(base.path(), new.path()).unwrap();
+        let meta = new.as_file().metadata().unwrap();
+        let wanted = base.as_file().metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (wanted.uid(), wanted.gid()));
+        assert_eq!(meta.mode() & 0o777, 0o600);
+        assert!(!given || meta.uid() == 7);
     }
 }

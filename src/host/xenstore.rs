@@ -123,7 +123,7 @@ impl Xenstore {
     /// its own time-out passes: libxl_domain.c, `libxl__domain_pvcontrol_write` of "").
     pub fn cancel_suspend(&self, domid: u32) -> Result<(), XenstoreError> {
         let path = format!("/local/domain/{domid}/control/shutdown");
-        if self.read(&path)?.as_deref() == Some("suspend") {
+        if is_suspend(self.read(&path))? {
             self.write(&path, "")?;
         }
         Ok(())
@@ -142,6 +142,15 @@ impl Xenstore {
 
     fn write(&self, path: &str, value: &str) -> Result<(), XenstoreError> {
         self.0.write(path, value).map_err(|source| XenstoreError { path: path.to_owned(), source })
+    }
+}
+
+/// Whether that is the request to suspend. The guest may write anything there, also what is no text.
+fn is_suspend(value: Result<Option<String>, XenstoreError>) -> Result<bool, XenstoreError> {
+    match value {
+        Ok(value) => Ok(value.as_deref() == Some("suspend")),
+        Err(error) if error.source.kind() == io::ErrorKind::InvalidData => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -198,6 +207,18 @@ mod tests {
         assert_eq!(vbd(&OWN[1..]), None, "without a name it is going");
         let bare = vbd(&OWN[..1]).unwrap();
         assert_eq!(bare.served, Served::Other("nothing".into()));
+    }
+
+    #[test]
+    fn what_is_no_text_is_no_request() {
+        let failed = |kind: io::ErrorKind| {
+            Err(XenstoreError { path: "/control/shutdown".into(), source: kind.into() })
+        };
+        assert!(is_suspend(Ok(Some("suspend".into()))).unwrap());
+        assert!(!is_suspend(Ok(Some(String::new()))).unwrap());
+        assert!(!is_suspend(Ok(None)).unwrap());
+        assert!(!is_suspend(failed(io::ErrorKind::InvalidData)).unwrap());
+        assert!(is_suspend(failed(io::ErrorKind::PermissionDenied)).is_err());
     }
 
     #[test]

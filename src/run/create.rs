@@ -7,7 +7,9 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Execute, open, print_done, print_plan, read_spec, take_lock, tell_planned, text};
+use super::{
+    Execute, open, print_done, print_plan, read_spec, take_lock, tell_planned, text, write_stdout,
+};
 use crate::cli::{Common, CreateArgs};
 use crate::create::{self, ImagePlace, Job, State};
 use crate::error::{Error, Result};
@@ -16,8 +18,8 @@ use crate::host::lock::Hold;
 use crate::host::look::{self, Domain};
 use crate::host::{configured, leftovers, rewrites};
 use crate::leftover::{self, Leftover};
-use crate::plan::{Target, execute};
-use crate::report::{CfgReplaced, Created};
+use crate::plan::{Plan, Target, execute};
+use crate::report::{CfgReplaced, Created, Planned, json_text};
 use crate::spec::{self, Flags, MemoryTarget, Spec};
 
 /// Does what the command line asks for.
@@ -64,8 +66,9 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         Ok(Target::Stdout) => Vec::new(),
         Err(why) => return Err(why),
     };
+    let mut clean = None;
     if args.clean && !leftovers.is_empty() {
-        clean_up(&mut dom0, &domain, &leftovers, &args.common)?;
+        clean = Some(clean_up(&mut dom0, &domain, &leftovers, &args.common)?);
     } else {
         let reporter = &dom0.reporter;
         leftovers.iter().for_each(|left| reporter.note(&format!("note: {left} (see --clean)")));
@@ -80,7 +83,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let disks = create::disks(&job, &seen)?;
     let rewrites = rewrites::for_create(&dom0, &domain, &job, &create::changes(&disks))?;
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;
-    let Some(lock) = lock else { return print_plan(&plan, args.common.json) };
+    let Some(lock) = lock else { return print_plans(clean.as_ref(), &plan, args.common.json) };
     let reporter = dom0.reporter.clone();
     tell_planned(&reporter, &plan, started);
     dom0.be_guarded(&plan, &lock)?;
@@ -120,23 +123,32 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     Ok(())
 }
 
-/// Removes what is left of earlier snapshots. Not of a domain that does not run: an unfinished image
+/// Removes what is left of earlier snapshots, but in a dry run. Returns how. Not of a domain that does not run: an unfinished image
 /// may be all there is of its memory.
 fn clean_up(
     dom0: &mut Dom0,
     domain: &Domain,
     leftovers: &[Leftover],
     common: &Common,
-) -> Result<()> {
+) -> Result<Plan> {
     if domain.state != State::Running {
         return Err(Error::refused(format!("Domain {} does not run", domain.id.name))
             .hint("only if it runs, nothing of what was left can be of use"));
     }
     let plan = leftover::clean_up(&domain.id.name, leftovers);
-    if common.dry_run {
-        return print_plan(&plan, common.json);
+    if !common.dry_run {
+        let reporter = dom0.reporter.clone();
+        leftovers.iter().for_each(|left| reporter.note(&format!("note: removed: {left}")));
+        execute(&plan, dom0)?;
     }
-    let reporter = dom0.reporter.clone();
-    leftovers.iter().for_each(|left| reporter.note(&format!("note: removed: {left}")));
-    execute(&plan, dom0)
+    Ok(plan)
+}
+
+/// Prints what would be done, as one object if that is to be JSON.
+fn print_plans(clean: Option<&Plan>, plan: &Plan, json: bool) -> Result<()> {
+    match clean {
+        None => print_plan(plan, json),
+        Some(clean) if json => write_stdout(&json_text(&Planned::from(plan).after(clean))),
+        Some(clean) => write_stdout(&format!("{clean}{plan}")),
+    }
 }

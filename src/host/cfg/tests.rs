@@ -435,7 +435,7 @@ fn what_is_attached_to_a_file_stays() {
     let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let path = directory.path().join("web1.cfg");
     fs::write(&path, "old").unwrap();
-    fsetxattr(&File::open(&path).unwrap(), "user.note", b"mine", XattrFlags::empty()).unwrap();
+    fsetxattr(File::open(&path).unwrap(), "user.note", b"mine", XattrFlags::empty()).unwrap();
     let backup = directory.path().join("web1.cfg.bak-s1");
     let cfg = ReplaceCfg {
         path: path.clone(),
@@ -447,6 +447,6 @@ fn what_is_attached_to_a_file_stays() {
     replace(&cfg).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"new");
     let mut value = [0; 8];
-    let length = fgetxattr(&File::open(&path).unwrap(), "user.note", &mut value[..]).unwrap();
+    let length = fgetxattr(File::open(&path).unwrap(), "user.note", &mut value[..]).unwrap();
     assert_eq!(&value[..length], b"mine");
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::guarded::started;
 use super::{Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed, meddled, open_libxl};
+use crate::disk::qemu_img::snapshot_delete;
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
@@ -224,8 +225,8 @@ impl Dom0 {
         let disks = qmp.disks().map_err(failed("Ask QEMU for the disks"))?;
         let (_, node) = disks.iter().find(|(other, _)| other == vdev).ok_or_else(|| {
             Error::failed(format!("QEMU does not know disk {vdev}")).hint(format!(
-                "delete it when the domain is down: qemu-img snapshot -d {} FILE",
-                quote(name)
+                "delete it when the domain is down: {}",
+                snapshot_delete(Path::new("FILE"), name)
             ))
         })?;
         qmp.delete_internal(&node.name, name).map_err(failed("Delete the snapshot"))

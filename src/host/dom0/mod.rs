@@ -24,7 +24,7 @@ use self::disks::{rename, rename_back};
 use self::guarded::started;
 use self::suspend::{Round, write_back};
 use crate::disk::DiskSeen;
-use crate::disk::qemu_img::snapshot_create;
+use crate::disk::qemu_img::{base_of, snapshot_create};
 use crate::domain::DomainId;
 use crate::error::{Error, Left, Result};
 use crate::host::guard::{Guard, Note};
@@ -274,7 +274,12 @@ impl Dom0 {
         }
         command::run_all(&calls, &started(self.guard.as_ref())).map_err(caused)?;
         for step in steps {
-            if let Step::NewFile { path, .. } = step {
+            if let Step::NewFile { path, fill } = step {
+                // By whose permissions a QEMU opened the base (device_model_user).
+                if let Some(base) = base_of(fill) {
+                    files::give_owner_of(base, path)
+                        .map_err(failed(format!("Give {} its owner", path.display())))?;
+                }
                 files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;
             }
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Action, Step, Target, Whose};
 use crate::disk::lvm::volumes::rename;
-use crate::disk::qemu_img::snapshot_create;
+use crate::disk::qemu_img::{snapshot_create, snapshot_delete};
 use crate::domain::DomainId;
 use crate::tool::{Invocation, Tool, create_domain, quote};
 use crate::xlcfg::literal;
@@ -59,7 +59,7 @@ impl Step {
             }
             Step::TakeInternal { path, name } => Some(snapshot_create(path, name).to_string()),
             Step::UntakeInternal { path, name } => {
-                Some(format!("qemu-img snapshot -d {name} {}", quote(path)))
+                Some(snapshot_delete(path, name.as_str()).to_string())
             }
             Step::CreateDomain { cfg, paused, .. } => Some(create_domain(cfg, *paused).to_string()),
             Step::Resume { otherwise, .. } => otherwise.clone(),
