@@ -138,6 +138,9 @@ pub struct Disk {
     pub script: Option<String>,
     /// The name of the domain that serves it, if not dom0.
     pub backend_domain: Option<String>,
+    /// Whether QEMU is to serve it. Else libxl chooses: the kernel, for raw images (libxl_device.c,
+    /// `disk_try_backend`).
+    pub by_qemu: bool,
 }
 
 impl Disk {
@@ -347,6 +350,7 @@ fn disk(entry: &Value) -> Result<Disk, BadConfig> {
         cdrom: flag("is_cdrom"),
         script: text("script"),
         backend_domain: text("backend_domname"),
+        by_qemu: text("backend").as_deref() == Some("qdisk"),
     })
 }
 

@@ -19,7 +19,7 @@ use crate::host::look::{
 };
 use crate::host::xenstore::Vbd;
 use crate::host::{command, files};
-use crate::record::Record;
+use crate::record::{Record, SECTOR};
 use crate::revert::by_hand::{self, Eyes};
 use crate::spec::{Request, Wish};
 use crate::tool::{Tool, check_path, dry_run};
@@ -122,6 +122,13 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[(String, Vbd)]) -> D
             Err(why) => file = Err(why),
         }
     }
+    // The kernel will serve it, and leave out a last sector that is not whole; qemu-img counts it.
+    let in_kernel = disk.format == Some(Format::Raw) && !disk.by_qemu && disk.script.is_none();
+    if let (Some(node), Ok(facts)) = (&mut node, &file)
+        && in_kernel
+    {
+        node.virtual_size = facts.size - facts.size % SECTOR;
+    }
     let reflink = matches!(job.wish(&disk.vdev), Some(Wish::Reflink { .. }));
     DiskSeen {
         served: Some(Served::Nobody),
@@ -156,4 +163,30 @@ fn image(path: &Path, format: Format) -> Result<Node, String> {
         elsewhere: None,
         emulated: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Flags, Spec, merge};
+
+    #[test]
+    fn a_raw_file_is_as_long_as_what_will_serve_it_says() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(67_000_000).unwrap();
+        let job = Job::new(
+            merge(Flags::default(), Spec::default()).unwrap(),
+            Timestamp::UNIX_EPOCH,
+            Uuid::nil(),
+        );
+        for (backend, size) in [("", 66_999_808), (r#""backend": "qdisk","#, 67_000_320)] {
+            let path = file.path().display();
+            let json = format!(
+                r#"{{"disks": [{{"pdev_path": "{path}", "vdev": "xvda", {backend} "format": "raw"}}]}}"#
+            );
+            let disk = DomainConfig::parse(&json).unwrap().disks().unwrap().remove(0);
+            let seen = disk_seen("web1", &job, disk, &[]);
+            assert_eq!(seen.virtual_size(), Some(size), "{backend}");
+        }
+    }
 }
