@@ -7,7 +7,7 @@
 
 qcow2 a.qcow2 32M
 qcow2 b.qcow2 32M
-guest_up g tick=300 a.qcow2 b.qcow2 'cfg=# a comment, kept'
+guest_up g tick=300 a.qcow2 b.qcow2 $'cfg=# f\xfcr den Webserver: a comment in Latin-1, kept'
 wait_tick g 2
 lab_boot[s1.xlsave]=$(boot_id g) lab_from[s1.xlsave]=$(tick g)
 xl-snapshot create g.cfg --name s1 --memory s1.xlsave --no-live -d xvda,external
