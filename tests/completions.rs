@@ -94,6 +94,32 @@ fn bash() {
     all_cases(&["bash", "--norc"], "bash.sh", "xl-snapshot.bash");
 }
 
+/// What bash adds to the line is not quoted by readline, unless it is a file name.
+#[test]
+fn bash_types_no_command_that_is_a_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let xl = directory.path().join("xl");
+    fs::write(&xl, "#!/bin/sh\necho Name\necho 'x;reboot 1'\necho '$(id) 2'\n").unwrap();
+    fs::set_permissions(&xl, Permissions::from_mode(0o755)).unwrap();
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (typed, offered) in [("", &["\\$\\(id\\)", "x\\;reboot"][..]), ("x\\;re", &["x\\;reboot"])]
+    {
+        let output = Command::new("bash")
+            .arg("--norc")
+            .arg(top.join("tests/completions/bash.sh"))
+            .arg(Path::new(env!("OUT_DIR")).join("share/completions/xl-snapshot.bash"))
+            .args(["create", typed])
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.path().display()))
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let words: BTreeSet<_> = stdout.lines().filter(|word| !word.is_empty()).collect();
+        assert_eq!(words, offered.iter().copied().collect());
+    }
+}
+
 #[test]
 fn zsh() {
     all_cases(&["zsh", "-f"], "zsh.zsh", "_xl-snapshot");

@@ -1,10 +1,13 @@
 # By hand: names of domains, xl configurations, SPEC.toml files and snapshots.
 
-# Adds the words of standard input that begin with $cur.
+# Adds the words of standard input that begin with $cur. What is added is typed as it stands: a name may
+# have been chosen by somebody else. Where readline quotes what it takes for file names, $1 says so.
 _xl_snapshot_add() {
-    local line
+    local line quoted
     while IFS= read -r line; do
-        [[ $line != "$cur"* ]] || COMPREPLY+=("$line")
+        printf -v quoted %q "$line"
+        [[ $line == "$cur"* || $quoted == "$cur"* ]] || continue
+        [[ ${1-} == files ]] && COMPREPLY+=("$line") || COMPREPLY+=("$quoted")
     done
 }
 
@@ -46,7 +49,7 @@ _xl_snapshot() {
         "create 1") _xl_snapshot_files toml ;;
         "revert 0" | "show 0")
             _xl_snapshot_files xlsave toml
-            _xl_snapshot_add < <(compgen -G "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}/*/*.xlsave")
+            _xl_snapshot_add files < <(compgen -G "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}/*/*.xlsave")
             ;;
         *) _xl__snapshot "$@" ;;
     esac

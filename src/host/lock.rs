@@ -1,14 +1,15 @@
 //! One of us per domain at a time.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc::O_NOFOLLOW;
+use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -18,6 +19,8 @@ use crate::names::is_file_part;
 const DIRECTORY: &str = "/run/xl-snapshot";
 /// How often a lock is tried that somebody else holds: flock(2) itself waits without an end.
 const POLL: Duration = Duration::from_millis(200);
+/// After how long somebody who waits for a turn is told why.
+const LONG: Duration = Duration::from_secs(5);
 
 /// Holds the domain for this process, until it is dropped or the process ends.
 ///
@@ -97,18 +100,22 @@ fn take_one(
     patience: Option<&Patience<'_>>,
 ) -> Result<File> {
     let trouble = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
+                "locks need room in /run, and that it can be written to"
+            }
+            _ => "run this as root, in dom0",
+        };
         Error::refused(format!("The lock of {domain}, {}, cannot be used", path.display()))
             .because(error)
-            .hint("run this as root, in dom0")
+            .hint(hint)
     };
-    files::make_directories(path.parent().unwrap_or(Path::new("/"))).map_err(trouble)?;
+    make_directory(path.parent().unwrap_or(Path::new("/"))).map_err(trouble)?;
     let mut file = open(path).map_err(trouble)?;
     if !is_taken(&file, hold).map_err(trouble)? {
         wait(&mut file, hold, domain, patience, trouble)?;
     }
-    file.set_len(0).map_err(trouble)?;
-    file.rewind().map_err(trouble)?;
-    writeln!(file, "{operation} (process {})", std::process::id()).map_err(trouble)?;
+    sign(&mut file, operation).map_err(trouble)?;
     Ok(file)
 }
 
@@ -122,31 +129,64 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Waits for a turn; `None` if the user wants it to end.
-    pub fn wait(stopped: &dyn Fn() -> bool) -> io::Result<Option<Turn>> {
+    /// Waits for a turn; `None` if the user wants it to end. Who has them is told once, if it takes long:
+    /// one that was stopped (Ctrl-Z) keeps its turn until somebody lets it go on.
+    pub fn wait(
+        waits: &mut dyn FnMut(&str),
+        stopped: &dyn Fn() -> bool,
+    ) -> io::Result<Option<Turn>> {
         let turns = thread::available_parallelism()?.get();
-        Turn::wait_in(Path::new(DIRECTORY), turns, stopped)
+        Turn::wait_in((Path::new(DIRECTORY), turns), LONG, waits, stopped)
     }
 
     fn wait_in(
-        directory: &Path,
-        turns: usize,
+        (directory, turns): (&Path, usize),
+        long: Duration,
+        waits: &mut dyn FnMut(&str),
         stopped: &dyn Fn() -> bool,
     ) -> io::Result<Option<Turn>> {
-        files::make_directories(directory)?;
+        make_directory(directory)?;
+        let begin = Instant::now();
+        let mut told = false;
         loop {
+            let mut holders = Vec::new();
             for number in 0..turns {
-                let file = open(&directory.join(format!("turn-{number}.lock")))?;
+                let mut file = open(&directory.join(format!("turn-{number}.lock")))?;
                 if is_taken(&file, Hold::Alone)? {
+                    sign(&mut file, "restore")?;
                     return Ok(Some(Turn { _file: file }));
                 }
+                holders.push(holder(&mut file));
             }
             if stopped() {
                 return Ok(None);
             }
+            if !told && begin.elapsed() >= long {
+                waits(&holders.join(", "));
+                told = true;
+            }
             thread::sleep(POLL);
         }
     }
+}
+
+/// Makes the directory of the locks. Where others could write to it, they could take our locks away.
+fn make_directory(path: &Path) -> io::Result<()> {
+    const OTHERS_WRITE: u32 = 0o022;
+    files::make_directories(path)?;
+    let meta = fs::symlink_metadata(path)?;
+    let ours = meta.uid() == geteuid().as_raw() && meta.mode() & OTHERS_WRITE == 0;
+    match meta.is_dir() && ours {
+        true => Ok(()),
+        false => Err(io::Error::other("others than root may write to its directory")),
+    }
+}
+
+/// Says in the file of a lock who has it.
+fn sign(file: &mut File, operation: &str) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{operation} (process {})", std::process::id())
 }
 
 /// Opens the file of a lock, which is made if it is not there.
@@ -225,6 +265,8 @@ fn holder(file: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -271,8 +313,10 @@ mod tests {
     #[test]
     fn there_are_so_many_turns_and_no_more() {
         let directory = tempfile::tempdir().unwrap();
-        let turn =
-            |stopped: &dyn Fn() -> bool| Turn::wait_in(directory.path(), 2, stopped).unwrap();
+        let turn = |stopped: &dyn Fn() -> bool| {
+            let place = (directory.path(), 2);
+            Turn::wait_in(place, LONG, &mut |_| panic!("not so soon"), stopped).unwrap()
+        };
         let first = turn(&|| panic!("it is free")).unwrap();
         let second = Cell::new(turn(&|| panic!("it is free")));
         assert!(turn(&|| true).is_none());
@@ -284,6 +328,31 @@ mod tests {
         assert!(third.is_some());
         drop(first);
         turn(&|| panic!("it is free")).unwrap();
+    }
+
+    #[test]
+    fn who_waits_long_for_a_turn_is_told_once_who_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = (directory.path(), 1);
+        let _first = Turn::wait_in(place, LONG, &mut |_| (), &|| true).unwrap().unwrap();
+        let mut told = Vec::new();
+        let rounds = Cell::new(0);
+        let stopped = || rounds.replace(rounds.get() + 1) == 2;
+        let waits = &mut |who: &str| told.push(who.to_owned());
+        assert!(Turn::wait_in(place, Duration::ZERO, waits, &stopped).unwrap().is_none());
+        assert_eq!(told, [format!("xl-snapshot restore (process {})", std::process::id())]);
+    }
+
+    #[test]
+    fn a_directory_that_others_write_to_keeps_no_locks() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = Permissions::from_mode(0o777);
+        fs::set_permissions(directory.path(), open).unwrap();
+        let error = second(directory.path(), None).unwrap_err();
+        assert!(error.chain()[1].contains("others than root"), "{error}");
+        // As on a host whose /run is read-only.
+        let error = second(Path::new("/proc/xl-snapshot"), None).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
     }
 
     #[test]

@@ -129,7 +129,13 @@ impl Dom0 {
 
     /// Waits until fewer others restore domains than there are processors.
     pub(super) fn await_turn(&mut self) -> Result<()> {
-        let turn = Turn::wait(&|| self.stop.load(Ordering::Acquire));
+        let waits = &mut |holders: &str| {
+            self.reporter.note(&format!(
+                "note: waiting for a turn to restore: {holders} have them; one that is stopped (ps, state T) \
+                 keeps its turn until it goes on or is killed"
+            ));
+        };
+        let turn = Turn::wait(waits, &|| self.stop.load(Ordering::Acquire));
         self.turn = turn.map_err(failed("Wait for a turn"))?;
         match self.turn {
             Some(_) => Ok(()),
