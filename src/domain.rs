@@ -201,6 +201,11 @@ impl DomainConfig {
         self.0.to_string()
     }
 
+    /// All of it.
+    pub(crate) fn json(&self) -> &Value {
+        &self.0
+    }
+
     fn text(&self, pointer: &str) -> Result<&str, BadConfig> {
         self.0
             .pointer(pointer)

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod domain;
 pub mod error;
 pub mod host;
+pub mod json;
 pub mod leftover;
 pub mod memory;
 pub mod names;
@@ -22,6 +23,7 @@ pub mod run;
 pub mod show;
 pub mod spec;
 pub mod tool;
+pub mod trust;
 pub mod xlcfg;
 
 #[cfg(test)]

@@ -97,6 +97,22 @@ impl fmt::Display for SnapshotName {
     }
 }
 
+/// Whether a character shows as itself: it neither controls a terminal, nor changes the order of the
+/// text around it, nor is another line's beginning, nor nothing to be seen (Unicode's Bidi_Control,
+/// line and paragraph separators, zero width).
+pub fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(
+            c,
+            '\u{61c}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+        )
+}
+
 /// Whether `text` (a domain's name) can be one part of a path without leading elsewhere.
 pub fn is_file_part(text: &str) -> bool {
     !text.is_empty()

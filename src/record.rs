@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::{Format, GuestType};
-use crate::names::{SnapshotName, is_vdev, is_volume_part};
+use crate::names::{SnapshotName, is_plain, is_vdev, is_volume_part};
 use crate::tool::{BadPath, check_path};
 
 /// The version of the record this program writes, and the only one it reads.
@@ -22,6 +22,9 @@ pub const VERSION: u32 = 1;
 
 /// The length of an image in a file that is not complete: no image is as short.
 pub const NOT_YET: u64 = 1;
+
+/// More disks than this are not believed: Xen's own names of disks end long before (xvdzz).
+const MAX_DISKS: usize = 256;
 
 /// A snapshot of a whole domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,8 +180,11 @@ impl DiskRecord {
         name(&self.vdev, is_vdev)?;
         match &self.snapshot {
             // Its path is for messages only: it may be no file at all.
-            Kept::None { .. } => return Ok(()),
-            Kept::Internal { .. } => {}
+            Kept::None { why } => return plain(why),
+            Kept::Internal { proof } => proof.iter().try_for_each(|proof| {
+                plain(&proof.id)?;
+                plain(&proof.name)
+            })?,
             Kept::External { overlay: file, .. }
             | Kept::Reflink { copy: file, .. }
             | Kept::Vhd { child: file, .. } => checked(file)?,
@@ -187,6 +193,13 @@ impl DiskRecord {
             }
         }
         checked(&self.path)
+    }
+}
+
+fn plain(text: &str) -> Result<(), BadRecord> {
+    match text.chars().all(is_plain) {
+        true => Ok(()),
+        false => Err(BadRecord::Text(text.to_owned())),
     }
 }
 
@@ -261,6 +274,12 @@ pub enum BadRecord {
     /// argument.
     #[error("The snapshot record has an impossible name, {0:?}")]
     Name(String),
+    /// More disks than a domain can have.
+    #[error("The snapshot record has {0} disks, {MAX_DISKS} are allowed")]
+    Disks(usize),
+    /// A text that would write lines of its own, or more, into our messages.
+    #[error("The snapshot record has an impossible text, {0:?}")]
+    Text(String),
     /// A path that this program never writes, and that a tool could take for something else.
     #[error("The snapshot record has an impossible path, {path:?}")]
     Path {
@@ -290,7 +309,14 @@ impl Record {
             return Err(BadRecord::Version(version));
         }
         let record: Record = toml::from_str(text)?;
+        if record.disks.len() > MAX_DISKS {
+            return Err(BadRecord::Disks(record.disks.len()));
+        }
         record.disks.iter().try_for_each(DiskRecord::check)?;
+        // The description is the user's own words, of as many lines as they like.
+        [&record.domain.name, &record.writer, &record.xen]
+            .into_iter()
+            .try_for_each(|text| plain(text))?;
         record.domain.cfg.iter().try_for_each(|cfg| checked(cfg))?;
         Ok(record)
     }
@@ -409,6 +435,28 @@ pub(crate) mod tests {
         }
         // As it was written before there was that key.
         assert!(!sample().to_toml().contains("cfg"));
+    }
+
+    #[test]
+    fn texts_that_are_more_than_one_line_of_text_are_refused() {
+        let refused = |change: &dyn Fn(&mut Record)| {
+            let mut record = sample();
+            change(&mut record);
+            Record::parse(&record.to_toml()).unwrap_err().to_string()
+        };
+        for text in ["a\nleft:  b", "\u{1b}[2J", "\u{202e}gnp.exe", "a\u{2028}b"] {
+            let changes: [&dyn Fn(&mut Record); 3] = [
+                &|record| record.domain.name = text.into(),
+                &|record| record.xen = text.into(),
+                &|record| record.disks[2].snapshot = Kept::None { why: text.into() },
+            ];
+            for change in changes {
+                let error = refused(change);
+                assert_eq!(error, format!("The snapshot record has an impossible text, {text:?}"));
+            }
+        }
+        let error = refused(&|record| record.disks = vec![record.disks[2].clone(); 257]);
+        assert!(error.contains("has 257 disks"), "{error}");
     }
 
     #[test]

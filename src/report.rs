@@ -14,6 +14,7 @@ use uuid::Uuid;
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
 use crate::disk::lvm::volumes::device;
+use crate::names::is_plain;
 use crate::plan::{Plan, Step};
 use crate::record::{DisksOnly, Kept, Record};
 use crate::tool::quote;
@@ -432,9 +433,9 @@ fn write_cfg_disks(
     entries.iter().try_for_each(|entry| writeln!(f, "  {}", literal(entry, "'")))
 }
 
-/// `text` as it may stand on a terminal: names and words in it come from images, tools and guests.
-fn printable(text: &str) -> String {
-    text.replace(|c: char| c.is_control() && c != '\n', " ")
+/// `text` as it may stand on a terminal: names and words in it come from images, tools and guests. Lines stay.
+pub(crate) fn printable(text: &str) -> String {
+    text.replace(|c: char| c != '\n' && !is_plain(c), " ")
 }
 
 #[cfg(test)]

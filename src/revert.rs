@@ -283,6 +283,13 @@ pub(crate) fn check_image(found: &Found) -> Result<()> {
             .hint("somebody has changed it: take it as create has written it")
     };
     let disks = found.config.disks().map_err(|why| refused().because(why))?;
+    let name = found.config.name().map_err(|why| refused().because(why))?;
+    if name != record.domain.name {
+        return Err(refused().because(format!(
+            "its configuration is of the domain {name}, its record of {}",
+            record.domain.name
+        )));
+    }
     let uuid = found.config.uuid().map_err(|why| refused().because(why))?;
     if uuid != record.domain.uuid {
         return Err(refused().because(format!(

@@ -21,7 +21,7 @@ use crate::host::lock::{Hold, Lock, Patience};
 use crate::host::snapshot::Snapshot;
 use crate::host::{configured, files, look, record_file};
 use crate::plan::{Perform, Plan};
-use crate::report::{Planned, Reporter, json_text};
+use crate::report::{Planned, Reporter, json_text, printable};
 use crate::revert::Cfg;
 use crate::show;
 use crate::spec::{Flags, Spec, merge};
@@ -173,7 +173,7 @@ fn tell_planned(reporter: &Reporter, plan: &Plan, started: Instant) {
 }
 
 fn print_plan(plan: &Plan, json: bool) -> Result<()> {
-    write_stdout(&if json { json_text(&Planned::from(plan)) } else { plan.to_string() })
+    write_stdout(&if json { json_text(&Planned::from(plan)) } else { printable(&plan.to_string()) })
 }
 
 fn print<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
@@ -195,7 +195,7 @@ fn print_done<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
 }
 
 fn text<R: Serialize + ToString>(report: &R, json: bool) -> String {
-    if json { json_text(report) } else { report.to_string() }
+    if json { json_text(report) } else { printable(&report.to_string()) }
 }
 
 fn write_stdout(text: &str) -> Result<()> {

@@ -63,6 +63,11 @@ impl Invocation {
         Invocation { tool, args, timeout: Duration::from_secs(120) }
     }
 
+    /// Whether it does nothing but read the headers of disk images.
+    pub fn describes_images(&self) -> bool {
+        self.tool == Tool::QemuImg && self.args.first().is_some_and(|command| command == "info")
+    }
+
     /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

@@ -21,6 +21,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use rustix::process::{Resource, Rlimit, prlimit};
 
 use crate::host::parallel::in_parallel;
 use crate::tool::{Invocation, Tool};
@@ -204,6 +205,9 @@ impl Running {
         };
         let (child, stdout, stderr) =
             start().map_err(|source| CommandError::Io { command: command.clone(), source })?;
+        if call.describes_images() {
+            bound(&child);
+        }
         started(call.tool, child.id());
         Ok(Running { command, child, stdout, stderr, timeout: call.timeout })
     }
@@ -300,6 +304,19 @@ impl Running {
     }
 }
 
+/// Bounds what a program may use that reads the headers of images, which may be anybody's (as in
+/// CVE-2024-4467): 4 TiB of image take it 30 MiB and a tenth of a second.
+fn bound(child: &Child) {
+    const MEMORY: u64 = 1 << 30;
+    const SECONDS: u64 = 60;
+    let process = rustix::process::Pid::from_child(child);
+    for (what, most) in [(Resource::As, MEMORY), (Resource::Cpu, SECONDS)] {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        // It may have ended already.
+        let _ = prlimit(Some(process), what, limit);
+    }
+}
+
 fn memory_file() -> io::Result<File> {
     Ok(memfd_create("xl-snapshot output", MFdFlags::MFD_CLOEXEC)?.into())
 }
@@ -356,6 +373,27 @@ mod tests {
         let result = run(&call);
         assert!(started.elapsed() < Duration::from_secs(10));
         assert!(result.is_err());
+    }
+
+    #[test]
+    fn what_reads_headers_has_its_bounds() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.qcow2");
+        let create = qemu_img(&["create", "-q", "-f", "qcow2"]).arg(&path).arg("4T");
+        assert!(!create.describes_images());
+        run(&create).unwrap();
+        let info = qemu_img(&["info", "-f", "qcow2"]).arg(&path);
+        assert!(info.describes_images());
+        run(&info).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "no tool of ours")]
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        bound(&child);
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let of = |name: &str| limits.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(of("Max address space").contains("1073741824"), "{limits}");
+        assert!(of("Max cpu time").contains("60"), "{limits}");
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::create::room;
 use crate::domain::DomainConfig;
 use crate::error::{Error, Left, Result};
 use crate::host::compress::Compressor;
 use crate::host::files;
 use crate::memory::frames::{self, Level, Marker, Unpacked};
-use crate::memory::{Form, Image, PARTIAL, header, partial_path};
+use crate::memory::{Form, Image, PARTIAL, header, partial_path, read_front_of_stream};
 use crate::names::SnapshotName;
 use crate::plan::{ImageStart, Target};
 use crate::record::Record;
@@ -372,8 +373,8 @@ impl Source {
 
     /// The file, if `xl restore` can read it as it is: plain, and with this configuration of the domain.
     pub fn as_it_is(&self, config: &DomainConfig) -> io::Result<Option<File>> {
-        let own = DomainConfig::parse(&self.image.config).ok();
-        let fits = self.image.form == Form::Plain && own.as_ref() == Some(config);
+        // To the byte: libxl's parser is another one.
+        let fits = self.image.form == Form::Plain && self.image.config == config.to_json();
         fits.then(|| self.file.try_clone()).transpose()
     }
 
@@ -436,11 +437,57 @@ fn standard_input() -> io::Result<File> {
     if input.metadata()?.is_file() {
         return Ok(input);
     }
-    // Memory images are large: /var/tmp is on a disk where /tmp may be memory.
-    let mut copy = tempfile::tempfile_in("/var/tmp")?;
-    io::copy(&mut input, &mut copy)?;
-    copy.rewind()?;
-    Ok(copy)
+    copied(&mut input)
+}
+
+/// Memory images are large: this is on a disk where /tmp may be memory.
+const COPIES: &str = "/var/tmp";
+/// How much of an image is copied between two looks at the room for it, in bytes.
+const PIECE: u64 = 16 << 20;
+
+/// Copies an image that can be read but once. What cannot be one is refused at its first bytes, and what
+/// has no end before there is no room for others.
+fn copied(input: &mut impl Read) -> io::Result<File> {
+    let mut copy = tempfile::tempfile_in(COPIES)?;
+    let mut count = 0;
+    let front = Tee { input: &mut *input, copy: &mut copy, count: &mut count };
+    let (_, record) = read_front_of_stream(front).map_err(io::Error::other)?;
+    let place = Path::new(COPIES).join("image");
+    let files::Room { free, total, .. } = files::room(&place)?;
+    // What it says of its length is of the plain image, and of one in a file.
+    let says = (record.complete && record.image_size > 0).then_some(record.image_size);
+    let reserve = room::reserve(free, total, says.unwrap_or(free / 2).min(free));
+    loop {
+        let piece = io::copy(&mut input.by_ref().take(PIECE), &mut copy)?;
+        count += piece;
+        if says.is_some_and(|says| count > frames::longest(says)) {
+            return Err(io::Error::other("it is longer than it says"));
+        }
+        if piece == 0 {
+            copy.rewind()?;
+            return Ok(copy);
+        }
+        if files::free_space(&place)? < reserve {
+            let why = format!("there is no room for it in {COPIES}, where it is copied to first");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+    }
+}
+
+/// Keeps a copy of what is read.
+struct Tee<'a, R> {
+    input: &'a mut R,
+    copy: &'a mut File,
+    count: &'a mut u64,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.copy.write_all(&buffer[..count])?;
+        *self.count += count as u64;
+        Ok(count)
+    }
 }
 
 #[cfg(test)]

@@ -257,10 +257,21 @@ pub(super) fn spaces(disks: &[DiskSeen], image: &ImagePlace) -> Vec<Space> {
     image.into_iter().chain(new).chain(own).filter_map(space).collect()
 }
 
+/// The configuration of a running domain.
+pub fn config(dom0: &Dom0, domain: &DomainId) -> Result<DomainConfig> {
+    let json =
+        dom0.libxl.config_json(domain.domid).map_err(|error| trouble(&domain.name, error))?;
+    DomainConfig::parse(&json).map_err(|error| trouble(&domain.name, error))
+}
+
 /// An image and those below it, top first.
 pub fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, String> {
     // What xl was told may be no file at all, and qemu-img would connect to an `nbd:` host.
     check_path(path).map_err(|why| why.to_string())?;
+    // Opening a FIFO would wait, and opening some devices does something.
+    if let Some(why) = files::no_image(path) {
+        return Err(format!("{}: {why}", path.display()));
+    }
     let output =
         command::run(&qemu_img::info_chain(path, format)).map_err(|error| error.to_string())?;
     qemu_img::ImageInfo::parse_chain(&output)

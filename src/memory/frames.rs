@@ -37,6 +37,13 @@ const MAX_EMPTY_BLOCKS: u32 = 8;
 const TAG: &[u8; 16] = b"xl-snapshot file";
 const MARKER: usize = 32;
 
+/// The longest file that an image of this length is compressed to, in bytes: no compressor makes it longer
+/// than zstd's own bound for one piece (zstd.h, `ZSTD_COMPRESSBOUND`), and some for frames and the marker.
+pub fn longest(image_len: u64) -> u64 {
+    const FRAMES: u64 = 16 << 20;
+    image_len.saturating_add(image_len >> 6).saturating_add(FRAMES)
+}
+
 /// How hard zstd tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level(u8);

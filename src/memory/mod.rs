@@ -23,6 +23,7 @@ pub mod stream;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::json::check_keys;
 use crate::record::Record;
 use crate::tool::quote;
 use forward::Forward;
@@ -56,6 +57,15 @@ pub fn read_front<F: Read + Seek>(file: &mut F) -> Result<(String, Record), BadI
         true => front(&mut Unpacked::new(file)?),
         false => front(file),
     }
+}
+
+/// The same of a stream, of which more may be read than that.
+pub fn read_front_of_stream(mut input: impl Read) -> Result<(String, Record), BadImage> {
+    let mut magic = [0; 4];
+    input.read_exact(&mut magic)?;
+    let compressed = frames::is_compressed(magic);
+    let mut input = magic.as_slice().chain(input);
+    if compressed { front(&mut Unpacked::new(input)?) } else { front(&mut input) }
 }
 
 /// Whether a file begins as a compressed one; leaves it at its beginning.
@@ -105,6 +115,9 @@ pub enum BadImage {
     /// A save file of xl or another tool: there is no record of the disks.
     #[error("It is a save file of xl without a snapshot record: it says nothing of the disks")]
     NoRecord,
+    /// The configuration does not mean the same to everybody who reads it.
+    #[error("The configuration in its header is not the JSON that libxl writes")]
+    Config(#[source] serde_json::Error),
     /// The record is damaged or from a newer program.
     #[error(transparent)]
     Record(#[from] crate::record::BadRecord),
@@ -252,6 +265,7 @@ impl Image {
 fn front(input: &mut impl Read) -> Result<(String, Record), BadImage> {
     let Header { config, tail } = Header::read(input)?;
     let Tail::Record(text) = tail else { return Err(BadImage::NoRecord) };
+    check_keys(&config).map_err(BadImage::Config)?;
     Ok((config, Record::parse(&text)?))
 }
 

@@ -114,16 +114,18 @@ fn coloured(text: &str) -> String {
 
 /// An error as the user reads it: the chain once, what is left, what to do.
 pub fn error_text(error: &Error) -> String {
-    let mut text = format!("xl-snapshot: {}", error.chain().join(": "));
+    // A line of what a name or a tool says is never one of ours, which say what to type.
+    let one = |text: &str| text.replace('\n', "\n       ");
+    let mut text = format!("xl-snapshot: {}", one(&error.chain().join(": ")));
     for left in &error.left {
         // Writing to a String cannot fail.
-        let _ = write!(text, "\nleft:  {}", left.what);
+        let _ = write!(text, "\nleft:  {}", one(&left.what));
         if let Some(command) = &left.command {
-            let _ = write!(text, "\n       {command}");
+            let _ = write!(text, "\n       {}", one(command));
         }
     }
     if let Some(hint) = &error.hint {
-        let _ = write!(text, "\nhint:  {hint}");
+        let _ = write!(text, "\nhint:  {}", one(hint));
     }
     printable(&text)
 }
@@ -156,7 +158,18 @@ mod tests {
     #[test]
     fn an_error_does_not_control_the_terminal() {
         let error = Error::refused("a\x1b[2Jb").because("c\x07").hint("d\n\x08");
-        assert_eq!(error_text(&error), "xl-snapshot: a [2Jb: c \nhint:  d\n ");
+        assert_eq!(error_text(&error), "xl-snapshot: a [2Jb: c \nhint:  d\n        ");
+        // Nor does it change the order of what is read.
+        let error = Error::refused("a\u{202e}b\u{2066}c\u{2028}d");
+        assert_eq!(error_text(&error), "xl-snapshot: a b c d");
+    }
+
+    #[test]
+    fn a_name_cannot_say_what_to_type() {
+        let error = Error::refused("No domain web1\nleft:  all\nhint:  rm -rf /").because("x");
+        let text = error_text(&error);
+        let begin = |word: &str| text.lines().any(|line| line.starts_with(word));
+        assert!(!begin("left:") && !begin("hint:"), "{text}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::report::{CfgReplaced, CfgTrouble, Reverted, RevertedDisk};
 use crate::revert::{self, CfgAfter, Wishes};
 use crate::spec::absolute;
 use crate::tool::quote;
+use crate::trust;
 
 /// The new domain that is asked for, if one is.
 fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
@@ -54,7 +55,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let name = quote(&args.snapshot);
     let now = Timestamp::now();
     let found = look::for_revert(&dom0, &snapshot, &cfg, &name, beside.as_ref(), now)?;
-    let revert = match &beside {
+    let mut revert = match &beside {
         None => {
             let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
             let revert = revert::plan(&found, wishes)?;
@@ -64,6 +65,9 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         }
         Some(wishes) => clone::plan(&found, wishes)?,
     };
+    // Of one that cannot be looked at, more is told.
+    let running = found.same.as_ref().and_then(|same| look::config(&dom0, &same.id).ok());
+    revert.plan.notes.extend(trust::note(&found.config, running.as_ref()));
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     let memory = snapshot.source.is_some();
     dom0.source = snapshot.source;

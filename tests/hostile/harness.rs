@@ -135,7 +135,7 @@ impl<'a> Trial<'a> {
 }
 
 /// `target/reliability`, where `make test` looks for what was tested how often.
-fn reliability() -> PathBuf {
+pub fn reliability() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("reliability")
 }
 

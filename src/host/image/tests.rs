@@ -314,3 +314,41 @@ fn standard_output_cannot_be_gone_on_with_once_it_is_compressed() {
     let adopted = ImageWriter::adopt(&start, (0, 0)).unwrap();
     adopted.complete(&mut start.record.clone()).unwrap_err();
 }
+
+#[test]
+fn what_comes_through_a_pipe_is_looked_at_before_it_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    for compress in [None, Some("zstd")] {
+        let start = start(directory.path(), compress);
+        let stream = pv_stream_of(3 << 20);
+        image(&start, &stream);
+        let bytes = fs::read(path(&start)).unwrap();
+        fs::remove_file(path(&start)).unwrap();
+        let mut copy = copied(&mut bytes.as_slice()).unwrap();
+        let mut again = Vec::new();
+        copy.read_to_end(&mut again).unwrap();
+        assert!(again == bytes);
+        if compress.is_none() {
+            // It never ends.
+            let mut input = bytes.as_slice().chain(io::repeat(7));
+            let error = copied(&mut input).unwrap_err();
+            assert!(error.to_string().contains("longer than it says"), "{error}");
+        }
+    }
+    for endless in [0, b'X', 0xfd] {
+        let mut read = 0;
+        let mut input = Counted(io::repeat(endless), &mut read);
+        copied(&mut input).unwrap_err();
+        assert!(read < 1 << 20, "{read} bytes were read");
+    }
+}
+
+struct Counted<'a, R>(R, &'a mut usize);
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        *self.1 += count;
+        Ok(count)
+    }
+}
