@@ -164,7 +164,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     let actions = actions(disks);
     let mut prepare = prepare(id, disks, &actions);
     prepare.push(Step::OpenImage(Box::new(start)));
-    prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
+    prepare.extend(seen.monitor.map(|process| Step::HoldMonitor { process }));
     prepare.push(Step::Suspend {
         domain: id.clone(),
         live,
@@ -203,7 +203,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         };
         plan.finish.push(Step::Resume { domain: id.clone(), otherwise });
         plan.finish.extend(switch.keys);
-        plan.finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
+        plan.finish.extend(seen.monitor.map(|process| Step::WakeMonitor { process }));
         plan.finish.push(Step::CompleteImage);
     } else {
         let (onward, stranded) = restore_steps(job, seen, disks)?;
@@ -291,7 +291,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     };
     let mut onward = Vec::new();
     // It has seen nothing yet, and ends with the domain.
-    onward.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
+    onward.extend(seen.monitor.map(|process| Step::WakeMonitor { process }));
     let way_out = stranded.left[1].clone();
     onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
     // The proofs are taken of images that nobody has open.

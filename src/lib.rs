@@ -16,6 +16,7 @@ pub mod leftover;
 pub mod memory;
 pub mod names;
 pub mod plan;
+pub mod process;
 pub mod record;
 pub mod report;
 pub mod revert;

@@ -16,6 +16,7 @@ use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Plan, Step, Stranded, undo};
+use crate::process::Process;
 use crate::record::{Kept, Record};
 use crate::tool::quote;
 
@@ -36,7 +37,7 @@ pub struct Running {
     /// What it is doing.
     pub state: State,
     /// Its xl process, if it has one.
-    pub monitor: Option<i32>,
+    pub monitor: Option<Process>,
 }
 
 /// How the domain goes on once its disks are put back.
@@ -198,7 +199,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     match &found.same {
         // It is not rebooted by its xl process meanwhile.
         Some(same) => {
-            let hold = same.monitor.map(|pid| Step::HoldMonitor { pid });
+            let hold = same.monitor.map(|process| Step::HoldMonitor { process });
             let there = Step::CheckThere { domain: same.id.clone() };
             prepare.splice(0..0, hold.into_iter().chain([there]));
         }
@@ -216,7 +217,8 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     let destroyed =
         found.same.as_ref().map(|same| Step::AwaitDestroyed { domain: same.id.clone() });
     // Not before: it would take a guest that asked for a reboot for one to be started again.
-    let wake = found.same.as_ref().and_then(|same| Some(Step::WakeMonitor { pid: same.monitor? }));
+    let wake =
+        found.same.as_ref().and_then(|same| Some(Step::WakeMonitor { process: same.monitor? }));
     let only_qemu = disks.iter().all(|disk| disk.only_qemu || disk.put_back.is_empty());
     let at = if only_qemu { onward.len() } else { 0 };
     onward.splice(at..at, destroyed.clone().into_iter().chain(wake));

@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A bootloader may have to look into a disk before a domain starts, and memory to be freed.
-const START_TIMEOUT: Duration = Duration::from_secs(300);
-
 /// A program we may start. Nothing else is ever started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tool {
@@ -43,6 +40,33 @@ impl Tool {
             Tool::VhdUtil => "it is a part of blktap, which Debian does not have",
         }
     }
+
+    /// How long it may do nothing at all before it is taken to hang. That is no limit on its work: while it uses
+    /// the processor, reads or writes, it may take days.
+    fn patience(self) -> Duration {
+        Duration::from_secs(match self {
+            Tool::QemuImg | Tool::VhdUtil => 120,
+            // xl waits for hotplug scripts, for a bootloader, and for Xen to free memory.
+            Tool::Xl | Tool::Lvm => 300,
+        })
+    }
+
+    /// What to do after it has hung.
+    pub fn after_hang(self) -> &'static str {
+        match self {
+            Tool::QemuImg | Tool::VhdUtil => {
+                "see whether its storage answers (dmesg), and try again then"
+            }
+            Tool::Xl => {
+                "see what it waited for (its log in /var/log/xen, the hotplug scripts, dmesg), and \
+                 try again then"
+            }
+            Tool::Lvm => {
+                "it may have left a device suspended, whose guest then hangs: look for SUSPENDED in \
+                 `dmsetup info`, and let such a device go on with `dmsetup resume NAME`"
+            }
+        }
+    }
 }
 
 /// One call of a tool.
@@ -52,15 +76,15 @@ pub struct Invocation {
     pub tool: Tool,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// It is killed when it takes longer.
-    pub timeout: Duration,
+    /// It is taken to hang when it has done nothing for so long.
+    pub patience: Duration,
 }
 
 impl Invocation {
-    /// A call that should take seconds at most.
+    /// A call with the patience that the tool needs.
     pub fn new<S: AsRef<OsStr>>(tool: Tool, args: impl IntoIterator<Item = S>) -> Self {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
-        Invocation { tool, args, timeout: Duration::from_secs(120) }
+        Invocation { tool, args, patience: tool.patience() }
     }
 
     /// Whether it does nothing but read the headers of disk images.
@@ -81,10 +105,10 @@ impl Invocation {
         args.into_iter().fold(self, Invocation::arg)
     }
 
-    /// The same call with more time.
+    /// The same call with another patience.
     #[must_use]
-    pub fn within(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 }
@@ -104,11 +128,7 @@ impl fmt::Display for Invocation {
 /// a setting (xl_vmcontrol.c, `main_create`).
 pub fn create_domain(cfg: &Path, paused: bool) -> Invocation {
     let paused = paused.then_some("-p");
-    Invocation::new(Tool::Xl, ["create", "-q"])
-        .args(paused)
-        .arg("-f")
-        .arg(cfg)
-        .within(START_TIMEOUT)
+    Invocation::new(Tool::Xl, ["create", "-q"]).args(paused).arg("-f").arg(cfg)
 }
 
 /// Asks xl what it reads in a configuration file: libxl's JSON of the domain, which is not started.

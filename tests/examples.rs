@@ -18,6 +18,7 @@ use xl_snapshot::domain::{DomainConfig, DomainId, Format};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::libxl::XlCfg;
 use xl_snapshot::plan::{Plan, Step};
+use xl_snapshot::process::Process;
 use xl_snapshot::revert::by_hand::{self, Eyes};
 use xl_snapshot::spec::{Flags, Request, Spec, merge};
 
@@ -129,7 +130,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         drives: Vec::new(),
         volumes: Ok::<Vec<Volume>, _>(volumes::parse(VOLUMES.as_bytes()).unwrap()),
         cfg: None,
-        monitor: Some(77),
+        monitor: Some(Process { pid: 77, started: 7 }),
         saver: None,
         xen: "4.17.7".into(),
         dom0_qemu: true,

@@ -92,7 +92,7 @@ pub(super) fn plan(
     let moments = still.len() + usize::from(!actions.is_empty());
     let stop = moments > 1 && seen.state == State::Running;
     // Nobody may start the domain anew between the stored configuration and the disks.
-    prepare.extend(seen.monitor.map(|pid| Step::HoldMonitor { pid }));
+    prepare.extend(seen.monitor.map(|process| Step::HoldMonitor { process }));
     prepare.extend(stop.then_some(Step::Pause { domain: id.clone() }));
     prepare.extend(Step::together(still));
     let switch = switch(seen, disks, rewrites)?;
@@ -105,7 +105,7 @@ pub(super) fn plan(
         finish.push(Step::Pause { domain: id.clone() });
     }
     finish.extend(switch.keys);
-    finish.extend(seen.monitor.map(|pid| Step::WakeMonitor { pid }));
+    finish.extend(seen.monitor.map(|process| Step::WakeMonitor { process }));
     finish.push(Step::CompleteRecord);
     finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
     let commit = (!actions.is_empty()).then(|| Step::Transaction { domain: id.clone(), actions });

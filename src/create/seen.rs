@@ -7,6 +7,7 @@ use crate::create::drives::Drive;
 use crate::disk::DiskSeen;
 use crate::disk::lvm::volumes::Volume;
 use crate::domain::{DomainConfig, DomainId};
+use crate::process::Process;
 
 /// What the domain is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct Seen {
     /// The host's logical volumes; looked at only if a disk may be one.
     pub volumes: std::result::Result<Vec<Volume>, String>,
     /// Its xl process, if it has one.
-    pub monitor: Option<i32>,
+    pub monitor: Option<Process>,
     /// The process that writes its memory somewhere, if there is one.
     pub saver: Option<i32>,
     /// The running Xen release.

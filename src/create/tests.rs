@@ -17,6 +17,7 @@ use super::*;
 use crate::disk::tests::{facts, words};
 use crate::disk::{DiskSeen, Node, Place, Served};
 use crate::error::Kind;
+use crate::process::Process;
 use crate::record::QcowSnapshot;
 use crate::spec::{Flags, MemoryTarget, Spec, merge};
 
@@ -85,7 +86,7 @@ pub(super) fn seen(job: &Job) -> Seen {
         drives: Vec::new(),
         volumes: Ok(Vec::new()),
         cfg: None,
-        monitor: Some(77),
+        monitor: Some(Process { pid: 77, started: 7 }),
         saver: None,
         xen: "4.17.7".into(),
         dom0_qemu: true,

@@ -6,7 +6,6 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -16,11 +15,6 @@ use crate::domain::Format;
 use crate::names::SnapshotName;
 use crate::record::QcowSnapshot;
 use crate::tool::{Invocation, Tool};
-
-/// Copying a whole image can take long; a hang must still end.
-const COPY_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
-/// Applying a snapshot rewrites reference counts: minutes for a large image on a slow disk.
-const APPLY_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// An empty qcow2 overlay of `size` bytes. The base is not opened (`-u`): QEMU may hold it.
 pub fn create_overlay(path: &Path, base: &Path, format: Format, size: u64) -> Invocation {
@@ -73,7 +67,6 @@ fn without_backing(path: &Path) -> String {
 pub fn snapshot_create(path: &Path, name: &SnapshotName) -> Invocation {
     Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-c", name.as_str(), "--image-opts"])
         .arg(image_opts(path))
-        .within(APPLY_TIMEOUT)
 }
 
 /// Makes an internal snapshot the content of a file nobody has open. By ID: `-a` tries its
@@ -81,14 +74,12 @@ pub fn snapshot_create(path: &Path, name: &SnapshotName) -> Invocation {
 pub fn snapshot_apply(path: &Path, id: &str) -> Invocation {
     Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-a", id, "--image-opts"])
         .arg(image_opts(path))
-        .within(APPLY_TIMEOUT)
 }
 
 /// Deletes an internal snapshot of a file nobody has open, by ID as [`snapshot_apply`].
 pub fn snapshot_delete(path: &Path, id: &str) -> Invocation {
     Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-d", id, "--image-opts"])
         .arg(image_opts(path))
-        .within(APPLY_TIMEOUT)
 }
 
 /// Copies an internal snapshot into a new image. With a backing file, only what differs from it.
@@ -106,29 +97,25 @@ pub fn copy_snapshot(
     if let Some((backing, format)) = backing {
         call = call.arg("-B").arg(backing).arg("-F").arg(format.qemu());
     }
-    call.arg(from).arg(to).within(COPY_TIMEOUT)
+    call.arg(from).arg(to)
 }
 
 /// Copies a volume into a new image, without the parts that are zero.
 pub fn copy_device(from: &Path, to: &Path) -> Invocation {
-    Invocation::new(Tool::QemuImg, ["convert", "-q", "-f", "raw", "-O", "qcow2"])
-        .arg(from)
-        .arg(to)
-        .within(COPY_TIMEOUT)
+    Invocation::new(Tool::QemuImg, ["convert", "-q", "-f", "raw", "-O", "qcow2"]).arg(from).arg(to)
 }
 
 /// Asks how long a copy of a volume can be, as JSON: [`copy_device`] writes no more.
 pub fn measure_device(path: &Path) -> Invocation {
     Invocation::new(Tool::QemuImg, ["measure", "--output=json", "-f", "raw", "-O", "qcow2"])
         .arg(path)
-        .within(APPLY_TIMEOUT)
 }
 
 /// Asks how long a copy of an internal snapshot can be, as JSON: [`copy_snapshot`] writes no more.
 /// Without what lies below the image, which the copy rests on as well.
 pub fn measure_snapshot(path: &Path, id: &str) -> Invocation {
     let args = ["measure", "-U", "--output=json", "-O", "qcow2", "-l", &snapshot_option(id)];
-    Invocation::new(Tool::QemuImg, args).arg(without_backing(path)).within(APPLY_TIMEOUT)
+    Invocation::new(Tool::QemuImg, args).arg(without_backing(path))
 }
 
 /// Reads what [`measure_snapshot`] and [`measure_device`] print: a length in bytes.

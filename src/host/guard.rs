@@ -31,6 +31,7 @@ use crate::host::dom0::Dom0;
 use crate::host::image::FileId;
 use crate::host::lock::Lock;
 use crate::plan::{Plan, Reached, Step, TakenOver, Target, take_over};
+use crate::process::Process;
 use crate::report::Reporter;
 use crate::tool::Tool;
 
@@ -63,8 +64,8 @@ pub enum Note {
     Protected(PathBuf, u32),
     /// The file of the memory image was made.
     Image(FileId),
-    /// A tool was started, with this process number.
-    Started(Tool, u32),
+    /// A tool was started, as this process.
+    Started(Tool, Process),
 }
 
 /// What had been done when the program was killed.
@@ -79,7 +80,7 @@ pub struct Legacy {
     /// The file of the memory image.
     pub image: Option<FileId>,
     /// The tools it started.
-    pub started: Vec<(Tool, u32)>,
+    pub started: Vec<(Tool, Process)>,
 }
 
 impl Legacy {
@@ -89,7 +90,7 @@ impl Legacy {
             Note::Made(path) => drop(self.made.insert(path)),
             Note::Protected(path, mode) => drop(self.protected.insert(path, mode)),
             Note::Image(id) => self.image = Some(id),
-            Note::Started(tool, pid) => self.started.push((tool, pid)),
+            Note::Started(tool, process) => self.started.push((tool, process)),
         }
     }
 }
@@ -230,6 +231,8 @@ fn wait() -> io::Result<Option<(Task, Legacy)>> {
 mod tests {
     use super::*;
 
+    const LVM: Process = Process { pid: 77, started: 1234 };
+
     #[test]
     fn notes_come_over_as_they_were() {
         let notes = [
@@ -238,7 +241,7 @@ mod tests {
             Note::Made("/srv/a b.qcow2".into()),
             Note::Protected("/srv/a".into(), 0o644),
             Note::Image((1, 2)),
-            Note::Started(Tool::Lvm, 77),
+            Note::Started(Tool::Lvm, LVM),
         ];
         let mut legacy = Legacy::default();
         for note in notes {
@@ -249,6 +252,6 @@ mod tests {
         }
         assert_eq!(legacy.reached, Some(Reached::Commit));
         assert_eq!(legacy.protected[&PathBuf::from("/srv/a")], 0o644);
-        assert_eq!(legacy.started, [(Tool::Lvm, 77)]);
+        assert_eq!(legacy.started, [(Tool::Lvm, LVM)]);
     }
 }

@@ -242,7 +242,10 @@ mod tests {
 
     use super::*;
     use crate::domain::DomainId;
+    use crate::process::Process;
     use crate::tool::{Invocation, Tool};
+
+    const XL: Process = Process { pid: 7, started: 700 };
 
     #[test]
     fn what_step_and_plan_both_leave_is_told_once() {
@@ -284,7 +287,7 @@ mod tests {
         Plan {
             title: "Test".into(),
             prepare: vec![
-                Step::HoldMonitor { pid: 7 },
+                Step::HoldMonitor { process: XL },
                 Step::Suspend { domain: web1(), live: true, max_pause: None, disks: vec![] },
             ],
             commit: Some(run("one")),
@@ -296,7 +299,7 @@ mod tests {
             },
             finish: vec![
                 Step::Resume { domain: web1(), otherwise: None },
-                Step::WakeMonitor { pid: 7 },
+                Step::WakeMonitor { process: XL },
             ],
             ..Plan::default()
         }
@@ -321,9 +324,9 @@ mod tests {
         let error = result.unwrap_err();
         assert_eq!(error.exit_code(), 1);
         assert_eq!(error.hint.as_deref(), Some("Try again"));
-        let hold = Step::HoldMonitor { pid: 7 }.to_string();
+        let hold = Step::HoldMonitor { process: XL }.to_string();
         let resume = Step::Resume { domain: web1(), otherwise: None }.to_string();
-        let wake = Step::WakeMonitor { pid: 7 }.to_string();
+        let wake = Step::WakeMonitor { process: XL }.to_string();
         assert_eq!(done, [hold, resume, wake]);
     }
 
@@ -361,7 +364,7 @@ mod tests {
         assert_eq!(error.exit_code(), 4);
         assert_eq!(error.left.len(), 1);
         assert!(error.left[0].what.contains("resume"), "{:?}", error.left);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
+        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
     }
 
     #[test]
@@ -381,7 +384,7 @@ mod tests {
     fn a_failed_commit_leaves_everything_as_it_was() {
         let (result, done) = outcome(&[2]);
         assert_eq!(result.unwrap_err().exit_code(), 1);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
+        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
     }
 
     #[test]
@@ -392,7 +395,7 @@ mod tests {
             assert_eq!(error.exit_code(), 4);
             assert_eq!(error.left[0].what, "Half");
             assert_eq!(done.last().unwrap(), &run("tidy").to_string());
-            assert!(!done.contains(&Step::WakeMonitor { pid: 7 }.to_string()));
+            assert!(!done.contains(&Step::WakeMonitor { process: XL }.to_string()));
         }
         let error = outcome(&[3, 4]).0.unwrap_err();
         assert_eq!(error.left.len(), 2, "the tidying failed as well");
@@ -433,7 +436,7 @@ mod tests {
         let error = take_over(&plan(), Reached::Commit, &mut guard).unwrap_err();
         assert_eq!((error.exit_code(), error.left.len()), (4, 1));
         let resume = Step::Resume { domain: web1(), otherwise: None }.to_string();
-        let wake = Step::WakeMonitor { pid: 7 }.to_string();
+        let wake = Step::WakeMonitor { process: XL }.to_string();
         assert_eq!(guard.0, [resume, wake]);
     }
 
@@ -451,14 +454,14 @@ mod tests {
         }
         let mut host = Stopped(Vec::new());
         assert_eq!(execute(&plan(), &mut host).unwrap_err().exit_code(), 1);
-        assert_eq!(host.0.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
+        assert_eq!(host.0.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
     }
 
     #[test]
     fn finishing_goes_on_after_a_failure() {
         let (result, done) = outcome(&[5]);
         assert_eq!(result.unwrap_err().exit_code(), 4);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { pid: 7 }.to_string());
+        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
         assert_eq!(outcome(&[5, 6]).0.unwrap_err().left.len(), 2);
     }
 }

@@ -13,6 +13,7 @@ use crate::error::Left;
 use crate::memory::frames::Level;
 use crate::names::SnapshotName;
 use crate::plan::Text;
+use crate::process::Process;
 use crate::record::Record;
 use crate::tool::Invocation;
 
@@ -177,12 +178,12 @@ pub enum Step {
     /// Stops the domain's xl process, which would take the suspend for the domain's end.
     HoldMonitor {
         /// The process.
-        pid: i32,
+        process: Process,
     },
     /// Lets it go on.
     WakeMonitor {
         /// The process.
-        pid: i32,
+        process: Process,
     },
     /// Saves the guest's memory; the guest stands still when it is done.
     Suspend {
@@ -454,7 +455,7 @@ impl Step {
             }
             Step::Pause { domain } => Some(Step::LetRun { domain: domain.clone() }),
             Step::ReplaceCfg(cfg) => Some(Step::PutCfgBack(cfg.clone())),
-            Step::HoldMonitor { pid } => Some(Step::WakeMonitor { pid: *pid }),
+            Step::HoldMonitor { process } => Some(Step::WakeMonitor { process: *process }),
             Step::Suspend { domain, .. } => {
                 Some(Step::Resume { domain: domain.clone(), otherwise: None })
             }

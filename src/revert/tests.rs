@@ -10,6 +10,7 @@ use crate::disk::qemu_img::ImageInfo;
 use crate::disk::tests as disk_tests;
 use crate::disk::{FileFacts, Place, Room};
 use crate::error::Kind;
+use crate::process::Process;
 use crate::record::Kept;
 use crate::record::tests::sample;
 
@@ -91,7 +92,7 @@ pub(crate) fn found() -> Found {
 /// A domain web1 that runs.
 pub(crate) fn running(domid: u32, uuid: Uuid) -> Running {
     let id = DomainId { domid, uuid, name: "web1".into() };
-    Running { id, state: State::Running, monitor: Some(77) }
+    Running { id, state: State::Running, monitor: Some(Process { pid: 77, started: 7 }) }
 }
 
 #[test]

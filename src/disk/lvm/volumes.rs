@@ -3,14 +3,11 @@
 //! Every call names `GROUP/VOLUME` from lvs's own answer, or selects by tag, never by a path.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::tool::{Invocation, Tool};
 
-/// A merge copies every changed block; a hang must still end.
-const MERGE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 /// The chunk of a thick snapshot, lvcreate(8) `--chunksize`; what LVM takes if nothing is said.
 const CHUNK: u64 = 4096;
 /// Exceptions in one area of a thick snapshot's store, 16 bytes each (Linux
@@ -208,7 +205,6 @@ pub fn rename(group: &str, from: &str, to: &str) -> Invocation {
 /// Puts a thick snapshot back into its origin, which consumes it, and waits for the end.
 pub fn merge(snapshot: &str) -> Invocation {
     lvm(["lvconvert", "--quiet", "--yes", "--merge", "--interval", "1", snapshot])
-        .within(MERGE_TIMEOUT)
 }
 
 /// Adds a tag.

@@ -16,8 +16,10 @@ use crate::host::{files, look};
 use crate::plan::Step;
 use crate::tool::quote;
 
-/// How long a logical volume may stay open, or a merge go on, once nobody should use it.
+/// How long a logical volume may stay open once nobody should use it, a merge make no progress, and lvs fail.
 const VOLUME_WAIT: Duration = Duration::from_secs(600);
+/// How often it is looked at then: each look is a process.
+const VOLUME_POLL: Duration = Duration::from_secs(1);
 
 impl Dom0 {
     pub(super) fn new_file(&mut self, path: &Path) -> Result<()> {
@@ -90,63 +92,101 @@ impl Dom0 {
     }
 }
 
+/// What is seen of a logical volume that is waited for.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// What is waited for is there.
+    Done,
+    /// Not yet. How far it has come, if that shows.
+    NotYet(Option<u64>),
+    /// There is no such volume.
+    Gone,
+    /// LVM does not tell.
+    Unknown(String),
+}
+
 /// Waits until nobody has a logical volume open.
 pub(super) fn await_closed(path: &str) -> Result<()> {
+    let look = || see(path, |_, volume| if volume.open { Seen::NotYet(None) } else { Seen::Done });
+    await_volume(path, look, VOLUME_WAIT, || {
+        Error::failed(format!("Somebody still has volume {path} open"))
+            .hint(format!("see who, and end that: dmsetup ls --tree; fuser -v {}", device(path)))
+    })
+}
+
+/// Waits until no snapshot is being merged into a logical volume. The share of it that is still to be merged (lvs,
+/// `data_percent`) tells whether it gets on.
+pub(super) fn await_merged(path: &str) -> Result<()> {
+    let merging = |all: &[Volume], origin: &Volume| {
+        let mut all = all.iter();
+        match all.find(|v| v.merging && v.group == origin.group && v.origin == origin.name) {
+            Some(snapshot) => Seen::NotYet(snapshot.used),
+            None => Seen::Done,
+        }
+    };
     await_volume(
         path,
-        |_, volume| !volume.open,
+        || see(path, merging),
         VOLUME_WAIT,
         || {
-            Error::failed(format!("Somebody still has volume {path} open")).hint(format!(
-                "see who, and end that: dmsetup ls --tree; fuser -v {}",
-                device(path)
-            ))
+            Error::failed(format!("A snapshot is still being merged into volume {path}")).hint(format!(
+            "see how far it has come, and go on when that is over: lvs -a -o +copy_percent {}",
+            quote(path)
+        ))
         },
     )
 }
 
-/// Waits until no snapshot is being merged into a logical volume.
-pub(super) fn await_merged(path: &str) -> Result<()> {
-    let merged = |all: &[Volume], origin: &Volume| {
-        !all.iter().any(|v| v.merging && v.group == origin.group && v.origin == origin.name)
-    };
-    await_volume(path, merged, VOLUME_WAIT, || {
-        Error::failed(format!("A snapshot is still being merged into volume {path}")).hint(format!(
-            "see how far it has come, and go on when that is over: lvs -a -o +copy_percent {}",
-            quote(path)
-        ))
-    })
+fn see(path: &str, what: impl Fn(&[Volume], &Volume) -> Seen) -> Seen {
+    match look::volumes() {
+        Err(why) => Seen::Unknown(why),
+        Ok(volumes) => volumes
+            .iter()
+            .find(|volume| volume.path() == path)
+            .map_or(Seen::Gone, |volume| what(&volumes, volume)),
+    }
 }
 
 fn device(volume: &str) -> String {
     quote(Path::new("/dev").join(volume))
 }
 
-/// Waits until `done` says so of a logical volume.
+/// Waits until a logical volume is as it should be, as long as that comes nearer within `patience`. LVM may fail
+/// to tell now and then: it fails also when somebody else changes a group at that moment.
 fn await_volume(
     path: &str,
-    done: impl Fn(&[Volume], &Volume) -> bool,
-    limit: Duration,
+    look: impl Fn() -> Seen,
+    patience: Duration,
     not_done: impl Fn() -> Error,
 ) -> Result<()> {
-    let deadline = Instant::now() + limit;
+    let mut deadline = Instant::now() + patience;
+    let mut before = None;
+    let mut pause = POLL;
     loop {
-        let volumes = look::volumes().map_err(|why| {
-            Error::failed(format!("Looking at volume {path}"))
-                .because(why)
-                .hint("see what lvs says")
-        })?;
-        match volumes.iter().find(|volume| volume.path() == path) {
-            None => {
+        let over = Instant::now() >= deadline;
+        match look() {
+            Seen::Done => return Ok(()),
+            Seen::Gone => {
                 return Err(Error::failed(format!("There is no volume {path} any more"))
                     .hint("see what somebody has done to it: lvs -a"));
             }
-            Some(volume) if done(&volumes, volume) => return Ok(()),
-            Some(_) if Instant::now() >= deadline => {
-                return Err(not_done().because(format!("it was waited for {} s", limit.as_secs())));
+            Seen::Unknown(why) if over => {
+                return Err(Error::failed(format!("Looking at volume {path}"))
+                    .because(why)
+                    .hint("see what lvs says"));
             }
-            Some(_) => thread::sleep(POLL),
+            Seen::NotYet(_) if over => {
+                let idle = format!("nothing has changed for {} s", patience.as_secs());
+                return Err(not_done().because(idle));
+            }
+            Seen::NotYet(now) if now != before => {
+                before = now;
+                deadline = Instant::now() + patience;
+            }
+            Seen::NotYet(_) | Seen::Unknown(_) => {}
         }
+        thread::sleep(pause.min(patience / 4));
+        pause = (2 * pause).min(VOLUME_POLL);
     }
 }
 
@@ -164,15 +204,41 @@ pub(super) fn rename_back(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
+    /// Waits for what is seen in that order; the last one for ever.
+    fn waited(seen: Vec<Seen>) -> Result<()> {
+        let seen = RefCell::new(seen.into_iter().rev().collect::<Vec<_>>());
+        let look = || {
+            let mut seen = seen.borrow_mut();
+            match (seen.len(), seen.last()) {
+                (1, Some(Seen::NotYet(at))) => Seen::NotYet(*at),
+                (1, Some(Seen::Unknown(why))) => Seen::Unknown(why.clone()),
+                _ => seen.pop().unwrap(),
+            }
+        };
+        await_volume("vg0/a", look, Duration::from_millis(200), || Error::failed("not done"))
+    }
+
     #[test]
-    fn a_volume_that_is_waited_for_is_named() {
-        for wait in [await_closed, await_merged] {
-            // Where there is no LVM, that is the trouble.
-            let error = wait("vg-none/lv-none").unwrap_err();
-            assert!(error.message.contains("vg-none/lv-none"), "{error}");
-            assert!(error.hint.is_some());
-        }
+    fn a_merge_is_waited_for_as_long_as_it_gets_on() {
+        // Twenty times 50 ms are more than the patience.
+        let merge = (0..20).map(|at| Seen::NotYet(Some(at))).chain([Seen::Done]);
+        waited(merge.collect()).unwrap();
+        let error = waited(vec![Seen::NotYet(Some(5))]).unwrap_err();
+        assert!(error.chain()[1].contains("nothing has changed"), "{error:?}");
+    }
+
+    #[test]
+    fn lvs_may_fail_now_and_then() {
+        let fails = || Seen::Unknown("busy".into());
+        waited(vec![Seen::NotYet(None), fails(), fails(), Seen::Done]).unwrap();
+        let error = waited(vec![fails()]).unwrap_err();
+        assert!(error.message.contains("vg0/a") && error.hint.is_some(), "{error:?}");
+        assert_eq!(error.chain()[1], "busy");
+        let error = waited(vec![Seen::NotYet(None), Seen::Gone]).unwrap_err();
+        assert!(error.message.contains("There is no volume vg0/a"), "{error:?}");
     }
 }

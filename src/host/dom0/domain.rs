@@ -9,19 +9,21 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::guarded::started;
-use super::{Dom0, RESTORE_TIMEOUT, XL_CONFIG, caused, failed, meddled, open_libxl};
+use super::{Dom0, XL_CONFIG, caused, failed, meddled, open_libxl};
 use crate::disk::qemu_img::snapshot_delete;
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
 use crate::host::lock::Turn;
+use crate::host::process::{self, Handle, Watch};
 use crate::host::qmp::Qmp;
-use crate::host::{command, files, process};
+use crate::host::{command, files};
 use crate::memory::header;
 use crate::plan::{StoreConfig, Whose};
 use crate::tool::{Invocation, Tool, quote};
 
-/// How long a destroyed domain's QEMU may take to close its disks.
+/// How long a destroyed domain's QEMU may do nothing before it has closed its disks. While it writes, or waits for
+/// its storage, it is given all the time it needs.
 const QEMU_EXIT: Duration = Duration::from_secs(60);
 
 impl Dom0 {
@@ -66,8 +68,7 @@ impl Dom0 {
     pub(super) fn destroy(&mut self, domain: &DomainId, way_out: &Left) -> Result<()> {
         let domid = domain.domid;
         self.way_back = self.image.is_some().then(|| way_out.clone());
-        // Its number is gone with the domain.
-        let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
+        let qemu = self.held_qemu(domid)?;
         // However far it came, the domain does not run any more.
         let begun = |error: Error| error.unfinished(vec![way_out.clone()]);
         if self.is_listed(domain)? {
@@ -75,13 +76,24 @@ impl Dom0 {
             let destroy = move || libxl.destroy(domid).map_err(caused);
             let thread = thread::Builder::new().name("destroy".into()).spawn(destroy);
             let thread = thread.map_err(failed("Start a thread"))?;
-            if qemu.is_some_and(|pid| process::gone_before(pid, &|| thread.is_finished())) {
+            let gone = match &qemu {
+                Some(qemu) => qemu.gone_before(&|| thread.is_finished()).map_err(caused)?,
+                None => false,
+            };
+            if gone {
                 self.destroying = Some(thread);
                 return Ok(());
             }
             joined(thread).map_err(begun)?;
         }
         await_qemu(qemu).map_err(begun)
+    }
+
+    /// The domain's QEMU, held before the domain is destroyed: its number is gone with the domain.
+    fn held_qemu(&self, domid: u32) -> Result<Option<Handle>> {
+        let look = || failed("Look for the domain's QEMU");
+        let pid = self.xenstore.qemu_pid(domid).map_err(look())?;
+        pid.map_or(Ok(None), Handle::of_pid).map_err(failed("Look for the domain's QEMU"))
     }
 
     /// Whether Xen lists the domain, if only what is left of it.
@@ -122,7 +134,7 @@ impl Dom0 {
                 .hint("see what it is for (xl list) before you destroy it"));
         }
         let domid = info.domid;
-        let qemu = self.xenstore.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
+        let qemu = self.held_qemu(domid)?;
         self.libxl.destroy(domid).map_err(caused)?;
         await_qemu(qemu)
     }
@@ -154,8 +166,7 @@ impl Dom0 {
         }
         let source = self.source.as_mut().expect("a restore has its image");
         // xl opens its argument by name; the process has image or pipe as its standard input.
-        let call =
-            Invocation::new(Tool::Xl, ["restore", "-p", "/proc/self/fd/0"]).within(RESTORE_TIMEOUT);
+        let call = Invocation::new(Tool::Xl, ["restore", "-p", "/proc/self/fd/0"]);
         let meter = self.reporter.meter("restoring memory");
         let started = started(self.guard.as_ref());
         let length = source.image.stream_len;
@@ -244,13 +255,16 @@ fn joined(thread: JoinHandle<Result<()>>) -> Result<()> {
 }
 
 /// Waits until the QEMU of a destroyed domain has closed its disks.
-fn await_qemu(pid: Option<i32>) -> Result<()> {
-    match pid {
-        Some(pid) if !process::wait_gone(pid, QEMU_EXIT) => Err(Error::failed(format!(
-            "QEMU (process {pid}) still has the disks open {} s after its domain was destroyed",
-            QEMU_EXIT.as_secs()
+fn await_qemu(qemu: Option<Handle>) -> Result<()> {
+    let Some(qemu) = qemu else { return Ok(()) };
+    let pid = qemu.pid();
+    match qemu.gone(Watch::of_process(pid, QEMU_EXIT)).map_err(failed("Wait for the domain's QEMU"))? {
+        None => Ok(()),
+        Some(hang) => Err(Error::failed(format!(
+            "QEMU (process {pid}) still has the disks open after its domain was destroyed, and has done nothing for {} s",
+            hang.idle.as_secs()
         ))
+        .because(format!("until then it had {}", hang.done.words()))
         .hint(format!("wait until it is gone (ps {pid}), and do what is left then"))),
-        _ => Ok(()),
     }
 }

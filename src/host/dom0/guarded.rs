@@ -4,18 +4,19 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::{Dom0, RESTORE_TIMEOUT};
+use super::Dom0;
 use crate::error::Result;
 use crate::host::guard::{Guard, Legacy, Note, Task};
 use crate::host::image::ImageWriter;
 use crate::host::lock::Lock;
-use crate::host::process;
+use crate::host::process::{Handle, Watch};
 use crate::host::record_file::RecordFile;
 use crate::plan::{Plan, Step};
+use crate::process::Process;
 use crate::tool::Tool;
 
-/// How long a tool may go on whose starter was killed.
-const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a tool whose starter was killed may do nothing before it is not waited for any more.
+const ORPHAN: Duration = Duration::from_secs(60);
 
 impl Dom0 {
     /// Has a guard go on with the plan if we are killed.
@@ -55,14 +56,19 @@ impl Dom0 {
 
     /// Waits for the tools that were left behind, so that nothing is taken back while it is being made.
     pub(super) fn await_orphans(&mut self) {
-        for (tool, pid) in self.orphans.drain(..) {
-            let Ok(pid) = i32::try_from(pid) else { continue };
-            // An xl has the whole image, or fails at once.
-            let limit = if tool == Tool::Xl { RESTORE_TIMEOUT } else { ORPHAN_TIMEOUT };
-            if process::is_program(pid, tool.name()) && !process::wait_gone(pid, limit) {
-                let (name, limit) = (tool.name(), limit.as_secs());
-                self.messages.push(format!("note: {name} (process {pid}) runs on after {limit} s"));
-            }
+        for (tool, process) in self.orphans.drain(..) {
+            let name = tool.name();
+            let watch = Watch::of_group(process.pid, ORPHAN);
+            let waited = Handle::open(process)
+                .and_then(|handle| handle.map_or(Ok(None), |it| it.gone(watch)));
+            self.messages.extend(match waited {
+                Ok(None) => None,
+                Ok(Some(hang)) => Some(format!(
+                    "note: {name} (process {process}) is still there, and has done nothing for {} s",
+                    hang.idle.as_secs()
+                )),
+                Err(why) => Some(format!("note: {name} (process {process}) may run on: {why}")),
+            });
         }
     }
 
@@ -74,10 +80,10 @@ impl Dom0 {
 }
 
 /// Tells the guard of tools that are started.
-pub(super) fn started(guard: Option<&Guard>) -> impl Fn(Tool, u32) + Sync {
-    move |tool, pid| {
+pub(super) fn started(guard: Option<&Guard>) -> impl Fn(Tool, Process) + Sync {
+    move |tool, process| {
         if let Some(guard) = guard {
-            guard.tell(&Note::Started(tool, pid));
+            guard.tell(&Note::Started(tool, process));
         }
     }
 }

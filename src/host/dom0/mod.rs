@@ -36,14 +36,13 @@ use crate::host::record_file::RecordFile;
 use crate::host::xenstore::Xenstore;
 use crate::host::{command, files, process};
 use crate::plan::{Perform, Reached, Step};
+use crate::process::Process;
 use crate::record::Record;
 use crate::report::{Meter, Reporter};
 use crate::tool::{Invocation, Tool};
 
 /// How often something that cannot tell us is looked at again.
 const POLL: Duration = Duration::from_millis(100);
-/// What `xl restore` may still do once it has the whole image.
-const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What to do if somebody else works on the domain.
 const ALONE: &str = "see that nothing else works on the domain (xl, libvirt), and try again";
@@ -70,7 +69,7 @@ pub struct Dom0 {
     /// Whether we are that guard.
     adopted: bool,
     /// Tools that were left running by a process that was killed.
-    orphans: Vec<(Tool, u32)>,
+    orphans: Vec<(Tool, Process)>,
     stop: Arc<AtomicBool>,
     image: Option<(ImageWriter, Record)>,
     /// The file of the image once it is complete.
@@ -307,8 +306,8 @@ impl Dom0 {
             Step::Unprotect { path } => self.unprotect(path),
             Step::OpenImage(start) => self.open_image(start),
             Step::DiscardImage => self.discard_image(),
-            Step::HoldMonitor { pid } => process::hold(*pid).map_err(caused),
-            Step::WakeMonitor { pid } => process::wake(*pid).map_err(caused),
+            Step::HoldMonitor { process } => process::hold(*process).map_err(caused),
+            Step::WakeMonitor { process } => process::wake(*process).map_err(caused),
             Step::Suspend { domain, live, max_pause, disks } => {
                 write_back(disks)?;
                 self.suspend(domain, *live, *max_pause, disks)

@@ -34,7 +34,7 @@ impl Step {
                 Some(format!("rm {}", quote(path)))
             }
             Step::Unprotect { path } => Some(format!("chmod u+w {}", quote(path))),
-            Step::WakeMonitor { pid } => Some(format!("kill -CONT {pid}")),
+            Step::WakeMonitor { process } => Some(format!("kill -CONT {process}")),
             Step::Run(call) | Step::Undoable { call, .. } => Some(call.to_string()),
             Step::Clone { from, to, .. } => {
                 Some(format!("cp --reflink=always -p {} {}", quote(from), quote(to)))
@@ -108,8 +108,12 @@ impl fmt::Display for Step {
                 start.compress.map_or(Ok(()), |level| write!(f, ", compressed by {level}"))
             }
             Step::DiscardImage => write!(f, "remove the unfinished memory image"),
-            Step::HoldMonitor { pid } => write!(f, "hold the domain's xl process {pid}"),
-            Step::WakeMonitor { pid } => write!(f, "wake the domain's xl process {pid}"),
+            Step::HoldMonitor { process } => {
+                write!(f, "hold the domain's xl process {process}")
+            }
+            Step::WakeMonitor { process } => {
+                write!(f, "wake the domain's xl process {process}")
+            }
             Step::Suspend { domain: DomainId { domid, .. }, live, max_pause, .. } => {
                 if *live {
                     write!(f, "save the memory of domain {domid} while it runs, then suspend it")?;

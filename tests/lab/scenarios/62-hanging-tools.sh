@@ -16,7 +16,7 @@ printf '%s\n' '#!/bin/bash' '[[ $1 != create ]] || exec sleep 1000' 'exec /run/r
 chmod +x qemu-img.sh
 mount --bind qemu-img.sh /usr/bin/qemu-img
 begin=$SECONDS
-refused 1 'did not end within 120 s' xl-snapshot create g --memory s1.xlsave --name s1 --no-live -d xvdb,external
+refused 1 'did nothing for 120 s and was killed' xl-snapshot create g --memory s1.xlsave --name s1 --no-live -d xvdb,external
 umount /usr/bin/qemu-img
 ((SECONDS - begin < 150)) || fail "it took $((SECONDS - begin)) s"
 ! pgrep -fx 'sleep 1000' || fail "qemu-img still hangs about"

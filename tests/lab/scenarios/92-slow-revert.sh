@@ -1,0 +1,9 @@
+#!/bin/bash
+# The image is on storage so slow that xl needs more than six minutes to read it: nothing is given up.
+# timeout: 700
+# slow
+. /lab/t/lib.sh
+. /lab/t/slow.sh
+
+slow_revert s1.xlsave
+went_back g s/s1.xlsave
