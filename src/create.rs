@@ -133,9 +133,7 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     notes.extend(drives::check(&domain, &seen.drives, &job.request.disks)?);
     notes
         .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
-    if seen.monitor.is_none() {
-        notes.push("the domain has no xl process that would handle its reboot".into());
-    }
+    notes.extend(no_monitor(seen));
 
     let by_restore: Vec<&str> =
         disks.iter().filter(|d| d.by_restore).map(|d| d.record.vdev.as_str()).collect();
@@ -405,6 +403,20 @@ fn why_not_live(guest_type: GuestType, seen: &Seen, internal: bool) -> Option<&'
             Some("QEMU takes no internal snapshots of an HVM guest that was saved live")
         }
         _ => None,
+    }
+}
+
+/// What is to be told of a domain whose xl process is not held.
+fn no_monitor(seen: &Seen) -> Option<String> {
+    let list = |pids: &[i32]| pids.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+    match (seen.monitor, seen.unsure_monitors.as_slice()) {
+        (Some(_), _) => None,
+        (None, []) => Some("the domain has no xl process that would handle its reboot".into()),
+        (None, pids) => Some(format!(
+            "no xl process says that it watches this domain, so none is held; one that does may end \
+             when the domain is suspended, and not handle its next reboot (possible: {})",
+            list(pids)
+        )),
     }
 }
 

@@ -131,6 +131,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         volumes: Ok::<Vec<Volume>, _>(volumes::parse(VOLUMES.as_bytes()).unwrap()),
         cfg: None,
         monitor: Some(Process { pid: 77, started: 7 }),
+        unsure_monitors: Vec::new(),
         saver: None,
         xen: "4.17.7".into(),
         dom0_qemu: true,

@@ -48,6 +48,8 @@ pub struct Seen {
     pub volumes: std::result::Result<Vec<Volume>, String>,
     /// Its xl process, if it has one.
     pub monitor: Option<Process>,
+    /// xl processes of which nothing tells whether one is its.
+    pub unsure_monitors: Vec<i32>,
     /// The process that writes its memory somewhere, if there is one.
     pub saver: Option<i32>,
     /// The running Xen release.

@@ -87,6 +87,7 @@ pub(super) fn seen(job: &Job) -> Seen {
         volumes: Ok(Vec::new()),
         cfg: None,
         monitor: Some(Process { pid: 77, started: 7 }),
+        unsure_monitors: Vec::new(),
         saver: None,
         xen: "4.17.7".into(),
         dom0_qemu: true,

@@ -101,6 +101,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         volumes,
         cfg: Some(cfg.to_owned()),
         monitor: None,
+        unsure_monitors: Vec::new(),
         saver: None,
         xen: version.to_string(),
         dom0_qemu: dom0_qemu(dom0)?,

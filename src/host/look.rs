@@ -19,7 +19,8 @@ use crate::error::{Error, Result};
 use crate::host::command;
 use crate::host::dom0::Dom0;
 use crate::host::files;
-use crate::host::process;
+use crate::host::libxl::cfg_name;
+use crate::host::process::{self, Monitor, Watched};
 use crate::host::qmp::Qmp;
 use crate::host::savers;
 use crate::host::xenstore::Vbd;
@@ -39,6 +40,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
     let DomainId { domid, name, .. } = &domain.id;
     let domid = *domid;
     need(Tool::QemuImg)?;
+    check_qemu(dom0, &domain.id)?;
     let json = dom0.libxl.config_json(domid).map_err(|error| trouble(name, error))?;
     let config = DomainConfig::parse(&json).map_err(|error| trouble(name, error))?;
     let stored = dom0.libxl.stored_config(domid).map_err(|error| trouble(name, error))?;
@@ -69,6 +71,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
     let volumes = volumes_under(&disks);
     // Once overlays stand on them, QEMU tells the overlays' sizes.
     dom0.remember_sizes(&disks);
+    let monitor = monitor(dom0, &domain.id)?;
     let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
     let image = image_place(job, name)?;
     Ok(Seen {
@@ -78,8 +81,8 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         volumes,
         // A record with another path would not be read again.
         cfg: domain.cfg.clone().filter(|path| check_path(path).is_ok()),
-        monitor: process::xl_monitor(domid)
-            .map_err(|error| trouble("the domain's xl process", error))?,
+        monitor: monitor.found,
+        unsure_monitors: monitor.unsure,
         saver: savers::other(&domain.id)
             .map_err(|error| trouble("the programs that save domains", error))?,
         xen: version.to_string(),
@@ -113,6 +116,28 @@ fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[DiskSeen]) -> Vec<Driv
         .filter(|(_, image)| !known(image))
         .map(|(name, image)| Drive { name, image: image.display().to_string() })
         .collect()
+}
+
+/// The domain's xl process.
+pub(super) fn monitor(dom0: &Dom0, domain: &DomainId) -> Result<Monitor> {
+    let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
+    let all = domains.iter().map(|info| info.domid);
+    let others: Vec<u32> = all.filter(|domid| ![0, domain.domid].contains(domid)).collect();
+    let watched = Watched { domid: domain.domid, name: &domain.name, others: &others };
+    process::xl_monitor(watched, &|path| cfg_name(path).ok())
+        .map_err(|error| trouble("the domain's xl process", error))
+}
+
+/// Refuses if the domain's QEMU cannot be seen from here.
+pub(super) fn check_qemu(dom0: &Dom0, domain: &DomainId) -> Result<()> {
+    let DomainId { domid, name, .. } = domain;
+    let pid = dom0.xenstore.qemu_pid(*domid).map_err(|error| trouble(name, error))?;
+    match process::qemu_trouble(*domid, pid).map_err(|error| trouble("the domain's QEMU", error))? {
+        None => Ok(()),
+        Some(why) => Err(Error::refused(format!("The QEMU of {name} ({domid}) is not to be seen"))
+            .because(why)
+            .hint("run this where the domain was started: in dom0 itself, not in a container")),
+    }
 }
 
 fn disk_seen(

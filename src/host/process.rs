@@ -2,19 +2,14 @@
 //!
 //! The number of a process that has ended is given to another one. So a process is told by its number and the
 //! time of its start, and is held by a descriptor (pidfd_open(2)) before it is proven, signalled or waited for.
-//!
-//! Every domain that `xl create` or `xl restore` started has an xl process that handles its reboot
-//! and its end. Before Xen 4.20 that process takes a suspend for the end of the domain and exits
-//! (tools/xl/xl_vmcontrol.c, `handle_domain_death`). Held by SIGSTOP while the domain is suspended
-//! it sees nothing of it: its watch looks at the state at the time it runs.
 
 mod activity;
+mod monitor;
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -22,10 +17,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 pub use self::activity::{Hang, Watch, Work};
+pub use self::monitor::{
+    Monitor, Watched, is_installed, is_qemu_of, is_saver_of, qemu_trouble, xl_monitor,
+};
 use crate::host::image::FileId;
 use crate::process::Process;
 
-const LOG_DIRECTORY: &str = "/var/log/xen/";
 /// How often something that cannot wake us is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -40,6 +37,8 @@ struct Stat {
     cpu: u64,
     /// In clock ticks after the boot.
     started: u64,
+    /// How it is scheduled; 0 is the usual way (sched(7), `SCHED_OTHER`).
+    policy: u64,
 }
 
 impl Stat {
@@ -54,6 +53,7 @@ impl Stat {
             group: words.get(2)?.parse().ok()?,
             cpu: number(11)? + number(12)?,
             started: number(19)?,
+            policy: number(38)?,
         })
     }
 }
@@ -65,6 +65,11 @@ fn stat(pid: i32) -> Option<Stat> {
 /// The process that has this number now.
 pub fn identify(pid: i32) -> Option<Process> {
     Some(Process { pid, started: stat(pid)?.started })
+}
+
+/// Whether this process is not scheduled in the usual way.
+pub fn is_scheduled_oddly() -> bool {
+    stat(std::process::id().cast_signed()).is_some_and(|stat| stat.policy != 0)
 }
 
 /// A process that is held by a descriptor: it may end, but its number cannot become another one's.
@@ -152,42 +157,6 @@ pub fn ready_within(fds: &mut [PollFd<'_>], limit: Duration) -> io::Result<bool>
     }
 }
 
-/// The xl process that watches a domain, if it has one (`xl create -e` gives none).
-///
-/// Its standard output is `/var/log/xen/xl-<name>.log`, in which it has said "Waiting for domain
-/// NAME (domid N) to die [pid P]". The name in the path is the one at creation, so the domid in the
-/// last such line decides.
-pub fn xl_monitor(domid: u32) -> io::Result<Option<Process>> {
-    for pid in all_running("xl")? {
-        // A process may end while we look: then it is not the one.
-        let Ok(log) = fs::read_link(format!("/proc/{pid}/fd/1")) else { continue };
-        if is_monitor_log(&log)
-            && watches(&fs::read_to_string(&log).unwrap_or_default(), pid, domid)
-        {
-            return Ok(identify(pid));
-        }
-    }
-    Ok(None)
-}
-
-/// The process that libxl has started to write the memory of a domain: for us, `xl save` or
-/// `xl migrate`. Its arguments are `--save-domain FD PRESERVED-FDS DOMID ...` (libxl_save_callout.c,
-/// `libxl__xc_domain_save`).
-pub fn saver(domid: u32) -> io::Result<Option<i32>> {
-    let saves = |pid: &i32| {
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        is_saver_of(&arguments, domid)
-    };
-    Ok(all_running("libxl-save-helper")?.into_iter().find(saves))
-}
-
-pub(super) fn is_saver_of(arguments: &[u8], domid: u32) -> bool {
-    let words: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
-    let mode = words.iter().position(|word| *word == b"--save-domain");
-    mode.and_then(|mode| words.get(mode + 3))
-        .is_some_and(|word| *word == domid.to_string().as_bytes())
-}
-
 /// How far a process has read a file that it has opened itself: the largest position of any descriptor of
 /// it but its standard input (proc_pid_fdinfo(5)).
 pub fn position(pid: u32, file: FileId) -> Option<u64> {
@@ -216,25 +185,6 @@ fn all() -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// The processes that run a program of this name.
-fn all_running(name: &str) -> io::Result<Vec<i32>> {
-    Ok(all()?.into_iter().filter(|pid| is_program(*pid, name)).collect())
-}
-
-fn is_monitor_log(path: &Path) -> bool {
-    path.to_str()
-        .and_then(|path| path.strip_prefix(LOG_DIRECTORY))
-        .is_some_and(|name| name.starts_with("xl-") && name.ends_with(".log"))
-}
-
-/// Whether the last line of this process in its log names the domain.
-fn watches(log: &str, pid: i32, domid: u32) -> bool {
-    let by = format!("to die [pid {pid}]");
-    log.lines()
-        .rfind(|line| line.starts_with("Waiting for domain ") && line.trim_end().ends_with(&by))
-        .is_some_and(|line| line.contains(&format!("(domid {domid}) ")))
-}
-
 /// Stops a process where it is.
 pub fn hold(process: Process) -> io::Result<()> {
     match Handle::open(process)? {
@@ -248,65 +198,10 @@ pub fn wake(process: Process) -> io::Result<()> {
     Handle::open(process)?.map_or(Ok(()), |handle| handle.send(Signal::CONT))
 }
 
-/// Whether the process `pid` runs the program `name`.
-fn is_program(pid: i32, name: &str) -> bool {
-    fs::read_link(format!("/proc/{pid}/exe"))
-        .is_ok_and(|path| path.file_name().is_some_and(|file| file == name))
-}
-
-/// Whether a process is the QEMU of a domain, and has not ended: libxl starts it with `-xen-domid N`
-/// (libxl_dm.c), and the number of a domain is not used again for long.
-pub fn is_qemu_of(pid: i32, domid: u32) -> bool {
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    is_alive(pid) && has_domid(&arguments, domid)
-}
-
-fn has_domid(arguments: &[u8], domid: u32) -> bool {
-    let mut words = arguments.split(|byte| *byte == 0);
-    words.any(|word| word == b"-xen-domid")
-        && words.next().is_some_and(|word| word == domid.to_string().as_bytes())
-}
-
-fn is_alive(pid: i32) -> bool {
-    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::files;
-
-    #[test]
-    fn the_monitor_of_a_domain() {
-        let log = "Waiting for domain web1 (domid 4) to die [pid 77]\n\
-                   Domain 4 has shut down, reason code 1 0x1\n\
-                   Waiting for domain web1 (domid 5) to die [pid 77]\n";
-        assert!(watches(log, 77, 5));
-        assert!(!watches(log, 77, 4), "the domain before its reboot");
-        assert!(!watches(log, 7, 5), "another process");
-        assert!(!watches("", 77, 5));
-        assert!(is_monitor_log(Path::new("/var/log/xen/xl-web 1.log")));
-        assert!(!is_monitor_log(Path::new("/var/log/xen/qemu-dm-web1.log")));
-        assert!(!is_monitor_log(Path::new("/dev/pts/1")));
-    }
-
-    #[test]
-    fn the_process_that_saves_a_domain() {
-        let helper =
-            b"/usr/lib/xen-4.17/bin/libxl-save-helper\0--save-domain\x0027\0\x007\x001\x000\0";
-        assert!(is_saver_of(helper, 7));
-        assert!(!is_saver_of(helper, 27) && !is_saver_of(helper, 1));
-        let restores = b"libxl-save-helper\0--restore-domain\x0027\0\x007\x001\0";
-        assert!(!is_saver_of(restores, 7) && !is_saver_of(b"", 7));
-    }
-
-    #[test]
-    fn the_qemu_of_a_domain() {
-        let qemu = b"/usr/lib/xen-4.17/bin/qemu-system-i386\0-xen-domid\x0012\0-no-shutdown\0";
-        assert!(has_domid(qemu, 12) && !has_domid(qemu, 1));
-        assert!(!has_domid(b"qemu-img\x0012\0", 12) && !has_domid(b"", 0));
-        assert!(!is_qemu_of(i32::try_from(std::process::id()).unwrap(), 12));
-    }
 
     #[test]
     fn how_far_a_file_is_read() {
@@ -348,7 +243,8 @@ mod tests {
 
     #[test]
     fn the_name_of_a_program_may_hold_anything() {
-        let line = b"7 (a) b) R 1 70 70 0 -1 4194304 1 2 3 4 50 60 7 8 20 0 1 0 900 10 11";
+        let line = b"7 (a) b) R 1 70 70 0 -1 4194304 1 2 3 4 50 60 7 8 20 0 1 0 900 10 11 \
+                     0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 3 0 0 0";
         let stat = Stat::parse(7, line).unwrap();
         assert_eq!((stat.state, stat.group, stat.cpu, stat.started), ('R', 70, 110, 900));
         assert!(Stat::parse(7, b"7 (a) R 1").is_none() && Stat::parse(7, b"").is_none());

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process;
 
 use crate::domain::DomainId;
-use crate::host::process::is_saver_of;
+use crate::host::process::{is_installed, is_saver_of};
 
 /// The commands of xl that save a domain (xl_cmdtable.c).
 const SAVING: [&[u8]; 3] = [b"save", b"migrate", b"suspend"];
@@ -34,7 +34,8 @@ pub fn other(domain: &DomainId) -> io::Result<Option<i32>> {
             b"xl" => is_saving_xl(&arguments, domain),
             _ => is_saver_of(&arguments, domain.domid) && !is_child(pid),
         };
-        if saves {
+        // Anybody may call a program so, and give it such arguments.
+        if saves && is_installed(pid) {
             return Ok(Some(pid));
         }
     }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::domains::{Listed, listed, with_name, with_uuid};
-use super::{chain, disks_of_others, need, other_user, trouble, vhd_footer, volumes};
+use super::{
+    chain, check_qemu, disks_of_others, monitor, need, other_user, trouble, vhd_footer, volumes,
+};
 use crate::clone;
 use crate::create::{State, stamp};
 use crate::disk::lvm::volumes::{Volume, device};
@@ -19,7 +21,6 @@ use crate::host::configured::{self, Configured};
 use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::parallel::in_parallel;
-use crate::host::process;
 use crate::host::snapshot::Snapshot;
 use crate::host::xenstore::Vbd;
 use crate::names::is_file_part;
@@ -48,12 +49,14 @@ pub fn for_revert(
     let record = snapshot.record.clone();
     let domains = listed(dom0)?;
     let wanted = beside.map_or(record.domain.name.as_str(), |wishes| wishes.name.as_str());
-    let named = with_name(&domains, wanted).map(running).transpose()?;
+    let named = with_name(&domains, wanted).map(|domain| running(dom0, domain)).transpose()?;
     let (config, onward, same) = match &snapshot.source {
         Some(source) => {
             let config = DomainConfig::parse(&source.image.config)
                 .map_err(|error| trouble(&format!("the image {}", source.name), error))?;
-            let same = with_uuid(&domains, record.domain.uuid)?.map(running).transpose()?;
+            let same = with_uuid(&domains, record.domain.uuid)?
+                .map(|domain| running(dom0, domain))
+                .transpose()?;
             let same = same.filter(|same| !is_empty_shell(dom0, same));
             (config, Onward::Memory, same)
         }
@@ -74,6 +77,9 @@ pub fn for_revert(
             (config, Onward::Start(path.clone()), same)
         }
     };
+    if let Some(same) = same.as_ref().filter(|_| beside.is_none()) {
+        check_qemu(dom0, &same.id)?;
+    }
     let others = disks_of_others(dom0, same.as_ref().map(|same| same.id.domid))?;
     let mut current = match (&same, &onward) {
         (Some(running), _) => disks_of(dom0, running.id.domid)?,
@@ -109,10 +115,9 @@ pub fn for_revert(
 }
 
 /// A domain that is there, with the xl process that watches it.
-fn running(domain: Listed) -> Result<Running> {
+fn running(dom0: &Dom0, domain: Listed) -> Result<Running> {
     let Listed { id, state } = domain;
-    let monitor =
-        process::xl_monitor(id.domid).map_err(|error| trouble("the domain's xl process", error))?;
+    let monitor = monitor(dom0, &id)?.found;
     Ok(Running { id, state, monitor })
 }
 
