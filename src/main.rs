@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use xl_snapshot::cli::Cli;
-use xl_snapshot::host::{command, guard};
+use xl_snapshot::host::start;
 use xl_snapshot::{plan, report, run};
 
 fn main() -> ExitCode {
-    command::pass_nothing_on();
-    let result =
-        if guard::is_guard() { guard::watch() } else { run::run(Cli::parse(), plan::execute) };
-    match result {
+    if let Some(end) = start::begin(&[]) {
+        return end;
+    }
+    match run::run(Cli::parse(), plan::execute) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::print_error(&error);

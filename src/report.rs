@@ -3,6 +3,7 @@
 
 mod messages;
 mod progress;
+mod voice;
 
 use std::fmt;
 use std::path::PathBuf;

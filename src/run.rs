@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use nix::sys::signal::Signal;
 use serde::Serialize;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uuid::Uuid;
 
 use crate::cli::{Cli, Command, Common, ShowArgs};
@@ -19,6 +19,7 @@ use crate::error::{Error, Left, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock, Patience};
 use crate::host::snapshot::Snapshot;
+use crate::host::surroundings::is_ignored;
 use crate::host::{configured, files, look, record_file};
 use crate::plan::{Perform, Plan};
 use crate::report::{Planned, Reporter, json_text, printable};
@@ -62,8 +63,11 @@ fn show(args: &ShowArgs) -> Result<()> {
 fn open(common: &Common) -> Result<Dom0> {
     let stop = Arc::new(AtomicBool::new(false));
     // Not SIGCHLD: that is libxl's.
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        if is_ignored(signal) {
+            continue;
+        }
+        signal_hook::flag::register(signal as i32, Arc::clone(&stop)).map_err(|error| {
             Error::failed("Catching SIGINT, SIGTERM and SIGHUP")
                 .because(error)
                 .hint("nothing was changed; try again")

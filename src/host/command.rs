@@ -2,12 +2,14 @@
 //!
 //! Programs are found in a fixed list of directories, started without a shell, with an empty
 //! environment (`LC_ALL=C`, a fixed `PATH`), nothing on standard input, and in a process group of
-//! their own: a Ctrl-C in the terminal must not hit qemu-img in the middle of a disk. What they
+//! their own, or, if what they start is to outlive us, in a session and a control group of their own: a Ctrl-C in the terminal must not hit qemu-img in the middle of a disk. What they
 //! print goes to an anonymous memory file, so that a child they leave behind cannot hold us up.
 //!
 //! A program may run for as long as it gets on with its work. One that does nothing any more is ended: by SIGKILL, but
 //! for lvm, which must not die between the suspend and the resume of a device.
 
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -26,13 +28,20 @@ use rustix::process::{Resource, Rlimit, prlimit};
 
 use crate::host::parallel::in_parallel;
 use crate::host::process::{self, Handle, Hang, Watch};
+use crate::host::surroundings::{ENVIRONMENT, undisturbed};
 use crate::process::Process;
 use crate::tool::{Invocation, Tool};
 
 /// Where programs may lie. Not `PATH`: this runs as root, whatever the caller's environment.
 const DIRECTORIES: [&str; 6] =
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
-const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What this program is called when it starts another one that is to outlive us, by its first argument.
+pub const STARTER: &str = "xl-snapshot-start";
+/// Give back the defaults of scheduling, for themselves and for the program that takes their place: no safe call
+/// does that. Whether the second one is needed cannot be seen.
+const SCHEDULED: &[&str] = &["chrt", "--other", "0"];
+const STORED: &[&str] = &["ionice", "-t", "-c", "0"];
 
 /// How often somebody is told that a program still runs.
 const NOW_AND_THEN: Duration = Duration::from_millis(200);
@@ -129,11 +138,51 @@ pub fn pass_nothing_on() {
 
 /// The absolute path of a tool.
 pub fn find(tool: Tool) -> Result<PathBuf, CommandError> {
-    DIRECTORIES
-        .iter()
-        .map(|directory| Path::new(directory).join(tool.name()))
-        .find(|path| path.is_file())
-        .ok_or(CommandError::NotFound(tool))
+    find_program(tool.name()).ok_or(CommandError::NotFound(tool))
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    let paths = DIRECTORIES.iter().map(|directory| Path::new(directory).join(name));
+    paths.into_iter().find(|path| path.is_file())
+}
+
+/// This very program. Not by its path: there may be another program there since.
+fn ourselves(name: impl AsRef<OsStr>) -> Command {
+    let mut command = program_at(Path::new("/proc/self/exe"));
+    command.arg0(name).env_clear();
+    command
+}
+
+/// Begins this program anew, with the same arguments. Returns only if that fails.
+pub fn begin_anew(
+    name: &OsStr,
+    environment: impl Iterator<Item = (String, OsString)>,
+) -> io::Error {
+    ourselves(name).args(env::args_os().skip(1)).envs(environment).exec()
+}
+
+/// Becomes a program, with the environment that we have. Returns only if that fails.
+pub fn become_program(program: &[OsString]) -> io::Error {
+    if program.is_empty() {
+        return io::ErrorKind::InvalidInput.into();
+    }
+    let scheduled = process::is_scheduled_oddly().then_some(SCHEDULED);
+    let mut words: Vec<OsString> = Vec::new();
+    for before in scheduled.into_iter().chain([STORED]) {
+        let Some(path) = find_program(before[0]) else { continue };
+        words.push(path.into());
+        words.extend(before[1..].iter().map(OsString::from));
+    }
+    words.extend_from_slice(program);
+    let [program, arguments @ ..] = words.as_slice() else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    program_at(Path::new(program)).args(arguments).exec()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one door")]
+fn program_at(path: &Path) -> Command {
+    Command::new(path)
 }
 
 /// Starts this program once more, under another name and with an empty environment. The new process
@@ -148,14 +197,10 @@ pub fn start_again(
         held.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop))
     };
     inherit(FdFlag::empty())?;
-    // Not by its path: there may be another program there since.
-    #[expect(clippy::disallowed_methods, reason = "this is the one door")]
-    let child = Command::new("/proc/self/exe")
-        .arg0(name)
-        .env_clear()
-        .stdin(Stdio::from(stdin))
-        .stdout(stdout)
-        .spawn();
+    let mut command = ourselves(name);
+    command.envs(ENVIRONMENT).stdin(Stdio::from(stdin)).stdout(stdout);
+    // Until it has a session of its own.
+    let child = undisturbed(|| command.spawn());
     inherit(FdFlag::FD_CLOEXEC)?;
     child
 }
@@ -237,17 +282,22 @@ impl Running {
         let command = call.to_string();
         let start = || -> io::Result<(Child, Handle, File, File)> {
             let (stdout, stderr) = (memory_file()?, memory_file()?);
-            #[expect(clippy::disallowed_methods, reason = "this is the one door")]
-            let mut child = Command::new(&program)
+            // What xl leaves running lives for as long as the domain.
+            let outlives = call.tool == Tool::Xl;
+            let mut command = if outlives { ourselves(STARTER) } else { program_at(&program) };
+            command
+                .args(outlives.then_some(&program))
                 .args(&call.args)
                 .env_clear()
-                .env("LC_ALL", "C")
-                .env("PATH", PATH)
+                .envs(ENVIRONMENT)
                 .stdin(stdin)
                 .stdout(stdout.try_clone()?)
-                .stderr(stderr.try_clone()?)
-                .process_group(0)
-                .spawn()?;
+                .stderr(stderr.try_clone()?);
+            let mut child = match outlives {
+                // It makes a session of its own, and until then a Ctrl-C would hit it.
+                true => undisturbed(|| command.spawn())?,
+                false => command.process_group(0).spawn()?,
+            };
             // It is there until it is reaped.
             let handle = Handle::of_pid(child.id().cast_signed());
             match handle.and_then(|handle| handle.ok_or(io::ErrorKind::NotFound.into())) {
@@ -395,6 +445,8 @@ impl Running {
     fn kill(&mut self) -> io::Result<End> {
         // The group, not only the leader: tools start helpers. It is not reaped yet, so that the number is its own.
         let _ = kill(Pid::from_raw(-self.handle.pid()), Signal::SIGKILL);
+        // It has none yet if it did not even start.
+        self.child.kill()?;
         if !self.handle.gone_within(KILLED)? {
             return Ok(End::Stuck);
         }

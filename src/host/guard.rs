@@ -7,16 +7,17 @@
 //! before it is begun, and does nothing but wait. If the connection ends without a goodbye, it goes on
 //! with the plan as the executor would have after a failure: [`take_over`].
 //!
-//! It holds the domain's lock by inheritance, so that nobody comes in between.
+//! It holds the domain's lock by inheritance, so that nobody comes in between. It has left the session and the
+//! control group of its ward, and signals that end a program do nothing to it: who ends a systemd unit kills all
+//! that is in it. Its words it says last, and waits for no terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::ffi::CStr;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,17 +31,20 @@ use crate::host::command;
 use crate::host::dom0::Dom0;
 use crate::host::image::FileId;
 use crate::host::lock::Lock;
+use crate::host::surroundings;
 use crate::plan::{Plan, Reached, Step, TakenOver, Target, take_over};
 use crate::process::Process;
-use crate::report::Reporter;
+use crate::report::{Reporter, error_text};
 use crate::tool::Tool;
 
 /// What the guard is called, by its first argument and in ps(1).
-const NAME: &str = "xl-snapshot-guard";
+pub const NAME: &str = "xl-snapshot-guard";
 /// The same for the kernel, which keeps 15 bytes; another name than ours, so that `killall` does not
 /// hit both.
 const SHORT_NAME: &CStr = c"xl-snap-guard";
 
+/// How long it waits at its end for somebody to take its words.
+const WORDS: Duration = Duration::from_secs(2);
 /// How long a guard may take to start.
 const START: Duration = Duration::from_secs(30);
 
@@ -51,6 +55,13 @@ pub struct Task {
     pub plan: Plan,
     /// The sizes of the domain's disks in bytes, as the guest sees them.
     pub virtual_sizes: BTreeMap<String, u64>,
+}
+
+/// Its answer when it is there.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ready {
+    /// Why it could not leave its ward's control group, if that is so.
+    bound: Option<String>,
 }
 
 /// What it is told.
@@ -101,6 +112,7 @@ pub struct Guard {
     child: Child,
     stream: UnixStream,
     lost: AtomicBool,
+    bound: Option<String>,
 }
 
 impl Guard {
@@ -125,7 +137,8 @@ impl Guard {
         let stdout = if writes_stdout(&task.plan) { Stdio::inherit() } else { Stdio::null() };
         let held: Vec<_> = lock.fds().collect();
         let child = command::start_again(NAME, OwnedFd::from(theirs), stdout, &held)?;
-        let mut guard = Guard { child, stream: ours, lost: AtomicBool::new(false) };
+        let lost = AtomicBool::new(false);
+        let mut guard = Guard { child, stream: ours, lost, bound: None };
         match guard.greet(task) {
             Ok(()) => Ok(guard),
             Err(error) => {
@@ -136,13 +149,20 @@ impl Guard {
         }
     }
 
-    fn greet(&self, task: &Task) -> io::Result<()> {
+    fn greet(&mut self, task: &Task) -> io::Result<()> {
         self.send(task)?;
         // From its answer on it is in a session of its own, and no Ctrl-C reaches it.
         self.stream.set_read_timeout(Some(START))?;
         let mut answer = String::new();
         BufReader::new(&self.stream).read_line(&mut answer)?;
-        if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        let ready: Ready = serde_json::from_str(&answer)?;
+        self.bound = ready.bound;
+        Ok(())
+    }
+
+    /// Why the guard, and what xl starts, may end with the job that we are a part of, if that is so.
+    pub fn bound(&self) -> Option<&str> {
+        self.bound.as_deref()
     }
 
     /// Tells it something. That it is gone shows at the end: there is nothing better to do now.
@@ -174,17 +194,25 @@ fn writes_stdout(plan: &Plan) -> bool {
         .any(|step| matches!(step, Step::OpenImage(start) if start.target == Target::Stdout))
 }
 
-/// Whether this process was started as a guard.
-pub fn is_guard() -> bool {
-    env::args_os().next().is_some_and(|name| name == NAME)
+/// What a guard does from its start to its end.
+pub fn watch() -> ExitCode {
+    let reporter = Reporter::new(false, 0);
+    reporter.defer();
+    let code = match guard(&reporter) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            reporter.message(&error_text(&error));
+            error.exit_code().into()
+        }
+    };
+    reporter.give_up_after(WORDS);
+    code
 }
 
-/// What a guard does from its start to its end.
-///
 /// # Errors
 ///
 /// What could not be put in order.
-pub fn watch() -> Result<()> {
+fn guard(reporter: &Reporter) -> Result<()> {
     let trouble = |error: io::Error| {
         Error::failed("The guard process cannot hear what it guards")
             .because(error)
@@ -192,7 +220,6 @@ pub fn watch() -> Result<()> {
     };
     let Some((task, legacy)) = wait().map_err(trouble)? else { return Ok(()) };
     let Some(reached) = legacy.reached else { return Ok(()) };
-    let reporter = Reporter::new(false, 0);
     let title = task.plan.title.clone();
     reporter.message(&format!("xl-snapshot: {title} was killed; putting things in order"));
     let mut dom0 = Dom0::open(reporter.clone(), Arc::default())?;
@@ -209,12 +236,15 @@ pub fn watch() -> Result<()> {
 fn wait() -> io::Result<Option<(Task, Legacy)>> {
     // A group leader cannot, and needs not.
     let _ = setsid();
+    let bound = surroundings::leave_job()?;
     prctl::set_name(SHORT_NAME)?;
     let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let Some(first) = lines.next() else { return Ok(None) };
     let task: Task = serde_json::from_str(&first?)?;
-    stream.write_all(b"ready\n")?;
+    let mut ready = serde_json::to_vec(&Ready { bound })?;
+    ready.push(b'\n');
+    stream.write_all(&ready)?;
     let mut legacy = Legacy::default();
     for line in lines {
         // A broken line is the last one, of a step that was not begun.

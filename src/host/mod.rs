@@ -22,4 +22,6 @@ pub mod record_file;
 pub mod rewrites;
 pub mod savers;
 pub mod snapshot;
+pub mod start;
+pub mod surroundings;
 pub mod xenstore;

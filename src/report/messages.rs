@@ -2,12 +2,14 @@
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use indicatif::MultiProgress;
 
+use super::voice::Voice;
 use super::{Meter, printable};
 use crate::error::Error;
 use crate::host::libxl::Level;
@@ -26,13 +28,14 @@ pub struct Reporter {
     /// -1: quiet, 0: usual, 1: each step, 2: libxl's words too, 3: all of them.
     verbosity: i8,
     bars: MultiProgress,
+    voice: Arc<Voice>,
 }
 
 impl Reporter {
     /// Messages as talkative as `-q` and `-v` ask for.
     pub fn new(quiet: bool, verbose: u8) -> Self {
         let verbosity = if quiet { -1 } else { i8::try_from(verbose).unwrap_or(3).min(3) };
-        Reporter { verbosity, bars: MultiProgress::new() }
+        Reporter { verbosity, bars: MultiProgress::new(), voice: Arc::default() }
     }
 
     /// The least important message of libxl to show. Its errors stand in our own.
@@ -46,7 +49,27 @@ impl Reporter {
 
     /// A line on standard error, above a progress bar if one is shown.
     pub fn message(&self, text: &str) {
-        self.bars.suspend(|| print(text));
+        match self.voice.takes(text) {
+            true => {}
+            false => self.bars.suspend(|| print(text)),
+        }
+    }
+
+    /// From now on messages are printed by a thread of its own, in their order: a terminal that was stopped (Ctrl-S)
+    /// or a pipe that nobody reads holds up nobody who speaks.
+    pub fn defer(&self) {
+        let bars = self.bars.clone();
+        self.voice.start(move |text| bars.suspend(|| print(text)));
+    }
+
+    /// Waits until all is said.
+    pub fn catch_up(&self) {
+        self.voice.end(None);
+    }
+
+    /// Waits until all is said, but not for longer than that. What is not said then never is.
+    pub fn give_up_after(&self, limit: Duration) {
+        self.voice.end(Some(limit));
     }
 
     /// A message that `-q` suppresses.

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::Hold;
 use crate::host::look::{self, Domain};
+use crate::host::surroundings::stdout_is_nowhere;
 use crate::host::{configured, leftovers, rewrites};
 use crate::leftover::{self, Leftover};
 use crate::plan::{Plan, Target, execute};
@@ -49,6 +50,10 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     if to_stdout && !args.common.dry_run && io::stdout().is_terminal() {
         return Err(Error::usage("The memory image does not go to a terminal")
             .hint("redirect standard output, or give --memory a file"));
+    }
+    if to_stdout && !args.common.dry_run && stdout_is_nowhere() {
+        return Err(Error::usage("The memory image would be lost: standard output is closed")
+            .hint("redirect standard output to a file or a pipe, or give --memory a file"));
     }
     let mut dom0 = open(&args.common)?;
     let domain = look::domain(&dom0, &args.domain)?.with_cfg(request.config.as_deref())?;

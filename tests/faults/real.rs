@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xl_snapshot::cli::Cli;
 use xl_snapshot::error::{Error, Result};
-use xl_snapshot::host::{command, guard};
+use xl_snapshot::host::start;
 use xl_snapshot::plan::{Perform, Plan, Step, execute};
 use xl_snapshot::{report, run};
 
@@ -29,13 +29,10 @@ use model::{Fault, Faulty, Guest, Model};
 const DIFFERENT: u8 = 99;
 
 fn main() -> ExitCode {
-    command::pass_nothing_on();
-    let result = if guard::is_guard() {
-        guard::watch()
-    } else {
-        run::run(Cli::parse(), execute_with_faults)
-    };
-    match result {
+    if let Some(end) = start::begin(&["FAULTS"]) {
+        return end;
+    }
+    match run::run(Cli::parse(), execute_with_faults) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.message.starts_with("MODEL") => {
             eprintln!("{}", error.message);

@@ -44,9 +44,9 @@ speed() {
 slow_revert() {
 	local image=s/$1 begin=$SECONDS
 	shift
-	slow_up 200M
+	slow_up 260M
 	qcow2 a.qcow2 16M
-	guest_up g mem=64 tick=1000 a.qcow2
+	guest_up g mem=96 tick=1000 a.qcow2
 	wait_tick g 2
 	create g "$image" --name s1 --no-live ${compress:+--compress "$compress"} -d xvda,external
 	mark g

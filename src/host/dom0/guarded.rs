@@ -4,13 +4,14 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::Dom0;
+use super::{Dom0, failed};
 use crate::error::Result;
 use crate::host::guard::{Guard, Legacy, Note, Task};
 use crate::host::image::ImageWriter;
 use crate::host::lock::Lock;
 use crate::host::process::{Handle, Watch};
 use crate::host::record_file::RecordFile;
+use crate::host::surroundings::Unstoppable;
 use crate::plan::{Plan, Step};
 use crate::process::Process;
 use crate::tool::Tool;
@@ -22,7 +23,15 @@ impl Dom0 {
     /// Has a guard go on with the plan if we are killed.
     pub fn be_guarded(&mut self, plan: &Plan, lock: &Lock) -> Result<()> {
         let virtual_sizes = self.virtual_sizes.clone();
-        self.guard = Some(Guard::start(&Task { plan: plan.clone(), virtual_sizes }, lock)?);
+        let guard = Guard::start(&Task { plan: plan.clone(), virtual_sizes }, lock)?;
+        if let Some(why) = guard.bound() {
+            self.reporter.note(&format!(
+                "note: if this job is ended (systemd, a session), what xl starts ends with it: {why}"
+            ));
+        }
+        self.guard = Some(guard);
+        self.unstoppable = Some(Unstoppable::new().map_err(failed("Block SIGTSTP"))?);
+        self.reporter.defer();
         Ok(())
     }
 

@@ -33,6 +33,7 @@ use crate::host::libxl::{DomainInfo, Libxl, LibxlError};
 use crate::host::lock::Turn;
 use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
+use crate::host::surroundings::Unstoppable;
 use crate::host::xenstore::Xenstore;
 use crate::host::{command, files, process};
 use crate::plan::{Perform, Reached, Step};
@@ -66,6 +67,8 @@ pub struct Dom0 {
     pub reporter: Reporter,
     /// Goes on with the plan if we are killed.
     guard: Option<Guard>,
+    /// Nobody stops us in the middle of the plan.
+    unstoppable: Option<Unstoppable>,
     /// Whether we are that guard.
     adopted: bool,
     /// Tools that were left running by a process that was killed.
@@ -138,6 +141,7 @@ impl Dom0 {
             source: None,
             reporter,
             guard: None,
+            unstoppable: None,
             adopted: false,
             orphans: Vec::new(),
             stop,
@@ -204,11 +208,18 @@ impl Dom0 {
         })
     }
 
-    /// Does what has waited for a moment when the guest does not stand still.
+    /// Does what has waited for a moment when the guest does not stand still. Waits for nobody: an xl process may
+    /// still be held, a restored guest not yet run.
     fn say(&mut self) {
-        self.meters.clear();
         self.lookout = None;
         self.messages.drain(..).for_each(|text| self.reporter.message(&text));
+    }
+
+    /// Waits until all is said and nothing is painted any more, which a terminal may hold up.
+    fn finish_speaking(&mut self) {
+        self.say();
+        self.meters.clear();
+        self.reporter.catch_up();
     }
 
     /// What Xen knows of a domain, unless it is gone or going. Another one that has its number by now is
@@ -383,10 +394,11 @@ impl Perform for Dom0 {
         }
         // It ends as soon as it hears of it, so that it is told once.
         let lost = self.guard.take().is_some_and(|guard| !guard.dismiss());
-        self.say();
+        self.finish_speaking();
         if lost {
             self.reporter.note("note: somebody killed the guard process on the way");
         }
+        self.unstoppable = None;
     }
 
     fn settle(&mut self, step: &Step) -> Result<bool> {

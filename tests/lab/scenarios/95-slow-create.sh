@@ -8,7 +8,7 @@
 slow_up 300M
 for g in g h; do
 	qcow2 $g.qcow2 16M
-	guest_up $g mem=64 tick=1000 $g.qcow2
+	guest_up $g mem=96 tick=1000 $g.qcow2
 	wait_tick $g 2
 done
 # How long the compressed one will be.
