@@ -1,7 +1,7 @@
 //! The only effects: everything that touches Xen, QEMU, other programs or files.
 //!
 //! [`look`] reads, [`dom0`] changes. Above them everything is pure. Only [`libxl`] has `unsafe`;
-//! only [`command`] starts programs, but for our own [`guard`].
+//! only [`command`] starts programs, our own [`guard`] too.
 
 pub mod cfg;
 pub mod command;
