@@ -37,9 +37,14 @@ stuck() { [[ $(<"/proc/$1/stat") != *') Z '* ]] || fail "it did not wait for the
 
 for what in pipe terminal; do
 	full_$what
+	id=$(domid g)
 	mark g
 	xl-snapshot revert -vvv s0.xlsave 2>&20 &
 	pid=$!
+	for ((i = 0; i < 300; i++)); do
+		now=$(domid g) && [[ $now != "$id" ]] && break
+		lab_pause
+	done
 	more_ticks g 3 90
 	stuck $pid $what
 	went_back g s0.xlsave
