@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Plan, Step};
 use crate::record::Kept;
-use crate::revert::{CfgAfter, DiskChange, Found, Revert, cfg, check_image, keep_name};
+use crate::revert::{CfgAfter, DiskChange, Found, Revert, cfg, check_image, keep_name, no_trouble};
 
 /// What the user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +51,8 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         tight: false,
         volumes: &found.volumes,
     };
-    let disks =
-        found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()?;
+    let disks = found.disks.iter().map(|disk| disk::revert(disk, context)).collect();
+    let disks = no_trouble(found, disks)?;
     let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
     if let Some(why) = disk::short_of_room(&rooms) {
         return Err(Error::refused(format!("The disks of {name} have no room"))

@@ -17,6 +17,7 @@ use crate::disk::{self, DiskCreate, lvm, vhd};
 use crate::domain::{DomainConfig, DomainId, Format, GuestType};
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
+use crate::need;
 use crate::plan::{
     Action, ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Text, Whose,
     XenstoreWrite,
@@ -135,9 +136,16 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
         .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
     notes.extend(no_monitor(seen));
 
+    notes.extend(
+        seen.troubles.iter().map(|trouble| format!("as it is now, a revert would fail: {trouble}")),
+    );
     let by_restore: Vec<&str> =
         disks.iter().filter(|d| d.by_restore).map(|d| d.record.vdev.as_str()).collect();
     if !by_restore.is_empty() {
+        // The guest would be destroyed and not come back.
+        if let Some(error) = need::refusal(seen.troubles.clone()) {
+            return Err(error);
+        }
         if job.request.max_pause.is_some() {
             return Err(Error::refused(format!("The pause of {domain} has no bound"))
                 .because(format!("it has to be restored to switch {}", by_restore.join(", ")))

@@ -4,6 +4,7 @@
 //! The JSON is that of `libxl_domain_config_to_json` (libxl_types.idl): default values are left
 //! out, unknown keys are kept, so that the text survives a change of Xen release.
 
+mod needs;
 mod shared;
 
 use std::fmt;

@@ -41,6 +41,8 @@ pub struct Error {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// What else is wrong, less bad than this.
+    pub also: Vec<Error>,
     /// What is left to do; not empty only for [`Kind::Unfinished`].
     pub left: Vec<Left>,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -51,7 +53,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), hint: None, left: Vec::new(), source: None }
+        Error {
+            kind,
+            message: message.into(),
+            hint: None,
+            also: Vec::new(),
+            left: Vec::new(),
+            source: None,
+        }
     }
 
     /// It failed on the way and everything is as it was before.
@@ -80,6 +89,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds another trouble that was found at the same time.
+    #[must_use]
+    pub fn and_also(mut self, other: Error) -> Self {
+        self.also.push(other);
         self
     }
 

@@ -15,6 +15,7 @@ pub mod json;
 pub mod leftover;
 pub mod memory;
 pub mod names;
+pub mod need;
 pub mod plan;
 pub mod process;
 pub mod record;

@@ -211,6 +211,11 @@ fn checked(path: &Path) -> Result<(), BadRecord> {
 }
 
 impl Kept {
+    /// Whether the disk is not in the snapshot.
+    pub fn is_left_out(&self) -> bool {
+        matches!(self, Kept::None { .. })
+    }
+
     /// Its name for users and scripts.
     pub fn kind(&self) -> &'static str {
         match self {

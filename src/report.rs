@@ -16,6 +16,7 @@ pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
 use crate::disk::lvm::volumes::device;
 use crate::names::is_plain;
+use crate::need::{Rank, Trouble};
 use crate::plan::{Plan, Step};
 use crate::record::{DisksOnly, Kept, Record};
 use crate::tool::quote;
@@ -273,10 +274,15 @@ pub struct Shown {
     pub record: Record,
     /// The domain's virtual processors; not known without an image.
     pub vcpus: Option<u64>,
-    /// Whether every disk can be put back.
+    /// Whether a revert would not be refused now, as far as can be seen.
     pub revertible: bool,
     /// Each disk's state now, in the order of the record.
     pub disks: Vec<ShownDisk>,
+    /// What a revert would be refused for now: what is wrong with disks, and all else, such as a bridge
+    /// that is not there.
+    pub troubles: Vec<Trouble>,
+    /// What was not looked at, because there is no Xen here.
+    pub unseen: Vec<String>,
 }
 
 /// One disk of a snapshot as it is now.
@@ -334,6 +340,14 @@ impl fmt::Display for Shown {
             if let Some(why) = &now.why {
                 rows.add("", why);
             }
+        }
+        // What is lost of a disk stands beside it.
+        for trouble in self.troubles.iter().filter(|trouble| trouble.rank != Rank::Lost) {
+            rows.add("trouble", trouble.to_string());
+            rows.add("", format!("hint: {}", trouble.hint));
+        }
+        for unseen in &self.unseen {
+            rows.add("unknown", unseen);
         }
         rows.fmt(f)?;
         let verdict = if self.revertible { "can be reverted to" } else { "cannot be reverted to" };
@@ -458,6 +472,8 @@ mod tests {
             vcpus: Some(1),
             revertible: false,
             disks: Vec::new(),
+            troubles: Vec::new(),
+            unseen: Vec::new(),
             compressed: false,
             verified: None,
         };

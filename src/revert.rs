@@ -11,10 +11,11 @@ use uuid::Uuid;
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
 use crate::create::{State, stamp};
 use crate::disk::lvm::volumes::Volume;
-use crate::disk::{self, DiskFound, RevertContext, lvm};
+use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::names::SnapshotName;
+use crate::need::{self, Rank, Trouble};
 use crate::plan::{Plan, Step, Stranded, undo};
 use crate::process::Process;
 use crate::record::{Kept, Record};
@@ -68,6 +69,8 @@ pub struct Found {
     pub disks: Vec<DiskFound>,
     /// The host's logical volumes; looked at only if the snapshot has one.
     pub volumes: std::result::Result<Vec<Volume>, String>,
+    /// What is missing of what put-back and restore need.
+    pub troubles: Vec<Trouble>,
     /// The time of the revert.
     pub now: Timestamp,
 }
@@ -123,17 +126,14 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         volumes: &found.volumes,
     };
     let of_disks = |context: RevertContext<'_>| {
-        found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Result<Vec<_>>>()
+        found.disks.iter().map(|disk| disk::revert(disk, context)).collect::<Vec<_>>()
     };
-    let mut disks = of_disks(context)?;
+    let mut disks = no_trouble(found, of_disks(context))?;
     let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
     if let Some(why) = disk::short_of_room(&rooms) {
-        return Err(Error::refused(format!(
-            "Snapshot {} cannot be copied out of the images that others rest on",
-            record.name
-        ))
-        .because(why)
-        .hint("make room on the file system of those images"));
+        return Err(Error::refused(format!("The disks of {} have no room", domain.name))
+            .because(why)
+            .hint("make room on the file system of those images"));
     }
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
@@ -145,7 +145,8 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             .because(why)
             .hint("make room, or give it up with --discard-current"));
         }
-        disks = of_disks(RevertContext { tight: true, ..context })?;
+        let tight = of_disks(RevertContext { tight: true, ..context });
+        disks = tight.into_iter().collect::<Result<Vec<_>>>()?;
     }
 
     let mut config = found.config.clone();
@@ -274,6 +275,17 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         cfg_lines,
         cfg: CfgAfter::Unknown,
     })
+}
+
+/// Refuses with everything that is in the way of a revert, the worst first: what is wrong with the disks,
+/// and what is missing besides. Else the plans of the disks.
+pub(crate) fn no_trouble(found: &Found, disks: Vec<Result<DiskRevert>>) -> Result<Vec<DiskRevert>> {
+    let lost = disks.iter().filter_map(|disk| disk.as_ref().err());
+    let lost = lost.map(|error| Trouble::of_error(error, Rank::Lost));
+    match need::refusal(lost.chain(found.troubles.iter().cloned()).collect()) {
+        Some(error) => Err(error),
+        None => disks.into_iter().collect(),
+    }
 }
 
 /// The disks of the record are checked, and the domain is restored with those of the configuration:

@@ -53,9 +53,12 @@ fn show(args: &ShowArgs) -> Result<()> {
         _ => {}
     }
     let Snapshot { name, record, source } = snapshot;
-    let (disks, volumes) = look::for_show(&record, Timestamp::now());
     let image = source.map(|source| source.image);
-    let shown = show::show(&name, record, image.as_ref(), args.verify, &disks, &volumes)?;
+    let config = image.as_ref().map(|image| show::config_of(&name, image)).transpose()?;
+    // Without Xen, or without the right to use it, the disks are looked at all the same.
+    let dom0 = Dom0::open(Reporter::new(true, 0), Arc::default()).ok();
+    let looked = look::for_show(dom0.as_ref(), &record, config.as_ref(), Timestamp::now())?;
+    let shown = show::show(&name, record, image.as_ref(), args.verify, config.as_ref(), looked);
     print(&shown, args.json)
 }
 

@@ -2,14 +2,24 @@
 
 use uuid::Uuid;
 
-use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskFound, RevertContext};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
+use crate::host::look::Looked;
 use crate::memory::{Form, Image};
 use crate::names::SnapshotName;
+use crate::need::{Rank, Trouble};
 use crate::record::{Kept, Record};
 use crate::report::{Shown, ShownDisk};
+
+/// Reads the configuration in an image.
+pub fn config_of(name: &str, image: &Image) -> Result<DomainConfig> {
+    DomainConfig::parse(&image.config).map_err(|why| {
+        Error::refused(format!("Image {name}"))
+            .because(why)
+            .hint("take the image as create has written it")
+    })
+}
 
 /// Describes a snapshot. A disk is `present` if `revert` would take it.
 pub fn show(
@@ -17,15 +27,9 @@ pub fn show(
     record: Record,
     image: Option<&Image>,
     verified: bool,
-    disks: &[DiskFound],
-    volumes: &std::result::Result<Vec<Volume>, String>,
-) -> Result<Shown> {
-    let config =
-        image.map(|image| DomainConfig::parse(&image.config)).transpose().map_err(|why| {
-            Error::refused(format!("Image {name}"))
-                .because(why)
-                .hint("take the image as create has written it")
-        })?;
+    config: Option<&DomainConfig>,
+    looked: Looked,
+) -> Shown {
     let keep: SnapshotName = "show".parse().expect("a legal name");
     let context = RevertContext {
         uuid: Uuid::nil(),
@@ -33,15 +37,18 @@ pub fn show(
         id: record.id,
         created: record.created,
         keep: &keep,
-        running: false,
+        running: looked.runs,
         // Too little room to keep what a disk holds now does not harm the snapshot.
         discard: true,
         beside: None,
         tight: false,
-        volumes,
+        volumes: &looked.volumes,
     };
-    let disks: Vec<ShownDisk> = disks.iter().map(|disk| state(disk, context)).collect();
-    Ok(Shown {
+    let lost = looked.disks.iter().filter_map(|found| disk::revert(found, context).err());
+    let lost = lost.map(|error| Trouble::of_error(&error, Rank::Lost));
+    let troubles: Vec<_> = lost.chain(looked.troubles).collect();
+    let disks: Vec<ShownDisk> = looked.disks.iter().map(|disk| state(disk, context)).collect();
+    Shown {
         image: name.to_owned(),
         compressed: image.is_some_and(|image| image.form != Form::Plain),
         verified: image.filter(|_| verified).map(|image| match image.form {
@@ -49,10 +56,12 @@ pub fn show(
             Form::Zstd { checksums: false } | Form::Plain => "structure",
         }),
         vcpus: config.map(|config| config.vcpus()),
-        revertible: disks.iter().all(|disk| matches!(disk.state, "present" | "none")),
+        revertible: troubles.is_empty(),
         record,
         disks,
-    })
+        troubles,
+        unseen: looked.unseen,
+    }
 }
 
 fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {

@@ -90,6 +90,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 snapshots: Vec::new(),
                 elsewhere: None,
                 emulated: None,
+                bitmaps: 0,
             };
             let facts = FileFacts {
                 size: 1 << 20,
@@ -116,12 +117,14 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 used_by: None,
                 sectors: None,
                 clone_trouble: None,
+                own: Ok(Vec::new()),
                 vhd: is_vhd.then_some(Ok(facts_of_vhd)),
                 disk,
             }
         })
         .collect();
     Seen {
+        troubles: Vec::new(),
         domain: DomainId { domid: 3, uuid, name: name.clone() },
         state: State::Running,
         stored: config.to_json(),

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 use xl_snapshot::domain::{DomainId, Format, GuestType};
+use xl_snapshot::need::{Rank, Trouble};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::record::{
     DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
@@ -163,6 +164,19 @@ fn shown(verified: Option<&'static str>, record: Record) -> Shown {
         vcpus: record.complete.then_some(1),
         revertible: record.complete,
         disks: disks.collect(),
+        troubles: (!record.complete)
+            .then(|| Trouble {
+                rank: Rank::Missing,
+                about: "web1 cannot be restored".into(),
+                why: "the bridge xenbr0 of its network is not there".into(),
+                hint: "bring the bridge up".into(),
+            })
+            .into_iter()
+            .collect(),
+        unseen: (!record.complete)
+            .then(|| "whether there is enough free memory".into())
+            .into_iter()
+            .collect(),
         record,
     }
 }

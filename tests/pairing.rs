@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use uuid::Uuid;
-use xl_snapshot::disk::qemu_img::{ImageInfo, create_overlay, info_chain, snapshot_create};
+use xl_snapshot::disk::qemu_img::{ImageInfo, create_overlay, snapshot_create};
 use xl_snapshot::disk::{DiskRevert, FileFacts, RevertContext, revert};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::error::Result;
@@ -75,8 +75,7 @@ impl Images {
 
 /// The record of a disk with its `number`th internal snapshot.
 fn internal(path: &Path, number: usize) -> DiskRecord {
-    let output = run(&info_chain(path, Format::Qcow2)).unwrap();
-    let proof = ImageInfo::parse_chain(&output).unwrap()[0].snapshots()[number].clone();
+    let proof = look::image(path, Format::Qcow2).unwrap().snapshots()[number].clone();
     disk(path, Format::Qcow2, Kept::Internal { proof: Some(proof) })
 }
 
@@ -126,7 +125,8 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         },
         disks: disks.to_vec(),
     };
-    let (found, volumes) = look::for_show(&record, Timestamp::now());
+    let look::Looked { disks: found, volumes, .. } =
+        look::for_show(None, &record, None, Timestamp::now()).unwrap();
     let context = RevertContext {
         uuid: Uuid::nil(),
         domain: "web1",

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use xl_snapshot::disk::qemu_img::{
-    ImageInfo, copy_snapshot, create_overlay, info_chain, measure_snapshot, parse_measure,
-    snapshot_apply, snapshot_create,
+    ImageInfo, copy_snapshot, create_overlay, measure_snapshot, parse_measure, snapshot_apply,
+    snapshot_create,
 };
 use xl_snapshot::domain::Format;
 use xl_snapshot::host::command::run;
+use xl_snapshot::host::look;
 use xl_snapshot::names::SnapshotName;
 use xl_snapshot::tool::{Invocation, Tool};
 
@@ -54,7 +55,7 @@ impl Images {
 }
 
 fn chain(path: &Path, format: Format) -> Vec<ImageInfo> {
-    ImageInfo::parse_chain(&run(&info_chain(path, format)).unwrap()).unwrap()
+    look::chain(path, format).unwrap()
 }
 
 /// What a copy of a snapshot takes.

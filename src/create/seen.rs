@@ -7,6 +7,7 @@ use crate::create::drives::Drive;
 use crate::disk::DiskSeen;
 use crate::disk::lvm::volumes::Volume;
 use crate::domain::{DomainConfig, DomainId};
+use crate::need::Trouble;
 use crate::process::Process;
 
 /// What the domain is doing.
@@ -58,6 +59,8 @@ pub struct Seen {
     pub shadow_paging: bool,
     /// Whether dom0 has a QEMU of its own, without which a boot loader cannot read qcow2 images.
     pub dom0_qemu: bool,
+    /// What a revert would lack right away; looked at only if memory is saved.
+    pub troubles: Vec<Trouble>,
     /// Where the image is to be.
     pub image: ImagePlace,
     /// The file systems of the image, of the disks and of their new images, as far as they are known.

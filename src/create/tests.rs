@@ -65,6 +65,7 @@ pub(super) fn seen(job: &Job) -> Seen {
                 virtual_size: 64 << 20,
                 elsewhere: None,
                 emulated: None,
+                bitmaps: 0,
                 snapshots: vec![QcowSnapshot { id: "1".into(), name: "old".into(), date: now() }],
             }),
             file: Ok(facts()),
@@ -73,11 +74,13 @@ pub(super) fn seen(job: &Job) -> Seen {
             used_by: None,
             sectors: None,
             clone_trouble: None,
+            own: Ok(Vec::new()),
             vhd: None,
             disk,
         })
         .collect();
     Seen {
+        troubles: Vec::new(),
         domain: DomainId { domid: 3, uuid: config.uuid().unwrap(), name: "web1".into() },
         state: State::Running,
         stored: CONFIG.into(),

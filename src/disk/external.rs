@@ -31,6 +31,7 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
         .hint(format!("is it a logical volume? then take --disk {},lvm", disk.vdev)));
     }
     let facts = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
+    seen.own.as_ref().map_err(|why| refuse(why.clone()))?;
     // Its driver does not know of parents, and would read zeroes for all they hold.
     if let (Format::Vhd, Some(vhd)) = (format, &seen.vhd) {
         let vhd = vhd.as_ref().map_err(|why| refuse(why.clone()))?;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use crate::disk::chain::{FileId, Link};
+use crate::disk::qcow2::{Ailment, Header};
 use crate::disk::{FileFacts, Place, mib, qemu_img, refuse_revert, shortage};
 use crate::domain::Format;
 use crate::error::Result;
@@ -28,11 +30,19 @@ pub struct DiskFound {
     pub image: std::result::Result<qemu_img::ImageInfo, String>,
     /// The images the running domain has under this disk now, top first; empty if it does not run,
     /// or if qemu-img does not know of chains of its kind.
-    pub chain: Vec<qemu_img::ImageInfo>,
+    pub chain: Vec<Link>,
+    /// The file in the record and those below it, if it is an image that qemu-img knows, as they name each
+    /// other; the error if they cannot be followed.
+    pub own: std::result::Result<Vec<Link>, String>,
+    /// The number of dirty bitmaps that the QEMU of the running domain will write into that file when it
+    /// ends.
+    pub live_bitmaps: u32,
     /// The file the running domain writes to now.
     pub top: Option<PathBuf>,
+    /// Which file that is.
+    pub top_id: Option<FileId>,
     /// The parent of the file the running domain writes to now, if that is a VHD that has one.
-    pub top_parent: Option<PathBuf>,
+    pub top_parent: Option<FileId>,
     /// Whether the file the running domain writes to now has lost its write permission: other
     /// images rest on it.
     pub top_protected: bool,
@@ -133,7 +143,7 @@ impl DiskFound {
             )));
         }
         // A write may come until it is destroyed, when nobody looks any more.
-        if self.top.as_deref() == Some(path) {
+        if self.top_id.is_some_and(|top| top == file.id()) {
             return Err(refuse("the domain runs on it now and may write to it".into()).hint(
                 "shut the domain down; the snapshot is good as long as nothing was written",
             ));
@@ -184,9 +194,30 @@ impl DiskFound {
     /// Whether an internal snapshot has to be copied out of its file, because other images rest on
     /// that: it lies below the running domain's image, or has the mark of a base.
     pub fn needs_copy(&self) -> bool {
-        let below = self.chain.iter().skip(1).any(|image| image.filename == self.record.path);
+        let below = self.chain.iter().skip(1).any(|image| self.is_of_record(image));
         let marked = self.file.as_ref().is_ok_and(|file| !file.writable);
         matches!(self.record.snapshot, Kept::Internal { .. }) && (below || marked)
+    }
+
+    /// What keeps qemu-img from putting an internal snapshot back, if something does.
+    pub fn ailment(&self) -> Option<Ailment> {
+        let bitmaps = if self.runs_elsewhere() { 0 } else { self.live_bitmaps };
+        self.header().and_then(Header::unwritable).or_else(|| Ailment::of_bitmaps(bitmaps))
+    }
+
+    /// The header of the file in the record, if it is a qcow2 image.
+    pub fn header(&self) -> Option<&Header> {
+        self.own.as_ref().ok()?.first()?.header.as_ref()
+    }
+
+    /// Whether the running domain writes to another file than the one in the record.
+    pub(super) fn runs_elsewhere(&self) -> bool {
+        self.file.as_ref().is_ok_and(|file| self.top_id.is_some_and(|top| top != file.id()))
+    }
+
+    /// Whether an image is the file in the record, by whatever path it is named.
+    fn is_of_record(&self, image: &Link) -> bool {
+        self.file.as_ref().is_ok_and(|file| image.id == file.id())
     }
 
     /// The step that removes what the domain wrote since: its present overlay, if that rests
@@ -194,12 +225,12 @@ impl DiskFound {
     pub(super) fn discard_top(&self) -> Vec<Step> {
         match self.chain.as_slice() {
             [top, below, ..]
-                if below.filename == self.record.path
-                    && top.filename != self.record.path
-                    && top.snapshots().is_empty()
+                if self.is_of_record(below)
+                    && !self.is_of_record(top)
+                    && top.header.as_ref().is_none_or(|header| header.snapshots == 0)
                     && !self.top_protected =>
             {
-                vec![Step::RemoveFile { path: top.filename.clone() }]
+                vec![Step::RemoveFile { path: top.path.clone() }]
             }
             _ => Vec::new(),
         }

@@ -18,6 +18,14 @@ pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate
             .hint(format!("take an external one: --disk {},external", disk.vdev)));
     }
     seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
+    seen.own.as_ref().map_err(|why| refuse(disk, why.clone()))?;
+    if let Some(ailment) = seen.ailment() {
+        return Err(refuse(disk, ailment.why()).hint(format!(
+            "{}; or take an external snapshot: --disk {},external",
+            ailment.remedy(disk.file()),
+            disk.vdev
+        )));
+    }
     let node = node(seen)?;
     let name = context.name.as_str();
     // A snapshot whose *ID* is our name would be what `qemu-img snapshot -a NAME` finds first.
@@ -89,7 +97,10 @@ pub(super) fn revert(
     }
 
     if !found.needs_copy() && context.beside.is_none() {
-        let elsewhere = found.top.as_deref().filter(|top| top != path);
+        if let Some(ailment) = found.ailment() {
+            return Err(refuse(ailment.why()).hint(ailment.remedy(path)));
+        }
+        let elsewhere = found.top.as_deref().filter(|_| found.runs_elsewhere());
         return Ok(DiskRevert {
             put_back: vec![
                 Step::Run(qemu_img::snapshot_create(path, keep)),
@@ -97,6 +108,7 @@ pub(super) fn revert(
             ],
             take_back: vec![Step::PutKeptBack { path: path.clone(), name: keep.clone() }],
             only_qemu: true,
+            room: found.room.clone().transpose().map_err(refuse)?,
             kept: Some(match elsewhere {
                 Some(top) => format!("{} and snapshot {keep} in {}", top.display(), path.display()),
                 None => format!("snapshot {keep} in {}", path.display()),

@@ -4,10 +4,12 @@
 //! new way is a file with the same two functions, `create` and `revert`, a line in [`choose`], and a
 //! variant of [`Kept`](crate::record::Kept). [`qemu_img`] has that tool's arguments and answers.
 
+pub mod chain;
 pub mod external;
 mod found;
 pub mod internal;
 pub mod lvm;
+pub mod qcow2;
 pub mod qemu_img;
 pub mod reflink;
 mod seen;
@@ -25,6 +27,7 @@ use crate::disk::lvm::volumes::Volume;
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
+use crate::need::What;
 use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, Kept};
 use crate::spec::Wish;
@@ -255,6 +258,25 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
     };
     found.check_below(context.created)?;
     Ok(planned)
+}
+
+/// What has to be there to put one disk back, besides what [`revert`] looks at itself. For a new domain
+/// `beside`, all of the old disk is only read.
+pub fn needs(found: &DiskFound, beside: bool) -> Vec<What> {
+    let record = &found.record;
+    let path = || record.path.clone();
+    let mut needs = match &record.snapshot {
+        Kept::None { .. } => Vec::new(),
+        Kept::Internal { .. } if found.needs_copy() || beside => vec![What::Still(path())],
+        Kept::Internal { .. } => vec![What::Alone(path())],
+        Kept::External { .. } | Kept::Vhd { .. } => vec![What::Still(path())],
+        Kept::Reflink { copy, .. } if beside => vec![What::Still(copy.clone())],
+        Kept::Reflink { copy, .. } => reflink::needs(&record.path, copy),
+        Kept::Lvm { group, volume, size, .. } => lvm::needs(group, volume, *size, beside),
+    };
+    let below = found.below.iter().flatten();
+    needs.extend(below.map(|(path, _)| What::Still(path.clone())));
+    needs
 }
 
 /// The file that the snapshot of a disk would make, when the user does not say where: beside the

@@ -10,6 +10,7 @@ use crate::disk::{
 };
 use crate::domain::Format;
 use crate::error::Result;
+use crate::need::What;
 use crate::plan::Step;
 use crate::record::{FrozenFile, Kept};
 
@@ -76,6 +77,12 @@ pub(super) fn revert(
         discard: found.file.iter().map(|_| Step::RemoveFile { path: keep.clone() }).collect(),
         ..DiskRevert::default()
     })
+}
+
+/// The file gets another name, and whoever writes to it would go on with that one.
+pub(super) fn needs(path: &Path, copy: &Path) -> Vec<What> {
+    let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+    vec![What::Still(copy.to_owned()), What::Still(path.to_owned()), What::Renames(directory)]
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+use crate::disk::chain::{FileId, Link};
+use crate::disk::qcow2::{Ailment, Header};
 use crate::disk::vhd;
 use crate::domain::Disk;
 use crate::record::{QcowSnapshot, SECTOR};
@@ -21,6 +23,13 @@ pub struct FileFacts {
     pub device: u64,
     /// Whether anybody has write permission. We take it from the base of an overlay.
     pub writable: bool,
+}
+
+impl FileFacts {
+    /// Which file it is.
+    pub fn id(&self) -> FileId {
+        (self.device, self.inode)
+    }
 }
 
 /// What serves a disk to the guest, from xenstore.
@@ -53,6 +62,8 @@ pub struct Node {
     pub snapshots: Vec<QcowSnapshot>,
     /// Why the file alone is not the disk's content, if that is so.
     pub elsewhere: Option<String>,
+    /// The number of dirty bitmaps that QEMU will write into the image when it ends.
+    pub bitmaps: u32,
     /// The emulated drive that has the same file open, if an HVM guest has not unplugged it.
     pub emulated: Option<String>,
 }
@@ -81,6 +92,9 @@ pub struct DiskSeen {
     /// Why its file system cannot clone it, if it cannot; looked at only if that is wished for, or
     /// would spare a restore.
     pub clone_trouble: Option<String>,
+    /// The image and those below it, if it is one that qemu-img knows and that could be snapshotted; the
+    /// error if they cannot be followed.
+    pub own: std::result::Result<Vec<Link>, String>,
     /// What is known of it as a VHD, if it is one.
     pub vhd: Option<std::result::Result<vhd::Facts, String>>,
 }
@@ -95,6 +109,17 @@ pub struct Sectors {
 }
 
 impl DiskSeen {
+    /// What would keep an internal snapshot from being put back, if something would.
+    pub fn ailment(&self) -> Option<Ailment> {
+        let bitmaps = self.node.as_ref().map_or(0, |node| node.bitmaps);
+        self.header().and_then(Header::unwritable).or_else(|| Ailment::of_bitmaps(bitmaps))
+    }
+
+    /// The image's own header, if it is a qcow2 image.
+    pub fn header(&self) -> Option<&Header> {
+        self.own.as_ref().ok()?.first()?.header.as_ref()
+    }
+
     /// The size the guest sees, in bytes, as far as somebody tells it.
     pub fn virtual_size(&self) -> Option<u64> {
         let vhd = || Some(self.vhd.as_ref()?.as_ref().ok()?.virtual_size);

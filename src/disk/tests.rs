@@ -50,6 +50,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
             virtual_size: 64 << 20,
             elsewhere: None,
             emulated: None,
+            bitmaps: 0,
             snapshots: Vec::new(),
         }),
         file: Ok(facts()),
@@ -58,6 +59,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
         used_by: None,
         sectors: in_kernel.then_some(Sectors { count: 2048, size: SECTOR }),
         clone_trouble: None,
+        own: Ok(Vec::new()),
         vhd: is_vhd.then_some(Ok(facts_of_vhd)),
         disk,
     }
@@ -88,7 +90,10 @@ pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
         virtual_size: Ok(proof().virtual_size),
         image: Err("qemu-img was not asked".into()),
         chain: Vec::new(),
+        own: Ok(Vec::new()),
+        live_bitmaps: 0,
         top: Some("/srv/now".into()),
+        top_id: Some(chain::tests::id("/srv/now")),
         top_parent: None,
         top_protected: false,
         below: Ok(Vec::new()),
@@ -296,10 +301,8 @@ fn a_frozen_file_that_is_not_the_one_of_then_is_not_put_back() {
                     found.used_by = Some("xvda of web2".into());
                 }),
                 ("the domain runs on it now", &|found| {
-                    found.top = Some(match &found.record.snapshot {
-                        Kept::Reflink { copy, .. } => copy.clone(),
-                        _ => found.record.path.clone(),
-                    });
+                    // By another spelling of its path.
+                    found.top_id = Some(facts().id());
                 }),
                 ("a new file is needed: full", &|found| found.place.trouble = Some("full".into())),
             ],
@@ -341,18 +344,98 @@ fn a_snapshot_is_not_copied_onto_a_backing_file_that_is_no_path() {
         date: "2026-03-01T02:03:04Z".parse().unwrap(),
     };
     let plan = |backing: &str| {
-        let json = serde_json::json!([{
+        let json = serde_json::json!({
             "filename": "/srv/a.qcow2", "format": "qcow2", "virtual-size": 1 << 20,
             "full-backing-filename": backing, "backing-filename-format": "raw",
             "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
-        }]);
-        let chain = qemu_img::ImageInfo::parse_chain(json.to_string().as_bytes()).unwrap();
+        });
+        let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
         let kept = Kept::Internal { proof: Some(proof.clone()) };
         let file = Ok(FileFacts { writable: false, ..facts() });
-        revert_one(&DiskFound { image: Ok(chain[0].clone()), file, ..found("/srv/a.qcow2", kept) })
+        revert_one(&DiskFound { image: Ok(image), file, ..found("/srv/a.qcow2", kept) })
     };
     plan("/srv/base.img").unwrap();
     for backing in ["nbd:localhost:10809", "json:{}", "base.img", "-x", "/a\nb"] {
         refused(plan(backing), &["its backing file is no path"]);
     }
+}
+
+/// An image in which qemu-img could take a snapshot, but not put one back.
+#[test]
+fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
+    let none = Ok(Vec::new());
+    let sick = |change: fn(&mut qcow2::Header)| {
+        let mut link = chain::tests::link("/srv/a.qcow2", Format::Qcow2, None);
+        change(link.header.as_mut().unwrap());
+        Ok(vec![link])
+    };
+    let bitmaps = sick(|header| header.bitmaps = 2);
+    let corrupt = sick(|header| header.incompatible = 0b10);
+    let unreadable = Err("/srv/a.qcow2: it is encrypted".to_owned());
+    for (own, words) in [
+        (bitmaps, &["2 dirty bitmaps of a backup program", "qemu-img bitmap --remove"][..]),
+        (corrupt, &["marked as corrupt", "qemu-img check -r all"]),
+        (unreadable, &["it is encrypted"]),
+    ] {
+        let seen = DiskSeen { own: own.clone(), ..seen(QCOW2) };
+        refused(plan_one(&seen, None, &none), words);
+        // A frozen file is only read.
+        assert_eq!(plan_one(&seen, Some("external"), &none).is_ok(), own.is_ok());
+        let proof = QcowSnapshot {
+            id: "1".into(),
+            name: "s1".into(),
+            date: "2026-03-01T02:03:04Z".parse().unwrap(),
+        };
+        let json = serde_json::json!({
+            "filename": "/srv/a.qcow2", "format": "qcow2", "virtual-size": 1 << 20,
+            "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
+        });
+        let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
+        let kept = Kept::Internal { proof: Some(proof) };
+        let in_place = DiskFound { own, image: Ok(image), ..found("/srv/a.qcow2", kept) };
+        if in_place.own.is_ok() {
+            refused(revert_one(&in_place), words);
+        }
+        if in_place.header().is_some_and(|header| header.bitmaps > 0) {
+            // Not in the file yet, but when QEMU ends.
+            let mut live = in_place.clone();
+            live.own.as_mut().unwrap()[0].header = Some(qcow2::Header::default());
+            live.top_id = Some(facts().id());
+            live.live_bitmaps = 1;
+            refused(revert_one(&live), &["1 dirty bitmap of"]);
+        }
+        // It is copied out of a base, which is only read.
+        let mut marked = in_place;
+        marked.file.as_mut().unwrap().writable = false;
+        revert_one(&marked).unwrap();
+    }
+}
+
+#[test]
+fn each_kind_tells_what_it_needs() {
+    let alone = |path: &str| What::Alone(path.into());
+    let still = |path: &str| What::Still(path.into());
+    let internal = Kept::Internal { proof: None };
+    let external = Kept::External { overlay: "/srv/o".into(), proof: None };
+    let copy = Kept::Reflink { copy: "/srv/copy".into(), proof: None };
+    let lvm =
+        |size| Kept::Lvm { group: "vg0".into(), volume: "a".into(), snapshot: "a.s1".into(), size };
+    let of = |kept: &Kept, beside| needs(&found("/srv/a", kept.clone()), beside);
+    assert_eq!(of(&internal, false), [alone("/srv/a")]);
+    assert_eq!(of(&internal, true), [still("/srv/a")]);
+    assert_eq!(of(&external, false), [still("/srv/a")]);
+    let renames = What::Renames("/srv".into());
+    assert_eq!(of(&copy, false), [still("/srv/copy"), still("/srv/a"), renames]);
+    assert_eq!(of(&copy, true), [still("/srv/copy")]);
+    assert_eq!(of(&lvm(Some(1)), false), [alone("/dev/vg0/a")]);
+    assert_eq!(of(&lvm(Some(1)), true), []);
+    assert_eq!(of(&lvm(None), false), []);
+    assert_eq!(of(&Kept::None { why: "CD-ROM".into() }, false), []);
+    let mut on_base = found("/srv/a", external);
+    on_base.below = Ok(vec![("/srv/base".into(), facts().mtime)]);
+    assert_eq!(needs(&on_base, false), [still("/srv/a"), still("/srv/base")]);
+    // A base is copied from, not rewritten.
+    let mut marked = found("/srv/a", internal);
+    marked.file.as_mut().unwrap().writable = false;
+    assert_eq!(needs(&marked, false), [still("/srv/a")]);
 }

@@ -134,7 +134,10 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
     found.check_frozen(&record.path, proof)?;
     let child = &found.place.path;
     let discard = match (&found.top, &found.top_parent) {
-        (Some(top), Some(parent)) if *parent == record.path && !found.top_protected => {
+        (Some(top), Some(parent))
+            if found.file.as_ref().is_ok_and(|file| file.id() == *parent)
+                && !found.top_protected =>
+        {
             vec![Step::RemoveFile { path: top.clone() }]
         }
         _ => Vec::new(),
@@ -152,7 +155,9 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
 mod tests {
     use super::*;
     use crate::disk::Place;
-    use crate::disk::tests::{TAP, found, plan_one, proof, refused, revert_one, seen, words};
+    use crate::disk::tests::{
+        TAP, facts, found, plan_one, proof, refused, revert_one, seen, words,
+    };
     use crate::plan::undo;
 
     const CHILD: &str = "/srv/web1-xvdc.after-s1.vhd";
@@ -170,7 +175,7 @@ mod tests {
         let kept = Kept::Vhd { child: CHILD.into(), proof: Some(proof()) };
         DiskFound {
             top: Some(CHILD.into()),
-            top_parent: Some("/srv/c.vhd".into()),
+            top_parent: Some(facts().id()),
             ..found("/srv/c.vhd", kept)
         }
     }
@@ -318,7 +323,7 @@ mod tests {
         };
         kept(&|found| found.top_protected = true);
         kept(&|found| found.top_parent = None);
-        kept(&|found| found.top_parent = Some("/srv/other.vhd".into()));
+        kept(&|found| found.top_parent = Some((1, 99)));
         kept(&|found| found.top = None);
     }
 }

@@ -14,10 +14,9 @@ use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::libxl::XlCfg;
 use crate::host::look::{
-    Domain, chain, disks_of_others, dom0_qemu, image_place, need, other_user, spaces, trouble,
-    vhd_facts, volumes_under,
+    self, Domain, OtherDisk, chain, disks_of_others, dom0_qemu, image_place, need, other_user,
+    spaces, trouble, vhd_facts, volumes_under,
 };
-use crate::host::xenstore::Vbd;
 use crate::host::{command, files};
 use crate::record::{Record, SECTOR};
 use crate::revert::by_hand::{self, Eyes};
@@ -109,11 +108,12 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         spaces: spaces(&disks, &image),
         disks,
         image,
+        troubles: Vec::new(),
         config,
     })
 }
 
-fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[(String, Vbd)]) -> DiskSeen {
+fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskSeen {
     let path = disk.file();
     let mut file = files::facts(path).map_err(|error| error.to_string());
     let mut node = None;
@@ -143,6 +143,7 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[(String, Vbd)]) -> D
         used_by: other_user(path, others),
         sectors: None,
         clone_trouble: reflink.then(|| files::clone_trouble(path)).flatten(),
+        own: look::own(&disk),
         vhd: vhd_facts(&disk),
         disk,
     }
@@ -150,10 +151,7 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[(String, Vbd)]) -> D
 
 /// An image as its QEMU would see it.
 fn image(path: &Path, format: Format) -> Result<Node, String> {
-    let info = chain(path, format)?
-        .into_iter()
-        .next()
-        .ok_or_else(|| "qemu-img says nothing of it".to_owned())?;
+    let info = look::image(path, format)?;
     Ok(Node {
         name: String::new(),
         file: path.to_owned(),
@@ -162,6 +160,7 @@ fn image(path: &Path, format: Format) -> Result<Node, String> {
         snapshots: info.snapshots(),
         driver: info.format,
         elsewhere: None,
+        bitmaps: 0,
         emulated: None,
     })
 }

@@ -25,7 +25,7 @@ use xen_bindings as sys;
 
 pub use self::{
     cfg::{CfgDisk, CfgError, XlCfg, cfg_name},
-    domain_info::{DomainInfo, ShutdownReason, XenVersion},
+    domain_info::{DomainInfo, Host, ShutdownReason, XenVersion},
     error::{ErrorCode, LibxlError},
     logger::{Level, Sink},
     progress::Progress,
@@ -367,6 +367,31 @@ impl Libxl {
             return Err(self.error("Asking Xen what it can do", call, None, code));
         }
         Ok(info.cap_shadow)
+    }
+
+    /// What the machine has free, and how Xen was started.
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor does not answer.
+    pub fn host(&self) -> Result<Host, LibxlError> {
+        /// The unit of what Xen tells, in KiB.
+        const PAGE: u64 = 4;
+        let ctx = self.begin_call();
+        let mut info = Owned::<sys::libxl_physinfo>::new();
+        // SAFETY: a live context and an initialised structure (libxl.h: libxl_get_physinfo).
+        let code = unsafe { sys::libxl_get_physinfo(ctx, info.as_mut_ptr()) };
+        self.check("Asking Xen what is free", "libxl_get_physinfo", None, code)?;
+        let ctx = self.begin_call();
+        // SAFETY: a live context.
+        let version = unsafe { sys::libxl_get_version_info(ctx) };
+        // SAFETY: null, or a structure that belongs to the context, as in `version`.
+        let version = unsafe { version.as_ref() };
+        // SAFETY: null or a C string of the same structure.
+        let line = version.and_then(|version| unsafe { lossy(version.commandline) });
+        // As libxl_get_free_memory (libxl_mem.c): what is being cleaned is as good as free.
+        let free_kib = info.free_pages.saturating_add(info.scrub_pages).saturating_mul(PAGE);
+        Ok(Host { free_kib, commandline: line.unwrap_or_default() })
     }
 
     /// The version of the hypervisor that is running (not of the libxl we were built with).

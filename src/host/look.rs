@@ -7,32 +7,56 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use domains::{Domain, again, domain};
-pub use found::{for_revert, for_show};
+pub use found::{Looked, for_revert, for_show};
 
 use crate::create::drives::Drive;
 use crate::create::room::Space;
 use crate::create::{ImagePlace, Job, Seen};
+use crate::disk::chain::{FileId, Link};
 use crate::disk::lvm::volumes::{self, Volume};
 use crate::disk::{self, DiskSeen, Place, Served, qemu_img, vhd};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
+use crate::host::chain;
 use crate::host::command;
 use crate::host::dom0::Dom0;
 use crate::host::files;
-use crate::host::libxl::cfg_name;
+use crate::host::libxl::{LibxlError, cfg_name};
+use crate::host::needs::{self, Around};
+use crate::host::parallel::in_parallel;
 use crate::host::process::{self, Monitor, Watched};
 use crate::host::qmp::Qmp;
 use crate::host::savers;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
+use crate::need::{self, Trouble};
 use crate::plan::Target;
 use crate::spec::Wish;
 use crate::tool::{Tool, check_path};
 
 /// The name of a domain; empty if it has just gone.
 fn name_of(dom0: &Dom0, domid: u32) -> Result<String> {
-    let name = dom0.libxl.domain_name(domid).map_err(|error| trouble("the domains", error))?;
-    Ok(name.unwrap_or_default())
+    match dom0.libxl.domain_name(domid) {
+        Ok(name) => Ok(name.unwrap_or_default()),
+        // Nobody can ask for such a name here, and work on other domains goes on.
+        Err(LibxlError::NotUtf8 { .. }) => Ok(format!("\u{fffd} (domain {domid})")),
+        Err(error) => Err(trouble("the domains", error)),
+    }
+}
+
+/// What a revert would lack right away.
+fn troubles(
+    dom0: &Dom0,
+    domain: &DomainId,
+    job: &Job,
+    config: &DomainConfig,
+) -> Result<Vec<Trouble>> {
+    let left_out =
+        |disk: &Disk| disk.cdrom || !disk.writable || job.wish(&disk.vdev) == Some(&Wish::None);
+    let needs = need::of_domain(config, &domain.name, &left_out, false)
+        .map_err(|error| trouble(&domain.name, error))?;
+    let around = Around { dom0: Some(dom0), gone: Some(domain.domid) };
+    Ok(needs::troubles(&needs, around).0)
 }
 
 /// Looks at a running domain for `create`. Leaves the connection to its QEMU open in `dom0`.
@@ -91,6 +115,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         spaces: spaces(&disks, &image),
         disks,
         image,
+        troubles: troubles(dom0, &domain.id, job, &config)?,
         config,
         stored,
     })
@@ -146,7 +171,7 @@ fn disk_seen(
     disk: Disk,
     vbd: Option<&Vbd>,
     node: Option<disk::Node>,
-    others: &[(String, Vbd)],
+    others: &[OtherDisk],
 ) -> DiskSeen {
     let file = disk.file();
     let served = vbd.map(|vbd| vbd.served.clone());
@@ -167,22 +192,46 @@ fn disk_seen(
         used_by: other_user(file, others),
         sectors: vbd.and_then(|vbd| vbd.sectors),
         clone_trouble: clones.then(|| files::clone_trouble(file)).flatten(),
+        own: own(&disk),
         vhd: vhd_facts(&disk),
         disk,
     }
 }
 
+/// A disk of another domain.
+#[derive(Debug, Clone)]
+pub(super) struct OtherDisk {
+    domain: String,
+    vdev: String,
+    writable: bool,
+    /// Which file or device it is; `None` if that cannot be told, as of one on a file system that hangs.
+    id: Option<FileId>,
+}
+
 /// The disks of all domains but the one with this number.
-pub(super) fn disks_of_others(dom0: &Dom0, domid: Option<u32>) -> Result<Vec<(String, Vbd)>> {
+pub(super) fn disks_of_others(dom0: &Dom0, domid: Option<u32>) -> Result<Vec<OtherDisk>> {
     let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
     let mut disks = Vec::new();
     for info in domains.iter().filter(|info| info.domid != 0 && Some(info.domid) != domid) {
         let name = name_of(dom0, info.domid)?;
         // From xenstore: a domain that is just being made has no configuration yet.
-        let vbds = dom0.xenstore.vbds(info.domid).map_err(|error| trouble(&name, error))?;
+        let vbds = match dom0.xenstore.vbds(info.domid) {
+            // Paths that are not UTF-8 are none of ours: one sick domain does not stop work on others.
+            Err(error) if error.is_unreadable() => Vec::new(),
+            vbds => vbds.map_err(|error| trouble(&name, error))?,
+        };
         disks.extend(vbds.into_iter().map(|vbd| (name.clone(), vbd)));
     }
-    Ok(disks)
+    let nowhere = Path::new("");
+    let paths: Vec<&Path> = disks.iter().map(|(_, vbd)| vbd.image().unwrap_or(nowhere)).collect();
+    let ids = files::identities(&paths);
+    let disks = disks.iter().zip(ids).map(|((domain, vbd), id)| OtherDisk {
+        domain: domain.clone(),
+        vdev: vbd.vdev.clone(),
+        writable: vbd.writable,
+        id,
+    });
+    Ok(disks.collect())
 }
 
 /// The disk of a domain that uses a file.
@@ -191,12 +240,13 @@ pub fn user(dom0: &Dom0, path: &Path) -> Result<Option<String>> {
 }
 
 /// The disk of another domain that may write to `path` as well.
-pub(super) fn other_user(path: &Path, others: &[(String, Vbd)]) -> Option<String> {
-    others
-        .iter()
-        .filter(|(_, vbd)| vbd.writable)
-        .find(|(_, vbd)| vbd.image().is_some_and(|other| files::same(path, other)))
-        .map(|(name, vbd)| format!("disk {} of domain {name}", vbd.vdev))
+pub(super) fn other_user(path: &Path, others: &[OtherDisk]) -> Option<String> {
+    let mut writable = others.iter().filter(|other| other.writable).peekable();
+    writable.peek()?;
+    let id = files::identity(path)?;
+    writable
+        .find(|other| other.id == Some(id))
+        .map(|other| format!("disk {} of domain {}", other.vdev, other.domain))
 }
 
 /// The host's logical volumes.
@@ -210,6 +260,16 @@ pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
     match disks.iter().any(|disk| disk.device.is_some()) {
         true => volumes(),
         false => Ok(Vec::new()),
+    }
+}
+
+/// The image of a disk and those below it, if it is one that could be snapshotted by QEMU's means.
+pub(super) fn own(disk: &Disk) -> Result<Vec<Link>, String> {
+    match disk.format {
+        Some(format) if disk.writable && !disk.cdrom && !disk.is_tap_vhd() => {
+            chain::walk(disk.file(), format)
+        }
+        _ => Ok(Vec::new()),
     }
 }
 
@@ -289,17 +349,22 @@ pub fn config(dom0: &Dom0, domain: &DomainId) -> Result<DomainConfig> {
     DomainConfig::parse(&json).map_err(|error| trouble(&domain.name, error))
 }
 
+/// What qemu-img says of an image, once it is known that nothing else would be opened with it.
+pub fn image(path: &Path, format: Format) -> Result<qemu_img::ImageInfo, String> {
+    chain::walk(path, format)?;
+    info(path, format)
+}
+
 /// An image and those below it, top first.
 pub fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, String> {
-    // What xl was told may be no file at all, and qemu-img would connect to an `nbd:` host.
-    check_path(path).map_err(|why| why.to_string())?;
-    // Opening a FIFO would wait, and opening some devices does something.
-    if let Some(why) = files::no_image(path) {
-        return Err(format!("{}: {why}", path.display()));
-    }
-    let output =
-        command::run(&qemu_img::info_chain(path, format)).map_err(|error| error.to_string())?;
-    qemu_img::ImageInfo::parse_chain(&output)
+    let links = chain::walk(path, format)?;
+    in_parallel(links, |link| info(&link.path, link.format)).into_iter().collect()
+}
+
+/// What qemu-img says of an image of a chain that was walked.
+fn info(path: &Path, format: Format) -> Result<qemu_img::ImageInfo, String> {
+    let output = command::run(&qemu_img::info(path, format)).map_err(|error| error.to_string())?;
+    qemu_img::ImageInfo::parse(&output)
         .map_err(|error| format!("qemu-img's answer on {}: {error}", path.display()))
 }
 

@@ -4,6 +4,7 @@
 //! only [`command`] starts programs, our own [`guard`] too.
 
 pub mod cfg;
+pub mod chain;
 pub mod command;
 pub mod compress;
 pub mod configured;
@@ -15,6 +16,8 @@ pub mod leftovers;
 pub mod libxl;
 pub mod lock;
 pub mod look;
+pub mod needs;
+pub mod openers;
 pub mod parallel;
 pub mod process;
 pub mod qmp;

@@ -172,6 +172,15 @@ struct Inserted {
     ro: bool,
     drv: String,
     image: Image,
+    #[serde(default)]
+    dirty_bitmaps: Vec<DirtyBitmap>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DirtyBitmap {
+    /// Whether QEMU writes it into the image when it ends.
+    #[serde(default)]
+    persistent: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -426,6 +435,10 @@ impl Inserted {
             virtual_size: self.image.virtual_size,
             snapshots: self.image.snapshots.into_iter().map(SnapshotInfo::into_record).collect(),
             emulated: None,
+            bitmaps: u32::try_from(
+                self.dirty_bitmaps.iter().filter(|bitmap| bitmap.persistent).count(),
+            )
+            .unwrap_or(u32::MAX),
         }
     }
 }

@@ -22,6 +22,13 @@ pub struct XenstoreError {
     source: io::Error,
 }
 
+impl XenstoreError {
+    /// Whether a value is not UTF-8, as a name or path of another domain may be.
+    pub fn is_unreadable(&self) -> bool {
+        self.source.kind() == io::ErrorKind::InvalidData
+    }
+}
+
 /// A connection to xenstored.
 pub struct Xenstore(XsUnix);
 
@@ -117,6 +124,32 @@ impl Xenstore {
             vbds.extend(Vbd::of_keys(&own, |path| self.read(path))?);
         }
         Ok(vbds)
+    }
+
+    /// The loop devices that the block script has set up for a domain's disks, as `loop0`.
+    pub fn loops(&self, domid: u32) -> Result<Vec<String>, XenstoreError> {
+        let root = format!("/libxl/{domid}/device/vbd");
+        let devids = optional(&root, self.0.directory(&root))?.unwrap_or_default();
+        let mut loops = Vec::new();
+        for devid in devids.iter().filter(|devid| !devid.is_empty()) {
+            let Some(backend) = self.read(&format!("{root}/{devid}/backend"))? else { continue };
+            let node = self.read(&format!("{backend}/node"))?;
+            loops.extend(node.and_then(|node| Some(node.strip_prefix("/dev/")?.to_owned())));
+        }
+        Ok(loops)
+    }
+
+    /// The pools of processors: number and name (libxl_cpupool.c, `libxl_cpupool_create`; the first one is
+    /// made by Xen itself).
+    pub fn pools(&self) -> Result<Vec<(String, String)>, XenstoreError> {
+        let root = "/local/pool";
+        let numbers = optional(root, self.0.directory(root))?.unwrap_or_default();
+        let mut pools = vec![("0".to_owned(), "Pool-0".to_owned())];
+        for number in numbers.iter().filter(|number| !number.is_empty()) {
+            let name = self.read(&format!("{root}/{number}/name"))?;
+            pools.push((number.to_string(), name.unwrap_or_default()));
+        }
+        Ok(pools)
     }
 
     /// Takes back a request to suspend that the guest has not taken up (libxl does the same when

@@ -15,8 +15,9 @@ use crate::error::Error;
 use crate::host::libxl::Level;
 
 /// The words that lines begin with, and their looks.
-const LABELS: [(&str, Style); 4] = [
+const LABELS: [(&str, Style); 5] = [
     ("xl-snapshot:", AnsiColor::Red.on_default().bold()),
+    ("also:", AnsiColor::Red.on_default()),
     ("left:", AnsiColor::Yellow.on_default().bold()),
     ("hint:", AnsiColor::Green.on_default().bold()),
     ("note:", AnsiColor::Cyan.on_default().bold()),
@@ -149,6 +150,12 @@ pub fn error_text(error: &Error) -> String {
     }
     if let Some(hint) = &error.hint {
         let _ = write!(text, "\nhint:  {}", one(hint));
+    }
+    for other in &error.also {
+        let _ = write!(text, "\nalso:  {}", other.chain().join(": "));
+        if let Some(hint) = &other.hint {
+            let _ = write!(text, "\nhint:  {hint}");
+        }
     }
     printable(&text)
 }

@@ -108,6 +108,11 @@ fn found(disk: &Disk, wish: Option<&Wish>, request: &Request, eyes: &dyn Eyes) -
     }
     let format = disk.format.ok_or_else(|| refuse("its format is not known".into()))?;
     let chain = eyes.chain(disk.file(), format).map_err(refuse)?;
+    // Whatever path leads to it.
+    let is = |one: &Path, other: &Path| {
+        let id = |path: &Path| eyes.facts(path).map(|facts| facts.id());
+        one == other || id(one).is_ok_and(|one| id(other) == Ok(one))
+    };
     let top = chain.first().ok_or_else(|| refuse("qemu-img says nothing of it".into()))?;
     match wish {
         Some(Wish::Internal) => {
@@ -130,7 +135,7 @@ fn found(disk: &Disk, wish: Option<&Wish>, request: &Request, eyes: &dyn Eyes) -
                 None => 1,
                 Some(file) => chain
                     .iter()
-                    .position(|image| image.filename == *file)
+                    .position(|image| is(&image.filename, file))
                     .filter(|at| *at > 0)
                     .ok_or_else(|| refuse(format!("it does not rest on {}", file.display())))?,
             };

@@ -6,9 +6,12 @@ mod executed;
 pub(crate) mod volumes;
 
 use super::*;
+use crate::disk::chain::Link;
+use crate::disk::chain::tests::link;
 use crate::disk::qemu_img::ImageInfo;
 use crate::disk::tests as disk_tests;
 use crate::disk::{FileFacts, Place, Room};
+use crate::domain::Format;
 use crate::error::Kind;
 use crate::process::Process;
 use crate::record::Kept;
@@ -47,6 +50,19 @@ fn image(
     serde_json::from_value(info).unwrap()
 }
 
+/// The same as a part of a chain.
+fn link_of(image: &ImageInfo) -> Link {
+    let below =
+        image.full_backing_filename.as_deref().zip(image.backing_filename_format.as_deref());
+    let below = below.map(|(path, format)| (path.to_str().unwrap(), format));
+    let format = Format::of_qemu(&image.format).unwrap();
+    let mut link = link(image.filename.to_str().unwrap(), format, below);
+    if let Some(header) = &mut link.header {
+        header.snapshots = image.snapshots().len().try_into().unwrap();
+    }
+    link
+}
+
 /// The sample snapshot, taken of a domain that runs on: xvda in place, xvdb in its overlay.
 pub(crate) fn found() -> Found {
     let record = sample();
@@ -56,13 +72,15 @@ pub(crate) fn found() -> Found {
     let a = image("/srv/a.qcow2", "qcow2", None, &[("1", "s1")]);
     let b = image("/srv/b.img", "raw", None, &[]);
     let overlay = image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", Some(("/srv/b.img", "raw")), &[]);
-    let disk = |index: usize, facts: FileFacts, image, chain: Vec<ImageInfo>| DiskFound {
+    let own = |image: &ImageInfo| Link { id: facts.id(), ..link_of(image) };
+    let disk = |index: usize, facts: FileFacts, image, chain: Vec<Link>| DiskFound {
         record: record.disks[index].clone(),
         file: Ok(facts.clone()),
         frozen: Ok(facts),
         virtual_size: Ok(1 << 20),
         image: Ok(image),
-        top: chain.first().map(|top| top.filename.clone()),
+        top: chain.first().map(|top| top.path.clone()),
+        top_id: chain.first().map(|top| top.id),
         chain,
         place: Place { path: format!("/srv/new{index}.qcow2").into(), trouble: None },
         ..disk_tests::found("", record.disks[index].snapshot.clone())
@@ -70,18 +88,19 @@ pub(crate) fn found() -> Found {
     Found {
         snapshot: "/x/s1.xlsave".into(),
         disks: vec![
-            disk(0, facts.clone(), a.clone(), vec![a]),
+            disk(0, facts.clone(), a.clone(), vec![own(&a)]),
             disk(
                 1,
                 FileFacts { writable: false, ..facts.clone() },
                 b.clone(),
-                vec![overlay, b.clone()],
+                vec![link_of(&overlay), own(&b)],
             ),
             disk(2, facts, b, vec![]),
         ],
         onward: Onward::Memory,
         config: DomainConfig::parse(CONFIG).unwrap(),
         volumes: Ok(Vec::new()),
+        troubles: Vec::new(),
         named: None,
         same: Some(running(3, record.domain.uuid)),
         record,
@@ -138,7 +157,7 @@ fn a_base_is_never_rewritten() {
     let marked = |found: &mut Found| found.disks[0].file.as_mut().unwrap().writable = false;
     let below = |found: &mut Found| {
         let top = image("/srv/top.qcow2", "qcow2", Some(("/srv/a.qcow2", "qcow2")), &[]);
-        found.disks[0].chain.insert(0, top);
+        found.disks[0].chain.insert(0, link_of(&top));
     };
     let changes: [&dyn Fn(&mut Found); 2] = [&marked, &below];
     for change in changes {
@@ -173,23 +192,52 @@ fn copies_have_to_fit_all_at_once() {
     ] {
         let error = planned(rooms).unwrap_err();
         assert_eq!(error.kind, Kind::Refused);
-        assert_eq!(
-            error.chain(),
-            ["Snapshot s1 cannot be copied out of the images that others rest on", why]
-        );
+        assert_eq!(error.chain(), ["The disks of web1 have no room", why]);
     }
 }
 
 #[test]
 fn a_snapshot_that_is_not_copied_needs_no_room() {
     let mut found = found();
-    for disk in &mut found.disks {
-        disk.room = Some(Err("it is not known".into()));
-    }
+    found.disks[0].room = None;
     plan(&found, WISHES).unwrap();
+    found.disks[0].room = Some(Err("it is not known".into()));
     found.disks[0].file.as_mut().unwrap().writable = false;
     let error = plan(&found, WISHES).unwrap_err();
     assert!(error.chain()[1].contains("a copy is needed, and it is not known"));
+}
+
+#[test]
+fn everything_that_is_in_the_way_is_told_at_once() {
+    let mut found = found();
+    found.troubles.push(Trouble {
+        rank: Rank::Missing,
+        about: "web1 cannot be restored".into(),
+        why: "no bridge".into(),
+        hint: "make it".into(),
+    });
+    found.disks[0].file = Err("a is gone".into());
+    found.disks[1].frozen = Err("b is gone".into());
+    let error = plan(&found, WISHES).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused);
+    assert_eq!(error.chain(), ["Disk xvda (/srv/a.qcow2) cannot be put back", "a is gone"]);
+    let also: Vec<_> = error.also.iter().map(|error| error.chain().join(": ")).collect();
+    assert_eq!(
+        also,
+        [
+            "Disk xvdb (/srv/b.img) cannot be put back: b is gone",
+            "web1 cannot be restored: no bridge"
+        ]
+    );
+}
+
+#[test]
+fn what_is_kept_in_place_needs_room() {
+    let mut found = found();
+    let directory = "/srv".into();
+    found.disks[0].room = Some(Ok(Room { directory, device: 1, free: 1 << 20, needed: 2 << 20 }));
+    let error = plan(&found, WISHES).unwrap_err();
+    assert!(error.chain()[1].contains("/srv has 1 MiB free, and 2 MiB are needed"));
 }
 
 #[test]
@@ -214,8 +262,8 @@ fn what_the_domain_wrote_is_deleted_only_when_asked_and_only_if_nothing_needs_it
     assert!(!finish(&protected, discard).contains(&remove));
     let mut snapshotted = found();
     let base = Some(("/srv/b.img", "raw"));
-    snapshotted.disks[1].chain[0] =
-        image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", base, &[("1", "s2")]);
+    let top = image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", base, &[("1", "s2")]);
+    snapshotted.disks[1].chain[0] = link_of(&top);
     assert!(!finish(&snapshotted, discard).contains(&remove));
     let mut on_base = found();
     on_base.disks[1].chain.remove(0);

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::sample::select;
 use xl_snapshot::disk::qemu_img::{
-    copy_snapshot, create_overlay, info_chain, snapshot_apply, snapshot_create,
+    copy_snapshot, create_overlay, info, snapshot_apply, snapshot_create,
 };
 use xl_snapshot::disk::vhd;
 use xl_snapshot::domain::Format;
@@ -196,7 +196,7 @@ fn check_arguments(path: &str) {
     for call in [
         create_overlay(here, other, Format::Raw, 512),
         create_overlay(other, here, Format::Vhd, 512),
-        info_chain(here, Format::Qcow2),
+        info(here, Format::Qcow2),
         copy_snapshot(here, "1", other, Some((other, Format::Raw))),
         copy_snapshot(other, "1", here, Some((here, Format::Raw))),
         vhd::query_depth(here),

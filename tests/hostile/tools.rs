@@ -128,16 +128,14 @@ fn qemu_img() {
             "\\ud800",
         ],
         made: vec(answer(KEYS), 0..3)
-            .prop_map(|images| Value::from(images).to_string().into_bytes())
+            .prop_map(|mut images| images.pop().unwrap_or_default().to_string().into_bytes())
             .boxed(),
         check: |input| {
             let measured = qemu_img::parse_measure(input).is_ok();
             let mapped = qemu_img::has_own_content(input).is_ok();
-            let Ok(images) = ImageInfo::parse_chain(input) else { return measured || mapped };
-            for image in images.iter().take(8) {
-                fits_a_record(frozen(image.virtual_size));
-                internal(image.snapshots());
-            }
+            let Ok(image) = ImageInfo::parse(input) else { return measured || mapped };
+            fits_a_record(frozen(image.virtual_size));
+            internal(image.snapshots());
             true
         },
         factor: 256,

@@ -1,6 +1,7 @@
 //! Disks that nothing can switch under a running guest: the domain is restored on the new images.
 
 use super::*;
+use crate::need::{Rank, Trouble};
 use crate::plan::{Action, undo};
 
 /// [`seen`], with xvdb on a loop device that blkback serves.
@@ -255,4 +256,33 @@ fn what_is_typed_is_quoted() {
     let plan = plan(&job, &Seen { image, ..seen_on_loop(&job) }).unwrap();
     let command = plan.stranded.left[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert '/srv/my images/s1.xlsave'"));
+}
+
+#[test]
+fn a_guest_that_would_not_come_back_is_not_restored() {
+    let trouble = Trouble {
+        rank: Rank::Missing,
+        about: "Disk hdc (/srv/c.iso) cannot be used".into(),
+        why: "/srv/c.iso: No such file".into(),
+        hint: "put it back".into(),
+    };
+    let job = job("s1", &[]);
+    let seen = Seen { troubles: vec![trouble.clone()], ..seen_on_loop(&job) };
+    let error = plan(&job, &seen).unwrap_err();
+    assert_eq!((error.kind, error.message), (Kind::Refused, trouble.about.clone()));
+}
+
+#[test]
+fn what_a_revert_would_lack_is_told() {
+    let trouble = Trouble {
+        rank: Rank::Missing,
+        about: "web1 cannot be restored".into(),
+        why: "no bridge".into(),
+        hint: "make it".into(),
+    };
+    let job = job("s1", &[]);
+    let seen = Seen { troubles: vec![trouble], ..super::seen(&job) };
+    let notes = plan(&job, &seen).unwrap().notes;
+    let told = "as it is now, a revert would fail: web1 cannot be restored: no bridge";
+    assert!(notes.iter().any(|note| note == told), "{notes:?}");
 }

@@ -16,6 +16,7 @@ use crate::disk::{
 use crate::domain::Format;
 use crate::error::Result;
 use crate::names::is_volume_part;
+use crate::need::What;
 use crate::plan::Step;
 use crate::record::{DiskRecord, Kept};
 use volumes::{Volume, device};
@@ -46,6 +47,9 @@ pub(super) fn create(
         // LVM shows its own, hidden ones in brackets.
         .filter(|volume| is_volume_part(&volume.name) && is_volume_part(&volume.group))
         .ok_or_else(|| refuse("it is not a logical volume".into()))?;
+    if let Some(why) = volumes::ambiguous(volumes, &volume.group) {
+        return Err(refuse(why));
+    }
     if disk.format != Some(Format::Raw) {
         return Err(refuse("LVM would miss what QEMU keeps of its image in memory".into()));
     }
@@ -161,6 +165,9 @@ pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<Di
     let recorded = Recorded { disk, group, volume, snapshot, size: *size };
     let volumes =
         context.volumes.as_ref().map_err(|why| refuse_revert(disk, why.clone()))?.as_slice();
+    if let Some(why) = volumes::ambiguous(volumes, group) {
+        return Err(refuse_revert(disk, why));
+    }
     let tag = tag(context.id, &disk.vdev);
     let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
     let origin = volumes.iter().find(|v| v.group == *group && v.name == *volume);
@@ -213,6 +220,12 @@ pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<Di
             format!("both {} and {} bear its tag {tag}", one.path(), other.path()),
         )),
     }
+}
+
+/// A merge into a thick volume waits until nobody has that open; a thin one only gets another name.
+pub(super) fn needs(group: &str, volume: &str, size: Option<u64>, beside: bool) -> Vec<What> {
+    let in_place = size.is_some() && !beside;
+    in_place.then(|| What::Alone(device(group, volume))).into_iter().collect()
 }
 
 /// A copy in a file: a thick snapshot has no snapshots of its own, and a merge would consume a base.

@@ -20,6 +20,9 @@ pub struct Volume {
     /// The name of its group.
     #[serde(rename = "vg_name")]
     pub group: String,
+    /// What tells its group from another one of the same name; empty if nobody asked.
+    #[serde(rename = "vg_uuid", default)]
+    pub group_id: String,
     /// Its name; in brackets if LVM hides it.
     #[serde(rename = "lv_name")]
     pub name: String,
@@ -120,6 +123,22 @@ impl Volume {
     }
 }
 
+/// Why a group cannot be named, if it cannot: another one has its name, as of a guest whose volumes dom0
+/// sees in its disks. LVM takes either.
+pub fn ambiguous(volumes: &[Volume], group: &str) -> Option<String> {
+    let mut ids: Vec<&str> =
+        volumes.iter().filter(|v| v.group == group).map(|v| v.group_id.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    (ids.len() > 1).then(|| {
+        format!(
+            "there are {} volume groups called {group}: see vgs -o +vg_uuid, and rename one by vgrename \
+             UUID NAME, or keep LVM from looking at guests' disks (global_filter in lvm.conf)",
+            ids.len()
+        )
+    })
+}
+
 /// The device of a volume.
 pub fn device(group: &str, name: &str) -> PathBuf {
     Path::new("/dev").join(group).join(name)
@@ -139,7 +158,7 @@ pub fn report() -> Invocation {
         "--options",
         "vg_name,lv_name,lv_size,lv_layout,origin,pool_lv,lv_tags,lv_permissions,lv_device_open,\
          lv_merging,lv_snapshot_invalid,data_percent,metadata_percent,lv_kernel_major,\
-         lv_kernel_minor,vg_free,vg_extent_size",
+         lv_kernel_minor,vg_free,vg_extent_size,vg_uuid",
     ])
 }
 
@@ -286,6 +305,15 @@ pub(crate) mod tests {
         assert!(snapshot.is_thick_snapshot() && snapshot.has_tag("a") && !snapshot.has_tag("x"));
         assert_eq!(snapshot.used_bytes(), 8_428_873);
         assert_eq!(parse(br#"{"report": [{"lv": []}]}"#).unwrap(), []);
+    }
+
+    #[test]
+    fn two_groups_of_one_name_are_told() {
+        let mut volumes = parse(REPORT.as_bytes()).unwrap();
+        assert_eq!(ambiguous(&volumes, "vg0"), None);
+        volumes[2].group_id = "another".into();
+        assert!(ambiguous(&volumes, "vg0").unwrap().contains("2 volume groups called vg0"));
+        assert_eq!(ambiguous(&volumes, "vg1"), None);
     }
 
     #[test]

@@ -149,7 +149,6 @@ impl Dom0 {
 
 /// The internal snapshot of a name: by its number, because a name may be another snapshot's number.
 fn snapshot_named(path: &Path, name: &SnapshotName) -> Result<Option<QcowSnapshot>> {
-    let chain = look::chain(path, Format::Qcow2).map_err(Error::failed)?;
-    let snapshots = chain.first().map(|image| image.snapshots()).unwrap_or_default();
+    let snapshots = look::image(path, Format::Qcow2).map_err(Error::failed)?.snapshots();
     Ok(snapshots.into_iter().find(|snapshot| snapshot.name == name.as_str()))
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::{Dom0, caused, failed};
-use crate::disk::qemu_img::ImageInfo;
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::guard::Note;
@@ -168,9 +167,8 @@ fn unproven(what: &str, path: &Path) -> Left {
 
 /// The one snapshot `name` of a qcow2 file.
 fn internal_snapshot(path: &Path, name: &str) -> Result<QcowSnapshot> {
-    let chain = look::chain(path, Format::Qcow2).map_err(Error::failed)?;
-    let snapshots = chain.first().map(ImageInfo::snapshots).unwrap_or_default();
-    snapshots.into_iter().find(|snapshot| snapshot.name == name).ok_or_else(|| {
+    let image = look::image(path, Format::Qcow2).map_err(Error::failed)?;
+    image.snapshots().into_iter().find(|snapshot| snapshot.name == name).ok_or_else(|| {
         Error::failed(format!("qemu-img does not list snapshot {name} of {}", path.display()))
     })
 }

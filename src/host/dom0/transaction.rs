@@ -265,6 +265,7 @@ mod tests {
             virtual_size: 512,
             snapshots,
             elsewhere: None,
+            bitmaps: 0,
             emulated: None,
         }
     }

@@ -75,6 +75,15 @@ impl DomainInfo {
     }
 }
 
+/// What Xen says of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Free memory, in KiB.
+    pub free_kib: u64,
+    /// Xen's own command line.
+    pub commandline: String,
+}
+
 /// The version of the running hypervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XenVersion {

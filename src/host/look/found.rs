@@ -8,7 +8,8 @@ use jiff::Timestamp;
 
 use super::domains::{Listed, listed, with_name, with_uuid};
 use super::{
-    chain, check_qemu, disks_of_others, monitor, need, other_user, trouble, vhd_footer, volumes,
+    OtherDisk, check_qemu, disks_of_others, info, monitor, need, other_user, trouble, vhd_footer,
+    volumes,
 };
 use crate::clone;
 use crate::create::{State, stamp};
@@ -16,14 +17,17 @@ use crate::disk::lvm::volumes::{Volume, device};
 use crate::disk::{self, DiskFound, Place, Room, beside_file_name, qemu_img, vhd};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
+use crate::host::chain;
 use crate::host::command;
 use crate::host::configured::{self, Configured};
 use crate::host::dom0::Dom0;
 use crate::host::files;
+use crate::host::needs::{self, Around};
 use crate::host::parallel::in_parallel;
+use crate::host::qmp::Qmp;
 use crate::host::snapshot::Snapshot;
-use crate::host::xenstore::Vbd;
 use crate::names::is_file_part;
+use crate::need::Trouble;
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Cfg, Found, Onward, Running};
 use crate::tool::{Invocation, Tool, check_path, quote};
@@ -94,7 +98,7 @@ pub fn for_revert(
         let frozen =
             |disk: &&DiskRecord| matches!(disk.snapshot, Kept::External { .. } | Kept::Vhd { .. });
         current.retain(|disk| {
-            !record.disks.iter().filter(frozen).any(|frozen| frozen.path == disk.file())
+            !record.disks.iter().filter(frozen).any(|frozen| files::same(&frozen.path, disk.file()))
         });
     }
     let place = |disk: &DiskRecord| match beside {
@@ -104,14 +108,21 @@ pub fn for_revert(
             Place { trouble: files::trouble(&path), path }
         }
     };
-    let disks = in_parallel(&record.disks, |disk| {
+    let mut disks = in_parallel(&record.disks, |disk| {
         let mut found = disk_found(disk, place(disk), &current, &others);
-        found.room = room_for_copy(&found, beside.is_some());
+        found.room = room_needed(&found, beside.is_some());
         found
     });
+    if let Some(running) = same.as_ref().filter(|_| beside.is_none()) {
+        count_live_bitmaps(running.id.domid, &mut disks);
+    }
     let volumes = volumes_for(&record);
     let snapshot = name.to_owned();
-    Ok(Found { snapshot, record, onward, config, named, same, disks, volumes, now })
+    let needs = need::of_revert(&disks, Some(&config), wanted, beside.is_some())
+        .map_err(|error| trouble(&record.domain.name, error))?;
+    let gone = same.as_ref().filter(|_| beside.is_none()).map(|same| same.id.domid);
+    let (troubles, _) = needs::troubles(&needs, Around { dom0: Some(dom0), gone });
+    Ok(Found { snapshot, record, onward, config, named, same, disks, volumes, troubles, now })
 }
 
 /// A domain that is there, with the xl process that watches it.
@@ -150,47 +161,101 @@ fn disks_of(dom0: &Dom0, domid: u32) -> Result<Vec<Disk>> {
         .map_err(|error| trouble(&format!("domain {domid}"), error))
 }
 
-/// Looks at the disks of a snapshot without a domain, for `show`.
-pub fn for_show(record: &Record, now: Timestamp) -> (Vec<DiskFound>, Result<Vec<Volume>, String>) {
-    let disks = in_parallel(&record.disks, |disk| {
-        let mut found = disk_found(disk, revert_place(record, disk, now), &[], &[]);
-        found.room = room_for_copy(&found, false);
+/// Looks at a snapshot for `show`: without a toolstack as far as that can be done.
+pub fn for_show(
+    dom0: Option<&Dom0>,
+    record: &Record,
+    config: Option<&DomainConfig>,
+    now: Timestamp,
+) -> Result<Looked> {
+    // Without memory, it may have another UUID now.
+    let around = dom0.filter(|_| record.disks_only.is_none()).map(|dom0| {
+        let same = with_uuid(&listed(dom0)?, record.domain.uuid)?.map(|same| same.id.domid);
+        let current = same.map_or(Ok(Vec::new()), |domid| disks_of(dom0, domid))?;
+        Ok::<_, Error>((same, current, disks_of_others(dom0, same)?))
+    });
+    // What is known of the disks is shown all the same.
+    let (untold, around) = match around.transpose() {
+        Ok(around) => (None, around.unwrap_or_default()),
+        Err(error) => (Some(error.chain().join(": ")), Default::default()),
+    };
+    let (same, current, others) = around;
+    let mut disks = in_parallel(&record.disks, |disk| {
+        let mut found = disk_found(disk, revert_place(record, disk, now), &current, &others);
+        found.room = room_needed(&found, false);
         found
     });
-    (disks, volumes_for(record))
+    if let Some(domid) = same {
+        count_live_bitmaps(domid, &mut disks);
+    }
+    let needs = need::of_revert(&disks, config, &record.domain.name, false)
+        .map_err(|error| trouble(&record.domain.name, error))?;
+    let (troubles, mut unseen) = needs::troubles(&needs, Around { dom0, gone: same });
+    unseen.extend(untold);
+    Ok(Looked { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
+}
+
+/// Asks the domain's QEMU for the bitmaps that are not in the images yet.
+fn count_live_bitmaps(domid: u32, disks: &mut [DiskFound]) {
+    let internal = |disk: &DiskFound| matches!(disk.record.snapshot, Kept::Internal { .. });
+    if !disks.iter().any(internal) {
+        return;
+    }
+    // A QEMU that hangs is a reason to revert, and writes nothing any more: it is not waited for.
+    let Ok(nodes) = Qmp::connect(domid).and_then(|mut qmp| qmp.disks()) else { return };
+    for (vdev, node) in nodes {
+        let disk = disks.iter_mut().find(|disk| disk.record.vdev == vdev);
+        if let Some(disk) = disk {
+            disk.live_bitmaps = node.bitmaps;
+        }
+    }
+}
+
+/// What was seen of a snapshot for `show`.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    /// The disks, in the order of the record.
+    pub disks: Vec<DiskFound>,
+    /// The host's logical volumes; looked at only if the snapshot has one.
+    pub volumes: Result<Vec<Volume>, String>,
+    /// What is missing of what put-back and restore need.
+    pub troubles: Vec<Trouble>,
+    /// What could not be looked at without a toolstack.
+    pub unseen: Vec<String>,
+    /// Whether the domain runs.
+    pub runs: bool,
 }
 
 fn disk_found(
     disk: &DiskRecord,
     place: Place,
     current: &[Disk],
-    others: &[(String, Vbd)],
+    others: &[OtherDisk],
 ) -> DiskFound {
     let in_qemu = matches!(disk.snapshot, Kept::Internal { .. } | Kept::External { .. });
     let left_out = matches!(disk.snapshot, Kept::None { .. });
     let is_vhd = matches!(disk.snapshot, Kept::Vhd { .. });
     let top = current.iter().find(|other| other.vdev == disk.vdev && !left_out);
-    let own = disk.format.filter(|_| in_qemu).map(|format| (disk.path.as_path(), format));
-    let now = top.filter(|_| in_qemu).and_then(|top| Some((top.file(), top.format?)));
-    let chain_now = now.map_or(Ok(Vec::new()), |(path, format)| chain(path, format));
-    // The domain mostly runs on the snapshot's file, or on what rests on it: then one answer tells all.
-    let images = own.map(|(path, format)| {
-        let known = chain_now.as_deref().ok().and_then(|images| part_from(images, path, format));
-        known.map_or_else(|| chain(path, format), |images| Ok(images.to_vec()))
-    });
-    let mut below = Ok(Vec::new());
-    let mut image = Err("its format is not known".to_owned());
-    if let Some(images) = images {
-        below = images
+    let walked = |path: &Path, format: Option<Format>| {
+        let format = format.ok_or_else(|| "its format is not known".to_owned())?;
+        chain::walk(path, format)
+    };
+    let now = top.filter(|top| in_qemu && top.format.is_some());
+    let chain_now = now.map_or(Ok(Vec::new()), |top| walked(top.file(), top.format));
+    let own = if in_qemu { walked(&disk.path, disk.format) } else { Ok(Vec::new()) };
+    // One tool for each disk, however long its chain is.
+    let image = match own.as_deref() {
+        Ok([link, ..]) => info(&link.path, link.format),
+        Ok([]) => Err("its format is not known".to_owned()),
+        Err(why) => Err(why.clone()),
+    };
+    let below = match is_vhd {
+        true => vhd_parents(&disk.path),
+        false => own
             .as_ref()
-            .map_err(Clone::clone)
-            .map(|images| images.iter().skip(1).map(|image| image.filename.clone()).collect());
-        image = images.and_then(|images| {
-            images.into_iter().next().ok_or_else(|| "qemu-img says nothing of it".to_owned())
-        });
-    } else if is_vhd {
-        below = vhd_parents(&disk.path);
-    }
+            .map(|own| own.iter().skip(1).map(|link| link.path.clone()).collect::<Vec<_>>())
+            .map_err(Clone::clone),
+    };
     let facts = |path: &Path| files::facts(path).map_err(|error| error.to_string());
     let file = facts(&disk.path);
     let (frozen, virtual_size) = match &disk.snapshot {
@@ -210,7 +275,7 @@ fn disk_found(
     let top_parent = top.filter(|_| is_vhd).and_then(|top| {
         check_path(top.file()).ok()?;
         let output = command::run(&vhd::query_parent(top.file())).ok()?;
-        vhd::parse_parent(&output)
+        files::identity(&vhd::parse_parent(&output)?)
     });
     let copy = match &disk.snapshot {
         Kept::Reflink { copy, .. } => Some(copy),
@@ -225,7 +290,10 @@ fn disk_found(
         // Without the chain we cannot know whether other images rest on the file.
         image: chain_now.as_ref().map_err(Clone::clone).and(image),
         chain: chain_now.unwrap_or_default(),
+        own,
+        live_bitmaps: 0,
         top: top.map(|top| top.file().to_owned()),
+        top_id: top.and_then(|top| files::identity(top.file())),
         top_parent,
         top_protected: top
             .is_some_and(|top| files::facts(top.file()).is_ok_and(|facts| !facts.writable)),
@@ -238,18 +306,6 @@ fn disk_found(
         room: None,
         record: disk.clone(),
     }
-}
-
-/// The part of a chain that begins with an image. Of another format than the snapshot's it is none: what
-/// rests on it then states no format of it, or a wrong one.
-fn part_from<'a>(
-    chain: &'a [qemu_img::ImageInfo],
-    path: &Path,
-    format: Format,
-) -> Option<&'a [qemu_img::ImageInfo]> {
-    let is_it =
-        |image: &qemu_img::ImageInfo| image.filename == path && image.format == format.qemu();
-    chain.iter().position(is_it).map(|at| &chain[at..])
 }
 
 /// The VHDs below one, down to that which has no parent. A child names its parent by the path, and
@@ -277,9 +333,13 @@ fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// The room for a copy of a snapshot, where one is needed: a new domain takes no part in the disks of
-/// the old one.
-fn room_for_copy(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> {
+/// the old one. In place, a snapshot keeps what the image holds now.
+fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> {
     let from = &found.record.path;
+    let in_place = matches!(found.record.snapshot, Kept::Internal { .. }) && !beside;
+    if let Some(header) = found.header().filter(|_| in_place && !found.needs_copy()) {
+        return Some(room_at(from, header.snapshot_size()));
+    }
     let measure = match &found.record.snapshot {
         Kept::Internal { proof: Some(proof) } if beside || found.needs_copy() => {
             qemu_img::measure_snapshot(from, &proof.id)
@@ -297,6 +357,11 @@ fn room(from: &Path, measure: &Invocation, to: &Path) -> Result<Room, String> {
     let output = command::run(measure);
     let needed = qemu_img::parse_measure(&output.map_err(|error| error.to_string())?)
         .map_err(|error| format!("qemu-img's answer on {}: {error}", from.display()))?;
+    room_at(to, needed)
+}
+
+/// The room on the file system of a file.
+fn room_at(to: &Path, needed: u64) -> Result<Room, String> {
     let directory = to.parent().unwrap_or(Path::new("/"));
     let place = || Ok((files::file_system(directory)?, files::free_space(to)?));
     let (device, free) = place()
@@ -311,33 +376,4 @@ fn revert_place(record: &Record, disk: &DiskRecord, now: Timestamp) -> Place {
     let name = disk::revert_file_name(domain, disk, &record.name, &stamp(now));
     let path = disk.path.parent().unwrap_or(Path::new("/")).join(name);
     Place { trouble: files::trouble(&path), path }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-
-    use super::*;
-
-    #[test]
-    fn a_chain_tells_of_the_images_in_it_as_they_do_themselves() {
-        let directory = tempfile::tempdir().unwrap();
-        let [base, middle, top] =
-            ["base.img", "middle.qcow2", "top.qcow2"].map(|name| directory.path().join(name));
-        File::create(&base).unwrap().set_len(1 << 20).unwrap();
-        for (overlay, below, format) in
-            [(&middle, &base, Format::Raw), (&top, &middle, Format::Qcow2)]
-        {
-            command::run(&qemu_img::create_overlay(overlay, below, format, 1 << 20)).unwrap();
-        }
-        let images = chain(&top, Format::Qcow2).unwrap();
-        for (path, format) in
-            [(&top, Format::Qcow2), (&middle, Format::Qcow2), (&base, Format::Raw)]
-        {
-            let alone = chain(path, format).unwrap();
-            assert_eq!(part_from(&images, path, format), Some(alone.as_slice()));
-        }
-        assert_eq!(part_from(&images, &base, Format::Qcow2), None);
-        assert_eq!(part_from(&images, Path::new("/other"), Format::Raw), None);
-    }
 }

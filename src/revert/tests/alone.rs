@@ -108,6 +108,7 @@ mod by_hand {
     use std::path::Path;
 
     use super::super::*;
+    use crate::disk::chain;
     use crate::record::DisksOnly;
     use crate::revert::by_hand::{Eyes, record};
     use crate::spec::{Flags, Spec, merge};
@@ -136,8 +137,9 @@ mod by_hand {
             }
         }
 
-        fn facts(&self, _: &Path) -> std::result::Result<FileFacts, String> {
-            Ok(disk_tests::facts())
+        fn facts(&self, path: &Path) -> std::result::Result<FileFacts, String> {
+            let (device, inode) = chain::tests::id(path.to_str().unwrap());
+            Ok(FileFacts { device, inode, ..disk_tests::facts() })
         }
     }
 

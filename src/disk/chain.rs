@@ -1,0 +1,137 @@
+//! Chains of images: each is named and its format stated by the one above it. Pure.
+
+use std::path::{Path, PathBuf};
+
+use crate::disk::qcow2::Header;
+use crate::domain::Format;
+use crate::tool::check_path;
+
+/// The longest chain we follow. QEMU has no limit of its own, but opens each file.
+pub const MAX_LENGTH: usize = 256;
+
+/// What tells a file or device from every other one, whatever its path: the number of its file system
+/// and its inode, or that of the device and 0.
+pub type FileId = (u64, u64);
+
+/// One image of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its path, as the image above names it.
+    pub path: PathBuf,
+    /// Which file or device that is.
+    pub id: FileId,
+    /// Its format, as the image above states it.
+    pub format: Format,
+    /// Its header, if it is a qcow2 image.
+    pub header: Option<Header>,
+}
+
+impl Link {
+    /// The image below, and its format.
+    ///
+    /// # Errors
+    ///
+    /// If it is no file, or its format is not stated: what a guest has written must not decide it.
+    pub fn below(&self) -> Result<Option<(PathBuf, Format)>, String> {
+        let Some(header) = &self.header else { return Ok(None) };
+        let Some(backing) = &header.backing else { return Ok(None) };
+        let image = self.path.display();
+        let (name, shown) = (backing.to_string_lossy(), backing.display());
+        // As QEMU does (util/path or block.c, `path_has_protocol`): a colon before any slash.
+        let protocol = name.split('/').next().is_some_and(|first| first.contains(':'));
+        let path = self.path.parent().unwrap_or(Path::new("/")).join(backing);
+        if protocol || check_path(&path).is_err() {
+            return Err(format!("the backing file of {image} is no path of a file: {shown}"));
+        }
+        let Some(format) = &header.backing_format else {
+            return Err(format!(
+                "{image} does not state the format of {shown}, on which it rests: see qemu-img \
+                 rebase -u -F"
+            ));
+        };
+        match Format::of_qemu(format) {
+            Some(format) => Ok(Some((path, format))),
+            None => {
+                Err(format!("{image} rests on {shown}, whose format {format} is not known here"))
+            }
+        }
+    }
+
+    /// Why it cannot be opened at all, if that is so.
+    pub fn unreadable(&self) -> Option<String> {
+        let why = self.header.as_ref()?.unreadable()?;
+        Some(format!("{}: {why}", self.path.display()))
+    }
+}
+
+/// Why an image of another format than qcow2 cannot be part of a chain, if that is so. Those formats
+/// name a backing file without its format (QEMU, block/qcow.c and docs/interop/qed_spec.txt).
+pub fn names_unstated(format: Format, start: &[u8]) -> bool {
+    let any = |range: std::ops::Range<usize>| {
+        start.get(range).is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0))
+    };
+    match format {
+        // The offset of the name.
+        Format::Qcow => start.starts_with(b"QFI\xfb") && any(8..16),
+        // The feature bit of a backing file, little-endian.
+        Format::Qed => start.starts_with(b"QED\0") && start.get(16).is_some_and(|b| b & 1 != 0),
+        Format::Raw | Format::Qcow2 | Format::Vhd => false,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A link of a chain, with an identity made of its path.
+    pub(crate) fn link(path: &str, format: Format, below: Option<(&str, &str)>) -> Link {
+        let header = Header {
+            backing: below.map(|(path, _)| path.into()),
+            backing_format: below.map(|(_, format)| format.to_owned()),
+            ..Header::default()
+        };
+        Link {
+            path: path.into(),
+            id: id(path),
+            format,
+            header: (format == Format::Qcow2).then_some(header),
+        }
+    }
+
+    /// An identity made of a path.
+    pub(crate) fn id(path: &str) -> FileId {
+        (1, path.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(byte.into())))
+    }
+
+    #[test]
+    fn the_image_below_is_a_file_whose_format_is_stated() {
+        let below = |path: &str, format: &str| {
+            link("/srv/a.qcow2", Format::Qcow2, Some((path, format))).below()
+        };
+        assert_eq!(below("b.img", "raw"), Ok(Some(("/srv/b.img".into(), Format::Raw))));
+        assert_eq!(below("/b:c", "vpc"), Ok(Some(("/b:c".into(), Format::Vhd))));
+        for path in ["nbd:localhost:1", "json:{}", "http://x/y", "file:/a", "b\nc"] {
+            assert!(below(path, "raw").unwrap_err().contains("is no path of a file"), "{path}");
+        }
+        assert!(below("b.img", "vmdk").unwrap_err().contains("vmdk is not known here"));
+        let mut bare = link("/srv/a.qcow2", Format::Qcow2, Some(("b.img", "raw")));
+        bare.header.as_mut().unwrap().backing_format = None;
+        assert!(bare.below().unwrap_err().contains("does not state the format of b.img"));
+        assert_eq!(link("/srv/a", Format::Raw, None).below(), Ok(None));
+    }
+
+    #[test]
+    fn older_formats_cannot_state_a_format() {
+        let mut qcow = b"QFI\xfb\0\0\0\x01".to_vec();
+        qcow.extend([0; 40]);
+        assert!(!names_unstated(Format::Qcow, &qcow));
+        qcow[15] = 200;
+        assert!(names_unstated(Format::Qcow, &qcow));
+        assert!(!names_unstated(Format::Raw, &qcow) && !names_unstated(Format::Qed, &qcow));
+        let mut qed = b"QED\0".to_vec();
+        qed.extend([0; 60]);
+        assert!(!names_unstated(Format::Qed, &qed));
+        qed[16] = 1;
+        assert!(names_unstated(Format::Qed, &qed));
+    }
+}

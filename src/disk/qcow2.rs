@@ -1,0 +1,297 @@
+//! The header of a qcow2 file, read by ourselves: what it rests on and what QEMU would refuse, before
+//! a tool opens any file that it names. Pure.
+//!
+//! The format: QEMU, docs/interop/qcow2.txt.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::tool::quote;
+
+/// How many bytes of a file are read to find its header, its extensions and the name of its backing
+/// file. They lie in the first cluster, which is 64 KiB unless somebody asked for another size.
+pub const READ: u64 = 64 << 10;
+
+const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// The longest name of a backing file, in bytes.
+const MAX_BACKING_NAME: usize = 1023;
+/// The length of the header of version 2.
+const LENGTH_V2: usize = 72;
+/// The shortest header of version 3.
+const LENGTH_V3: usize = 104;
+
+/// Incompatible feature bits: whoever does not know one must not open the image.
+const CORRUPT: u64 = 1 << 1;
+const DATA_FILE: u64 = 1 << 2;
+/// Dirty reference counts, corrupt, external data, kind of compression, extended L2 entries.
+const KNOWN_FEATURES: u64 = 0b1_1111;
+/// Autoclear bit: the list of bitmaps is consistent. Without it QEMU ignores the list.
+const BITMAPS: u64 = 1 << 0;
+
+/// Header extensions.
+const END: u32 = 0;
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+const BITMAP_LIST: u32 = 0x2385_2875;
+
+/// What keeps qemu-img from putting a snapshot in an image back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ailment {
+    /// QEMU has found it damaged, and opens it for reading only until it is checked.
+    Corrupt,
+    /// It has persistent dirty bitmaps, as backup programs leave them: `snapshot -a` says "Device has active
+    /// dirty bitmaps" (seen with qemu-img 7.2; block/snapshot.c, `bdrv_snapshot_goto`).
+    Bitmaps(u32),
+}
+
+impl Ailment {
+    /// That of so many bitmaps; none of 0.
+    pub fn of_bitmaps(count: u32) -> Option<Ailment> {
+        (count > 0).then_some(Ailment::Bitmaps(count))
+    }
+
+    /// What is wrong.
+    pub fn why(self) -> String {
+        match self {
+            Ailment::Corrupt => {
+                "the image is marked as corrupt, and QEMU does not write to it".into()
+            }
+            Ailment::Bitmaps(count) => format!(
+                "the image has {count} dirty bitmap{} of a backup program, with which no internal snapshot \
+                 can be put back",
+                if count == 1 { "" } else { "s" }
+            ),
+        }
+    }
+
+    /// What an administrator does about it while nobody has the image open.
+    pub fn remedy(self, path: &Path) -> String {
+        let path = quote(path);
+        match self {
+            Ailment::Corrupt => {
+                format!("shut the domain down and repair it: qemu-img check -r all -f qcow2 {path}")
+            }
+            Ailment::Bitmaps(_) => format!(
+                "shut the domain down and remove them: qemu-img info -f qcow2 {path} lists them, \
+                 qemu-img bitmap --remove -f qcow2 {path} NAME removes one"
+            ),
+        }
+    }
+}
+
+/// What we use of a header.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Header {
+    /// The file below, as the image names it: relative to the image's directory, or a protocol.
+    pub backing: Option<PathBuf>,
+    /// QEMU's name of that file's format, if it is stated.
+    pub backing_format: Option<String>,
+    /// The number of internal snapshots.
+    pub snapshots: u32,
+    /// The number of persistent bitmaps.
+    pub bitmaps: u32,
+    /// The size the guest sees, in bytes.
+    pub size: u64,
+    /// The length of a cluster, in bytes.
+    pub cluster: u64,
+    /// Whether its content is encrypted.
+    pub encrypted: bool,
+    /// The features whose bits whoever does not know them must not open it.
+    pub incompatible: u64,
+}
+
+impl Header {
+    /// Reads the first bytes of a file.
+    ///
+    /// # Errors
+    ///
+    /// If it is no qcow2 file, or one that QEMU would not open either.
+    pub fn parse(bytes: &[u8]) -> Result<Header, String> {
+        let at = Reader(bytes);
+        if !bytes.starts_with(&MAGIC) {
+            return Err("it is not a qcow2 file".into());
+        }
+        let version = at.u32(4)?;
+        let (length, incompatible, autoclear) = match version {
+            2 => (LENGTH_V2, 0, 0),
+            3 => (usize::try_from(at.u32(100)?).unwrap_or(0), at.u64(72)?, at.u64(88)?),
+            other => return Err(format!("it has version {other} of the qcow2 format")),
+        };
+        let bits = at.u32(20)?;
+        // QEMU, block/qcow2.h: MIN_CLUSTER_BITS and MAX_CLUSTER_BITS.
+        if (version == 3 && length < LENGTH_V3) || !(9..=21).contains(&bits) {
+            return Err("its qcow2 header is damaged".into());
+        }
+        let mut header = Header {
+            snapshots: at.u32(60)?,
+            size: at.u64(24)?,
+            cluster: 1 << bits,
+            encrypted: at.u32(32)? != 0,
+            incompatible,
+            ..Header::default()
+        };
+        let (name, size) = (at.u64(8)?, usize::try_from(at.u32(16)?).unwrap_or(usize::MAX));
+        if name != 0 && size != 0 {
+            if size > MAX_BACKING_NAME {
+                return Err("the name of its backing file is too long".into());
+            }
+            let name = at.bytes(usize::try_from(name).unwrap_or(usize::MAX), size)?;
+            header.backing = Some(OsString::from_vec(name.to_vec()).into());
+        }
+        header.read_extensions(at, length, autoclear)?;
+        Ok(header)
+    }
+
+    fn read_extensions(
+        &mut self,
+        at: Reader<'_>,
+        mut offset: usize,
+        autoclear: u64,
+    ) -> Result<(), String> {
+        loop {
+            let kind = at.u32(offset)?;
+            if kind == END {
+                return Ok(());
+            }
+            let length = usize::try_from(at.u32(offset + 4)?).unwrap_or(usize::MAX);
+            let content = at.bytes(offset + 8, length)?;
+            match kind {
+                BACKING_FORMAT => {
+                    self.backing_format = Some(String::from_utf8_lossy(content).into_owned());
+                }
+                BITMAP_LIST if autoclear & BITMAPS != 0 => self.bitmaps = Reader(content).u32(0)?,
+                _ => {}
+            }
+            offset += 8 + length.next_multiple_of(8);
+        }
+    }
+
+    /// Why nobody can open the image without more than its name, if that is so.
+    pub fn unreadable(&self) -> Option<String> {
+        let unknown = self.incompatible & !KNOWN_FEATURES;
+        if self.encrypted {
+            return Some("it is encrypted, and xl has no way to give QEMU its key".into());
+        }
+        if self.incompatible & DATA_FILE != 0 {
+            return Some(
+                "its content is in another file (data_file), which snapshots do not cover".into(),
+            );
+        }
+        (unknown != 0).then(|| format!("it has features that are not known here: {unknown:#x}"))
+    }
+
+    /// Whether QEMU opens the image for reading only until it is checked.
+    pub fn is_corrupt(&self) -> bool {
+        self.incompatible & CORRUPT != 0
+    }
+
+    /// Why qemu-img cannot put back a snapshot in the image, if that is so. It can copy one out of it all the
+    /// same.
+    pub fn unwritable(&self) -> Option<Ailment> {
+        if self.is_corrupt() {
+            return Some(Ailment::Corrupt);
+        }
+        Ailment::of_bitmaps(self.bitmaps)
+    }
+
+    /// What a snapshot in the image takes at once, in bytes: a copy of the table that has an entry of
+    /// 8 bytes for each table of clusters, the list of snapshots, and reference counts of both.
+    pub fn snapshot_size(&self) -> u64 {
+        let entries = self.size.div_ceil((self.cluster * self.cluster / 8).max(1));
+        (entries * 8).next_multiple_of(self.cluster.max(1)) + 8 * self.cluster
+    }
+}
+
+/// Numbers, big-endian, at offsets of the file.
+#[derive(Clone, Copy)]
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(self, offset: usize, length: usize) -> Result<&'a [u8], String> {
+        let end = offset.checked_add(length);
+        end.and_then(|end| self.0.get(offset..end))
+            .ok_or_else(|| "its qcow2 header is damaged".to_owned())
+    }
+
+    fn u32(self, offset: usize) -> Result<u32, String> {
+        let bytes = self.bytes(offset, 4)?;
+        Ok(bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
+    }
+
+    fn u64(self, offset: usize) -> Result<u64, String> {
+        Ok(u64::from(self.u32(offset)?) << 32 | u64::from(self.u32(offset + 4)?))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A header as qemu-img 7.2 writes it, with a backing file and a list of two bitmaps.
+    fn bytes() -> Vec<u8> {
+        let mut bytes = vec![0; 1024];
+        let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+        put(0, &MAGIC);
+        put(4, &3_u32.to_be_bytes());
+        put(8, &600_u64.to_be_bytes());
+        put(16, &7_u32.to_be_bytes());
+        put(20, &16_u32.to_be_bytes());
+        put(24, &(64_u64 << 20).to_be_bytes());
+        put(60, &2_u32.to_be_bytes());
+        put(88, &BITMAPS.to_be_bytes());
+        put(96, &4_u32.to_be_bytes());
+        put(100, &112_u32.to_be_bytes());
+        put(112, &BACKING_FORMAT.to_be_bytes());
+        put(116, &3_u32.to_be_bytes());
+        put(120, b"raw");
+        put(128, &BITMAP_LIST.to_be_bytes());
+        put(132, &24_u32.to_be_bytes());
+        put(136, &2_u32.to_be_bytes());
+        put(600, b"../b.im");
+        bytes
+    }
+
+    pub(crate) fn header() -> Header {
+        Header::parse(&bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_header_is_read() {
+        let header = header();
+        assert_eq!(header.backing, Some("../b.im".into()));
+        assert_eq!(header.backing_format.as_deref(), Some("raw"));
+        assert_eq!((header.snapshots, header.bitmaps, header.size), (2, 2, 64 << 20));
+        assert_eq!((header.unreadable(), header.is_corrupt()), (None, false));
+        assert_eq!(header.snapshot_size(), 9 << 16);
+    }
+
+    #[test]
+    fn features_are_told() {
+        let with = |at: usize, value: u8| {
+            let mut bytes = bytes();
+            bytes[at] = value;
+            Header::parse(&bytes).unwrap()
+        };
+        assert!(with(79, 0b10).is_corrupt() && with(79, 0b10).unreadable().is_none());
+        assert!(with(79, 0b100).unreadable().unwrap().contains("data_file"));
+        assert!(with(78, 1).unreadable().unwrap().contains("not known here: 0x100"));
+        assert_eq!(with(79, 0b10).unwritable(), Some(Ailment::Corrupt));
+        assert_eq!(header().unwritable(), Some(Ailment::Bitmaps(2)));
+        assert_eq!(with(95, 0).unwritable(), None);
+        assert!(with(35, 1).unreadable().unwrap().contains("encrypted"));
+        // Without the autoclear bit, QEMU ignores the list.
+        assert_eq!(with(95, 0).bitmaps, 0);
+    }
+
+    #[test]
+    fn what_is_damaged_is_an_error() {
+        for cut in [0, 3, 8, 71, 103, 112, 130, 605] {
+            assert!(Header::parse(&bytes()[..cut]).is_err(), "{cut}");
+        }
+        for (at, value) in [(7, 4), (7, 0), (23, 8), (23, 22), (101, 255), (117, 255), (16, 1)] {
+            let mut bytes = bytes();
+            bytes[at] = value;
+            assert!(Header::parse(&bytes).is_err(), "{at} {value}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What `xl restore` needs of the host for the devices of a saved configuration, disks apart. Pure.
+//!
+//! A restore does not read the kernel, the RAM disk or the firmware: they are in the guest's memory
+//! (libxl_create.c, `domcreate_bootloader_done`, builds nothing if there is a stream). But the QEMU of an
+//! HVM guest opens the kernel of a direct boot again (libxl_dm.c, `-kernel`).
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::domain::{DomainConfig, GuestType};
+use crate::need::{What, script};
+
+/// The first port of VNC: that of display 0 (RFC 6143).
+const VNC: u64 = 5900;
+/// A bridge that nobody names (libxl_nic.c, `libxl__device_nic_setdefault`).
+const DEFAULT_BRIDGE: &str = "xenbr0";
+const DEFAULT_VIF_SCRIPT: &str = "vif-bridge";
+
+impl DomainConfig {
+    /// What its devices need. See the module documentation.
+    pub fn needs(&self) -> Vec<What> {
+        let mut needs = Vec::new();
+        let hvm = self.guest_type().is_ok_and(|kind| kind == GuestType::Hvm);
+        if let Some(model) = self.path_at("/b_info/device_model") {
+            needs.push(What::Program(model.into()));
+        }
+        if let Some(kernel) = self.path_at("/b_info/kernel").filter(|_| hvm) {
+            needs.push(What::Usable { path: kernel.into(), writable: false });
+        }
+        let pool = self.0.pointer("/c_info/pool_name").and_then(Value::as_str);
+        needs.extend(pool.filter(|name| !name.is_empty()).map(|name| What::Pool(name.to_owned())));
+        self.list("nics").for_each(|nic| of_nic(nic, &mut needs));
+        for key in ["vtpms", "p9s", "pvcallsifs", "vkbs", "vdispls", "vsnds", "channels", "vfbs"] {
+            needs.extend(self.list(key).filter_map(backend));
+        }
+        let shared = self.list("p9s").filter_map(|share| share.get("path")?.as_str());
+        needs.extend(shared.map(|path| What::Usable { path: path.into(), writable: false }));
+        needs.extend(self.list("pcidevs").map(pci));
+        let sockets = self
+            .list("channels")
+            .filter_map(|channel| channel.get("connection.socket")?.get("path")?.as_str());
+        needs.extend(
+            sockets
+                .filter_map(|path| Path::new(path).parent())
+                .map(|path| What::Renames(path.into())),
+        );
+        needs.extend(self.ports());
+        needs.extend(self.device_model_files());
+        needs.push(What::Memory(self.memory_needed()));
+        needs
+    }
+
+    fn path_at(&self, pointer: &str) -> Option<&str> {
+        self.0.pointer(pointer).and_then(Value::as_str).filter(|path| path.starts_with('/'))
+    }
+
+    fn list(&self, key: &str) -> impl Iterator<Item = &Value> {
+        self.0.get(key).and_then(Value::as_array).into_iter().flatten()
+    }
+
+    /// The ports that are fixed: those that QEMU chooses for itself are always free.
+    fn ports(&self) -> Vec<What> {
+        let machine = self.0.pointer("/b_info/type.hvm");
+        let screens = self.list("vfbs").chain(machine).filter_map(|screen| screen.get("vnc"));
+        let vnc = screens.filter(|vnc| is(vnc, "enable")).filter_map(|vnc| {
+            let fixed = vnc.get("findunused").is_some_and(|value| !truth(value));
+            let display = vnc.get("display").and_then(Value::as_u64).unwrap_or(0);
+            fixed.then_some(("VNC", VNC + display))
+        });
+        let spice = machine.and_then(|machine| machine.get("spice"));
+        let spice = spice.filter(|spice| is(spice, "enable")).into_iter().flat_map(|spice| {
+            let port = |key: &str| spice.get(key).and_then(Value::as_u64).filter(|port| *port != 0);
+            [port("port"), port("tls_port")].into_iter().flatten().map(|port| ("SPICE", port))
+        });
+        let serial = machine.into_iter().flat_map(|machine| {
+            let one = machine.get("serial").into_iter();
+            one.chain(machine.get("serial_list").and_then(Value::as_array).into_iter().flatten())
+        });
+        let serial = serial.filter_map(|serial| listening(serial.as_str()?)).map(|p| ("serial", p));
+        vnc.chain(spice)
+            .chain(serial)
+            .filter_map(|(purpose, port)| {
+                Some(What::Port { purpose, number: u16::try_from(port).ok()? })
+            })
+            .collect()
+    }
+
+    /// The files that the user's own arguments for QEMU name as `file=PATH`.
+    fn device_model_files(&self) -> Vec<What> {
+        let lists = ["extra", "extra_pv", "extra_hvm"];
+        lists
+            .iter()
+            .filter_map(|key| self.0.pointer(&format!("/b_info/{key}"))?.as_array())
+            .flatten()
+            .filter_map(Value::as_str)
+            .flat_map(|argument| argument.split(','))
+            .filter_map(|option| option.strip_prefix("file="))
+            .filter(|path| path.starts_with('/'))
+            .map(|path| What::Usable { path: path.into(), writable: false })
+            .collect()
+    }
+
+    /// The memory that libxl takes for the domain, in KiB, without what it may take for itself (libxl_mem.c,
+    /// `libxl__domain_need_memory_calculate`).
+    fn memory_needed(&self) -> u64 {
+        let number = |key: &str| self.0.pointer(&format!("/b_info/{key}")).and_then(Value::as_u64);
+        let limit = |kib: &u64| *kib <= super::MAX_MEMORY_KIB;
+        let target = number("target_memkb").filter(limit);
+        target.unwrap_or_else(|| self.memory_kib())
+            + number("shadow_memkb").filter(limit).unwrap_or(0)
+    }
+}
+
+fn of_nic(nic: &Value, needs: &mut Vec<What>) {
+    if let Some(domain) = backend(nic) {
+        needs.push(domain);
+        return;
+    }
+    let text = |key: &str| nic.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let name = text("script").unwrap_or(DEFAULT_VIF_SCRIPT);
+    needs.push(What::Program(script(name)));
+    let bridge = text("bridge").unwrap_or(DEFAULT_BRIDGE);
+    match Path::new(name).file_name().and_then(|name| name.to_str()) {
+        Some("vif-bridge") => needs.push(What::Bridge(bridge.to_owned())),
+        // With a tag and trunks: `ovsbr0.10:20:30` (scripts/vif-openvswitch).
+        Some("vif-openvswitch") => {
+            let name = bridge.split(['.', ':']).next().unwrap_or(bridge);
+            needs.push(What::Bridge(name.to_owned()));
+        }
+        // Other scripts have their own ideas.
+        _ => {}
+    }
+}
+
+/// The domain that serves a device, if that is not dom0.
+fn backend(device: &Value) -> Option<What> {
+    let name = device.get("backend_domname")?.as_str()?;
+    let other = !name.is_empty() && !matches!(name, "0" | "Domain-0");
+    other.then(|| What::Backend(name.to_owned()))
+}
+
+/// By its address; libxl leaves zeros out.
+fn pci(device: &Value) -> What {
+    let number = |key: &str| device.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let [domain, bus, dev, func] = ["domain", "bus", "dev", "func"].map(number);
+    What::Pci(format!("{domain:04x}:{bus:02x}:{dev:02x}.{func:x}"))
+}
+
+fn is(entry: &Value, key: &str) -> bool {
+    entry.get(key).is_some_and(truth)
+}
+
+/// A `libxl_defbool`, which libxl writes as a bool or as "True".
+fn truth(value: &Value) -> bool {
+    match value {
+        Value::Bool(value) => *value,
+        Value::String(text) => text.eq_ignore_ascii_case("true"),
+        _ => false,
+    }
+}
+
+/// The port of a serial line that QEMU offers: `tcp:HOST:PORT,server,...`, or `telnet:`.
+fn listening(serial: &str) -> Option<u64> {
+    let (address, options) = serial.split_once(',')?;
+    let rest = address.strip_prefix("tcp:").or(address.strip_prefix("telnet:"))?;
+    let server = options.split(',').any(|option| matches!(option, "server" | "server=on"));
+    rest.rsplit(':').next()?.parse().ok().filter(|_| server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(json: &str) -> Vec<What> {
+        DomainConfig::parse(json).unwrap().needs()
+    }
+
+    #[test]
+    fn every_kind_of_device() {
+        let found = needs(
+            r#"{"c_info": {"type": "hvm", "pool_name": "fast"},
+            "b_info": {"target_memkb": 65536, "max_memkb": 131072, "shadow_memkb": 2048,
+                "device_model": "/opt/qemu", "kernel": "/boot/k",
+                "extra": ["-drive", "if=none,file=/srv/x.img,id=a", "-foo"],
+                "type.hvm": {"vnc": {"enable": "True", "display": 7, "findunused": "False"},
+                    "spice": {"enable": true, "port": 6000},
+                    "serial_list": ["pty", "tcp:127.0.0.1:4444,server,nowait"]}},
+            "nics": [{"bridge": "br0"}, {"script": "vif-route"}, {"backend_domname": "net"},
+                {"script": "vif-openvswitch", "bridge": "ovs0.10:20"}, {}],
+            "p9s": [{"path": "/srv/share"}],
+            "channels": [{"connection": "socket", "connection.socket": {"path": "/run/a/s"}}],
+            "pcidevs": [{"bus": 3, "func": 1}]}"#,
+        );
+        let program = |name: &str| What::Program(format!("/etc/xen/scripts/{name}").into());
+        let bridge = |name: &str| What::Bridge(name.into());
+        let usable = |path: &str| What::Usable { path: path.into(), writable: false };
+        let port = |purpose, number| What::Port { purpose, number };
+        let expected = [
+            What::Program("/opt/qemu".into()),
+            usable("/boot/k"),
+            What::Pool("fast".into()),
+            program("vif-bridge"),
+            bridge("br0"),
+            program("vif-route"),
+            What::Backend("net".into()),
+            program("vif-openvswitch"),
+            bridge("ovs0"),
+            program("vif-bridge"),
+            bridge("xenbr0"),
+            usable("/srv/share"),
+            What::Pci("0000:03:00.1".into()),
+            What::Renames("/run/a".into()),
+            port("VNC", 5907),
+            port("SPICE", 6000),
+            port("serial", 4444),
+            usable("/srv/x.img"),
+            What::Memory(67584),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_finds_its_own_place_needs_none() {
+        let found = needs(
+            r#"{"c_info": {"type": "pv"}, "b_info": {"target_memkb": 1024, "kernel": "/boot/k",
+            "device_model": "qemu"}, "vfbs": [{"vnc": {"enable": true, "display": 1}}]}"#,
+        );
+        assert_eq!(found, [What::Memory(1024)]);
+        assert_eq!(listening("tcp:host:1"), None);
+        assert_eq!(listening("tcp::5,server=on,wait=off"), Some(5));
+        assert_eq!(listening("unix:/a,server"), None);
+    }
+}

@@ -1,0 +1,427 @@
+//! Looking whether what a revert needs is there. Changes nothing.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::libc::O_NONBLOCK;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+
+use crate::disk::chain::FileId;
+use crate::disk::qcow2::{Ailment, Header};
+use crate::domain::Format;
+use crate::host::chain;
+use crate::host::dom0::Dom0;
+use crate::host::files;
+use crate::host::openers::{self, Opener, Ours};
+use crate::need::{Need, Rank, Trouble, What};
+
+/// What a directory must have free, in bytes, for what libxl and QEMU write there.
+const STATE_ROOM: u64 = 1 << 20;
+/// What dom0 never gives away, in KiB (libxl_internal.h, `LIBXL_MIN_DOM0_MEM`).
+const MIN_DOM0: u64 = 128 << 10;
+/// How xl is configured.
+const XL_CONF: &str = "/etc/xen/xl.conf";
+
+/// Where it is looked from.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// The toolstack, where there is one.
+    pub dom0: Option<&'a Dom0>,
+    /// The domain that will be destroyed before anything of this is needed, if it runs: what it uses
+    /// does not count.
+    pub gone: Option<u32>,
+}
+
+/// What is missing of what is needed, and what could not be looked at without a toolstack.
+pub fn troubles(needs: &[Need], around: Around<'_>) -> (Vec<Trouble>, Vec<String>) {
+    let mut found = Vec::new();
+    let mut unseen = Vec::new();
+    let used = Used::of(needs, around);
+    for need in needs {
+        let Need { about, what } = need;
+        match why(what, around, &used) {
+            Answer::There => {}
+            Answer::Unseen(what) if unseen.contains(&what) => {}
+            Answer::Unseen(what) => unseen.push(what),
+            Answer::Trouble(rank, why) => {
+                let hint = what.remedy();
+                found.push(Trouble { rank, about: about.clone(), why, hint });
+            }
+        }
+    }
+    (found, unseen)
+}
+
+/// Whether one thing is there.
+enum Answer {
+    There,
+    Trouble(Rank, String),
+    /// It takes the toolstack to know.
+    Unseen(String),
+}
+
+impl Answer {
+    fn missing(why: Option<String>) -> Answer {
+        why.map_or(Answer::There, |why| Answer::Trouble(Rank::Missing, why))
+    }
+
+    fn unseen(what: &str) -> Answer {
+        Answer::Unseen(format!("{what}: that takes a running Xen"))
+    }
+
+    fn busy(why: Option<String>) -> Answer {
+        why.map_or(Answer::There, |why| Answer::Trouble(Rank::Busy, why))
+    }
+}
+
+/// Who uses the files and ports that are needed: looked for once for all of them.
+struct Used {
+    files: Vec<(FileId, Opener)>,
+    ports: Vec<(u16, String)>,
+}
+
+impl Used {
+    fn of(needs: &[Need], around: Around<'_>) -> Used {
+        let ours = ours(around);
+        let files: Vec<FileId> = needs
+            .iter()
+            .filter_map(|need| match &need.what {
+                What::Alone(path) | What::Still(path) => files::identity(path),
+                _ => None,
+            })
+            .collect();
+        let ports: Vec<u16> = needs
+            .iter()
+            .filter_map(|need| match need.what {
+                What::Port { number, .. } => Some(number),
+                _ => None,
+            })
+            .collect();
+        Used { files: openers::of_files(&files, &ours), ports: openers::of_ports(&ports, &ours) }
+    }
+}
+
+/// What ends with the domain that will be destroyed.
+fn ours(around: Around<'_>) -> Ours {
+    let (Some(dom0), Some(domid)) = (around.dom0, around.gone) else { return Ours::default() };
+    // What cannot be read is taken for somebody else's, and told.
+    let qemu = dom0.xenstore.qemu_pid(domid).ok().flatten();
+    Ours {
+        processes: qemu.into_iter().collect(),
+        loops: dom0.xenstore.loops(domid).unwrap_or_default(),
+    }
+}
+
+fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
+    match what {
+        What::Alone(path) => alone(path, around, used),
+        What::Still(path) => {
+            let writer = user(path, used, around, |opener| opener.writes);
+            Answer::busy(writer.map(|who| format!("{who} may write to {}", path.display())))
+        }
+        What::Usable { path, writable } => Answer::missing(usable(path, *writable)),
+        What::Image { path, format, writable } => Answer::missing(
+            usable(path, *writable).or_else(|| unopenable(path, *format, *writable)),
+        ),
+        What::Renames(path) => Answer::missing(renames(path)),
+        What::State(path) => Answer::missing(state(path)),
+        What::Program(path) => Answer::missing(program(path)),
+        What::Bridge(name) => Answer::missing(bridge(name)),
+        What::Backend(name) => backend(name, around),
+        What::Pool(name) => pool(name, around),
+        What::Pci(device) => pci(device, around),
+        What::Port { purpose, number } => {
+            let holder = used.ports.iter().find(|(port, _)| port == number);
+            let why =
+                |(_, who): &(u16, String)| format!("{who} has port {number} for its {purpose}");
+            Answer::busy(holder.map(why))
+        }
+        What::Memory(kib) => memory(*kib, around),
+    }
+}
+
+/// Who has a file open, of those who matter.
+fn user(
+    path: &Path,
+    used: &Used,
+    around: Around<'_>,
+    matters: fn(&Opener) -> bool,
+) -> Option<String> {
+    let id = files::identity(path)?;
+    let (_, opener) = used.files.iter().find(|(file, opener)| *file == id && matters(opener))?;
+    let name = opener.domid.map(|domid| {
+        let name = around.dom0.and_then(|dom0| dom0.libxl.domain_name(domid).ok().flatten());
+        name.unwrap_or_else(|| domid.to_string())
+    });
+    Some(match name {
+        Some(name) => format!("the QEMU of domain {name}, {},", opener.who),
+        None => opener.who.clone(),
+    })
+}
+
+fn alone(path: &Path, around: Around<'_>, used: &Used) -> Answer {
+    if let Some(why) = usable(path, true) {
+        return Answer::Trouble(Rank::Missing, why);
+    }
+    if let Some(who) = user(path, used, around, |_| true) {
+        return Answer::Trouble(Rank::Busy, format!("{who} has it open"));
+    }
+    // Its own QEMU may have locked it.
+    let elsewhere = around.gone.is_none() && openers::is_locked(path);
+    Answer::busy(elsewhere.then(|| "it is locked by a QEMU that is not of this host".to_owned()))
+}
+
+/// Why a file or device cannot be opened, if it cannot. Rehearsed for files; devices are not opened for
+/// writing, because udev looks at each anew that is closed again.
+fn usable(path: &Path, writable: bool) -> Option<String> {
+    let shown = path.display();
+    let told = |error: io::Error| format!("{shown}: {error}");
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) => return Some(told(error)),
+    };
+    let kind = meta.file_type();
+    if kind.is_block_device() {
+        let number = openers::device_number((meta.rdev(), 0));
+        let read_only =
+            fs::read(format!("/sys/dev/block/{number}/ro")).is_ok_and(|ro| ro == b"1\n");
+        return (read_only && writable).then(|| format!("the device {shown} is read-only"));
+    }
+    if !kind.is_file() {
+        // A directory that is shared, for one.
+        return access(path, AccessFlags::R_OK).err().map(|error| told(error.into()));
+    }
+    let open = File::options().read(true).write(writable).custom_flags(O_NONBLOCK).open(path);
+    open.err().map(told)
+}
+
+/// Why QEMU cannot open an image, if it cannot.
+fn unopenable(path: &Path, format: Format, writable: bool) -> Option<String> {
+    match chain::walk(path, format) {
+        Err(why) => Some(why),
+        Ok(links) => {
+            let header = links.first().and_then(|link| link.header.as_ref());
+            let corrupt = writable && header.is_some_and(Header::is_corrupt);
+            corrupt.then(|| Ailment::Corrupt.why())
+        }
+    }
+}
+
+/// Why files of a directory cannot get other names, if they cannot.
+fn renames(path: &Path) -> Option<String> {
+    let shown = path.display();
+    if let Err(error) = access(path, AccessFlags::W_OK) {
+        return Some(format!("the directory {shown}: {}", error.desc()));
+    }
+    let meta = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty()).ok()?;
+    let append_only = meta.stx_attributes.contains(StatxAttributes::APPEND);
+    append_only.then(|| format!("the directory {shown} is append-only (chattr +a)"))
+}
+
+/// Why nothing can be written in a directory, if so. One that is not there is made by libxl.
+fn state(path: &Path) -> Option<String> {
+    let shown = path.display();
+    let free = match statvfs(path) {
+        Ok(free) => free,
+        Err(_) => return None,
+    };
+    if let Err(error) = access(path, AccessFlags::W_OK) {
+        return Some(format!(
+            "{shown}, where Xen keeps what it needs of domains: {}",
+            error.desc()
+        ));
+    }
+    let bytes = free.blocks_available().saturating_mul(free.fragment_size());
+    // A file system without inodes tells 0 of 0.
+    let inodes = free.files() == 0 || free.files_available() > 0;
+    (bytes < STATE_ROOM || !inodes).then(|| {
+        let what = if inodes { "space" } else { "inodes" };
+        format!("the file system of {shown}, where Xen keeps what it needs of domains, has no {what} left")
+    })
+}
+
+fn program(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match (fs::metadata(path), access(path, AccessFlags::X_OK)) {
+        (Ok(meta), Ok(())) if meta.is_file() => None,
+        (Ok(_), _) => Some(format!("{shown} is no program that can be started")),
+        (Err(error), _) => Some(format!("{shown}: {error}")),
+    }
+}
+
+/// As scripts/vif-bridge finds it: where there is no `xenbr0`, `eth0` is taken if that is a bridge.
+fn bridge(name: &str) -> Option<String> {
+    let is = |path: String| Path::new(&path).exists();
+    let old_style = name.strip_prefix("xenbr").map(|n| format!("/sys/class/net/eth{n}/bridge"));
+    let there = is(format!("/sys/class/net/{name}")) || old_style.is_some_and(is);
+    (!there).then(|| format!("the bridge {name} of its network is not there"))
+}
+
+fn backend(name: &str, around: Around<'_>) -> Answer {
+    let Some(dom0) = around.dom0 else {
+        return Answer::unseen(&format!("whether domain {name}, which serves a device, runs"));
+    };
+    let runs = dom0.libxl.domains().unwrap_or_default().iter().any(|info| {
+        let its = dom0.libxl.domain_name(info.domid).ok().flatten();
+        !info.dying && (its.as_deref() == Some(name) || name == info.domid.to_string())
+    });
+    Answer::missing(
+        (!runs).then(|| format!("domain {name}, which serves one of its devices, does not run")),
+    )
+}
+
+fn pool(name: &str, around: Around<'_>) -> Answer {
+    let Some(dom0) = around.dom0 else {
+        return Answer::unseen(&format!("whether the processor pool {name} is there"));
+    };
+    match dom0.xenstore.pools() {
+        Err(error) => Answer::Trouble(Rank::Missing, format!("the processor pools: {error}")),
+        Ok(pools) => {
+            let there = pools.iter().any(|(number, its)| number == name || its == name);
+            Answer::missing((!there).then(|| format!("the processor pool {name} is not there")))
+        }
+    }
+}
+
+fn pci(device: &str, around: Around<'_>) -> Answer {
+    let path = format!("/sys/bus/pci/devices/{device}");
+    if !Path::new(&path).exists() {
+        let why = format!("the PCI device {device} is not there");
+        return Answer::Trouble(Rank::Missing, why);
+    }
+    // While the domain runs, the device is its own.
+    let driver = fs::read_link(format!("{path}/driver")).ok();
+    let name = driver.as_deref().and_then(Path::file_name);
+    let assignable = name.is_some_and(|name| name == "pciback" || name == "xen-pciback");
+    let why = format!("the PCI device {device} is not assignable to a domain");
+    Answer::missing((around.gone.is_none() && !assignable).then_some(why))
+}
+
+/// What is free, what the domain gives back, and what xl may take from dom0.
+fn memory(needed: u64, around: Around<'_>) -> Answer {
+    let Some(dom0) = around.dom0 else {
+        return Answer::unseen("whether there is enough free memory");
+    };
+    let Ok(host) = dom0.libxl.host() else { return Answer::There };
+    let of = |domid| dom0.libxl.domain_info(domid).ok().flatten().map(|info| info.current_memkb);
+    let back = around.gone.and_then(of).unwrap_or(0);
+    let balloons =
+        autoballoons(&fs::read_to_string(XL_CONF).unwrap_or_default(), &host.commandline);
+    let taken = of(0).filter(|_| balloons).map_or(0, |dom0| dom0.saturating_sub(MIN_DOM0));
+    let free = host.free_kib.saturating_add(back).saturating_add(taken);
+    Answer::busy((free < needed).then(|| {
+        format!(
+            "it takes {} MiB of memory, and {} MiB would be free",
+            needed.div_ceil(1024),
+            free / 1024
+        )
+    }))
+}
+
+/// Whether xl takes memory from dom0 for a new domain (xl.conf(5), `autoballoon`: by default only where
+/// Xen was not told `dom0_mem`).
+fn autoballoons(xl_conf: &str, commandline: &str) -> bool {
+    let said = xl_conf.lines().filter_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == "autoballoon").then(|| value.trim().trim_matches(['"', '\'']).to_owned())
+    });
+    match said.fold(None, |_, value| Some(value)).as_deref() {
+        Some("off" | "0") => false,
+        Some("on" | "1") => true,
+        _ => !commandline.split_whitespace().any(|word| word.starts_with("dom0_mem=")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const NOWHERE: Around<'_> = Around { dom0: None, gone: None };
+
+    fn told(what: What) -> Option<String> {
+        let need = Need { about: "It".into(), what };
+        let (troubles, _) = troubles(&[need], NOWHERE);
+        troubles.first().map(ToString::to_string)
+    }
+
+    #[track_caller]
+    fn expect(what: What, words: &str) {
+        let told = told(what).unwrap_or_default();
+        assert!(told.contains(words), "{words:?} in {told:?}");
+    }
+
+    #[test]
+    fn what_is_there_is_no_trouble_and_what_is_not_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let usable = |writable| What::Usable { path: path.clone(), writable };
+        expect(usable(false), "No such file");
+        expect(What::Alone(path.clone()), "No such file");
+        expect(What::Program(path.clone()), "No such file");
+        fs::write(&path, "a").unwrap();
+        for what in [usable(true), What::Alone(path.clone()), What::Still(path.clone())] {
+            assert_eq!(told(what), None);
+        }
+        expect(What::Program(path.clone()), "no program that can be started");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(told(What::Program(path.clone())), None);
+        expect(What::Program(directory.path().into()), "no program");
+        assert_eq!(told(What::Usable { path: directory.path().into(), writable: false }), None);
+        assert_eq!(told(What::Renames(directory.path().into())), None);
+        assert_eq!(told(What::State(directory.path().into())), None);
+        let image = What::Image { path: path.clone(), format: Format::Qcow2, writable: true };
+        expect(image, "it is not a qcow2 file");
+        expect(What::Bridge("no-such-bridge".into()), "bridge no-such-bridge");
+        assert_eq!(told(What::Bridge("lo".into())), None);
+        expect(What::Pci("ffff:00:00.0".into()), "is not there");
+    }
+
+    #[test]
+    fn what_takes_the_toolstack_is_said_not_to_be_known() {
+        let needs = [What::Memory(1), What::Pool("p".into()), What::Backend("d".into())];
+        let needs = needs.map(|what| Need { about: "It".into(), what });
+        let (troubles, unseen) = troubles(&needs, NOWHERE);
+        assert_eq!((troubles.len(), unseen.len()), (0, 3));
+    }
+
+    #[test]
+    fn a_file_that_somebody_writes_to_is_not_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, "a").unwrap();
+        let opener = |writes| Opener { who: "dd (process 7)".into(), domid: None, writes };
+        let id = files::identity(&path).unwrap();
+        let why = |what: &What, writes| {
+            let used = Used { files: vec![(id, opener(writes))], ports: Vec::new() };
+            match why(what, NOWHERE, &used) {
+                Answer::Trouble(rank, why) => Some((rank, why)),
+                _ => None,
+            }
+        };
+        let still = What::Still(path.clone());
+        assert_eq!(why(&still, false), None);
+        assert!(why(&still, true).unwrap().1.contains("dd (process 7) may write to"));
+        let alone = What::Alone(path);
+        let told = (Rank::Busy, "dd (process 7) has it open".to_owned());
+        assert_eq!(why(&alone, false), Some(told));
+    }
+
+    #[test]
+    fn when_xl_takes_memory_from_dom0() {
+        for (conf, line, expected) in [
+            ("", "", true),
+            ("", "console=com1 dom0_mem=2G,max:2G", false),
+            ("autoballoon=\"off\"\n", "", false),
+            ("#autoballoon=0\nautoballoon = 1\n", "dom0_mem=1G", true),
+            ("autoballoon=\"auto\"", "", true),
+        ] {
+            assert_eq!(autoballoons(conf, line), expected, "{conf} {line}");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Who has files, devices and ports open: processes, the kernel's loop devices, swap, mounts and what
+//! stands on a device. One pass over /proc for all that is asked.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
+
+use crate::disk::chain::FileId;
+use crate::host::files::{self, identities};
+
+/// Who has something open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opener {
+    /// For people: `qemu-nbd (process 123)`.
+    pub who: String,
+    /// If it is a domain's QEMU, the number of the domain.
+    pub domid: Option<u32>,
+    /// Whether it may write.
+    pub writes: bool,
+}
+
+/// Those whose files do not count, because they end before anything is rewritten.
+#[derive(Debug, Clone, Default)]
+pub struct Ours {
+    /// Processes: the QEMU of the domain that will be destroyed.
+    pub processes: Vec<i32>,
+    /// Loop devices that serve its disks, as `loop0`.
+    pub loops: Vec<String>,
+}
+
+/// Who has each of the files or devices open, but for `ours`.
+pub fn of_files(wanted: &[FileId], ours: &Ours) -> Vec<(FileId, Opener)> {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    each_descriptor(ours, &mut |pid, descriptor, target| {
+        let Some(id) = wanted_file(wanted, descriptor, target) else { return };
+        let flags = flags_in(&fs::read_to_string(descriptor.replace("/fd/", "/fdinfo/")).ok());
+        // Opened for its path alone, it hinders nobody.
+        if flags & libc::O_PATH == 0 {
+            let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+            let (who, domid) = name(pid);
+            found.push((id, Opener { who, domid, writes }));
+        }
+    });
+    // A process may have it open several times.
+    found.sort_by(|one, other| {
+        (one.0, &one.1.who, other.1.writes).cmp(&(other.0, &other.1.who, one.1.writes))
+    });
+    found.dedup_by(|one, other| one.0 == other.0 && one.1.who == other.1.who);
+    found.extend(in_kernel(wanted, ours));
+    found
+}
+
+/// Who listens on each of the TCP ports, but for `ours`.
+pub fn of_ports(wanted: &[u16], ours: &Ours) -> Vec<(u16, String)> {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let tables = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
+    let listening: Vec<(u16, u64)> = tables
+        .iter()
+        .flat_map(|table| table.lines().filter_map(listener))
+        .filter(|(port, _)| wanted.contains(port))
+        .collect();
+    if listening.is_empty() {
+        return Vec::new();
+    }
+    let mut holders: Vec<(u64, String)> = Vec::new();
+    let mut of_ours = Vec::new();
+    let mut note = |pid, target: &[u8]| {
+        let Some(socket) = socket(target) else { return };
+        if listening.iter().any(|(_, inode)| *inode == socket) {
+            match ours.processes.contains(&pid) {
+                true => of_ours.push(socket),
+                false => holders.push((socket, name(pid).0)),
+            }
+        }
+    };
+    each_descriptor(&Ours::default(), &mut |pid, _, target| note(pid, target));
+    let holder = |inode: u64| holders.iter().find(|(socket, _)| *socket == inode);
+    listening
+        .iter()
+        .filter(|(_, inode)| !of_ours.contains(inode))
+        .map(|(port, inode)| {
+            let who = holder(*inode).map_or("another program", |(_, who)| who.as_str());
+            (*port, who.to_owned())
+        })
+        .collect()
+}
+
+/// Calls `each` with every descriptor of every other process: its path in /proc, and what it leads to.
+fn each_descriptor(ours: &Ours, each: &mut dyn FnMut(i32, &str, &[u8])) {
+    let own = std::process::id().cast_signed();
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    for process in processes.flatten() {
+        let Ok(pid) = process.file_name().to_string_lossy().parse::<i32>() else { continue };
+        if pid == own || ours.processes.contains(&pid) {
+            continue;
+        }
+        // A process may end while it is looked at.
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let path = format!("/proc/{pid}/fd/{}", descriptor.file_name().to_string_lossy());
+            // The path is not followed: a file system that hangs does not hold us up.
+            if let Ok(target) = fs::read_link(&path) {
+                each(pid, &path, target.as_os_str().as_bytes());
+            }
+        }
+    }
+}
+
+/// Which of the files a descriptor has open, if it is one of them.
+fn wanted_file(wanted: &[FileId], descriptor: &str, target: &[u8]) -> Option<FileId> {
+    if !target.starts_with(b"/") || target == b"/dev/null" {
+        return None;
+    }
+    // Compared before the file itself is asked, which might be on a file system that hangs. Devices
+    // are opened by nodes of which there may be several.
+    if !target.starts_with(b"/dev/") {
+        let info = fs::read_to_string(descriptor.replace("/fd/", "/fdinfo/")).ok()?;
+        // Since Linux 5.14.
+        let inode = info.lines().find_map(|line| line.strip_prefix("ino:"));
+        let inode = inode.and_then(|inode| inode.trim().parse::<u64>().ok());
+        if inode.is_some_and(|inode| !wanted.iter().any(|(_, other)| *other == inode)) {
+            return None;
+        }
+    }
+    let meta = statx(CWD, descriptor, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).ok()?;
+    let is_device = u32::from(meta.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
+    let id = match is_device {
+        true => (makedev(meta.stx_rdev_major, meta.stx_rdev_minor), 0),
+        false => (makedev(meta.stx_dev_major, meta.stx_dev_minor), meta.stx_ino),
+    };
+    wanted.contains(&id).then_some(id)
+}
+
+/// The flags with which a file was opened, in octal (proc_pid_fdinfo(5)).
+fn flags_in(info: &Option<String>) -> i32 {
+    let flags = info.iter().flat_map(|info| info.lines()).find_map(|l| l.strip_prefix("flags:"));
+    flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok()).unwrap_or(libc::O_RDWR)
+}
+
+/// A line of /proc/net/tcp of a socket that is listened on (state 0A): its port and its inode.
+fn listener(line: &str) -> Option<(u16, u64)> {
+    let mut words = line.split_whitespace().skip(1);
+    let port = u16::from_str_radix(words.next()?.rsplit(':').next()?, 16).ok()?;
+    let listens = words.nth(1)? == "0A";
+    let inode = words.nth(5)?.parse().ok()?;
+    listens.then_some((port, inode))
+}
+
+/// The inode of a descriptor that is a socket: `socket:[123]`.
+fn socket(target: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(target).ok()?;
+    text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// The name of a process, and the number of the domain whose QEMU it is.
+fn name(pid: i32) -> (String, Option<u32>) {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let domid = domid_of_qemu(&arguments);
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let program = program
+        .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .or_else(|| Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned()))
+        .unwrap_or_else(|| "a program".into());
+    let program = program.trim_end_matches(" (deleted)");
+    (format!("{program} (process {pid})"), domid)
+}
+
+/// What libxl starts QEMU with (libxl_dm.c): `-xen-domid N`.
+fn domid_of_qemu(arguments: &[u8]) -> Option<u32> {
+    let mut words = arguments.split(|byte| *byte == 0);
+    words.find(|word| *word == b"-xen-domid")?;
+    std::str::from_utf8(words.next()?).ok()?.parse().ok()
+}
+
+/// Users that are no processes.
+fn in_kernel(wanted: &[FileId], ours: &Ours) -> Vec<(FileId, Opener)> {
+    let mut named = Vec::new();
+    let loops = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    for device in loops {
+        let device = device.file_name().to_string_lossy().into_owned();
+        if device.starts_with("loop") && !ours.loops.contains(&device) {
+            let of = |what: &str| fs::read(format!("/sys/block/{device}/{what}")).ok();
+            let Some(file) = of("loop/backing_file") else { continue };
+            let writes = of("ro").is_none_or(|ro| ro.starts_with(b"0"));
+            let file = String::from_utf8_lossy(&file).trim_end().to_owned();
+            named.push((file, format!("the loop device /dev/{device}"), writes));
+        }
+    }
+    let swap = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    for line in swap.lines().skip(1) {
+        let file = line.split_whitespace().next().unwrap_or_default().to_owned();
+        named.push((file, "dom0, as swap".into(), true));
+    }
+    let paths: Vec<_> = named.iter().map(|(path, ..)| path.as_ref()).collect::<Vec<&Path>>();
+    let ids = identities(&paths);
+    let mut found: Vec<_> = named
+        .iter()
+        .zip(ids)
+        .filter_map(|((_, who, writes), id)| {
+            let id = id.filter(|id| wanted.contains(id))?;
+            Some((id, Opener { who: who.clone(), domid: None, writes: *writes }))
+        })
+        .collect();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for id in wanted.iter().filter(|(_, inode)| *inode == 0) {
+        let number = device_number(*id);
+        let mounted = mounts.lines().filter_map(|line| {
+            let mut words = line.split(' ').skip(2);
+            (words.next()? == number).then(|| words.nth(1))?
+        });
+        let mounted = mounted.map(|at| format!("a mount at {at}"));
+        let holders = fs::read_dir(format!("/sys/dev/block/{number}/holders")).into_iter();
+        let holders = holders.flatten().flatten().map(|holder| {
+            let holder = holder.file_name().to_string_lossy().into_owned();
+            let name = fs::read_to_string(format!("/sys/block/{holder}/dm/name"));
+            format!("the device {}", name.map_or(holder, |name| name.trim().to_owned()))
+        });
+        found.extend(
+            mounted.chain(holders).map(|who| (*id, Opener { who, domid: None, writes: true })),
+        );
+    }
+    found
+}
+
+/// `253:7`.
+pub fn device_number((device, _): FileId) -> String {
+    format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
+}
+
+/// Whether somebody whom we cannot see has a QEMU image open: on another host, over NFS. QEMU locks a
+/// byte for each thing it may do and one for each it lets nobody else do (block/file-posix.c,
+/// `RAW_LOCK_PERM_BASE` and `RAW_LOCK_SHARED_BASE`).
+pub fn is_locked(path: &Path) -> bool {
+    const FIRST: libc::off_t = 100;
+    const BYTES: libc::off_t = 200;
+    let Ok(file) = files::open(path) else { return false };
+    let mut lock = libc::flock {
+        // Whoever has any of them would hinder a writer.
+        l_type: i16::try_from(libc::F_WRLCK).unwrap_or_default(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: FIRST,
+        l_len: BYTES,
+        l_pid: 0,
+    };
+    let asked = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::host::command;
+
+    /// A program that has a file open until it is dropped.
+    struct Reader(std::process::Child);
+
+    impl Reader {
+        fn of(path: &Path) -> Reader {
+            #[expect(clippy::disallowed_methods, reason = "a test needs another process")]
+            let child = std::process::Command::new("sleep")
+                .arg("60")
+                .stdin(File::open(path).unwrap())
+                .spawn()
+                .unwrap();
+            Reader(child)
+        }
+    }
+
+    impl Drop for Reader {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn who_has_a_file_open_is_named_by_any_path_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        fs::write(&a, "a").unwrap();
+        fs::hard_link(&a, &b).unwrap();
+        let id = files::identity(&a).unwrap();
+        assert_eq!(of_files(&[id], &Ours::default()), []);
+        let reader = Reader::of(&b);
+        let pid = reader.0.id();
+        let found = of_files(&[id, (0, 0)], &Ours::default());
+        let who = format!("sleep (process {pid})");
+        assert_eq!(found, [(id, Opener { who, domid: None, writes: false })]);
+        let ours = Ours { processes: vec![pid.cast_signed()], loops: Vec::new() };
+        assert_eq!(of_files(&[id], &ours), []);
+        drop(reader);
+        assert_eq!(of_files(&[id], &Ours::default()), []);
+        let _ = command::find(crate::tool::Tool::QemuImg).unwrap();
+    }
+
+    #[test]
+    fn it_takes_milliseconds() {
+        let started = Instant::now();
+        of_files(&[(1, 1), (2, 2), (3, 3)], &Ours::default());
+        assert!(started.elapsed().as_secs() < 2);
+    }
+
+    #[test]
+    fn who_listens_on_a_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // We ourselves are left out of the names.
+        assert_eq!(of_ports(&[port], &Ours::default()), [(port, "another program".to_owned())]);
+        drop(listener);
+        assert_eq!(of_ports(&[port], &Ours::default()), []);
+    }
+
+    #[test]
+    fn lines_of_proc() {
+        let line = "   0: 0100007F:170C 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0";
+        assert_eq!(super::listener(line), Some((5900, 4711)));
+        assert_eq!(super::listener(&line.replace(" 0A ", " 01 ")), None);
+        assert_eq!(socket(b"socket:[4711]"), Some(4711));
+        assert_eq!(domid_of_qemu(b"/usr/bin/qemu\0-xen-domid\x007\0-x\0"), Some(7));
+        assert_eq!(domid_of_qemu(b"/bin/sh\0"), None);
+        assert_eq!(flags_in(&Some("pos:\t0\nflags:\t0100002\n".into())) & 3, libc::O_RDWR);
+        assert_eq!(device_number((rustix::fs::makedev(253, 7), 0)), "253:7");
+    }
+
+    #[test]
+    fn the_locks_of_qemu_are_seen() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!is_locked(file.path()));
+        let lock = libc::flock {
+            l_type: i16::try_from(libc::F_RDLCK).unwrap(),
+            l_whence: 0,
+            l_start: 201,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(file.as_file(), FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        assert!(is_locked(file.path()));
+    }
+}
