@@ -19,7 +19,7 @@ use crate::error::{Error, Left, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock, Patience};
 use crate::host::snapshot::Snapshot;
-use crate::host::surroundings::is_ignored;
+use crate::host::surroundings::{is_ignored, raise_limits};
 use crate::host::{configured, files, look, record_file};
 use crate::plan::{Perform, Plan};
 use crate::report::{Planned, Reporter, json_text, printable};
@@ -64,6 +64,12 @@ fn show(args: &ShowArgs) -> Result<()> {
 
 /// Opens the toolstack, with signals caught: from here on a step that has begun is ended or undone.
 fn open(common: &Common) -> Result<Dom0> {
+    // To look at a snapshot takes no more than the caller allows.
+    raise_limits().map_err(|why| {
+        Error::refused("A memory image would be cut off")
+            .because(why)
+            .hint("raise the limit, or run this as root, who may")
+    })?;
     let stop = Arc::new(AtomicBool::new(false));
     // Not SIGCHLD: that is libxl's.
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {

@@ -50,11 +50,6 @@ fn settle(name: &OsStr, also: &[&str]) -> Result<(), Error> {
         Error::refused("The program cannot begin anew with a clean environment")
             .because(why)
             .hint("see that /proc is mounted")
-    })?;
-    surroundings::raise_limits().map_err(|why| {
-        Error::refused("A memory image would be cut off")
-            .because(why)
-            .hint("raise the limit, or run this as root, who may")
     })
 }
 

@@ -12,5 +12,6 @@ mod domains;
 mod harness;
 mod images;
 mod limits;
+mod process;
 mod texts;
 mod tools;
