@@ -148,7 +148,7 @@ mkfifo fifo
 exec 7<>fifo
 xl save -c g fifo &
 until helper=$(pgrep -P $! -f libxl-save-helper) && grep -qs pipe_write "/proc/$helper/wchan"; do lab_pause; done
-refused 3 'being saved' xl-snapshot create g --name s2 --memory s2.xlsave --no-live
+refused 3 'saving' xl-snapshot create g --name s2 --memory s2.xlsave --no-live
 kill -STOP "$helper"
 xl destroy g
 xl list | grep -q "^(null) *$id " || fail "no zombie: $(xl list)"
