@@ -1,7 +1,8 @@
 #!/bin/bash
 # Images and overlays on file systems that lack what ext4 has: NFS (no RENAME_NOREPLACE), sshfs (no hard
 # links either), XFS and Btrfs. Where no file can get its name, create is refused and undone.
-# timeout: 500
+# timeout: 1500
+# slow
 . /lab/t/lib.sh
 
 nfs_up() {
