@@ -11,7 +11,7 @@ use xl_snapshot::disk::qemu_img::{
 };
 use xl_snapshot::disk::vhd;
 use xl_snapshot::domain::Format;
-use xl_snapshot::names::{SnapshotName, is_file_part, is_vdev};
+use xl_snapshot::names::{SnapshotName, is_drive, is_file_part, is_vdev};
 use xl_snapshot::spec::{DiskWish, Flags, MemoryTarget, Request, Spec, Wish, merge};
 use xl_snapshot::tool::{Invocation, Tool, check_path, quote};
 use xl_snapshot::xlcfg::{Change, disk_entries, literal};
@@ -84,7 +84,9 @@ fn check_request(request: &Request) {
 
 /// It can be said again, and means the same.
 fn check_wish(wish: &DiskWish) {
-    assert!(is_vdev(&wish.vdev));
+    // What may be left out has QEMU's name if it is no disk of the configuration.
+    let left_out = wish.wish == Wish::None;
+    assert!(is_vdev(&wish.vdev) || left_out && is_drive(&wish.vdev));
     let how = match &wish.wish {
         Wish::Internal => "internal".to_owned(),
         Wish::None => "none".to_owned(),
