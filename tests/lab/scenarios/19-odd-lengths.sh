@@ -2,6 +2,7 @@
 # A raw file on a loop device whose length is no multiple of a sector: the guest sees as many sectors after the
 # snapshot, a revert and in a new domain as before. So it does if the file grew while it ran, and if the snapshot
 # was taken by an earlier version, which recorded the length of the file. qcow2 with its data elsewhere is refused.
+# slow
 # timeout: 400
 . /lab/t/lib.sh
 

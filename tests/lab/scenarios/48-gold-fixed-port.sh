@@ -1,11 +1,12 @@
 #!/bin/bash
 # A new domain beside the original, whose configuration has a fixed VNC display: it takes another one, and says
 # so. A socket that cannot be shared is refused by its name, before anything is made.
-# timeout: 300
+# timeout: 400
+# slow
 . /lab/t/lib.sh
 
 qcow2 a.qcow2 32M
-guest_up g type=pvh tick=300 'cfg=vfb = ["vnc=1,vncunused=0,vncdisplay=7"]' a.qcow2
+guest_up g tick=300 'cfg=vfb = ["vnc=1,vncunused=0,vncdisplay=7"]' a.qcow2
 wait_tick g 2
 create g s1.xlsave --name s1
 mkdir clones
@@ -22,7 +23,7 @@ xl destroy h2
 xl destroy g
 gone g
 
-guest_up k type=pvh tick=300 "cfg=channel = ['connection=socket,name=agent,path=$LAB_WORK/agent.sock']" a.qcow2
+guest_up k tick=300 "cfg=channel = ['connection=socket,name=agent,path=$LAB_WORK/agent.sock']" a.qcow2
 wait_tick k 2
 create k s2.xlsave --name s2
 refused 3 "a channel to the socket $LAB_WORK/agent.sock" \

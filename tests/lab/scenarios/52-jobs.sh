@@ -1,6 +1,7 @@
 #!/bin/bash
 # Callers that end, and kill all that belongs to them; and that leave the program signals, limits, descriptors and an
 # environment of theirs.
+# slow
 # timeout: 400
 . /lab/t/lib.sh
 . /lab/t/faults.sh
