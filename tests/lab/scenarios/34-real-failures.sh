@@ -19,7 +19,7 @@ snap=(--name s1 --no-live -d xvdb,external)
 # The file system of the image fills up. What the plan saw was enough.
 hold_create g full/s1.xlsave "${snap[@]}"
 dd if=/dev/zero of=full/filler.out bs=1M || :
-let_create 1 'No space left on device' full/s1.xlsave
+let_create 1 'MiB left, which others who write to it need' full/s1.xlsave
 rm full/filler.out
 unharmed g "$before"
 
