@@ -317,10 +317,10 @@ impl Dom0 {
         let Some(free) = self.short_of_room else { return Ok(()) };
         let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
         let place = partial.map_or_else(|| "The image".into(), quote);
-        Err(Error::failed(format!("{place} has become too large"))
+        Err(Error::failed(format!("{place} was given up"))
             .because(format!(
-                "its file system has only {} MiB left, which others who write to it need: a guest that \
-                 writes to its memory while that is saved makes its image larger",
+                "its file system has only {} MiB left, which others who write to it need: somebody \
+                 else fills it, or the guest writes to its memory while that is saved",
                 free >> 20
             ))
             .hint(

@@ -29,7 +29,7 @@ lowest() {
 lowest &
 watcher=$!
 before=$(stand g)
-refused 1 "has become too large" xl-snapshot create g --memory "$PWD/small/g.xlsave" --name busy
+refused 1 "was given up" xl-snapshot create g --memory "$PWD/small/g.xlsave" --name busy
 touch stop.out
 wait "$watcher"
 least=$(<least.out)
