@@ -146,7 +146,8 @@ fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[DiskSeen]) -> Vec<Driv
 /// The domain's xl process.
 pub(super) fn monitor(dom0: &Dom0, domain: &DomainId) -> Result<Monitor> {
     let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
-    let all = domains.iter().map(|info| info.domid);
+    // xl has seen the end of one that is dying, and has exited or is about to.
+    let all = domains.iter().filter(|info| !info.dying).map(|info| info.domid);
     let others: Vec<u32> = all.filter(|domid| ![0, domain.domid].contains(domid)).collect();
     let watched = Watched { domid: domain.domid, name: &domain.name, others: &others };
     process::xl_monitor(watched, &|path| cfg_name(path).ok())

@@ -3,6 +3,7 @@
 # system is full, where another guest's sparse disk grows. A guest whose images will soon have no room is
 # told of.
 # timeout: 300
+# slow
 . /lab/t/lib.sh
 
 truncate -s 2G small.fs
