@@ -177,7 +177,8 @@ impl Named {
     }
 }
 
-/// Says what is to be known of a plan before it is carried out.
+/// Says what is to be known of a plan before it is carried out. Called when messages wait for nobody any more: who cannot
+/// write is not to hold the domain.
 fn tell_planned(reporter: &Reporter, plan: &Plan, started: Instant) {
     let looked =
         reporter.timed(&"look at the domain and its disks, and plan", started.elapsed(), true);

@@ -90,8 +90,8 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;
     let Some(lock) = lock else { return print_plans(clean.as_ref(), &plan, args.common.json) };
     let reporter = dom0.reporter.clone();
-    tell_planned(&reporter, &plan, started);
     dom0.be_guarded(&plan, &lock)?;
+    tell_planned(&reporter, &plan, started);
     carry_out(&plan, &mut dom0)?;
 
     let restored = !plan.onward.is_empty();

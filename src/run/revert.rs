@@ -71,8 +71,8 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     let memory = snapshot.source.is_some();
     dom0.source = snapshot.source;
-    tell_planned(&dom0.reporter, &revert.plan, started);
     dom0.be_guarded(&revert.plan, &lock)?;
+    tell_planned(&dom0.reporter, &revert.plan, started);
     carry_out(&revert.plan, &mut dom0)?;
 
     let (cfg, cfg_trouble) = match revert.cfg {

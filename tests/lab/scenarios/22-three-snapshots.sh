@@ -1,6 +1,7 @@
 #!/bin/bash
 # Three snapshots of different kinds on top of each other, reverted to in any order, also when the
 # domain is gone. Each survives, and no revert harms another snapshot.
+# slow
 # timeout: 400
 . /lab/t/lib.sh
 

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPEC.toml, pipes, --paused, the default place, domains by number, UUID and file, JSON, dry runs.
+# slow
 # timeout: 300
 . /lab/t/lib.sh
 

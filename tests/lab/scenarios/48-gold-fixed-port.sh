@@ -10,7 +10,7 @@ guest_up g tick=300 'cfg=vfb = ["vnc=1,vncunused=0,vncdisplay=7"]' a.qcow2
 wait_tick g 2
 create g s1.xlsave --name s1
 mkdir clones
-xl-snapshot revert s1.xlsave --as h2 --overlay-dir "$LAB_WORK/clones" 2>notes.out
+xl-snapshot revert s1.xlsave --as h2 --overlay-dir "$LAB_WORK/clones" 2>notes.out || fail "exit $?: $(<notes.out)"
 cat notes.out >&2
 grep -q 'takes the first free display from 7 on' notes.out || fail "it does not say so: $(<notes.out)"
 more_ticks h2 3

@@ -40,7 +40,7 @@ for what in pipe terminal; do
 	full_$what
 	id=$(domid g)
 	mark g
-	xl-snapshot revert -vvv s0.xlsave 2>&20 &
+	xl-snapshot revert -v s0.xlsave 2>&20 &
 	pid=$!
 	for ((i = 0; i < 300; i++)); do
 		now=$(domid g) && [[ $now != "$id" ]] && break
@@ -54,7 +54,7 @@ for what in pipe terminal; do
 
 	full_$what
 	monitor=$(xl_monitor_pid g)
-	xl-snapshot create g -vvv --name "$what" --memory "$what.xlsave" --no-live -d xvda,none 2>&20 &
+	xl-snapshot create g -v --name "$what" --memory "$what.xlsave" --no-live -d xvda,none 2>&20 &
 	pid=$!
 	for ((i = 0; i < 300; i++)); do [[ ! -e $what.xlsave ]] || break; lab_pause; done
 	stuck $pid $what
@@ -66,7 +66,7 @@ for what in pipe terminal; do
 	# Killed, and the guard has nobody to talk to.
 	full_$what
 	before=$(stand g)
-	FAULTS=4:killed-late "$faulty" create g -vvv --name k --memory k.xlsave --no-live -d xvda,external >k.out 2>&20 || :
+	FAULTS=4:killed-late "$faulty" create g -v --name k --memory k.xlsave --no-live -d xvda,external >k.out 2>&20 || :
 	goes_on 15
 	unharmed g "$before"
 	drain $what

@@ -6,7 +6,8 @@
 . /lab/t/lib.sh
 
 vg_up vg0 300M
-lvcreate -qq -y --type thin-pool -n pool -L 48M --errorwhenfull y vg0
+lvcreate -qq -y --type thin-pool -n pool -L 48M vg0
+lvchange -qq --errorwhenfull y vg0/pool
 lvcreate -qq -y -V 1G -n thin --thinpool pool vg0
 mkfs.ext4 -q -O ^has_journal -E nodiscard,lazy_itable_init=1 /dev/vg0/thin
 mkdir images
