@@ -48,7 +48,9 @@ fn is_saving_xl(arguments: &[u8], domain: &DomainId) -> bool {
     let mut words = arguments.split(|byte| *byte == 0).skip(1);
     let command = words.by_ref().find(|word| !word.starts_with(b"-"));
     let number = domain.domid.to_string();
-    command.is_some_and(|command| SAVING.contains(&command))
+    // xl takes the beginning of a command's name for it (xl_cmdtable.c, `cmdtable_lookup`).
+    let saving = |command: &[u8]| SAVING.iter().any(|name| name.starts_with(command));
+    command.is_some_and(|command| command.len() > 1 && saving(command))
         && words.any(|word| word == domain.name.as_bytes() || word == number.as_bytes())
 }
 
@@ -71,9 +73,11 @@ mod tests {
         assert!(saves(&["xl", "save", "7", "/srv/a"]));
         assert!(saves(&["/usr/sbin/xl", "-vvv", "save", "-c", "web 1", "/srv/a"]));
         assert!(saves(&["xl", "migrate", "--live", "web 1", "host2"]));
+        assert!(saves(&["xl", "mig", "web 1", "host2"]));
         for words in [
             &["xl", "save", "8", "/srv/7"][..],
             &["xl", "console", "7"],
+            &["xl", "migrate-receive", "7"],
             &["xl", "create", "save", "7"],
             &["xl", "restore", "-p", "/proc/self/fd/0"],
             &["xl"],
