@@ -29,6 +29,9 @@ pub enum What {
     Alone(PathBuf),
     /// A file or device that is read: nobody but that domain may write to it meanwhile.
     Still(PathBuf),
+    /// An image of which a snapshot inside is read: nobody but the domain's own QEMU, which does not touch what
+    /// belongs to a snapshot, may write to it meanwhile.
+    Inside(PathBuf),
     /// A file or device that the restored domain uses.
     Usable {
         /// Its path.
@@ -180,6 +183,13 @@ pub fn of_domain(
     Ok(needs)
 }
 
+/// What a start needs besides, of the configuration file of a domain whose snapshot has no memory.
+pub fn of_start(config: &DomainConfig, domain: &str) -> Vec<Need> {
+    let about = format!("{domain} cannot be started");
+    let whats = config.start_needs().into_iter();
+    whats.map(|what| Need { about: about.clone(), what }).collect()
+}
+
 /// Where libxl keeps the domain's configuration and QEMU's state, xl its log, and QEMU its sockets
 /// (libxl_dom.c, `libxl__userdata_path`; xl_utils.c, `do_daemonize`; libxl_internal.c,
 /// `libxl__device_model_savefile`).
@@ -216,7 +226,7 @@ impl What {
     /// What an administrator does if it is not there.
     pub fn remedy(&self) -> String {
         match self {
-            What::Alone(path) | What::Still(path) => {
+            What::Alone(path) | What::Still(path) | What::Inside(path) => {
                 format!("see who uses it, and end that first: fuser -v {}", quote(path))
             }
             What::Usable { path, .. } | What::Image { path, .. } => {

@@ -55,7 +55,7 @@ fn troubles(
         |disk: &Disk| disk.cdrom || !disk.writable || job.wish(&disk.vdev) == Some(&Wish::None);
     let needs = need::of_domain(config, &domain.name, &left_out, false)
         .map_err(|error| trouble(&domain.name, error))?;
-    let around = Around { dom0: Some(dom0), gone: Some(domain.domid) };
+    let around = Around { dom0: Some(dom0), gone: Some(domain.domid), same: Some(domain.domid) };
     Ok(needs::troubles(&needs, around).0)
 }
 
