@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
-use crate::disk::tests::{facts, words};
+use crate::disk::tests::{facts_of, words};
 use crate::disk::{DiskSeen, Node, Place, Served};
 use crate::error::Kind;
 use crate::process::Process;
@@ -68,7 +68,7 @@ pub(super) fn seen(job: &Job) -> Seen {
                 bitmaps: 0,
                 snapshots: vec![QcowSnapshot { id: "1".into(), name: "old".into(), date: now() }],
             }),
-            file: Ok(facts()),
+            file: Ok(facts_of(&disk)),
             device: None,
             place: job.new_file("web1", &disk).map(|path| Place { path, trouble: None }),
             used_by: None,

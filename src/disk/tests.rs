@@ -27,6 +27,12 @@ pub(crate) fn proof() -> FrozenFile {
 }
 
 /// A disk with libxl's `entry`. What serves it is told by the entry, all else is well.
+/// Those of another file for each disk.
+pub(crate) fn facts_of(disk: &Disk) -> FileFacts {
+    let number = disk.vdev.bytes().next_back().unwrap() - b'a';
+    FileFacts { inode: facts().inode + u64::from(number), ..facts() }
+}
+
 pub(crate) fn seen(entry: &str) -> DiskSeen {
     let config = DomainConfig::parse(&format!(r#"{{"disks": [{entry}]}}"#)).unwrap();
     let disk = config.disks().unwrap().remove(0);
@@ -53,7 +59,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
             bitmaps: 0,
             snapshots: Vec::new(),
         }),
-        file: Ok(facts()),
+        file: Ok(facts_of(&disk)),
         device: None,
         place: Some(Place { path: "/srv/new".into(), trouble: None }),
         used_by: None,
@@ -438,4 +444,25 @@ fn each_kind_tells_what_it_needs() {
     let mut marked = found("/srv/a", internal);
     marked.file.as_mut().unwrap().writable = false;
     assert_eq!(needs(&marked, false), [still("/srv/a")]);
+}
+
+#[test]
+fn one_file_that_is_two_disks_is_refused() {
+    let qcow2 = |vdev: &str| {
+        let mut disk = seen(QCOW2);
+        disk.disk.vdev = vdev.into();
+        disk
+    };
+    let planned = |disks: &[DiskSeen], wish| -> Vec<DiskCreate> {
+        disks.iter().map(|disk| plan_one(disk, wish, &Ok(Vec::new())).unwrap()).collect()
+    };
+    let mut disks = [qcow2("xvda"), qcow2("xvdb")];
+    disks[1].file.as_mut().unwrap().inode = disks[0].file.as_ref().unwrap().inode;
+    refused(
+        check_twice(&disks, &planned(&disks, None)).map(|()| "taken"),
+        &["Disk xvdb", "xvda of the same domain is that file too"],
+    );
+    check_twice(&disks, &planned(&disks, Some("none"))).unwrap();
+    disks[1].file.as_mut().unwrap().inode += 1;
+    check_twice(&disks, &planned(&disks, None)).unwrap();
 }

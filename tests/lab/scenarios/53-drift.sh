@@ -47,7 +47,7 @@ xl destroy t
 gone t
 
 # An overlay by hand over an image with a snapshot inside; the domain is down.
-guest_up g mem=96 tick=300 a.qcow2
+guest_up g mem=96 tick=300 'cfg=uuid = "0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a053"' a.qcow2
 wait_tick g 2
 xl-snapshot create g.cfg --name s1 --memory s1.xlsave --no-live -d xvda,internal
 xl destroy g

@@ -15,7 +15,8 @@ give_back() {
 }
 trap give_back EXIT
 qcow2 a.qcow2 64M
-guest_up g tick=300 a.qcow2 'cfg=pool = "way"'
+uuid='cfg=uuid = "0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a069"'
+guest_up g tick=300 "$uuid" a.qcow2 'cfg=pool = "way"'
 wait_tick g 2
 create g s1.xlsave --name s1 --no-live
 xl destroy g
@@ -36,7 +37,7 @@ xl destroy g
 qemu-img rebase -q -u -f qcow2 -F qcow2 -b "$w/.//a.qcow2" "$top"
 chmod u+w a.qcow2
 sed -i "s|target=[^\"]*|target=$top|" g.cfg
-guest_up g tick=300 "$top" 'cfg=pool = "way"'
+guest_up g tick=300 "$uuid" "$top" 'cfg=pool = "way"'
 wait_tick g 2
 before=$(sha256sum a.qcow2)
 mark g
