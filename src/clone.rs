@@ -103,7 +103,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
             .filter(|disk| matches!(disk.record.snapshot, Kept::None { .. }))
             .map(|disk| {
                 let vdev = &disk.record.vdev;
-                format!("disk {vdev} is that of {} itself, read-only", record.domain.name)
+                format!("disk {vdev} is shared with {}, read-only", record.domain.name)
             }))
             .collect(),
         prepare,
@@ -139,7 +139,7 @@ fn check_domain(found: &Found, wishes: &Wishes) -> Result<()> {
     unshared.extend(drives.into_iter().map(|drive| format!("the drive {}", drive.image)));
     if !unshared.is_empty() {
         return Err(Error::refused(format!(
-            "{} has what no second domain can have",
+            "{} has resources that a second domain cannot have",
             found.record.domain.name
         ))
         .because(format!("its configuration has {}", unshared.join(", ")))

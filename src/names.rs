@@ -45,7 +45,7 @@ pub enum BadName {
     #[error("A name must not begin with {0:?}")]
     Begin(char),
     /// Only digits: qemu-img would take it for an ID.
-    #[error("A name must not be all digits, qemu-img would take it for a snapshot's number")]
+    #[error("A name must not be all digits: qemu-img would take it for the number of a snapshot")]
     AllDigits,
     /// A part LVM keeps for itself.
     #[error("{0:?} in a name is reserved by LVM")]

@@ -274,7 +274,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
             name.parse::<SnapshotName>().map_err(|why| {
                 Error::usage(format!("The snapshot name {name:?}"))
                     .because(why)
-                    .hint("a name such as before-upgrade will do")
+                    .hint("choose a name such as before-upgrade")
             })
         })
         .transpose()?;
@@ -283,7 +283,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     let crash_consistent = flags.crash_consistent || spec.crash_consistent;
     if crash_consistent && !disk_only {
         return Err(Error::usage("--crash-consistent is for --disk-only")
-            .hint("say both, or neither: with its memory a snapshot is consistent"));
+            .hint("use both options or neither: a snapshot with memory is consistent"));
     }
     let of_memory = [
         ("--memory", flags.memory.is_some() || spec.memory.is_some()),
@@ -302,7 +302,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     // To insist on what has no name is more than to forget it: that is refused with the reason.
     if crash_consistent && record.is_none() {
         return Err(Error::usage("A snapshot without memory is known by its record")
-            .hint("say where that goes: --record FILE"));
+            .hint("name a file for it: --record FILE"));
     }
     let max_pause = flags.max_pause.or(spec.max_pause).map(pause_limit).transpose()?;
     if max_pause.is_some() && flags.paused {
@@ -317,7 +317,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     let compress = match flags.compress.or(spec.compress).as_deref() {
         None | Some("none") => None,
         Some(text) => Some(text.parse().map_err(|why: BadLevel| {
-            Error::usage(why.to_string()).hint("say zstd, zstd:LEVEL or none")
+            Error::usage(why.to_string()).hint("use zstd, zstd:LEVEL or none")
         })?),
     };
     let mut disks: Vec<DiskWish> = Vec::new();
@@ -362,7 +362,7 @@ fn pause_limit(seconds: f64) -> Result<Duration> {
     let limit = Duration::try_from_secs_f64(seconds).ok();
     limit.filter(|limit| !limit.is_zero() && *limit <= LONGEST_PAUSE).ok_or_else(|| {
         Error::usage(format!("The limit of the pause, {seconds} s"))
-            .because("it has to be more than nothing, and a day at most")
+            .because("it must be more than 0 s and at most a day")
             .hint("give --max-pause a number of seconds, such as 0.5 or 3")
     })
 }
@@ -384,7 +384,7 @@ pub fn directory(value: Option<OsString>) -> Result<PathBuf> {
 fn add_once(disks: &mut Vec<DiskWish>, wish: DiskWish) -> Result<()> {
     if disks.iter().any(|other| other.vdev == wish.vdev) {
         return Err(Error::usage(format!("Disk {} is named twice", wish.vdev))
-            .hint("say once how it is snapshotted"));
+            .hint("name each disk only once"));
     }
     disks.push(wish);
     Ok(())

@@ -63,7 +63,7 @@ pub enum NotComplete {
     #[error(transparent)]
     Unwritten(io::Error),
     /// All of it is durable, but under the name of one that is not complete.
-    #[error("It is complete, but does not get its name")]
+    #[error("It is complete, but cannot be given its name")]
     Unnamed(#[source] io::Error),
     /// It has its name, which a power cut may take from it.
     #[error("Its directory cannot be synced")]
@@ -326,7 +326,7 @@ fn standard_output() -> io::Result<File> {
 
 /// What to do with an image that is none.
 const UNUSABLE: &str =
-    "nothing was changed; take an image that create has written, or another copy of it";
+    "nothing was changed; use an image that create has written, or another copy of it";
 
 /// An image to revert to, read and found whole.
 #[derive(Debug)]
@@ -349,12 +349,12 @@ impl Source {
         let trouble = |error: io::Error| {
             Error::refused(format!("Image {name}"))
                 .because(error)
-                .hint("give the file of an image, - or a SPEC.toml; create has said where it is")
+                .hint("pass an image, - or a SPEC.toml; create printed the path of the image")
         };
         if path.extension().is_some_and(|extension| extension == &PARTIAL[1..]) {
             return Err(Error::refused(format!("Image {name}"))
                 .because("it was never completed: its snapshot failed or still runs")
-                .hint("if no create runs, it is useless: remove it"));
+                .hint("if no create is running, it is useless: remove it"));
         }
         let file = if path.as_os_str() == "-" {
             standard_input().map_err(trouble)?

@@ -102,7 +102,7 @@ fn take_one(
     let trouble = |error: io::Error| {
         let hint = match error.kind() {
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
-                "locks need room in /run, and that it can be written to"
+                "locks need a writable /run with free space"
             }
             _ => "run this as root, in dom0",
         };
@@ -229,7 +229,7 @@ fn wait(
     };
     let mut holder = holder(file);
     let Some(patience) = patience else {
-        return Err(busy(&holder, "try again when that has ended, or wait for it: --wait SECONDS"));
+        return Err(busy(&holder, "try again when that has ended, or use --wait SECONDS"));
     };
     (patience.waits)(&holder);
     let begin = Instant::now();
@@ -241,7 +241,7 @@ fn wait(
         if (patience.stopped)() {
             return Err(Error::failed(format!("Waiting for domain {domain}, which is busy"))
                 .because("stopped by a signal")
-                .hint(format!("nothing was changed; {holder} goes on")));
+                .hint(format!("nothing was changed; {holder} is still running")));
         }
         // Others may have come first meanwhile.
         holder = self::holder(file);

@@ -108,8 +108,9 @@ pub fn is_record(path: &Path) -> bool {
 /// If it is damaged, or was never completed.
 pub fn read(path: &Path) -> Result<Record> {
     let refused = || {
-        Error::refused(format!("Record {}", path.display()))
-            .hint("take it as create has written it; what it names can still be put back by hand")
+        Error::refused(format!("Record {}", path.display())).hint(
+            "use it as create wrote it; the disks that it names can still be put back by hand",
+        )
     };
     let mut text = String::new();
     files::open(path)
