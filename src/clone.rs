@@ -21,13 +21,11 @@ pub struct Wishes {
     /// The name of the new domain. It becomes a part of the names of its files and volumes, so the
     /// rules are those for names of snapshots.
     pub name: SnapshotName,
-    /// Its UUID.
     pub uuid: Uuid,
     /// The directory of its files, absolute.
     pub directory: PathBuf,
     /// Whether its network devices have the addresses of the snapshot's domain.
     pub keep_macs: bool,
-    /// Leave it paused.
     pub paused: bool,
 }
 

@@ -182,14 +182,14 @@ fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Says in the file of a lock who has it.
+/// Writes into the lock file who holds the lock.
 fn sign(file: &mut File, operation: &str) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{operation} (process {})", std::process::id())
 }
 
-/// Opens the file of a lock, which is made if it is not there.
+/// Opens the lock file, and creates it if it does not exist.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -214,7 +214,7 @@ fn is_taken(file: &File, hold: Hold) -> io::Result<bool> {
     }
 }
 
-/// Takes the lock when it gets free.
+/// Waits for the lock and takes it.
 fn wait(
     file: &mut File,
     hold: Hold,

@@ -40,7 +40,7 @@ impl RecordFile {
         }
     }
 
-    /// Goes on with the file that another process made.
+    /// Takes over the file that another process created.
     pub fn adopt(path: &Path, made: FileId) -> io::Result<RecordFile> {
         let path = path.to_owned();
         [partial_path(&path), path.clone()]
@@ -66,7 +66,7 @@ impl RecordFile {
         give_name(&self.file, &self.path)
     }
 
-    /// The name it gets.
+    /// Its final name.
     pub fn path(&self) -> &Path {
         &self.path
     }
