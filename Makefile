@@ -74,7 +74,9 @@ install: ## install the program, its manual pages and completions (PREFIX, DESTD
 	install -D -m 0644 -t $(TO)/share/zsh/$(ZSH) $(SHARE)/completions/_xl-snapshot
 	install -D -m 0644 -t $(TO)/share/fish/vendor_completions.d $(SHARE)/completions/xl-snapshot.fish
 	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot/examples cfg-examples/*
-	install -D -m 0644 README.md $(TO)/share/doc/xl-snapshot/README.md
+	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot README.md BENCHMARKS.md
+	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot/docs docs/*.md
+	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot/docs/pictures docs/pictures/*.svg
 	install -D -m 0644 CHANGELOG.md $(TO)/share/doc/xl-snapshot/changelog
 
 # cargo-deb is compiled without optimisation, which would take longer than it saves for a small package,

@@ -21,13 +21,11 @@ pub struct Wishes {
     /// The name of the new domain. It becomes a part of the names of its files and volumes, so the
     /// rules are those for names of snapshots.
     pub name: SnapshotName,
-    /// Its UUID.
     pub uuid: Uuid,
     /// The directory of its files, absolute.
     pub directory: PathBuf,
     /// Whether its network devices have the addresses of the snapshot's domain.
     pub keep_macs: bool,
-    /// Leave it paused.
     pub paused: bool,
 }
 
@@ -103,7 +101,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
             .filter(|disk| matches!(disk.record.snapshot, Kept::None { .. }))
             .map(|disk| {
                 let vdev = &disk.record.vdev;
-                format!("disk {vdev} is that of {} itself, read-only", record.domain.name)
+                format!("disk {vdev} is shared with {}, read-only", record.domain.name)
             }))
             .collect(),
         prepare,
@@ -139,7 +137,7 @@ fn check_domain(found: &Found, wishes: &Wishes) -> Result<()> {
     unshared.extend(drives.into_iter().map(|drive| format!("the drive {}", drive.image)));
     if !unshared.is_empty() {
         return Err(Error::refused(format!(
-            "{} has what no second domain can have",
+            "{} has resources that a second domain cannot have",
             found.record.domain.name
         ))
         .because(format!("its configuration has {}", unshared.join(", ")))

@@ -26,9 +26,9 @@ pub enum Kind {
 /// Something a failed operation could not put in order, and the command that does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
-    /// What stands there now, as a sentence.
+    /// What is left, as a sentence.
     pub what: String,
-    /// The command to type, if one does it.
+    /// The command that the user has to type, if there is one.
     pub command: Option<String>,
 }
 
@@ -41,7 +41,7 @@ pub struct Error {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
-    /// What else is wrong, less bad than this.
+    /// Other, less severe troubles.
     pub also: Vec<Error>,
     /// What is left to do; not empty only for [`Kind::Unfinished`].
     pub left: Vec<Left>,
@@ -78,28 +78,26 @@ impl Error {
         Self::new(Kind::Refused, message)
     }
 
-    /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Adds what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Adds another trouble that was found at the same time.
+    /// Adds a trouble that was found at the same time.
     #[must_use]
     pub fn and_also(mut self, other: Error) -> Self {
         self.also.push(other);
         self
     }
 
-    /// The same error as one that leaves something to do.
+    /// The same error, but one that leaves something to do.
     #[must_use]
     pub fn unfinished(mut self, left: Vec<Left>) -> Self {
         self.kind = Kind::Unfinished;
@@ -122,7 +120,6 @@ impl Error {
         links
     }
 
-    /// The exit code of this error.
     pub fn exit_code(&self) -> u8 {
         self.kind as u8
     }

@@ -111,7 +111,7 @@ impl fmt::Display for Leftover {
 /// A plan that removes what nobody needs.
 pub fn clean_up(domain: &str, leftovers: &[Leftover]) -> Plan {
     Plan {
-        title: format!("Removal of what earlier snapshots of {domain} left"),
+        title: format!("Removal of the leftovers of earlier snapshots of {domain}"),
         finish: leftovers.iter().flat_map(Leftover::steps).collect(),
         ..Plan::default()
     }

@@ -23,29 +23,26 @@ const LVM_RESERVED: [&str; 14] = [
 pub struct SnapshotName(String);
 
 impl SnapshotName {
-    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Why a name is not one.
+/// Why a name is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// No characters at all.
     #[error("A name must not be empty")]
     Empty,
     /// Longer than the tools allow.
     #[error("The name is {0} bytes long, {MAX_NAME} are allowed")]
     TooLong(usize),
-    /// A character outside of the common set.
+    /// A character outside the allowed set.
     #[error("{0:?} is not allowed in a name; letters, digits and + _ . - are")]
     Character(char),
     /// A leading `-` or `.`.
     #[error("A name must not begin with {0:?}")]
     Begin(char),
-    /// Only digits: qemu-img would take it for an ID.
-    #[error("A name must not be all digits, qemu-img would take it for a snapshot's number")]
+    #[error("A name must not be all digits: qemu-img would take it for the number of a snapshot")]
     AllDigits,
     /// A part LVM keeps for itself.
     #[error("{0:?} in a name is reserved by LVM")]

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 /// another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its number.
     pub pid: i32,
     /// When it started, in clock ticks after the boot (proc_pid_stat(5), `starttime`).
     pub started: u64,

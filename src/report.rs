@@ -69,7 +69,7 @@ pub struct CfgReplaced {
 impl fmt::Display for CfgReplaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, backup) = (quote(&self.path), quote(&self.backup));
-        write!(f, "{path} names the new images; as it was: {backup}")
+        write!(f, "{path} names the new images; the old file is kept as {backup}")
     }
 }
 
@@ -151,9 +151,9 @@ impl fmt::Display for Created {
                 &disk.vdev,
                 match disk.snapshot {
                     "internal" => format!("internal snapshot {} in {image}", self.name),
-                    "lvm" | "reflink" => format!("{image} holds what was in {runs_on}"),
+                    "lvm" | "reflink" => format!("{image} is the snapshot of {runs_on}"),
                     "external" | "vhd" => {
-                        format!("{image} is frozen, the guest goes on in {runs_on}")
+                        format!("{image} is frozen; the guest now runs on {runs_on}")
                     }
                     _ => format!("left out: {}", disk.why.as_deref().unwrap_or("-")),
                 },
@@ -243,7 +243,7 @@ impl fmt::Display for Reverted {
                 },
             );
             if let Some(kept) = &disk.kept {
-                rows.add("", format!("what was there before stays in {kept}"));
+                rows.add("", format!("the previous contents are kept in {kept}"));
             }
         }
         rows.add("total", format!("{:.1} s", self.total_ms / 1000.0));
@@ -254,7 +254,7 @@ impl fmt::Display for Reverted {
             return write_cfg_disks(f, &self.domain, trouble, &self.cfg_disks);
         };
         let (name, uuid) = (&self.domain, self.uuid);
-        writeln!(f, "{name} has no xl configuration file. For a later start, copy that of {old},")?;
+        writeln!(f, "{name} has no xl configuration file. To start it later, copy that of {old},")?;
         writeln!(f, "give it the name {name}, uuid=\"{uuid}\" and these disk entries:")?;
         self.cfg_disks.iter().try_for_each(|entry| writeln!(f, "  {}", literal(entry, "'")))
     }
@@ -328,7 +328,7 @@ impl fmt::Display for Shown {
         }
         match self.verified {
             Some("checksums") => rows.add("", "all of it was read, its checksums are right"),
-            Some(_) => rows.add("", "all of it was read; it has no checksums"),
+            Some(_) => rows.add("", "read completely; it has no checksums"),
             None => {}
         }
         for (disk, now) in record.disks.iter().zip(&self.disks) {

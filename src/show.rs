@@ -17,7 +17,7 @@ pub fn config_of(name: &str, image: &Image) -> Result<DomainConfig> {
     DomainConfig::parse(&image.config).map_err(|why| {
         Error::refused(format!("Image {name}"))
             .because(why)
-            .hint("take the image as create has written it")
+            .hint("use the image as create wrote it")
     })
 }
 

@@ -12,35 +12,35 @@ use crate::memory::frames::{BadLevel, Level};
 use crate::names::{SnapshotName, is_drive, is_vdev};
 use crate::tool::{check_path, quote};
 
-/// Where memory images go when the user does not say.
+/// The default directory for memory images.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
 /// The environment variable that names another directory.
 pub const DIRECTORY_VARIABLE: &str = "XL_SNAPSHOT_DIR";
 
-/// The longest pause that can be allowed.
+/// The largest value of `--max-pause`.
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How one disk is to be snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
-    /// Inside of the qcow2 file.
+    /// Inside the qcow2 file.
     Internal,
-    /// By a qcow2 overlay, at a place of the user's choice or ours.
+    /// By a qcow2 overlay.
     External {
-        /// Where the overlay is to be.
+        /// The path of the overlay, if the user chose one.
         file: Option<PathBuf>,
     },
     /// By a snapshot of the logical volume.
     Lvm {
-        /// What it can hold of changes, in bytes; a thick volume's snapshot only.
+        /// Room for changes in bytes, in the snapshot of a thick volume.
         size: Option<u64>,
     },
     /// By a copy that shares the file's content.
     Reflink {
-        /// Where the copy is to be.
+        /// The path of the copy, if the user chose one.
         file: Option<PathBuf>,
     },
-    /// Not at all.
+    /// Left out.
     None,
 }
 
@@ -49,7 +49,6 @@ pub enum Wish {
 pub struct DiskWish {
     /// The guest's name of the disk.
     pub vdev: String,
-    /// How.
     pub wish: Wish,
 }
 
@@ -132,72 +131,60 @@ pub enum MemoryTarget {
     /// `<domain>/<name>.xlsave` in [`DEFAULT_DIRECTORY`] or what the environment names.
     #[default]
     Default,
-    /// A file of the user's choice.
+    /// A file that the user named.
     File(PathBuf),
-    /// Standard output.
     Stdout,
 }
 
-/// What `create` is asked to do.
+/// What the user asked `create` to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The snapshot's name; `None`: made from the time.
+    /// The name of the snapshot; `None` to make one from the time.
     pub name: Option<SnapshotName>,
-    /// The user's words.
+    /// The text of `--description`.
     pub description: String,
     /// Whether memory is copied while the guest runs.
     pub live: bool,
-    /// How long the guest may stand still.
+    /// The longest pause to save memory.
     pub max_pause: Option<Duration>,
-    /// Leave the domain paused.
     pub paused: bool,
-    /// Where the memory image goes.
     pub memory: MemoryTarget,
-    /// How hard it is compressed; not at all if nothing is said.
+    /// The level of compression; `None` for a plain image.
     pub compress: Option<Level>,
-    /// The domain's xl configuration file, if a SPEC.toml says it.
+    /// The domain's xl configuration file, if a SPEC.toml names it.
     pub config: Option<PathBuf>,
-    /// Where the record goes, of a snapshot without memory.
+    /// The file for the record of a snapshot without memory.
     pub record: Option<PathBuf>,
-    /// Take the disks alone, although the domain runs.
+    /// Take the disks of a running domain without its memory.
     pub disk_only: bool,
-    /// What a power cut would leave is good enough.
+    /// Accept a crash-consistent snapshot.
     pub crash_consistent: bool,
     /// The disks that differ from the default.
     pub disks: Vec<DiskWish>,
 }
 
 impl Request {
-    /// Whether the disks are taken alone.
+    /// Whether the snapshot has no memory.
     pub fn without_memory(&self) -> bool {
         self.disk_only || self.record.is_some()
     }
 }
 
-/// What the flags of `create` say, before a SPEC.toml is laid under them.
+/// The options of `create`, before they are merged with a SPEC.toml.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
-    /// `--name`
     pub name: Option<String>,
-    /// `--description`
     pub description: Option<String>,
     /// `--live`, `--no-live`
     pub live: Option<bool>,
-    /// `--memory`
     pub memory: Option<PathBuf>,
-    /// `--compress`
     pub compress: Option<String>,
-    /// `--record`
     pub record: Option<PathBuf>,
-    /// `--disk-only`
     pub disk_only: bool,
-    /// `--crash-consistent`
     pub crash_consistent: bool,
-    /// `--disk`
     pub disks: Vec<String>,
     /// `--max-pause`, in seconds
     pub max_pause: Option<f64>,
-    /// `--paused`
     pub paused: bool,
 }
 
@@ -205,13 +192,12 @@ pub struct Flags {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
-    /// The snapshot's name.
     pub name: Option<String>,
-    /// The user's words.
+    /// The text of `--description`.
     pub description: Option<String>,
     /// Whether memory is copied while the guest runs.
     pub live: Option<bool>,
-    /// How long the guest may stand still, in seconds.
+    /// The longest pause to save memory, in seconds.
     pub max_pause: Option<f64>,
     /// The memory image; relative to the SPEC.toml.
     pub memory: Option<PathBuf>,
@@ -221,10 +207,10 @@ pub struct Spec {
     pub config: Option<PathBuf>,
     /// Where the record of a snapshot without memory goes; relative to the SPEC.toml.
     pub record: Option<PathBuf>,
-    /// Whether the disks are taken alone, although the domain runs.
+    /// Whether to take the disks of a running domain without its memory.
     #[serde(default)]
     pub disk_only: bool,
-    /// Whether what a power cut would leave is good enough.
+    /// Whether to accept a crash-consistent snapshot.
     #[serde(default)]
     pub crash_consistent: bool,
     /// The disks that differ from the default.
@@ -240,9 +226,9 @@ pub struct SpecDisk {
     pub vdev: String,
     /// `internal`, `external`, `lvm`, `reflink` or `none`.
     pub snapshot: String,
-    /// Where the overlay is to be; relative to the SPEC.toml.
+    /// The path of the overlay or copy; relative to the SPEC.toml.
     pub file: Option<PathBuf>,
-    /// The size of an LVM snapshot.
+    /// Room for changes in the snapshot of a thick volume.
     pub size: Option<String>,
 }
 
@@ -265,7 +251,7 @@ impl Spec {
     }
 }
 
-/// Makes flags and SPEC.toml one request: a flag wins over the file.
+/// Merges options and SPEC.toml into one request: an option overrides the file.
 pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     let name = flags
         .name
@@ -274,7 +260,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
             name.parse::<SnapshotName>().map_err(|why| {
                 Error::usage(format!("The snapshot name {name:?}"))
                     .because(why)
-                    .hint("a name such as before-upgrade will do")
+                    .hint("choose a name such as before-upgrade")
             })
         })
         .transpose()?;
@@ -283,7 +269,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     let crash_consistent = flags.crash_consistent || spec.crash_consistent;
     if crash_consistent && !disk_only {
         return Err(Error::usage("--crash-consistent is for --disk-only")
-            .hint("say both, or neither: with its memory a snapshot is consistent"));
+            .hint("use both options or neither: a snapshot with memory is consistent"));
     }
     let of_memory = [
         ("--memory", flags.memory.is_some() || spec.memory.is_some()),
@@ -302,7 +288,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     // To insist on what has no name is more than to forget it: that is refused with the reason.
     if crash_consistent && record.is_none() {
         return Err(Error::usage("A snapshot without memory is known by its record")
-            .hint("say where that goes: --record FILE"));
+            .hint("name a file for it: --record FILE"));
     }
     let max_pause = flags.max_pause.or(spec.max_pause).map(pause_limit).transpose()?;
     if max_pause.is_some() && flags.paused {
@@ -317,7 +303,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
     let compress = match flags.compress.or(spec.compress).as_deref() {
         None | Some("none") => None,
         Some(text) => Some(text.parse().map_err(|why: BadLevel| {
-            Error::usage(why.to_string()).hint("say zstd, zstd:LEVEL or none")
+            Error::usage(why.to_string()).hint("use zstd, zstd:LEVEL or none")
         })?),
     };
     let mut disks: Vec<DiskWish> = Vec::new();
@@ -362,7 +348,7 @@ fn pause_limit(seconds: f64) -> Result<Duration> {
     let limit = Duration::try_from_secs_f64(seconds).ok();
     limit.filter(|limit| !limit.is_zero() && *limit <= LONGEST_PAUSE).ok_or_else(|| {
         Error::usage(format!("The limit of the pause, {seconds} s"))
-            .because("it has to be more than nothing, and a day at most")
+            .because("it must be more than 0 s and at most a day")
             .hint("give --max-pause a number of seconds, such as 0.5 or 3")
     })
 }
@@ -384,7 +370,7 @@ pub fn directory(value: Option<OsString>) -> Result<PathBuf> {
 fn add_once(disks: &mut Vec<DiskWish>, wish: DiskWish) -> Result<()> {
     if disks.iter().any(|other| other.vdev == wish.vdev) {
         return Err(Error::usage(format!("Disk {} is named twice", wish.vdev))
-            .hint("say once how it is snapshotted"));
+            .hint("name each disk only once"));
     }
     disks.push(wish);
     Ok(())

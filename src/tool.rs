@@ -55,15 +55,14 @@ impl Tool {
     pub fn after_hang(self) -> &'static str {
         match self {
             Tool::QemuImg | Tool::VhdUtil => {
-                "see whether its storage answers (dmesg), and try again then"
+                "check that its storage answers (dmesg), then try again"
             }
             Tool::Xl => {
-                "see what it waited for (its log in /var/log/xen, the hotplug scripts, dmesg), and \
-                 try again then"
+                "find out what it waited for (its log in /var/log/xen, the hotplug scripts, dmesg), then try again"
             }
             Tool::Lvm => {
                 "it may have left a device suspended, whose guest then hangs: look for SUSPENDED in \
-                 `dmsetup info`, and let such a device go on with `dmsetup resume NAME`"
+                 `dmsetup info`, and resume such a device with `dmsetup resume NAME`"
             }
         }
     }

@@ -45,7 +45,7 @@ web2, a new domain from snapshot s1 of web1:
    2   wait while others are restored: one for each processor at a time
    3   restore web2 with xl, paused
    4   unpause web2
-note: disk hdc is that of web1 itself, read-only
+note: disk hdc is shared with web1, read-only
 "
     );
     let Some(Step::Restore { uuid, config, .. }) = planned.plan.prepare.last() else {

@@ -32,32 +32,16 @@ pub enum RewriteError {
     Cfg(#[from] CfgError),
     /// We cannot rewrite it.
     #[error("{} cannot be rewritten", path.display())]
-    Text {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: BadCfg,
-    },
+    Text { path: PathBuf, source: BadCfg },
     /// The file cannot be read or written.
     #[error("{}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The file is not the one that was looked at.
     #[error("{} was changed by somebody else", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
+    Changed { path: PathBuf },
     /// libxlutil reads something else in the new text than it should.
     #[error("{} cannot be rewritten: libxlutil would misread the result", path.display())]
-    Misread {
-        /// The file.
-        path: PathBuf,
-    },
+    Misread { path: PathBuf },
 }
 
 /// The xl configuration `text`, read from `path`, as it is and with `changes` made and all else

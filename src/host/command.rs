@@ -43,7 +43,7 @@ pub const STARTER: &str = "xl-snapshot-start";
 const SCHEDULED: &[&str] = &["chrt", "--other", "0"];
 const STORED: &[&str] = &["ionice", "-t", "-c", "0"];
 
-/// How often somebody is told that a program still runs.
+/// How often the caller is informed that a program still runs.
 const NOW_AND_THEN: Duration = Duration::from_millis(200);
 /// How long a program that was killed may take to go.
 const KILLED: Duration = Duration::from_secs(30);
@@ -51,10 +51,10 @@ const KILLED: Duration = Duration::from_secs(30);
 const LVM_ENDS: Duration = Duration::from_secs(3600);
 /// How much of what a program prints on standard output is read.
 const MAX_OUTPUT: u64 = 16 << 20;
-/// How much of the end of standard error stands in a message.
+/// How much of the end of standard error is put into a message.
 const STDERR_TAIL: u64 = 1024;
 
-/// Why a program did not do its work.
+/// Why a program failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// It is in none of the directories.
@@ -65,15 +65,13 @@ pub enum CommandError {
     Io {
         /// As it can be pasted into a shell.
         command: String,
-        /// Why.
         source: io::Error,
     },
-    /// What it is fed with cannot be read to its end.
+    /// Its input cannot be read to the end.
     #[error("`{command}` could not be given all of its input")]
     Input {
         /// As it can be pasted into a shell.
         command: String,
-        /// Why.
         source: io::Error,
     },
     /// It ended with an error.
@@ -86,13 +84,12 @@ pub enum CommandError {
         /// The end of what it wrote to standard error.
         stderr: String,
     },
-    /// It did nothing any more.
+    /// It made no progress.
     #[error(
         "`{command}` did nothing for {} s and was {end}; until then it had {}; it said: {stderr}; {}",
         .hang.idle.as_secs(), .hang.done.words(), .tool.after_hang()
     )]
     Hung {
-        /// Which tool it is.
         tool: Tool,
         /// As it can be pasted into a shell.
         command: String,
@@ -105,16 +102,15 @@ pub enum CommandError {
     },
 }
 
-/// What became of a program that hung.
+/// How a program that hung was ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It was killed.
     Killed,
     /// It was killed, and has not gone: the kernel still works for it.
     Stuck,
     /// It was asked to end (SIGTERM), and did.
     Asked,
-    /// It was asked to end, and runs on.
+    /// It was asked to end, and still runs.
     Left,
 }
 
@@ -205,10 +201,10 @@ pub fn start_again(
     child
 }
 
-/// Who is told that a program still runs, with the number of its process.
+/// Called while a program runs, with the number of its process.
 type Meanwhile<'a> = &'a mut dyn FnMut(u32);
 
-/// Who is told of every program that is started.
+/// Called for every program that is started.
 pub type Started<'a> = &'a (dyn Fn(Tool, Process) + Sync);
 
 /// Runs a tool to its end and returns what it printed on standard output.
@@ -322,7 +318,7 @@ impl Running {
         Ok(Running { tool, command, child, handle, stdout, stderr, watch, hang: None })
     }
 
-    /// Fails with `TimedOut` if it does not take any more of its input.
+    /// Fails with `TimedOut` if the program does not read more of its input.
     fn feed(
         &mut self,
         head: &[u8],
@@ -427,7 +423,7 @@ impl Running {
         }
     }
 
-    /// Ends it, as it may be ended, because it does nothing any more.
+    /// Ends a program that makes no progress, in the way that its tool allows.
     fn give_up(mut self) -> CommandError {
         let end = match self.tool {
             Tool::Lvm => self.ask_to_end(),

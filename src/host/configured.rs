@@ -40,7 +40,7 @@ pub struct Configured {
 pub fn read(path: &Path) -> Result<Configured> {
     let refused = || {
         Error::refused(format!("No domain could be started from {}", path.display()))
-            .hint("see what xl says of it: xl create -n FILE")
+            .hint("check the file: xl create -n FILE")
     };
     check_path(path).map_err(|why| refused().because(why))?;
     let uuid = XlCfg::open(path)

@@ -195,7 +195,7 @@ pub fn create_new(path: &Path) -> io::Result<File> {
         match file.metadata()?.mode() & OTHERS {
             0 => Ok(()),
             _ => Err(changed.err().unwrap_or_else(|| {
-                io::Error::other("its file system keeps no permissions: others could read it")
+                io::Error::other("its file system does not store permissions: others could read it")
             })),
         }
     };
@@ -304,7 +304,7 @@ pub fn protect(path: &Path) -> io::Result<Permissions> {
     match file.metadata()?.mode() & WRITE_BITS {
         0 => Ok(Permissions::from_mode(before)),
         _ => Err(io::Error::other(
-            "its file system keeps no permissions: nothing would mark it as a base of other images",
+            "its file system does not store permissions: nothing would mark it as a base of other images",
         )),
     }
 }

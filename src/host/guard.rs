@@ -124,10 +124,10 @@ impl Guard {
     pub fn start(task: &Task, lock: &Lock) -> Result<Guard> {
         Self::try_start(task, lock).map_err(|error| {
             Error::failed(
-                "The guard process, which lets the guest go on if we are killed, does not start",
+                "The guard process, which resumes the guest if xl-snapshot is killed, does not start",
             )
             .because(error)
-            .hint("nothing was changed; see that there is memory for it (free), and try again")
+            .hint("nothing was changed; make sure that there is memory for it (free), then try again")
         })
     }
 
@@ -214,14 +214,14 @@ pub fn watch() -> ExitCode {
 /// What could not be put in order.
 fn guard(reporter: &Reporter) -> Result<()> {
     let trouble = |error: io::Error| {
-        Error::failed("The guard process cannot hear what it guards")
+        Error::failed("The guard process has lost contact with the process that it guards")
             .because(error)
-            .hint("whether the domain runs is told by xl list")
+            .hint("see whether the domain runs: xl list")
     };
     let Some((task, legacy)) = wait().map_err(trouble)? else { return Ok(()) };
     let Some(reached) = legacy.reached else { return Ok(()) };
     let title = task.plan.title.clone();
-    reporter.message(&format!("xl-snapshot: {title} was killed; putting things in order"));
+    reporter.message(&format!("xl-snapshot: {title} was killed; its guard is cleaning up"));
     let mut dom0 = Dom0::open(reporter.clone(), Arc::default())?;
     dom0.adopt(&task, legacy);
     let how = match take_over(&task.plan, reached, &mut dom0)? {

@@ -29,7 +29,7 @@ pub struct ImageWriter {
     compress: Option<Compress>,
 }
 
-/// How far the compression of an image has come.
+/// The progress of the compression of an image.
 #[derive(Debug)]
 struct Compress {
     level: Level,
@@ -38,7 +38,7 @@ struct Compress {
 
 #[derive(Debug)]
 enum Packing {
-    /// The guest's memory still comes, or is still being compressed.
+    /// The guest's memory is still being read or compressed.
     Works(Working),
     /// Everything is written: the lengths of the file and of the plain image.
     Done(Marker),
@@ -62,13 +62,13 @@ pub enum NotComplete {
     /// Its record could not be written and synced.
     #[error(transparent)]
     Unwritten(io::Error),
-    /// All of it is durable, but under the name of one that is not complete.
-    #[error("It is complete, but does not get its name")]
+    /// It is durable, but still has the name of an unfinished image.
+    #[error("It is complete, but cannot be given its name")]
     Unnamed(#[source] io::Error),
-    /// It has its name, which a power cut may take from it.
+    /// It has its name, but a power cut may undo the renaming.
     #[error("Its directory cannot be synced")]
     Unsynced(#[source] io::Error),
-    /// The name of the unfinished file belongs to another one.
+    /// The name of the unfinished file belongs to another file.
     #[error("somebody replaced {}: the file is lost", .0.display())]
     Replaced(PathBuf),
 }
@@ -163,7 +163,7 @@ impl ImageWriter {
         }
     }
 
-    /// The name that it gets; it has none on standard output.
+    /// Its final name; `None` on standard output.
     pub fn path(&self) -> Option<PathBuf> {
         match &self.target {
             Target::Stdout => None,
@@ -171,12 +171,12 @@ impl ImageWriter {
         }
     }
 
-    /// Its name until it is complete.
+    /// Its name while it is unfinished.
     pub fn partial(&self) -> Option<PathBuf> {
         self.path().map(|path| partial_path(&path))
     }
 
-    /// Which file it is.
+    /// The identity of the file.
     pub fn id(&self) -> io::Result<FileId> {
         files::id(&self.file)
     }
@@ -189,7 +189,6 @@ impl ImageWriter {
         }
     }
 
-    /// Whether it is compressed.
     pub fn is_compressed(&self) -> bool {
         self.compress.is_some()
     }
@@ -324,16 +323,16 @@ fn standard_output() -> io::Result<File> {
     Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
-/// What to do with an image that is none.
+/// The hint for an image that cannot be used.
 const UNUSABLE: &str =
-    "nothing was changed; take an image that create has written, or another copy of it";
+    "nothing was changed; use an image that create has written, or another copy of it";
 
 /// An image to revert to, read and found whole.
 #[derive(Debug)]
 pub struct Source {
     /// The file.
     pub file: File,
-    /// What stands in it.
+    /// What it contains.
     pub image: Image,
     /// As the user named it.
     pub name: String,
@@ -349,12 +348,12 @@ impl Source {
         let trouble = |error: io::Error| {
             Error::refused(format!("Image {name}"))
                 .because(error)
-                .hint("give the file of an image, - or a SPEC.toml; create has said where it is")
+                .hint("pass an image, - or a SPEC.toml; create printed the path of the image")
         };
         if path.extension().is_some_and(|extension| extension == &PARTIAL[1..]) {
             return Err(Error::refused(format!("Image {name}"))
                 .because("it was never completed: its snapshot failed or still runs")
-                .hint("if no create runs, it is useless: remove it"));
+                .hint("if no create is running, it is useless: remove it"));
         }
         let file = if path.as_os_str() == "-" {
             standard_input().map_err(trouble)?
@@ -474,7 +473,7 @@ fn copied(input: &mut impl Read) -> io::Result<File> {
     }
 }
 
-/// Keeps a copy of what is read.
+/// Copies what is read to a second place.
 struct Tee<'a, R> {
     input: &'a mut R,
     copy: &'a mut File,

@@ -134,7 +134,7 @@ fn leftover(dom0: &Dom0, candidate: Candidate) -> Result<Leftover> {
             }
             Kept::Reflink { copy: path, .. } | Kept::Vhd { child: path, .. } => {
                 // Nothing tells whether they were used since.
-                let unsure = |_: &Path| Some("look yourself whether it is of use".to_owned());
+                let unsure = |_: &Path| Some("check yourself whether you need it".to_owned());
                 left.files.extend(new_file(dom0, path, unsure)?);
             }
         }

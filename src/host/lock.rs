@@ -102,7 +102,7 @@ fn take_one(
     let trouble = |error: io::Error| {
         let hint = match error.kind() {
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
-                "locks need room in /run, and that it can be written to"
+                "locks need a writable /run with free space"
             }
             _ => "run this as root, in dom0",
         };
@@ -182,14 +182,14 @@ fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Says in the file of a lock who has it.
+/// Writes into the lock file who holds the lock.
 fn sign(file: &mut File, operation: &str) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{operation} (process {})", std::process::id())
 }
 
-/// Opens the file of a lock, which is made if it is not there.
+/// Opens the lock file, and creates it if it does not exist.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -214,7 +214,7 @@ fn is_taken(file: &File, hold: Hold) -> io::Result<bool> {
     }
 }
 
-/// Takes the lock when it gets free.
+/// Waits for the lock and takes it.
 fn wait(
     file: &mut File,
     hold: Hold,
@@ -229,7 +229,7 @@ fn wait(
     };
     let mut holder = holder(file);
     let Some(patience) = patience else {
-        return Err(busy(&holder, "try again when that has ended, or wait for it: --wait SECONDS"));
+        return Err(busy(&holder, "try again when that has ended, or use --wait SECONDS"));
     };
     (patience.waits)(&holder);
     let begin = Instant::now();
@@ -241,7 +241,7 @@ fn wait(
         if (patience.stopped)() {
             return Err(Error::failed(format!("Waiting for domain {domain}, which is busy"))
                 .because("stopped by a signal")
-                .hint(format!("nothing was changed; {holder} goes on")));
+                .hint(format!("nothing was changed; {holder} is still running")));
         }
         // Others may have come first meanwhile.
         holder = self::holder(file);

@@ -71,7 +71,7 @@ impl Answer {
     }
 
     fn unseen(what: &str) -> Answer {
-        Answer::Unseen(format!("{what}: that takes a running Xen"))
+        Answer::Unseen(format!("{what}: this needs a running Xen"))
     }
 
     fn busy(why: Option<String>) -> Answer {
@@ -179,7 +179,7 @@ fn alone(path: &Path, around: Around<'_>, used: &Used) -> Answer {
     }
     // Its own QEMU may have locked it.
     let elsewhere = around.gone.is_none() && openers::is_locked(path);
-    Answer::busy(elsewhere.then(|| "it is locked by a QEMU that is not of this host".to_owned()))
+    Answer::busy(elsewhere.then(|| "it is locked by a QEMU on another host".to_owned()))
 }
 
 /// Why a file or device cannot be opened, if it cannot. Rehearsed for files; devices are not opened for
@@ -235,17 +235,16 @@ fn state(path: &Path) -> Option<String> {
         Err(_) => return None,
     };
     if let Err(error) = access(path, AccessFlags::W_OK) {
-        return Some(format!(
-            "{shown}, where Xen keeps what it needs of domains: {}",
-            error.desc()
-        ));
+        return Some(format!("{shown}, where Xen keeps data about domains: {}", error.desc()));
     }
     let bytes = free.blocks_available().saturating_mul(free.fragment_size());
     // A file system without inodes tells 0 of 0.
     let inodes = free.files() == 0 || free.files_available() > 0;
     (bytes < STATE_ROOM || !inodes).then(|| {
         let what = if inodes { "space" } else { "inodes" };
-        format!("the file system of {shown}, where Xen keeps what it needs of domains, has no {what} left")
+        format!(
+            "the file system of {shown}, where Xen keeps data about domains, has no {what} left"
+        )
     })
 }
 

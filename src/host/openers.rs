@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 use crate::disk::chain::FileId;
 use crate::host::files::{self, identities};
 
-/// Who has something open.
+/// A program or device that has something open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opener {
     /// For people: `qemu-nbd (process 123)`.

@@ -343,7 +343,7 @@ impl<S: Read + Write> Qmp<S> {
             None => request(&to_transaction(actions))?,
             Some((armed, last)) if armed == actions => last,
             Some(_) => {
-                let source = io::Error::other("QEMU has been handed another one");
+                let source = io::Error::other("QEMU has already been sent another one");
                 return Err(QmpError::Unsent { command: transaction::NAME, source });
             }
         };
@@ -391,7 +391,7 @@ impl<S: Read + Write> Qmp<S> {
             }
             // An event: not for us.
         }
-        Err(broken(io::Error::other(format!("{MAX_EVENTS} events came instead"))))
+        Err(broken(io::Error::other(format!("{MAX_EVENTS} events arrived instead"))))
     }
 
     fn line<T: DeserializeOwned>(&mut self, patience: &mut Patience<'_>) -> io::Result<T> {

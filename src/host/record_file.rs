@@ -40,7 +40,7 @@ impl RecordFile {
         }
     }
 
-    /// Goes on with the file that another process made.
+    /// Takes over the file that another process created.
     pub fn adopt(path: &Path, made: FileId) -> io::Result<RecordFile> {
         let path = path.to_owned();
         [partial_path(&path), path.clone()]
@@ -66,7 +66,7 @@ impl RecordFile {
         give_name(&self.file, &self.path)
     }
 
-    /// The name it gets.
+    /// Its final name.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -108,8 +108,9 @@ pub fn is_record(path: &Path) -> bool {
 /// If it is damaged, or was never completed.
 pub fn read(path: &Path) -> Result<Record> {
     let refused = || {
-        Error::refused(format!("Record {}", path.display()))
-            .hint("take it as create has written it; what it names can still be put back by hand")
+        Error::refused(format!("Record {}", path.display())).hint(
+            "use it as create wrote it; the disks that it names can still be put back by hand",
+        )
     };
     let mut text = String::new();
     files::open(path)

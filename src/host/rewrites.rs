@@ -30,7 +30,7 @@ pub fn for_create(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -
     if let Some(path) = &domain.cfg {
         let refused = || {
             Error::refused(format!(
-                "The xl configuration file {} has to name other images once {} is snapshotted",
+                "The xl configuration file {} must name other images once {} is snapshotted",
                 path.display(),
                 domain.id.name
             ))
@@ -52,8 +52,8 @@ pub fn for_create(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -
     if let Some(text) = stored {
         let refused = || {
             Error::refused(format!(
-                "What xl config-update stored for {}, which a reboot follows, has to name other \
-                 images once it is snapshotted",
+                "What xl config-update stored for {}, which a reboot uses, must name other images \
+                 once it is snapshotted",
                 domain.id.name
             ))
         };
@@ -135,7 +135,7 @@ fn is_on(disk: &CfgDisk, change: &Change) -> bool {
 fn read(path: &Path) -> Result<(PathBuf, Vec<u8>)> {
     let failed = |why| Error::failed("It cannot be read").because(why);
     let path = fs::canonicalize(path).map_err(failed)?;
-    check_path(&path).map_err(|why| Error::failed("It has an odd path").because(why))?;
+    check_path(&path).map_err(|why| Error::failed("Its path is not usable").because(why))?;
     let facts = files::facts(&path).map_err(failed)?;
     if facts.size > MAX_CFG {
         return Err(Error::failed("It is longer than 1 MiB"));

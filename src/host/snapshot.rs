@@ -12,7 +12,6 @@ use crate::record::Record;
 pub struct Snapshot {
     /// As the user named it.
     pub name: String,
-    /// The record.
     pub record: Record,
     /// The image, if it has its memory.
     pub source: Option<Source>,

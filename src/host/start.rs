@@ -47,9 +47,9 @@ fn settle(name: &OsStr, also: &[&str]) -> Result<(), Error> {
         Ok(())
     };
     anew().map_err(|why| {
-        Error::refused("The program cannot begin anew with a clean environment")
+        Error::refused("The program cannot restart itself with a clean environment")
             .because(why)
-            .hint("see that /proc is mounted")
+            .hint("make sure that /proc is mounted")
     })
 }
 

@@ -45,7 +45,6 @@ pub struct Vbd {
     pub vdev: String,
     /// What serves it.
     pub served: Served,
-    /// Whether the guest may write to it.
     pub writable: bool,
     /// The keys that name its image, with their values.
     pub params: Vec<(String, String)>,
@@ -98,7 +97,6 @@ impl Vbd {
 }
 
 impl Xenstore {
-    /// Connects.
     pub fn open() -> Result<Self, XenstoreError> {
         XsUnix::new().map(Xenstore).map_err(|source| XenstoreError { path: "/".into(), source })
     }

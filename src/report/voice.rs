@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// What is to be said, in its order.
+/// Messages that wait to be printed, in order.
 #[derive(Debug, Default)]
 pub(super) struct Voice {
     queue: Mutex<Queue>,
@@ -15,9 +15,9 @@ pub(super) struct Voice {
 #[derive(Debug, Default)]
 struct Queue {
     lines: VecDeque<String>,
-    /// Whether there is a thread that says them.
+    /// Whether a thread prints them.
     speaks: bool,
-    /// Whether it is to end when it has said all.
+    /// Whether the thread ends once it has printed all of them.
     over: bool,
 }
 
@@ -27,7 +27,7 @@ impl Voice {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a thread say everything, by `say`, until the end.
+    /// Starts a thread that prints every message with `say`.
     pub(super) fn start(self: &Arc<Self>, say: impl Fn(&str) + Send + 'static) {
         let mut queue = self.queue();
         if queue.speaks {
@@ -40,7 +40,7 @@ impl Voice {
         queue.over = false;
     }
 
-    /// Takes something to be said, if there is a thread that does.
+    /// Queues a message, if there is a thread that prints it.
     pub(super) fn takes(&self, text: &str) -> bool {
         let mut queue = self.queue();
         if queue.speaks {
@@ -50,7 +50,7 @@ impl Voice {
         queue.speaks
     }
 
-    /// Ends the thread when it has said all, and waits for that.
+    /// Lets the thread print the rest and end, and waits for that.
     pub(super) fn end(&self, limit: Option<Duration>) {
         let mut queue = self.queue();
         queue.over = true;

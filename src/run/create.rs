@@ -48,12 +48,12 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let to_stdout = request.memory == MemoryTarget::Stdout;
 
     if to_stdout && !args.common.dry_run && io::stdout().is_terminal() {
-        return Err(Error::usage("The memory image does not go to a terminal")
-            .hint("redirect standard output, or give --memory a file"));
+        return Err(Error::usage("A memory image cannot be written to a terminal")
+            .hint("redirect standard output, or name a file with --memory"));
     }
     if to_stdout && !args.common.dry_run && stdout_is_nowhere() {
         return Err(Error::usage("The memory image would be lost: standard output is closed")
-            .hint("redirect standard output to a file or a pipe, or give --memory a file"));
+            .hint("redirect standard output to a file or a pipe, or name a file with --memory"));
     }
     let mut dom0 = open(&args.common)?;
     let domain = look::domain(&dom0, &args.domain)?.with_cfg(request.config.as_deref())?;
@@ -138,7 +138,7 @@ fn clean_up(
 ) -> Result<Plan> {
     if domain.state != State::Running {
         return Err(Error::refused(format!("Domain {} does not run", domain.id.name))
-            .hint("only if it runs, nothing of what was left can be of use"));
+            .hint("start the domain first: the leftovers may hold its only saved memory"));
     }
     let plan = leftover::clean_up(&domain.id.name, leftovers);
     if !common.dry_run {

@@ -26,7 +26,7 @@ fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
     let name = name.parse().map_err(|why| {
         Error::usage(format!("The name {name:?} of the new domain"))
             .because(why)
-            .hint("it becomes a part of file names; choose another one")
+            .hint("choose another one: it becomes a part of file names")
     })?;
     Ok(Some(clone::Wishes {
         name,

@@ -32,7 +32,7 @@ pub fn disk_entries(text: &[u8]) -> Result<Vec<Entry>, BadCfg> {
         None => return Ok(Vec::new()),
         Some(Value::List(items)) => items,
         Some(Value::Literal(span) | Value::Number(span)) => {
-            return Err(syntax(span.start, "'disk' is no list"));
+            return Err(syntax(span.start, "'disk' is not a list"));
         }
     };
     let entry = |item| match item {

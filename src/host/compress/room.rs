@@ -26,9 +26,9 @@ struct State {
     /// Where the next byte goes, and up to where there is room; not for a pipe, or where the file system
     /// cannot reserve any.
     room: Option<(u64, u64)>,
-    /// Nothing more comes than what is on its way.
+    /// No more data follows what is being compressed now.
     sealed: bool,
-    /// Why nothing goes on.
+    /// Why the output has failed.
     trouble: Option<String>,
 }
 
@@ -55,12 +55,12 @@ impl Room {
         state.trouble.clone()
     }
 
-    /// Nothing goes on, for this reason, unless there was one before.
+    /// Fails the output for this reason, unless it has failed before.
     pub fn fail(&self, why: &dyn ToString) {
         self.state().fail(why);
     }
 
-    /// An error if nothing goes on.
+    /// An error if the output has failed.
     pub fn check(&self) -> io::Result<()> {
         let trouble = self.state().trouble.clone();
         trouble.map_or(Ok(()), |trouble| Err(io::Error::other(trouble)))
@@ -72,7 +72,7 @@ impl Room {
 }
 
 impl State {
-    /// Has room for so many bytes, and for what is on its way behind them.
+    /// Reserves room for this many bytes, and for the data that follows them.
     fn reserve(&mut self, file: &File, count: u64) -> io::Result<()> {
         let Some((at, end)) = self.room else { return Ok(()) };
         let needed = at.saturating_add(count).saturating_add(AHEAD);

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{create_new, id, sync_directory};
 
-/// Names `to` what is called `from`, unless `to` exists.
+/// Renames `from` to `to`, unless `to` exists.
 type Way = fn(from: &Path, to: &Path) -> io::Result<()>;
 
 const WAYS: [Way; 3] = [without_replacing, by_a_link, over_a_placeholder];

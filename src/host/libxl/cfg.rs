@@ -33,44 +33,25 @@ const REPORT_LIMIT: usize = 4 << 10;
 /// Why an xl configuration file cannot be used.
 #[derive(Debug, Error)]
 pub enum CfgError {
-    /// It cannot be read.
     #[error("Reading {} failed", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// It is no configuration file.
     #[error("{} is no xl configuration file: {reason}", path.display())]
-    Unlikely {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
+    Unlikely { path: PathBuf, reason: &'static str },
     /// libxlutil's parser refuses it.
     #[error("{} is no valid xl configuration file: {report}", path.display())]
     Syntax {
-        /// The file.
         path: PathBuf,
         /// libxlutil's own words, with line numbers.
         report: String,
     },
     /// A setting that must be there is not.
     #[error("{} does not set '{key}'", path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// The setting.
-        key: String,
-    },
+    Missing { path: PathBuf, key: String },
     /// A setting has a value of the wrong kind.
     #[error("{} has an unusable '{key}': {report}", path.display())]
     Value {
-        /// The file.
         path: PathBuf,
-        /// The setting.
         key: String,
         /// libxlutil's own words, or ours.
         report: String,
@@ -78,19 +59,13 @@ pub enum CfgError {
     /// An entry of the disk list cannot be parsed.
     #[error("{} has an unusable disk '{spec}': {report}", path.display())]
     Disk {
-        /// The file.
         path: PathBuf,
-        /// The entry.
         spec: String,
         /// libxlutil's own words.
         report: String,
     },
-    /// There is no memory left.
     #[error("Parsing {} failed: out of memory", path.display())]
-    Memory {
-        /// The file.
-        path: PathBuf,
-    },
+    Memory { path: PathBuf },
 }
 
 /// A disk of a configuration file (`libxl_device_disk`, after xlu_disk_parse).
@@ -114,7 +89,6 @@ pub struct CfgDisk {
     pub readwrite: bool,
     /// Its medium can be changed.
     pub removable: bool,
-    /// It is a CD-ROM drive.
     pub is_cdrom: bool,
 }
 

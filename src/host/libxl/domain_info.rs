@@ -43,9 +43,7 @@ pub enum ShutdownReason {
     Reboot,
     /// It is suspended, and can be resumed.
     Suspend,
-    /// It crashed.
     Crash,
-    /// Its watchdog fired.
     Watchdog,
     /// It asked for a soft reset (kexec).
     SoftReset,

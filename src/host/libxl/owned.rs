@@ -160,7 +160,6 @@ impl DomainList {
         NonNull::new(first).map(|first| Self { first, count })
     }
 
-    /// The elements.
     pub(super) fn as_slice(&self) -> &[sys::libxl_dominfo] {
         let count = usize::try_from(self.count).unwrap_or(0);
         // SAFETY: libxl.h on libxl_list_domain: "return (on success) an array of elements, and
