@@ -82,9 +82,10 @@ struct Reserve {
 }
 
 impl Reserve {
-    fn of(image: PathBuf, record: &Record, compressed: bool) -> Option<Reserve> {
+    fn of(image: PathBuf, record: &Record) -> Option<Reserve> {
         let files::Room { free, total, .. } = files::room(&image).ok()?;
-        let needed = room::needed(record.domain.memory_kib, compressed);
+        // How well it can be compressed shows only at its end.
+        let needed = room::needed(record.domain.memory_kib, false);
         Some(Reserve { image, free: room::reserve(free, total, needed) })
     }
 
@@ -243,8 +244,7 @@ impl Dom0 {
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
         let lookout = self.lookout.as_mut();
         let domid = domain.domid;
-        let reserve =
-            writer.partial().and_then(|image| Reserve::of(image, record, writer.is_compressed()));
+        let reserve = writer.partial().and_then(|image| Reserve::of(image, record));
         let saving = Saving {
             domain,
             max_pause,

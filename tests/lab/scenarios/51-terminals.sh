@@ -27,6 +27,8 @@ full_terminal() {
 	kill -STOP $socat
 	exec 20<>tty
 	timeout 2 cat /dev/zero >&20 || :
+	# What has gone on into the terminal itself since has made room.
+	timeout 2 cat /dev/zero >&20 || :
 }
 drain() {
 	if [[ $1 == pipe ]]; then

@@ -10,6 +10,8 @@ w=$LAB_WORK
 xl cpupool-cpu-remove Pool-0 1
 xl cpupool-create 'name="way"' 'cpus=["1"]' >/dev/null
 give_back() {
+	for domain in g big; do xl destroy $domain 2>/dev/null || :; done
+	lab_pause 2
 	xl cpupool-destroy way 2>/dev/null || :
 	xl cpupool-cpu-add Pool-0 1 2>/dev/null || :
 }
