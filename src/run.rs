@@ -20,6 +20,7 @@ use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock, Patience};
 use crate::host::snapshot::Snapshot;
 use crate::host::surroundings::{is_ignored, raise_limits};
+use crate::host::toolstack::Toolstack;
 use crate::host::{configured, files, look, record_file};
 use crate::plan::{Perform, Plan};
 use crate::report::{Planned, Reporter, json_text, printable};
@@ -56,8 +57,8 @@ fn show(args: &ShowArgs) -> Result<()> {
     let image = source.map(|source| source.image);
     let config = image.as_ref().map(|image| show::config_of(&name, image)).transpose()?;
     // Without Xen, or without the right to use it, the disks are looked at all the same.
-    let dom0 = Dom0::open(Reporter::new(true, 0), Arc::default()).ok();
-    let looked = look::for_show(dom0.as_ref(), &record, config.as_ref(), Timestamp::now())?;
+    let toolstack = Toolstack::open(&Reporter::new(true, 0)).ok();
+    let looked = look::for_show(toolstack.as_ref(), &record, config.as_ref(), Timestamp::now())?;
     let shown = show::show(&name, record, image.as_ref(), args.verify, config.as_ref(), looked);
     print(&shown, args.json)
 }
@@ -82,7 +83,8 @@ fn open(common: &Common) -> Result<Dom0> {
                 .hint("nothing was changed; try again")
         })?;
     }
-    Dom0::open(Reporter::new(common.quiet, common.verbose), stop)
+    let reporter = Reporter::new(common.quiet, common.verbose);
+    Ok(Dom0::new(Toolstack::open(&reporter)?, reporter, stop))
 }
 
 /// One of us per domain; a dry run changes nothing and needs no lock. Waits for it if that was asked for.

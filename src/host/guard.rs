@@ -32,6 +32,7 @@ use crate::host::dom0::Dom0;
 use crate::host::image::FileId;
 use crate::host::lock::Lock;
 use crate::host::surroundings;
+use crate::host::toolstack::Toolstack;
 use crate::plan::{Plan, Reached, Step, TakenOver, Target, take_over};
 use crate::process::Process;
 use crate::report::{Reporter, error_text};
@@ -222,7 +223,8 @@ fn guard(reporter: &Reporter) -> Result<()> {
     let Some(reached) = legacy.reached else { return Ok(()) };
     let title = task.plan.title.clone();
     reporter.message(&format!("xl-snapshot: {title} was killed; putting things in order"));
-    let mut dom0 = Dom0::open(reporter.clone(), Arc::default())?;
+    let toolstack = Toolstack::open(reporter)?;
+    let mut dom0 = Dom0::new(toolstack, reporter.clone(), Arc::default());
     dom0.adopt(&task, legacy);
     let how = match take_over(&task.plan, reached, &mut dom0)? {
         TakenOver::Undone => "everything is as it was before",

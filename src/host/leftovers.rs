@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::disk::lvm;
 use crate::disk::qemu_img;
 use crate::error::{Error, Result};
-use crate::host::dom0::Dom0;
+use crate::host::toolstack::Toolstack;
 use crate::host::{command, files, look};
 use crate::leftover::{Leftover, NewFile, What};
 use crate::memory::{PARTIAL, read_front};
@@ -26,14 +26,14 @@ use crate::record::{Kept, NOT_YET, Record};
 use crate::tool::Tool;
 
 /// What is left of a domain in the directory in which an image goes.
-pub fn find(dom0: &Dom0, domain: Uuid, image: &Path) -> Result<Vec<Leftover>> {
+pub fn find(toolstack: &Toolstack, domain: Uuid, image: &Path) -> Result<Vec<Leftover>> {
     let Some(directory) = image.parent() else { return Ok(Vec::new()) };
     let candidates = candidates(directory, domain).map_err(|error| {
         Error::refused(format!("The directory {} cannot be read", directory.display()))
             .because(error)
             .hint("choose another place with --memory FILE")
     })?;
-    candidates.into_iter().map(|candidate| leftover(dom0, candidate)).collect()
+    candidates.into_iter().map(|candidate| leftover(toolstack, candidate)).collect()
 }
 
 /// An unfinished image, or one that is complete but for its name.
@@ -106,7 +106,7 @@ fn front(mut file: &File) -> io::Result<Record> {
     read_front(&mut file).map(|(_, record)| record).map_err(io::Error::other)
 }
 
-fn leftover(dom0: &Dom0, candidate: Candidate) -> Result<Leftover> {
+fn leftover(toolstack: &Toolstack, candidate: Candidate) -> Result<Leftover> {
     let Candidate { image, record, what } = candidate;
     let mut left =
         Leftover { image, record, what, files: Vec::new(), volumes: Vec::new(), unsure: None };
@@ -119,12 +119,12 @@ fn leftover(dom0: &Dom0, candidate: Candidate) -> Result<Leftover> {
             Kept::None { .. } | Kept::Internal { .. } => {}
             Kept::Lvm { .. } => tags.push(lvm::tag(left.record.id, &disk.vdev)),
             Kept::External { overlay: path, .. } => {
-                left.files.extend(new_file(dom0, path, overlay)?);
+                left.files.extend(new_file(toolstack, path, overlay)?);
             }
             Kept::Reflink { copy: path, .. } | Kept::Vhd { child: path, .. } => {
                 // Nothing tells whether they were used since.
                 let unsure = |_: &Path| Some("look yourself whether it is of use".to_owned());
-                left.files.extend(new_file(dom0, path, unsure)?);
+                left.files.extend(new_file(toolstack, path, unsure)?);
             }
         }
     }
@@ -145,7 +145,7 @@ fn leftover(dom0: &Dom0, candidate: Candidate) -> Result<Leftover> {
 }
 
 fn new_file(
-    dom0: &Dom0,
+    toolstack: &Toolstack,
     path: &Path,
     still_needed: fn(&Path) -> Option<String>,
 ) -> Result<Option<NewFile>> {
@@ -157,7 +157,7 @@ fn new_file(
     } else {
         None
     };
-    let used = look::user(dom0, path)?.map(|user| format!("{user} uses it"));
+    let used = look::user(toolstack, path)?.map(|user| format!("{user} uses it"));
     let needed = not_ours.or(used).or_else(|| still_needed(path));
     Ok(Some(NewFile { path: path.to_owned(), needed }))
 }

@@ -27,4 +27,5 @@ pub mod savers;
 pub mod snapshot;
 pub mod start;
 pub mod surroundings;
+pub mod toolstack;
 pub mod xenstore;

@@ -82,14 +82,14 @@ impl Dom0 {
     /// From here on the guest stands still.
     pub(super) fn pause(&mut self, domain: &DomainId) -> Result<()> {
         self.the_same(domain)?;
-        self.libxl.pause(domain.domid).map_err(caused)?;
+        self.toolstack.libxl().pause(domain.domid).map_err(caused)?;
         self.suspended_at.get_or_insert_with(Instant::now);
         Ok(())
     }
 
     pub(super) fn let_run(&mut self, domain: &DomainId) -> Result<()> {
         if self.info(domain)?.is_some_and(|info| info.paused) {
-            self.libxl.unpause(domain.domid).map_err(caused)?;
+            self.toolstack.libxl().unpause(domain.domid).map_err(caused)?;
         }
         if let Some(stopped) = self.suspended_at.take() {
             self.done.pause = Some(stopped.elapsed());

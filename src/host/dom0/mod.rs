@@ -9,7 +9,6 @@ mod suspend;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CStr;
 use std::fmt::Debug;
 use std::fs::{File, Permissions};
 use std::path::PathBuf;
@@ -29,12 +28,12 @@ use crate::domain::DomainId;
 use crate::error::{Error, Left, Result};
 use crate::host::guard::{Guard, Note};
 use crate::host::image::{ImageWriter, Source};
-use crate::host::libxl::{DomainInfo, Libxl, LibxlError};
+use crate::host::libxl::{DomainInfo, Libxl};
 use crate::host::lock::Turn;
 use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
 use crate::host::surroundings::Unstoppable;
-use crate::host::xenstore::Xenstore;
+use crate::host::toolstack::Toolstack;
 use crate::host::{command, files, process};
 use crate::plan::{Perform, Reached, Step};
 use crate::process::Process;
@@ -48,16 +47,11 @@ const POLL: Duration = Duration::from_millis(100);
 /// What to do if somebody else works on the domain.
 const ALONE: &str = "see that nothing else works on the domain (xl, libvirt), and try again";
 
-/// Under which name libxl keeps the text that `xl config-update` stores (xl_vmcontrol.c).
-pub const XL_CONFIG: &CStr = c"xl";
-
 /// The dom0 this runs on, and what one operation has done to it so far.
 #[derive(Debug)]
 pub struct Dom0 {
-    /// Xen's toolstack library.
-    pub libxl: Libxl,
-    /// Xenstore.
-    pub xenstore: Xenstore,
+    /// Xen's toolstack.
+    pub toolstack: Toolstack,
     /// The QEMU of the domain: connected while the guest runs, so that nothing need be done for it
     /// while the guest stands still.
     pub qmp: Option<Qmp>,
@@ -122,21 +116,10 @@ pub struct Done {
 }
 
 impl Dom0 {
-    /// Connects to the toolstack.
-    pub fn open(reporter: Reporter, stop: Arc<AtomicBool>) -> Result<Dom0> {
-        let libxl = open_libxl(&reporter).map_err(|error| {
-            Error::refused("Xen's toolstack cannot be used")
-                .because(error)
-                .hint("run this as root, in the dom0 of a running Xen: xl info")
-        })?;
-        let xenstore = Xenstore::open().map_err(|error| {
-            Error::refused("Xenstore cannot be reached")
-                .because(error)
-                .hint("see whether xenstored runs: xenstore-ls")
-        })?;
-        Ok(Dom0 {
-            libxl,
-            xenstore,
+    /// One that has done nothing yet.
+    pub fn new(toolstack: Toolstack, reporter: Reporter, stop: Arc<AtomicBool>) -> Dom0 {
+        Dom0 {
+            toolstack,
             qmp: None,
             source: None,
             reporter,
@@ -166,7 +149,7 @@ impl Dom0 {
             meters: Vec::new(),
             lookout: None,
             done: Done::default(),
-        })
+        }
     }
 
     /// What the operation can tell.
@@ -183,7 +166,7 @@ impl Dom0 {
 
     /// The number of the domain with this UUID, if there is one.
     pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
-        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
+        let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
         let is_it =
             |domain: &&DomainInfo| domain.uuid == uuid && !domain.dying && domain.domid != 0;
         Ok(domains.iter().find(is_it).map(|domain| domain.domid))
@@ -191,9 +174,10 @@ impl Dom0 {
 
     /// The number of the domain of this name, if there is one.
     pub fn domid_of_name(&self, name: &str) -> Result<Option<u32>> {
-        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
+        let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
         for domain in domains.iter().filter(|domain| !domain.dying) {
-            let its = self.libxl.domain_name(domain.domid).map_err(failed("List the domains"))?;
+            let its =
+                self.toolstack.domain_name(domain.domid).map_err(failed("List the domains"))?;
             if its.as_deref() == Some(name) {
                 return Ok(Some(domain.domid));
             }
@@ -225,7 +209,7 @@ impl Dom0 {
     /// What Xen knows of a domain, unless it is gone or going. Another one that has its number by now is
     /// not it.
     fn info(&self, domain: &DomainId) -> Result<Option<DomainInfo>> {
-        let info = self.libxl.domain_info(domain.domid).map_err(caused)?;
+        let info = self.toolstack.domain_info(domain.domid).map_err(caused)?;
         Ok(info.filter(|info| info.uuid == domain.uuid && !info.dying))
     }
 
@@ -249,7 +233,7 @@ impl Dom0 {
                 .hint("nothing was done to it; try again"),
             });
         };
-        let name = self.libxl.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();
+        let name = self.toolstack.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();
         if name != domain.name {
             return Err(meddled(&format!("renamed domain {domain} to {name:?}")));
         }
@@ -259,7 +243,7 @@ impl Dom0 {
     /// The same, and that no other domain has its UUID: by that its snapshot is found again.
     fn the_only(&self, domain: &DomainId) -> Result<()> {
         self.the_same(domain)?;
-        let domains = self.libxl.domains().map_err(caused)?;
+        let domains = self.toolstack.domains().map_err(caused)?;
         let twin = domains
             .iter()
             .find(|other| other.uuid == domain.uuid && other.domid != domain.domid && !other.dying);
@@ -348,7 +332,7 @@ impl Dom0 {
             }
             Step::StoreConfig(store) => self.store_config(store),
             Step::ReplaceCfg(cfg) => self.replace_cfg(cfg),
-            Step::Xenstore(writes) => self.xenstore.replace(writes).map_err(caused),
+            Step::Xenstore(writes) => self.toolstack.xenstore().replace(writes).map_err(caused),
             Step::Transaction { domain, actions } => self.transaction(domain.domid, actions),
             Step::DrainImage => self.drain_image(),
             Step::SecureImage => self.secure_image(),
@@ -419,14 +403,6 @@ impl Perform for Dom0 {
             _ => Ok(false),
         }
     }
-}
-
-/// A connection to libxl whose messages the reporter tells.
-fn open_libxl(reporter: &Reporter) -> std::result::Result<Libxl, LibxlError> {
-    let messages = reporter.clone();
-    Libxl::open(reporter.libxl_level(), move |level, text| {
-        messages.message(&format!("libxl: {level}: {text}"));
-    })
 }
 
 /// An error of what somebody else has done to the domain in the middle of our work.

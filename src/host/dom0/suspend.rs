@@ -237,7 +237,7 @@ impl Dom0 {
         disks: &[PathBuf],
     ) -> std::result::Result<(), LibxlError> {
         let (writer, record) = self.image.as_ref().expect(IMAGE_IS_OPEN);
-        let (libxl, stop) = (&self.libxl, &self.stop);
+        let (libxl, stop) = (self.toolstack.libxl(), &self.stop);
         let meter = self.reporter.meter("saving memory");
         // For the watch: ours is busy with the save. Without it, check_still sees less.
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
@@ -372,7 +372,7 @@ impl Dom0 {
 
     fn try_resume(&mut self, domain: &DomainId) -> Result<()> {
         let gone = self.is_gone(domain).unwrap_or(false);
-        let result = if gone { Ok(()) } else { self.libxl.resume(domain.domid) };
+        let result = if gone { Ok(()) } else { self.toolstack.libxl().resume(domain.domid) };
         // Whoever was killed may have asked the guest to suspend.
         self.suspend_failed |= self.adopted;
         if let Some(suspended) = self.suspended_at.take() {
@@ -406,9 +406,9 @@ impl Dom0 {
             if savers::other(domain).is_ok_and(|other| other.is_some()) {
                 return Ok(());
             }
-            self.xenstore.cancel_suspend(domain.domid).map_err(caused)?;
+            self.toolstack.xenstore().cancel_suspend(domain.domid).map_err(caused)?;
             if self.is_suspended(domain)? {
-                self.libxl.resume(domain.domid).map_err(caused)?;
+                self.toolstack.libxl().resume(domain.domid).map_err(caused)?;
             }
             if Instant::now() >= deadline {
                 return Ok(());

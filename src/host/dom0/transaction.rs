@@ -89,8 +89,8 @@ impl Dom0 {
             }
             answer
         };
-        let xenstore = &self.xenstore;
-        let is_gone = || match xenstore.qemu_pid(domid) {
+        let toolstack = &self.toolstack;
+        let is_gone = || match toolstack.qemu_pid(domid) {
             Ok(Some(pid)) => !process::is_qemu_of(pid, domid),
             Ok(None) => true,
             Err(_) => false,

@@ -20,12 +20,12 @@ use crate::error::{Error, Result};
 use crate::host::chain;
 use crate::host::command;
 use crate::host::configured::{self, Configured};
-use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::needs::{self, Around};
 use crate::host::parallel::in_parallel;
 use crate::host::qmp::Qmp;
 use crate::host::snapshot::Snapshot;
+use crate::host::toolstack::Toolstack;
 use crate::names::is_file_part;
 use crate::need::Trouble;
 use crate::record::{DiskRecord, Kept, Record};
@@ -35,7 +35,7 @@ use crate::tool::{Invocation, Tool, check_path, quote};
 /// Looks at a snapshot and the host for `revert`; for a new domain `beside` that of the snapshot, if
 /// one is wished for. `cfg` is the domain's xl configuration file, as far as it is known.
 pub fn for_revert(
-    dom0: &Dom0,
+    toolstack: &Toolstack,
     snapshot: &Snapshot,
     cfg: &Cfg,
     name: &str,
@@ -51,17 +51,17 @@ pub fn for_revert(
             .hint(format!("make it: mkdir -p {directory}")));
     }
     let record = snapshot.record.clone();
-    let domains = listed(dom0)?;
+    let domains = listed(toolstack)?;
     let wanted = beside.map_or(record.domain.name.as_str(), |wishes| wishes.name.as_str());
-    let named = with_name(&domains, wanted).map(|domain| running(dom0, domain)).transpose()?;
+    let named = with_name(&domains, wanted).map(|domain| running(toolstack, domain)).transpose()?;
     let (config, onward, same) = match &snapshot.source {
         Some(source) => {
             let config = DomainConfig::parse(&source.image.config)
                 .map_err(|error| trouble(&format!("the image {}", source.name), error))?;
             let same = with_uuid(&domains, record.domain.uuid)?
-                .map(|domain| running(dom0, domain))
+                .map(|domain| running(toolstack, domain))
                 .transpose()?;
-            let same = same.filter(|same| !is_empty_shell(dom0, same));
+            let same = same.filter(|same| !is_empty_shell(toolstack, same));
             (config, Onward::Memory, same)
         }
         None if beside.is_some() => {
@@ -82,11 +82,11 @@ pub fn for_revert(
         }
     };
     if let Some(same) = same.as_ref().filter(|_| beside.is_none()) {
-        check_qemu(dom0, &same.id)?;
+        check_qemu(toolstack, &same.id)?;
     }
-    let others = disks_of_others(dom0, same.as_ref().map(|same| same.id.domid))?;
+    let others = disks_of_others(toolstack, same.as_ref().map(|same| same.id.domid))?;
     let mut current = match (&same, &onward) {
-        (Some(running), _) => disks_of(dom0, running.id.domid)?,
+        (Some(running), _) => disks_of(toolstack, running.id.domid)?,
         (None, Onward::Memory) => Vec::new(),
         // It would go on with those.
         (None, Onward::Start(_)) => {
@@ -121,24 +121,24 @@ pub fn for_revert(
     let needs = need::of_revert(&disks, Some(&config), wanted, beside.is_some())
         .map_err(|error| trouble(&record.domain.name, error))?;
     let gone = same.as_ref().filter(|_| beside.is_none()).map(|same| same.id.domid);
-    let (troubles, _) = needs::troubles(&needs, Around { dom0: Some(dom0), gone });
+    let (troubles, _) = needs::troubles(&needs, Around { toolstack: Some(toolstack), gone });
     Ok(Found { snapshot, record, onward, config, named, same, disks, volumes, troubles, now })
 }
 
 /// A domain that is there, with the xl process that watches it.
-fn running(dom0: &Dom0, domain: Listed) -> Result<Running> {
+fn running(toolstack: &Toolstack, domain: Listed) -> Result<Running> {
     let Listed { id, state } = domain;
-    let monitor = monitor(dom0, &id)?.found;
+    let monitor = monitor(toolstack, &id)?.found;
     Ok(Running { id, state, monitor })
 }
 
 /// Whether nothing is left of a domain that was destroyed but its number: somebody has still mapped a page
 /// of its memory. Its devices are gone from xenstore then, and its QEMU has ended.
-fn is_empty_shell(dom0: &Dom0, domain: &Running) -> bool {
+fn is_empty_shell(toolstack: &Toolstack, domain: &Running) -> bool {
     let domid = domain.id.domid;
     domain.state == State::Dying
-        && dom0.xenstore.vbds(domid).is_ok_and(|disks| disks.is_empty())
-        && dom0.xenstore.qemu_pid(domid).is_ok_and(|qemu| qemu.is_none())
+        && toolstack.vbds(domid).is_ok_and(|disks| disks.is_empty())
+        && toolstack.qemu_pid(domid).is_ok_and(|qemu| qemu.is_none())
 }
 
 /// The host's logical volumes, if the snapshot has one.
@@ -150,8 +150,8 @@ fn volumes_for(record: &Record) -> Result<Vec<Volume>, String> {
 }
 
 /// The disks of the domain that would be reverted; none if it has just gone.
-fn disks_of(dom0: &Dom0, domid: u32) -> Result<Vec<Disk>> {
-    let json = match dom0.libxl.config_json(domid) {
+fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
+    let json = match toolstack.config_json(domid) {
         Ok(json) => json,
         Err(error) if error.is_not_found() => return Ok(Vec::new()),
         Err(error) => return Err(trouble(&format!("domain {domid}"), error)),
@@ -163,16 +163,16 @@ fn disks_of(dom0: &Dom0, domid: u32) -> Result<Vec<Disk>> {
 
 /// Looks at a snapshot for `show`: without a toolstack as far as that can be done.
 pub fn for_show(
-    dom0: Option<&Dom0>,
+    toolstack: Option<&Toolstack>,
     record: &Record,
     config: Option<&DomainConfig>,
     now: Timestamp,
 ) -> Result<Looked> {
     // Without memory, it may have another UUID now.
-    let around = dom0.filter(|_| record.disks_only.is_none()).map(|dom0| {
-        let same = with_uuid(&listed(dom0)?, record.domain.uuid)?.map(|same| same.id.domid);
-        let current = same.map_or(Ok(Vec::new()), |domid| disks_of(dom0, domid))?;
-        Ok::<_, Error>((same, current, disks_of_others(dom0, same)?))
+    let around = toolstack.filter(|_| record.disks_only.is_none()).map(|toolstack| {
+        let same = with_uuid(&listed(toolstack)?, record.domain.uuid)?.map(|same| same.id.domid);
+        let current = same.map_or(Ok(Vec::new()), |domid| disks_of(toolstack, domid))?;
+        Ok::<_, Error>((same, current, disks_of_others(toolstack, same)?))
     });
     // What is known of the disks is shown all the same.
     let (untold, around) = match around.transpose() {
@@ -190,7 +190,7 @@ pub fn for_show(
     }
     let needs = need::of_revert(&disks, config, &record.domain.name, false)
         .map_err(|error| trouble(&record.domain.name, error))?;
-    let (troubles, mut unseen) = needs::troubles(&needs, Around { dom0, gone: same });
+    let (troubles, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same });
     unseen.extend(untold);
     Ok(Looked { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
 }
