@@ -15,7 +15,7 @@ use xl_snapshot::disk::{DiskRevert, FileFacts, RevertContext, revert};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::command::run;
-use xl_snapshot::host::{files, look};
+use xl_snapshot::host::{files, look, tools};
 use xl_snapshot::plan::Step;
 use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
 use xl_snapshot::revert::by_hand::{self, Eyes};
@@ -75,7 +75,7 @@ impl Images {
 
 /// The record of a disk with its `number`th internal snapshot.
 fn internal(path: &Path, number: usize) -> DiskRecord {
-    let proof = look::image(path, Format::Qcow2).unwrap().snapshots()[number].clone();
+    let proof = tools::image(path, Format::Qcow2).unwrap().snapshots()[number].clone();
     disk(path, Format::Qcow2, Kept::Internal { proof: Some(proof) })
 }
 
@@ -325,7 +325,7 @@ struct Host;
 
 impl Eyes for Host {
     fn chain(&self, path: &Path, format: Format) -> Result<Vec<ImageInfo>, String> {
-        look::chain(path, format)
+        tools::chain(path, format)
     }
 
     fn facts(&self, path: &Path) -> Result<FileFacts, String> {

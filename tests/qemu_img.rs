@@ -12,7 +12,7 @@ use xl_snapshot::disk::qemu_img::{
 };
 use xl_snapshot::domain::Format;
 use xl_snapshot::host::command::run;
-use xl_snapshot::host::look;
+use xl_snapshot::host::tools;
 use xl_snapshot::names::SnapshotName;
 use xl_snapshot::tool::{Invocation, Tool};
 
@@ -55,7 +55,7 @@ impl Images {
 }
 
 fn chain(path: &Path, format: Format) -> Vec<ImageInfo> {
-    look::chain(path, format).unwrap()
+    tools::chain(path, format).unwrap()
 }
 
 /// What a copy of a snapshot takes.

@@ -13,9 +13,10 @@ use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::libxl::XlCfg;
 use crate::host::look::{
-    self, Domain, OtherDisk, chain, disks_of_others, dom0_qemu, image_place, need, other_user,
-    spaces, trouble, vhd_facts, volumes_under,
+    self, Domain, OtherDisk, disks_of_others, dom0_qemu, image_place, other_user, spaces, trouble,
+    volumes_under,
 };
+use crate::host::tools::{self, chain, need, vhd_facts};
 use crate::host::toolstack::Toolstack;
 use crate::host::{command, files};
 use crate::record::{Record, SECTOR};
@@ -150,7 +151,7 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskS
 
 /// An image as its QEMU would see it.
 fn image(path: &Path, format: Format) -> Result<Node, String> {
-    let info = look::image(path, format)?;
+    let info = tools::image(path, format)?;
     Ok(Node {
         name: String::new(),
         file: path.to_owned(),

@@ -19,7 +19,7 @@ use crate::disk::lvm;
 use crate::disk::qemu_img;
 use crate::error::{Error, Result};
 use crate::host::toolstack::Toolstack;
-use crate::host::{command, files, look};
+use crate::host::{command, files, look, tools};
 use crate::leftover::{Leftover, NewFile, What};
 use crate::memory::{PARTIAL, read_front};
 use crate::record::{Kept, NOT_YET, Record};
@@ -130,7 +130,7 @@ fn leftover(toolstack: &Toolstack, candidate: Candidate) -> Result<Leftover> {
     }
     // Where there is no LVM, there are no volumes.
     if !tags.is_empty() && command::find(Tool::Lvm).is_ok() {
-        match look::volumes() {
+        match tools::volumes() {
             Ok(all) => {
                 for volume in all {
                     let tag = tags.iter().find(|tag| volume.has_tag(tag)).cloned();

@@ -13,19 +13,18 @@ use crate::create::drives::Drive;
 use crate::create::room::Space;
 use crate::create::{ImagePlace, Job, Seen};
 use crate::disk::chain::{FileId, Link};
-use crate::disk::lvm::volumes::{self, Volume};
-use crate::disk::{self, DiskSeen, Place, Served, qemu_img, vhd};
+use crate::disk::lvm::volumes::Volume;
+use crate::disk::{self, DiskSeen, Place, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
-use crate::host::command;
 use crate::host::files;
 use crate::host::libxl::{LibxlError, cfg_name};
 use crate::host::needs::{self, Around};
-use crate::host::parallel::in_parallel;
 use crate::host::process::{self, Monitor, Watched};
 use crate::host::qmp::Qmp;
 use crate::host::savers;
+use crate::host::tools::{need, vhd_facts, volumes};
 use crate::host::toolstack::Toolstack;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
@@ -253,13 +252,7 @@ pub(super) fn other_user(path: &Path, others: &[OtherDisk]) -> Option<String> {
         .map(|other| format!("disk {} of domain {}", other.vdev, other.domain))
 }
 
-/// The host's logical volumes.
-pub fn volumes() -> Result<Vec<Volume>, String> {
-    let output = command::run(&volumes::report()).map_err(|error| error.to_string())?;
-    volumes::parse(&output).map_err(|error| format!("lvs's answer: {error}"))
-}
-
-/// The same, if a disk may be one of them.
+/// The host's logical volumes, if a disk may be one of them.
 pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
     match disks.iter().any(|disk| disk.device.is_some()) {
         true => volumes(),
@@ -275,34 +268,6 @@ pub(super) fn own(disk: &Disk) -> Result<Vec<Link>, String> {
         }
         _ => Ok(Vec::new()),
     }
-}
-
-/// What is known of a disk as a VHD, if it is one.
-pub(super) fn vhd_facts(disk: &Disk) -> Option<Result<vhd::Facts, String>> {
-    let tap = disk.is_tap_vhd();
-    if !tap && disk.format != Some(Format::Vhd) {
-        return None;
-    }
-    let file = disk.file();
-    let depth = || -> Result<Option<u32>, String> {
-        if !tap {
-            return Ok(None);
-        }
-        check_path(file).map_err(|why| why.to_string())?;
-        let output = command::run(&vhd::query_depth(file)).map_err(|error| error.to_string())?;
-        Ok(vhd::parse_depth(&output))
-    };
-    Some(vhd_footer(file).and_then(|facts| Ok(vhd::Facts { depth: depth()?, ..facts })))
-}
-
-/// A VHD that grows has a copy of its footer at its start, and tapdisk spoils the one at the end
-/// while the disk is in use (blktap, block-vhd.c, `vhd_kill_footer`).
-fn vhd_footer(path: &Path) -> Result<vhd::Facts, String> {
-    files::ends::<{ vhd::FOOTER }>(path)
-        .map_err(|error| error.to_string())?
-        .iter()
-        .find_map(vhd::Facts::of_footer)
-        .ok_or_else(|| "it has no footer of a VHD".to_owned())
 }
 
 pub(super) fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
@@ -352,34 +317,9 @@ pub fn config(toolstack: &Toolstack, domain: &DomainId) -> Result<DomainConfig> 
     DomainConfig::parse(&json).map_err(|error| trouble(&domain.name, error))
 }
 
-/// What qemu-img says of an image, once it is known that nothing else would be opened with it.
-pub fn image(path: &Path, format: Format) -> Result<qemu_img::ImageInfo, String> {
-    chain::walk(path, format)?;
-    info(path, format)
-}
-
-/// An image and those below it, top first.
-pub fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, String> {
-    let links = chain::walk(path, format)?;
-    in_parallel(links, |link| info(&link.path, link.format)).into_iter().collect()
-}
-
-/// What qemu-img says of an image of a chain that was walked.
-fn info(path: &Path, format: Format) -> Result<qemu_img::ImageInfo, String> {
-    let output = command::run(&qemu_img::info(path, format)).map_err(|error| error.to_string())?;
-    qemu_img::ImageInfo::parse(&output)
-        .map_err(|error| format!("qemu-img's answer on {}: {error}", path.display()))
-}
-
 /// Looking failed: nothing was changed.
 pub(super) fn trouble(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::refused(format!("Looking at {what} failed"))
         .because(error)
         .hint("nothing was changed; see that xl list works, and the logs in /var/log/xen")
-}
-
-/// Refuses if a tool is not there.
-pub(super) fn need(tool: Tool) -> Result<()> {
-    let missing = |why| Error::refused(format!("{} is needed", tool.name())).because(why);
-    command::find(tool).map(drop).map_err(|why| missing(why).hint(tool.remedy()))
 }

@@ -13,8 +13,8 @@ use crate::domain::{DomainId, Format};
 use crate::error::{Error, Left, Result};
 use crate::host::cfg;
 use crate::host::guard::Note;
-use crate::host::look;
 use crate::host::record_file::RecordFile;
+use crate::host::tools;
 use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
 use crate::record::{DisksOnly, QcowSnapshot, Record};
@@ -149,6 +149,6 @@ impl Dom0 {
 
 /// The internal snapshot of a name: by its number, because a name may be another snapshot's number.
 fn snapshot_named(path: &Path, name: &SnapshotName) -> Result<Option<QcowSnapshot>> {
-    let snapshots = look::image(path, Format::Qcow2).map_err(Error::failed)?.snapshots();
+    let snapshots = tools::image(path, Format::Qcow2).map_err(Error::failed)?.snapshots();
     Ok(snapshots.into_iter().find(|snapshot| snapshot.name == name.as_str()))
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Left, Result};
 use crate::host::guard::Note;
 use crate::host::image::{ImageWriter, NotComplete};
 use crate::host::parallel::in_parallel;
-use crate::host::{files, look};
+use crate::host::{files, tools};
 use crate::memory::{partial_path, restore_command};
 use crate::plan::{ImageStart, Target};
 use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
@@ -167,7 +167,7 @@ fn unproven(what: &str, path: &Path) -> Left {
 
 /// The one snapshot `name` of a qcow2 file.
 fn internal_snapshot(path: &Path, name: &str) -> Result<QcowSnapshot> {
-    let image = look::image(path, Format::Qcow2).map_err(Error::failed)?;
+    let image = tools::image(path, Format::Qcow2).map_err(Error::failed)?;
     image.snapshots().into_iter().find(|snapshot| snapshot.name == name).ok_or_else(|| {
         Error::failed(format!("qemu-img does not list snapshot {name} of {}", path.display()))
     })

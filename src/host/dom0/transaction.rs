@@ -15,7 +15,7 @@ use crate::disk::qemu_img::{ImageInfo, snapshot_delete};
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::qmp::{Qmp, QmpError, SLOW};
-use crate::host::{look, process};
+use crate::host::{process, tools};
 use crate::plan::Action;
 use crate::record::QcowSnapshot;
 use crate::report::Meter;
@@ -150,7 +150,7 @@ fn still_there(domid: u32, (node, name): &(String, String)) -> Left {
 
 /// The internal snapshots of a file.
 fn snapshots(path: &Path) -> std::result::Result<Vec<QcowSnapshot>, String> {
-    let chain = look::chain(path, Format::Qcow2)?;
+    let chain = tools::chain(path, Format::Qcow2)?;
     Ok(chain.first().map(ImageInfo::snapshots).unwrap_or_default())
 }
 

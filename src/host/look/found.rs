@@ -1,36 +1,32 @@
 //! Looking at a snapshot and its disks, for `revert` and `show`. Changes nothing.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::domains::{Listed, listed, with_name, with_uuid};
-use super::{
-    OtherDisk, check_qemu, disks_of_others, info, monitor, need, other_user, trouble, vhd_footer,
-    volumes,
-};
+use super::{OtherDisk, check_qemu, disks_of_others, monitor, other_user, trouble};
 use crate::clone;
 use crate::create::{State, stamp};
 use crate::disk::lvm::volumes::{Volume, device};
-use crate::disk::{self, DiskFound, Place, Room, beside_file_name, qemu_img, vhd};
+use crate::disk::{self, DiskFound, Place, Room, beside_file_name, qemu_img};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
-use crate::host::command;
 use crate::host::configured::{self, Configured};
 use crate::host::files;
 use crate::host::needs::{self, Around};
 use crate::host::parallel::in_parallel;
 use crate::host::qmp::Qmp;
 use crate::host::snapshot::Snapshot;
+use crate::host::tools::{self, info, need, vhd_footer, vhd_parents, volumes};
 use crate::host::toolstack::Toolstack;
 use crate::names::is_file_part;
-use crate::need::Trouble;
+use crate::need::{self, Trouble};
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Cfg, Found, Onward, Running};
-use crate::tool::{Invocation, Tool, check_path, quote};
+use crate::tool::{Tool, quote};
 
 /// Looks at a snapshot and the host for `revert`; for a new domain `beside` that of the snapshot, if
 /// one is wished for. `cfg` is the domain's xl configuration file, as far as it is known.
@@ -272,11 +268,8 @@ fn disk_found(
             (Err(none()), Err(none()))
         }
     };
-    let top_parent = top.filter(|_| is_vhd).and_then(|top| {
-        check_path(top.file()).ok()?;
-        let output = command::run(&vhd::query_parent(top.file())).ok()?;
-        files::identity(&vhd::parse_parent(&output)?)
-    });
+    let top_parent = top.filter(|_| is_vhd).and_then(|top| tools::vhd_parent(top.file()));
+    let top_parent = top_parent.and_then(|parent| files::identity(&parent));
     let copy = match &disk.snapshot {
         Kept::Reflink { copy, .. } => Some(copy),
         _ => None,
@@ -308,30 +301,6 @@ fn disk_found(
     }
 }
 
-/// The VHDs below one, down to that which has no parent. A child names its parent by the path, and
-/// knows its UUID: another VHD there would be found out only when tapdisk opens it.
-fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
-    let of = |path: &Path, why: &dyn fmt::Display| format!("{}: {why}", path.display());
-    let footer_of = |path: &Path| vhd_footer(path).map_err(|why| of(path, &why));
-    let mut parents: Vec<PathBuf> = Vec::new();
-    let mut child = path.to_owned();
-    let mut footer = footer_of(path)?;
-    while footer.differencing {
-        let header = files::part(&child, footer.header).map_err(|error| of(&child, &error))?;
-        let output = command::run(&vhd::query_parent(&child)).map_err(|error| error.to_string())?;
-        let parent = vhd::parse_parent(&output)
-            .filter(|parent| *parent != path && !parents.contains(parent))
-            .ok_or_else(|| of(&child, &"vhd-util does not tell its parent"))?;
-        footer = footer_of(&parent)?;
-        if vhd::parent_uuid(&header) != Some(footer.uuid) {
-            return Err(of(&child, &format!("its parent {} is another VHD", parent.display())));
-        }
-        parents.push(parent.clone());
-        child = parent;
-    }
-    Ok(parents)
-}
-
 /// The room for a copy of a snapshot, where one is needed: a new domain takes no part in the disks of
 /// the old one. In place, a snapshot keeps what the image holds now.
 fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> {
@@ -349,15 +318,7 @@ fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> 
         }
         _ => return None,
     };
-    Some(room(from, &measure, &found.place.path))
-}
-
-/// The room that a copy takes which `measure` asks for.
-fn room(from: &Path, measure: &Invocation, to: &Path) -> Result<Room, String> {
-    let output = command::run(measure);
-    let needed = qemu_img::parse_measure(&output.map_err(|error| error.to_string())?)
-        .map_err(|error| format!("qemu-img's answer on {}: {error}", from.display()))?;
-    room_at(to, needed)
+    Some(tools::measure(from, &measure).and_then(|needed| room_at(&found.place.path, needed)))
 }
 
 /// The room on the file system of a file.
