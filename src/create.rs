@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub use job::{Job, stamp};
 pub use seen::{ImagePlace, Seen, State};
 
-use crate::disk::{self, DiskCreate, lvm, vhd};
+use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
 use crate::domain::{DomainConfig, DomainId, Format, GuestType};
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
@@ -117,9 +117,16 @@ pub fn changes(disks: &[DiskCreate]) -> Vec<Change> {
 
 /// Plans a snapshot, or refuses it.
 pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
-    if job.request.without_memory() {
-        return alone::plan(job, seen, disks, rewrites);
-    }
+    let plan = if job.request.without_memory() {
+        alone::plan(job, seen, disks, rewrites)?
+    } else {
+        with_memory(job, seen, disks, rewrites)?
+    };
+    let size = |disk: &DiskSeen| Some((disk.disk.vdev.clone(), disk.virtual_size()?));
+    Ok(Plan { virtual_sizes: seen.disks.iter().filter_map(size).collect(), ..plan })
+}
+
+fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
     let domain = name_of(&seen.config)?;
     let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
     let internal = disks.iter().any(|d| matches!(d.record.snapshot, Kept::Internal { .. }));

@@ -258,7 +258,6 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             .as_ref()
             .map(|running| Step::Destroy { domain: running.id.clone(), way_out: way_out.clone() }),
         onward,
-        onward_again: false,
         stranded: Stranded {
             down: format!("Domain {} is down", domain.name),
             steps: destroyed.into_iter().chain(take_back).chain(undo(&prepare)).collect(),
@@ -266,6 +265,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         },
         prepare,
         finish,
+        ..Plan::default()
     };
     Ok(Revert {
         plan,

@@ -1,6 +1,7 @@
 //! Runs a command line: looks, plans, executes, reports.
 
 mod create;
+pub mod guard;
 mod revert;
 
 use std::io::{self, Read, Write};

@@ -87,7 +87,6 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         _ => look::for_create(&dom0.toolstack, &domain, &job)?,
     };
     dom0.qmp = qmp;
-    dom0.remember_sizes(&seen.disks);
     let disks = create::disks(&job, &seen)?;
     let rewrites = rewrites::for_create(&dom0.toolstack, &domain, &job, &create::changes(&disks))?;
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;

@@ -22,7 +22,6 @@ use uuid::Uuid;
 use self::disks::{rename, rename_back};
 use self::guarded::started;
 use self::suspend::{Round, write_back};
-use crate::disk::DiskSeen;
 use crate::disk::qemu_img::{base_of, snapshot_create};
 use crate::domain::DomainId;
 use crate::error::{Error, Left, Result};
@@ -155,13 +154,6 @@ impl Dom0 {
     /// What the operation can tell.
     pub fn done(self) -> Done {
         self.done
-    }
-
-    /// Remembers the sizes of disks for the proofs: once overlays stand on them, QEMU tells the
-    /// overlays' sizes.
-    pub fn remember_sizes(&mut self, disks: &[DiskSeen]) {
-        let size = |disk: &DiskSeen| Some((disk.disk.vdev.clone(), disk.virtual_size()?));
-        self.virtual_sizes.extend(disks.iter().filter_map(size));
     }
 
     /// The number of the domain with this UUID, if there is one.
