@@ -7,7 +7,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::memory::not_complete;
-use super::{Dom0, caused, failed};
+use super::state::{Dom0, caused, failed};
 use crate::disk::qemu_img::{snapshot_apply, snapshot_delete};
 use crate::domain::{DomainId, Format};
 use crate::error::{Error, Left, Result};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{Dom0, POLL, caused, failed};
+use super::state::{Dom0, POLL, caused, failed};
 use crate::disk::lvm::volumes::{Volume, rename as rename_volume};
 use crate::error::{Error, Result};
 use crate::host::guard::Note;

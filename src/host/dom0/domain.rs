@@ -9,7 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::guarded::started;
-use super::{Dom0, caused, failed, meddled};
+use super::state::{Dom0, caused, failed, meddled};
 use crate::disk::qemu_img::snapshot_delete;
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};

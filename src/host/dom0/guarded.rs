@@ -4,7 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::{Dom0, failed};
+use super::state::{Dom0, failed};
 use crate::error::Result;
 use crate::host::guard::{DoneBefore, Guard, Note};
 use crate::host::image::ImageWriter;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Dom0, caused, failed};
+use super::state::{Dom0, IMAGE_IS_OPEN, caused, failed};
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::guard::Note;
@@ -13,9 +13,6 @@ use crate::memory::{partial_path, restore_command};
 use crate::plan::{ImageStart, Target};
 use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
 use crate::tool::quote;
-
-/// The planners see to it: `create` opens the image before it saves into it.
-pub(super) const IMAGE_IS_OPEN: &str = "plans open the image before they use it";
 
 impl Dom0 {
     pub(super) fn open_image(&mut self, start: &ImageStart) -> Result<()> {

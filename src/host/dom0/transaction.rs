@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Dom0, caused};
+use super::state::{Dom0, caused};
 use crate::disk::Node;
 use crate::disk::qemu_img::{ImageInfo, snapshot_delete};
 use crate::domain::Format;
