@@ -10,7 +10,7 @@ use std::{
 
 use xen_bindings as sys;
 
-use super::{logger::InCallback, owned::lossy};
+use super::{callback::InCallback, owned::lossy};
 
 thread_local! {
     /// The `Watcher` of the suspend this thread is in, or null.
@@ -114,7 +114,8 @@ pub(super) unsafe extern "C" fn on_progress(
 mod tests {
     use std::ffi::CStr;
 
-    use super::super::logger::{Level, LoggerHandle, assert_outside_callback};
+    use super::super::callback::assert_outside_callback;
+    use super::super::logger::{Level, LoggerHandle};
     use super::*;
 
     fn logger() -> LoggerHandle {
