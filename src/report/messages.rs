@@ -9,8 +9,9 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use indicatif::MultiProgress;
 
+use super::printable;
+use super::progress::Meter;
 use super::voice::Voice;
-use super::{Meter, printable};
 use crate::error::Error;
 use crate::host::libxl::Level;
 
@@ -92,15 +93,21 @@ impl Reporter {
         match self.verbosity {
             ..0 => Meter::hidden(),
             _ if draws() => Meter::bar(what, self.bars.clone()),
-            _ => Meter::lines(what, self.clone()),
+            _ => Meter::lines(what, self.sayer()),
         }
+    }
+
+    /// What says messages from another thread.
+    fn sayer(&self) -> impl Fn(&str) + Send + use<> {
+        let reporter = self.clone();
+        move |text| reporter.message(text)
     }
 
     /// Says now and then for how long something has been waited for; nothing with `-q`.
     pub fn waiting(&self, what: &'static str) -> Meter {
         match self.verbosity {
             ..0 => Meter::hidden(),
-            _ => Meter::waiting(what, self.clone()),
+            _ => Meter::waiting(what, self.sayer()),
         }
     }
 }
