@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{all, identify};
+use super::stat::{all, identify};
 use crate::process::Process;
 
 /// Where xl's processes write to in the background: `xl-NAME.log` (xl_utils.c, `do_daemonize`).
