@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use job::{Job, stamp};
-pub use seen::{ImagePlace, Seen, State};
+pub use seen::{ImagePlace, Seen, Space, State};
 
 use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
 use crate::domain::{DomainConfig, DomainId, Format, GuestType};

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::room::Space;
 use crate::create::drives::Drive;
 use crate::disk::DiskSeen;
 use crate::disk::lvm::volumes::Volume;
@@ -65,6 +64,17 @@ pub struct Seen {
     pub image: ImagePlace,
     /// The file systems of the image, of the disks and of their new images, as far as they are known.
     pub spaces: Vec<Space>,
+}
+
+/// The file system that a file is on, or will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// The file.
+    pub file: PathBuf,
+    /// The number of the file system.
+    pub device: u64,
+    /// What is free, in bytes.
+    pub free: u64,
 }
 
 /// What is known of the place for the memory image.

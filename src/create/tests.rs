@@ -210,7 +210,7 @@ fn an_image_and_what_the_disks_get_are_counted_together() {
         seen.image = place(free * mib);
         let overlay = "/srv/web1-xvdb.after-s1.qcow2";
         seen.spaces = [("/srv/s1.xlsave", 7), ("/srv/a.qcow2", 7), (overlay, device)]
-            .map(|(file, device)| room::Space { file: file.into(), device, free: free * mib })
+            .map(|(file, device)| Space { file: file.into(), device, free: free * mib })
             .into();
         plan(&job, &seen)
     };

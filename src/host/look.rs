@@ -2,16 +2,18 @@
 
 mod domains;
 mod found;
+mod trouble;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use domains::name_of;
 pub use domains::{Domain, again, domain};
 pub use found::{Looked, for_revert, for_show};
+pub(super) use trouble::trouble;
 
 use crate::create::drives::Drive;
-use crate::create::room::Space;
-use crate::create::{ImagePlace, Job, Seen};
+use crate::create::{ImagePlace, Job, Seen, Space};
 use crate::disk::chain::{FileId, Link};
 use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskSeen, Place, Served};
@@ -19,7 +21,7 @@ use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
 use crate::host::files;
-use crate::host::libxl::{LibxlError, cfg_name};
+use crate::host::libxl::cfg_name;
 use crate::host::needs::{self, Around};
 use crate::host::process::{self, Monitor, Watched};
 use crate::host::qmp::Qmp;
@@ -32,16 +34,6 @@ use crate::need::{self, Trouble};
 use crate::plan::Target;
 use crate::spec::Wish;
 use crate::tool::{Tool, check_path};
-
-/// The name of a domain; empty if it has just gone.
-fn name_of(toolstack: &Toolstack, domid: u32) -> Result<String> {
-    match toolstack.domain_name(domid) {
-        Ok(name) => Ok(name.unwrap_or_default()),
-        // Nobody can ask for such a name here, and work on other domains goes on.
-        Err(LibxlError::NotUtf8 { .. }) => Ok(format!("\u{fffd} (domain {domid})")),
-        Err(error) => Err(trouble("the domains", error)),
-    }
-}
 
 /// What a revert would lack right away.
 fn troubles(
@@ -315,11 +307,4 @@ pub(super) fn spaces(disks: &[DiskSeen], image: &ImagePlace) -> Vec<Space> {
 pub fn config(toolstack: &Toolstack, domain: &DomainId) -> Result<DomainConfig> {
     let json = toolstack.config_json(domain.domid).map_err(|error| trouble(&domain.name, error))?;
     DomainConfig::parse(&json).map_err(|error| trouble(&domain.name, error))
-}
-
-/// Looking failed: nothing was changed.
-pub(super) fn trouble(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::refused(format!("Looking at {what} failed"))
-        .because(error)
-        .hint("nothing was changed; see that xl list works, and the logs in /var/log/xen")
 }

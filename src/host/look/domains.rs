@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::{name_of, trouble};
+use super::trouble::trouble;
 use crate::create::State;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
-use crate::host::libxl::{DomainInfo, ShutdownReason, cfg_name};
+use crate::host::libxl::{DomainInfo, LibxlError, ShutdownReason, cfg_name};
 use crate::host::toolstack::Toolstack;
 use crate::spec::absolute;
 
@@ -43,6 +43,16 @@ impl Domain {
 pub(super) struct Listed {
     pub(super) id: DomainId,
     pub(super) state: State,
+}
+
+/// The name of a domain; empty if it has just gone.
+pub(super) fn name_of(toolstack: &Toolstack, domid: u32) -> Result<String> {
+    match toolstack.domain_name(domid) {
+        Ok(name) => Ok(name.unwrap_or_default()),
+        // Nobody can ask for such a name here, and work on other domains goes on.
+        Err(LibxlError::NotUtf8 { .. }) => Ok(format!("\u{fffd} (domain {domid})")),
+        Err(error) => Err(trouble("the domains", error)),
+    }
 }
 
 /// All domains that Xen lists, but dom0.
