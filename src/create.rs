@@ -10,8 +10,8 @@ mod seen;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-pub use job::{Job, stamp};
-pub use seen::{ImagePlace, Seen, Space, State};
+pub use job::Job;
+pub use seen::{ImagePlace, Seen, Space};
 
 use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
 use crate::domain::{DomainConfig, DomainId, Format, GuestType};
@@ -24,6 +24,7 @@ use crate::plan::{
 };
 use crate::record::{DomainRecord, Kept, NOT_YET, Record, VERSION};
 use crate::spec::DiskWish;
+use crate::state::State;
 use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
 

@@ -24,6 +24,7 @@ pub mod revert;
 pub mod run;
 pub mod show;
 pub mod spec;
+pub mod state;
 pub mod tool;
 pub mod trust;
 pub mod xlcfg;

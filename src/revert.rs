@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
-use crate::create::{State, stamp};
 use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
@@ -19,6 +18,7 @@ use crate::need::{self, Rank, Trouble};
 use crate::plan::{Plan, Step, Stranded, undo};
 use crate::process::Process;
 use crate::record::{Kept, Record};
+use crate::state::{State, stamp};
 use crate::tool::quote;
 
 /// What the user asks for.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
-use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen, State};
+use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen};
 use xl_snapshot::disk::lvm::volumes::{self, Volume};
 use xl_snapshot::disk::qemu_img::ImageInfo;
 use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served, vhd};
@@ -21,6 +21,7 @@ use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::process::Process;
 use xl_snapshot::revert::by_hand::{self, Eyes};
 use xl_snapshot::spec::{Flags, Request, Spec, merge};
+use xl_snapshot::state::State;
 
 /// The volumes of lvm.cfg, as lvs prints them: a thick one, and a thin one in its pool.
 const VOLUMES: &str = r#"{"report": [{"lv": [

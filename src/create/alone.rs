@@ -2,13 +2,13 @@
 //! one that does.
 
 use super::{
-    ImagePlace, Job, Rewrites, Seen, State, actions, left_out, name_of, new_record, prepare, room,
-    switch,
+    ImagePlace, Job, Rewrites, Seen, actions, left_out, name_of, new_record, prepare, room, switch,
 };
 use crate::disk::DiskCreate;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Step};
 use crate::record::{DisksOnly, Record};
+use crate::state::State;
 use crate::tool::check_path;
 
 /// Why disks alone are no snapshot of a domain that runs ("domain snapshot", RFC V9 on xen-devel).

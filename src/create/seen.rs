@@ -8,23 +8,7 @@ use crate::disk::lvm::volumes::Volume;
 use crate::domain::{DomainConfig, DomainId};
 use crate::need::Trouble;
 use crate::process::Process;
-
-/// What the domain is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Running or waiting for something to do.
-    Running,
-    /// Paused by an administrator: it cannot answer a suspend request.
-    Paused,
-    /// Suspended: somebody saves or migrates it, or has left it so.
-    Suspended,
-    /// Shut down or crashed, and not yet destroyed.
-    Shutdown,
-    /// Being destroyed.
-    Dying,
-    /// There is no such domain, but a configuration file of it.
-    Off,
-}
+use crate::state::State;
 
 /// What was seen of the domain and the host, while the guest runs.
 #[derive(Debug, Clone)]

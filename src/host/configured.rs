@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::create::{Job, Seen, State, drives};
+use crate::create::{Job, Seen, drives};
 use crate::disk::qemu_img::ImageInfo;
 use crate::disk::{DiskSeen, FileFacts, Node, Place, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
@@ -22,6 +22,7 @@ use crate::host::{command, files};
 use crate::record::{Record, SECTOR};
 use crate::revert::by_hand::{self, Eyes};
 use crate::spec::{Request, Wish};
+use crate::state::State;
 use crate::tool::{Tool, check_path, dry_run};
 
 /// A domain as its configuration file has it.

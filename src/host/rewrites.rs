@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::create::{Job, Rewrites, State};
+use crate::create::{Job, Rewrites};
 use crate::error::{Error, Result};
 use crate::host::cfg;
 use crate::host::files;
@@ -14,6 +14,7 @@ use crate::host::toolstack::{Toolstack, XL_CONFIG};
 use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
 use crate::revert::{Cfg, CfgAfter, DiskChange};
+use crate::state::State;
 use crate::tool::check_path;
 use crate::xlcfg::Change;
 

@@ -11,7 +11,7 @@ use super::{
     Execute, open, print_done, print_plan, read_spec, take_lock, tell_planned, text, write_stdout,
 };
 use crate::cli::{Common, CreateArgs};
-use crate::create::{self, ImagePlace, Job, State};
+use crate::create::{self, ImagePlace, Job};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::Hold;
@@ -22,6 +22,7 @@ use crate::leftover::{self, Leftover};
 use crate::plan::{Plan, Target, execute};
 use crate::report::{CfgReplaced, Created, Planned, json_text};
 use crate::spec::{self, Flags, MemoryTarget, Spec};
+use crate::state::State;
 
 /// Does what the command line asks for.
 pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
-use xl_snapshot::create::{Job, stamp};
+use xl_snapshot::create::Job;
 use xl_snapshot::disk::{revert_file_name, vhd};
 use xl_snapshot::domain::{Disk, DomainConfig, Format};
 use xl_snapshot::host::tools;
@@ -16,6 +16,7 @@ use xl_snapshot::plan::Target;
 use xl_snapshot::record::{DiskRecord, Kept};
 use xl_snapshot::revert::keep_name;
 use xl_snapshot::spec::{DEFAULT_DIRECTORY, Flags, Spec, merge};
+use xl_snapshot::state::stamp;
 
 fn disk(vdev: &str, path: &str, script: Option<&str>) -> Disk {
     let entry = json!({"vdev": vdev, "pdev_path": path, "format": "raw", "script": script});

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::trouble::trouble;
-use crate::create::State;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::libxl::{DomainInfo, LibxlError, ShutdownReason, cfg_name};
 use crate::host::toolstack::Toolstack;
 use crate::spec::absolute;
+use crate::state::State;
 
 /// A domain as the user named it.
 #[derive(Debug, Clone)]
