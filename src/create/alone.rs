@@ -1,9 +1,8 @@
 //! Snapshots of the disks without the memory: of a domain that does not run, or, if the user insists, of
 //! one that does.
 
-use super::{
-    ImagePlace, Job, Rewrites, Seen, actions, left_out, name_of, new_record, prepare, room, switch,
-};
+use super::parts::{Rewrites, actions, left_out, name_of, new_record, prepare, switch};
+use super::{ImagePlace, Job, Seen, room};
 use crate::disk::DiskCreate;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Step};
