@@ -92,6 +92,36 @@ pub struct Revert {
     pub cfg: CfgAfter,
 }
 
+impl Revert {
+    /// The same revert, with what becomes of the configuration file.
+    #[must_use]
+    pub fn with_cfg(mut self, cfg: CfgAfter) -> Self {
+        match &cfg {
+            CfgAfter::Unknown => {}
+            CfgAfter::Right => self.cfg_lines.clear(),
+            CfgAfter::Replace(replace) => {
+                self.cfg_lines.clear();
+                let step = Step::ReplaceCfg(replace.clone());
+                let plan = &mut self.plan;
+                if plan.onward.iter().any(|step| matches!(step, Step::CreateDomain { .. })) {
+                    // xl reads it then.
+                    plan.stranded.steps.splice(0..0, step.undo());
+                    plan.prepare.push(step);
+                } else {
+                    // Before anything that it may still name is deleted.
+                    let at = plan.finish.iter().take_while(|step| step.lets_guest_run()).count();
+                    plan.finish.insert(at, step);
+                }
+            }
+            CfgAfter::Trouble { path, why } => {
+                self.plan.notes.push(format!("{} will not be rewritten: {why}", path.display()));
+            }
+        }
+        self.cfg = cfg;
+        self
+    }
+}
+
 /// The name under which internal snapshots keep what the guest wrote since.
 pub fn keep_name(now: Timestamp) -> SnapshotName {
     format!("before-revert-{}", stamp(now)).parse().expect("a time stamp is a legal name")
