@@ -7,9 +7,9 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{
-    Execute, open, print_done, print_plan, read_spec, take_lock, tell_planned, text, write_stdout,
-};
+use super::named::read_spec;
+use super::output::{print_done, print_plan, text, write_stdout};
+use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, CreateArgs};
 use crate::create::{self, ImagePlace, Job};
 use crate::error::{Error, Result};

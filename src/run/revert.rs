@@ -5,7 +5,9 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Execute, Named, open, print_done, print_plan, take_lock, tell_planned};
+use super::named::Named;
+use super::output::{print_done, print_plan};
+use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::RevertArgs;
 use crate::clone;
 use crate::error::{Error, Result};
