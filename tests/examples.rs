@@ -13,7 +13,7 @@ use uuid::Uuid;
 use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen};
 use xl_snapshot::disk::lvm::volumes::{self, Volume};
 use xl_snapshot::disk::qemu_img::ImageInfo;
-use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served, vhd};
+use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served, vhd_util};
 use xl_snapshot::domain::{DomainConfig, DomainId, Format};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::libxl::XlCfg;
@@ -100,7 +100,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 device: 1,
                 writable: true,
             };
-            let facts_of_vhd = vhd::Facts {
+            let facts_of_vhd = vhd_util::Facts {
                 virtual_size: 1 << 30,
                 differencing: false,
                 uuid: [8; 16],

@@ -7,10 +7,8 @@
 //! ignores permissions, so nothing else changes for Xen), and shows an administrator in `ls -l`
 //! that other images rest on the file.
 
-use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served, node, place, qemu_img, record,
-    refuse, refuse_revert,
-};
+use crate::disk::parts::{node, place, record, refuse, refuse_revert};
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served, qemu_img};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::{Action, Step};

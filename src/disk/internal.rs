@@ -1,8 +1,8 @@
 //! Internal snapshots: inside of a qcow2 file, taken by the domain's QEMU, put back by qemu-img.
 
+use crate::disk::parts::{node, record, refuse, refuse_revert};
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, node, qemu_img,
-    record, refuse, refuse_revert,
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, qemu_img,
 };
 use crate::domain::Format;
 use crate::error::Result;

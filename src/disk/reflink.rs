@@ -5,9 +5,8 @@
 
 use std::path::Path;
 
-use crate::disk::{
-    DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, place, qemu_img, record, refuse,
-};
+use crate::disk::parts::{place, record, refuse};
+use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, qemu_img};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::need::What;

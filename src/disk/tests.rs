@@ -1,7 +1,11 @@
 //! What the tests of every kind of snapshot start from, and the rules that stand over all kinds.
 
+use uuid::Uuid;
+
 use super::*;
+use crate::disk::lvm::volumes::Volume;
 use crate::domain::DomainConfig;
+use crate::plan::Step;
 use crate::record::{FrozenFile, QcowSnapshot, SECTOR};
 use crate::spec::DiskWish;
 
@@ -31,7 +35,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
     let config = DomainConfig::parse(&format!(r#"{{"disks": [{entry}]}}"#)).unwrap();
     let disk = config.disks().unwrap().remove(0);
     let in_kernel = entry.contains("phy") || disk.is_tap_vhd();
-    let facts_of_vhd = vhd::Facts {
+    let facts_of_vhd = vhd_util::Facts {
         virtual_size: 64 << 20,
         differencing: false,
         uuid: [0; 16],

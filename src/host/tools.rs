@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::disk::lvm::volumes::{self, Volume};
-use crate::disk::{qemu_img, vhd};
+use crate::disk::{qemu_img, vhd_util};
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::host::parallel::in_parallel;
@@ -50,7 +50,7 @@ pub fn volumes() -> Result<Vec<Volume>, String> {
 }
 
 /// What is known of a disk as a VHD, if it is one.
-pub fn vhd_facts(disk: &Disk) -> Option<Result<vhd::Facts, String>> {
+pub fn vhd_facts(disk: &Disk) -> Option<Result<vhd_util::Facts, String>> {
     let tap = disk.is_tap_vhd();
     if !tap && disk.format != Some(Format::Vhd) {
         return None;
@@ -61,27 +61,28 @@ pub fn vhd_facts(disk: &Disk) -> Option<Result<vhd::Facts, String>> {
             return Ok(None);
         }
         check_path(file).map_err(|why| why.to_string())?;
-        let output = command::run(&vhd::query_depth(file)).map_err(|error| error.to_string())?;
-        Ok(vhd::parse_depth(&output))
+        let output =
+            command::run(&vhd_util::query_depth(file)).map_err(|error| error.to_string())?;
+        Ok(vhd_util::parse_depth(&output))
     };
-    Some(vhd_footer(file).and_then(|facts| Ok(vhd::Facts { depth: depth()?, ..facts })))
+    Some(vhd_footer(file).and_then(|facts| Ok(vhd_util::Facts { depth: depth()?, ..facts })))
 }
 
 /// A VHD that grows has a copy of its footer at its start, and tapdisk spoils the one at the end
 /// while the disk is in use (blktap, block-vhd.c, `vhd_kill_footer`).
-pub fn vhd_footer(path: &Path) -> Result<vhd::Facts, String> {
-    files::ends::<{ vhd::FOOTER }>(path)
+pub fn vhd_footer(path: &Path) -> Result<vhd_util::Facts, String> {
+    files::ends::<{ vhd_util::FOOTER }>(path)
         .map_err(|error| error.to_string())?
         .iter()
-        .find_map(vhd::Facts::of_footer)
+        .find_map(vhd_util::Facts::of_footer)
         .ok_or_else(|| "it has no footer of a VHD".to_owned())
 }
 
 /// The file that a VHD names as its parent, if it names one.
 pub fn vhd_parent(path: &Path) -> Option<PathBuf> {
     check_path(path).ok()?;
-    let output = command::run(&vhd::query_parent(path)).ok()?;
-    vhd::parse_parent(&output)
+    let output = command::run(&vhd_util::query_parent(path)).ok()?;
+    vhd_util::parse_parent(&output)
 }
 
 /// The VHDs below one, down to that which has no parent. A child names its parent by the path, and
@@ -94,12 +95,13 @@ pub fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
     let mut footer = footer_of(path)?;
     while footer.differencing {
         let header = files::part(&child, footer.header).map_err(|error| of(&child, &error))?;
-        let output = command::run(&vhd::query_parent(&child)).map_err(|error| error.to_string())?;
-        let parent = vhd::parse_parent(&output)
+        let output =
+            command::run(&vhd_util::query_parent(&child)).map_err(|error| error.to_string())?;
+        let parent = vhd_util::parse_parent(&output)
             .filter(|parent| *parent != path && !parents.contains(parent))
             .ok_or_else(|| of(&child, &"vhd-util does not tell its parent"))?;
         footer = footer_of(&parent)?;
-        if vhd::parent_uuid(&header) != Some(footer.uuid) {
+        if vhd_util::parent_uuid(&header) != Some(footer.uuid) {
             return Err(of(&child, &format!("its parent {} is another VHD", parent.display())));
         }
         parents.push(parent.clone());

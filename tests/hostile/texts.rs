@@ -9,7 +9,7 @@ use proptest::sample::select;
 use xl_snapshot::disk::qemu_img::{
     copy_snapshot, create_overlay, info, snapshot_apply, snapshot_create,
 };
-use xl_snapshot::disk::vhd;
+use xl_snapshot::disk::vhd_util;
 use xl_snapshot::domain::Format;
 use xl_snapshot::names::{SnapshotName, is_drive, is_file_part, is_vdev};
 use xl_snapshot::spec::{DiskWish, Flags, MemoryTarget, Request, Spec, Wish, merge};
@@ -201,8 +201,8 @@ fn check_arguments(path: &str) {
         info(here, Format::Qcow2),
         copy_snapshot(here, "1", other, Some((other, Format::Raw))),
         copy_snapshot(other, "1", here, Some((here, Format::Raw))),
-        vhd::query_depth(here),
-        vhd::query_parent(here),
+        vhd_util::query_depth(here),
+        vhd_util::query_parent(here),
     ] {
         assert!(call.args.iter().any(|arg| arg == path));
     }

@@ -9,9 +9,10 @@ pub mod volumes;
 
 use uuid::Uuid;
 
+use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::{
-    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, mib,
-    qemu_img, record, refuse, refuse_revert, shortage,
+    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, Space,
+    mib, qemu_img,
 };
 use crate::domain::Format;
 use crate::error::Result;
@@ -116,17 +117,6 @@ pub(super) fn create(
             },
         ))
     })
-}
-
-/// Space that a snapshot takes from its volume group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Space {
-    /// The group.
-    pub group: String,
-    /// What is free in it, in bytes.
-    pub free: u64,
-    /// What is taken, in bytes.
-    pub size: u64,
 }
 
 /// Why the groups have too little for all of them at once, if they have.
