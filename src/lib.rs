@@ -19,6 +19,7 @@ pub mod need;
 pub mod plan;
 pub mod process;
 pub mod record;
+pub mod release;
 pub mod report;
 pub mod revert;
 pub mod run;

@@ -5,9 +5,10 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use crate::release::{LIBXC_STREAMS, LIBXL_STREAM};
+
 /// "LibxlFmt".
 const LIBXL_IDENT: u64 = 0x4c69_6278_6c46_6d74;
-const LIBXL_VERSION: u32 = 2;
 /// libxl record types: the end, and the one that is followed by a libxc stream.
 const LIBXL_END: u32 = 0;
 const LIBXL_LIBXC_CONTEXT: u32 = 1;
@@ -15,7 +16,6 @@ const LIBXL_LIBXC_CONTEXT: u32 = 1;
 /// The libxc image header: all ones, "XENF", and a version.
 const LIBXC_MARKER: u64 = u64::MAX;
 const LIBXC_IDENT: u32 = 0x5845_4e46;
-const LIBXC_VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
 const LIBXC_END: u32 = 0;
 
 /// `REC_LENGTH_MAX`, xg_sr_stream_format.h: no record is longer.
@@ -56,7 +56,7 @@ pub enum BadStream {
 pub fn walk<F: Read + Seek>(file: &mut F, start: u64, length: u64) -> Result<u64, BadStream> {
     let mut walker = Walker { file, at: start, length };
     let offset = walker.at;
-    if walker.be_u64()? != LIBXL_IDENT || walker.be_u32()? != LIBXL_VERSION {
+    if walker.be_u64()? != LIBXL_IDENT || walker.be_u32()? != LIBXL_STREAM {
         return Err(BadStream::Ident { what: "libxl stream header", offset });
     }
     walker.skip(4)?; // options
@@ -81,7 +81,7 @@ impl<F: Read + Seek> Walker<'_, F> {
         let marker = self.be_u64()?;
         let ident = self.be_u32()?;
         let version = self.be_u32()?;
-        if marker != LIBXC_MARKER || ident != LIBXC_IDENT || !LIBXC_VERSIONS.contains(&version) {
+        if marker != LIBXC_MARKER || ident != LIBXC_IDENT || !LIBXC_STREAMS.contains(&version) {
             return Err(BadStream::Ident { what: "libxc image header", offset });
         }
         self.skip(8)?; // options, reserved
