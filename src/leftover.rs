@@ -4,10 +4,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::disk::lvm::volumes::{self, Volume};
 use crate::plan::{Plan, Step};
 use crate::record::Record;
 use crate::tool::quote;
+use crate::tool::volumes::{self, Volume};
 
 /// What a file is that has the name of an unfinished image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

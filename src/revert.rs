@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
-use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
@@ -20,6 +19,7 @@ use crate::process::Process;
 use crate::record::{Kept, Record};
 use crate::state::{State, stamp};
 use crate::tool::quote;
+use crate::tool::volumes::Volume;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

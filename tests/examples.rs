@@ -11,9 +11,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen};
-use xl_snapshot::disk::lvm::volumes::{self, Volume};
-use xl_snapshot::disk::qemu_img::ImageInfo;
-use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served, vhd_util};
+use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served};
 use xl_snapshot::domain::{DomainConfig, DomainId, Format};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::libxl::XlCfg;
@@ -22,6 +20,9 @@ use xl_snapshot::process::Process;
 use xl_snapshot::revert::by_hand::{self, Eyes};
 use xl_snapshot::spec::{Flags, Request, Spec, merge};
 use xl_snapshot::state::State;
+use xl_snapshot::tool::qemu_img::ImageInfo;
+use xl_snapshot::tool::vhd_util;
+use xl_snapshot::tool::volumes::{self, Volume};
 
 /// The volumes of lvm.cfg, as lvs prints them: a thick one, and a thin one in its pool.
 const VOLUMES: &str = r#"{"report": [{"lv": [

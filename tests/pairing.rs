@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use uuid::Uuid;
-use xl_snapshot::disk::qemu_img::{ImageInfo, create_overlay, snapshot_create};
 use xl_snapshot::disk::{DiskRevert, FileFacts, RevertContext, revert};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::error::Result;
@@ -20,6 +19,7 @@ use xl_snapshot::plan::Step;
 use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
 use xl_snapshot::revert::by_hand::{self, Eyes};
 use xl_snapshot::spec::{Flags, Spec, merge};
+use xl_snapshot::tool::qemu_img::{ImageInfo, create_overlay, snapshot_create};
 use xl_snapshot::tool::{Invocation, Tool};
 
 const SIZE: u64 = 1 << 20;

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use xl_snapshot::disk::qemu_img::{
-    ImageInfo, copy_snapshot, create_overlay, measure_snapshot, parse_measure, snapshot_apply,
-    snapshot_create,
-};
 use xl_snapshot::domain::Format;
 use xl_snapshot::host::command::run;
 use xl_snapshot::host::tools;
 use xl_snapshot::names::SnapshotName;
+use xl_snapshot::tool::qemu_img::{
+    ImageInfo, copy_snapshot, create_overlay, measure_snapshot, parse_measure, snapshot_apply,
+    snapshot_create,
+};
 use xl_snapshot::tool::{Invocation, Tool};
 
 const SIZE: u64 = 4 << 20;

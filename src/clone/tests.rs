@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::disk::Room;
-use crate::disk::lvm::volumes::{self, tests::REPORT};
 use crate::domain::DomainConfig;
 use crate::error::Kind;
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
 use crate::revert::tests::{found as reverted, running, volumes::found_volumes};
 use crate::state::State;
+use crate::tool::volumes::{self, tests::REPORT};
 
 const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555666666);
 

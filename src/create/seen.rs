@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use crate::create::drives::Drive;
 use crate::disk::DiskSeen;
-use crate::disk::lvm::volumes::Volume;
 use crate::domain::{DomainConfig, DomainId};
 use crate::need::Trouble;
 use crate::process::Process;
 use crate::state::State;
+use crate::tool::volumes::Volume;
 
 /// What was seen of the domain and the host, while the guest runs.
 #[derive(Debug, Clone)]

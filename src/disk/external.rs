@@ -8,11 +8,12 @@
 //! that other images rest on the file.
 
 use crate::disk::parts::{node, place, record, refuse, refuse_revert};
-use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served, qemu_img};
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::{Action, Step};
 use crate::record::{FrozenFile, Kept, SECTOR};
+use crate::tool::qemu_img;
 
 /// QEMU's limit for the name of a node (block.c, `node_name[32]`).
 const MAX_NODE_NAME: usize = 31;

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use crate::disk::chain::{FileId, Link};
 use crate::disk::parts::{refuse_revert, shortage};
 use crate::disk::qcow2::{Ailment, Header};
-use crate::disk::{FileFacts, Place, Room, mib, qemu_img};
+use crate::disk::{FileFacts, Place, Room, mib};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::Step;
 use crate::record::{DiskRecord, FrozenFile, Kept, SECTOR};
+use crate::tool::qemu_img;
 
 /// One disk of a snapshot, and the world around it now.
 #[derive(Debug, Clone, PartialEq, Eq)]

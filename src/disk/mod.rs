@@ -2,7 +2,8 @@
 //!
 //! One file per way: [`internal`] and [`external`] through QEMU, [`lvm`], [`reflink`] and [`vhd`]. A
 //! new way is a file with the same two functions, `create` and `revert`, a line in [`choose`], and a
-//! variant of [`Kept`](crate::record::Kept). [`qemu_img`] has that tool's arguments and answers.
+//! variant of [`Kept`](crate::record::Kept). [`tool`](crate::tool) has the arguments and answers of
+//! their tools.
 
 pub mod chain;
 pub mod external;
@@ -11,11 +12,9 @@ pub mod internal;
 pub mod lvm;
 mod parts;
 pub mod qcow2;
-pub mod qemu_img;
 pub mod reflink;
 mod seen;
 pub mod vhd;
-pub mod vhd_util;
 
 pub use found::{DiskFound, short_of_room};
 pub(crate) use parts::mib;

@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::seen::{DiskSeen, Node};
-use crate::disk::lvm::volumes::Volume;
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, Kept};
 use crate::tool::check_path;
+use crate::tool::volumes::Volume;
 use crate::xlcfg::{Change, literal};
 
 /// What stands over all disks of one `create`.

@@ -6,12 +6,13 @@
 use std::path::Path;
 
 use crate::disk::parts::{place, record, refuse};
-use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, qemu_img};
+use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
 use crate::record::{FrozenFile, Kept};
+use crate::tool::qemu_img;
 
 /// Plans a copy.
 pub(super) fn create(seen: &DiskSeen) -> Result<DiskCreate> {

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use crate::disk::chain::{FileId, Link};
 use crate::disk::qcow2::{Ailment, Header};
-use crate::disk::vhd_util;
 use crate::domain::Disk;
 use crate::record::{QcowSnapshot, SECTOR};
+use crate::tool::vhd_util;
 
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,11 +3,12 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::disk::lvm::volumes::Volume;
 use crate::domain::DomainConfig;
 use crate::plan::Step;
 use crate::record::{FrozenFile, QcowSnapshot, SECTOR};
 use crate::spec::DiskWish;
+use crate::tool::volumes::Volume;
+use crate::tool::{qemu_img, vhd_util};
 
 /// What is known of the host's logical volumes.
 pub(crate) type Volumes = std::result::Result<Vec<Volume>, String>;

@@ -6,12 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::disk::parts::{place, record, refuse};
-use crate::disk::vhd_util::{MAX_DEPTH, snapshot};
 use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, Served};
 use crate::domain::{Disk, Format};
 use crate::error::Result;
 use crate::plan::Step;
 use crate::record::{FrozenFile, Kept};
+use crate::tool::vhd_util::{MAX_DEPTH, snapshot};
 
 /// What libxl is told of a VHD.
 pub fn target(path: &Path) -> PathBuf {
@@ -75,8 +75,8 @@ mod tests {
     use crate::disk::tests::{
         TAP, facts, found, plan_one, proof, refused, revert_one, seen, words,
     };
-    use crate::disk::vhd_util::query_depth;
     use crate::plan::undo;
+    use crate::tool::vhd_util::query_depth;
 
     const CHILD: &str = "/srv/web1-xvdc.after-s1.vhd";
 

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::create::{Job, Seen, drives};
-use crate::disk::qemu_img::ImageInfo;
 use crate::disk::{DiskSeen, FileFacts, Node, Place, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
@@ -23,6 +22,7 @@ use crate::record::{Record, SECTOR};
 use crate::revert::by_hand::{self, Eyes};
 use crate::spec::{Request, Wish};
 use crate::state::State;
+use crate::tool::qemu_img::ImageInfo;
 use crate::tool::{Tool, check_path, dry_run};
 
 /// A domain as its configuration file has it.

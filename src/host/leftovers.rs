@@ -16,7 +16,6 @@ use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use crate::disk::lvm;
-use crate::disk::qemu_img;
 use crate::error::{Error, Result};
 use crate::host::toolstack::Toolstack;
 use crate::host::{command, files, look, tools};
@@ -24,6 +23,7 @@ use crate::leftover::{Leftover, NewFile, What};
 use crate::memory::{PARTIAL, read_front};
 use crate::record::{Kept, NOT_YET, Record};
 use crate::tool::Tool;
+use crate::tool::qemu_img;
 
 /// What is left of a domain in the directory in which an image goes.
 pub fn find(toolstack: &Toolstack, domain: Uuid, image: &Path) -> Result<Vec<Leftover>> {

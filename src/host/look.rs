@@ -15,7 +15,6 @@ pub(super) use trouble::trouble;
 use crate::create::drives::Drive;
 use crate::create::{ImagePlace, Job, Seen, Space};
 use crate::disk::chain::{FileId, Link};
-use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskSeen, Place, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
@@ -33,6 +32,7 @@ use crate::memory::partial_path;
 use crate::need::{self, Trouble};
 use crate::plan::Target;
 use crate::spec::Wish;
+use crate::tool::volumes::Volume;
 use crate::tool::{Tool, check_path};
 
 /// What a revert would lack right away.

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::disk::lvm::volumes::{self, Volume};
-use crate::disk::{qemu_img, vhd_util};
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::host::parallel::in_parallel;
 use crate::host::{chain, command, files};
+use crate::tool::volumes::{self, Volume};
 use crate::tool::{Invocation, Tool, check_path};
+use crate::tool::{qemu_img, vhd_util};
 
 /// Refuses if a tool is not there.
 pub fn need(tool: Tool) -> Result<()> {

@@ -6,13 +6,13 @@ use std::path::Path;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::sample::select;
-use xl_snapshot::disk::qemu_img::{
-    copy_snapshot, create_overlay, info, snapshot_apply, snapshot_create,
-};
-use xl_snapshot::disk::vhd_util;
 use xl_snapshot::domain::Format;
 use xl_snapshot::names::{SnapshotName, is_drive, is_file_part, is_vdev};
 use xl_snapshot::spec::{DiskWish, Flags, MemoryTarget, Request, Spec, Wish, merge};
+use xl_snapshot::tool::qemu_img::{
+    copy_snapshot, create_overlay, info, snapshot_apply, snapshot_create,
+};
+use xl_snapshot::tool::vhd_util;
 use xl_snapshot::tool::{Invocation, Tool, check_path, quote};
 use xl_snapshot::xlcfg::{Change, disk_entries, literal};
 

@@ -9,10 +9,8 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use xl_snapshot::disk::lvm::volumes;
-use xl_snapshot::disk::qemu_img::{self, ImageInfo};
 use xl_snapshot::disk::{Node, lvm};
-use xl_snapshot::disk::{Space, vhd, vhd_util};
+use xl_snapshot::disk::{Space, vhd};
 use xl_snapshot::domain::GuestType;
 use xl_snapshot::host::qmp::Qmp;
 use xl_snapshot::plan::Action;
@@ -20,6 +18,9 @@ use xl_snapshot::record::{
     DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
 };
 use xl_snapshot::tool::check_path;
+use xl_snapshot::tool::qemu_img::{self, ImageInfo};
+use xl_snapshot::tool::vhd_util;
+use xl_snapshot::tool::volumes;
 
 use crate::damage::odd;
 use crate::harness::{Target, run};

@@ -1,9 +1,9 @@
 //! Disks of several kinds in one plan: what stands where.
 
 use super::*;
-use crate::disk::lvm::volumes::{self, Volume};
 use crate::disk::tests as disk;
 use crate::domain::Disk;
+use crate::tool::volumes::{self, Volume};
 
 /// A domain with xvda in a qcow2 image, and these disks.
 pub(super) fn seen_with(job: &Job, disks: Vec<DiskSeen>) -> Seen {

@@ -5,14 +5,11 @@
 //! A snapshot is known by its tag, which no other volume has; while a merge is under way, or was
 //! cut short, the guest's volume bears another one, so that a second try knows what the first did.
 
-pub mod volumes;
-
 use uuid::Uuid;
 
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::{
-    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, Space,
-    mib, qemu_img,
+    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, Space, mib,
 };
 use crate::domain::Format;
 use crate::error::Result;
@@ -20,7 +17,8 @@ use crate::names::is_volume_part;
 use crate::need::What;
 use crate::plan::Step;
 use crate::record::{DiskRecord, Kept};
-use volumes::{Volume, device};
+use crate::tool::qemu_img;
+use crate::tool::volumes::{self, Volume, device};
 
 /// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: what the
 /// guest writes from then on takes new space, and a full pool fails every guest on it.

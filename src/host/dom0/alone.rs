@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use super::memory::not_complete;
 use super::state::{Dom0, caused, failed};
-use crate::disk::qemu_img::{snapshot_apply, snapshot_delete};
 use crate::domain::{DomainId, Format};
 use crate::error::{Error, Left, Result};
 use crate::host::cfg;
@@ -18,6 +17,7 @@ use crate::host::tools;
 use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
 use crate::record::{DisksOnly, QcowSnapshot, Record};
+use crate::tool::qemu_img::{snapshot_apply, snapshot_delete};
 use crate::tool::{create_domain, quote};
 
 impl Dom0 {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::state::{Dom0, POLL, caused, failed};
-use crate::disk::lvm::volumes::{Volume, rename as rename_volume};
 use crate::error::{Error, Result};
 use crate::host::guard::Note;
 use crate::host::{files, tools};
 use crate::plan::Step;
 use crate::tool::quote;
+use crate::tool::volumes::{Volume, rename as rename_volume};
 
 /// How long a logical volume may stay open once nobody should use it, a merge make no progress, and lvs fail.
 const VOLUME_WAIT: Duration = Duration::from_secs(600);

@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::guarded::started;
 use super::state::{Dom0, caused, failed, meddled};
-use crate::disk::qemu_img::snapshot_delete;
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
@@ -21,6 +20,7 @@ use crate::host::toolstack::{XL_CONFIG, open_libxl};
 use crate::host::{command, files};
 use crate::memory::header;
 use crate::plan::{StoreConfig, Whose};
+use crate::tool::qemu_img::snapshot_delete;
 use crate::tool::{Invocation, Tool, quote};
 
 /// How long a destroyed domain's QEMU may do nothing before it has closed its disks. While it writes, or waits for

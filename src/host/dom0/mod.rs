@@ -17,12 +17,12 @@ use self::disks::{rename, rename_back};
 use self::guarded::started;
 use self::state::{caused, failed};
 use self::suspend::write_back;
-use crate::disk::qemu_img::{base_of, snapshot_create};
 use crate::error::Result;
 use crate::host::guard::Note;
 use crate::host::{command, files, process};
 use crate::plan::{Perform, Reached, Step};
 use crate::tool::Invocation;
+use crate::tool::qemu_img::{base_of, snapshot_create};
 
 pub use self::state::{Dom0, Done};
 

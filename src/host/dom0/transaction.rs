@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use super::state::{Dom0, caused};
 use crate::disk::Node;
-use crate::disk::qemu_img::{ImageInfo, snapshot_delete};
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::qmp::{Qmp, QmpError, SLOW};
@@ -19,6 +18,7 @@ use crate::host::{process, tools};
 use crate::plan::Action;
 use crate::record::QcowSnapshot;
 use crate::report::Meter;
+use crate::tool::qemu_img::{ImageInfo, snapshot_delete};
 use crate::tool::quote;
 
 /// How long until QEMU is asked again.

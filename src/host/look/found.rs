@@ -8,8 +8,7 @@ use jiff::Timestamp;
 use super::domains::{Listed, listed, with_name, with_uuid};
 use super::{OtherDisk, check_qemu, disks_of_others, monitor, other_user, trouble};
 use crate::clone;
-use crate::disk::lvm::volumes::{Volume, device};
-use crate::disk::{self, DiskFound, Place, Room, beside_file_name, qemu_img};
+use crate::disk::{self, DiskFound, Place, Room, beside_file_name};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
@@ -26,6 +25,8 @@ use crate::need::{self, Trouble};
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Cfg, Found, Onward, Running};
 use crate::state::{State, stamp};
+use crate::tool::qemu_img;
+use crate::tool::volumes::{Volume, device};
 use crate::tool::{Tool, quote};
 
 /// Looks at a snapshot and the host for `revert`; for a new domain `beside` that of the snapshot, if

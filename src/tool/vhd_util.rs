@@ -9,7 +9,7 @@ use crate::tool::{Invocation, Tool, check_path};
 /// The length of the footer, which ends every VHD, in bytes.
 pub const FOOTER: usize = 512;
 /// The longest chain, the base included: every read may have to ask each of its files.
-pub(super) const MAX_DEPTH: u32 = 30;
+pub(crate) const MAX_DEPTH: u32 = 30;
 /// The length of what we read of the dynamic disk header, which has the parent's UUID, in bytes.
 pub const HEADER: usize = 56;
 /// "Disk Type" of a VHD with a parent.
@@ -82,7 +82,7 @@ pub fn parse_depth(output: &[u8]) -> Option<u32> {
 
 /// Makes an empty child. `-e`: without it, a parent that holds no data of its own is left out of
 /// the chain.
-pub(super) fn snapshot(child: &Path, parent: &Path) -> Invocation {
+pub(crate) fn snapshot(child: &Path, parent: &Path) -> Invocation {
     Invocation::new(Tool::VhdUtil, ["snapshot", "-e", "-l", &MAX_DEPTH.to_string(), "-n"])
         .arg(child)
         .arg("-p")
