@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 
 use crate::error::{Error, Result};
-use crate::host::libxl::{DomainInfo, Host, Libxl, LibxlError, XenVersion};
+use crate::host::libxl::{DomainInfo, Host, Level, Libxl, LibxlError, XenVersion};
 use crate::host::xenstore::{Vbd, Xenstore, XenstoreError};
 use crate::report::Reporter;
 
@@ -120,8 +120,14 @@ impl Toolstack {
 
 /// A connection to libxl whose messages the reporter tells.
 pub fn open_libxl(reporter: &Reporter) -> LibxlResult<Libxl> {
+    // Its errors stand in our own.
+    let minimum = match reporter.verbosity() {
+        ..=1 => Level::Critical,
+        2 => Level::Info,
+        _ => Level::Debug,
+    };
     let messages = reporter.clone();
-    Libxl::open(reporter.libxl_level(), move |level, text| {
+    Libxl::open(minimum, move |level, text| {
         messages.message(&format!("libxl: {level}: {text}"));
     })
 }
