@@ -18,6 +18,7 @@ use xl_snapshot::host::{files, look, tools};
 use xl_snapshot::plan::Step;
 use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
 use xl_snapshot::revert::by_hand::{self, Eyes};
+use xl_snapshot::show::Looked;
 use xl_snapshot::spec::{Flags, Spec, merge};
 use xl_snapshot::tool::qemu_img::{ImageInfo, create_overlay, snapshot_create};
 use xl_snapshot::tool::{Invocation, Tool};
@@ -125,7 +126,7 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         },
         disks: disks.to_vec(),
     };
-    let look::Looked { disks: found, volumes, .. } =
+    let Looked { disks: found, volumes, .. } =
         look::for_show(None, &record, None, Timestamp::now()).unwrap();
     let context = RevertContext {
         uuid: Uuid::nil(),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use domains::name_of;
 pub use domains::{Domain, again, domain};
-pub use found::{Looked, for_revert, for_show};
+pub use found::{for_revert, for_show};
 pub(super) use trouble::trouble;
 
 use crate::create::drives::Drive;

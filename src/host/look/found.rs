@@ -21,9 +21,10 @@ use crate::host::snapshot::Snapshot;
 use crate::host::tools::{self, info, need, vhd_footer, vhd_parents, volumes};
 use crate::host::toolstack::Toolstack;
 use crate::names::is_file_part;
-use crate::need::{self, Trouble};
+use crate::need;
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Cfg, Found, Onward, Running};
+use crate::show::Looked;
 use crate::state::{State, stamp};
 use crate::tool::qemu_img;
 use crate::tool::volumes::{Volume, device};
@@ -206,21 +207,6 @@ fn count_live_bitmaps(domid: u32, disks: &mut [DiskFound]) {
             disk.live_bitmaps = node.bitmaps;
         }
     }
-}
-
-/// What was seen of a snapshot for `show`.
-#[derive(Debug, Clone)]
-pub struct Looked {
-    /// The disks, in the order of the record.
-    pub disks: Vec<DiskFound>,
-    /// The host's logical volumes; looked at only if the snapshot has one.
-    pub volumes: Result<Vec<Volume>, String>,
-    /// What is missing of what put-back and restore need.
-    pub troubles: Vec<Trouble>,
-    /// What could not be looked at without a toolstack.
-    pub unseen: Vec<String>,
-    /// Whether the domain runs.
-    pub runs: bool,
 }
 
 fn disk_found(
