@@ -120,7 +120,7 @@ pub fn clean_up(domain: &str, leftovers: &[Leftover]) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
 
     #[test]
     fn only_what_nobody_needs_is_removed_and_the_image_last() {

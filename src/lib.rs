@@ -35,3 +35,6 @@ extern crate self as xl_snapshot;
 #[cfg(test)]
 #[path = "../tests/faults/model.rs"]
 mod model;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;

@@ -458,7 +458,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
 
     #[test]
     fn an_image_does_not_control_the_terminal() {

@@ -14,7 +14,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
-use crate::disk::tests::{facts, words};
 use crate::disk::{DiskSeen, Node, Place, Served};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::Kind;
@@ -22,6 +21,7 @@ use crate::plan::{ReplaceCfg, StoreConfig, Text, Whose};
 use crate::process::Process;
 use crate::record::QcowSnapshot;
 use crate::spec::{Flags, MemoryTarget, Spec, merge};
+use crate::support::disks::{facts, words};
 
 pub(super) const CONFIG: &str = r#"{
     "c_info": {"type": "pv", "name": "web1", "uuid": "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10"},

@@ -102,8 +102,8 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
 mod tests {
     use super::*;
     use crate::disk::Sectors;
-    use crate::disk::tests::{LOOP, found, plan_one, proof, refused, revert_one, seen, words};
     use crate::plan::undo;
+    use crate::support::disks::{LOOP, found, plan_one, proof, refused, revert_one, seen, words};
 
     const VHD: &str =
         r#"{"pdev_path": "/srv/c.vhd", "vdev": "xvdc", "format": "vhd", "readwrite": 1}"#;

@@ -201,4 +201,4 @@ pub fn revert_file_name(
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

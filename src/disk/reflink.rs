@@ -88,11 +88,11 @@ pub(super) fn needs(path: &Path, copy: &Path) -> Vec<What> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::tests::{
-        LOOP, found, plan_one, proof, refused, refused_once_changed, revert_one, seen, words,
-    };
     use crate::disk::{Place, Served};
     use crate::plan::undo;
+    use crate::support::disks::{
+        LOOP, found, plan_one, proof, refused, refused_once_changed, revert_one, seen, words,
+    };
 
     const COPY: &str = "/srv/web1-xvdb.at-s1.img";
 

@@ -72,10 +72,10 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
 mod tests {
     use super::*;
     use crate::disk::Place;
-    use crate::disk::tests::{
+    use crate::plan::undo;
+    use crate::support::disks::{
         TAP, facts, found, plan_one, proof, refused, revert_one, seen, words,
     };
-    use crate::plan::undo;
     use crate::tool::vhd_util::query_depth;
 
     const CHILD: &str = "/srv/web1-xvdc.after-s1.vhd";

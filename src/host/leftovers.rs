@@ -191,7 +191,7 @@ mod tests {
     use crate::host::image::ImageWriter;
     use crate::memory::partial_path;
     use crate::plan::{ImageStart, Target};
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
 
     fn start(path: PathBuf, compress: Option<&str>) -> ImageStart {
         ImageStart {

@@ -7,14 +7,14 @@ pub(crate) mod volumes;
 
 use super::*;
 use crate::disk::chain::Link;
-use crate::disk::chain::tests::link;
-use crate::disk::tests as disk_tests;
 use crate::disk::{FileFacts, Place, Room};
 use crate::domain::Format;
 use crate::error::Kind;
 use crate::process::Process;
 use crate::record::Kept;
-use crate::record::tests::sample;
+use crate::support::disks as disk_tests;
+use crate::support::disks::link;
+use crate::support::record::sample;
 use crate::tool::qemu_img::ImageInfo;
 
 const CONFIG: &str = r#"{

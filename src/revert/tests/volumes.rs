@@ -1,8 +1,8 @@
 //! Several logical volumes in one revert.
 
 use super::*;
-use crate::disk::tests::words;
 use crate::record::DiskRecord;
+use crate::support::disks::words;
 use crate::tool::volumes;
 
 /// `vg0` with the volumes `a` and `b` of 64 MiB each, their snapshots, and `free` bytes.
