@@ -73,6 +73,7 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
             "shut the domain down first, or leave the disk out with --disk {vdev},none"
         )));
     }
+    disk::check_twice(&seen.disks, &disks)?;
     check_new_files(&disks)?;
     boot::check(&domain, seen, &disks)?;
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
@@ -133,6 +134,11 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     notes
         .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
     notes.extend(no_monitor(seen));
+    notes.extend(seen.config.not_saved().map(|what| {
+        format!(
+            "the snapshot has nothing of the domain's {what}: a revert leaves that as it is then"
+        )
+    }));
 
     notes.extend(
         seen.troubles.iter().map(|trouble| format!("as it is now, a revert would fail: {trouble}")),

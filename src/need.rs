@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use self::collect::{of_domain, of_revert};
+pub use self::collect::{of_domain, of_revert, of_start};
 use crate::domain::Format;
 use crate::error::Error;
 use crate::tool::quote;
@@ -31,6 +31,9 @@ pub enum What {
     Alone(PathBuf),
     /// A file or device that is read: nobody but that domain may write to it meanwhile.
     Still(PathBuf),
+    /// An image of which a snapshot inside is read: nobody but the domain's own QEMU, which does not touch what
+    /// belongs to a snapshot, may write to it meanwhile.
+    Inside(PathBuf),
     /// A file or device that the restored domain uses.
     Usable {
         /// Its path.
@@ -141,7 +144,7 @@ impl What {
     /// What an administrator does if it is not there.
     pub fn remedy(&self) -> String {
         match self {
-            What::Alone(path) | What::Still(path) => {
+            What::Alone(path) | What::Still(path) | What::Inside(path) => {
                 format!("see who uses it, and end that first: fuser -v {}", quote(path))
             }
             What::Usable { path, .. } | What::Image { path, .. } => {

@@ -241,6 +241,14 @@ pub struct QcowSnapshot {
     pub date: Timestamp,
 }
 
+impl QcowSnapshot {
+    /// Whether a record can hold it. QEMU gives numbers and takes our names, but who has written to an image can have
+    /// put anything there.
+    pub fn is_plain(&self) -> bool {
+        [&self.id, &self.name].iter().all(|text| plain(text).is_ok())
+    }
+}
+
 /// What tells whether a file was written to since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -67,6 +67,8 @@ pub struct Found {
     pub same: Option<Running>,
     /// The disks, in the order of the record.
     pub disks: Vec<DiskFound>,
+    /// The writable disks that the domain has now and the snapshot has not, for people.
+    pub attached: Vec<String>,
     /// The host's logical volumes; looked at only if the snapshot has one.
     pub volumes: std::result::Result<Vec<Volume>, String>,
     /// What is missing of what put-back and restore need.
@@ -208,6 +210,15 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             }
             None => {}
         }
+    }
+
+    for disk in &found.attached {
+        notes.push(match &found.onward {
+            Onward::Memory => format!(
+                "{disk} is not in the snapshot: the guest goes on without it; its content is not touched"
+            ),
+            Onward::Start(_) => format!("{disk} is not in the snapshot and is not put back"),
+        });
     }
 
     let take_back: Vec<Vec<Step>> = disks.iter().map(|disk| disk.take_back.clone()).collect();

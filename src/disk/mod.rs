@@ -131,6 +131,23 @@ pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Res
     }
 }
 
+/// Refuses one file that is two disks of the domain: the snapshot of one would be switched away under the other.
+pub fn check_twice(seen: &[DiskSeen], planned: &[DiskCreate]) -> Result<()> {
+    let taken = seen.iter().zip(planned).filter(|(_, plan)| !plan.record.snapshot.is_left_out());
+    let id = |seen: &DiskSeen| (seen.file.as_ref().ok().map(FileFacts::id), seen.device);
+    let mut known: Vec<&DiskSeen> = Vec::new();
+    for (seen, _) in taken.filter(|(seen, _)| id(seen) != (None, None)) {
+        if let Some(other) = known.iter().find(|other| id(other) == id(seen)) {
+            let why = format!("{} of the same domain is that file too", other.disk.vdev);
+            return Err(
+                refuse(&seen.disk, why).hint("give each of the two disks a file of its own")
+            );
+        }
+        known.push(seen);
+    }
+    Ok(())
+}
+
 /// Plans to put one disk back.
 pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
     let snapshot = &found.record.snapshot;
@@ -157,7 +174,8 @@ pub fn needs(found: &DiskFound, beside: bool) -> Vec<What> {
     let path = || record.path.clone();
     let mut needs = match &record.snapshot {
         Kept::None { .. } => Vec::new(),
-        Kept::Internal { .. } if found.needs_copy() || beside => vec![What::Still(path())],
+        Kept::Internal { .. } if beside => vec![What::Inside(path())],
+        Kept::Internal { .. } if found.needs_copy() => vec![What::Still(path())],
         Kept::Internal { .. } => vec![What::Alone(path())],
         Kept::External { .. } | Kept::Vhd { .. } => vec![What::Still(path())],
         Kept::Reflink { copy, .. } if beside => vec![What::Still(copy.clone())],

@@ -3,7 +3,7 @@
 //! Instant, and the guest stays on its file, which may be served by blkback. Only for raw files:
 //! of other formats QEMU keeps a part in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::disk::parts::{place, record, refuse};
 use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
@@ -56,6 +56,16 @@ pub(super) fn revert(
             ..DiskRevert::default()
         });
     }
+    // Other images rest on it, or the domain has left it: as with any base, it is not rewritten.
+    if found.runs_elsewhere() || found.file.as_ref().is_ok_and(|file| !file.writable) {
+        let new = aside(keep);
+        return Ok(DiskRevert {
+            prepare: vec![Step::Clone { from: copy.to_owned(), to: new.clone(), writable: true }],
+            switch: Some((new, Format::Raw)),
+            kept: found.kept_in_top(),
+            ..DiskRevert::default()
+        });
+    }
     let mut put_back = Vec::new();
     // A revert that was cut short may have given it the other name already.
     if found.file.is_ok() {
@@ -79,6 +89,12 @@ pub(super) fn revert(
     })
 }
 
+/// The name of a new file for the content of the snapshot, where the other one would be for that of now.
+fn aside(keep: &Path) -> PathBuf {
+    let name = keep.file_name().unwrap_or_default().to_string_lossy();
+    keep.with_file_name(name.replacen(".before-revert-", ".after-revert-", 1))
+}
+
 /// The file gets another name, and whoever writes to it would go on with that one.
 pub(super) fn needs(path: &Path, copy: &Path) -> Vec<What> {
     let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
@@ -88,10 +104,10 @@ pub(super) fn needs(path: &Path, copy: &Path) -> Vec<What> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Place, Served};
+    use crate::disk::{FileFacts, Place, Served};
     use crate::plan::undo;
     use crate::support::disks::{
-        LOOP, found, plan_one, proof, refused, refused_once_changed, revert_one, seen, words,
+        LOOP, facts, found, plan_one, proof, refused, refused_once_changed, revert_one, seen, words,
     };
 
     const COPY: &str = "/srv/web1-xvdb.at-s1.img";
@@ -108,7 +124,9 @@ mod tests {
     /// The snapshot's copy and the guest's file are there, as they should be.
     fn snapshot() -> DiskFound {
         let kept = Kept::Reflink { copy: COPY.into(), proof: Some(proof()) };
-        found("/srv/b.img", kept)
+        let own = FileFacts { inode: facts().inode + 100, ..facts() };
+        let (top, top_id) = (Some("/srv/b.img".into()), Some(own.id()));
+        DiskFound { file: Ok(own), top, top_id, ..found("/srv/b.img", kept) }
     }
 
     #[test]
@@ -162,6 +180,22 @@ mod tests {
         assert_eq!((planned.prepare, planned.switch), (vec![], None));
         let back = ["remove /srv/b.img", "rename /srv/new back to /srv/b.img"];
         assert_eq!(words(&planned.take_back), back);
+    }
+
+    #[test]
+    fn a_base_of_other_images_is_left_where_it_is() {
+        let place = Place { path: "/srv/web1-xvdb.before-revert-x.img".into(), trouble: None };
+        let mut base = DiskFound { place: place.clone(), ..snapshot() };
+        base.file.as_mut().unwrap().writable = false;
+        let left = DiskFound { place, ..found("/srv/b.img", snapshot().record.snapshot) };
+        for found in [base, left] {
+            let planned = revert_one(&found).unwrap();
+            let new = "/srv/web1-xvdb.after-revert-x.img";
+            assert_eq!(words(&planned.prepare), [format!("clone {COPY} to {new}")]);
+            assert_eq!(planned.switch, Some((new.into(), Format::Raw)));
+            assert_eq!((planned.put_back, planned.discard), (vec![], vec![]));
+            assert_eq!(planned.kept, found.kept_in_top());
+        }
     }
 
     #[test]

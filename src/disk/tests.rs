@@ -269,7 +269,7 @@ fn each_kind_tells_what_it_needs() {
         |size| Kept::Lvm { group: "vg0".into(), volume: "a".into(), snapshot: "a.s1".into(), size };
     let of = |kept: &Kept, beside| needs(&found("/srv/a", kept.clone()), beside);
     assert_eq!(of(&internal, false), [alone("/srv/a")]);
-    assert_eq!(of(&internal, true), [still("/srv/a")]);
+    assert_eq!(of(&internal, true), [What::Inside("/srv/a".into())]);
     assert_eq!(of(&external, false), [still("/srv/a")]);
     let renames = What::Renames("/srv".into());
     assert_eq!(of(&copy, false), [still("/srv/copy"), still("/srv/a"), renames]);

@@ -2,7 +2,7 @@
 //!
 //! A restore does not read the kernel, the RAM disk or the firmware: they are in the guest's memory
 //! (libxl_create.c, `domcreate_bootloader_done`, builds nothing if there is a stream). But the QEMU of an
-//! HVM guest opens the kernel of a direct boot again (libxl_dm.c, `-kernel`).
+//! HVM guest opens the kernel and RAM disk of a direct boot again (libxl_dm.c, `-kernel`, `-initrd`).
 
 use std::path::Path;
 
@@ -25,8 +25,8 @@ impl DomainConfig {
         if let Some(model) = self.path_at("/b_info/device_model") {
             needs.push(What::Program(model.into()));
         }
-        if let Some(kernel) = self.path_at("/b_info/kernel").filter(|_| hvm) {
-            needs.push(What::Usable { path: kernel.into(), writable: false });
+        if hvm {
+            needs.extend(self.booted());
         }
         let pool = self.0.pointer("/c_info/pool_name").and_then(Value::as_str);
         needs.extend(pool.filter(|name| !name.is_empty()).map(|name| What::Pool(name.to_owned())));
@@ -49,6 +49,21 @@ impl DomainConfig {
         needs.extend(self.device_model_files());
         needs.push(What::Memory(self.memory_needed()));
         needs
+    }
+
+    /// What it is booted from, which a start reads, but no restore.
+    pub fn start_needs(&self) -> Vec<What> {
+        let mut needs = self.booted();
+        let loader = ["/b_info/bootloader", "/b_info/type.pv/bootloader"];
+        let loader = loader.iter().find_map(|at| self.path_at(at));
+        needs.extend(loader.map(|path| What::Program(path.into())));
+        needs
+    }
+
+    fn booted(&self) -> Vec<What> {
+        let files = ["/b_info/kernel", "/b_info/ramdisk", "/b_info/device_tree"];
+        let files = files.iter().filter_map(|at| self.path_at(at));
+        files.map(|path| What::Usable { path: path.into(), writable: false }).collect()
     }
 
     fn path_at(&self, pointer: &str) -> Option<&str> {

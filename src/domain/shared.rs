@@ -59,6 +59,17 @@ impl DomainConfig {
         found
     }
 
+    /// What a guest can write to and no snapshot has, for people.
+    pub fn not_saved(&self) -> impl Iterator<Item = &'static str> {
+        const WRITTEN: [(&str, &str); 3] = [
+            ("p9s", "shared directories (9pfs)"),
+            ("vtpms", "TPM (vtpm)"),
+            ("usbdevs", "USB devices"),
+        ];
+        let some = |key: &str| self.0[key].as_array().is_some_and(|list| !list.is_empty());
+        WRITTEN.into_iter().filter(move |(key, _)| some(key)).map(|(_, what)| what)
+    }
+
     /// The arguments of its QEMU that a second one cannot have.
     fn unshareable_arguments(&self) -> Vec<String> {
         let arguments = self.device_model_args();
@@ -121,6 +132,13 @@ mod tests {
 
     fn unshareable(json: Value) -> Vec<String> {
         DomainConfig(json).unshareable()
+    }
+
+    #[test]
+    fn what_no_snapshot_has() {
+        let config = DomainConfig(json!({"p9s": [{"tag": "a"}], "vtpms": [], "usbdevs": [{}]}));
+        let told: Vec<_> = config.not_saved().collect();
+        assert_eq!(told, ["shared directories (9pfs)", "USB devices"]);
     }
 
     #[test]

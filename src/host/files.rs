@@ -16,7 +16,7 @@ use nix::libc::{self, O_NOFOLLOW, O_PATH, O_TMPFILE};
 use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
-use rustix::fs::ioctl_ficlone;
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, ioctl_ficlone, statx};
 
 pub use self::naming::{has_name, rename_new, try_naming};
 use crate::disk::FileFacts;
@@ -97,6 +97,17 @@ pub fn identities(paths: &[&Path]) -> Vec<Option<FileId>> {
 /// Whether two paths lead to the same file or device.
 pub fn same(one: &Path, other: &Path) -> bool {
     identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
+/// Why a file cannot be replaced though its directory can be written to, if so: an attribute (chattr(1)).
+pub fn fixed(path: &Path) -> Option<&'static str> {
+    let meta = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty()).ok()?;
+    let has = |attribute| meta.stx_attributes.contains(attribute);
+    match () {
+        () if has(StatxAttributes::IMMUTABLE) => Some("immutable (chattr +i)"),
+        () if has(StatxAttributes::APPEND) => Some("append-only (chattr +a)"),
+        () => None,
+    }
 }
 
 /// Why a new file cannot be made at `path`, if it cannot.

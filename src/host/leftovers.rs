@@ -16,6 +16,7 @@ use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use crate::disk::lvm;
+use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::toolstack::Toolstack;
 use crate::host::{command, files, look, tools};
@@ -26,13 +27,16 @@ use crate::tool::Tool;
 use crate::tool::qemu_img;
 
 /// What is left of a domain in the directory in which an image goes.
-pub fn find(toolstack: &Toolstack, domain: Uuid, image: &Path) -> Result<Vec<Leftover>> {
+pub fn find(toolstack: &Toolstack, domain: &DomainId, image: &Path) -> Result<Vec<Leftover>> {
     let Some(directory) = image.parent() else { return Ok(Vec::new()) };
-    let candidates = candidates(directory, domain).map_err(|error| {
-        Error::refused(format!("The directory {} cannot be read", directory.display()))
-            .because(error)
-            .hint("choose another place with --memory FILE")
-    })?;
+    let live = toolstack.domains().map_err(|error| look::trouble("the domains", error))?;
+    let live: Vec<Uuid> = live.iter().map(|info| info.uuid).collect();
+    let candidates =
+        candidates(directory, &|record| is_its(record, domain, &live)).map_err(|error| {
+            Error::refused(format!("The directory {} cannot be read", directory.display()))
+                .because(error)
+                .hint("choose another place with --memory FILE")
+        })?;
     candidates.into_iter().map(|candidate| leftover(toolstack, candidate)).collect()
 }
 
@@ -44,7 +48,14 @@ struct Candidate {
     what: What,
 }
 
-fn candidates(directory: &Path, domain: Uuid) -> io::Result<Vec<Candidate>> {
+/// Whether a record is of the domain: it has its UUID, or its name and no other domain has the UUID. Without `uuid=` in
+/// its configuration file, a domain gets another one at each start, as after a power cut.
+fn is_its(record: &Record, domain: &DomainId, live: &[Uuid]) -> bool {
+    let recorded = &record.domain;
+    recorded.uuid == domain.uuid || recorded.name == domain.name && !live.contains(&recorded.uuid)
+}
+
+fn candidates(directory: &Path, is_its: &dyn Fn(&Record) -> bool) -> io::Result<Vec<Candidate>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         // Made when it is needed, or refused later, with more words.
@@ -56,7 +67,7 @@ fn candidates(directory: &Path, domain: Uuid) -> io::Result<Vec<Candidate>> {
     let (partial, others): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| is_partial(path));
     // What cannot be read is nothing that we could say anything about.
     let found = partial.into_iter().filter_map(|path| candidate(path).ok());
-    let mut found: Vec<_> = found.filter(|it| it.record.domain.uuid == domain).collect();
+    let mut found: Vec<_> = found.filter(|it| is_its(&it.record)).collect();
     if !found.is_empty() {
         // A snapshot that somebody has already, of which this is a copy on its way, or a second name.
         let known: BTreeSet<_> =
@@ -204,9 +215,21 @@ mod tests {
     }
 
     fn names(directory: &Path) -> Vec<(String, What)> {
-        let found = candidates(directory, sample().domain.uuid).unwrap();
+        let found = candidates(directory, &|record| record.domain == sample().domain).unwrap();
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
         found.iter().map(|it| (name(&it.image), it.what)).collect()
+    }
+
+    #[test]
+    fn a_domain_that_was_started_anew_is_known_by_its_name() {
+        let record = sample();
+        let id = |uuid, name: &str| DomainId { domid: 7, uuid, name: name.into() };
+        let (own, new) = (record.domain.uuid, Uuid::new_v4());
+        let name = record.domain.name.clone();
+        assert!(is_its(&record, &id(own, "renamed"), &[own]));
+        assert!(is_its(&record, &id(new, &name), &[new]));
+        assert!(!is_its(&record, &id(new, &name), &[new, own]), "the one of then still runs");
+        assert!(!is_its(&record, &id(new, "other"), &[new]));
     }
 
     #[test]
@@ -219,8 +242,8 @@ mod tests {
         let expected = ["a.xlsave.partial", "b.xlsave.zst.partial"]
             .map(|name| (name.to_owned(), What::Unfinished));
         assert_eq!(names(directory.path()), expected);
-        assert!(candidates(directory.path(), Uuid::nil()).unwrap().is_empty());
-        assert!(candidates(&directory.path().join("x"), Uuid::nil()).unwrap().is_empty());
+        assert!(candidates(directory.path(), &|_| true).unwrap().is_empty());
+        assert!(candidates(&directory.path().join("x"), &|_| true).unwrap().is_empty());
     }
 
     #[test]

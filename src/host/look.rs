@@ -46,7 +46,8 @@ fn troubles(
         |disk: &Disk| disk.cdrom || !disk.writable || job.wish(&disk.vdev) == Some(&Wish::None);
     let needs = need::of_domain(config, &domain.name, &left_out, false)
         .map_err(|error| trouble(&domain.name, error))?;
-    let around = Around { toolstack: Some(toolstack), gone: Some(domain.domid) };
+    let around =
+        Around { toolstack: Some(toolstack), gone: Some(domain.domid), same: Some(domain.domid) };
     Ok(needs::troubles(&needs, around).0)
 }
 

@@ -8,7 +8,6 @@ use std::path::Path;
 use nix::libc::O_NONBLOCK;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use crate::disk::chain::FileId;
 use crate::disk::qcow2::{Ailment, Header};
@@ -34,6 +33,8 @@ pub struct Around<'a> {
     /// The domain that will be destroyed before anything of this is needed, if it runs: what it uses
     /// does not count.
     pub gone: Option<u32>,
+    /// The domain of the snapshot, if it runs, whether it will be destroyed or not.
+    pub same: Option<u32>,
 }
 
 /// What is missing of what is needed, and what could not be looked at without a toolstack.
@@ -90,7 +91,7 @@ impl Used {
         let files: Vec<FileId> = needs
             .iter()
             .filter_map(|need| match &need.what {
-                What::Alone(path) | What::Still(path) => files::identity(path),
+                What::Alone(path) | What::Still(path) | What::Inside(path) => files::identity(path),
                 _ => None,
             })
             .collect();
@@ -121,9 +122,11 @@ fn ours(around: Around<'_>) -> Ours {
 fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
     match what {
         What::Alone(path) => alone(path, around, used),
-        What::Still(path) => {
-            let writer = user(path, used, around, |opener| opener.writes);
-            Answer::busy(writer.map(|who| format!("{who} may write to {}", path.display())))
+        What::Still(path) => written(path, user(path, used, around, &|opener| opener.writes)),
+        What::Inside(path) => {
+            let another = |opener: &Opener| opener.domid.is_none() || opener.domid != around.same;
+            let writes = |opener: &Opener| opener.writes && another(opener);
+            written(path, user(path, used, around, &writes))
         }
         What::Usable { path, writable } => Answer::missing(usable(path, *writable)),
         What::Image { path, format, writable } => Answer::missing(
@@ -151,7 +154,7 @@ fn user(
     path: &Path,
     used: &Used,
     around: Around<'_>,
-    matters: fn(&Opener) -> bool,
+    matters: &dyn Fn(&Opener) -> bool,
 ) -> Option<String> {
     let id = files::identity(path)?;
     let (_, opener) = used.files.iter().find(|(file, opener)| *file == id && matters(opener))?;
@@ -166,11 +169,15 @@ fn user(
     })
 }
 
+fn written(path: &Path, writer: Option<String>) -> Answer {
+    Answer::busy(writer.map(|who| format!("{who} may write to {}", path.display())))
+}
+
 fn alone(path: &Path, around: Around<'_>, used: &Used) -> Answer {
     if let Some(why) = usable(path, true) {
         return Answer::Trouble(Rank::Missing, why);
     }
-    if let Some(who) = user(path, used, around, |_| true) {
+    if let Some(who) = user(path, used, around, &|_| true) {
         return Answer::Trouble(Rank::Busy, format!("{who} has it open"));
     }
     // Its own QEMU may have locked it.
@@ -220,9 +227,7 @@ fn renames(path: &Path) -> Option<String> {
     if let Err(error) = access(path, AccessFlags::W_OK) {
         return Some(format!("the directory {shown}: {}", error.desc()));
     }
-    let meta = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty()).ok()?;
-    let append_only = meta.stx_attributes.contains(StatxAttributes::APPEND);
-    append_only.then(|| format!("the directory {shown} is append-only (chattr +a)"))
+    files::fixed(path).map(|flag| format!("the directory {shown} is {flag}"))
 }
 
 /// Why nothing can be written in a directory, if so. One that is not there is made by libxl.
@@ -345,7 +350,7 @@ mod tests {
 
     use super::*;
 
-    const NOWHERE: Around<'_> = Around { toolstack: None, gone: None };
+    const NOWHERE: Around<'_> = Around { toolstack: None, gone: None, same: None };
 
     fn told(what: What) -> Option<String> {
         let need = Need { about: "It".into(), what };
@@ -410,7 +415,16 @@ mod tests {
         let still = What::Still(path.clone());
         assert_eq!(why(&still, false), None);
         assert!(why(&still, true).unwrap().1.contains("dd (process 7) may write to"));
-        let alone = What::Alone(path);
+        // The domain's own QEMU writes elsewhere than to what belongs to a snapshot.
+        let inside = |domid, same| {
+            let opener = Opener { who: "qemu (process 8)".into(), domid, writes: true };
+            let used = Used { files: vec![(id, opener)], ports: Vec::new() };
+            let around = Around { same, ..NOWHERE };
+            matches!(super::why(&What::Inside(path.clone()), around, &used), Answer::There)
+        };
+        assert!(inside(Some(7), Some(7)));
+        assert!(!inside(Some(7), Some(8)) && !inside(Some(7), None) && !inside(None, None));
+        let alone = What::Alone(path.clone());
         let told = (Rank::Busy, "dd (process 7) has it open".to_owned());
         assert_eq!(why(&alone, false), Some(told));
     }

@@ -44,7 +44,9 @@ pub struct Handle {
 impl Handle {
     /// The process that has this number now; `None` if there is none.
     pub fn of_pid(pid: i32) -> io::Result<Option<Handle>> {
-        let Some(number) = Pid::from_raw(pid.max(0)) else { return Ok(None) };
+        let Some(number) = (pid > 0).then_some(pid).and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
         match pidfd_open(number, PidfdFlags::empty()) {
             Ok(fd) => Ok(Some(Handle { pid, fd })),
             Err(error) if error == rustix::io::Errno::SRCH => Ok(None),

@@ -15,7 +15,7 @@ use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
 use crate::revert::{Cfg, CfgAfter, DiskChange};
 use crate::state::State;
-use crate::tool::check_path;
+use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
 
 /// A longer file is no configuration: as in `XlCfg`.
@@ -166,6 +166,10 @@ fn replacement(
     if let Some(trouble) = files::trouble(&backup) {
         return Err(Error::failed(format!("The old one cannot be kept: {trouble}"))
             .hint("choose another name with --name"));
+    }
+    if let Some(flag) = files::fixed(path) {
+        return Err(Error::failed(format!("It is {flag}"))
+            .hint(format!("take that away: chattr -ia {}", quote(path))));
     }
     let entries = changes.iter().map(Change::entry).collect();
     Ok(Some(ReplaceCfg { path: path.to_owned(), old, new, backup, entries }))

@@ -58,6 +58,13 @@ pub fn of_domain(
     Ok(needs)
 }
 
+/// What a start needs besides, of the configuration file of a domain whose snapshot has no memory.
+pub fn of_start(config: &DomainConfig, domain: &str) -> Vec<Need> {
+    let about = format!("{domain} cannot be started");
+    let whats = config.start_needs().into_iter();
+    whats.map(|what| Need { about: about.clone(), what }).collect()
+}
+
 /// Where libxl keeps the domain's configuration and QEMU's state, xl its log, and QEMU its sockets
 /// (libxl_dom.c, `libxl__userdata_path`; xl_utils.c, `do_daemonize`; libxl_internal.c,
 /// `libxl__device_model_savefile`).

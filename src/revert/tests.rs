@@ -99,6 +99,7 @@ pub(crate) fn found() -> Found {
         ],
         onward: Onward::Memory,
         config: DomainConfig::parse(CONFIG).unwrap(),
+        attached: Vec::new(),
         volumes: Ok(Vec::new()),
         troubles: Vec::new(),
         named: None,

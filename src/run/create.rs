@@ -69,7 +69,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let leftovers = match job.image(&domain.id.name) {
         // A record that is in the way is told by its name.
         _ if job.request.without_memory() => Vec::new(),
-        Ok(Target::File(path)) => leftovers::find(&dom0.toolstack, domain.id.uuid, &path)?,
+        Ok(Target::File(path)) => leftovers::find(&dom0.toolstack, &domain.id, &path)?,
         Ok(Target::Stdout) => Vec::new(),
         Err(why) => return Err(why),
     };

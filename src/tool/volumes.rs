@@ -144,6 +144,13 @@ pub fn device(group: &str, name: &str) -> PathBuf {
     Path::new("/dev").join(group).join(name)
 }
 
+/// The other name of its device: device-mapper doubles the hyphens in a group's and a volume's name (lvm(8), VALID
+/// NAMES).
+pub fn mapped(group: &str, name: &str) -> PathBuf {
+    let doubled = |part: &str| part.replace('-', "--");
+    Path::new("/dev/mapper").join(format!("{}-{}", doubled(group), doubled(name)))
+}
+
 /// Asks for every volume of the host, as JSON.
 pub fn report() -> Invocation {
     lvm([

@@ -157,7 +157,11 @@ pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<Di
         return Err(refuse_revert(disk, why));
     }
     let tag = tag(context.id, &disk.vdev);
-    let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
+    let mut tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
+    // A copy of the whole group, imported beside it (vgimportclone), has the tag as well.
+    if tagged.iter().any(|volume| volume.group == *group) {
+        tagged.retain(|volume| volume.group == *group);
+    }
     let origin = volumes.iter().find(|v| v.group == *group && v.name == *volume);
     if context.beside.is_some() && !matches!(tagged.as_slice(), [one] if !one.merging) {
         return Err(refuse_revert(
@@ -269,6 +273,20 @@ fn thin(
     context: RevertContext<'_>,
 ) -> Result<DiskRevert> {
     let keep = keep_name(recorded, volumes, context)?;
+    // lvremove would take them along.
+    let of_others = |origin: &Volume| {
+        volumes.iter().find(|volume| {
+            let of_it = volume.group == origin.group && volume.origin == origin.name;
+            of_it && volume.is_thick_snapshot()
+        })
+    };
+    if let Some(other) = origin.filter(|_| context.discard).and_then(of_others) {
+        return Err(refuse_revert(
+            recorded.disk,
+            format!("its volume cannot be removed: {} is a snapshot of it", other.path()),
+        )
+        .hint("remove that first, or revert without --discard-current"));
+    }
     let mut put_back = Vec::new();
     if origin.is_some() {
         put_back.push(Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
@@ -289,9 +307,14 @@ fn thin(
         },
     ];
     let keep = recorded.path(&keep);
+    // By another path, as /dev/dm-3, it may be the volume of now that is found: that keeps its device.
+    let named = device(recorded.group, recorded.volume);
+    let by_name =
+        [&named, &volumes::mapped(recorded.group, recorded.volume)].contains(&&recorded.disk.path);
     Ok(DiskRevert {
         put_back,
         take_back,
+        switch: (!by_name).then_some((named, Format::Raw)),
         discard: origin.iter().map(|_| Step::Run(volumes::remove(&keep))).collect(),
         kept: origin.map(|_| format!("the volume {keep}")),
         ..DiskRevert::default()

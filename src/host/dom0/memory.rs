@@ -165,7 +165,8 @@ fn unproven(what: &str, path: &Path) -> Left {
 /// The one snapshot `name` of a qcow2 file.
 fn internal_snapshot(path: &Path, name: &str) -> Result<QcowSnapshot> {
     let image = tools::image(path, Format::Qcow2).map_err(Error::failed)?;
-    image.snapshots().into_iter().find(|snapshot| snapshot.name == name).ok_or_else(|| {
+    let mut named = image.snapshots().into_iter().filter(|snapshot| snapshot.name == name);
+    named.find(QcowSnapshot::is_plain).ok_or_else(|| {
         Error::failed(format!("qemu-img does not list snapshot {name} of {}", path.display()))
     })
 }

@@ -85,7 +85,8 @@ pub fn for_revert(
     let others = disks_of_others(toolstack, same.as_ref().map(|same| same.id.domid))?;
     let mut current = match (&same, &onward) {
         (Some(running), _) => disks_of(toolstack, running.id.domid)?,
-        (None, Onward::Memory) => Vec::new(),
+        // A start would go on with those: what they rest on is in use, whoever runs.
+        (None, Onward::Memory) => disks_in(cfg, &record.domain.name),
         // It would go on with those.
         (None, Onward::Start(_)) => {
             config.disks().map_err(|error| trouble(&record.domain.name, error))?
@@ -114,13 +115,34 @@ pub fn for_revert(
     if let Some(running) = same.as_ref().filter(|_| beside.is_none()) {
         count_live_bitmaps(running.id.domid, &mut disks);
     }
+    let attached = match beside {
+        None => attached(&current, &record),
+        Some(_) => Vec::new(),
+    };
     let volumes = volumes_for(&record);
     let snapshot = name.to_owned();
-    let needs = need::of_revert(&disks, Some(&config), wanted, beside.is_some())
+    let mut needs = need::of_revert(&disks, Some(&config), wanted, beside.is_some())
         .map_err(|error| trouble(&record.domain.name, error))?;
-    let gone = same.as_ref().filter(|_| beside.is_none()).map(|same| same.id.domid);
-    let (troubles, _) = needs::troubles(&needs, Around { toolstack: Some(toolstack), gone });
-    Ok(Found { snapshot, record, onward, config, named, same, disks, volumes, troubles, now })
+    if let Onward::Start(_) = &onward {
+        needs.extend(need::of_start(&config, &record.domain.name));
+    }
+    let domid = same.as_ref().map(|same| same.id.domid);
+    let gone = domid.filter(|_| beside.is_none());
+    let (troubles, _) =
+        needs::troubles(&needs, Around { toolstack: Some(toolstack), gone, same: domid });
+    Ok(Found {
+        snapshot,
+        record,
+        onward,
+        config,
+        named,
+        same,
+        disks,
+        attached,
+        volumes,
+        troubles,
+        now,
+    })
 }
 
 /// A domain that is there, with the xl process that watches it.
@@ -159,6 +181,21 @@ fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
         .map_err(|error| trouble(&format!("domain {domid}"), error))
 }
 
+/// The writable disks of now that the snapshot knows nothing of.
+fn attached(current: &[Disk], record: &Record) -> Vec<String> {
+    let is_new = |disk: &&Disk| !record.disks.iter().any(|known| known.vdev == disk.vdev);
+    let writable = current.iter().filter(|disk| disk.writable).filter(is_new);
+    writable.map(|disk| format!("disk {} ({})", disk.vdev, disk.file().display())).collect()
+}
+
+/// The disks in the xl configuration file of a domain that does not run; none if that is not known, or is another's.
+fn disks_in(cfg: &Cfg, domain: &str) -> Vec<Disk> {
+    let (Cfg::Named(path) | Cfg::Remembered(path)) = cfg else { return Vec::new() };
+    let config = configured::read(path).ok().map(|configured| configured.config);
+    let its = config.filter(|config| config.name().is_ok_and(|name| name == domain));
+    its.and_then(|config| config.disks().ok()).unwrap_or_default()
+}
+
 /// Looks at a snapshot for `show`: without a toolstack as far as that can be done.
 pub fn for_show(
     toolstack: Option<&Toolstack>,
@@ -188,7 +225,7 @@ pub fn for_show(
     }
     let needs = need::of_revert(&disks, config, &record.domain.name, false)
         .map_err(|error| trouble(&record.domain.name, error))?;
-    let (troubles, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same });
+    let (troubles, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
     unseen.extend(untold);
     Ok(Looked { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
 }

@@ -18,9 +18,10 @@ full_pipe() {
 	exec 20<>pipe
 	timeout 2 cat /dev/zero >&20 || :
 }
+# In a session of its own: whoever else is stopped in a group gets SIGHUP when that is orphaned.
 full_terminal() {
 	rm -f tty
-	socat "PTY,link=$LAB_WORK/tty,rawer" "EXEC:sleep 1000" &
+	setsid socat "PTY,link=$LAB_WORK/tty,rawer" "EXEC:sleep 1000" &
 	socat=$!
 	until [[ -e tty ]]; do lab_pause 0.1; done
 	kill -STOP $socat

@@ -22,11 +22,11 @@ xl destroy g
 trial "the pool is gone" 3 'the processor pool way' 'xl cpupool-destroy way' \
 	'xl cpupool-create name=\"way\" cpus=[\"1\"] >/dev/null'
 free=$(xl info free_memory)
-trial "other domains have the memory" 3 'of memory' fill 'xl destroy big'
 fill() {
 	sed -e 's/^name.*/name = "big"/' -e '/^disk/d' -e '/^pool/d' -e "s/^memory.*/memory = $((free - 60))/" g.cfg >big.cfg
 	xl create -q -p big.cfg
 }
+trial "other domains have the memory" 3 'of memory' fill 'xl destroy big'
 revert g s1.xlsave
 
 # The chain names the image by another spelling, and the image has lost its mark.
@@ -56,7 +56,6 @@ create g s1.xlsave-lvm --name s3 --no-live
 mv s1.xlsave-lvm s1.xlsave
 xl destroy g
 first=$(losetup -n -O NAME -j twice.pv)
-trial "two groups of one name" 3 '2 volume groups called twice' another 'losetup -d "$second"; vgscan -qq --cache || :'
 another() {
 	vgchange -qq -an twice
 	losetup -d "$first"
@@ -66,4 +65,5 @@ another() {
 	lvcreate -qq -y -n a -L 32M twice
 	losetup "$first" twice.pv
 }
+trial "two groups of one name" 3 '2 volume groups called twice' another 'losetup -d "$second"; vgscan -qq --cache || :'
 detail "$lab_trials cases refused before anything changed; no base is rewritten by another spelling of its path"

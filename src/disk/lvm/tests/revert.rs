@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::super::Space;
 use super::{Edit, MERGING_TAG, TAG, broken_lvs, report};
 use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
+use crate::domain::Format;
 use crate::error::Result;
 use crate::record::Kept;
 use crate::support::disks::{ID, Volumes, facts, found, refused, words};
@@ -131,6 +132,39 @@ fn where_there_is_room_it_is_kept_until_the_revert_has_succeeded() {
         words(&planned.discard),
         ["run lvm lvremove --quiet --yes vg0/thick.before-revert-x"]
     );
+}
+
+#[test]
+fn a_path_that_follows_the_device_is_replaced_by_the_name() {
+    for path in ["/dev/vg0/thin", "/dev/mapper/vg0-thin"] {
+        let mut named = thin();
+        named.record.path = path.into();
+        assert_eq!(plan(&named, RUNNING, &[]).unwrap().switch, None);
+    }
+    for path in ["/dev/dm-3", "/dev/disk/by-id/dm-uuid-LVM-x", "/dev/block/253:3"] {
+        let mut followed = thin();
+        followed.record.path = path.into();
+        let switch = plan(&followed, RUNNING, &[]).unwrap().switch;
+        assert_eq!(switch, Some(("/dev/vg0/thin".into(), Format::Raw)), "{path}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_others_is_not_removed_with_the_volume() {
+    let others: [Edit<'_>; 2] = [("+mine=thick.s1", "lv_tags", ""), ("mine", "origin", "thin")];
+    plan(&thin(), RUNNING, &others).unwrap();
+    refused(
+        plan(&thin(), DISCARD, &others),
+        &["its volume cannot be removed: vg0/mine is a snapshot of it", "--discard-current"],
+    );
+}
+
+#[test]
+fn a_copy_of_the_group_has_the_tags_as_well() {
+    let copy: [Edit<'_>; 2] =
+        [("+thin.copy=thin.s1", "vg_name", "vg1"), ("thin.copy", "lv_name", "thin.s1")];
+    let planned = plan(&thin(), RUNNING, &copy).unwrap();
+    assert_eq!(planned, plan(&thin(), RUNNING, &[]).unwrap());
 }
 
 #[test]
