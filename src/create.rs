@@ -4,38 +4,29 @@ mod alone;
 mod boot;
 pub mod drives;
 mod job;
+mod parts;
 pub mod room;
 mod seen;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-pub use job::{Job, stamp};
-pub use seen::{ImagePlace, Seen, State};
+pub use job::Job;
+pub use parts::Rewrites;
+pub use seen::{ImagePlace, Seen, Space};
 
-use crate::disk::{self, DiskCreate, lvm, vhd};
-use crate::domain::{DomainConfig, DomainId, Format, GuestType};
+use self::parts::{Switch, actions, broken, left_out, name_of, new_record, prepare, switch};
+use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
+use crate::domain::{Format, GuestType};
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::need;
-use crate::plan::{
-    Action, ImageStart, Plan, ReplaceCfg, Step, StoreConfig, Stranded, Target, Text, Whose,
-    XenstoreWrite,
-};
-use crate::record::{DomainRecord, Kept, NOT_YET, Record, VERSION};
+use crate::plan::{ImageStart, Plan, Step, Stranded, Target};
+use crate::record::{Kept, NOT_YET, Record};
 use crate::spec::DiskWish;
+use crate::state::State;
 use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
-
-/// Configuration files of xl as they have to be once disks have other images. Made by libxlutil's
-/// parser, so not here.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rewrites {
-    /// The file the domain was named by.
-    pub cfg: Option<ReplaceCfg>,
-    /// The text that `xl config-update` stored with the domain, which a reboot follows: old and new.
-    pub stored: Option<(Text, Text)>,
-}
 
 /// Decides how each disk is snapshotted, or refuses it.
 pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
@@ -118,9 +109,16 @@ pub fn changes(disks: &[DiskCreate]) -> Vec<Change> {
 
 /// Plans a snapshot, or refuses it.
 pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
-    if job.request.without_memory() {
-        return alone::plan(job, seen, disks, rewrites);
-    }
+    let plan = if job.request.without_memory() {
+        alone::plan(job, seen, disks, rewrites)?
+    } else {
+        with_memory(job, seen, disks, rewrites)?
+    };
+    let size = |disk: &DiskSeen| Some((disk.disk.vdev.clone(), disk.virtual_size()?));
+    Ok(Plan { virtual_sizes: seen.disks.iter().filter_map(size).collect(), ..plan })
+}
+
+fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
     let domain = name_of(&seen.config)?;
     let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
     let internal = disks.iter().any(|d| matches!(d.record.snapshot, Kept::Internal { .. }));
@@ -231,44 +229,6 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
     Ok(plan)
 }
 
-/// The record of the snapshot, not complete yet.
-fn new_record(job: &Job, seen: &Seen, disks: &[DiskCreate], live: bool) -> Result<Record> {
-    let name = name_of(&seen.config)?;
-    let guest_type = seen.config.guest_type().map_err(|why| broken(&name, why))?;
-    Ok(Record {
-        version: VERSION,
-        complete: false,
-        name: job.name.clone(),
-        id: job.id,
-        created: job.now,
-        description: job.request.description.clone(),
-        live,
-        disks_only: None,
-        writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
-        xen: seen.xen.clone(),
-        image_size: 0,
-        domain: DomainRecord {
-            name,
-            uuid: seen.domain.uuid,
-            guest_type,
-            memory_kib: seen.config.memory_kib(),
-            cfg: seen.cfg.clone(),
-        },
-        disks: disks.iter().map(|disk| disk.record.clone()).collect(),
-    })
-}
-
-/// What is to be told of disks that are not in the snapshot.
-fn left_out(disks: &[DiskCreate]) -> Vec<String> {
-    let why = |disk: &DiskCreate| match &disk.record.snapshot {
-        Kept::None { why } => {
-            Some(format!("disk {} is not in the snapshot: {why}", disk.record.vdev))
-        }
-        _ => None,
-    };
-    disks.iter().filter_map(why).collect()
-}
-
 /// Steps that let the guest go on in a new domain, restored from the image on the new disks.
 fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
     let domain = name_of(&seen.config)?;
@@ -361,16 +321,6 @@ pub fn cfg_lines(record: &Record) -> Vec<String> {
             _ => None,
         })
         .collect()
-}
-
-fn name_of(config: &DomainConfig) -> Result<String> {
-    config.name().map(str::to_owned).map_err(|why| broken("the domain", why))
-}
-
-fn broken(domain: &str, why: crate::domain::BadConfig) -> Error {
-    Error::refused(format!("The configuration of {domain} is not understood"))
-        .because(why)
-        .hint(format!("see what libxl has stored of it: xl list -l {}", quote(domain)))
 }
 
 fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
@@ -479,84 +429,10 @@ fn image_start(
     Ok(ImageStart { target, make_directory, config, record, compress: job.request.compress })
 }
 
-/// What QEMU does to the disks it serves.
-fn actions(disks: &[DiskCreate]) -> Vec<Action> {
-    disks.iter().filter_map(|disk| disk.action.clone()).collect()
-}
-
-/// What is done for the disks while the guest runs. QEMU comes first: it goes on reading while all
-/// new files are made, at the same time.
-fn prepare(domain: &DomainId, disks: &[DiskCreate], actions: &[Action]) -> Vec<Step> {
-    let arm = || Step::Arm { domain: domain.clone(), actions: actions.to_vec() };
-    let arm = (!actions.is_empty()).then(arm);
-    let steps = disks.iter().flat_map(|disk| disk.prepare.clone());
-    let (files, others): (Vec<_>, Vec<_>) =
-        steps.partition(|step| matches!(step, Step::NewFile { .. }));
-    arm.into_iter().chain(Step::together(files)).chain(others).collect()
-}
-
 /// The images of the disks that are in the snapshot.
 fn images(disks: &[DiskCreate]) -> Vec<PathBuf> {
     let taken = disks.iter().filter(|disk| !matches!(disk.record.snapshot, Kept::None { .. }));
     taken.map(|disk| disk.record.path.clone()).collect()
-}
-
-/// What makes libxl and xenstore name the new images, for disks that get one.
-#[derive(Debug, Default)]
-struct Switch {
-    /// The stored configurations, which save, migrate and reboot follow: they are true before the disks
-    /// are switched, because whoever starts the domain anew must not write into the frozen images.
-    store: Vec<Step>,
-    /// The keys in xenstore, which only tell: nobody waits for them.
-    keys: Option<Step>,
-}
-
-impl Switch {
-    /// What libxl has stored of the domain, if no step compares it anyway.
-    fn unchecked(&self, seen: &Seen) -> Option<String> {
-        self.store.is_empty().then(|| seen.stored.clone())
-    }
-}
-
-fn switch(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Switch> {
-    let domain = name_of(&seen.config)?;
-    let mut stored = DomainConfig::parse(&seen.stored).map_err(|why| broken(&domain, why))?;
-    let mut what = Vec::new();
-    let mut writes = Vec::new();
-    for (disk, seen) in disks.iter().zip(&seen.disks) {
-        let Some((path, format)) = &disk.switch else { continue };
-        let vdev = &seen.disk.vdev;
-        stored.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
-        what.push(format!("{vdev} -> {}", path.display()));
-        for (key, old) in &seen.params {
-            writes.push(XenstoreWrite {
-                path: key.clone(),
-                new: format!("{}:{}", format.xenstore(), path.display()),
-                old: old.clone(),
-            });
-        }
-    }
-    if what.is_empty() {
-        return Ok(Switch::default());
-    }
-    let what = what.join(", ");
-    let mut store = vec![Step::StoreConfig(StoreConfig {
-        domain: seen.domain.clone(),
-        whose: Whose::Libxl,
-        new: stored.to_json().into(),
-        old: seen.stored.clone().into(),
-        what: what.clone(),
-    })];
-    store.extend(rewrites.stored.clone().map(|(old, new)| {
-        Step::StoreConfig(StoreConfig {
-            domain: seen.domain.clone(),
-            whose: Whose::Xl,
-            new,
-            old,
-            what,
-        })
-    }));
-    Ok(Switch { store, keys: (!writes.is_empty()).then_some(Step::Xenstore(writes)) })
 }
 
 #[cfg(test)]

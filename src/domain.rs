@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::names::is_vdev;
+use crate::release::BOOT_LOADER;
 
 /// The format of a disk image, `libxl_disk_format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,9 +273,7 @@ impl DomainConfig {
 
     /// The program that gets the kernel from the first disk, at every start, if there is one.
     pub fn boot_loader(&self) -> Option<&str> {
-        // Where it stands since Xen 4.10, and before.
-        let places = ["/b_info/bootloader", "/b_info/type.pv/bootloader"];
-        places.iter().find_map(|place| self.text(place).ok()).filter(|name| !name.is_empty())
+        BOOT_LOADER.iter().find_map(|place| self.text(place).ok()).filter(|name| !name.is_empty())
     }
 
     /// The disks, in the order of the configuration.

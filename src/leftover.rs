@@ -4,10 +4,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::disk::lvm::volumes::{self, Volume};
 use crate::plan::{Plan, Step};
 use crate::record::Record;
 use crate::tool::quote;
+use crate::tool::volumes::{self, Volume};
 
 /// What a file is that has the name of an unfinished image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ pub fn clean_up(domain: &str, leftovers: &[Leftover]) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
 
     #[test]
     fn only_what_nobody_needs_is_removed_and_the_image_last() {

@@ -19,11 +19,13 @@ pub mod need;
 pub mod plan;
 pub mod process;
 pub mod record;
+pub mod release;
 pub mod report;
 pub mod revert;
 pub mod run;
 pub mod show;
 pub mod spec;
+pub mod state;
 pub mod tool;
 pub mod trust;
 pub mod xlcfg;
@@ -33,3 +35,6 @@ extern crate self as xl_snapshot;
 #[cfg(test)]
 #[path = "../tests/faults/model.rs"]
 mod model;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;

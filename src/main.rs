@@ -8,7 +8,7 @@ use xl_snapshot::host::start;
 use xl_snapshot::{plan, report, run};
 
 fn main() -> ExitCode {
-    if let Some(end) = start::begin(&[]) {
+    if let Some(end) = start::begin(&[], run::guard::watch) {
         return end;
     }
     match run::run(Cli::parse(), plan::execute) {

@@ -14,12 +14,12 @@ use uuid::Uuid;
 
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
-use crate::disk::lvm::volumes::device;
 use crate::names::is_plain;
 use crate::need::{Rank, Trouble};
 use crate::plan::{Plan, Step};
 use crate::record::{DisksOnly, Kept, Record};
 use crate::tool::quote;
+use crate::tool::volumes::device;
 use crate::xlcfg::literal;
 
 /// What `create` has done. Its JSON form is a contract.
@@ -458,7 +458,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
 
     #[test]
     fn an_image_does_not_control_the_terminal() {

@@ -9,8 +9,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
-use crate::create::{State, stamp};
-use crate::disk::lvm::volumes::Volume;
 use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
@@ -19,7 +17,9 @@ use crate::need::{self, Rank, Trouble};
 use crate::plan::{Plan, Step, Stranded, undo};
 use crate::process::Process;
 use crate::record::{Kept, Record};
+use crate::state::{State, stamp};
 use crate::tool::quote;
+use crate::tool::volumes::Volume;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,36 @@ pub struct Revert {
     pub cfg_lines: Vec<String>,
     /// What becomes of that file.
     pub cfg: CfgAfter,
+}
+
+impl Revert {
+    /// The same revert, with what becomes of the configuration file.
+    #[must_use]
+    pub fn with_cfg(mut self, cfg: CfgAfter) -> Self {
+        match &cfg {
+            CfgAfter::Unknown => {}
+            CfgAfter::Right => self.cfg_lines.clear(),
+            CfgAfter::Replace(replace) => {
+                self.cfg_lines.clear();
+                let step = Step::ReplaceCfg(replace.clone());
+                let plan = &mut self.plan;
+                if plan.onward.iter().any(|step| matches!(step, Step::CreateDomain { .. })) {
+                    // xl reads it then.
+                    plan.stranded.steps.splice(0..0, step.undo());
+                    plan.prepare.push(step);
+                } else {
+                    // Before anything that it may still name is deleted.
+                    let at = plan.finish.iter().take_while(|step| step.lets_guest_run()).count();
+                    plan.finish.insert(at, step);
+                }
+            }
+            CfgAfter::Trouble { path, why } => {
+                self.plan.notes.push(format!("{} will not be rewritten: {why}", path.display()));
+            }
+        }
+        self.cfg = cfg;
+        self
+    }
 }
 
 /// The name under which internal snapshots keep what the guest wrote since.
@@ -269,7 +299,6 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             .as_ref()
             .map(|running| Step::Destroy { domain: running.id.clone(), way_out: way_out.clone() }),
         onward,
-        onward_again: false,
         stranded: Stranded {
             down: format!("Domain {} is down", domain.name),
             steps: destroyed.into_iter().chain(take_back).chain(undo(&prepare)).collect(),
@@ -277,6 +306,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         },
         prepare,
         finish,
+        ..Plan::default()
     };
     Ok(Revert {
         plan,

@@ -5,12 +5,27 @@ use uuid::Uuid;
 use crate::disk::{self, DiskFound, RevertContext};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
-use crate::host::look::Looked;
 use crate::memory::{Form, Image};
 use crate::names::SnapshotName;
 use crate::need::{Rank, Trouble};
 use crate::record::{Kept, Record};
 use crate::report::{Shown, ShownDisk};
+use crate::tool::volumes::Volume;
+
+/// What was seen of a snapshot for `show`.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    /// The disks, in the order of the record.
+    pub disks: Vec<DiskFound>,
+    /// The host's logical volumes; looked at only if the snapshot has one.
+    pub volumes: Result<Vec<Volume>, String>,
+    /// What is missing of what put-back and restore need.
+    pub troubles: Vec<Trouble>,
+    /// What could not be looked at without a toolstack.
+    pub unseen: Vec<String>,
+    /// Whether the domain runs.
+    pub runs: bool,
+}
 
 /// Reads the configuration in an image.
 pub fn config_of(name: &str, image: &Image) -> Result<DomainConfig> {

@@ -1,5 +1,9 @@
 //! Commands as data: which tool, with which arguments. Pure; `host/command.rs` runs them.
 
+pub mod qemu_img;
+pub mod vhd_util;
+pub mod volumes;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;

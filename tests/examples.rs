@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
-use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen, State};
-use xl_snapshot::disk::lvm::volumes::{self, Volume};
-use xl_snapshot::disk::qemu_img::ImageInfo;
-use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served, vhd};
+use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen};
+use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served};
 use xl_snapshot::domain::{DomainConfig, DomainId, Format};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::libxl::XlCfg;
@@ -21,6 +19,10 @@ use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::process::Process;
 use xl_snapshot::revert::by_hand::{self, Eyes};
 use xl_snapshot::spec::{Flags, Request, Spec, merge};
+use xl_snapshot::state::State;
+use xl_snapshot::tool::qemu_img::ImageInfo;
+use xl_snapshot::tool::vhd_util;
+use xl_snapshot::tool::volumes::{self, Volume};
 
 /// The volumes of lvm.cfg, as lvs prints them: a thick one, and a thin one in its pool.
 const VOLUMES: &str = r#"{"report": [{"lv": [
@@ -99,7 +101,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 device: 1,
                 writable: true,
             };
-            let facts_of_vhd = vhd::Facts {
+            let facts_of_vhd = vhd_util::Facts {
                 virtual_size: 1 << 30,
                 differencing: false,
                 uuid: [8; 16],

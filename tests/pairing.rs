@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use uuid::Uuid;
-use xl_snapshot::disk::qemu_img::{ImageInfo, create_overlay, snapshot_create};
 use xl_snapshot::disk::{DiskRevert, FileFacts, RevertContext, revert};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::command::run;
-use xl_snapshot::host::{files, look};
+use xl_snapshot::host::{files, look, tools};
 use xl_snapshot::plan::Step;
 use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
 use xl_snapshot::revert::by_hand::{self, Eyes};
+use xl_snapshot::show::Looked;
 use xl_snapshot::spec::{Flags, Spec, merge};
+use xl_snapshot::tool::qemu_img::{ImageInfo, create_overlay, snapshot_create};
 use xl_snapshot::tool::{Invocation, Tool};
 
 const SIZE: u64 = 1 << 20;
@@ -75,7 +76,7 @@ impl Images {
 
 /// The record of a disk with its `number`th internal snapshot.
 fn internal(path: &Path, number: usize) -> DiskRecord {
-    let proof = look::image(path, Format::Qcow2).unwrap().snapshots()[number].clone();
+    let proof = tools::image(path, Format::Qcow2).unwrap().snapshots()[number].clone();
     disk(path, Format::Qcow2, Kept::Internal { proof: Some(proof) })
 }
 
@@ -125,7 +126,7 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         },
         disks: disks.to_vec(),
     };
-    let look::Looked { disks: found, volumes, .. } =
+    let Looked { disks: found, volumes, .. } =
         look::for_show(None, &record, None, Timestamp::now()).unwrap();
     let context = RevertContext {
         uuid: Uuid::nil(),
@@ -325,7 +326,7 @@ struct Host;
 
 impl Eyes for Host {
     fn chain(&self, path: &Path, format: Format) -> Result<Vec<ImageInfo>, String> {
-        look::chain(path, format)
+        tools::chain(path, format)
     }
 
     fn facts(&self, path: &Path) -> Result<FileFacts, String> {

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use xl_snapshot::disk::qemu_img::{
+use xl_snapshot::domain::Format;
+use xl_snapshot::host::command::run;
+use xl_snapshot::host::tools;
+use xl_snapshot::names::SnapshotName;
+use xl_snapshot::tool::qemu_img::{
     ImageInfo, copy_snapshot, create_overlay, measure_snapshot, parse_measure, snapshot_apply,
     snapshot_create,
 };
-use xl_snapshot::domain::Format;
-use xl_snapshot::host::command::run;
-use xl_snapshot::host::look;
-use xl_snapshot::names::SnapshotName;
 use xl_snapshot::tool::{Invocation, Tool};
 
 const SIZE: u64 = 4 << 20;
@@ -55,7 +55,7 @@ impl Images {
 }
 
 fn chain(path: &Path, format: Format) -> Vec<ImageInfo> {
-    look::chain(path, format).unwrap()
+    tools::chain(path, format).unwrap()
 }
 
 /// What a copy of a snapshot takes.

@@ -1,14 +1,15 @@
 //! The planner of new domains, from hand-made observations.
 
 use super::*;
-use crate::create::State;
 use crate::disk::Room;
-use crate::disk::lvm::volumes::{self, tests::REPORT};
 use crate::domain::DomainConfig;
 use crate::error::Kind;
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
 use crate::revert::tests::{found as reverted, running, volumes::found_volumes};
+use crate::state::State;
+use crate::support::volumes::REPORT;
+use crate::tool::volumes;
 
 const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555666666);
 

@@ -1,14 +1,13 @@
 //! Snapshots of the disks without the memory: of a domain that does not run, or, if the user insists, of
 //! one that does.
 
-use super::{
-    ImagePlace, Job, Rewrites, Seen, State, actions, left_out, name_of, new_record, prepare, room,
-    switch,
-};
+use super::parts::{Rewrites, actions, left_out, name_of, new_record, prepare, switch};
+use super::{ImagePlace, Job, Seen, room};
 use crate::disk::DiskCreate;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Step};
 use crate::record::{DisksOnly, Record};
+use crate::state::State;
 use crate::tool::check_path;
 
 /// Why disks alone are no snapshot of a domain that runs ("domain snapshot", RFC V9 on xen-devel).

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::names::{SnapshotName, is_file_part};
 use crate::plan::Target;
 use crate::spec::{DEFAULT_DIRECTORY, MemoryTarget, Request, Wish};
+use crate::state::stamp;
 
 /// A request whose defaults are filled in: what needs a clock and a random number is decided once,
 /// before anything is looked at.
@@ -93,9 +94,4 @@ impl Job {
     pub fn wish(&self, vdev: &str) -> Option<&Wish> {
         self.request.disks.iter().find(|wish| wish.vdev == vdev).map(|wish| &wish.wish)
     }
-}
-
-/// A time as it stands in names: `20260301-020304`, UTC.
-pub fn stamp(time: Timestamp) -> String {
-    time.strftime("%Y%m%d-%H%M%S").to_string()
 }

@@ -2,7 +2,7 @@
 //! have none. Pure.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{ImagePlace, Job, Seen};
 use crate::disk::{DiskCreate, mib};
@@ -26,17 +26,6 @@ const RESERVED_PART: u64 = 50;
 
 /// What a guest may write in a while. Less room for that is worth a word.
 const SOON: u64 = 1 << 30;
-
-/// The file system that a file is on, or will be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Space {
-    /// The file.
-    pub file: PathBuf,
-    /// The number of the file system.
-    pub device: u64,
-    /// What is free, in bytes.
-    pub free: u64,
-}
 
 /// The room that an image takes at least, in bytes: a live save of a guest that writes to its memory takes
 /// up to seven times the memory (libxenguest copies it in up to six rounds, and what is left then).

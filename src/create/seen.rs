@@ -2,30 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::room::Space;
 use crate::create::drives::Drive;
 use crate::disk::DiskSeen;
-use crate::disk::lvm::volumes::Volume;
 use crate::domain::{DomainConfig, DomainId};
 use crate::need::Trouble;
 use crate::process::Process;
-
-/// What the domain is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Running or waiting for something to do.
-    Running,
-    /// Paused by an administrator: it cannot answer a suspend request.
-    Paused,
-    /// Suspended: somebody saves or migrates it, or has left it so.
-    Suspended,
-    /// Shut down or crashed, and not yet destroyed.
-    Shutdown,
-    /// Being destroyed.
-    Dying,
-    /// There is no such domain, but a configuration file of it.
-    Off,
-}
+use crate::state::State;
+use crate::tool::volumes::Volume;
 
 /// What was seen of the domain and the host, while the guest runs.
 #[derive(Debug, Clone)]
@@ -65,6 +48,17 @@ pub struct Seen {
     pub image: ImagePlace,
     /// The file systems of the image, of the disks and of their new images, as far as they are known.
     pub spaces: Vec<Space>,
+}
+
+/// The file system that a file is on, or will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// The file.
+    pub file: PathBuf,
+    /// The number of the file system.
+    pub device: u64,
+    /// What is free, in bytes.
+    pub free: u64,
 }
 
 /// What is known of the place for the memory image.

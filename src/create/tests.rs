@@ -14,12 +14,14 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
-use crate::disk::tests::{facts_of, words};
 use crate::disk::{DiskSeen, Node, Place, Served};
+use crate::domain::{DomainConfig, DomainId};
 use crate::error::Kind;
+use crate::plan::{ReplaceCfg, StoreConfig, Text, Whose};
 use crate::process::Process;
 use crate::record::QcowSnapshot;
 use crate::spec::{Flags, MemoryTarget, Spec, merge};
+use crate::support::disks::{facts_of, words};
 
 pub(super) const CONFIG: &str = r#"{
     "c_info": {"type": "pv", "name": "web1", "uuid": "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10"},
@@ -210,7 +212,7 @@ fn an_image_and_what_the_disks_get_are_counted_together() {
         seen.image = place(free * mib);
         let overlay = "/srv/web1-xvdb.after-s1.qcow2";
         seen.spaces = [("/srv/s1.xlsave", 7), ("/srv/a.qcow2", 7), (overlay, device)]
-            .map(|(file, device)| room::Space { file: file.into(), device, free: free * mib })
+            .map(|(file, device)| Space { file: file.into(), device, free: free * mib })
             .into();
         plan(&job, &seen)
     };

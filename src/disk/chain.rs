@@ -80,28 +80,9 @@ pub fn names_unstated(format: Format, start: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// A link of a chain, with an identity made of its path.
-    pub(crate) fn link(path: &str, format: Format, below: Option<(&str, &str)>) -> Link {
-        let header = Header {
-            backing: below.map(|(path, _)| path.into()),
-            backing_format: below.map(|(_, format)| format.to_owned()),
-            ..Header::default()
-        };
-        Link {
-            path: path.into(),
-            id: id(path),
-            format,
-            header: (format == Format::Qcow2).then_some(header),
-        }
-    }
-
-    /// An identity made of a path.
-    pub(crate) fn id(path: &str) -> FileId {
-        (1, path.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(byte.into())))
-    }
+    use crate::support::disks::link;
 
     #[test]
     fn the_image_below_is_a_file_whose_format_is_stated() {

@@ -7,14 +7,13 @@
 //! ignores permissions, so nothing else changes for Xen), and shows an administrator in `ls -l`
 //! that other images rest on the file.
 
-use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served, node, place, qemu_img, record,
-    refuse, refuse_revert,
-};
+use crate::disk::parts::{node, place, record, refuse, refuse_revert};
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, Served};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::{Action, Step};
 use crate::record::{FrozenFile, Kept, SECTOR};
+use crate::tool::qemu_img;
 
 /// QEMU's limit for the name of a node (block.c, `node_name[32]`).
 const MAX_NODE_NAME: usize = 31;
@@ -103,8 +102,8 @@ pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<Di
 mod tests {
     use super::*;
     use crate::disk::Sectors;
-    use crate::disk::tests::{LOOP, found, plan_one, proof, refused, revert_one, seen, words};
     use crate::plan::undo;
+    use crate::support::disks::{LOOP, found, plan_one, proof, refused, revert_one, seen, words};
 
     const VHD: &str =
         r#"{"pdev_path": "/srv/c.vhd", "vdev": "xvdc", "format": "vhd", "readwrite": 1}"#;

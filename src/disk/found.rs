@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::disk::chain::{FileId, Link};
+use crate::disk::parts::{refuse_revert, shortage};
 use crate::disk::qcow2::{Ailment, Header};
-use crate::disk::{FileFacts, Place, mib, qemu_img, refuse_revert, shortage};
+use crate::disk::{FileFacts, Place, Room, mib};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::Step;
 use crate::record::{DiskRecord, FrozenFile, Kept, SECTOR};
+use crate::tool::qemu_img;
 
 /// One disk of a snapshot, and the world around it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,19 +58,6 @@ pub struct DiskFound {
     /// The room for a copy of the snapshot, where [`DiskFound::needs_copy`] or a new domain needs one;
     /// the error if it is not known.
     pub room: Option<std::result::Result<Room, String>>,
-}
-
-/// The room for a copy of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
-    /// Where the copy goes.
-    pub directory: PathBuf,
-    /// The number of the directory's file system.
-    pub device: u64,
-    /// What is free in it, in bytes.
-    pub free: u64,
-    /// What the copy takes, in bytes.
-    pub needed: u64,
 }
 
 /// Why file systems have too little for all copies at once, if they have.

@@ -1,14 +1,13 @@
 //! Internal snapshots: inside of a qcow2 file, taken by the domain's QEMU, put back by qemu-img.
 
-use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, node, qemu_img,
-    record, refuse, refuse_revert,
-};
+use crate::disk::parts::{node, record, refuse, refuse_revert};
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::{Action, Step};
 use crate::record::{Kept, QcowSnapshot};
 use crate::tool::check_path;
+use crate::tool::qemu_img;
 
 /// Plans an internal snapshot.
 pub(super) fn create(seen: &DiskSeen, context: Context<'_>) -> Result<DiskCreate> {

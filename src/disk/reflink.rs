@@ -5,14 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::disk::{
-    DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, place, qemu_img, record, refuse,
-};
+use crate::disk::parts::{place, record, refuse};
+use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
 use crate::record::{FrozenFile, Kept};
+use crate::tool::qemu_img;
 
 /// Plans a copy.
 pub(super) fn create(seen: &DiskSeen) -> Result<DiskCreate> {
@@ -104,11 +104,11 @@ pub(super) fn needs(path: &Path, copy: &Path) -> Vec<What> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::tests::{
-        LOOP, facts, found, plan_one, proof, refused, refused_once_changed, revert_one, seen, words,
-    };
     use crate::disk::{FileFacts, Place, Served};
     use crate::plan::undo;
+    use crate::support::disks::{
+        LOOP, facts, found, plan_one, proof, refused, refused_once_changed, revert_one, seen, words,
+    };
 
     const COPY: &str = "/srv/web1-xvdb.at-s1.img";
 

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use crate::disk::chain::{FileId, Link};
 use crate::disk::qcow2::{Ailment, Header};
-use crate::disk::vhd;
 use crate::domain::Disk;
 use crate::record::{QcowSnapshot, SECTOR};
+use crate::tool::vhd_util;
 
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub struct DiskSeen {
     /// error if they cannot be followed.
     pub own: std::result::Result<Vec<Link>, String>,
     /// What is known of it as a VHD, if it is one.
-    pub vhd: Option<std::result::Result<vhd::Facts, String>>,
+    pub vhd: Option<std::result::Result<vhd_util::Facts, String>>,
 }
 
 /// The size of a disk as its backend tells it (xen/include/public/io/blkif.h, `sectors`, `sector-size`).

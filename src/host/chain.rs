@@ -75,8 +75,8 @@ mod tests {
     use nix::unistd::mkfifo;
 
     use super::*;
-    use crate::disk::qemu_img;
     use crate::host::command;
+    use crate::tool::qemu_img;
     use crate::tool::{Invocation, Tool};
 
     fn overlay(path: &Path, base: &Path, format: Format) {

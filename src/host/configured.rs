@@ -6,21 +6,23 @@ use std::path::Path;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::create::{Job, Seen, State, drives};
-use crate::disk::qemu_img::ImageInfo;
+use crate::create::{Job, Seen, drives};
 use crate::disk::{DiskSeen, FileFacts, Node, Place, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
-use crate::host::dom0::Dom0;
 use crate::host::libxl::XlCfg;
 use crate::host::look::{
-    self, Domain, OtherDisk, chain, disks_of_others, dom0_qemu, image_place, need, other_user,
-    spaces, trouble, vhd_facts, volumes_under,
+    self, Domain, OtherDisk, disks_of_others, dom0_qemu, image_place, other_user, spaces, trouble,
+    volumes_under,
 };
+use crate::host::tools::{self, chain, need, vhd_facts};
+use crate::host::toolstack::Toolstack;
 use crate::host::{command, files};
 use crate::record::{Record, SECTOR};
 use crate::revert::by_hand::{self, Eyes};
 use crate::spec::{Request, Wish};
+use crate::state::State;
+use crate::tool::qemu_img::ImageInfo;
 use crate::tool::{Tool, check_path, dry_run};
 
 /// A domain as its configuration file has it.
@@ -76,12 +78,12 @@ impl Eyes for Host {
 }
 
 /// Looks at a domain that does not run, for `create`.
-pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Result<Seen> {
+pub fn for_create(toolstack: &Toolstack, domain: &Domain, cfg: &Path, job: &Job) -> Result<Seen> {
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
     }
     let Configured { config, uuid } = read(cfg)?;
-    let others = disks_of_others(dom0, None)?;
+    let others = disks_of_others(toolstack, None)?;
     let disks: Vec<DiskSeen> = config
         .disks()
         .map_err(|error| trouble(&domain.id.name, error))?
@@ -89,8 +91,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         .map(|disk| disk_seen(&domain.id.name, job, disk, &others))
         .collect();
     let volumes = volumes_under(&disks);
-    dom0.remember_sizes(&disks);
-    let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
+    let version = toolstack.version().map_err(|error| trouble("Xen", error))?;
     let image = image_place(job, &domain.id.name)?;
     Ok(Seen {
         domain: DomainId { domid: 0, uuid, name: domain.id.name.clone() },
@@ -103,7 +104,7 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, cfg: &Path, job: &Job) -> Re
         unsure_monitors: Vec::new(),
         saver: None,
         xen: version.to_string(),
-        dom0_qemu: dom0_qemu(dom0)?,
+        dom0_qemu: dom0_qemu(toolstack)?,
         shadow_paging: false,
         spaces: spaces(&disks, &image),
         disks,
@@ -151,7 +152,7 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskS
 
 /// An image as its QEMU would see it.
 fn image(path: &Path, format: Format) -> Result<Node, String> {
-    let info = look::image(path, format)?;
+    let info = tools::image(path, format)?;
     Ok(Node {
         name: String::new(),
         file: path.to_owned(),

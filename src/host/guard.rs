@@ -5,7 +5,9 @@
 //! panic), nobody would put that in order. So every plan is carried out under the eyes of a guard: this
 //! same program, started again, in a session of its own. It is handed the plan, is told of every step
 //! before it is begun, and does nothing but wait. If the connection ends without a goodbye, it goes on
-//! with the plan as the executor would have after a failure: [`take_over`].
+//! with the plan as the executor would have after a failure.
+//!
+//! This is the protocol between the two; the guard's work is in `run/guard.rs`.
 //!
 //! It holds the domain's lock by inheritance, so that nobody comes in between. It has left the session and the
 //! control group of its ward, and signals that end a program do nothing to it: who ends a systemd unit kills all
@@ -17,8 +19,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, ExitCode, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -28,13 +29,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::host::command;
-use crate::host::dom0::Dom0;
 use crate::host::image::FileId;
 use crate::host::lock::Lock;
 use crate::host::surroundings;
-use crate::plan::{Plan, Reached, Step, TakenOver, Target, take_over};
+use crate::plan::{Plan, Reached, Step, Target};
 use crate::process::Process;
-use crate::report::{Reporter, error_text};
 use crate::tool::Tool;
 
 /// What the guard is called, by its first argument and in ps(1).
@@ -43,19 +42,8 @@ pub const NAME: &str = "xl-snapshot-guard";
 /// hit both.
 const SHORT_NAME: &CStr = c"xl-snap-guard";
 
-/// How long it waits at its end for somebody to take its words.
-const WORDS: Duration = Duration::from_secs(2);
 /// How long a guard may take to start.
 const START: Duration = Duration::from_secs(30);
-
-/// What the guard has to know from the beginning.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Task {
-    /// What is carried out.
-    pub plan: Plan,
-    /// The sizes of the domain's disks in bytes, as the guest sees them.
-    pub virtual_sizes: BTreeMap<String, u64>,
-}
 
 /// Its answer when it is there.
 #[derive(Debug, Serialize, Deserialize)]
@@ -81,7 +69,7 @@ pub enum Note {
 
 /// What had been done when the program was killed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Legacy {
+pub struct DoneBefore {
     /// How far it came; nothing was begun if there is none.
     pub reached: Option<Reached>,
     /// The files it made.
@@ -94,7 +82,7 @@ pub struct Legacy {
     pub started: Vec<(Tool, Process)>,
 }
 
-impl Legacy {
+impl DoneBefore {
     fn add(&mut self, note: Note) {
         match note {
             Note::Reached(reached) => self.reached = Some(reached),
@@ -121,8 +109,8 @@ impl Guard {
     /// # Errors
     ///
     /// Nothing was changed: without a guard nothing is begun.
-    pub fn start(task: &Task, lock: &Lock) -> Result<Guard> {
-        Self::try_start(task, lock).map_err(|error| {
+    pub fn start(plan: &Plan, lock: &Lock) -> Result<Guard> {
+        Self::try_start(plan, lock).map_err(|error| {
             Error::failed(
                 "The guard process, which resumes the guest if xl-snapshot is killed, does not start",
             )
@@ -131,15 +119,15 @@ impl Guard {
         })
     }
 
-    fn try_start(task: &Task, lock: &Lock) -> io::Result<Guard> {
+    fn try_start(plan: &Plan, lock: &Lock) -> io::Result<Guard> {
         let (ours, theirs) = UnixStream::pair()?;
         // Standard output only where it has to be written to: else its reader would wait for us.
-        let stdout = if writes_stdout(&task.plan) { Stdio::inherit() } else { Stdio::null() };
+        let stdout = if writes_stdout(plan) { Stdio::inherit() } else { Stdio::null() };
         let held: Vec<_> = lock.fds().collect();
         let child = command::start_again(NAME, OwnedFd::from(theirs), stdout, &held)?;
         let lost = AtomicBool::new(false);
         let mut guard = Guard { child, stream: ours, lost, bound: None };
-        match guard.greet(task) {
+        match guard.greet(plan) {
             Ok(()) => Ok(guard),
             Err(error) => {
                 guard.child.kill()?;
@@ -149,8 +137,8 @@ impl Guard {
         }
     }
 
-    fn greet(&mut self, task: &Task) -> io::Result<()> {
-        self.send(task)?;
+    fn greet(&mut self, plan: &Plan) -> io::Result<()> {
+        self.send(plan)?;
         // From its answer on it is in a session of its own, and no Ctrl-C reaches it.
         self.stream.set_read_timeout(Some(START))?;
         let mut answer = String::new();
@@ -194,46 +182,8 @@ fn writes_stdout(plan: &Plan) -> bool {
         .any(|step| matches!(step, Step::OpenImage(start) if start.target == Target::Stdout))
 }
 
-/// What a guard does from its start to its end.
-pub fn watch() -> ExitCode {
-    let reporter = Reporter::new(false, 0);
-    reporter.defer();
-    let code = match guard(&reporter) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            reporter.message(&error_text(&error));
-            error.exit_code().into()
-        }
-    };
-    reporter.give_up_after(WORDS);
-    code
-}
-
-/// # Errors
-///
-/// What could not be put in order.
-fn guard(reporter: &Reporter) -> Result<()> {
-    let trouble = |error: io::Error| {
-        Error::failed("The guard process has lost contact with the process that it guards")
-            .because(error)
-            .hint("see whether the domain runs: xl list")
-    };
-    let Some((task, legacy)) = wait().map_err(trouble)? else { return Ok(()) };
-    let Some(reached) = legacy.reached else { return Ok(()) };
-    let title = task.plan.title.clone();
-    reporter.message(&format!("xl-snapshot: {title} was killed; its guard is cleaning up"));
-    let mut dom0 = Dom0::open(reporter.clone(), Arc::default())?;
-    dom0.adopt(&task, legacy);
-    let how = match take_over(&task.plan, reached, &mut dom0)? {
-        TakenOver::Undone => "everything is as it was before",
-        TakenOver::Finished => "it was carried out to its end",
-    };
-    reporter.message(&format!("xl-snapshot: {title} was killed, but {how}"));
-    Ok(())
-}
-
 /// Listens until the ward is gone. `None` if it has said goodbye.
-fn wait() -> io::Result<Option<(Task, Legacy)>> {
+pub fn wait() -> io::Result<Option<(Plan, DoneBefore)>> {
     // A group leader cannot, and needs not.
     let _ = setsid();
     let bound = surroundings::leave_job()?;
@@ -241,20 +191,20 @@ fn wait() -> io::Result<Option<(Task, Legacy)>> {
     let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let Some(first) = lines.next() else { return Ok(None) };
-    let task: Task = serde_json::from_str(&first?)?;
+    let plan: Plan = serde_json::from_str(&first?)?;
     let mut ready = serde_json::to_vec(&Ready { bound })?;
     ready.push(b'\n');
     stream.write_all(&ready)?;
-    let mut legacy = Legacy::default();
+    let mut done = DoneBefore::default();
     for line in lines {
         // A broken line is the last one, of a step that was not begun.
         let Ok(note) = line.and_then(|line| Ok(serde_json::from_str(&line)?)) else { break };
         if note == Note::Reached(Reached::End) {
             return Ok(None);
         }
-        legacy.add(note);
+        done.add(note);
     }
-    Ok(Some((task, legacy)))
+    Ok(Some((plan, done)))
 }
 
 #[cfg(test)]
@@ -273,15 +223,15 @@ mod tests {
             Note::Image((1, 2)),
             Note::Started(Tool::Lvm, LVM),
         ];
-        let mut legacy = Legacy::default();
+        let mut done = DoneBefore::default();
         for note in notes {
             let line = serde_json::to_string(&note).unwrap();
             assert_eq!(serde_json::from_str::<Note>(&line).unwrap(), note);
             assert!(!line.contains('\n'));
-            legacy.add(note);
+            done.add(note);
         }
-        assert_eq!(legacy.reached, Some(Reached::Commit));
-        assert_eq!(legacy.protected[&PathBuf::from("/srv/a")], 0o644);
-        assert_eq!(legacy.started, [(Tool::Lvm, LVM)]);
+        assert_eq!(done.reached, Some(Reached::Commit));
+        assert_eq!(done.protected[&PathBuf::from("/srv/a")], 0o644);
+        assert_eq!(done.started, [(Tool::Lvm, LVM)]);
     }
 }

@@ -16,20 +16,20 @@ use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use crate::disk::lvm;
-use crate::disk::qemu_img;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
-use crate::host::dom0::Dom0;
-use crate::host::{command, files, look};
+use crate::host::toolstack::Toolstack;
+use crate::host::{command, files, look, tools};
 use crate::leftover::{Leftover, NewFile, What};
 use crate::memory::{PARTIAL, read_front};
 use crate::record::{Kept, NOT_YET, Record};
 use crate::tool::Tool;
+use crate::tool::qemu_img;
 
 /// What is left of a domain in the directory in which an image goes.
-pub fn find(dom0: &Dom0, domain: &DomainId, image: &Path) -> Result<Vec<Leftover>> {
+pub fn find(toolstack: &Toolstack, domain: &DomainId, image: &Path) -> Result<Vec<Leftover>> {
     let Some(directory) = image.parent() else { return Ok(Vec::new()) };
-    let live = dom0.libxl.domains().map_err(|error| look::trouble("the domains", error))?;
+    let live = toolstack.domains().map_err(|error| look::trouble("the domains", error))?;
     let live: Vec<Uuid> = live.iter().map(|info| info.uuid).collect();
     let candidates =
         candidates(directory, &|record| is_its(record, domain, &live)).map_err(|error| {
@@ -37,7 +37,7 @@ pub fn find(dom0: &Dom0, domain: &DomainId, image: &Path) -> Result<Vec<Leftover
                 .because(error)
                 .hint("choose another place with --memory FILE")
         })?;
-    candidates.into_iter().map(|candidate| leftover(dom0, candidate)).collect()
+    candidates.into_iter().map(|candidate| leftover(toolstack, candidate)).collect()
 }
 
 /// An unfinished image, or one that is complete but for its name.
@@ -117,7 +117,7 @@ fn front(mut file: &File) -> io::Result<Record> {
     read_front(&mut file).map(|(_, record)| record).map_err(io::Error::other)
 }
 
-fn leftover(dom0: &Dom0, candidate: Candidate) -> Result<Leftover> {
+fn leftover(toolstack: &Toolstack, candidate: Candidate) -> Result<Leftover> {
     let Candidate { image, record, what } = candidate;
     let mut left =
         Leftover { image, record, what, files: Vec::new(), volumes: Vec::new(), unsure: None };
@@ -130,18 +130,18 @@ fn leftover(dom0: &Dom0, candidate: Candidate) -> Result<Leftover> {
             Kept::None { .. } | Kept::Internal { .. } => {}
             Kept::Lvm { .. } => tags.push(lvm::tag(left.record.id, &disk.vdev)),
             Kept::External { overlay: path, .. } => {
-                left.files.extend(new_file(dom0, path, overlay)?);
+                left.files.extend(new_file(toolstack, path, overlay)?);
             }
             Kept::Reflink { copy: path, .. } | Kept::Vhd { child: path, .. } => {
                 // Nothing tells whether they were used since.
                 let unsure = |_: &Path| Some("check yourself whether you need it".to_owned());
-                left.files.extend(new_file(dom0, path, unsure)?);
+                left.files.extend(new_file(toolstack, path, unsure)?);
             }
         }
     }
     // Where there is no LVM, there are no volumes.
     if !tags.is_empty() && command::find(Tool::Lvm).is_ok() {
-        match look::volumes() {
+        match tools::volumes() {
             Ok(all) => {
                 for volume in all {
                     let tag = tags.iter().find(|tag| volume.has_tag(tag)).cloned();
@@ -156,7 +156,7 @@ fn leftover(dom0: &Dom0, candidate: Candidate) -> Result<Leftover> {
 }
 
 fn new_file(
-    dom0: &Dom0,
+    toolstack: &Toolstack,
     path: &Path,
     still_needed: fn(&Path) -> Option<String>,
 ) -> Result<Option<NewFile>> {
@@ -168,7 +168,7 @@ fn new_file(
     } else {
         None
     };
-    let used = look::user(dom0, path)?.map(|user| format!("{user} uses it"));
+    let used = look::user(toolstack, path)?.map(|user| format!("{user} uses it"));
     let needed = not_ours.or(used).or_else(|| still_needed(path));
     Ok(Some(NewFile { path: path.to_owned(), needed }))
 }
@@ -202,7 +202,7 @@ mod tests {
     use crate::host::image::ImageWriter;
     use crate::memory::partial_path;
     use crate::plan::{ImageStart, Target};
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
 
     fn start(path: PathBuf, compress: Option<&str>) -> ImageStart {
         ImageStart {

@@ -7,9 +7,11 @@
 
 #![expect(unsafe_code, reason = "libxl is a C library, and this module is its safe side")]
 
+mod callback;
 mod cfg;
 mod domain_info;
 mod error;
+mod gate;
 mod logger;
 mod owned;
 mod progress;
@@ -23,6 +25,12 @@ use std::{
 
 use xen_bindings as sys;
 
+use self::{
+    callback::assert_outside_callback,
+    gate::Gate,
+    logger::LoggerHandle,
+    owned::{DomainList, Malloced, Owned, lossy},
+};
 pub use self::{
     cfg::{CfgDisk, CfgError, XlCfg, cfg_name},
     domain_info::{DomainInfo, Host, ShutdownReason, XenVersion},
@@ -30,11 +38,6 @@ pub use self::{
     logger::{Level, Sink},
     progress::Progress,
     suspend::{Abort, Aborter},
-};
-use self::{
-    logger::{LoggerHandle, assert_outside_callback},
-    owned::{DomainList, Malloced, Owned, lossy},
-    suspend::Gate,
 };
 
 /// The userdata that holds libxl's own JSON configuration of a domain (libxl.h, "registry of

@@ -2,51 +2,42 @@
 
 mod domains;
 mod found;
+mod trouble;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use domains::name_of;
 pub use domains::{Domain, again, domain};
-pub use found::{Looked, for_revert, for_show};
+pub use found::{for_revert, for_show};
+pub(super) use trouble::trouble;
 
 use crate::create::drives::Drive;
-use crate::create::room::Space;
-use crate::create::{ImagePlace, Job, Seen};
+use crate::create::{ImagePlace, Job, Seen, Space};
 use crate::disk::chain::{FileId, Link};
-use crate::disk::lvm::volumes::{self, Volume};
-use crate::disk::{self, DiskSeen, Place, Served, qemu_img, vhd};
+use crate::disk::{self, DiskSeen, Place, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
-use crate::host::command;
-use crate::host::dom0::Dom0;
 use crate::host::files;
-use crate::host::libxl::{LibxlError, cfg_name};
+use crate::host::libxl::cfg_name;
 use crate::host::needs::{self, Around};
-use crate::host::parallel::in_parallel;
 use crate::host::process::{self, Monitor, Watched};
 use crate::host::qmp::Qmp;
 use crate::host::savers;
+use crate::host::tools::{need, vhd_facts, volumes};
+use crate::host::toolstack::Toolstack;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
 use crate::need::{self, Trouble};
 use crate::plan::Target;
 use crate::spec::Wish;
+use crate::tool::volumes::Volume;
 use crate::tool::{Tool, check_path};
-
-/// The name of a domain; empty if it has just gone.
-fn name_of(dom0: &Dom0, domid: u32) -> Result<String> {
-    match dom0.libxl.domain_name(domid) {
-        Ok(name) => Ok(name.unwrap_or_default()),
-        // Nobody can ask for such a name here, and work on other domains goes on.
-        Err(LibxlError::NotUtf8 { .. }) => Ok(format!("\u{fffd} (domain {domid})")),
-        Err(error) => Err(trouble("the domains", error)),
-    }
-}
 
 /// What a revert would lack right away.
 fn troubles(
-    dom0: &Dom0,
+    toolstack: &Toolstack,
     domain: &DomainId,
     job: &Job,
     config: &DomainConfig,
@@ -55,30 +46,35 @@ fn troubles(
         |disk: &Disk| disk.cdrom || !disk.writable || job.wish(&disk.vdev) == Some(&Wish::None);
     let needs = need::of_domain(config, &domain.name, &left_out, false)
         .map_err(|error| trouble(&domain.name, error))?;
-    let around = Around { dom0: Some(dom0), gone: Some(domain.domid), same: Some(domain.domid) };
+    let around =
+        Around { toolstack: Some(toolstack), gone: Some(domain.domid), same: Some(domain.domid) };
     Ok(needs::troubles(&needs, around).0)
 }
 
-/// Looks at a running domain for `create`. Leaves the connection to its QEMU open in `dom0`.
-pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
+/// Looks at a running domain for `create`. The connection to its QEMU is needed again while the guest stands still.
+pub fn for_create(
+    toolstack: &Toolstack,
+    domain: &Domain,
+    job: &Job,
+) -> Result<(Seen, Option<Qmp>)> {
     let DomainId { domid, name, .. } = &domain.id;
     let domid = *domid;
     need(Tool::QemuImg)?;
-    check_qemu(dom0, &domain.id)?;
-    let json = dom0.libxl.config_json(domid).map_err(|error| trouble(name, error))?;
+    check_qemu(toolstack, &domain.id)?;
+    let json = toolstack.config_json(domid).map_err(|error| trouble(name, error))?;
     let config = DomainConfig::parse(&json).map_err(|error| trouble(name, error))?;
-    let stored = dom0.libxl.stored_config(domid).map_err(|error| trouble(name, error))?;
-    let vbds = dom0.xenstore.vbds(domid).map_err(|error| trouble(name, error))?;
-    let (mut nodes, mut drives) = (Vec::new(), Vec::new());
+    let stored = toolstack.stored_config(domid).map_err(|error| trouble(name, error))?;
+    let vbds = toolstack.vbds(domid).map_err(|error| trouble(name, error))?;
+    let (mut nodes, mut drives, mut connection) = (Vec::new(), Vec::new(), None);
     let serves = vbds.iter().any(|vbd| vbd.served == Served::Qemu);
-    let qemu = dom0.xenstore.qemu_pid(domid).map_err(|error| trouble(name, error))?;
+    let qemu = toolstack.qemu_pid(domid).map_err(|error| trouble(name, error))?;
     // One that serves no disk of the configuration may have others.
     if serves || qemu.is_some() {
         let mut qmp = Qmp::connect(domid).map_err(|error| trouble(name, error))?;
         (nodes, drives) = qmp.drives().map_err(|error| trouble(name, error))?;
-        dom0.qmp = serves.then_some(qmp);
+        connection = serves.then_some(qmp);
     }
-    let others = disks_of_others(dom0, Some(domid))?;
+    let others = disks_of_others(toolstack, Some(domid))?;
     let disks: Vec<DiskSeen> = config
         .disks()
         .map_err(|error| trouble(name, error))?
@@ -93,12 +89,10 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
     let unknown = nodes.into_iter().filter(|(_, node)| !node.read_only);
     drives.extend(unknown.map(|(vdev, node)| (vdev, node.file)));
     let volumes = volumes_under(&disks);
-    // Once overlays stand on them, QEMU tells the overlays' sizes.
-    dom0.remember_sizes(&disks);
-    let monitor = monitor(dom0, &domain.id)?;
-    let version = dom0.libxl.version().map_err(|error| trouble("Xen", error))?;
+    let monitor = monitor(toolstack, &domain.id)?;
+    let version = toolstack.version().map_err(|error| trouble("Xen", error))?;
     let image = image_place(job, name)?;
-    Ok(Seen {
+    let seen = Seen {
         domain: domain.id.clone(),
         state: domain.state,
         drives: drives_beside(drives, &disks),
@@ -110,21 +104,22 @@ pub fn for_create(dom0: &mut Dom0, domain: &Domain, job: &Job) -> Result<Seen> {
         saver: savers::other(&domain.id)
             .map_err(|error| trouble("the programs that save domains", error))?,
         xen: version.to_string(),
-        dom0_qemu: dom0_qemu(dom0)?,
-        shadow_paging: dom0.libxl.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
+        dom0_qemu: dom0_qemu(toolstack)?,
+        shadow_paging: toolstack.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
         spaces: spaces(&disks, &image),
         disks,
         image,
-        troubles: troubles(dom0, &domain.id, job, &config)?,
+        troubles: troubles(toolstack, &domain.id, job, &config)?,
         config,
         stored,
-    })
+    };
+    Ok((seen, connection))
 }
 
 /// Whether dom0 has a QEMU of its own, which serves disks to dom0 itself (libxl_internal.h,
 /// `DEVICE_MODEL_XS_PATH`; xencommons starts it).
-pub(super) fn dom0_qemu(dom0: &Dom0) -> Result<bool> {
-    let state = dom0.xenstore.read("/local/domain/0/device-model/0/state");
+pub(super) fn dom0_qemu(toolstack: &Toolstack) -> Result<bool> {
+    let state = toolstack.read("/local/domain/0/device-model/0/state");
     Ok(state.map_err(|error| trouble("dom0's QEMU", error))?.as_deref() == Some("running"))
 }
 
@@ -144,8 +139,8 @@ fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[DiskSeen]) -> Vec<Driv
 }
 
 /// The domain's xl process.
-pub(super) fn monitor(dom0: &Dom0, domain: &DomainId) -> Result<Monitor> {
-    let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
+pub(super) fn monitor(toolstack: &Toolstack, domain: &DomainId) -> Result<Monitor> {
+    let domains = toolstack.domains().map_err(|error| trouble("the domains", error))?;
     // xl has seen the end of one that is dying, and has exited or is about to.
     let all = domains.iter().filter(|info| !info.dying).map(|info| info.domid);
     let others: Vec<u32> = all.filter(|domid| ![0, domain.domid].contains(domid)).collect();
@@ -155,9 +150,9 @@ pub(super) fn monitor(dom0: &Dom0, domain: &DomainId) -> Result<Monitor> {
 }
 
 /// Refuses if the domain's QEMU cannot be seen from here.
-pub(super) fn check_qemu(dom0: &Dom0, domain: &DomainId) -> Result<()> {
+pub(super) fn check_qemu(toolstack: &Toolstack, domain: &DomainId) -> Result<()> {
     let DomainId { domid, name, .. } = domain;
-    let pid = dom0.xenstore.qemu_pid(*domid).map_err(|error| trouble(name, error))?;
+    let pid = toolstack.qemu_pid(*domid).map_err(|error| trouble(name, error))?;
     match process::qemu_trouble(*domid, pid).map_err(|error| trouble("the domain's QEMU", error))? {
         None => Ok(()),
         Some(why) => Err(Error::refused(format!("The QEMU of {name} ({domid}) is not to be seen"))
@@ -210,13 +205,13 @@ pub(super) struct OtherDisk {
 }
 
 /// The disks of all domains but the one with this number.
-pub(super) fn disks_of_others(dom0: &Dom0, domid: Option<u32>) -> Result<Vec<OtherDisk>> {
-    let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
+pub(super) fn disks_of_others(toolstack: &Toolstack, domid: Option<u32>) -> Result<Vec<OtherDisk>> {
+    let domains = toolstack.domains().map_err(|error| trouble("the domains", error))?;
     let mut disks = Vec::new();
     for info in domains.iter().filter(|info| info.domid != 0 && Some(info.domid) != domid) {
-        let name = name_of(dom0, info.domid)?;
+        let name = name_of(toolstack, info.domid)?;
         // From xenstore: a domain that is just being made has no configuration yet.
-        let vbds = match dom0.xenstore.vbds(info.domid) {
+        let vbds = match toolstack.vbds(info.domid) {
             // Paths that are not UTF-8 are none of ours: one sick domain does not stop work on others.
             Err(error) if error.is_unreadable() => Vec::new(),
             vbds => vbds.map_err(|error| trouble(&name, error))?,
@@ -236,8 +231,8 @@ pub(super) fn disks_of_others(dom0: &Dom0, domid: Option<u32>) -> Result<Vec<Oth
 }
 
 /// The disk of a domain that uses a file.
-pub fn user(dom0: &Dom0, path: &Path) -> Result<Option<String>> {
-    Ok(other_user(path, &disks_of_others(dom0, None)?))
+pub fn user(toolstack: &Toolstack, path: &Path) -> Result<Option<String>> {
+    Ok(other_user(path, &disks_of_others(toolstack, None)?))
 }
 
 /// The disk of another domain that may write to `path` as well.
@@ -250,13 +245,7 @@ pub(super) fn other_user(path: &Path, others: &[OtherDisk]) -> Option<String> {
         .map(|other| format!("disk {} of domain {}", other.vdev, other.domain))
 }
 
-/// The host's logical volumes.
-pub fn volumes() -> Result<Vec<Volume>, String> {
-    let output = command::run(&volumes::report()).map_err(|error| error.to_string())?;
-    volumes::parse(&output).map_err(|error| format!("lvs's answer: {error}"))
-}
-
-/// The same, if a disk may be one of them.
+/// The host's logical volumes, if a disk may be one of them.
 pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
     match disks.iter().any(|disk| disk.device.is_some()) {
         true => volumes(),
@@ -272,34 +261,6 @@ pub(super) fn own(disk: &Disk) -> Result<Vec<Link>, String> {
         }
         _ => Ok(Vec::new()),
     }
-}
-
-/// What is known of a disk as a VHD, if it is one.
-pub(super) fn vhd_facts(disk: &Disk) -> Option<Result<vhd::Facts, String>> {
-    let tap = disk.is_tap_vhd();
-    if !tap && disk.format != Some(Format::Vhd) {
-        return None;
-    }
-    let file = disk.file();
-    let depth = || -> Result<Option<u32>, String> {
-        if !tap {
-            return Ok(None);
-        }
-        check_path(file).map_err(|why| why.to_string())?;
-        let output = command::run(&vhd::query_depth(file)).map_err(|error| error.to_string())?;
-        Ok(vhd::parse_depth(&output))
-    };
-    Some(vhd_footer(file).and_then(|facts| Ok(vhd::Facts { depth: depth()?, ..facts })))
-}
-
-/// A VHD that grows has a copy of its footer at its start, and tapdisk spoils the one at the end
-/// while the disk is in use (blktap, block-vhd.c, `vhd_kill_footer`).
-fn vhd_footer(path: &Path) -> Result<vhd::Facts, String> {
-    files::ends::<{ vhd::FOOTER }>(path)
-        .map_err(|error| error.to_string())?
-        .iter()
-        .find_map(vhd::Facts::of_footer)
-        .ok_or_else(|| "it has no footer of a VHD".to_owned())
 }
 
 pub(super) fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
@@ -344,40 +305,7 @@ pub(super) fn spaces(disks: &[DiskSeen], image: &ImagePlace) -> Vec<Space> {
 }
 
 /// The configuration of a running domain.
-pub fn config(dom0: &Dom0, domain: &DomainId) -> Result<DomainConfig> {
-    let json =
-        dom0.libxl.config_json(domain.domid).map_err(|error| trouble(&domain.name, error))?;
+pub fn config(toolstack: &Toolstack, domain: &DomainId) -> Result<DomainConfig> {
+    let json = toolstack.config_json(domain.domid).map_err(|error| trouble(&domain.name, error))?;
     DomainConfig::parse(&json).map_err(|error| trouble(&domain.name, error))
-}
-
-/// What qemu-img says of an image, once it is known that nothing else would be opened with it.
-pub fn image(path: &Path, format: Format) -> Result<qemu_img::ImageInfo, String> {
-    chain::walk(path, format)?;
-    info(path, format)
-}
-
-/// An image and those below it, top first.
-pub fn chain(path: &Path, format: Format) -> Result<Vec<qemu_img::ImageInfo>, String> {
-    let links = chain::walk(path, format)?;
-    in_parallel(links, |link| info(&link.path, link.format)).into_iter().collect()
-}
-
-/// What qemu-img says of an image of a chain that was walked.
-fn info(path: &Path, format: Format) -> Result<qemu_img::ImageInfo, String> {
-    let output = command::run(&qemu_img::info(path, format)).map_err(|error| error.to_string())?;
-    qemu_img::ImageInfo::parse(&output)
-        .map_err(|error| format!("qemu-img's answer on {}: {error}", path.display()))
-}
-
-/// Looking failed: nothing was changed.
-pub(super) fn trouble(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::refused(format!("Looking at {what} failed"))
-        .because(error)
-        .hint("nothing was changed; see that xl list works, and the logs in /var/log/xen")
-}
-
-/// Refuses if a tool is not there.
-pub(super) fn need(tool: Tool) -> Result<()> {
-    let missing = |why| Error::refused(format!("{} is needed", tool.name())).because(why);
-    command::find(tool).map(drop).map_err(|why| missing(why).hint(tool.remedy()))
 }

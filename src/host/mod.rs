@@ -27,4 +27,6 @@ pub mod savers;
 pub mod snapshot;
 pub mod start;
 pub mod surroundings;
+pub mod tools;
+pub mod toolstack;
 pub mod xenstore;

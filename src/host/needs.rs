@@ -13,9 +13,9 @@ use crate::disk::chain::FileId;
 use crate::disk::qcow2::{Ailment, Header};
 use crate::domain::Format;
 use crate::host::chain;
-use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::openers::{self, Opener, Ours};
+use crate::host::toolstack::Toolstack;
 use crate::need::{Need, Rank, Trouble, What};
 
 /// What a directory must have free, in bytes, for what libxl and QEMU write there.
@@ -29,7 +29,7 @@ const XL_CONF: &str = "/etc/xen/xl.conf";
 #[derive(Debug, Clone, Copy)]
 pub struct Around<'a> {
     /// The toolstack, where there is one.
-    pub dom0: Option<&'a Dom0>,
+    pub toolstack: Option<&'a Toolstack>,
     /// The domain that will be destroyed before anything of this is needed, if it runs: what it uses
     /// does not count.
     pub gone: Option<u32>,
@@ -108,12 +108,14 @@ impl Used {
 
 /// What ends with the domain that will be destroyed.
 fn ours(around: Around<'_>) -> Ours {
-    let (Some(dom0), Some(domid)) = (around.dom0, around.gone) else { return Ours::default() };
+    let (Some(toolstack), Some(domid)) = (around.toolstack, around.gone) else {
+        return Ours::default();
+    };
     // What cannot be read is taken for somebody else's, and told.
-    let qemu = dom0.xenstore.qemu_pid(domid).ok().flatten();
+    let qemu = toolstack.qemu_pid(domid).ok().flatten();
     Ours {
         processes: qemu.into_iter().collect(),
-        loops: dom0.xenstore.loops(domid).unwrap_or_default(),
+        loops: toolstack.loops(domid).unwrap_or_default(),
     }
 }
 
@@ -157,7 +159,8 @@ fn user(
     let id = files::identity(path)?;
     let (_, opener) = used.files.iter().find(|(file, opener)| *file == id && matters(opener))?;
     let name = opener.domid.map(|domid| {
-        let name = around.dom0.and_then(|dom0| dom0.libxl.domain_name(domid).ok().flatten());
+        let name =
+            around.toolstack.and_then(|toolstack| toolstack.domain_name(domid).ok().flatten());
         name.unwrap_or_else(|| domid.to_string())
     });
     Some(match name {
@@ -266,11 +269,11 @@ fn bridge(name: &str) -> Option<String> {
 }
 
 fn backend(name: &str, around: Around<'_>) -> Answer {
-    let Some(dom0) = around.dom0 else {
+    let Some(toolstack) = around.toolstack else {
         return Answer::unseen(&format!("whether domain {name}, which serves a device, runs"));
     };
-    let runs = dom0.libxl.domains().unwrap_or_default().iter().any(|info| {
-        let its = dom0.libxl.domain_name(info.domid).ok().flatten();
+    let runs = toolstack.domains().unwrap_or_default().iter().any(|info| {
+        let its = toolstack.domain_name(info.domid).ok().flatten();
         !info.dying && (its.as_deref() == Some(name) || name == info.domid.to_string())
     });
     Answer::missing(
@@ -279,10 +282,10 @@ fn backend(name: &str, around: Around<'_>) -> Answer {
 }
 
 fn pool(name: &str, around: Around<'_>) -> Answer {
-    let Some(dom0) = around.dom0 else {
+    let Some(toolstack) = around.toolstack else {
         return Answer::unseen(&format!("whether the processor pool {name} is there"));
     };
-    match dom0.xenstore.pools() {
+    match toolstack.pools() {
         Err(error) => Answer::Trouble(Rank::Missing, format!("the processor pools: {error}")),
         Ok(pools) => {
             let there = pools.iter().any(|(number, its)| number == name || its == name);
@@ -307,11 +310,11 @@ fn pci(device: &str, around: Around<'_>) -> Answer {
 
 /// What is free, what the domain gives back, and what xl may take from dom0.
 fn memory(needed: u64, around: Around<'_>) -> Answer {
-    let Some(dom0) = around.dom0 else {
+    let Some(toolstack) = around.toolstack else {
         return Answer::unseen("whether there is enough free memory");
     };
-    let Ok(host) = dom0.libxl.host() else { return Answer::There };
-    let of = |domid| dom0.libxl.domain_info(domid).ok().flatten().map(|info| info.current_memkb);
+    let Ok(host) = toolstack.host() else { return Answer::There };
+    let of = |domid| toolstack.domain_info(domid).ok().flatten().map(|info| info.current_memkb);
     let back = around.gone.and_then(of).unwrap_or(0);
     let balloons =
         autoballoons(&fs::read_to_string(XL_CONF).unwrap_or_default(), &host.commandline);
@@ -346,7 +349,7 @@ mod tests {
 
     use super::*;
 
-    const NOWHERE: Around<'_> = Around { dom0: None, gone: None, same: None };
+    const NOWHERE: Around<'_> = Around { toolstack: None, gone: None, same: None };
 
     fn told(what: What) -> Option<String> {
         let need = Need { about: "It".into(), what };

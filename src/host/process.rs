@@ -5,6 +5,7 @@
 
 mod activity;
 mod monitor;
+mod stat;
 
 use std::fs;
 use std::io;
@@ -20,52 +21,13 @@ pub use self::activity::{Hang, Watch, Work};
 pub use self::monitor::{
     Monitor, Watched, is_installed, is_qemu_of, is_saver_of, qemu_trouble, xl_monitor,
 };
+pub use self::stat::identify;
+use self::stat::stat;
 use crate::host::image::FileId;
 use crate::process::Process;
 
 /// How often something that cannot wake us is looked at.
 const POLL: Duration = Duration::from_millis(10);
-
-/// What proc_pid_stat(5) tells of a process.
-#[derive(Debug, Clone, Copy)]
-struct Stat {
-    pid: i32,
-    state: char,
-    /// Its process group.
-    group: i32,
-    /// Processor time that it has used, in clock ticks.
-    cpu: u64,
-    /// In clock ticks after the boot.
-    started: u64,
-    /// How it is scheduled; 0 is the usual way (sched(7), `SCHED_OTHER`).
-    policy: u64,
-}
-
-impl Stat {
-    fn parse(pid: i32, line: &[u8]) -> Option<Stat> {
-        // "pid (comm) state ppid pgrp ..."; comm may hold anything, also parentheses.
-        let line = String::from_utf8_lossy(line);
-        let words: Vec<&str> = line.rsplit(") ").next()?.split(' ').collect();
-        let number = |at: usize| words.get(at)?.parse::<u64>().ok();
-        Some(Stat {
-            pid,
-            state: words.first()?.chars().next()?,
-            group: words.get(2)?.parse().ok()?,
-            cpu: number(11)? + number(12)?,
-            started: number(19)?,
-            policy: number(38)?,
-        })
-    }
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    Stat::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// The process that has this number now.
-pub fn identify(pid: i32) -> Option<Process> {
-    Some(Process { pid, started: stat(pid)?.started })
-}
 
 /// Whether this process is not scheduled in the usual way.
 pub fn is_scheduled_oddly() -> bool {
@@ -178,15 +140,6 @@ fn position_in(fdinfo: &str) -> Option<u64> {
     fdinfo.lines().find_map(|line| line.strip_prefix("pos:"))?.trim().parse().ok()
 }
 
-/// The numbers of all processes.
-fn all() -> io::Result<Vec<i32>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    }
-    Ok(found)
-}
-
 /// Stops a process where it is.
 pub fn hold(process: Process) -> io::Result<()> {
     match Handle::open(process)? {
@@ -202,6 +155,7 @@ pub fn wake(process: Process) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::stat::Stat;
     use super::*;
     use crate::host::files;
 

@@ -33,8 +33,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
 
 use crate::disk::Node;
-use crate::disk::qemu_img::SnapshotInfo;
 use crate::plan::Action;
+use crate::tool::qemu_img::SnapshotInfo;
 
 /// QEMU answers in milliseconds, unless its main loop waits for a slow disk.
 const TIMEOUT: Duration = Duration::from_secs(60);

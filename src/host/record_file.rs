@@ -133,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::record::DisksOnly;
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
 
     fn record(complete: bool) -> Record {
         Record { complete, disks_only: Some(DisksOnly::Offline), ..sample() }

@@ -4,16 +4,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::create::{Job, Rewrites, State};
+use crate::create::{Job, Rewrites};
 use crate::error::{Error, Result};
 use crate::host::cfg;
-use crate::host::dom0::{Dom0, XL_CONFIG};
 use crate::host::files;
 use crate::host::libxl::{CfgDisk, XlCfg};
 use crate::host::look::{Domain, trouble};
+use crate::host::toolstack::{Toolstack, XL_CONFIG};
 use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
 use crate::revert::{Cfg, CfgAfter, DiskChange};
+use crate::state::State;
 use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
 
@@ -22,7 +23,12 @@ const MAX_CFG: u64 = 1 << 20;
 
 /// What `create` has to change: in the file that the domain was named by, and in what
 /// `xl config-update` stored.
-pub fn for_create(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -> Result<Rewrites> {
+pub fn for_create(
+    toolstack: &Toolstack,
+    domain: &Domain,
+    job: &Job,
+    changes: &[Change],
+) -> Result<Rewrites> {
     if changes.is_empty() {
         return Ok(Rewrites::default());
     }
@@ -45,8 +51,7 @@ pub fn for_create(dom0: &Dom0, domain: &Domain, job: &Job, changes: &[Change]) -
     if domain.state == State::Off {
         return Ok(rewrites);
     }
-    let stored = dom0
-        .libxl
+    let stored = toolstack
         .userdata(domain.id.domid, XL_CONFIG)
         .map_err(|error| trouble(&domain.id.name, error))?;
     if let Some(text) = stored {

@@ -13,6 +13,7 @@ use std::process;
 
 use crate::domain::DomainId;
 use crate::host::process::{is_installed, is_saver_of};
+use crate::release::SAVE_HELPER;
 
 /// The commands of xl that save a domain (xl_cmdtable.c).
 const SAVING: [&[u8]; 3] = [b"save", b"migrate", b"suspend"];
@@ -26,7 +27,7 @@ pub fn other(domain: &DomainId) -> io::Result<Option<i32>> {
         let program = program.file_name().unwrap_or_default().as_bytes();
         // What a package upgrade has replaced.
         let program = program.strip_suffix(b" (deleted)").unwrap_or(program);
-        if program != b"xl" && program != b"libxl-save-helper" {
+        if program != b"xl" && program != SAVE_HELPER.as_bytes() {
             continue;
         }
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -8,20 +8,21 @@ use std::process::ExitCode;
 use nix::unistd::setsid;
 
 use crate::error::Error;
-use crate::host::{command, guard, surroundings};
+use crate::host::guard::NAME as GUARD;
+use crate::host::{command, surroundings};
 use crate::report;
 
 /// The exit code of a shell for a program that cannot be started.
 const NOT_STARTED: u8 = 127;
 
 /// Does what comes before anything else. Returns how the process ends, if it is not the program itself or cannot
-/// begin. `also` are variables of the environment that it needs.
-pub fn begin(also: &[&str]) -> Option<ExitCode> {
+/// begin. `also` are variables of the environment that it needs, `guard` is what a guard does.
+pub fn begin(also: &[&str], guard: fn() -> ExitCode) -> Option<ExitCode> {
     command::pass_nothing_on();
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_default();
-    if name == guard::NAME {
-        return Some(guard::watch());
+    if name == GUARD {
+        return Some(guard());
     }
     if name == command::STARTER {
         return Some(start(&arguments.collect::<Vec<_>>()));

@@ -198,7 +198,7 @@ fn word(input: &mut impl Read) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
 
     const CONFIG: &str = r#"{"c_info":{"name":"web1"}}"#;
 

@@ -299,9 +299,9 @@ fn check_length(expected: u64, found: u64) -> Result<(), BadImage> {
 mod tests {
     use std::io::Cursor;
 
-    use super::stream::tests::pv_stream;
     use super::*;
-    use crate::record::tests::sample;
+    use crate::support::record::sample;
+    use crate::support::streams::pv_stream;
 
     const CONFIG: &str = r#"{"c_info":{"name":"web1"}}"#;
 

@@ -5,18 +5,18 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use crate::release::{LIBXC_STREAMS, LIBXL_STREAM};
+
 /// "LibxlFmt".
-const LIBXL_IDENT: u64 = 0x4c69_6278_6c46_6d74;
-const LIBXL_VERSION: u32 = 2;
+pub(crate) const LIBXL_IDENT: u64 = 0x4c69_6278_6c46_6d74;
 /// libxl record types: the end, and the one that is followed by a libxc stream.
-const LIBXL_END: u32 = 0;
-const LIBXL_LIBXC_CONTEXT: u32 = 1;
+pub(crate) const LIBXL_END: u32 = 0;
+pub(crate) const LIBXL_LIBXC_CONTEXT: u32 = 1;
 
 /// The libxc image header: all ones, "XENF", and a version.
-const LIBXC_MARKER: u64 = u64::MAX;
-const LIBXC_IDENT: u32 = 0x5845_4e46;
-const LIBXC_VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
-const LIBXC_END: u32 = 0;
+pub(crate) const LIBXC_MARKER: u64 = u64::MAX;
+pub(crate) const LIBXC_IDENT: u32 = 0x5845_4e46;
+pub(crate) const LIBXC_END: u32 = 0;
 
 /// `REC_LENGTH_MAX`, xg_sr_stream_format.h: no record is longer.
 const MAX_RECORD: u32 = 128 << 20;
@@ -56,7 +56,7 @@ pub enum BadStream {
 pub fn walk<F: Read + Seek>(file: &mut F, start: u64, length: u64) -> Result<u64, BadStream> {
     let mut walker = Walker { file, at: start, length };
     let offset = walker.at;
-    if walker.be_u64()? != LIBXL_IDENT || walker.be_u32()? != LIBXL_VERSION {
+    if walker.be_u64()? != LIBXL_IDENT || walker.be_u32()? != LIBXL_STREAM {
         return Err(BadStream::Ident { what: "libxl stream header", offset });
     }
     walker.skip(4)?; // options
@@ -81,7 +81,7 @@ impl<F: Read + Seek> Walker<'_, F> {
         let marker = self.be_u64()?;
         let ident = self.be_u32()?;
         let version = self.be_u32()?;
-        if marker != LIBXC_MARKER || ident != LIBXC_IDENT || !LIBXC_VERSIONS.contains(&version) {
+        if marker != LIBXC_MARKER || ident != LIBXC_IDENT || !LIBXC_STREAMS.contains(&version) {
             return Err(BadStream::Ident { what: "libxc image header", offset });
         }
         self.skip(8)?; // options, reserved
@@ -135,49 +135,11 @@ impl<F: Read + Seek> Walker<'_, F> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::io::Cursor;
 
     use super::*;
-
-    fn record(kind: u32, body: &[u8]) -> Vec<u8> {
-        let mut bytes = kind.to_ne_bytes().to_vec();
-        bytes.extend(u32::try_from(body.len()).unwrap().to_ne_bytes());
-        bytes.extend(body);
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-        bytes
-    }
-
-    /// A stream with the records of a small PV guest.
-    pub(crate) fn pv_stream() -> Vec<u8> {
-        pv_stream_of(8208)
-    }
-
-    /// The same with that much memory, some of it easy to compress and some not.
-    pub(crate) fn pv_stream_of(memory: u32) -> Vec<u8> {
-        let mut state = 1u32;
-        let pages: Vec<u8> = (0..memory)
-            .map(|at| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                if at / 4096 % 3 == 0 { state.to_be_bytes()[0] } else { 7 }
-            })
-            .collect();
-        let mut bytes = LIBXL_IDENT.to_be_bytes().to_vec();
-        bytes.extend(2u32.to_be_bytes());
-        bytes.extend(0u32.to_be_bytes());
-        bytes.extend(record(LIBXL_LIBXC_CONTEXT, b""));
-        bytes.extend(LIBXC_MARKER.to_be_bytes());
-        bytes.extend(LIBXC_IDENT.to_be_bytes());
-        bytes.extend(3u32.to_be_bytes());
-        bytes.extend([0; 8]);
-        bytes.extend([0; 16]);
-        bytes.extend(record(1, &pages));
-        bytes.extend(record(4, &[9; 13]));
-        bytes.extend(record(LIBXC_END, b""));
-        bytes.extend(record(2, b"emulator"));
-        bytes.extend(record(LIBXL_END, b""));
-        bytes
-    }
+    use crate::support::streams::pv_stream;
 
     fn walk_all(bytes: &[u8]) -> Result<u64, BadStream> {
         walk(&mut Cursor::new(bytes), 0, bytes.len() as u64)

@@ -21,6 +21,7 @@ pub mod faults;
 mod step;
 mod text;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct Plan {
     pub stranded: Stranded,
     /// What must be done at the end.
     pub finish: Vec<Step>,
+    /// The sizes of the domain's disks in bytes, as the guest sees them, for the proofs in the record: once
+    /// overlays stand on them, QEMU tells the overlays' sizes.
+    pub virtual_sizes: BTreeMap<String, u64>,
 }
 
 /// The state between two good ones, when there is no way back.

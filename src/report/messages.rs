@@ -9,10 +9,10 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use indicatif::MultiProgress;
 
+use super::printable;
+use super::progress::Meter;
 use super::voice::Voice;
-use super::{Meter, printable};
 use crate::error::Error;
-use crate::host::libxl::Level;
 
 /// The words that lines begin with, and their looks.
 const LABELS: [(&str, Style); 5] = [
@@ -26,7 +26,6 @@ const LABELS: [(&str, Style); 5] = [
 /// Where messages go. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reporter {
-    /// -1: quiet, 0: usual, 1: each step, 2: libxl's words too, 3: all of them.
     verbosity: i8,
     bars: MultiProgress,
     voice: Arc<Voice>,
@@ -39,13 +38,9 @@ impl Reporter {
         Reporter { verbosity, bars: MultiProgress::new(), voice: Arc::default() }
     }
 
-    /// The least important message of libxl to show. Its errors stand in our own.
-    pub fn libxl_level(&self) -> Level {
-        match self.verbosity {
-            ..=1 => Level::Critical,
-            2 => Level::Info,
-            _ => Level::Debug,
-        }
+    /// How much is said: -1 quiet, 0 the usual, 1 each step, 2 libxl's words too, 3 all of them.
+    pub fn verbosity(&self) -> i8 {
+        self.verbosity
     }
 
     /// A line on standard error, above a progress bar if one is shown.
@@ -92,15 +87,21 @@ impl Reporter {
         match self.verbosity {
             ..0 => Meter::hidden(),
             _ if draws() => Meter::bar(what, self.bars.clone()),
-            _ => Meter::lines(what, self.clone()),
+            _ => Meter::lines(what, self.sayer()),
         }
+    }
+
+    /// What says messages from another thread.
+    fn sayer(&self) -> impl Fn(&str) + Send + use<> {
+        let reporter = self.clone();
+        move |text| reporter.message(text)
     }
 
     /// Says now and then for how long something has been waited for; nothing with `-q`.
     pub fn waiting(&self, what: &'static str) -> Meter {
         match self.verbosity {
             ..0 => Meter::hidden(),
-            _ => Meter::waiting(what, self.clone()),
+            _ => Meter::waiting(what, self.sayer()),
         }
     }
 }

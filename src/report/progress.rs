@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressStyle};
 
-use super::Reporter;
-
 /// How often the numbers are looked at.
 const PERIOD: Duration = Duration::from_millis(100);
 /// What is over before that is not worth a line.
@@ -87,18 +85,18 @@ impl Meter {
         })
     }
 
-    pub(super) fn lines(what: &'static str, reporter: Reporter) -> Meter {
+    pub(super) fn lines(what: &'static str, say: impl Fn(&str) + Send + 'static) -> Meter {
         let mut throttle = Throttle::default();
         Meter::painted(move |board| {
             paint(board, |state, elapsed| {
                 if throttle.is_due(state, elapsed) {
-                    reporter.message(&line(what, state, elapsed));
+                    say(&line(what, state, elapsed));
                 }
             });
         })
     }
 
-    pub(super) fn waiting(what: &'static str, reporter: Reporter) -> Meter {
+    pub(super) fn waiting(what: &'static str, say: impl Fn(&str) + Send + 'static) -> Meter {
         Meter::painted(move |board| {
             let started = Instant::now();
             let mut due = Duration::ZERO;
@@ -106,7 +104,7 @@ impl Meter {
                 let elapsed = started.elapsed();
                 if elapsed >= due {
                     due = elapsed + WAITING_EVERY;
-                    reporter.message(&waited(what, elapsed));
+                    say(&waited(what, elapsed));
                 }
             }
         })

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::disk::FileFacts;
-use crate::disk::qemu_img::ImageInfo;
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::record::{DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Record, VERSION};
 use crate::spec::{DiskWish, Request, Wish};
 use crate::tool::check_path;
+use crate::tool::qemu_img::ImageInfo;
 
 /// What is seen of the host, by those who may look.
 pub trait Eyes {

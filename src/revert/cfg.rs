@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::Revert;
 use crate::disk::{DiskFound, DiskRevert, vhd};
 use crate::domain::Format;
-use crate::plan::{ReplaceCfg, Step};
+use crate::plan::ReplaceCfg;
 use crate::record::Kept;
 use crate::xlcfg::Change;
 
@@ -60,34 +59,4 @@ pub(crate) fn change(disk: &DiskRevert, found: &DiskFound) -> Option<DiskChange>
     let elsewhere = found.top.as_ref().is_some_and(|top| *top != record.path);
     let needed = disk.switch.is_some() || elsewhere;
     Some(DiskChange { change: Change::new(&record.vdev, &target, format), needed })
-}
-
-impl Revert {
-    /// The same revert, with what becomes of the configuration file.
-    #[must_use]
-    pub fn with_cfg(mut self, cfg: CfgAfter) -> Self {
-        match &cfg {
-            CfgAfter::Unknown => {}
-            CfgAfter::Right => self.cfg_lines.clear(),
-            CfgAfter::Replace(replace) => {
-                self.cfg_lines.clear();
-                let step = Step::ReplaceCfg(replace.clone());
-                let plan = &mut self.plan;
-                if plan.onward.iter().any(|step| matches!(step, Step::CreateDomain { .. })) {
-                    // xl reads it then.
-                    plan.stranded.steps.splice(0..0, step.undo());
-                    plan.prepare.push(step);
-                } else {
-                    // Before anything that it may still name is deleted.
-                    let at = plan.finish.iter().take_while(|step| step.lets_guest_run()).count();
-                    plan.finish.insert(at, step);
-                }
-            }
-            CfgAfter::Trouble { path, why } => {
-                self.plan.notes.push(format!("{} will not be rewritten: {why}", path.display()));
-            }
-        }
-        self.cfg = cfg;
-        self
-    }
 }

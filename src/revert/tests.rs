@@ -7,15 +7,15 @@ pub(crate) mod volumes;
 
 use super::*;
 use crate::disk::chain::Link;
-use crate::disk::chain::tests::link;
-use crate::disk::qemu_img::ImageInfo;
-use crate::disk::tests as disk_tests;
 use crate::disk::{FileFacts, Place, Room};
 use crate::domain::Format;
 use crate::error::Kind;
 use crate::process::Process;
 use crate::record::Kept;
-use crate::record::tests::sample;
+use crate::support::disks as disk_tests;
+use crate::support::disks::link;
+use crate::support::record::sample;
+use crate::tool::qemu_img::ImageInfo;
 
 const CONFIG: &str = r#"{
     "c_info": {"type": "pv", "name": "web1", "uuid": "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10"},

@@ -7,11 +7,11 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{
-    Execute, open, print_done, print_plan, read_spec, take_lock, tell_planned, text, write_stdout,
-};
+use super::named::read_spec;
+use super::output::{print_done, print_plan, text, write_stdout};
+use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, CreateArgs};
-use crate::create::{self, ImagePlace, Job, State};
+use crate::create::{self, ImagePlace, Job};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::Hold;
@@ -22,6 +22,7 @@ use crate::leftover::{self, Leftover};
 use crate::plan::{Plan, Target, execute};
 use crate::report::{CfgReplaced, Created, Planned, json_text};
 use crate::spec::{self, Flags, MemoryTarget, Spec};
+use crate::state::State;
 
 /// Does what the command line asks for.
 pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
@@ -56,18 +57,19 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
             .hint("redirect standard output to a file or a pipe, or name a file with --memory"));
     }
     let mut dom0 = open(&args.common)?;
-    let domain = look::domain(&dom0, &args.domain)?.with_cfg(request.config.as_deref())?;
+    let domain =
+        look::domain(&dom0.toolstack, &args.domain)?.with_cfg(request.config.as_deref())?;
     let name = request.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
     let operation = format!("create{name}");
     let lock =
         take_lock(&dom0, &args.common, (domain.id.uuid, &domain.id.name), &operation, Hold::Alone)?;
     // Whoever was waited for may have given the domain another number, or changed what it does.
-    let domain = look::again(&dom0, domain)?;
+    let domain = look::again(&dom0.toolstack, domain)?;
     let job = Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory);
     let leftovers = match job.image(&domain.id.name) {
         // A record that is in the way is told by its name.
         _ if job.request.without_memory() => Vec::new(),
-        Ok(Target::File(path)) => leftovers::find(&dom0, &domain.id, &path)?,
+        Ok(Target::File(path)) => leftovers::find(&dom0.toolstack, &domain.id, &path)?,
         Ok(Target::Stdout) => Vec::new(),
         Err(why) => return Err(why),
     };
@@ -78,15 +80,16 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         let reporter = &dom0.reporter;
         leftovers.iter().for_each(|left| reporter.note(&format!("note: {left} (see --clean)")));
     }
-    let seen = match (domain.state, &domain.cfg) {
+    let (seen, qmp) = match (domain.state, &domain.cfg) {
         (State::Off, Some(cfg)) => {
             create::check_memory(&job, &domain.id.name)?;
-            configured::for_create(&mut dom0, &domain, cfg, &job)?
+            (configured::for_create(&dom0.toolstack, &domain, cfg, &job)?, None)
         }
-        _ => look::for_create(&mut dom0, &domain, &job)?,
+        _ => look::for_create(&dom0.toolstack, &domain, &job)?,
     };
+    dom0.qmp = qmp;
     let disks = create::disks(&job, &seen)?;
-    let rewrites = rewrites::for_create(&dom0, &domain, &job, &create::changes(&disks))?;
+    let rewrites = rewrites::for_create(&dom0.toolstack, &domain, &job, &create::changes(&disks))?;
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;
     let Some(lock) = lock else { return print_plans(clean.as_ref(), &plan, args.common.json) };
     let reporter = dom0.reporter.clone();

@@ -5,7 +5,9 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Execute, Named, open, print_done, print_plan, take_lock, tell_planned};
+use super::named::Named;
+use super::output::{print_done, print_plan};
+use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::RevertArgs;
 use crate::clone;
 use crate::error::{Error, Result};
@@ -54,7 +56,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let lock = take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, hold)?;
     let name = quote(&args.snapshot);
     let now = Timestamp::now();
-    let found = look::for_revert(&dom0, &snapshot, &cfg, &name, beside.as_ref(), now)?;
+    let found = look::for_revert(&dom0.toolstack, &snapshot, &cfg, &name, beside.as_ref(), now)?;
     let mut revert = match &beside {
         None => {
             let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
@@ -66,7 +68,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         Some(wishes) => clone::plan(&found, wishes)?,
     };
     // Of one that cannot be looked at, more is told.
-    let running = found.same.as_ref().and_then(|same| look::config(&dom0, &same.id).ok());
+    let running = found.same.as_ref().and_then(|same| look::config(&dom0.toolstack, &same.id).ok());
     revert.plan.notes.extend(trust::note(&found.config, running.as_ref()));
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     let memory = snapshot.source.is_some();

@@ -3,7 +3,7 @@
 //! Facts are from libxlu_disk_l.l: a scanner without a grammar, so that a parameter means what it
 //! does by its form and by what was before it.
 
-use super::{BadCfg, Change};
+use super::change::{BadCfg, Change};
 
 /// Words that are no positional parameters. One of a future Xen would be taken for a target, a
 /// format or an access mode; the last two are checked for that.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::str;
 use std::vec::IntoIter;
 
-use super::BadCfg;
+use super::change::BadCfg;
 
 /// Lists in lists are rare (`vnuma`), and this reader is recursive.
 const DEEPEST: usize = 16;

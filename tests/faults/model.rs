@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use xl_snapshot::disk::lvm::volumes::rename;
 use xl_snapshot::error::{Error, Result};
 use xl_snapshot::plan::{
     Action, Perform, Plan, Reached, Step, StoreConfig, Target, Text, Whose, undo,
 };
+use xl_snapshot::tool::volumes::rename;
 
 /// What the guest is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,7 +29,7 @@ use model::{Fault, Faulty, Guest, Model};
 const DIFFERENT: u8 = 99;
 
 fn main() -> ExitCode {
-    if let Some(end) = start::begin(&["FAULTS"]) {
+    if let Some(end) = start::begin(&["FAULTS"], run::guard::watch) {
         return end;
     }
     match run::run(Cli::parse(), execute_with_faults) {

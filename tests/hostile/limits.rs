@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
-use xl_snapshot::create::{Job, stamp};
+use xl_snapshot::create::Job;
 use xl_snapshot::disk::{revert_file_name, vhd};
 use xl_snapshot::domain::{Disk, DomainConfig, Format};
-use xl_snapshot::host::look;
+use xl_snapshot::host::tools;
 use xl_snapshot::memory::partial_path;
 use xl_snapshot::names::{is_file_part, is_vdev};
 use xl_snapshot::plan::Target;
 use xl_snapshot::record::{DiskRecord, Kept};
 use xl_snapshot::revert::keep_name;
 use xl_snapshot::spec::{DEFAULT_DIRECTORY, Flags, Spec, merge};
+use xl_snapshot::state::stamp;
 
 fn disk(vdev: &str, path: &str, script: Option<&str>) -> Disk {
     let entry = json!({"vdev": vdev, "pdev_path": path, "format": "raw", "script": script});
@@ -86,7 +87,7 @@ fn a_name_made_by_us_is_a_name_a_user_could_give() {
 fn qemu_img_is_asked_of_files_only() {
     for path in ["", "-x", "a.img", "nbd:localhost:10809", "json:{\"driver\":\"null-co\"}", "/a\nb"]
     {
-        let error = look::chain(Path::new(path), Format::Raw).unwrap_err();
+        let error = tools::chain(Path::new(path), Format::Raw).unwrap_err();
         assert!(error.starts_with("The path"), "{error}");
     }
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::sample::select;
-use xl_snapshot::disk::qemu_img::{
-    copy_snapshot, create_overlay, info, snapshot_apply, snapshot_create,
-};
-use xl_snapshot::disk::vhd;
 use xl_snapshot::domain::Format;
 use xl_snapshot::names::{SnapshotName, is_drive, is_file_part, is_vdev};
 use xl_snapshot::spec::{DiskWish, Flags, MemoryTarget, Request, Spec, Wish, merge};
+use xl_snapshot::tool::qemu_img::{
+    copy_snapshot, create_overlay, info, snapshot_apply, snapshot_create,
+};
+use xl_snapshot::tool::vhd_util;
 use xl_snapshot::tool::{Invocation, Tool, check_path, quote};
 use xl_snapshot::xlcfg::{Change, disk_entries, literal};
 
@@ -201,8 +201,8 @@ fn check_arguments(path: &str) {
         info(here, Format::Qcow2),
         copy_snapshot(here, "1", other, Some((other, Format::Raw))),
         copy_snapshot(other, "1", here, Some((here, Format::Raw))),
-        vhd::query_depth(here),
-        vhd::query_parent(here),
+        vhd_util::query_depth(here),
+        vhd_util::query_parent(here),
     ] {
         assert!(call.args.iter().any(|arg| arg == path));
     }

@@ -9,10 +9,8 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use xl_snapshot::disk::lvm::volumes;
-use xl_snapshot::disk::qemu_img::{self, ImageInfo};
-use xl_snapshot::disk::vhd;
 use xl_snapshot::disk::{Node, lvm};
+use xl_snapshot::disk::{Space, vhd};
 use xl_snapshot::domain::GuestType;
 use xl_snapshot::host::qmp::Qmp;
 use xl_snapshot::plan::Action;
@@ -20,6 +18,9 @@ use xl_snapshot::record::{
     DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
 };
 use xl_snapshot::tool::check_path;
+use xl_snapshot::tool::qemu_img::{self, ImageInfo};
+use xl_snapshot::tool::vhd_util;
+use xl_snapshot::tool::volumes;
 
 use crate::damage::odd;
 use crate::harness::{Target, run};
@@ -215,7 +216,7 @@ fn lvs() {
                     snapshot: "a.s1".into(),
                     size: Some(size),
                 });
-                lvm::Space { group: volume.group.clone(), free: volume.group_free, size }
+                Space { group: volume.group.clone(), free: volume.group_free, size }
             });
             let spaces: Vec<_> = group.collect();
             let _ = lvm::short_of_space(&spaces.iter().collect::<Vec<_>>());
@@ -229,7 +230,7 @@ fn lvs() {
 fn vhd_util_and_footers() {
     let footer = (any::<u64>(), 0..6_u32, vec(any::<u8>(), 24), any::<bool>()).prop_map(
         |(size, kind, cookie, right)| {
-            let mut footer = [0_u8; vhd::FOOTER];
+            let mut footer = [0_u8; vhd_util::FOOTER];
             footer[..8].copy_from_slice(b"conectix");
             footer[8..32].copy_from_slice(&cookie);
             footer[48..56].copy_from_slice(&(size >> (size % 64)).to_be_bytes());
@@ -248,16 +249,16 @@ fn vhd_util_and_footers() {
         tokens: &["chain depth:", " has no parent", "/srv/a.vhd", "conectix", "query failed", "\n"],
         made: prop_oneof![footer, words].boxed(),
         check: |input| {
-            let parent = vhd::parse_parent(input);
+            let parent = vhd_util::parse_parent(input);
             if let Some(parent) = &parent {
                 check_path(parent).unwrap();
                 assert!(vhd::target(parent).to_str().unwrap().starts_with("vhd:/"));
             }
-            let facts = input.first_chunk().and_then(vhd::Facts::of_footer);
+            let facts = input.first_chunk().and_then(vhd_util::Facts::of_footer);
             if let Some(facts) = facts {
                 fits_a_record(frozen(facts.virtual_size));
             }
-            parent.is_some() || facts.is_some() || vhd::parse_depth(input).is_some()
+            parent.is_some() || facts.is_some() || vhd_util::parse_depth(input).is_some()
         },
         factor: 8,
     });

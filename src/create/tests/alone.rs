@@ -2,11 +2,11 @@
 
 use super::kinds::{seen_with, volume, volumes};
 use super::*;
-use crate::disk::tests as disk;
 use crate::disk::vhd;
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
 use crate::record::DisksOnly;
+use crate::support::disks as disk;
 
 fn alone(disks: &[&str], crash_consistent: bool) -> Job {
     let mut job = job("s1", disks);

@@ -2,10 +2,10 @@
 
 use super::kinds::{seen_with, volume, volumes};
 use super::*;
-use crate::disk::tests as disk;
 use crate::model::{Guest, Model};
 use crate::plan::faults::try_every_fault;
 use crate::plan::{Perform, execute};
+use crate::support::disks as disk;
 
 /// xvda in a qcow2 image, a reflink copy, a loop file that gets an overlay, and a VHD.
 fn plan_of_all() -> Plan {

@@ -1,9 +1,10 @@
 //! Disks of several kinds in one plan: what stands where.
 
 use super::*;
-use crate::disk::lvm::volumes::{self, Volume};
-use crate::disk::tests as disk;
 use crate::domain::Disk;
+use crate::support::disks as disk;
+use crate::support::volumes::REPORT;
+use crate::tool::volumes::{self, Volume};
 
 /// A domain with xvda in a qcow2 image, and these disks.
 pub(super) fn seen_with(job: &Job, disks: Vec<DiskSeen>) -> Seen {
@@ -31,7 +32,7 @@ fn entry(disk: &Disk) -> String {
     )
 }
 
-/// A volume of [`volumes::tests::REPORT`] as a disk: 0 is `thick`, 5 is `thin`.
+/// A volume of [`REPORT`] as a disk: 0 is `thick`, 5 is `thin`.
 pub(super) fn volume(vdev: &str, minor: u64) -> DiskSeen {
     let entry = format!(
         r#"{{"pdev_path": "/dev/vg0/{minor}", "vdev": "{vdev}", "backend": "phy", "format": "raw", "readwrite": 1}}"#
@@ -40,7 +41,7 @@ pub(super) fn volume(vdev: &str, minor: u64) -> DiskSeen {
 }
 
 pub(super) fn volumes() -> Vec<Volume> {
-    volumes::parse(volumes::tests::REPORT.as_bytes()).unwrap()
+    volumes::parse(REPORT.as_bytes()).unwrap()
 }
 
 #[test]
@@ -114,7 +115,7 @@ fn two_volumes_that_have_room_only_one_by_one_are_refused_together() {
     let job = job("s2", &[]);
     let mut seen = seen_with(&job, vec![volume("xvdb", 0), volume("xvdc", 20)]);
     // A second thick volume; 128 MiB are free, each snapshot takes 68.
-    let report = volumes::tests::REPORT.replace("thick.s1", "thick.old");
+    let report = REPORT.replace("thick.s1", "thick.old");
     let report = report.replace(r#""lv_name":"thin""#, r#""lv_name":"more""#);
     let report = report
         .replace(

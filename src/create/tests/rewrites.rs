@@ -2,8 +2,8 @@
 
 use super::by_restore::seen_on_loop;
 use super::*;
-use crate::disk::tests as disk;
 use crate::plan::undo;
+use crate::support::disks as disk;
 
 fn rewrites() -> Rewrites {
     Rewrites {

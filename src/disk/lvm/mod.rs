@@ -5,13 +5,11 @@
 //! A snapshot is known by its tag, which no other volume has; while a merge is under way, or was
 //! cut short, the guest's volume bears another one, so that a second try knows what the first did.
 
-pub mod volumes;
-
 use uuid::Uuid;
 
+use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::{
-    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, mib,
-    qemu_img, record, refuse, refuse_revert, shortage,
+    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, Space, mib,
 };
 use crate::domain::Format;
 use crate::error::Result;
@@ -19,7 +17,8 @@ use crate::names::is_volume_part;
 use crate::need::What;
 use crate::plan::Step;
 use crate::record::{DiskRecord, Kept};
-use volumes::{Volume, device};
+use crate::tool::qemu_img;
+use crate::tool::volumes::{self, Volume, device};
 
 /// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: what the
 /// guest writes from then on takes new space, and a full pool fails every guest on it.
@@ -116,17 +115,6 @@ pub(super) fn create(
             },
         ))
     })
-}
-
-/// Space that a snapshot takes from its volume group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Space {
-    /// The group.
-    pub group: String,
-    /// What is free in it, in bytes.
-    pub free: u64,
-    /// What is taken, in bytes.
-    pub size: u64,
 }
 
 /// Why the groups have too little for all of them at once, if they have.

@@ -5,9 +5,9 @@ mod revert;
 
 use serde_json::Value;
 
-use super::volumes::tests::REPORT;
 use super::{Volume, volumes};
-use crate::disk::tests::Volumes;
+use crate::support::disks::Volumes;
+use crate::support::volumes::REPORT;
 
 const TAG: &str = "xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda";
 const MERGING_TAG: &str = "xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda";

@@ -7,17 +7,17 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::memory::not_complete;
-use super::{Dom0, caused, failed};
-use crate::disk::qemu_img::{snapshot_apply, snapshot_delete};
+use super::state::{Dom0, caused, failed};
 use crate::domain::{DomainId, Format};
 use crate::error::{Error, Left, Result};
 use crate::host::cfg;
 use crate::host::guard::Note;
-use crate::host::look;
 use crate::host::record_file::RecordFile;
+use crate::host::tools;
 use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
 use crate::record::{DisksOnly, QcowSnapshot, Record};
+use crate::tool::qemu_img::{snapshot_apply, snapshot_delete};
 use crate::tool::{create_domain, quote};
 
 impl Dom0 {
@@ -82,14 +82,14 @@ impl Dom0 {
     /// From here on the guest stands still.
     pub(super) fn pause(&mut self, domain: &DomainId) -> Result<()> {
         self.the_same(domain)?;
-        self.libxl.pause(domain.domid).map_err(caused)?;
+        self.toolstack.libxl().pause(domain.domid).map_err(caused)?;
         self.suspended_at.get_or_insert_with(Instant::now);
         Ok(())
     }
 
     pub(super) fn let_run(&mut self, domain: &DomainId) -> Result<()> {
         if self.info(domain)?.is_some_and(|info| info.paused) {
-            self.libxl.unpause(domain.domid).map_err(caused)?;
+            self.toolstack.libxl().unpause(domain.domid).map_err(caused)?;
         }
         if let Some(stopped) = self.suspended_at.take() {
             self.done.pause = Some(stopped.elapsed());
@@ -149,6 +149,6 @@ impl Dom0 {
 
 /// The internal snapshot of a name: by its number, because a name may be another snapshot's number.
 fn snapshot_named(path: &Path, name: &SnapshotName) -> Result<Option<QcowSnapshot>> {
-    let snapshots = look::image(path, Format::Qcow2).map_err(Error::failed)?.snapshots();
+    let snapshots = tools::image(path, Format::Qcow2).map_err(Error::failed)?.snapshots();
     Ok(snapshots.into_iter().find(|snapshot| snapshot.name == name.as_str()))
 }

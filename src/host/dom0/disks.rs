@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{Dom0, POLL, caused, failed};
-use crate::disk::lvm::volumes::{Volume, rename as rename_volume};
+use super::state::{Dom0, POLL, caused, failed};
 use crate::error::{Error, Result};
 use crate::host::guard::Note;
-use crate::host::{files, look};
+use crate::host::{files, tools};
 use crate::plan::Step;
 use crate::tool::quote;
+use crate::tool::volumes::{Volume, rename as rename_volume};
 
 /// How long a logical volume may stay open once nobody should use it, a merge make no progress, and lvs fail.
 const VOLUME_WAIT: Duration = Duration::from_secs(600);
@@ -69,7 +69,7 @@ impl Dom0 {
 
     /// Gives a volume its name again, if it has the other one and none has its own.
     pub(super) fn rename_volume_back(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
-        let volumes = look::volumes().map_err(Error::failed)?;
+        let volumes = tools::volumes().map_err(Error::failed)?;
         let is_there = |name: &str| volumes.iter().any(|v| v.group == group && v.name == name);
         match is_there(from) && !is_there(to) {
             true => self.run(&rename_volume(group, from, to)),
@@ -138,7 +138,7 @@ pub(super) fn await_merged(path: &str) -> Result<()> {
 }
 
 fn see(path: &str, what: impl Fn(&[Volume], &Volume) -> Seen) -> Seen {
-    match look::volumes() {
+    match tools::volumes() {
         Err(why) => Seen::Unknown(why),
         Ok(volumes) => volumes
             .iter()

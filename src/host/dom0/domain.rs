@@ -9,17 +9,18 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::guarded::started;
-use super::{Dom0, XL_CONFIG, caused, failed, meddled, open_libxl};
-use crate::disk::qemu_img::snapshot_delete;
+use super::state::{Dom0, caused, failed, meddled};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
 use crate::host::lock::Turn;
 use crate::host::process::{self, Handle, Watch};
 use crate::host::qmp::Qmp;
+use crate::host::toolstack::{XL_CONFIG, open_libxl};
 use crate::host::{command, files};
 use crate::memory::header;
 use crate::plan::{StoreConfig, Whose};
+use crate::tool::qemu_img::snapshot_delete;
 use crate::tool::{Invocation, Tool, quote};
 
 /// How long a destroyed domain's QEMU may do nothing before it has closed its disks. While it writes, or waits for
@@ -35,8 +36,10 @@ impl Dom0 {
             return Ok(());
         }
         let now = match store.whose {
-            Whose::Libxl => self.libxl.stored_config(domid).map_err(caused)?.into_bytes(),
-            Whose::Xl => self.libxl.userdata(domid, XL_CONFIG).map_err(caused)?.unwrap_or_default(),
+            Whose::Libxl => self.toolstack.stored_config(domid).map_err(caused)?.into_bytes(),
+            Whose::Xl => {
+                self.toolstack.userdata(domid, XL_CONFIG).map_err(caused)?.unwrap_or_default()
+            }
         };
         if now == store.new.as_bytes() {
             return Ok(());
@@ -47,16 +50,20 @@ impl Dom0 {
         let stored = match store.whose {
             Whose::Libxl => {
                 let json = str::from_utf8(store.new.as_bytes());
-                self.libxl.store_config(domid, json.map_err(failed("Read the configuration"))?)
+                self.toolstack
+                    .libxl()
+                    .store_config(domid, json.map_err(failed("Read the configuration"))?)
             }
-            Whose::Xl => self.libxl.store_userdata(domid, XL_CONFIG, store.new.as_bytes()),
+            Whose::Xl => {
+                self.toolstack.libxl().store_userdata(domid, XL_CONFIG, store.new.as_bytes())
+            }
         };
         stored.map_err(caused)
     }
 
     /// An error if libxl's configuration of the domain is not that any more.
     pub(super) fn check_config(&self, domid: u32, stored: &str) -> Result<()> {
-        match self.libxl.stored_config(domid).map_err(caused)? == stored {
+        match self.toolstack.stored_config(domid).map_err(caused)? == stored {
             true => Ok(()),
             false => Err(meddled("changed the configuration of the domain")),
         }
@@ -92,13 +99,13 @@ impl Dom0 {
     /// The domain's QEMU, held before the domain is destroyed: its number is gone with the domain.
     fn held_qemu(&self, domid: u32) -> Result<Option<Handle>> {
         let look = || failed("Look for the domain's QEMU");
-        let pid = self.xenstore.qemu_pid(domid).map_err(look())?;
+        let pid = self.toolstack.qemu_pid(domid).map_err(look())?;
         pid.map_or(Ok(None), Handle::of_pid).map_err(failed("Look for the domain's QEMU"))
     }
 
     /// Whether Xen lists the domain, if only what is left of it.
     fn is_listed(&self, domain: &DomainId) -> Result<bool> {
-        let info = self.libxl.domain_info(domain.domid).map_err(caused)?;
+        let info = self.toolstack.domain_info(domain.domid).map_err(caused)?;
         Ok(info.is_some_and(|info| info.uuid == domain.uuid))
     }
 
@@ -107,7 +114,7 @@ impl Dom0 {
         let result = match self.destroying.take() {
             Some(thread) => joined(thread),
             None if self.is_gone(domain)? => Ok(()),
-            None => self.libxl.destroy(domain.domid).map_err(caused),
+            None => self.toolstack.libxl().destroy(domain.domid).map_err(caused),
         };
         result.map_err(|error| self.with_way_back(error))
     }
@@ -123,7 +130,7 @@ impl Dom0 {
     /// Destroys a restored domain that nobody has let run yet.
     pub(super) fn discard_domain(&mut self, uuid: Uuid) -> Result<()> {
         self.await_orphans();
-        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
+        let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
         let Some(info) =
             domains.iter().find(|domain| domain.uuid == uuid && !domain.dying && domain.domid != 0)
         else {
@@ -135,7 +142,7 @@ impl Dom0 {
         }
         let domid = info.domid;
         let qemu = self.held_qemu(domid)?;
-        self.libxl.destroy(domid).map_err(caused)?;
+        self.toolstack.libxl().destroy(domid).map_err(caused)?;
         await_qemu(qemu)
     }
 
@@ -218,7 +225,7 @@ impl Dom0 {
 
     pub(super) fn unpause(&mut self, uuid: Uuid) -> Result<()> {
         let domid = self.domid(uuid)?;
-        self.libxl.unpause(domid).map_err(caused)?;
+        self.toolstack.libxl().unpause(domid).map_err(caused)?;
         if let Some(suspended) = self.suspended_at.take() {
             self.done.pause = Some(suspended.elapsed());
         }

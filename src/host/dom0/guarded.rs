@@ -4,9 +4,9 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::{Dom0, failed};
+use super::state::{Dom0, failed};
 use crate::error::Result;
-use crate::host::guard::{Guard, Legacy, Note, Task};
+use crate::host::guard::{DoneBefore, Guard, Note};
 use crate::host::image::ImageWriter;
 use crate::host::lock::Lock;
 use crate::host::process::{Handle, Watch};
@@ -22,13 +22,13 @@ const ORPHAN: Duration = Duration::from_secs(60);
 impl Dom0 {
     /// Has a guard go on with the plan if we are killed.
     pub fn be_guarded(&mut self, plan: &Plan, lock: &Lock) -> Result<()> {
-        let virtual_sizes = self.virtual_sizes.clone();
-        let guard = Guard::start(&Task { plan: plan.clone(), virtual_sizes }, lock)?;
+        let guard = Guard::start(plan, lock)?;
         if let Some(why) = guard.bound() {
             self.reporter.note(&format!(
                 "note: if this job is ended (systemd, a session), what xl starts ends with it: {why}"
             ));
         }
+        self.virtual_sizes.clone_from(&plan.virtual_sizes);
         self.guard = Some(guard);
         self.unstoppable = Some(Unstoppable::new().map_err(failed("Block SIGTSTP"))?);
         self.reporter.defer();
@@ -36,29 +36,29 @@ impl Dom0 {
     }
 
     /// Takes over what a process has done that was killed.
-    pub fn adopt(&mut self, task: &Task, legacy: Legacy) {
+    pub fn adopt(&mut self, plan: &Plan, done: DoneBefore) {
         self.adopted = true;
-        self.virtual_sizes.clone_from(&task.virtual_sizes);
-        self.made = legacy.made;
-        self.orphans = legacy.started;
-        self.protected = legacy
+        self.virtual_sizes.clone_from(&plan.virtual_sizes);
+        self.made = done.made;
+        self.orphans = done.started;
+        self.protected = done
             .protected
             .into_iter()
             .map(|(path, mode)| (path, Permissions::from_mode(mode)))
             .collect();
-        let start = task.plan.prepare.iter().find_map(|step| match step {
+        let start = plan.prepare.iter().find_map(|step| match step {
             Step::OpenImage(start) => Some(start),
             _ => None,
         });
-        let record = task.plan.prepare.iter().find_map(|step| match step {
+        let record = plan.prepare.iter().find_map(|step| match step {
             Step::OpenRecord { path, record } => Some((path, record)),
             _ => None,
         });
-        self.record = record.zip(legacy.image).and_then(|((path, record), id)| {
+        self.record = record.zip(done.image).and_then(|((path, record), id)| {
             Some((RecordFile::adopt(path, id).ok()?, record.as_ref().clone()))
         });
         // If somebody has removed the file, the rest is in need of order all the same.
-        self.image = start.zip(legacy.image).and_then(|(start, id)| {
+        self.image = start.zip(done.image).and_then(|(start, id)| {
             Some((ImageWriter::adopt(start, id).ok()?, start.record.clone()))
         });
     }

@@ -2,20 +2,17 @@
 
 use std::path::Path;
 
-use super::{Dom0, caused, failed};
+use super::state::{Dom0, IMAGE_IS_OPEN, caused, failed};
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::guard::Note;
 use crate::host::image::{ImageWriter, NotComplete};
 use crate::host::parallel::in_parallel;
-use crate::host::{files, look};
+use crate::host::{files, tools};
 use crate::memory::{partial_path, restore_command};
 use crate::plan::{ImageStart, Target};
 use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
 use crate::tool::quote;
-
-/// The planners see to it: `create` opens the image before it saves into it.
-pub(super) const IMAGE_IS_OPEN: &str = "plans open the image before they use it";
 
 impl Dom0 {
     pub(super) fn open_image(&mut self, start: &ImageStart) -> Result<()> {
@@ -167,7 +164,7 @@ fn unproven(what: &str, path: &Path) -> Left {
 
 /// The one snapshot `name` of a qcow2 file.
 fn internal_snapshot(path: &Path, name: &str) -> Result<QcowSnapshot> {
-    let image = look::image(path, Format::Qcow2).map_err(Error::failed)?;
+    let image = tools::image(path, Format::Qcow2).map_err(Error::failed)?;
     let mut named = image.snapshots().into_iter().filter(|snapshot| snapshot.name == name);
     named.find(QcowSnapshot::is_plain).ok_or_else(|| {
         Error::failed(format!("qemu-img does not list snapshot {name} of {}", path.display()))

@@ -5,270 +5,28 @@ mod disks;
 mod domain;
 mod guarded;
 mod memory;
+mod round;
+mod state;
 mod suspend;
 mod transaction;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CStr;
-use std::fmt::Debug;
-use std::fs::{File, Permissions};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-use uuid::Uuid;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use self::disks::{rename, rename_back};
 use self::guarded::started;
-use self::suspend::{Round, write_back};
-use crate::disk::DiskSeen;
-use crate::disk::qemu_img::{base_of, snapshot_create};
-use crate::domain::DomainId;
-use crate::error::{Error, Left, Result};
-use crate::host::guard::{Guard, Note};
-use crate::host::image::{ImageWriter, Source};
-use crate::host::libxl::{DomainInfo, Libxl, LibxlError};
-use crate::host::lock::Turn;
-use crate::host::qmp::Qmp;
-use crate::host::record_file::RecordFile;
-use crate::host::surroundings::Unstoppable;
-use crate::host::xenstore::Xenstore;
+use self::state::{caused, failed};
+use self::suspend::write_back;
+use crate::error::Result;
+use crate::host::guard::Note;
 use crate::host::{command, files, process};
 use crate::plan::{Perform, Reached, Step};
-use crate::process::Process;
-use crate::record::Record;
-use crate::report::{Meter, Reporter};
-use crate::tool::{Invocation, Tool};
+use crate::tool::Invocation;
+use crate::tool::qemu_img::{base_of, snapshot_create};
 
-/// How often something that cannot tell us is looked at again.
-const POLL: Duration = Duration::from_millis(100);
-
-/// What to do if somebody else works on the domain.
-const ALONE: &str = "see that nothing else works on the domain (xl, libvirt), and try again";
-
-/// Under which name libxl keeps the text that `xl config-update` stores (xl_vmcontrol.c).
-pub const XL_CONFIG: &CStr = c"xl";
-
-/// The dom0 this runs on, and what one operation has done to it so far.
-#[derive(Debug)]
-pub struct Dom0 {
-    /// Xen's toolstack library.
-    pub libxl: Libxl,
-    /// Xenstore.
-    pub xenstore: Xenstore,
-    /// The QEMU of the domain: connected while the guest runs, so that nothing need be done for it
-    /// while the guest stands still.
-    pub qmp: Option<Qmp>,
-    /// The image to restore from.
-    pub source: Option<Source>,
-    /// Where progress is told.
-    pub reporter: Reporter,
-    /// Goes on with the plan if we are killed.
-    guard: Option<Guard>,
-    /// Nobody stops us in the middle of the plan.
-    unstoppable: Option<Unstoppable>,
-    /// Whether we are that guard.
-    adopted: bool,
-    /// Tools that were left running by a process that was killed.
-    orphans: Vec<(Tool, Process)>,
-    stop: Arc<AtomicBool>,
-    image: Option<(ImageWriter, Record)>,
-    /// The file of the image once it is complete.
-    written: Option<File>,
-    /// What brings the guest back while it is down and its image is not complete.
-    way_back: Option<Left>,
-    record: Option<(RecordFile, Record)>,
-    made: BTreeSet<PathBuf>,
-    protected: BTreeMap<PathBuf, Permissions>,
-    virtual_sizes: BTreeMap<String, u64>,
-    suspended_at: Option<Instant>,
-    /// When it will have stood still for too long, and how long that is.
-    pause_limit: Option<(Instant, Duration)>,
-    /// How long the guest's processors had run when it was suspended, in nanoseconds.
-    cpu_time: Option<u64>,
-    /// The process of somebody else that saved the domain while we did.
-    other_saver: Option<i32>,
-    /// What a busy guest stood still for, to be told when it runs again.
-    busy: Option<(Round, Duration)>,
-    suspend_failed: bool,
-    /// The free room of the image's file system for which a save was given up, in bytes.
-    short_of_room: Option<u64>,
-    /// A domain that could not be resumed: its memory is in the image alone.
-    stuck: Option<DomainId>,
-    /// Destroys a domain whose QEMU is gone already.
-    destroying: Option<JoinHandle<Result<()>>>,
-    /// Our turn to restore, if one was waited for.
-    turn: Option<Turn>,
-    /// What is said, and taken from the terminal, only once the guest runs again: the terminal may be
-    /// stopped by Ctrl-S.
-    messages: Vec<String>,
-    meters: Vec<Meter>,
-    /// With which a save is watched; closed only then, too.
-    lookout: Option<Libxl>,
-    done: Done,
-}
-
-/// What an operation can tell when it is over.
-#[derive(Debug, Clone, Default)]
-pub struct Done {
-    /// The complete record.
-    pub record: Option<Record>,
-    /// The length of the image in bytes, where known.
-    pub image_size: Option<u64>,
-    /// How long the guest stood still.
-    pub pause: Option<Duration>,
-}
+pub use self::state::{Dom0, Done};
 
 impl Dom0 {
-    /// Connects to the toolstack.
-    pub fn open(reporter: Reporter, stop: Arc<AtomicBool>) -> Result<Dom0> {
-        let libxl = open_libxl(&reporter).map_err(|error| {
-            Error::refused("Xen's toolstack cannot be used")
-                .because(error)
-                .hint("run this as root, in the dom0 of a running Xen: xl info")
-        })?;
-        let xenstore = Xenstore::open().map_err(|error| {
-            Error::refused("Xenstore cannot be reached")
-                .because(error)
-                .hint("see whether xenstored runs: xenstore-ls")
-        })?;
-        Ok(Dom0 {
-            libxl,
-            xenstore,
-            qmp: None,
-            source: None,
-            reporter,
-            guard: None,
-            unstoppable: None,
-            adopted: false,
-            orphans: Vec::new(),
-            stop,
-            image: None,
-            written: None,
-            way_back: None,
-            record: None,
-            made: BTreeSet::new(),
-            protected: BTreeMap::new(),
-            virtual_sizes: BTreeMap::new(),
-            suspended_at: None,
-            pause_limit: None,
-            cpu_time: None,
-            other_saver: None,
-            busy: None,
-            suspend_failed: false,
-            short_of_room: None,
-            stuck: None,
-            destroying: None,
-            turn: None,
-            messages: Vec::new(),
-            meters: Vec::new(),
-            lookout: None,
-            done: Done::default(),
-        })
-    }
-
-    /// What the operation can tell.
-    pub fn done(self) -> Done {
-        self.done
-    }
-
-    /// Remembers the sizes of disks for the proofs: once overlays stand on them, QEMU tells the
-    /// overlays' sizes.
-    pub fn remember_sizes(&mut self, disks: &[DiskSeen]) {
-        let size = |disk: &DiskSeen| Some((disk.disk.vdev.clone(), disk.virtual_size()?));
-        self.virtual_sizes.extend(disks.iter().filter_map(size));
-    }
-
-    /// The number of the domain with this UUID, if there is one.
-    pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
-        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
-        let is_it =
-            |domain: &&DomainInfo| domain.uuid == uuid && !domain.dying && domain.domid != 0;
-        Ok(domains.iter().find(is_it).map(|domain| domain.domid))
-    }
-
-    /// The number of the domain of this name, if there is one.
-    pub fn domid_of_name(&self, name: &str) -> Result<Option<u32>> {
-        let domains = self.libxl.domains().map_err(failed("List the domains"))?;
-        for domain in domains.iter().filter(|domain| !domain.dying) {
-            let its = self.libxl.domain_name(domain.domid).map_err(failed("List the domains"))?;
-            if its.as_deref() == Some(name) {
-                return Ok(Some(domain.domid));
-            }
-        }
-        Ok(None)
-    }
-
-    fn domid(&self, uuid: Uuid) -> Result<u32> {
-        self.domid_of(uuid)?.ok_or_else(|| {
-            Error::failed(format!("There is no domain {uuid} any more"))
-                .hint("see what has become of it: xl list, and its log in /var/log/xen")
-        })
-    }
-
-    /// Does what has waited for a moment when the guest does not stand still. Waits for nobody: an xl process may
-    /// still be held, a restored guest not yet run.
-    fn say(&mut self) {
-        self.lookout = None;
-        self.messages.drain(..).for_each(|text| self.reporter.message(&text));
-    }
-
-    /// Waits until all is said and nothing is painted any more, which a terminal may hold up.
-    fn finish_speaking(&mut self) {
-        self.say();
-        self.meters.clear();
-        self.reporter.catch_up();
-    }
-
-    /// What Xen knows of a domain, unless it is gone or going. Another one that has its number by now is
-    /// not it.
-    fn info(&self, domain: &DomainId) -> Result<Option<DomainInfo>> {
-        let info = self.libxl.domain_info(domain.domid).map_err(caused)?;
-        Ok(info.filter(|info| info.uuid == domain.uuid && !info.dying))
-    }
-
-    /// Whether the domain is gone, or going.
-    fn is_gone(&self, domain: &DomainId) -> Result<bool> {
-        Ok(self.info(domain)?.is_none())
-    }
-
-    /// What Xen knows of a domain that is about to be stopped, destroyed or changed.
-    ///
-    /// # Errors
-    ///
-    /// If it is not there any more, has another name, or another domain has its UUID.
-    fn the_same(&self, domain: &DomainId) -> Result<DomainInfo> {
-        let Some(info) = self.info(domain)? else {
-            return Err(match self.domid_of(domain.uuid)? {
-                None => meddled(&format!("destroyed domain {domain}: it is gone")),
-                Some(now) => Error::failed(format!(
-                    "Domain {domain} was rebooted or started again meanwhile: it is number {now} now"
-                ))
-                .hint("nothing was done to it; try again"),
-            });
-        };
-        let name = self.libxl.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();
-        if name != domain.name {
-            return Err(meddled(&format!("renamed domain {domain} to {name:?}")));
-        }
-        Ok(info)
-    }
-
-    /// The same, and that no other domain has its UUID: by that its snapshot is found again.
-    fn the_only(&self, domain: &DomainId) -> Result<()> {
-        self.the_same(domain)?;
-        let domains = self.libxl.domains().map_err(caused)?;
-        let twin = domains
-            .iter()
-            .find(|other| other.uuid == domain.uuid && other.domid != domain.domid && !other.dying);
-        twin.map_or(Ok(()), |other| {
-            let with = format!("domain {} with the UUID of domain {domain}", other.domid);
-            Err(meddled(&format!("started {with}")))
-        })
-    }
-
     /// Steps that only make files and run tools, at the same time; others one after the other.
     fn together(&mut self, steps: &[Step]) -> Result<()> {
         let mut calls = Vec::new();
@@ -348,7 +106,7 @@ impl Dom0 {
             }
             Step::StoreConfig(store) => self.store_config(store),
             Step::ReplaceCfg(cfg) => self.replace_cfg(cfg),
-            Step::Xenstore(writes) => self.xenstore.replace(writes).map_err(caused),
+            Step::Xenstore(writes) => self.toolstack.xenstore().replace(writes).map_err(caused),
             Step::Transaction { domain, actions } => self.transaction(domain.domid, actions),
             Step::DrainImage => self.drain_image(),
             Step::SecureImage => self.secure_image(),
@@ -419,33 +177,4 @@ impl Perform for Dom0 {
             _ => Ok(false),
         }
     }
-}
-
-/// A connection to libxl whose messages the reporter tells.
-fn open_libxl(reporter: &Reporter) -> std::result::Result<Libxl, LibxlError> {
-    let messages = reporter.clone();
-    Libxl::open(reporter.libxl_level(), move |level, text| {
-        messages.message(&format!("libxl: {level}: {text}"));
-    })
-}
-
-/// An error of what somebody else has done to the domain in the middle of our work.
-fn meddled(what: &str) -> Error {
-    Error::failed(format!("Somebody else has {what} meanwhile")).hint(ALONE)
-}
-
-/// An error that needs no more words than its own.
-fn caused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    let message = error.to_string();
-    match error.source() {
-        Some(source) => Error::failed(message).because(source.to_string()),
-        None => Error::failed(message),
-    }
-}
-
-fn failed<E>(what: impl Into<String> + Debug) -> impl FnOnce(E) -> Error
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    move |error| Error::failed(what).because(error)
 }

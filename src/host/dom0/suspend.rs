@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::memory::IMAGE_IS_OPEN;
-use super::{Dom0, POLL, caused, meddled};
+use super::round::{PAGE, Round};
+use super::state::{Dom0, IMAGE_IS_OPEN, POLL, caused, meddled};
 use crate::create::room;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::files;
-use crate::host::libxl::{Abort, Aborter, Level, Libxl, LibxlError, Progress, ShutdownReason};
+use crate::host::libxl::{Abort, Aborter, Level, Libxl, LibxlError, ShutdownReason};
 use crate::host::parallel::in_parallel;
 use crate::host::savers;
 use crate::record::Record;
@@ -21,8 +21,6 @@ use crate::tool::quote;
 /// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
 /// be on its way out when Xen calls it suspended. To resume and suspend again takes far more.
 const STILL: u64 = 1_000_000;
-/// The size of a page in bytes, in which libxl counts.
-const PAGE: u64 = 4096;
 /// A file system with less free space, in bytes, is full.
 const ROOM: u64 = 1 << 20;
 /// How often a running save looks whether it is still wanted, and can still succeed.
@@ -31,35 +29,6 @@ const LOOK: Duration = Duration::from_millis(200);
 const LATE_SUSPEND: Duration = Duration::from_secs(3);
 /// What of a live save takes longer while the guest stands still, the user should know of.
 const LONG: Duration = Duration::from_secs(1);
-
-/// What the last round of a save had to copy.
-#[derive(Debug, Default)]
-pub(super) struct Round {
-    /// The rounds before it, in which the guest ran.
-    before: u32,
-    /// In bytes.
-    size: u64,
-}
-
-impl Round {
-    fn note(&mut self, progress: &Progress<'_>) {
-        if progress.total > 0 {
-            self.before = progress.iteration().unwrap_or_default();
-            self.size = progress.total.saturating_mul(PAGE);
-        }
-    }
-
-    fn of_a_busy_guest(&self, still: Duration) -> String {
-        format!(
-            "note: the guest writes to its memory about as fast as that is saved: after {} rounds, {} MiB \
-             were left to save while it stood still, for {:.1} s; with --max-pause SECONDS, create \
-             gives up instead",
-            self.before,
-            self.size >> 20,
-            still.as_secs_f64()
-        )
-    }
-}
 
 /// A save under way, as both threads see it: the one that is in libxl, and the one that watches it.
 #[derive(Debug)]
@@ -238,7 +207,7 @@ impl Dom0 {
         disks: &[PathBuf],
     ) -> std::result::Result<(), LibxlError> {
         let (writer, record) = self.image.as_ref().expect(IMAGE_IS_OPEN);
-        let (libxl, stop) = (&self.libxl, &self.stop);
+        let (libxl, stop) = (self.toolstack.libxl(), &self.stop);
         let meter = self.reporter.meter("saving memory");
         // For the watch: ours is busy with the save. Without it, check_still sees less.
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
@@ -372,7 +341,7 @@ impl Dom0 {
 
     fn try_resume(&mut self, domain: &DomainId) -> Result<()> {
         let gone = self.is_gone(domain).unwrap_or(false);
-        let result = if gone { Ok(()) } else { self.libxl.resume(domain.domid) };
+        let result = if gone { Ok(()) } else { self.toolstack.libxl().resume(domain.domid) };
         // Whoever was killed may have asked the guest to suspend.
         self.suspend_failed |= self.adopted;
         if let Some(suspended) = self.suspended_at.take() {
@@ -406,9 +375,9 @@ impl Dom0 {
             if savers::other(domain).is_ok_and(|other| other.is_some()) {
                 return Ok(());
             }
-            self.xenstore.cancel_suspend(domain.domid).map_err(caused)?;
+            self.toolstack.xenstore().cancel_suspend(domain.domid).map_err(caused)?;
             if self.is_suspended(domain)? {
-                self.libxl.resume(domain.domid).map_err(caused)?;
+                self.toolstack.libxl().resume(domain.domid).map_err(caused)?;
             }
             if Instant::now() >= deadline {
                 return Ok(());
@@ -433,6 +402,7 @@ impl Dom0 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::libxl::Progress;
 
     #[test]
     fn the_last_round_is_told() {

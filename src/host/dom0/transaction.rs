@@ -9,16 +9,16 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Dom0, caused};
+use super::state::{Dom0, caused};
 use crate::disk::Node;
-use crate::disk::qemu_img::{ImageInfo, snapshot_delete};
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::qmp::{Qmp, QmpError, SLOW};
-use crate::host::{look, process};
+use crate::host::{process, tools};
 use crate::plan::Action;
 use crate::record::QcowSnapshot;
 use crate::report::Meter;
+use crate::tool::qemu_img::{ImageInfo, snapshot_delete};
 use crate::tool::quote;
 
 /// How long until QEMU is asked again.
@@ -89,8 +89,8 @@ impl Dom0 {
             }
             answer
         };
-        let xenstore = &self.xenstore;
-        let is_gone = || match xenstore.qemu_pid(domid) {
+        let toolstack = &self.toolstack;
+        let is_gone = || match toolstack.qemu_pid(domid) {
             Ok(Some(pid)) => !process::is_qemu_of(pid, domid),
             Ok(None) => true,
             Err(_) => false,
@@ -150,7 +150,7 @@ fn still_there(domid: u32, (node, name): &(String, String)) -> Left {
 
 /// The internal snapshots of a file.
 fn snapshots(path: &Path) -> std::result::Result<Vec<QcowSnapshot>, String> {
-    let chain = look::chain(path, Format::Qcow2)?;
+    let chain = tools::chain(path, Format::Qcow2)?;
     Ok(chain.first().map(ImageInfo::snapshots).unwrap_or_default())
 }
 

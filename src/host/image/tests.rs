@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::memory::stream::tests::{pv_stream, pv_stream_of};
-use crate::record::tests::sample;
+use crate::support::record::sample;
+use crate::support::streams::{pv_stream, pv_stream_of};
 
 fn start(directory: &Path, compress: Option<&str>) -> ImageStart {
     ImageStart {

@@ -5,6 +5,8 @@ use std::{ffi::c_int, fmt, io};
 use thiserror::Error;
 use xen_bindings as sys;
 
+use crate::release::GUEST_TIMEOUTS;
+
 use super::owned::lossy;
 
 /// A code of `enum libxl_error` (`_libxl_types.h`); all are negative.
@@ -23,10 +25,6 @@ impl fmt::Display for ErrorCode {
         }
     }
 }
-
-/// What libxl (4.14 to 4.23) logs when a guest does not agree to suspend, or agrees and does not.
-const GUEST_TIMEOUTS: [&str; 2] =
-    ["guest didn't acknowledge suspend", "guest did not suspend, timed out"];
 
 /// Why libxl could not do what was asked.
 #[derive(Debug, Error)]

@@ -5,7 +5,6 @@
 //! with our mutex held, and nothing unwinds into C.
 
 use std::{
-    cell::Cell,
     collections::VecDeque,
     ffi::{CStr, c_char, c_int, c_ulong},
     fmt, io,
@@ -18,7 +17,7 @@ use std::{
 use nix::unistd;
 use xen_bindings as sys;
 
-use super::{error::printable, owned::lossy, progress::on_progress};
+use super::{callback::InCallback, error::printable, owned::lossy, progress::on_progress};
 
 /// How many messages an error carries at most: the last ones say most.
 const KEPT_MESSAGES: usize = 20;
@@ -108,38 +107,6 @@ struct State {
     /// None while it runs.
     sink: Option<Sink>,
     muted: bool,
-}
-
-thread_local! {
-    /// Whether this thread runs one of our caller's closures inside a callback of libxl.
-    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Panics when called, through one of our caller's closures, from inside libxl: libxl.h promises
-/// nothing about calls from a logger, which runs with libxl's lock held and its lists half changed.
-pub(super) fn assert_outside_callback() {
-    assert!(
-        !IN_CALLBACK.get(),
-        "libxl is called from its own message or progress callback: do it after the call has returned"
-    );
-}
-
-/// Marks this thread as inside a callback until it is dropped.
-pub(super) struct InCallback {
-    before: bool,
-}
-
-impl InCallback {
-    /// Begins the inside.
-    pub(super) fn enter() -> Self {
-        Self { before: IN_CALLBACK.replace(true) }
-    }
-}
-
-impl Drop for InCallback {
-    fn drop(&mut self) {
-        IN_CALLBACK.set(self.before);
-    }
 }
 
 /// The logger, owned: it must outlive every context it was given to.
@@ -317,6 +284,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::host::libxl::callback::assert_outside_callback;
 
     type Lines = Arc<Mutex<Vec<(Level, String)>>>;
 
@@ -394,7 +362,7 @@ mod tests {
         log(&logger, sys::XTL_ERROR, -1, "one");
         log(&logger, sys::XTL_ERROR, -1, "two");
         assert_eq!(logger.recent(), ["libxl: <one>", "libxl: <two>"]);
-        assert!(!IN_CALLBACK.get());
+        assert_outside_callback();
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::{
 
 use xen_bindings as sys;
 
-use super::{logger::InCallback, owned::lossy};
+use super::{callback::InCallback, owned::lossy};
+use crate::release::{ROUND, SUSPENDED};
 
 thread_local! {
     /// The `Watcher` of the suspend this thread is in, or null.
@@ -32,16 +33,16 @@ pub struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    /// The guest has just stopped: `xg_sr_save.c` reports it once the domain is suspended.
+    /// The guest has just stopped.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
-        self.what == "Domain now suspended"
+        self.what == SUSPENDED
     }
 
-    /// The round of a live suspend, from 0 (`xg_sr_save.c`, `update_progress_string`).
+    /// The round of a live suspend, from 0.
     #[must_use]
     pub fn iteration(&self) -> Option<u32> {
-        self.what.strip_prefix("Frames iteration ")?.parse().ok()
+        self.what.strip_prefix(ROUND)?.parse().ok()
     }
 }
 
@@ -114,7 +115,8 @@ pub(super) unsafe extern "C" fn on_progress(
 mod tests {
     use std::ffi::CStr;
 
-    use super::super::logger::{Level, LoggerHandle, assert_outside_callback};
+    use super::super::callback::assert_outside_callback;
+    use super::super::logger::{Level, LoggerHandle};
     use super::*;
 
     fn logger() -> LoggerHandle {

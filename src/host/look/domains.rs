@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::{name_of, trouble};
-use crate::create::State;
+use super::trouble::trouble;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
-use crate::host::dom0::Dom0;
-use crate::host::libxl::{DomainInfo, ShutdownReason, cfg_name};
+use crate::host::libxl::{DomainInfo, LibxlError, ShutdownReason, cfg_name};
+use crate::host::toolstack::Toolstack;
 use crate::spec::absolute;
+use crate::state::State;
 
 /// A domain as the user named it.
 #[derive(Debug, Clone)]
@@ -45,13 +45,23 @@ pub(super) struct Listed {
     pub(super) state: State,
 }
 
+/// The name of a domain; empty if it has just gone.
+pub(super) fn name_of(toolstack: &Toolstack, domid: u32) -> Result<String> {
+    match toolstack.domain_name(domid) {
+        Ok(name) => Ok(name.unwrap_or_default()),
+        // Nobody can ask for such a name here, and work on other domains goes on.
+        Err(LibxlError::NotUtf8 { .. }) => Ok(format!("\u{fffd} (domain {domid})")),
+        Err(error) => Err(trouble("the domains", error)),
+    }
+}
+
 /// All domains that Xen lists, but dom0.
-pub(super) fn listed(dom0: &Dom0) -> Result<Vec<Listed>> {
-    let domains = dom0.libxl.domains().map_err(|error| trouble("the domains", error))?;
+pub(super) fn listed(toolstack: &Toolstack) -> Result<Vec<Listed>> {
+    let domains = toolstack.domains().map_err(|error| trouble("the domains", error))?;
     domains
         .iter()
         .map(|info| {
-            let name = name_of(dom0, info.domid)?;
+            let name = name_of(toolstack, info.domid)?;
             let id = DomainId { domid: info.domid, uuid: info.uuid, name };
             Ok(Listed { id, state: state(info) })
         })
@@ -59,8 +69,8 @@ pub(super) fn listed(dom0: &Dom0) -> Result<Vec<Listed>> {
 }
 
 /// Finds a domain by name, number, UUID or the path of its xl configuration file.
-pub fn domain(dom0: &Dom0, text: &str) -> Result<Domain> {
-    let domains = listed(dom0)?;
+pub fn domain(toolstack: &Toolstack, text: &str) -> Result<Domain> {
+    let domains = listed(toolstack)?;
     if let Some(Listed { id, state }) = named(&domains, text)? {
         return Ok(Domain { id, state, cfg: None });
     }
@@ -87,10 +97,10 @@ pub fn domain(dom0: &Dom0, text: &str) -> Result<Domain> {
 
 /// The same domain as it is now, perhaps with another number: whoever was waited for may have reverted
 /// it.
-pub fn again(dom0: &Dom0, domain: Domain) -> Result<Domain> {
+pub fn again(toolstack: &Toolstack, domain: Domain) -> Result<Domain> {
     let Domain { id, state, cfg } = domain;
     let off = state == State::Off;
-    let mut domains = listed(dom0)?;
+    let mut domains = listed(toolstack)?;
     // It may have an heir already.
     domains.retain(|domain| domain.state != State::Dying);
     let meant = |other: &DomainId| other.name == id.name && (off || other.uuid == id.uuid);

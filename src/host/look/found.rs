@@ -1,41 +1,39 @@
 //! Looking at a snapshot and its disks, for `revert` and `show`. Changes nothing.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::domains::{Listed, listed, with_name, with_uuid};
-use super::{
-    OtherDisk, check_qemu, disks_of_others, info, monitor, need, other_user, trouble, vhd_footer,
-    volumes,
-};
+use super::{OtherDisk, check_qemu, disks_of_others, monitor, other_user, trouble};
 use crate::clone;
-use crate::create::{State, stamp};
-use crate::disk::lvm::volumes::{Volume, device};
-use crate::disk::{self, DiskFound, Place, Room, beside_file_name, qemu_img, vhd};
+use crate::disk::{self, DiskFound, Place, Room, beside_file_name};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
-use crate::host::command;
 use crate::host::configured::{self, Configured};
-use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::needs::{self, Around};
 use crate::host::parallel::in_parallel;
 use crate::host::qmp::Qmp;
 use crate::host::snapshot::Snapshot;
+use crate::host::tools::{self, info, need, vhd_footer, vhd_parents, volumes};
+use crate::host::toolstack::Toolstack;
 use crate::names::is_file_part;
-use crate::need::Trouble;
+use crate::need;
 use crate::record::{DiskRecord, Kept, Record};
 use crate::revert::{Cfg, Found, Onward, Running};
-use crate::tool::{Invocation, Tool, check_path, quote};
+use crate::show::Looked;
+use crate::state::{State, stamp};
+use crate::tool::qemu_img;
+use crate::tool::volumes::{Volume, device};
+use crate::tool::{Tool, quote};
 
 /// Looks at a snapshot and the host for `revert`; for a new domain `beside` that of the snapshot, if
 /// one is wished for. `cfg` is the domain's xl configuration file, as far as it is known.
 pub fn for_revert(
-    dom0: &Dom0,
+    toolstack: &Toolstack,
     snapshot: &Snapshot,
     cfg: &Cfg,
     name: &str,
@@ -51,17 +49,17 @@ pub fn for_revert(
             .hint(format!("make it: mkdir -p {directory}")));
     }
     let record = snapshot.record.clone();
-    let domains = listed(dom0)?;
+    let domains = listed(toolstack)?;
     let wanted = beside.map_or(record.domain.name.as_str(), |wishes| wishes.name.as_str());
-    let named = with_name(&domains, wanted).map(|domain| running(dom0, domain)).transpose()?;
+    let named = with_name(&domains, wanted).map(|domain| running(toolstack, domain)).transpose()?;
     let (config, onward, same) = match &snapshot.source {
         Some(source) => {
             let config = DomainConfig::parse(&source.image.config)
                 .map_err(|error| trouble(&format!("the image {}", source.name), error))?;
             let same = with_uuid(&domains, record.domain.uuid)?
-                .map(|domain| running(dom0, domain))
+                .map(|domain| running(toolstack, domain))
                 .transpose()?;
-            let same = same.filter(|same| !is_empty_shell(dom0, same));
+            let same = same.filter(|same| !is_empty_shell(toolstack, same));
             (config, Onward::Memory, same)
         }
         None if beside.is_some() => {
@@ -82,11 +80,11 @@ pub fn for_revert(
         }
     };
     if let Some(same) = same.as_ref().filter(|_| beside.is_none()) {
-        check_qemu(dom0, &same.id)?;
+        check_qemu(toolstack, &same.id)?;
     }
-    let others = disks_of_others(dom0, same.as_ref().map(|same| same.id.domid))?;
+    let others = disks_of_others(toolstack, same.as_ref().map(|same| same.id.domid))?;
     let mut current = match (&same, &onward) {
-        (Some(running), _) => disks_of(dom0, running.id.domid)?,
+        (Some(running), _) => disks_of(toolstack, running.id.domid)?,
         // A start would go on with those: what they rest on is in use, whoever runs.
         (None, Onward::Memory) => disks_in(cfg, &record.domain.name),
         // It would go on with those.
@@ -130,7 +128,8 @@ pub fn for_revert(
     }
     let domid = same.as_ref().map(|same| same.id.domid);
     let gone = domid.filter(|_| beside.is_none());
-    let (troubles, _) = needs::troubles(&needs, Around { dom0: Some(dom0), gone, same: domid });
+    let (troubles, _) =
+        needs::troubles(&needs, Around { toolstack: Some(toolstack), gone, same: domid });
     Ok(Found {
         snapshot,
         record,
@@ -147,19 +146,19 @@ pub fn for_revert(
 }
 
 /// A domain that is there, with the xl process that watches it.
-fn running(dom0: &Dom0, domain: Listed) -> Result<Running> {
+fn running(toolstack: &Toolstack, domain: Listed) -> Result<Running> {
     let Listed { id, state } = domain;
-    let monitor = monitor(dom0, &id)?.found;
+    let monitor = monitor(toolstack, &id)?.found;
     Ok(Running { id, state, monitor })
 }
 
 /// Whether nothing is left of a domain that was destroyed but its number: somebody has still mapped a page
 /// of its memory. Its devices are gone from xenstore then, and its QEMU has ended.
-fn is_empty_shell(dom0: &Dom0, domain: &Running) -> bool {
+fn is_empty_shell(toolstack: &Toolstack, domain: &Running) -> bool {
     let domid = domain.id.domid;
     domain.state == State::Dying
-        && dom0.xenstore.vbds(domid).is_ok_and(|disks| disks.is_empty())
-        && dom0.xenstore.qemu_pid(domid).is_ok_and(|qemu| qemu.is_none())
+        && toolstack.vbds(domid).is_ok_and(|disks| disks.is_empty())
+        && toolstack.qemu_pid(domid).is_ok_and(|qemu| qemu.is_none())
 }
 
 /// The host's logical volumes, if the snapshot has one.
@@ -171,8 +170,8 @@ fn volumes_for(record: &Record) -> Result<Vec<Volume>, String> {
 }
 
 /// The disks of the domain that would be reverted; none if it has just gone.
-fn disks_of(dom0: &Dom0, domid: u32) -> Result<Vec<Disk>> {
-    let json = match dom0.libxl.config_json(domid) {
+fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
+    let json = match toolstack.config_json(domid) {
         Ok(json) => json,
         Err(error) if error.is_not_found() => return Ok(Vec::new()),
         Err(error) => return Err(trouble(&format!("domain {domid}"), error)),
@@ -199,16 +198,16 @@ fn disks_in(cfg: &Cfg, domain: &str) -> Vec<Disk> {
 
 /// Looks at a snapshot for `show`: without a toolstack as far as that can be done.
 pub fn for_show(
-    dom0: Option<&Dom0>,
+    toolstack: Option<&Toolstack>,
     record: &Record,
     config: Option<&DomainConfig>,
     now: Timestamp,
 ) -> Result<Looked> {
     // Without memory, it may have another UUID now.
-    let around = dom0.filter(|_| record.disks_only.is_none()).map(|dom0| {
-        let same = with_uuid(&listed(dom0)?, record.domain.uuid)?.map(|same| same.id.domid);
-        let current = same.map_or(Ok(Vec::new()), |domid| disks_of(dom0, domid))?;
-        Ok::<_, Error>((same, current, disks_of_others(dom0, same)?))
+    let around = toolstack.filter(|_| record.disks_only.is_none()).map(|toolstack| {
+        let same = with_uuid(&listed(toolstack)?, record.domain.uuid)?.map(|same| same.id.domid);
+        let current = same.map_or(Ok(Vec::new()), |domid| disks_of(toolstack, domid))?;
+        Ok::<_, Error>((same, current, disks_of_others(toolstack, same)?))
     });
     // What is known of the disks is shown all the same.
     let (untold, around) = match around.transpose() {
@@ -226,7 +225,7 @@ pub fn for_show(
     }
     let needs = need::of_revert(&disks, config, &record.domain.name, false)
         .map_err(|error| trouble(&record.domain.name, error))?;
-    let (troubles, mut unseen) = needs::troubles(&needs, Around { dom0, gone: same, same });
+    let (troubles, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
     unseen.extend(untold);
     Ok(Looked { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
 }
@@ -245,21 +244,6 @@ fn count_live_bitmaps(domid: u32, disks: &mut [DiskFound]) {
             disk.live_bitmaps = node.bitmaps;
         }
     }
-}
-
-/// What was seen of a snapshot for `show`.
-#[derive(Debug, Clone)]
-pub struct Looked {
-    /// The disks, in the order of the record.
-    pub disks: Vec<DiskFound>,
-    /// The host's logical volumes; looked at only if the snapshot has one.
-    pub volumes: Result<Vec<Volume>, String>,
-    /// What is missing of what put-back and restore need.
-    pub troubles: Vec<Trouble>,
-    /// What could not be looked at without a toolstack.
-    pub unseen: Vec<String>,
-    /// Whether the domain runs.
-    pub runs: bool,
 }
 
 fn disk_found(
@@ -308,11 +292,8 @@ fn disk_found(
             (Err(none()), Err(none()))
         }
     };
-    let top_parent = top.filter(|_| is_vhd).and_then(|top| {
-        check_path(top.file()).ok()?;
-        let output = command::run(&vhd::query_parent(top.file())).ok()?;
-        files::identity(&vhd::parse_parent(&output)?)
-    });
+    let top_parent = top.filter(|_| is_vhd).and_then(|top| tools::vhd_parent(top.file()));
+    let top_parent = top_parent.and_then(|parent| files::identity(&parent));
     let copy = match &disk.snapshot {
         Kept::Reflink { copy, .. } => Some(copy),
         _ => None,
@@ -344,30 +325,6 @@ fn disk_found(
     }
 }
 
-/// The VHDs below one, down to that which has no parent. A child names its parent by the path, and
-/// knows its UUID: another VHD there would be found out only when tapdisk opens it.
-fn vhd_parents(path: &Path) -> Result<Vec<PathBuf>, String> {
-    let of = |path: &Path, why: &dyn fmt::Display| format!("{}: {why}", path.display());
-    let footer_of = |path: &Path| vhd_footer(path).map_err(|why| of(path, &why));
-    let mut parents: Vec<PathBuf> = Vec::new();
-    let mut child = path.to_owned();
-    let mut footer = footer_of(path)?;
-    while footer.differencing {
-        let header = files::part(&child, footer.header).map_err(|error| of(&child, &error))?;
-        let output = command::run(&vhd::query_parent(&child)).map_err(|error| error.to_string())?;
-        let parent = vhd::parse_parent(&output)
-            .filter(|parent| *parent != path && !parents.contains(parent))
-            .ok_or_else(|| of(&child, &"vhd-util does not tell its parent"))?;
-        footer = footer_of(&parent)?;
-        if vhd::parent_uuid(&header) != Some(footer.uuid) {
-            return Err(of(&child, &format!("its parent {} is another VHD", parent.display())));
-        }
-        parents.push(parent.clone());
-        child = parent;
-    }
-    Ok(parents)
-}
-
 /// The room for a copy of a snapshot, where one is needed: a new domain takes no part in the disks of
 /// the old one. In place, a snapshot keeps what the image holds now.
 fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> {
@@ -385,15 +342,7 @@ fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> 
         }
         _ => return None,
     };
-    Some(room(from, &measure, &found.place.path))
-}
-
-/// The room that a copy takes which `measure` asks for.
-fn room(from: &Path, measure: &Invocation, to: &Path) -> Result<Room, String> {
-    let output = command::run(measure);
-    let needed = qemu_img::parse_measure(&output.map_err(|error| error.to_string())?)
-        .map_err(|error| format!("qemu-img's answer on {}: {error}", from.display()))?;
-    room_at(to, needed)
+    Some(tools::measure(from, &measure).and_then(|needed| room_at(&found.place.path, needed)))
 }
 
 /// The room on the file system of a file.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::DecimalBytes;
 
-use super::{Stat, all, stat};
+use super::stat::{Stat, all, stat};
 
 /// How often a process is looked at.
 const PERIOD: Duration = Duration::from_secs(5);

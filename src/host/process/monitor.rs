@@ -10,11 +10,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{all, identify};
+use super::stat::{all, identify};
 use crate::process::Process;
+use crate::release::{LOG_DIRECTORY, WAITING};
 
-/// Where xl's processes write to in the background: `xl-NAME.log` (xl_utils.c, `do_daemonize`).
-const LOG_DIRECTORY: &str = "/var/log/xen/";
 /// How much of the end of a log is read. The line that is looked for is the last but a few of each boot.
 const LOG_TAIL: u64 = 4 << 20;
 /// How much of a command line is read.
@@ -112,9 +111,8 @@ fn choose(watched: Watched<'_>, seen: &[Xl]) -> Monitor {
 /// The number of the domain in the last line of this process in its log.
 fn watches(log: &str, pid: i32) -> Option<u32> {
     let by = format!("to die [pid {pid}]");
-    let line = log
-        .lines()
-        .rfind(|line| line.starts_with("Waiting for domain ") && line.trim_end().ends_with(&by))?;
+    let line =
+        log.lines().rfind(|line| line.starts_with(WAITING) && line.trim_end().ends_with(&by))?;
     let (_, behind) = line.rsplit_once("(domid ")?;
     behind.split_once(')')?.0.parse().ok()
 }

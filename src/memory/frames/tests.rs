@@ -5,10 +5,10 @@ use std::io::Cursor;
 use proptest::prelude::*;
 
 use super::*;
-use crate::memory::stream::tests::pv_stream;
 use crate::memory::{BadImage, Form, Image, header};
 use crate::record::Record;
-use crate::record::tests::sample;
+use crate::support::record::sample;
+use crate::support::streams::pv_stream;
 
 fn level(text: &str) -> Level {
     text.parse().unwrap()

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::{Action, Step, Target, Whose};
-use crate::disk::lvm::volumes::rename;
-use crate::disk::qemu_img::{snapshot_create, snapshot_delete};
 use crate::domain::DomainId;
+use crate::tool::qemu_img::{snapshot_create, snapshot_delete};
+use crate::tool::volumes::rename;
 use crate::tool::{Invocation, Tool, create_domain, quote};
 use crate::xlcfg::literal;
 

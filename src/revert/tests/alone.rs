@@ -108,10 +108,10 @@ mod by_hand {
     use std::path::Path;
 
     use super::super::*;
-    use crate::disk::chain;
     use crate::record::DisksOnly;
     use crate::revert::by_hand::{Eyes, record};
     use crate::spec::{Flags, Spec, merge};
+    use crate::support::disks::id;
 
     /// xvda in an image with snapshots, xvdb in an overlay on an overlay on a raw file.
     struct Host;
@@ -138,7 +138,7 @@ mod by_hand {
         }
 
         fn facts(&self, path: &Path) -> std::result::Result<FileFacts, String> {
-            let (device, inode) = chain::tests::id(path.to_str().unwrap());
+            let (device, inode) = id(path.to_str().unwrap());
             Ok(FileFacts { device, inode, ..disk_tests::facts() })
         }
     }

@@ -1,9 +1,9 @@
 //! Several logical volumes in one revert.
 
 use super::*;
-use crate::disk::lvm::volumes;
-use crate::disk::tests::words;
 use crate::record::DiskRecord;
+use crate::support::disks::words;
+use crate::tool::volumes;
 
 /// `vg0` with the volumes `a` and `b` of 64 MiB each, their snapshots, and `free` bytes.
 fn report(free: u64) -> Vec<Volume> {

@@ -2,11 +2,11 @@
 
 use super::super::{Space, short_of_space};
 use super::{Edit, TAG, broken_lvs, report};
-use crate::disk::tests::{plan_one, refused, seen, words};
 use crate::disk::{DiskCreate, DiskSeen};
 use crate::error::Result;
 use crate::plan::{Step, undo};
 use crate::record::Kept;
+use crate::support::disks::{plan_one, refused, seen, words};
 
 const MIB: u64 = 1 << 20;
 

@@ -4,11 +4,11 @@ use uuid::Uuid;
 
 use super::super::Space;
 use super::{Edit, MERGING_TAG, TAG, broken_lvs, report};
-use crate::disk::tests::{ID, Volumes, facts, found, refused, words};
 use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::record::Kept;
+use crate::support::disks::{ID, Volumes, facts, found, refused, words};
 
 const MIB: u64 = 1 << 20;
 /// What the tag of xvdb's snapshot, a thin one, begins with.

@@ -286,18 +286,9 @@ fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> 
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// As lvs of LVM 2.03.16 prints it, shortened.
-    pub(crate) const REPORT: &str = r#"{"report": [{"lv": [
-        {"vg_name":"vg0", "lv_name":"[lvol0_pmspare]", "lv_size":"4194304", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"-1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"-1", "lv_kernel_minor":"-1", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"pool", "lv_size":"67108864", "lv_layout":"thin,pool", "origin":"", "pool_lv":"", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"10.94", "lv_kernel_major":"253", "lv_kernel_minor":"3", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"thick", "lv_size":"67108864", "lv_layout":"linear", "origin":"", "pool_lv":"", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"0", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"thick.s1", "lv_size":"67108864", "lv_layout":"linear", "origin":"thick", "pool_lv":"", "lv_tags":"a,xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda", "lv_permissions":"read-only", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"0", "data_percent":"12.56", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"8", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"thin", "lv_size":"67108864", "lv_layout":"thin,sparse", "origin":"", "pool_lv":"pool", "lv_tags":"", "lv_permissions":"writeable", "lv_device_open":"1", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"5", "vg_free":"134217728", "vg_extent_size":"4194304"},
-        {"vg_name":"vg0", "lv_name":"thin.s1", "lv_size":"67108864", "lv_layout":"thin,sparse", "origin":"thin", "pool_lv":"pool", "lv_tags":"xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb", "lv_permissions":"read-only", "lv_device_open":"0", "lv_merging":"0", "lv_snapshot_invalid":"-1", "data_percent":"0.00", "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"11", "vg_free":"134217728", "vg_extent_size":"4194304"}
-        ]}]}"#;
+    use crate::support::volumes::REPORT;
 
     #[test]
     fn the_report_is_read() {

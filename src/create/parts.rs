@@ -1,0 +1,147 @@
+//! What snapshots with and without memory share: the record, the steps of the disks, and what makes the
+//! toolstack name new images.
+
+use super::{Job, Seen};
+use crate::disk::DiskCreate;
+use crate::domain::{BadConfig, DomainConfig, DomainId};
+use crate::error::{Error, Result};
+use crate::plan::{Action, ReplaceCfg, Step, StoreConfig, Text, Whose, XenstoreWrite};
+use crate::record::{DomainRecord, Kept, Record, VERSION};
+use crate::tool::quote;
+
+/// Configuration files of xl as they have to be once disks have other images. Made by libxlutil's
+/// parser, so not here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rewrites {
+    /// The file the domain was named by.
+    pub cfg: Option<ReplaceCfg>,
+    /// The text that `xl config-update` stored with the domain, which a reboot follows: old and new.
+    pub stored: Option<(Text, Text)>,
+}
+
+/// The record of the snapshot, not complete yet.
+pub(super) fn new_record(
+    job: &Job,
+    seen: &Seen,
+    disks: &[DiskCreate],
+    live: bool,
+) -> Result<Record> {
+    let name = name_of(&seen.config)?;
+    let guest_type = seen.config.guest_type().map_err(|why| broken(&name, why))?;
+    Ok(Record {
+        version: VERSION,
+        complete: false,
+        name: job.name.clone(),
+        id: job.id,
+        created: job.now,
+        description: job.request.description.clone(),
+        live,
+        disks_only: None,
+        writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
+        xen: seen.xen.clone(),
+        image_size: 0,
+        domain: DomainRecord {
+            name,
+            uuid: seen.domain.uuid,
+            guest_type,
+            memory_kib: seen.config.memory_kib(),
+            cfg: seen.cfg.clone(),
+        },
+        disks: disks.iter().map(|disk| disk.record.clone()).collect(),
+    })
+}
+
+/// What is to be told of disks that are not in the snapshot.
+pub(super) fn left_out(disks: &[DiskCreate]) -> Vec<String> {
+    let why = |disk: &DiskCreate| match &disk.record.snapshot {
+        Kept::None { why } => {
+            Some(format!("disk {} is not in the snapshot: {why}", disk.record.vdev))
+        }
+        _ => None,
+    };
+    disks.iter().filter_map(why).collect()
+}
+
+pub(super) fn name_of(config: &DomainConfig) -> Result<String> {
+    config.name().map(str::to_owned).map_err(|why| broken("the domain", why))
+}
+
+pub(super) fn broken(domain: &str, why: BadConfig) -> Error {
+    Error::refused(format!("The configuration of {domain} is not understood"))
+        .because(why)
+        .hint(format!("see what libxl has stored of it: xl list -l {}", quote(domain)))
+}
+
+/// What QEMU does to the disks it serves.
+pub(super) fn actions(disks: &[DiskCreate]) -> Vec<Action> {
+    disks.iter().filter_map(|disk| disk.action.clone()).collect()
+}
+
+/// What is done for the disks while the guest runs. QEMU comes first: it goes on reading while all
+/// new files are made, at the same time.
+pub(super) fn prepare(domain: &DomainId, disks: &[DiskCreate], actions: &[Action]) -> Vec<Step> {
+    let arm = || Step::Arm { domain: domain.clone(), actions: actions.to_vec() };
+    let arm = (!actions.is_empty()).then(arm);
+    let steps = disks.iter().flat_map(|disk| disk.prepare.clone());
+    let (files, others): (Vec<_>, Vec<_>) =
+        steps.partition(|step| matches!(step, Step::NewFile { .. }));
+    arm.into_iter().chain(Step::together(files)).chain(others).collect()
+}
+
+/// What makes libxl and xenstore name the new images, for disks that get one.
+#[derive(Debug, Default)]
+pub(super) struct Switch {
+    /// The stored configurations, which save, migrate and reboot follow: they are true before the disks
+    /// are switched, because whoever starts the domain anew must not write into the frozen images.
+    pub(super) store: Vec<Step>,
+    /// The keys in xenstore, which only tell: nobody waits for them.
+    pub(super) keys: Option<Step>,
+}
+
+impl Switch {
+    /// What libxl has stored of the domain, if no step compares it anyway.
+    pub(super) fn unchecked(&self, seen: &Seen) -> Option<String> {
+        self.store.is_empty().then(|| seen.stored.clone())
+    }
+}
+
+pub(super) fn switch(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Switch> {
+    let domain = name_of(&seen.config)?;
+    let mut stored = DomainConfig::parse(&seen.stored).map_err(|why| broken(&domain, why))?;
+    let mut what = Vec::new();
+    let mut writes = Vec::new();
+    for (disk, seen) in disks.iter().zip(&seen.disks) {
+        let Some((path, format)) = &disk.switch else { continue };
+        let vdev = &seen.disk.vdev;
+        stored.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
+        what.push(format!("{vdev} -> {}", path.display()));
+        for (key, old) in &seen.params {
+            writes.push(XenstoreWrite {
+                path: key.clone(),
+                new: format!("{}:{}", format.xenstore(), path.display()),
+                old: old.clone(),
+            });
+        }
+    }
+    if what.is_empty() {
+        return Ok(Switch::default());
+    }
+    let what = what.join(", ");
+    let mut store = vec![Step::StoreConfig(StoreConfig {
+        domain: seen.domain.clone(),
+        whose: Whose::Libxl,
+        new: stored.to_json().into(),
+        old: seen.stored.clone().into(),
+        what: what.clone(),
+    })];
+    store.extend(rewrites.stored.clone().map(|(old, new)| {
+        Step::StoreConfig(StoreConfig {
+            domain: seen.domain.clone(),
+            whose: Whose::Xl,
+            new,
+            old,
+            what,
+        })
+    }));
+    Ok(Switch { store, keys: (!writes.is_empty()).then_some(Step::Xenstore(writes)) })
+}

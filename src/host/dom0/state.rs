@@ -1,0 +1,258 @@
+//! What one operation has done to the dom0 so far, and what every step may ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::fs::{File, Permissions};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::round::Round;
+use crate::domain::DomainId;
+use crate::error::{Error, Left, Result};
+use crate::host::guard::Guard;
+use crate::host::image::{ImageWriter, Source};
+use crate::host::libxl::{DomainInfo, Libxl};
+use crate::host::lock::Turn;
+use crate::host::qmp::Qmp;
+use crate::host::record_file::RecordFile;
+use crate::host::surroundings::Unstoppable;
+use crate::host::toolstack::Toolstack;
+use crate::process::Process;
+use crate::record::Record;
+use crate::report::{Meter, Reporter};
+use crate::tool::Tool;
+
+/// How often something that cannot tell us is looked at again.
+pub(super) const POLL: Duration = Duration::from_millis(100);
+
+/// The planners see to it: `create` opens the image before it saves into it.
+pub(super) const IMAGE_IS_OPEN: &str = "plans open the image before they use it";
+
+/// What to do if somebody else works on the domain.
+const ALONE: &str = "see that nothing else works on the domain (xl, libvirt), and try again";
+
+/// The dom0 this runs on, and what one operation has done to it so far.
+#[derive(Debug)]
+pub struct Dom0 {
+    /// Xen's toolstack.
+    pub toolstack: Toolstack,
+    /// The QEMU of the domain: connected while the guest runs, so that nothing need be done for it
+    /// while the guest stands still.
+    pub qmp: Option<Qmp>,
+    /// The image to restore from.
+    pub source: Option<Source>,
+    /// Where progress is told.
+    pub reporter: Reporter,
+    /// Goes on with the plan if we are killed.
+    pub(super) guard: Option<Guard>,
+    /// Nobody stops us in the middle of the plan.
+    pub(super) unstoppable: Option<Unstoppable>,
+    /// Whether we are that guard.
+    pub(super) adopted: bool,
+    /// Tools that were left running by a process that was killed.
+    pub(super) orphans: Vec<(Tool, Process)>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) image: Option<(ImageWriter, Record)>,
+    /// The file of the image once it is complete.
+    pub(super) written: Option<File>,
+    /// What brings the guest back while it is down and its image is not complete.
+    pub(super) way_back: Option<Left>,
+    pub(super) record: Option<(RecordFile, Record)>,
+    pub(super) made: BTreeSet<PathBuf>,
+    pub(super) protected: BTreeMap<PathBuf, Permissions>,
+    pub(super) virtual_sizes: BTreeMap<String, u64>,
+    pub(super) suspended_at: Option<Instant>,
+    /// When it will have stood still for too long, and how long that is.
+    pub(super) pause_limit: Option<(Instant, Duration)>,
+    /// How long the guest's processors had run when it was suspended, in nanoseconds.
+    pub(super) cpu_time: Option<u64>,
+    /// The process of somebody else that saved the domain while we did.
+    pub(super) other_saver: Option<i32>,
+    /// What a busy guest stood still for, to be told when it runs again.
+    pub(super) busy: Option<(Round, Duration)>,
+    pub(super) suspend_failed: bool,
+    /// The free room of the image's file system for which a save was given up, in bytes.
+    pub(super) short_of_room: Option<u64>,
+    /// A domain that could not be resumed: its memory is in the image alone.
+    pub(super) stuck: Option<DomainId>,
+    /// Destroys a domain whose QEMU is gone already.
+    pub(super) destroying: Option<JoinHandle<Result<()>>>,
+    /// Our turn to restore, if one was waited for.
+    pub(super) turn: Option<Turn>,
+    /// What is said, and taken from the terminal, only once the guest runs again: the terminal may be
+    /// stopped by Ctrl-S.
+    pub(super) messages: Vec<String>,
+    pub(super) meters: Vec<Meter>,
+    /// With which a save is watched; closed only then, too.
+    pub(super) lookout: Option<Libxl>,
+    pub(super) done: Done,
+}
+
+/// What an operation can tell when it is over.
+#[derive(Debug, Clone, Default)]
+pub struct Done {
+    /// The complete record.
+    pub record: Option<Record>,
+    /// The length of the image in bytes, where known.
+    pub image_size: Option<u64>,
+    /// How long the guest stood still.
+    pub pause: Option<Duration>,
+}
+
+impl Dom0 {
+    /// One that has done nothing yet.
+    pub fn new(toolstack: Toolstack, reporter: Reporter, stop: Arc<AtomicBool>) -> Dom0 {
+        Dom0 {
+            toolstack,
+            qmp: None,
+            source: None,
+            reporter,
+            guard: None,
+            unstoppable: None,
+            adopted: false,
+            orphans: Vec::new(),
+            stop,
+            image: None,
+            written: None,
+            way_back: None,
+            record: None,
+            made: BTreeSet::new(),
+            protected: BTreeMap::new(),
+            virtual_sizes: BTreeMap::new(),
+            suspended_at: None,
+            pause_limit: None,
+            cpu_time: None,
+            other_saver: None,
+            busy: None,
+            suspend_failed: false,
+            short_of_room: None,
+            stuck: None,
+            destroying: None,
+            turn: None,
+            messages: Vec::new(),
+            meters: Vec::new(),
+            lookout: None,
+            done: Done::default(),
+        }
+    }
+
+    /// What the operation can tell.
+    pub fn done(self) -> Done {
+        self.done
+    }
+
+    /// The number of the domain with this UUID, if there is one.
+    pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
+        let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
+        let is_it =
+            |domain: &&DomainInfo| domain.uuid == uuid && !domain.dying && domain.domid != 0;
+        Ok(domains.iter().find(is_it).map(|domain| domain.domid))
+    }
+
+    /// The number of the domain of this name, if there is one.
+    pub fn domid_of_name(&self, name: &str) -> Result<Option<u32>> {
+        let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
+        for domain in domains.iter().filter(|domain| !domain.dying) {
+            let its =
+                self.toolstack.domain_name(domain.domid).map_err(failed("List the domains"))?;
+            if its.as_deref() == Some(name) {
+                return Ok(Some(domain.domid));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn domid(&self, uuid: Uuid) -> Result<u32> {
+        self.domid_of(uuid)?.ok_or_else(|| {
+            Error::failed(format!("There is no domain {uuid} any more"))
+                .hint("see what has become of it: xl list, and its log in /var/log/xen")
+        })
+    }
+
+    /// Does what has waited for a moment when the guest does not stand still. Waits for nobody: an xl process may
+    /// still be held, a restored guest not yet run.
+    pub(super) fn say(&mut self) {
+        self.lookout = None;
+        self.messages.drain(..).for_each(|text| self.reporter.message(&text));
+    }
+
+    /// Waits until all is said and nothing is painted any more, which a terminal may hold up.
+    pub(super) fn finish_speaking(&mut self) {
+        self.say();
+        self.meters.clear();
+        self.reporter.catch_up();
+    }
+
+    /// What Xen knows of a domain, unless it is gone or going. Another one that has its number by now is
+    /// not it.
+    pub(super) fn info(&self, domain: &DomainId) -> Result<Option<DomainInfo>> {
+        let info = self.toolstack.domain_info(domain.domid).map_err(caused)?;
+        Ok(info.filter(|info| info.uuid == domain.uuid && !info.dying))
+    }
+
+    /// Whether the domain is gone, or going.
+    pub(super) fn is_gone(&self, domain: &DomainId) -> Result<bool> {
+        Ok(self.info(domain)?.is_none())
+    }
+
+    /// What Xen knows of a domain that is about to be stopped, destroyed or changed.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there any more, has another name, or another domain has its UUID.
+    pub(super) fn the_same(&self, domain: &DomainId) -> Result<DomainInfo> {
+        let Some(info) = self.info(domain)? else {
+            return Err(match self.domid_of(domain.uuid)? {
+                None => meddled(&format!("destroyed domain {domain}: it is gone")),
+                Some(now) => Error::failed(format!(
+                    "Domain {domain} was rebooted or started again meanwhile: it is number {now} now"
+                ))
+                .hint("nothing was done to it; try again"),
+            });
+        };
+        let name = self.toolstack.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();
+        if name != domain.name {
+            return Err(meddled(&format!("renamed domain {domain} to {name:?}")));
+        }
+        Ok(info)
+    }
+
+    /// The same, and that no other domain has its UUID: by that its snapshot is found again.
+    pub(super) fn the_only(&self, domain: &DomainId) -> Result<()> {
+        self.the_same(domain)?;
+        let domains = self.toolstack.domains().map_err(caused)?;
+        let twin = domains
+            .iter()
+            .find(|other| other.uuid == domain.uuid && other.domid != domain.domid && !other.dying);
+        twin.map_or(Ok(()), |other| {
+            let with = format!("domain {} with the UUID of domain {domain}", other.domid);
+            Err(meddled(&format!("started {with}")))
+        })
+    }
+}
+
+/// An error of what somebody else has done to the domain in the middle of our work.
+pub(super) fn meddled(what: &str) -> Error {
+    Error::failed(format!("Somebody else has {what} meanwhile")).hint(ALONE)
+}
+
+/// An error that needs no more words than its own.
+pub(super) fn caused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    let message = error.to_string();
+    match error.source() {
+        Some(source) => Error::failed(message).because(source.to_string()),
+        None => Error::failed(message),
+    }
+}
+
+pub(super) fn failed<E>(what: impl Into<String> + Debug) -> impl FnOnce(E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |error| Error::failed(what).because(error)
+}

@@ -1,0 +1,12 @@
+//! Errors of looking.
+
+use std::error::Error as StdError;
+
+use crate::error::Error;
+
+/// Looking failed: nothing was changed.
+pub(in crate::host) fn trouble(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
+    Error::refused(format!("Looking at {what} failed"))
+        .because(error)
+        .hint("nothing was changed; see that xl list works, and the logs in /var/log/xen")
+}

@@ -1,0 +1,120 @@
+//! Collects the needs of a revert from the disks and the configuration.
+
+use super::{Need, What, script};
+use crate::disk::{self, DiskFound};
+use crate::domain::{BadConfig, Disk, DomainConfig, Format};
+
+/// What a revert needs: the disks of the snapshot, and what the configuration in it names. For a new
+/// domain `beside` that of the snapshot, the disks of the old one are only read.
+///
+/// # Errors
+///
+/// If the configuration is not one that libxl writes.
+pub fn of_revert(
+    disks: &[DiskFound],
+    config: Option<&DomainConfig>,
+    domain: &str,
+    beside: bool,
+) -> Result<Vec<Need>, BadConfig> {
+    let mut needs = Vec::new();
+    for found in disks {
+        let record = &found.record;
+        let about = format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display());
+        let whats = disk::needs(found, beside);
+        needs.extend(whats.into_iter().map(|what| Need { about: about.clone(), what }));
+    }
+    let Some(config) = config else { return Ok(needs) };
+    let left_out = |disk: &Disk| {
+        let record = disks.iter().find(|found| found.record.vdev == disk.vdev);
+        record.is_none_or(|found| found.record.snapshot.is_left_out())
+    };
+    needs.extend(of_domain(config, domain, &left_out, beside)?);
+    Ok(needs)
+}
+
+/// What `xl restore` needs of the configuration that is in the image. `as_it_is` tells whether a disk is
+/// used as the configuration names it.
+///
+/// # Errors
+///
+/// If the configuration is not one that libxl writes.
+pub fn of_domain(
+    config: &DomainConfig,
+    domain: &str,
+    as_it_is: &dyn Fn(&Disk) -> bool,
+    beside: bool,
+) -> Result<Vec<Need>, BadConfig> {
+    let mut needs = Vec::new();
+    for disk in config.disks()? {
+        let about = format!("Disk {} ({}) cannot be used", disk.vdev, disk.file().display());
+        let whats = of_disk(&disk, as_it_is(&disk));
+        needs.extend(whats.into_iter().map(|what| Need { about: about.clone(), what }));
+    }
+    let about = format!("{domain} cannot be restored");
+    let whats = config.needs().into_iter().chain(STATE.map(|path| What::State(path.into())));
+    // A new domain beside another one gets ports of its own.
+    let whats = whats.filter(|what| !beside || !matches!(what, What::Port { .. }));
+    needs.extend(whats.map(|what| Need { about: about.clone(), what }));
+    Ok(needs)
+}
+
+/// What a start needs besides, of the configuration file of a domain whose snapshot has no memory.
+pub fn of_start(config: &DomainConfig, domain: &str) -> Vec<Need> {
+    let about = format!("{domain} cannot be started");
+    let whats = config.start_needs().into_iter();
+    whats.map(|what| Need { about: about.clone(), what }).collect()
+}
+
+/// Where libxl keeps the domain's configuration and QEMU's state, xl its log, and QEMU its sockets
+/// (libxl_dom.c, `libxl__userdata_path`; xl_utils.c, `do_daemonize`; libxl_internal.c,
+/// `libxl__device_model_savefile`).
+const STATE: [&str; 3] = ["/var/lib/xen", "/var/log/xen", "/run/xen"];
+fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
+    if let Some(domain) = &disk.backend_domain {
+        return vec![What::Backend(domain.clone())];
+    }
+    let mut needs: Vec<_> = disk.script.iter().map(|name| What::Program(script(name))).collect();
+    // What a script is told may be no path at all; an empty drive has none.
+    let is_file = disk.script.is_none() || disk.is_tap_vhd();
+    if as_it_is && is_file && !disk.path.as_os_str().is_empty() {
+        let (path, writable) = (disk.file().to_owned(), disk.writable && !disk.cdrom);
+        needs.push(match disk.format {
+            Some(format @ (Format::Qcow2 | Format::Qcow | Format::Qed)) => {
+                What::Image { path, format, writable }
+            }
+            _ => What::Usable { path, writable },
+        });
+    }
+    needs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_needed_as_its_entry_says() {
+        let whats = |entry: &str, as_it_is| {
+            let config = DomainConfig::parse(&format!(r#"{{"disks": [{entry}]}}"#)).unwrap();
+            of_disk(&config.disks().unwrap()[0], as_it_is)
+        };
+        let iso = r#"{"pdev_path": "/a.iso", "vdev": "hdc", "format": "raw", "is_cdrom": 1}"#;
+        let usable = |path: &str, writable| What::Usable { path: path.into(), writable };
+        assert_eq!(whats(iso, true), [usable("/a.iso", false)]);
+        assert_eq!(whats(iso, false), []);
+        let empty = r#"{"vdev": "hdc", "format": "empty", "is_cdrom": 1}"#;
+        assert_eq!(whats(empty, true), []);
+        let raw = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "readwrite": 1}"#;
+        assert_eq!(whats(raw, true), [usable("/a", true)]);
+        let qcow2 = r#"{"pdev_path": "/q", "vdev": "xvda", "format": "qcow2", "readwrite": 1}"#;
+        let image = What::Image { path: "/q".into(), format: Format::Qcow2, writable: true };
+        assert_eq!(whats(qcow2, true), [image]);
+        let tap = r#"{"pdev_path": "vhd:/v", "vdev": "xvda", "script": "block-tap"}"#;
+        let script = What::Program("/etc/xen/scripts/block-tap".into());
+        assert_eq!(whats(tap, true), [script, usable("/v", false)]);
+        let drbd = r#"{"pdev_path": "r0", "vdev": "xvda", "script": "block-drbd", "readwrite": 1}"#;
+        assert_eq!(whats(drbd, true), [What::Program("/etc/xen/scripts/block-drbd".into())]);
+        let driver = r#"{"pdev_path": "/a", "vdev": "xvda", "backend_domname": "storage"}"#;
+        assert_eq!(whats(driver, true), [What::Backend("storage".into())]);
+    }
+}

@@ -1,0 +1,78 @@
+//! What all commands do before a plan is carried out.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use uuid::Uuid;
+
+use crate::cli::Common;
+use crate::error::{Error, Result};
+use crate::host::dom0::Dom0;
+use crate::host::lock::{Hold, Lock, Patience};
+use crate::host::surroundings::{is_ignored, raise_limits};
+use crate::host::toolstack::Toolstack;
+use crate::plan::{Perform, Plan};
+use crate::report::Reporter;
+
+/// Who carries out a plan: [`crate::plan::execute`], or a test that has steps fail.
+pub type Execute = fn(&Plan, &mut dyn Perform) -> Result<()>;
+
+/// Opens the toolstack, with signals caught: from here on a step that has begun is ended or undone.
+pub(super) fn open(common: &Common) -> Result<Dom0> {
+    // To look at a snapshot takes no more than the caller allows.
+    raise_limits().map_err(|why| {
+        Error::refused("A memory image would be cut off")
+            .because(why)
+            .hint("raise the limit, or run this as root, who may")
+    })?;
+    let stop = Arc::new(AtomicBool::new(false));
+    // Not SIGCHLD: that is libxl's.
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        if is_ignored(signal) {
+            continue;
+        }
+        signal_hook::flag::register(signal as i32, Arc::clone(&stop)).map_err(|error| {
+            Error::failed("Catching SIGINT, SIGTERM and SIGHUP")
+                .because(error)
+                .hint("nothing was changed; try again")
+        })?;
+    }
+    let reporter = Reporter::new(common.quiet, common.verbose);
+    Ok(Dom0::new(Toolstack::open(&reporter)?, reporter, stop))
+}
+
+/// One of us per domain; a dry run changes nothing and needs no lock. Waits for it if that was asked for.
+pub(super) fn take_lock(
+    dom0: &Dom0,
+    common: &Common,
+    (uuid, domain): (Uuid, &str),
+    operation: &str,
+    hold: Hold,
+) -> Result<Option<Lock>> {
+    if common.dry_run {
+        return Ok(None);
+    }
+    let seconds = common.wait.unwrap_or_default();
+    let patience = Patience {
+        limit: Duration::from_secs(seconds.into()),
+        waits: &|holder| {
+            let reporter = &dom0.reporter;
+            reporter
+                .note(&format!("note: waiting for {domain}, {seconds} s at most: {holder} has it"));
+        },
+        stopped: &|| dom0.interrupted(),
+    };
+    let patience = common.wait.is_some().then_some(&patience);
+    Lock::take((uuid, domain), operation, hold, patience).map(Some)
+}
+
+/// Says what is to be known of a plan before it is carried out. Called when messages wait for nobody any more: who cannot
+/// write is not to hold the domain.
+pub(super) fn tell_planned(reporter: &Reporter, plan: &Plan, started: Instant) {
+    let looked =
+        reporter.timed(&"look at the domain and its disks, and plan", started.elapsed(), true);
+    looked.iter().for_each(|text| reporter.message(text));
+    plan.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
+}
