@@ -247,6 +247,8 @@ fn new_record(job: &Job, seen: &Seen, disks: &[DiskCreate], live: bool) -> Resul
         writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
         xen: seen.xen.clone(),
         image_size: 0,
+        parent: job.parent.map(|(parent, _)| parent),
+        parent_by: job.parent.map(|(_, by)| by),
         domain: DomainRecord {
             name,
             uuid: seen.domain.uuid,

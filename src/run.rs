@@ -1,6 +1,7 @@
 //! Runs a command line: looks, plans, executes, reports.
 
 mod create;
+mod list;
 mod revert;
 
 use std::io::{self, Read, Write};
@@ -20,7 +21,7 @@ use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock, Patience};
 use crate::host::snapshot::Snapshot;
 use crate::host::surroundings::{is_ignored, raise_limits};
-use crate::host::{configured, files, look, record_file};
+use crate::host::{configured, files, list as host_list, look, record_file};
 use crate::plan::{Perform, Plan};
 use crate::report::{Planned, Reporter, json_text, printable};
 use crate::revert::Cfg;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
     match cli.command {
         Command::Create(args) => create::create(args, carry_out),
         Command::Revert(args) => revert::revert(&args, carry_out),
+        Command::List(args) => list::list(&args),
         Command::Show(args) => show(&args),
     }
 }
@@ -137,8 +139,10 @@ struct Named {
 }
 
 impl Named {
-    /// Opens an image, a record, or what a SPEC.toml says. Whatever begins as a record is one.
+    /// Opens an image, a record, what a SPEC.toml says, or DOMAIN/NAME. Whatever begins as a record is one.
     fn open(path: &Path) -> Result<Named> {
+        let named = host_list::by_name(path)?;
+        let path = named.as_deref().unwrap_or(path);
         let is_spec = path.extension().is_some_and(|extension| extension == "toml")
             && !record_file::is_record(path);
         if !is_spec {

@@ -14,6 +14,7 @@ use crate::error::{Error, Left, Result};
 use crate::host::cfg;
 use crate::host::guard::Note;
 use crate::host::look;
+use crate::host::marks;
 use crate::host::record_file::RecordFile;
 use crate::names::SnapshotName;
 use crate::plan::ReplaceCfg;
@@ -49,6 +50,7 @@ impl Dom0 {
             })
         });
         if result.is_ok() {
+            marks::set_all(&record);
             self.done.record = Some(record);
         } else {
             // It can still be taken back.
