@@ -153,6 +153,7 @@ fn zsh_arguments(text: &str) -> String {
             ("':domain -- ", "_xl-snapshot_domains"),
             ("'::spec -- ", "_xl-snapshot_specs"),
             ("':snapshot -- ", "_xl-snapshot_snapshots"),
+            ("'*::places -- ", "_xl-snapshot_places"),
         ];
         let ours = ours.iter().find(|(start, _)| line.starts_with(start));
         lines.push(match (ours, line.rsplit_once(':')) {

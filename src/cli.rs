@@ -17,8 +17,9 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
     max_term_width = 100,
     after_help = "Examples:
   xl-snapshot create web1 --name before-upgrade
+  xl-snapshot list --tree web1
   xl-snapshot show /var/lib/xen/snapshots/web1/before-upgrade.xlsave
-  xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
+  xl-snapshot revert web1/before-upgrade
 
 Exit status: 0 done; 1 failed, everything is as it was before; 2 wrong command line or input file;
 3 refused before any change; 4 failed, and something is left to do (the message says what).
@@ -39,6 +40,8 @@ pub enum Command {
     Create(CreateArgs),
     /// Revert a domain to a snapshot, or create a new domain from it.
     Revert(RevertArgs),
+    /// List snapshots, which descends from which, and whether they can be reverted to.
+    List(ListArgs),
     /// Show a snapshot, and whether it can be reverted to.
     Show(ShowArgs),
 }
@@ -152,8 +155,8 @@ volumes are copied into qcow2 images.
 For a snapshot without memory, revert puts the disks back, updates the configuration file to name them
 and starts the domain from it. Describe a snapshot made by hand in a SPEC.toml with the key config.")]
 pub struct RevertArgs {
-    /// The snapshot: its memory image (- for standard input), its record, or the SPEC.toml that names
-    /// it.
+    /// The snapshot: DOMAIN/NAME, its memory image (- for standard input), its record, or the SPEC.toml
+    /// that names it.
     pub snapshot: PathBuf,
     /// Create a new domain NAME from the snapshot; the original domain is not affected.
     #[arg(
@@ -182,6 +185,39 @@ pub struct RevertArgs {
     pub common: Common,
 }
 
+/// The command line of `list`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  xl-snapshot list
+  xl-snapshot list --tree web1
+  xl-snapshot list --all /srv/snapshots
+  xl-snapshot list --json web1 web2
+  xl-snapshot list --metrics > /var/lib/prometheus/node-exporter/xl-snapshot.prom
+
+* marks the snapshot that the running domain continues from. ? marks the youngest snapshot, where only
+the dates can tell. SIZE is the space that the memory image takes on its file system.
+
+list reads only the headers of images, and starts no tool but lvs. show checks more.")]
+pub struct ListArgs {
+    /// A domain (its name, UUID, number or xl configuration file), or a directory of snapshots with a
+    /// slash in it [default: all in XL_SNAPSHOT_DIR or /var/lib/xen/snapshots].
+    #[arg(value_name = "DOMAIN|DIRECTORY")]
+    pub places: Vec<String>,
+    /// Draw which snapshot descends from which.
+    #[arg(long, conflicts_with_all = ["json", "metrics"])]
+    pub tree: bool,
+    /// Also list unfinished images, copies, disk snapshots without an image, and files that no snapshot
+    /// names.
+    #[arg(long)]
+    pub all: bool,
+    /// Print the result as JSON (see xl-snapshot-json(5)).
+    #[arg(long)]
+    pub json: bool,
+    /// Print metrics for Prometheus (node_exporter's textfile collector).
+    #[arg(long, conflicts_with_all = ["json", "all"])]
+    pub metrics: bool,
+}
+
 /// The command line of `show`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -191,8 +227,8 @@ pub struct RevertArgs {
 
 show changes nothing. For each disk, it says whether it can still be put back, and if not, why.")]
 pub struct ShowArgs {
-    /// The snapshot: its memory image (- for standard input), its record, or the SPEC.toml that names
-    /// it.
+    /// The snapshot: DOMAIN/NAME, its memory image (- for standard input), its record, or the SPEC.toml
+    /// that names it.
     pub snapshot: PathBuf,
     /// Read the whole image, and check its checksums if it is compressed (plain images have none).
     #[arg(long)]

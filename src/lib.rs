@@ -2,7 +2,8 @@
 //!
 //! The way of the data: `cli` and `spec` say what is asked, `host::look` sees what is there, `create`
 //! and `revert` make a `plan` of both (pure code), and `plan::execute` has `host::dom0` perform it.
-//! `memory`, `record`, `domain` and `disk` know the formats.
+//! `memory`, `record`, `domain` and `disk` know the formats. `list` derives from records and disks which
+//! snapshots there are.
 
 pub mod cli;
 pub mod clone;
@@ -13,6 +14,7 @@ pub mod error;
 pub mod host;
 pub mod json;
 pub mod leftover;
+pub mod list;
 pub mod memory;
 pub mod names;
 pub mod need;

@@ -55,11 +55,58 @@ pub struct Record {
     /// The length of the whole image in bytes; 0 if it is not known, on a pipe; [`NOT_YET`] until a file is
     /// complete.
     pub image_size: u64,
+    /// The snapshot that the domain's disks descended from when this one was taken; absent if that was not
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// What told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_by: Option<ToldBy>,
     /// The domain it was taken of.
     pub domain: DomainRecord,
     /// Every disk of the domain, also those left out.
     #[serde(default, rename = "disk")]
     pub disks: Vec<DiskRecord>,
+}
+
+/// The snapshot that disks descend from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Parent {
+    /// They are known to descend from none.
+    None,
+    /// The one with this identity.
+    Snapshot(Uuid),
+}
+
+impl TryFrom<String> for Parent {
+    type Error = uuid::Error;
+
+    fn try_from(text: String) -> Result<Self, uuid::Error> {
+        match text.as_str() {
+            "none" => Ok(Parent::None),
+            id => id.parse().map(Parent::Snapshot),
+        }
+    }
+}
+
+impl From<Parent> for String {
+    fn from(parent: Parent) -> String {
+        match parent {
+            Parent::None => "none".into(),
+            Parent::Snapshot(id) => id.to_string(),
+        }
+    }
+}
+
+/// What told the parent of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToldBy {
+    /// The disks themselves: what they rest on, or that they rest on nothing.
+    Disks,
+    /// The mark that this program leaves on a disk's file (`host::marks`): a hint, whose proof was looked at.
+    Mark,
 }
 
 /// What disks without memory are worth.
@@ -365,6 +412,26 @@ mod tests {
             record.disks[0].snapshot = kind;
             assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
         }
+    }
+
+    #[test]
+    fn a_parent_is_known_or_known_to_be_none_or_not_known() {
+        let mut record = sample();
+        assert!(!record.to_toml().contains("parent"));
+        for (parent, text) in [
+            (Parent::None, "parent = \"none\"\nparent_by = \"disks\"\n"),
+            (
+                Parent::Snapshot(Uuid::from_u128(7)),
+                "parent = \"00000000-0000-0000-0000-000000000007\"\nparent_by = \"disks\"\n",
+            ),
+        ] {
+            record.parent = Some(parent);
+            record.parent_by = Some(ToldBy::Disks);
+            assert!(record.to_toml().contains(text), "{}", record.to_toml());
+            assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
+        }
+        let wrong = record.to_toml().replace("00000000-", "0000000-");
+        assert!(matches!(Record::parse(&wrong), Err(BadRecord::Toml(_))));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod create;
 pub mod guard;
+mod list;
 mod named;
 mod output;
 mod revert;
@@ -17,6 +18,7 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
     match cli.command {
         Command::Create(args) => create::create(args, carry_out),
         Command::Revert(args) => revert::revert(&args, carry_out),
+        Command::List(args) => list::list(&args),
         Command::Show(args) => show::show(&args),
     }
 }

@@ -19,7 +19,7 @@ echo 'db1                  5   128     1     r-----      16.4'
 ";
 
 /// The words typed, and what must be offered; directories apart, whose form is each shell's own.
-const CASES: [(&[&str], &[&str]); 11] = [
+const CASES: [(&[&str], &[&str]); 15] = [
     (&["re"], &["revert"]),
     (&["create", ""], &["db1", "web1", "web2", "web9.cfg"]),
     (&["create", "db"], &["db1"]),
@@ -27,11 +27,18 @@ const CASES: [(&[&str], &[&str]); 11] = [
     (&["create", "web1", ""], &["spec.toml"]),
     (&["create", "web1", "--desc"], &["--description"]),
     (&["create", "web1", "--memory", "oth"], &["other.txt"]),
-    (&["revert", "-p", ""], &["KEPT/web1/old.xlsave", "s.xlsave", "spec.toml"]),
+    (
+        &["revert", "-p", ""],
+        &["KEPT/web1/old.xlsave", "s.xlsave", "spec.toml", "web1/old", "web1/packed"],
+    ),
     (&["revert", "--disc"], &["--discard-current"]),
     (&["show", "s"], &["s.xlsave", "spec.toml"]),
     // This one with XL_SNAPSHOT_DIR.
-    (&["show", ""], &["ELSEWHERE/web1/new.xlsave", "s.xlsave", "spec.toml"]),
+    (&["show", ""], &["ELSEWHERE/web1/new.xlsave", "s.xlsave", "spec.toml", "web1/new"]),
+    (&["show", "web1/p"], &["web1/packed"]),
+    (&["list", ""], &["db1", "web1", "web2"]),
+    (&["list", "--tree", "web1", "d"], &["db1"]),
+    (&["list", "--me"], &["--metrics"]),
 ];
 
 fn all_cases(shell: &[&str], harness: &str, completions: &str) {
@@ -47,6 +54,7 @@ fn all_cases(shell: &[&str], harness: &str, completions: &str) {
         fs::write(work.join(name), "").unwrap();
     }
     fs::write(images.join("old.xlsave"), "").unwrap();
+    fs::write(images.join("packed.xlsave.zst"), "").unwrap();
     fs::write(others.join("new.xlsave"), "").unwrap();
     fs::write(bin.join("xl"), XL).unwrap();
     fs::set_permissions(bin.join("xl"), Permissions::from_mode(0o755)).unwrap();

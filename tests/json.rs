@@ -15,10 +15,14 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 use xl_snapshot::domain::{DomainId, Format, GuestType};
+use xl_snapshot::list::{
+    Apart, Current, DiskState, Listing, Other, OtherKind, Snapshot, State, Told,
+};
 use xl_snapshot::need::{Rank, Trouble};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::record::{
-    DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
+    DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy,
+    VERSION,
 };
 use xl_snapshot::report::{
     CfgReplaced, CfgTrouble, Created, CreatedDisk, Planned, Reverted, RevertedDisk, Shown,
@@ -47,6 +51,8 @@ fn samples() -> Vec<Sample> {
         sample("revert-least", "REVERT", &reverted_least()),
         sample("show", "SHOW", &shown(Some("checksums"), every_record(true))),
         sample("show-least", "SHOW", &shown(None, every_record(false))),
+        sample("list", "LIST", &listing()),
+        sample("list-least", "LIST", &listing_least()),
         sample("dry-run", "DRY RUN", &planned()),
     ]
 }
@@ -224,6 +230,8 @@ fn every_record(complete: bool) -> Record {
         writer: "xl-snapshot 0.1.0".into(),
         xen: "4.17.7".into(),
         image_size: 144_610_000,
+        parent: complete.then(|| Parent::Snapshot(Uuid::from_u128(9))),
+        parent_by: complete.then_some(ToldBy::Disks),
         domain: DomainRecord {
             name: "web1".into(),
             uuid: Uuid::from_u128(2),
@@ -232,6 +240,113 @@ fn every_record(complete: bool) -> Record {
             cfg: complete.then(|| "/etc/xen/web1.cfg".into()),
         },
         disks: disks.collect(),
+    }
+}
+
+/// A snapshot with everything, and what is no snapshot.
+fn listing() -> Listing {
+    let disk = |snapshot, state, why: Option<&str>| DiskState {
+        vdev: "xvda".into(),
+        snapshot,
+        image: "/srv/a.qcow2".into(),
+        size_on_disk: (snapshot == "external").then_some(1 << 20),
+        state,
+        why: why.map(Into::into),
+    };
+    let snapshot = listed();
+    let domain = Current {
+        name: "web1".into(),
+        uuid: Uuid::from_u128(2),
+        domid: Some(7),
+        id: Some(snapshot.id),
+        told: Told::Mark,
+        clone_of: None,
+        mixed: Vec::new(),
+    };
+    let clone = Current {
+        id: None,
+        told: Told::Disks,
+        clone_of: Some(Uuid::from_u128(1)),
+        ..domain.clone()
+    };
+    let apart = |id| Apart { vdev: "xvda".into(), id };
+    let mixed = Current {
+        domid: None,
+        id: None,
+        told: Told::Differ,
+        mixed: vec![apart(Some(Uuid::from_u128(1))), apart(None)],
+        ..domain.clone()
+    };
+    let other = Other {
+        kind: OtherKind::Leftover,
+        domain: Some("web1".into()),
+        uuid: Uuid::from_u128(2),
+        path: "/var/lib/xen/snapshots/web1/s2.xlsave.partial".into(),
+        name: Some("s2".into()),
+        id: Some(Uuid::from_u128(3)),
+        created: Some(time()),
+        why: "it was cut short".into(),
+    };
+    let foreign = Other {
+        kind: OtherKind::Foreign,
+        domain: None,
+        name: None,
+        id: None,
+        created: None,
+        ..other.clone()
+    };
+    let broken = Snapshot {
+        memory: false,
+        disks_only: Some(DisksOnly::Offline),
+        state: State::Broken,
+        why: vec!["xvda: it was written to since".into()],
+        current: false,
+        parent: None,
+        parent_by: Told::None,
+        disks: vec![
+            disk("external", State::Broken, Some("it was written to since")),
+            disk("internal", State::Good, None),
+        ],
+        ..listed()
+    };
+    Listing {
+        snapshots: vec![broken, snapshot],
+        domains: vec![domain, clone, mixed],
+        others: vec![other, foreign],
+        hidden: 0,
+        unseen: vec!["the disks of web2".into()],
+    }
+}
+
+fn listed() -> Snapshot {
+    Snapshot {
+        group: "web1".into(),
+        domain: "web1".into(),
+        uuid: Uuid::from_u128(2),
+        name: "s1".into(),
+        id: Uuid::from_u128(1),
+        created: time(),
+        description: "before the upgrade".into(),
+        image: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),
+        memory: true,
+        disks_only: None,
+        size_on_disk: 144_613_376,
+        state: State::Good,
+        why: Vec::new(),
+        current: true,
+        parent: Some(Uuid::from_u128(9)),
+        parent_by: Told::Record,
+        disks: Vec::new(),
+    }
+}
+
+fn listing_least() -> Listing {
+    Listing {
+        snapshots: Vec::new(),
+        domains: Vec::new(),
+        others: Vec::new(),
+        hidden: 3,
+        unseen: Vec::new(),
     }
 }
 
@@ -368,7 +483,42 @@ fn every_value_of_a_word_is_in_the_manual() {
     let worth = ["offline", "crash-consistent", "by-hand"];
     let states = ["present", "changed", "missing", "none", "checksums", "structure"];
     for word in kinds.into_iter().chain(states).chain(worth) {
-        let formatted = [format!(".B {word}\n"), format!(".BR {word} ")];
-        assert!(formatted.iter().any(|text| page.contains(text)), "no word of {word}");
+        assert!(has_word(&page, word), "no word of {word}");
     }
+    let states =
+        [State::Good, State::Broken, State::Unfinished, State::Unread, State::None].map(word_of);
+    let told = [
+        Told::Disks,
+        Told::Record,
+        Told::Mark,
+        Told::Dates,
+        Told::None,
+        Told::Gone,
+        Told::Differ,
+        Told::Unknown,
+    ];
+    let kinds = [
+        OtherKind::Damaged,
+        OtherKind::Collision,
+        OtherKind::Leftover,
+        OtherKind::Copy,
+        OtherKind::Disk,
+        OtherKind::Kept,
+        OtherKind::Stray,
+        OtherKind::SaveFile,
+        OtherKind::Foreign,
+    ];
+    let section = page.split("\n.SH LIST\n").nth(1).unwrap().split("\n.SH ").next().unwrap();
+    for word in states.into_iter().chain(told.map(word_of)).chain(kinds.map(word_of)) {
+        assert!(has_word(section, &word), "no word of {word}");
+    }
+}
+
+/// How JSON has a word.
+fn word_of(word: impl Serialize) -> String {
+    serde_json::to_value(word).unwrap().as_str().unwrap().to_owned()
+}
+
+fn has_word(page: &str, word: &str) -> bool {
+    [format!(".B {word}\n"), format!(".BR {word} ")].iter().any(|text| page.contains(text))
 }

@@ -117,6 +117,8 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         writer: String::new(),
         xen: String::new(),
         image_size: 0,
+        parent: None,
+        parent_by: None,
         domain: DomainRecord {
             name: "web1".into(),
             uuid: Uuid::nil(),

@@ -66,6 +66,8 @@ fn a_wrong_command_line_is_2() {
         &["create", "web1", "/no/such.toml"],
         &["revert", "x", "-q", "-v"],
         &["show", "x", "--wait", "1"],
+        &["list", "--tree", "--json"],
+        &["list", "--metrics", "--json"],
     ] {
         fails(args, &[], 2);
     }
@@ -77,6 +79,9 @@ fn a_wrong_directory_for_images_is_2() {
     let lines: Vec<_> = errors.lines().collect();
     assert_eq!(lines[0], "xl-snapshot: XL_SNAPSHOT_DIR=kept: The path is not absolute");
     assert!(lines[1].starts_with("hint:  set it to an absolute path"), "{errors}");
+    for args in [["list"].as_slice(), &["show", "web1/s1"], &["revert", "web1/s1"]] {
+        fails(args, &[("XL_SNAPSHOT_DIR", "kept")], 2);
+    }
 }
 
 #[test]
@@ -87,6 +92,9 @@ fn a_refusal_is_3_and_says_what_to_do() {
         &["revert", "/no/such.xlsave", "--json"],
         &["show", "/no/such.xlsave", "--json"],
         &["show", PROGRAM, "--json"],
+        &["show", "web1/none", "--json"],
+        &["revert", "web1/none", "--json"],
+        &["list", "/no/such/", "--json"],
     ] {
         let errors = fails(args, &[("XL_SNAPSHOT_DIR", "/srv/kept")], 3);
         assert!(errors.starts_with("xl-snapshot: "), "{errors}");

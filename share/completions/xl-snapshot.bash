@@ -21,6 +21,17 @@ _xl_snapshot_files() {
     done
 }
 
+# Snapshots as DOMAIN/NAME.
+_xl_snapshot_names() {
+    local file
+    for file in "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}"/*/*.{xlsave,xlsave.zst}; do
+        [[ -e $file ]] || continue
+        file=${file%.zst}
+        file=${file%.xlsave}
+        printf '%s\n' "${file#"${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}"/}"
+    done
+}
+
 _xl_snapshot() {
     local cur=${COMP_WORDS[COMP_CWORD]} at=0 i
     # The number of the argument, options and their values not counted; bash splits --name=value.
@@ -50,6 +61,14 @@ _xl_snapshot() {
         "revert 0" | "show 0")
             _xl_snapshot_files xlsave toml
             _xl_snapshot_add files < <(compgen -G "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}/*/*.xlsave")
+            _xl_snapshot_add files < <(_xl_snapshot_names)
+            ;;
+        "list "*)
+            _xl_snapshot_add < <(
+                xl list 2>/dev/null | awk 'NR > 1 && $1 != "Domain-0" {print $1}'
+                _xl_snapshot_names | sed 's,/.*,,' | sort -u
+            )
+            ((${#COMPREPLY[@]} > 0)) || _xl_snapshot_files
             ;;
         *) _xl__snapshot "$@" ;;
     esac

@@ -36,10 +36,29 @@ function __fish_xl_snapshot_kept
     printf '%s\n' $files
 end
 
+# Snapshots as DOMAIN/NAME.
+function __fish_xl_snapshot_names
+    set -l directory /var/lib/xen/snapshots
+    test -z "$XL_SNAPSHOT_DIR"; or set directory $XL_SNAPSHOT_DIR
+    set -l files $directory/*/*.xlsave $directory/*/*.xlsave.zst
+    for file in $files
+        string replace -r '\.xlsave(\.zst)?$' '' (string sub -s (math (string length $directory) + 2) $file)
+    end
+end
+
+function __fish_xl_snapshot_places
+    __fish_xl_snapshot_domains
+    __fish_xl_snapshot_names | string replace -r '/.*' '' | sort -u
+end
+
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 0" -f -a "(__fish_xl_snapshot_domains)" -d "running domain"
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 0" -f -a "(__fish_xl_snapshot_files .cfg)"
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 1" -f -a "(__fish_xl_snapshot_files .toml)"
 for command in revert show
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_files .xlsave .toml)"
-    complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_kept)" -d snapshot
+    complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_kept)" -d "memory image"
+    complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_names)" -d snapshot
+end
+for at in 0 1 2 3
+    complete -c xl-snapshot -n "__fish_xl_snapshot_argument list $at" -f -a "(__fish_xl_snapshot_places)" -d domain
 end

@@ -10,6 +10,7 @@ use crate::domain::Disk;
 use crate::error::{Error, Result};
 use crate::names::{SnapshotName, is_file_part};
 use crate::plan::Target;
+use crate::record::{Parent, ToldBy};
 use crate::spec::{DEFAULT_DIRECTORY, MemoryTarget, Request, Wish};
 use crate::state::stamp;
 
@@ -27,6 +28,8 @@ pub struct Job {
     pub request: Request,
     /// Where memory images go when the user does not say.
     pub directory: PathBuf,
+    /// The snapshot that the domain's disks descend from, and what told it; `None` if that is not known.
+    pub parent: Option<(Parent, ToldBy)>,
 }
 
 impl Job {
@@ -35,7 +38,13 @@ impl Job {
         let name = request.name.clone().unwrap_or_else(|| {
             format!("snap-{}", stamp(now)).parse().expect("a time stamp is a legal name")
         });
-        Job { name, id, now, request, directory: DEFAULT_DIRECTORY.into() }
+        Job { name, id, now, request, directory: DEFAULT_DIRECTORY.into(), parent: None }
+    }
+
+    /// The same with the snapshot that the domain's disks descend from.
+    #[must_use]
+    pub fn descending_from(self, parent: Option<(Parent, ToldBy)>) -> Job {
+        Job { parent, ..self }
     }
 
     /// The same with another directory for memory images.

@@ -40,6 +40,8 @@ pub(super) fn new_record(
         writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
         xen: seen.xen.clone(),
         image_size: 0,
+        parent: job.parent.map(|(parent, _)| parent),
+        parent_by: job.parent.map(|(_, by)| by),
         domain: DomainRecord {
             name,
             uuid: seen.domain.uuid,

@@ -2,6 +2,7 @@
 
 mod alone;
 mod by_restore;
+mod descent;
 mod executed;
 mod kinds;
 mod rewrites;

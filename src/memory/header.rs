@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use crate::record::Record;
 
 /// `SAVEFILE_MAGIC`: exactly 32 bytes, without a closing NUL.
-const MAGIC: &[u8; 32] = b"Xen saved domain, xl format\n \0 \r";
+pub(super) const MAGIC: &[u8; 32] = b"Xen saved domain, xl format\n \0 \r";
 /// `SAVEFILE_BYTEORDER_VALUE`, in the byte order of the machine.
 const BYTE_ORDER: u32 = 0x0102_0304;
 /// `XL_MANDATORY_FLAG_JSON | XL_MANDATORY_FLAG_STREAMv2`: what `xl save` always writes.
@@ -135,27 +135,49 @@ fn encode_with_tail(config: &str, tail: &[u8]) -> Result<Vec<u8>, BadHeader> {
     Ok(bytes)
 }
 
+/// Reads what stands before the optional data, and returns their length.
+fn read_fixed(input: &mut impl Read) -> Result<u32, BadHeader> {
+    let mut magic = [0; 32];
+    input.read_exact(&mut magic)?;
+    if magic != *MAGIC {
+        return Err(BadHeader::Magic);
+    }
+    let byte_order = word(input)?;
+    if byte_order != BYTE_ORDER {
+        return Err(BadHeader::ByteOrder(byte_order));
+    }
+    let mandatory_flags = word(input)?;
+    if mandatory_flags != MANDATORY_FLAGS {
+        return Err(BadHeader::Flags(mandatory_flags));
+    }
+    let _optional_flags = word(input)?;
+    let optional_len = word(input)?;
+    match (5..=MAX_OPTIONAL).contains(&optional_len) {
+        true => Ok(optional_len),
+        false => Err(BadHeader::Length(optional_len)),
+    }
+}
+
+/// Passes over the configuration, which may be long. Returns the length of what follows it and is none of
+/// the stream.
+pub(super) fn read_to_tail(input: &mut impl Read) -> Result<u64, BadHeader> {
+    let optional_len = read_fixed(input)?;
+    let config_len = word(input)?;
+    let rest = optional_len - 4;
+    if !(1..=rest).contains(&config_len) {
+        return Err(BadHeader::Length(config_len));
+    }
+    let passed = io::copy(&mut input.take(config_len.into()), &mut io::sink())?;
+    match passed == u64::from(config_len) {
+        true => Ok(u64::from(rest - config_len)),
+        false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+    }
+}
+
 impl Header {
     /// Reads a header and leaves `input` at the first byte of the stream.
     pub fn read(input: &mut impl Read) -> Result<Header, BadHeader> {
-        let mut magic = [0; 32];
-        input.read_exact(&mut magic)?;
-        if magic != *MAGIC {
-            return Err(BadHeader::Magic);
-        }
-        let byte_order = word(input)?;
-        if byte_order != BYTE_ORDER {
-            return Err(BadHeader::ByteOrder(byte_order));
-        }
-        let mandatory_flags = word(input)?;
-        if mandatory_flags != MANDATORY_FLAGS {
-            return Err(BadHeader::Flags(mandatory_flags));
-        }
-        let _optional_flags = word(input)?;
-        let optional_len = word(input)?;
-        if !(5..=MAX_OPTIONAL).contains(&optional_len) {
-            return Err(BadHeader::Length(optional_len));
-        }
+        let optional_len = read_fixed(input)?;
         // Grown as bytes arrive: a file that only claims 16 MiB costs nothing.
         let mut optional = Vec::new();
         input.take(optional_len.into()).read_to_end(&mut optional)?;

@@ -18,6 +18,7 @@
 pub mod forward;
 pub mod frames;
 pub mod header;
+pub mod peek;
 pub mod stream;
 
 use std::io::{BufReader, Read, Seek, SeekFrom};

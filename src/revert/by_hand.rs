@@ -68,6 +68,8 @@ pub fn record(
         writer: concat!("xl-snapshot ", env!("CARGO_PKG_VERSION")).into(),
         xen: String::new(),
         image_size: 0,
+        parent: None,
+        parent_by: None,
         domain: DomainRecord {
             name: config.name().map_err(broken)?.to_owned(),
             uuid,

@@ -17,7 +17,7 @@ use crate::host::dom0::Dom0;
 use crate::host::lock::Hold;
 use crate::host::look::{self, Domain};
 use crate::host::surroundings::stdout_is_nowhere;
-use crate::host::{configured, leftovers, rewrites};
+use crate::host::{configured, leftovers, list, rewrites};
 use crate::leftover::{self, Leftover};
 use crate::plan::{Plan, Target, execute};
 use crate::report::{CfgReplaced, Created, Planned, json_text};
@@ -88,6 +88,10 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         _ => look::for_create(&dom0.toolstack, &domain, &job)?,
     };
     dom0.qmp = qmp;
+    let job = {
+        let parent = list::parent(&job, &seen.config, &domain.id.name);
+        job.descending_from(parent)
+    };
     let disks = create::disks(&job, &seen)?;
     let rewrites = rewrites::for_create(&dom0.toolstack, &domain, &job, &create::changes(&disks))?;
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;

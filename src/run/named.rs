@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::host::snapshot::Snapshot;
-use crate::host::{configured, files, record_file};
+use crate::host::{configured, files, list, record_file};
 use crate::revert::Cfg;
 use crate::spec::{Flags, Spec, merge};
 
@@ -41,8 +41,10 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// Opens an image, a record, or what a SPEC.toml says. Whatever begins as a record is one.
+    /// Opens an image, a record, what a SPEC.toml says, or DOMAIN/NAME. Whatever begins as a record is one.
     pub(super) fn open(path: &Path) -> Result<Named> {
+        let named = list::by_name(path)?;
+        let path = named.as_deref().unwrap_or(path);
         let is_spec = path.extension().is_some_and(|extension| extension == "toml")
             && !record_file::is_record(path);
         if !is_spec {

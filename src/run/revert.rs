@@ -1,5 +1,6 @@
 //! `revert`, from the command line to the report.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -10,15 +11,47 @@ use super::output::{print_done, print_plan};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::RevertArgs;
 use crate::clone;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::lock::Hold;
-use crate::host::{look, rewrites};
-use crate::record::Kept;
+use crate::host::{look, marks, rewrites};
+use crate::list::mark::Mark;
+use crate::record::{Kept, Record};
 use crate::report::{CfgReplaced, CfgTrouble, Reverted, RevertedDisk};
 use crate::revert::{self, CfgAfter, Wishes};
 use crate::spec::absolute;
 use crate::tool::quote;
 use crate::trust;
+
+/// The marks on the files of disks of which nothing else tells from which snapshot they descend.
+struct Marks(Vec<(PathBuf, Option<Mark>)>);
+
+impl Marks {
+    /// Takes them away, so that none tells what is true no more, whatever happens.
+    fn take(record: &Record, images: &[Option<PathBuf>]) -> Marks {
+        let disks = record.disks.iter().zip(images).filter(|(disk, _)| marks::needs_one(disk));
+        let marks = disks.map(|(disk, image)| match image {
+            // A new file, which has none.
+            Some(image) => (image.clone(), None),
+            None => {
+                let mark = marks::of(&disk.path);
+                marks::clear(&disk.path);
+                (disk.path.clone(), mark)
+            }
+        });
+        Marks(marks.collect())
+    }
+
+    fn set(&self, id: Uuid) {
+        self.0.iter().for_each(|(path, _)| marks::set(path, id));
+    }
+
+    /// Puts them back if nothing has changed.
+    fn put_back(&self, error: &Error) {
+        if error.kind != Kind::Unfinished {
+            self.0.iter().for_each(|(path, mark)| mark.iter().for_each(|m| marks::put(path, *m)));
+        }
+    }
+}
 
 /// The new domain that is asked for, if one is.
 fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
@@ -75,7 +108,14 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     dom0.source = snapshot.source;
     dom0.be_guarded(&revert.plan, &lock)?;
     tell_planned(&dom0.reporter, &revert.plan, started);
-    carry_out(&revert.plan, &mut dom0)?;
+    let marks = Marks::take(&found.record, &revert.images);
+    match carry_out(&revert.plan, &mut dom0) {
+        Ok(()) => marks.set(record.id),
+        Err(error) => {
+            marks.put_back(&error);
+            return Err(error);
+        }
+    }
 
     let (cfg, cfg_trouble) = match revert.cfg {
         CfgAfter::Unknown | CfgAfter::Right => (None, None),

@@ -12,11 +12,13 @@ use proptest::{prop_assert_eq, proptest};
 use uuid::Uuid;
 use xl_snapshot::disk::revert_file_name;
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
+use xl_snapshot::list::table;
 use xl_snapshot::memory::header::{Header, Tail, encode, parse_trailer, record_space, trailer};
+use xl_snapshot::memory::peek::{Effort, Extent, Peek, peek};
 use xl_snapshot::memory::{Image, stream};
 use xl_snapshot::names::{is_plain, is_vdev};
 use xl_snapshot::record::{
-    DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
+    DiskRecord, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy, VERSION,
 };
 use xl_snapshot::tool::check_path;
 
@@ -53,6 +55,57 @@ fn image() {
         },
         // A TOML parser's.
         factor: 256,
+    });
+}
+
+/// What a list reads of a file, which is less than all of it.
+#[test]
+fn peek_at_a_file() {
+    run(&Target {
+        name: "peek",
+        tokens: &["# xl-snapshot record\n", "# end of xl-snapshot record\n", "LibxlFmt", "XENF"],
+        made: image_bytes(),
+        check: |input| {
+            let length = input.len() as u64;
+            let peeked = peek(&mut Cursor::new(input), length, Effort::Full).unwrap();
+            if let Ok(image) = Image::read(&mut Cursor::new(input)) {
+                let Peek::Snapshot { record, extent, form: Some(_) } = &peeked else {
+                    panic!("{peeked:?}")
+                };
+                assert_eq!(**record, image.record);
+                assert!(matches!(extent, Extent::Whole));
+            }
+            // Who makes little effort says the same, or nothing.
+            let little = peek(&mut Cursor::new(input), length, Effort::Little).unwrap();
+            assert!(
+                matches!(little, Peek::Later) || format!("{little:?}") == format!("{peeked:?}")
+            );
+            match &peeked {
+                Peek::Snapshot { record, .. } => {
+                    check_record(record);
+                    true
+                }
+                _ => false,
+            }
+        },
+        // As for an image, and once more for what is compared.
+        factor: 512,
+    });
+}
+
+#[test]
+fn list_of_snapshots_in_a_qcow2_file() {
+    run(&Target {
+        name: "snapshot-list",
+        tokens: &["\0\0\0\0", "s1", "\0\u{1}"],
+        made: vec(any::<u8>(), 0..200).boxed(),
+        check: |input| {
+            let _ = table::place(input);
+            // As many as there may be, and none more than there are.
+            assert!(table::parse(input, u32::MAX).is_err());
+            (1..5).filter(|count| table::parse(input, *count).is_ok()).count() > 0
+        },
+        factor: 16,
     });
 }
 
@@ -178,6 +231,8 @@ pub fn records() -> BoxedStrategy<Record> {
                 writer: "xl-snapshot 0.1.0".into(),
                 xen: "4.17.7".into(),
                 image_size: size,
+                parent: (size % 3 > 0).then(|| Parent::Snapshot(Uuid::from_u128(size.into()))),
+                parent_by: (size % 3 > 0).then_some(ToldBy::Mark),
                 domain,
                 disks,
             }

@@ -39,6 +39,8 @@ fn fits_a_record(kept: Kept) {
         writer: String::new(),
         xen: String::new(),
         image_size: 0,
+        parent: None,
+        parent_by: None,
         domain: DomainRecord {
             name: "web1".into(),
             uuid: Uuid::nil(),

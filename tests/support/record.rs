@@ -26,6 +26,8 @@ pub(crate) fn sample() -> Record {
         writer: "xl-snapshot 0.1.0".into(),
         xen: "4.17.7".into(),
         image_size: 1 << 33,
+        parent: None,
+        parent_by: None,
         domain: DomainRecord {
             name: "web1".into(),
             uuid: "6f2c3c5e-7bd8-4d0e-9f3b-4d2f6f3b7a10".parse().unwrap(),

@@ -1,0 +1,434 @@
+//! Looking at snapshots, disks and domains for `list`. Changes nothing.
+//!
+//! Directories may have anything in them: only regular files are opened, of which the first bytes are read,
+//! and nothing that an image names is opened but what its stated formats make a disk.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::libc::O_NONBLOCK;
+
+use crate::create::Job;
+use crate::disk::chain::Link;
+use crate::disk::qcow2::{Header, READ};
+use crate::domain::{DomainConfig, Format};
+use crate::error::{Error, Result};
+use crate::host::parallel::in_parallel;
+use crate::host::toolstack::Toolstack;
+use crate::host::{files, marks, tools};
+use crate::list::mark::Mark;
+use crate::list::{
+    self, DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, Running, Seen, VhdSeen, table,
+};
+use crate::memory::peek::{Effort, Peek, peek};
+use crate::names::SnapshotName;
+use crate::plan::Target;
+use crate::record::{Kept, Parent, QcowSnapshot, Record, ToldBy};
+use crate::report::Reporter;
+use crate::spec::{self, Wish};
+use crate::tool::{check_path, quote, vhd_util};
+
+/// Blocks as stat(2) counts them, in bytes.
+const BLOCK: u64 = 512;
+
+// ---- images
+
+/// What there is in directories and one level below them; of those `alone`, not below them.
+///
+/// # Errors
+///
+/// If one of them cannot be read; one that is not there is empty.
+pub fn images(
+    directories: &[PathBuf],
+    alone: &[PathBuf],
+    unseen: &mut Vec<String>,
+) -> io::Result<Vec<ImageSeen>> {
+    let mut paths = BTreeSet::new();
+    for directory in directories.iter().chain(alone) {
+        for path in entries(directory)? {
+            if !path.is_dir() {
+                paths.insert(path);
+                continue;
+            }
+            if !directories.contains(directory) {
+                continue;
+            }
+            match entries(&path) {
+                Ok(below) => paths.extend(below.into_iter().filter(|path| !path.is_dir())),
+                Err(error) => unseen.push(format!("{}: {error}", path.display())),
+            }
+        }
+    }
+    let seen = in_parallel(paths, |path| image(path, Effort::Little));
+    // One at a time, so that a thousand of them cost no more memory than one.
+    let whole = |image: ImageSeen| match image.peek {
+        Ok(Peek::Later) => self::image(image.path, Effort::Full),
+        _ => image,
+    };
+    Ok(seen.into_iter().map(whole).collect())
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn image(path: PathBuf, effort: Effort) -> ImageSeen {
+    let look = || -> io::Result<_> {
+        let meta = fs::metadata(&path)?;
+        // An empty one is nothing of ours; and of /proc, reading may wait.
+        if !meta.is_file() || meta.len() == 0 {
+            let id = (meta.dev(), meta.ino());
+            let what = if meta.is_file() {
+                Ok(Peek::Foreign)
+            } else {
+                Err("it is not a regular file".to_owned())
+            };
+            return Ok((id, 0, what));
+        }
+        let mut file = files::open(&path)?;
+        let meta = file.metadata()?;
+        let peeked = peek(&mut file, meta.len(), effort).map_err(|error| error.to_string());
+        Ok(((meta.dev(), meta.ino()), meta.blocks().saturating_mul(BLOCK), peeked))
+    };
+    match look() {
+        Ok((id, allocated, peek)) => ImageSeen { path, id, allocated, peek },
+        Err(error) => ImageSeen { path, id: (0, 0), allocated: 0, peek: Err(error.to_string()) },
+    }
+}
+
+// ---- disks
+
+/// A file that cannot be looked at.
+fn nowhere() -> FileSeen {
+    let why = || "No such file, or its file system does not answer".to_owned();
+    FileSeen {
+        facts: Err(why()),
+        allocated: 0,
+        device: None,
+        link: Err(why()),
+        inside: Err(why()),
+        mark: None,
+        vhd: None,
+    }
+}
+
+/// What is known of a file or device that is a disk, or lies below one.
+fn file(path: &Path, kind: Kind) -> FileSeen {
+    let meta = fs::metadata(path);
+    let device = files::device(path);
+    let mut seen = FileSeen {
+        facts: files::facts(path).map_err(|error| error.to_string()),
+        allocated: meta.map_or(0, |meta| meta.blocks().saturating_mul(BLOCK)),
+        device,
+        link: Err("it was not read".into()),
+        inside: Ok(Vec::new()),
+        mark: None,
+        vhd: None,
+    };
+    if let Err(why) = check_path(path) {
+        seen.link = Err(why.to_string());
+        return seen;
+    }
+    match kind {
+        Kind::TapVhd => seen.vhd = tap_vhd(path),
+        Kind::Image(ImageFormat::Other) => {
+            let id = files::identity(path).ok_or_else(|| "it is not there".to_owned());
+            seen.link =
+                id.map(|id| Link { path: path.to_owned(), id, format: Format::Raw, header: None });
+            seen.mark = seen.facts.is_ok().then(|| marks::of(path)).flatten();
+        }
+        Kind::Image(ImageFormat::Qcow2) => match qcow2(path) {
+            Ok((link, inside, mark)) => {
+                (seen.link, seen.inside, seen.mark) = (Ok(link), inside, mark);
+            }
+            Err(why) => (seen.link, seen.inside) = (Err(why.clone()), Err(why)),
+        },
+    }
+    seen
+}
+
+type Qcow2 = (Link, Result<Vec<QcowSnapshot>, String>, Option<Mark>);
+
+/// The header of a qcow2 file or device, and its list of snapshots.
+fn qcow2(path: &Path) -> Result<Qcow2, String> {
+    let words = |error: io::Error| error.to_string();
+    let id = files::identity(path).ok_or_else(|| "it is not there".to_owned())?;
+    let kind = fs::metadata(path).map_err(words)?.file_type();
+    let file = match kind.is_block_device() {
+        true => File::options().read(true).custom_flags(O_NONBLOCK).open(path),
+        false => files::open(path),
+    };
+    let file = file.map_err(words)?;
+    let start = |length: u64| -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let mut read = 0;
+        while read < bytes.len() {
+            match file.read_at(&mut bytes[read..], read as u64)? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        bytes.truncate(read);
+        Ok(bytes)
+    };
+    // Most headers end long before.
+    let mut bytes = start(4096).map_err(words)?;
+    let mut header = Header::parse(&bytes);
+    if header.is_err() {
+        bytes = start(READ).map_err(words)?;
+        header = Header::parse(&bytes);
+    }
+    let link = Link { path: path.to_owned(), id, format: Format::Qcow2, header: Some(header?) };
+    Ok((link, inside(&file, &bytes), marks::get(&file)))
+}
+
+/// The list of snapshots. QEMU may write a new one meanwhile, elsewhere in the file.
+fn inside(file: &File, header: &[u8]) -> Result<Vec<QcowSnapshot>, String> {
+    const TRIES: usize = 3;
+    let mut place = table::place(header)?;
+    for _ in 0..TRIES {
+        let listed = list_at(file, place);
+        let mut again = [0; 72];
+        file.read_exact_at(&mut again, 0).map_err(|error| error.to_string())?;
+        let now = table::place(&again)?;
+        if now == place {
+            return listed;
+        }
+        place = now;
+    }
+    Err("its list of snapshots changes all the time".into())
+}
+
+fn list_at(file: &File, place: table::Place) -> Result<Vec<QcowSnapshot>, String> {
+    if place.count == 0 {
+        return Ok(Vec::new());
+    }
+    let words = |error: io::Error| error.to_string();
+    // An entry of ours has a hundred bytes; grown where that is not enough.
+    let mut most = u64::from(place.count).saturating_mul(512).clamp(4096, table::MOST);
+    loop {
+        let mut bytes = Vec::new();
+        let mut at = At { file, offset: place.offset }.take(most);
+        at.read_to_end(&mut bytes).map_err(words)?;
+        match table::parse(&bytes, place.count) {
+            Err(_) if bytes.len() as u64 == most && most < table::MOST => most = table::MOST,
+            parsed => return parsed,
+        }
+    }
+}
+
+/// A file from an offset on.
+struct At<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Beyond what a file can have, there is nothing.
+        if i64::try_from(self.offset).is_err() {
+            return Ok(0);
+        }
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset = self.offset.saturating_add(read as u64);
+        Ok(read)
+    }
+}
+
+fn tap_vhd(path: &Path) -> Option<VhdSeen> {
+    let ends = files::ends::<{ vhd_util::FOOTER }>(path).ok()?;
+    let facts = ends.iter().find_map(vhd_util::Facts::of_footer)?;
+    let parent = || vhd_util::parent_uuid(&files::part(path, facts.header).ok()?);
+    Some(VhdSeen { facts, parent: if facts.differencing { parent() } else { None } })
+}
+
+/// Everything that snapshots and domains name, and what that names in turn. Only of snapshots that are
+/// `meant`.
+fn all_files(images: &[ImageSeen], domains: &[Running], meant: impl Fn(&Record) -> bool) -> Files {
+    let mut todo: BTreeSet<(PathBuf, Kind)> = BTreeSet::new();
+    for image in images {
+        let Ok(Peek::Snapshot { record, .. }) = &image.peek else { continue };
+        if !meant(record) {
+            continue;
+        }
+        for disk in record.disks.iter().filter(|disk| !disk.snapshot.is_left_out()) {
+            match &disk.snapshot {
+                Kept::Lvm { .. } => continue,
+                Kept::Reflink { copy, .. } => {
+                    todo.insert((copy.clone(), Kind::Image(ImageFormat::Other)));
+                }
+                _ => {}
+            }
+            todo.insert((disk.path.clone(), Kind::of_record(disk)));
+        }
+    }
+    for disk in domains.iter().flat_map(|domain| &domain.disks) {
+        todo.insert((disk.path.clone(), disk.kind));
+    }
+    let mut files = Files::new();
+    while !todo.is_empty() {
+        let round: Vec<_> = std::mem::take(&mut todo).into_iter().collect();
+        let paths: Vec<&Path> = round.iter().map(|(path, _)| path.as_path()).collect();
+        // One domain's server that is gone does not keep the others from being listed.
+        let there: Vec<_> = files::identities(&paths).iter().map(Option::is_some).collect();
+        let seen = in_parallel(round.into_iter().zip(there), |(key, there)| {
+            let seen = if there { file(&key.0, key.1) } else { nowhere() };
+            (key, seen)
+        });
+        for (_, seen) in &seen {
+            let below = seen.link.as_ref().ok().and_then(|link| link.below().ok().flatten());
+            if let Some((path, format)) = below {
+                todo.insert((path, Kind::of_format(Some(format))));
+            }
+        }
+        files.extend(seen);
+        todo.retain(|key| !files.contains_key(key));
+    }
+    files
+}
+
+/// Files beside the disks whose names are such as this program gives.
+fn strays(files: &Files) -> Vec<PathBuf> {
+    let regular = files.iter().filter(|(_, seen)| seen.facts.is_ok());
+    let directories: BTreeSet<&Path> = regular.filter_map(|((path, _), _)| path.parent()).collect();
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        [".after-", ".at-", ".before-revert-"].iter().any(|part| name.contains(part))
+    };
+    directories.iter().filter_map(|path| entries(path).ok()).flatten().filter(is_ours).collect()
+}
+
+// ---- domains
+
+/// The domains that run. What cannot be told of one is said.
+pub fn domains(toolstack: &Toolstack, unseen: &mut Vec<String>) -> Vec<Running> {
+    let listed = match toolstack.domains() {
+        Ok(listed) => listed,
+        Err(error) => {
+            unseen.push(format!("the domains that run: {error}"));
+            return Vec::new();
+        }
+    };
+    let mut domains = Vec::new();
+    for info in listed.iter().filter(|info| info.domid != 0 && !info.dying) {
+        // It may have gone meanwhile.
+        let Ok(Some(name)) = toolstack.domain_name(info.domid) else { continue };
+        let disks = toolstack
+            .config_json(info.domid)
+            .map_err(|error| error.to_string())
+            .and_then(|json| DomainConfig::parse(&json).map_err(|error| error.to_string()))
+            .and_then(|config| config.disks().map_err(|error| error.to_string()));
+        match disks {
+            Ok(disks) => domains.push(Running {
+                name,
+                uuid: info.uuid,
+                domid: Some(info.domid),
+                disks: DiskNow::of(&disks),
+            }),
+            Err(why) => unseen.push(format!("the disks of {name}: {why}")),
+        }
+    }
+    domains
+}
+
+// ---- all of it
+
+/// Looks at everything. `strays`: also at what lies beside the disks.
+pub fn look(
+    images: Vec<ImageSeen>,
+    domains: Vec<Running>,
+    unseen: Vec<String>,
+    with_strays: bool,
+) -> Seen {
+    let files = all_files(&images, &domains, |_| true);
+    let on_volumes = images.iter().any(|image| match &image.peek {
+        Ok(Peek::Snapshot { record, .. }) => {
+            record.disks.iter().any(|disk| matches!(disk.snapshot, Kept::Lvm { .. }))
+        }
+        _ => false,
+    });
+    let on_devices = files.values().any(|file| file.device.is_some());
+    let volumes = if on_volumes || on_devices { tools::volumes() } else { Ok(Vec::new()) };
+    let strays = if with_strays { strays(&files) } else { Vec::new() };
+    Seen { images, files, volumes, domains, strays, unseen }
+}
+
+/// The snapshot that the disks of a domain descend from, for the record of the next one.
+pub fn parent(job: &Job, config: &DomainConfig, name: &str) -> Option<(Parent, ToldBy)> {
+    let disks = config.disks().ok()?;
+    let mut disks = DiskNow::of(&disks);
+    disks.retain(|disk| job.wish(&disk.vdev) != Some(&Wish::None));
+    let image = match job.image(name) {
+        Ok(Target::File(path)) => Some(path),
+        _ => None,
+    };
+    let files = image.as_ref().into_iter().chain(&job.request.record);
+    // What lies below a directory that the user chose may be anything.
+    let alone: Vec<_> = files.filter_map(|path| path.parent()).map(Path::to_owned).collect();
+    // A snapshot is not refused for a directory that cannot be read.
+    let images = images(std::slice::from_ref(&job.directory), &alone, &mut Vec::new()).ok()?;
+    let uuid = config.uuid().unwrap_or_default();
+    let domain = Running { name: name.to_owned(), uuid, domid: None, disks };
+    // The disks of other domains may be on a file system that hangs. A clone names the files that it rests on.
+    let own = |record: &Record| {
+        record.domain.name == domain.name
+            || (record.domain.uuid == domain.uuid && !domain.uuid.is_nil())
+    };
+    let files = all_files(&images, std::slice::from_ref(&domain), own);
+    let on_devices = files.values().any(|file| file.device.is_some());
+    list::parent_of_now(&Seen {
+        images,
+        files,
+        volumes: if on_devices { tools::volumes() } else { Ok(Vec::new()) },
+        domains: vec![domain],
+        strays: Vec::new(),
+        unseen: Vec::new(),
+    })
+}
+
+/// The file that `DOMAIN/NAME` means; `None` if it is the path of a file, or cannot be such a name.
+///
+/// # Errors
+///
+/// If there is no such snapshot, or several.
+pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
+    if fs::symlink_metadata(text).is_ok() {
+        return Ok(None);
+    }
+    let Some((domain, name)) = text.to_str().and_then(|text| text.split_once('/')) else {
+        return Ok(None);
+    };
+    if domain.is_empty() || matches!(domain, "." | "..") || name.parse::<SnapshotName>().is_err() {
+        return Ok(None);
+    }
+    let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
+    let refused = |why: String| {
+        Error::refused(format!(
+            "There is no file {}, and no one snapshot of that name",
+            quote(text)
+        ))
+        .because(why)
+        .hint(format!("xl-snapshot list {} shows those there are", quote(domain)))
+    };
+    let images = images(std::slice::from_ref(&directory), &[], &mut Vec::new())
+        .map_err(|error| refused(format!("{}: {error}", directory.display())))?;
+    let find = |running: &[Running]| {
+        list::by_name(&images, &directory, (domain, running), name).map(Path::to_owned)
+    };
+    let found = find(&[]).or_else(|why| {
+        // The domain may have been renamed since: only Xen knows.
+        match Toolstack::open(&Reporter::new(true, 0)) {
+            Ok(toolstack) => find(&domains(&toolstack, &mut Vec::new())),
+            Err(_) => Err(why),
+        }
+    });
+    found.map(Some).map_err(refused)
+}

@@ -1,0 +1,269 @@
+//! What is no snapshot: damaged and unfinished images, copies, disk snapshots without an image, files that
+//! nobody names. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::descent::World;
+use super::{Asked, ImageSeen, Kind, is_partial};
+use crate::disk::lvm;
+use crate::list::report::{Other, OtherKind};
+use crate::memory::PARTIAL;
+use crate::memory::peek::{Extent, Peek};
+use crate::record::{Kept, Record};
+use crate::tool::volumes;
+
+/// What the names of snapshots and files begin with, or have in them, in which a revert keeps what it replaced.
+const KEPT: &str = "before-revert-";
+
+/// Everything that is no snapshot, in the order of the kinds.
+pub(super) fn others(world: &World<'_>, asked: &Asked) -> Vec<Other> {
+    let mut found = Vec::new();
+    found.extend(world.seen.images.iter().filter_map(|image| of_image(world, image)));
+    found.extend(collisions(world));
+    found.extend(disk_snapshots(world));
+    found.extend(volumes(world));
+    found.extend(files(world));
+    let wanted = |other: &Other| {
+        let running = &world.seen.domains;
+        match &other.domain {
+            Some(domain) => asked.wants(domain, other.uuid, running),
+            None => asked.domains.is_empty(),
+        }
+    };
+    found.retain(wanted);
+    found.sort_by(|one, other| {
+        (one.kind, &one.path, &one.name).cmp(&(other.kind, &other.path, &other.name))
+    });
+    found
+}
+
+fn other(kind: OtherKind, path: &Path, why: impl Into<String>) -> Other {
+    Other {
+        kind,
+        domain: None,
+        uuid: uuid::Uuid::nil(),
+        path: path.to_owned(),
+        name: None,
+        id: None,
+        created: None,
+        why: why.into(),
+    }
+}
+
+fn of_record(kind: OtherKind, path: &Path, record: &Record, why: impl Into<String>) -> Other {
+    Other {
+        domain: Some(record.domain.name.clone()),
+        uuid: record.domain.uuid,
+        name: Some(record.name.to_string()),
+        id: Some(record.id),
+        created: Some(record.created),
+        ..other(kind, path, why)
+    }
+}
+
+/// What a file in a directory of snapshots is, if it is none.
+fn of_image(world: &World<'_>, image: &ImageSeen) -> Option<Other> {
+    let path = &image.path;
+    // It stands in the directory of its domain, if it stands where create puts it.
+    let of_directory = |mut other: Other| {
+        let directory = path.parent().and_then(Path::file_name);
+        other.domain = directory.map(|name| name.to_string_lossy().into_owned());
+        other
+    };
+    let text = path.to_string_lossy();
+    let named = text.strip_suffix(PARTIAL).unwrap_or(&text);
+    let ours = [".xlsave", ".xlsave.zst"].iter().any(|ending| named.ends_with(ending));
+    match &image.peek {
+        Ok(Peek::Snapshot { record, extent, .. }) if is_partial(path) => {
+            let why = match extent {
+                Extent::Whole if record.complete => "it is complete, and only lacks its name",
+                _ => {
+                    "it was cut short, or is being made: create --clean removes what was cut short"
+                }
+            };
+            Some(of_record(OtherKind::Leftover, path, record, why))
+        }
+        Ok(Peek::Snapshot { record, extent, .. }) => {
+            let first = world.known[world.number(record.id)?].image;
+            let mut why = match first.id == image.id {
+                true => format!("it is another name of {}", first.path.display()),
+                false => format!("it is of the same snapshot as {}", first.path.display()),
+            };
+            if let Extent::Wrong(wrong) = extent {
+                why.push_str(&format!("; {wrong}"));
+            }
+            (first.path != *path).then(|| of_record(OtherKind::Copy, path, record, why))
+        }
+        Ok(Peek::Damaged(why)) => {
+            let kind = match is_partial(path) {
+                true => OtherKind::Leftover,
+                false => OtherKind::Damaged,
+            };
+            let mut words = vec![why.to_string()];
+            let mut source = std::error::Error::source(why);
+            while let Some(cause) = source {
+                words.push(cause.to_string());
+                source = cause.source();
+            }
+            Some(of_directory(other(kind, path, words.join(": "))))
+        }
+        Ok(Peek::SaveFile) => {
+            let why = "xl save wrote it, or another program: it says nothing of the disks";
+            Some(of_directory(other(OtherKind::SaveFile, path, why)))
+        }
+        Ok(Peek::Foreign | Peek::Later) if ours => {
+            Some(of_directory(other(OtherKind::Damaged, path, "it does not begin as an image")))
+        }
+        Ok(Peek::Foreign | Peek::Later) => {
+            Some(of_directory(other(OtherKind::Foreign, path, "it is no snapshot")))
+        }
+        Err(why) => {
+            let kind = if ours { OtherKind::Damaged } else { OtherKind::Foreign };
+            Some(of_directory(other(kind, path, why.clone())))
+        }
+    }
+}
+
+/// Snapshots of one domain that have the same name.
+fn collisions(world: &World<'_>) -> Vec<Other> {
+    let mut names: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for (number, known) in world.known.iter().enumerate() {
+        let key = (world.whose(known.record), known.record.name.as_str());
+        names.entry(key).or_default().push(number);
+    }
+    let several = names.into_values().filter(|all| all.len() > 1);
+    several
+        .flat_map(|all| {
+            let first = &world.known[all[0]].image.path;
+            all[1..]
+                .iter()
+                .map(|number| {
+                    let known = world.known[*number];
+                    let why = format!(
+                        "another snapshot has the same name, {}: name them by their paths",
+                        first.display()
+                    );
+                    of_record(OtherKind::Collision, &known.image.path, known.record, why)
+                })
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The domain a file is a disk of.
+fn domain_of(world: &World<'_>, path: &Path, kind: Kind) -> Option<(String, uuid::Uuid)> {
+    let running = world
+        .seen
+        .domains
+        .iter()
+        .find(|domain| domain.disks.iter().any(|disk| disk.path == path && disk.kind == kind));
+    let recorded = || {
+        let mut all = world.known.iter();
+        all.find(|known| known.record.disks.iter().any(|disk| disk.path == path))
+    };
+    running.map(|domain| (domain.name.clone(), domain.uuid)).or_else(|| {
+        let domain = &recorded()?.record.domain;
+        Some((domain.name.clone(), domain.uuid))
+    })
+}
+
+/// Snapshots inside of qcow2 files that no image names.
+fn disk_snapshots(world: &World<'_>) -> Vec<Other> {
+    let mut found = Vec::new();
+    for ((path, kind), file) in &world.seen.files {
+        for entry in file.inside.iter().flatten().filter(|entry| world.of_entry(entry).is_empty()) {
+            let (kind_of, why) = match entry.name.starts_with(KEPT) {
+                true => (OtherKind::Kept, "what the disk held before a revert"),
+                false => (OtherKind::Disk, "a snapshot of this disk alone: no image names it"),
+            };
+            let (domain, uuid) = domain_of(world, path, *kind).unzip();
+            found.push(Other {
+                domain,
+                uuid: uuid.unwrap_or_default(),
+                name: Some(entry.name.clone()),
+                created: Some(entry.date),
+                ..other(kind_of, path, format!("{why} (ID {})", entry.id))
+            });
+        }
+    }
+    found
+}
+
+/// Volumes that bear a tag of ours, and that no image names.
+fn volumes(world: &World<'_>) -> Vec<Other> {
+    let named: BTreeSet<String> = world
+        .known
+        .iter()
+        .flat_map(|known| {
+            known.record.disks.iter().map(|disk| lvm::tag(known.record.id, &disk.vdev))
+        })
+        .collect();
+    let volumes = world.seen.volumes.iter().flatten();
+    let tagged = volumes
+        .flat_map(|volume| volume.tags_with("xl-snapshot:").map(move |tag| (volume, tag)))
+        .filter(|(_, tag)| !named.contains(*tag));
+    tagged
+        .map(|(volume, tag)| {
+            let path = volumes::device(&volume.group, &volume.name);
+            other(
+                OtherKind::Disk,
+                &path,
+                format!("a volume of a snapshot that is not here ({tag})"),
+            )
+        })
+        .collect()
+}
+
+/// Files that snapshots or reverts made, and that are in no use that shows.
+fn files(world: &World<'_>) -> Vec<Other> {
+    let looked_at: BTreeSet<&PathBuf> = world.seen.files.keys().map(|(path, _)| path).collect();
+    let strays: BTreeSet<&PathBuf> = world.seen.strays.iter().collect();
+    let mut found = Vec::new();
+    let mut told = BTreeSet::new();
+    for known in &world.known {
+        let runs = world
+            .seen
+            .domains
+            .iter()
+            .any(|domain| domain.domid.is_some() && domain.uuid == known.record.domain.uuid);
+        for disk in &known.record.disks {
+            let new = match &disk.snapshot {
+                Kept::External { overlay: new, .. } | Kept::Vhd { child: new, .. } => new,
+                Kept::Reflink { copy, .. } => {
+                    told.insert(copy);
+                    continue;
+                }
+                Kept::None { .. } | Kept::Internal { .. } | Kept::Lvm { .. } => continue,
+            };
+            told.insert(new);
+            if strays.contains(new) && !looked_at.contains(new) {
+                let name = &known.record.name;
+                let why = match runs {
+                    true => format!("what {} wrote after {name}, before a revert", disk.vdev),
+                    false => {
+                        format!("{} went on in it after {name}; the domain does not run", disk.vdev)
+                    }
+                };
+                let mut other = of_record(OtherKind::Kept, new, known.record, why);
+                (other.name, other.id, other.created) = (None, None, None);
+                found.push(other);
+            }
+        }
+    }
+    for path in strays {
+        if looked_at.contains(path) || told.contains(path) {
+            continue;
+        }
+        let kept = path.to_string_lossy().contains(KEPT);
+        found.push(match kept {
+            true => other(OtherKind::Kept, path, "what a disk held before a revert"),
+            false => other(
+                OtherKind::Stray,
+                path,
+                "its name is one of a snapshot's file, and no snapshot and no domain that runs names it",
+            ),
+        });
+    }
+    found
+}

@@ -1,0 +1,226 @@
+//! Whether a snapshot is still good, by the proofs in its record. Pure.
+//!
+//! As far as a look at headers tells: `show` looks at more, such as bridges and locks.
+
+use std::path::Path;
+
+use super::descent::World;
+use super::{FileSeen, ImageFormat, Kind};
+use crate::disk::FileFacts;
+use crate::disk::chain::MAX_LENGTH;
+use crate::list::report::{DiskState, State};
+use crate::memory::peek::Extent;
+use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
+use crate::tool::volumes::device;
+
+/// How a snapshot is, why, and how each of its disks is.
+pub(super) fn of(world: &World<'_>, number: usize) -> (State, Vec<String>, Vec<DiskState>) {
+    let known = world.known[number];
+    let disks: Vec<_> = known
+        .record
+        .disks
+        .iter()
+        .map(|disk| disk_state(world, number, known.record, disk))
+        .collect();
+    let mut why = Vec::new();
+    let mut state = State::Good;
+    match known.extent {
+        Extent::Whole => {}
+        Extent::Wrong(wrong) => {
+            state = State::Broken;
+            why.push(format!("its image: {wrong}"));
+        }
+        Extent::Unfinished => {
+            state = State::Unfinished;
+            why.push("it was never completed".into());
+        }
+        Extent::Unread => {
+            state = State::Unread;
+            why.push(
+                "its image was compressed by another program, or on a pipe: show reads all of it"
+                    .into(),
+            );
+        }
+    }
+    for disk in &disks {
+        match disk.state {
+            State::Good | State::None => continue,
+            State::Unread if state == State::Good => state = State::Unread,
+            State::Broken if state != State::Unfinished => state = State::Broken,
+            _ => {}
+        }
+        let text = disk.why.as_deref().unwrap_or("it cannot be put back");
+        why.push(format!("{}: {text}", disk.vdev));
+    }
+    (state, why, disks)
+}
+
+fn disk_state(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -> DiskState {
+    let shown = |path: &Path| path.to_owned();
+    let (image, allocated) = match &disk.snapshot {
+        Kept::None { .. } | Kept::Internal { .. } => (shown(&disk.path), None),
+        Kept::External { .. } | Kept::Vhd { .. } => {
+            let file = world.file(&disk.path, Kind::of_record(disk));
+            (shown(&disk.path), file.map(|file| file.allocated))
+        }
+        Kept::Reflink { copy, .. } => {
+            let file = world.file(copy, Kind::Image(ImageFormat::Other));
+            (shown(copy), file.map(|file| file.allocated))
+        }
+        Kept::Lvm { group, snapshot, .. } => {
+            let volume = world.volume(number, &disk.vdev);
+            let used = volume.filter(|volume| volume.is_thick_snapshot()).map(|v| v.used_bytes());
+            (device(group, snapshot), used)
+        }
+    };
+    let (state, why) = match check(world, number, record, disk) {
+        Ok(state) => (state, None),
+        Err((state, why)) => (state, Some(why)),
+    };
+    let why = match &disk.snapshot {
+        Kept::None { why } => Some(why.clone()),
+        _ => why,
+    };
+    DiskState {
+        vdev: disk.vdev.clone(),
+        snapshot: disk.snapshot.kind(),
+        image,
+        size_on_disk: allocated.filter(|_| state != State::Broken),
+        state,
+        why,
+    }
+}
+
+type Checked = Result<State, (State, String)>;
+
+fn broken(why: impl Into<String>) -> (State, String) {
+    (State::Broken, why.into())
+}
+
+fn check(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -> Checked {
+    let unproven = || broken("the record has no proof of its snapshot");
+    let file = |path: &Path, kind| {
+        let seen = world.file(path, kind).ok_or_else(|| broken("it was not looked at"))?;
+        let facts = seen.facts.as_ref().map_err(|why| broken(why.clone()))?;
+        Ok::<_, (State, String)>((seen, facts))
+    };
+    match &disk.snapshot {
+        Kept::None { .. } => return Ok(State::None),
+        Kept::Internal { proof } => {
+            let (seen, _) = file(&disk.path, Kind::of_record(disk))?;
+            check_internal(seen, proof.as_ref().ok_or_else(unproven)?)?;
+        }
+        Kept::External { proof, .. } => {
+            let (_, facts) = file(&disk.path, Kind::of_record(disk))?;
+            untouched(facts, proof.as_ref().ok_or_else(unproven)?)?;
+            let runs = world.seen.domains.iter().find(|domain| {
+                let top = |path: &Path, kind| {
+                    world.file(path, kind).and_then(|file| file.facts.as_ref().ok())
+                };
+                let is = |facts: &FileFacts, other: Option<&FileFacts>| {
+                    other.is_some_and(|other| other.id() == facts.id())
+                };
+                domain.disks.iter().any(|disk| is(facts, top(&disk.path, disk.kind)))
+            });
+            if let Some(domain) = runs {
+                return Err(broken(format!("{} runs on it and may write to it", domain.name)));
+            }
+        }
+        Kept::Vhd { proof, .. } => {
+            let (seen, facts) = file(&disk.path, Kind::TapVhd)?;
+            untouched(facts, proof.as_ref().ok_or_else(unproven)?)?;
+            if seen.vhd.is_none() {
+                return Err(broken("it has no footer of a VHD"));
+            }
+        }
+        Kept::Reflink { copy, proof } => {
+            let (_, facts) = file(copy, Kind::Image(ImageFormat::Other))?;
+            untouched(facts, proof.as_ref().ok_or_else(unproven)?)?;
+        }
+        Kept::Lvm { group, snapshot, .. } => {
+            if let Err(why) = &world.seen.volumes {
+                return Err((State::Unread, format!("the volumes cannot be listed: {why}")));
+            }
+            let volume =
+                world
+                    .volume(number, &disk.vdev)
+                    .filter(|volume| volume.group == *group)
+                    .ok_or_else(|| broken(format!("its snapshot {group}/{snapshot} is gone")))?;
+            if volume.invalid {
+                return Err(broken("its snapshot has overflowed"));
+            }
+        }
+    }
+    check_below(world, record, disk)?;
+    Ok(State::Good)
+}
+
+fn check_internal(file: &FileSeen, proof: &QcowSnapshot) -> Result<(), (State, String)> {
+    let link = file.link.as_ref().map_err(|why| broken(why.clone()))?;
+    if let Some(why) = link.unreadable() {
+        return Err(broken(why));
+    }
+    let unread = |why: &String| match why.contains("more than") {
+        true => (State::Unread, why.clone()),
+        false => broken(why.clone()),
+    };
+    let inside = file.inside.as_ref().map_err(unread)?;
+    let same_name: Vec<_> = inside.iter().filter(|entry| entry.name == proof.name).collect();
+    if !same_name.contains(&proof) {
+        return Err(broken(match same_name.first() {
+            None => format!("its snapshot {} is gone", proof.name),
+            Some(other) => {
+                format!("its snapshot {} is another one, of {:.0}", proof.name, other.date)
+            }
+        }));
+    }
+    if inside.iter().filter(|entry| entry.id == proof.id).count() != 1 {
+        return Err(broken(format!("two of its snapshots have the ID {}", proof.id)));
+    }
+    match link.header.as_ref().and_then(|header| header.unwritable()) {
+        Some(ailment) => Err(broken(ailment.why())),
+        None => Ok(()),
+    }
+}
+
+fn untouched(file: &FileFacts, proof: &FrozenFile) -> Result<(), (State, String)> {
+    if file.inode != proof.inode {
+        return Err(broken("it is another file now"));
+    }
+    match file.size == proof.file_size && file.mtime == proof.mtime {
+        true => Ok(()),
+        false => Err(broken(format!("it was written to since, at {:.0}", file.mtime))),
+    }
+}
+
+/// Nothing that shows through may have been written to since.
+fn check_below(
+    world: &World<'_>,
+    record: &Record,
+    disk: &DiskRecord,
+) -> Result<(), (State, String)> {
+    if !matches!(disk.snapshot, Kept::Internal { .. } | Kept::External { .. }) {
+        return Ok(());
+    }
+    let mut file = world.file(&disk.path, Kind::of_record(disk));
+    for _ in 0..MAX_LENGTH {
+        let Some(this) = file else { return Ok(()) };
+        let link = this.link.as_ref().map_err(|why| broken(why.clone()))?;
+        let Some((path, format)) = link.below().map_err(broken)? else { return Ok(()) };
+        let below = world.file(&path, Kind::of_format(Some(format)));
+        let shown = path.display();
+        match below {
+            None => return Err(broken(format!("it rests on {shown}, which was not looked at"))),
+            Some(FileSeen { device: Some(_), .. }) => {}
+            Some(below) => match &below.facts {
+                Err(why) => return Err(broken(format!("it rests on {shown}: {why}"))),
+                Ok(facts) if facts.mtime > record.created => {
+                    return Err(broken(format!("it rests on {shown}, which was written to since")));
+                }
+                Ok(_) => {}
+            },
+        }
+        file = below;
+    }
+    Err(broken("it rests on itself"))
+}

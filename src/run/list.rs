@@ -1,0 +1,94 @@
+//! `list`, from the command line to the list.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use super::output::{print, write_stdout};
+use crate::cli::ListArgs;
+use crate::error::{Error, Result};
+use crate::host::libxl::cfg_name;
+use crate::host::list as host;
+use crate::host::toolstack::Toolstack;
+use crate::list::{self, Asked, Tree, metrics};
+use crate::report::{Reporter, printable};
+use crate::spec;
+use crate::tool::quote;
+
+/// What an argument means.
+enum Place {
+    Directory(PathBuf),
+    Domain(String),
+}
+
+/// A path has a slash in it; what has none is a domain.
+fn place(text: &str) -> Result<Place> {
+    let path = Path::new(text);
+    if !text.contains('/') && !matches!(text, "." | "..") {
+        return Ok(Place::Domain(text.to_owned()));
+    }
+    if path.is_file() {
+        let name = cfg_name(path).map_err(|why| {
+            Error::usage(format!("The configuration file {} is not understood", quote(path)))
+                .because(why)
+                .hint("give a domain, a directory of snapshots, or an xl configuration file")
+        })?;
+        return Ok(Place::Domain(name));
+    }
+    match path.is_dir() {
+        true => Ok(Place::Directory(spec::absolute(path)?)),
+        false => Err(Error::refused(format!("There is no directory {}", quote(path)))
+            .hint("give a domain, a directory of snapshots, or an xl configuration file")),
+    }
+}
+
+/// Does what the command line asks for.
+pub fn list(args: &ListArgs) -> Result<()> {
+    let mut asked = Asked { domains: Vec::new(), all: args.all };
+    let mut directories = Vec::new();
+    for text in &args.places {
+        match place(text)? {
+            Place::Directory(path) => directories.push(path),
+            Place::Domain(name) => asked.domains.push(name),
+        }
+    }
+    if directories.is_empty() {
+        directories.push(spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?);
+    }
+    let mut unseen = Vec::new();
+    let images = host::images(&directories, &[], &mut unseen).map_err(|error| {
+        let all = directories.iter().map(quote).collect::<Vec<_>>().join(" ");
+        Error::refused(format!("Reading {all}"))
+            .because(error)
+            .hint("run this as root, or name a directory that you may read")
+    })?;
+    // Without Xen, or without the right to use it, everything else is looked at all the same.
+    let domains = match Toolstack::open(&Reporter::new(true, 0)) {
+        Ok(toolstack) => host::domains(&toolstack, &mut unseen),
+        Err(_) => {
+            unseen.push("the domains that run: there is no Xen here, or no right to use it".into());
+            Vec::new()
+        }
+    };
+    let seen = host::look(images, domains, unseen, args.all);
+    let listing = list::list(&seen, &asked);
+    if args.metrics {
+        return write_stdout(&metrics(&listing));
+    }
+    if args.tree {
+        write_stdout(&printable(&Tree(&listing).to_string()))?;
+    } else {
+        print(&listing, args.json)?;
+    }
+    if !args.json {
+        let reporter = Reporter::new(false, 0);
+        if listing.snapshots.is_empty() {
+            let all = directories.iter().map(quote).collect::<Vec<_>>().join(", ");
+            reporter.note(&format!("note: there are no snapshots in {all} that were asked for"));
+        }
+        if listing.hidden > 0 {
+            let hidden = listing.hidden;
+            reporter.note(&format!("note: --all shows {hidden} more, which are no snapshots"));
+        }
+    }
+    Ok(())
+}
