@@ -107,7 +107,7 @@ expect_exit 0 xl-snapshot show ssh/h.record
 guest_up i type=pv a.qcow2
 wait_tick i 2
 truncate -s 300M fat.fs
-mkfs.vfat fat.fs >/dev/null 2>&1 || busybox mkfs.vfat fat.fs
+mkfs.vfat fat.fs >/dev/null
 modprobe -a vfat nls_ascii nls_cp437
 mkdir fat
 mount -o loop fat.fs fat

@@ -26,7 +26,7 @@ trial "the pool is gone" 3 'the processor pool way' 'xl cpupool-destroy way' \
 	'xl cpupool-create name=\"way\" cpus=[\"1\"] >/dev/null'
 free=$(xl info free_memory)
 fill() {
-	sed -e 's/^name.*/name = "big"/' -e '/^disk/d' -e '/^pool/d' -e "s/^memory.*/memory = $((free - 60))/" g.cfg >big.cfg
+	sed -e 's/^name.*/name = "big"/' -e '/^disk/d' -e '/^pool/d' -e '/^uuid/d' -e "s/^memory.*/memory = $((free - 60))/" g.cfg >big.cfg
 	xl create -q -p big.cfg
 }
 trial "other domains have the memory" 3 'of memory' fill 'xl destroy big'
