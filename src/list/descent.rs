@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{DiskNow, FileSeen, ImageFormat, Kind, Known, NOW, Running, Seen, Told, is_partial};
+use super::report::{Apart, Current, Told};
+use super::seen::{DiskNow, FileSeen, ImageFormat, Kind, Known, NOW, Running, Seen, is_partial};
 use crate::disk::chain::{FileId, MAX_LENGTH};
 use crate::disk::lvm;
-use crate::list::report::{Apart, Current};
 use crate::memory::peek::Peek;
 use crate::record::{DiskRecord, Kept, Parent, QcowSnapshot, Record, ToldBy};
 use crate::tool::volumes::Volume;

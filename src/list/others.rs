@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::descent::World;
-use super::{Asked, ImageSeen, Kind, is_partial};
+use super::report::{Other, OtherKind};
+use super::seen::{Asked, ImageSeen, Kind, is_partial};
 use crate::disk::lvm;
-use crate::list::report::{Other, OtherKind};
 use crate::memory::PARTIAL;
 use crate::memory::peek::{Extent, Peek};
 use crate::record::{Kept, Record};

@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use super::descent::World;
-use super::{FileSeen, ImageFormat, Kind};
+use super::report::{DiskState, State};
+use super::seen::{FileSeen, ImageFormat, Kind};
 use crate::disk::FileFacts;
 use crate::disk::chain::MAX_LENGTH;
-use crate::list::report::{DiskState, State};
 use crate::memory::peek::Extent;
 use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
 use crate::tool::volumes::device;

@@ -1,10 +1,19 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::mark::Mark;
 use super::*;
-use crate::disk::lvm;
+use crate::disk::chain::Link;
 use crate::disk::qcow2::Header;
-use crate::record::{DomainRecord, FrozenFile, Parent, ToldBy};
+use crate::disk::{FileFacts, lvm};
+use crate::domain::Format;
+use crate::memory::peek::Extent;
+use crate::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Parent, ToldBy};
 use crate::support::record::sample;
+use crate::tool::volumes::Volume;
 use crate::tool::{vhd_util, volumes};
 
 fn at(second: i64) -> Timestamp {
