@@ -8,7 +8,7 @@ mod voice;
 use std::fmt;
 use std::path::PathBuf;
 
-use indicatif::DecimalBytes;
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -139,7 +139,7 @@ impl fmt::Display for Created {
             match (&self.image, self.image_size, self.disks_only) {
                 (_, _, Some(kind)) => format!("none: {kind}"),
                 (Some(image), Some(size), None) => {
-                    format!("{}  {}", quote(image), DecimalBytes(size))
+                    format!("{}  {}", quote(image), BinaryBytes(size))
                 }
                 _ => "to standard output".into(),
             },

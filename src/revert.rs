@@ -16,7 +16,7 @@ use crate::names::SnapshotName;
 use crate::need::{self, Rank, Trouble};
 use crate::plan::{Plan, Step, Stranded, undo};
 use crate::process::Process;
-use crate::record::{Kept, Record};
+use crate::record::{DomainRecord, Kept, Record};
 use crate::state::{State, stamp};
 use crate::tool::quote;
 use crate::tool::volumes::Volume;
@@ -383,36 +383,48 @@ fn check_start(found: &Found) -> Result<()> {
 }
 
 fn check_domain(found: &Found) -> Result<()> {
-    let domain = &found.record.domain;
+    let of = |running: &Running| (running.id.clone(), running.state);
+    refuse_domain(
+        &found.record.domain,
+        found.named.as_ref().map(of).as_ref(),
+        found.same.as_ref().map(of).as_ref(),
+    )
+}
+
+/// Refuses a revert because of who has the name or the UUID of the snapshot's domain now.
+///
+/// # Errors
+///
+/// If another domain has its name, or it has another name, or it is being destroyed.
+pub fn refuse_domain(
+    domain: &DomainRecord,
+    named: Option<&(DomainId, State)>,
+    same: Option<&(DomainId, State)>,
+) -> Result<()> {
     // Without memory, it is known by its name: see `look::for_revert`.
-    if let Some(named) = found
-        .named
-        .as_ref()
-        .filter(|named| found.same.as_ref().is_none_or(|same| same.id != named.id))
-    {
+    let another = named.filter(|(named, _)| same.is_none_or(|(same, _)| same != named));
+    if let Some((named, _)) = another {
         return Err(Error::refused(format!(
             "The name {} belongs to another domain now: {} has the UUID {}, the snapshot {}",
-            domain.name, named.id.domid, named.id.uuid, domain.uuid
+            domain.name, named.domid, named.uuid, domain.uuid
         ))
         .hint("rename or destroy that domain first: xl rename, xl destroy"));
     }
-    if let Some(same) = found.same.as_ref().filter(|same| same.id.name != domain.name) {
-        return Err(Error::refused(format!(
-            "The domain of the snapshot, {}, is called {} now",
-            domain.name, same.id
+    match same {
+        Some((same, _)) if same.name != domain.name => Err(Error::refused(format!(
+            "The domain of the snapshot, {}, is called {same} now",
+            domain.name
         ))
         .because(format!("it has the snapshot's UUID {}", domain.uuid))
         .hint(format!(
             "if it is the same one, give it its name back: xl rename {} {}; if it is another one, it \
              needs another UUID",
-            same.id.domid,
+            same.domid,
             quote(&domain.name)
-        )));
-    }
-    match &found.same {
-        Some(running) if running.state == State::Dying => Err(Error::refused(format!(
+        ))),
+        Some((same, State::Dying)) => Err(Error::refused(format!(
             "Domain {} ({}) is being destroyed",
-            domain.name, running.id.domid
+            domain.name, same.domid
         ))
         .hint("try again when it is gone")),
         _ => Ok(()),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 /// How often the numbers are looked at.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -167,7 +167,7 @@ fn paint(board: &Board, mut show: impl FnMut(&State, Duration)) {
 
 fn style() -> ProgressStyle {
     ProgressStyle::with_template(
-        "{msg:27} [{wide_bar}] {decimal_bytes:>9} of {decimal_total_bytes}, {decimal_bytes_per_sec:>11}",
+        "{msg:27} [{wide_bar}] {binary_bytes:>10} of {binary_total_bytes}, {binary_bytes_per_sec:>12}",
     )
     .expect("the template is well-formed")
     .progress_chars("=> ")
@@ -186,7 +186,7 @@ fn line(what: &str, state: &State, elapsed: Duration) -> String {
         "{}: {} % of {} after {} s",
         name(what, state.iteration),
         u128::from(state.done) * 100 / u128::from(state.total),
-        DecimalBytes(state.total),
+        BinaryBytes(state.total),
         elapsed.as_secs()
     )
 }
@@ -274,9 +274,9 @@ mod tests {
 
     #[test]
     fn a_line_says_what_how_far_and_how_long() {
-        let state = State { total: 400_000_000, ..state(Some(1), 100_000_000) };
+        let state = State { total: 400 << 20, ..state(Some(1), 100 << 20) };
         let text = line("saving memory", &state, Duration::from_millis(7900));
-        assert_eq!(text, "saving memory, iteration 2: 25 % of 400.00 MB after 7 s");
+        assert_eq!(text, "saving memory, iteration 2: 25 % of 400.00 MiB after 7 s");
         let state = State { done: u64::MAX, total: u64::MAX, ..state };
         assert!(line("x", &state, Duration::ZERO).contains("100 %"));
     }
@@ -286,14 +286,14 @@ mod tests {
         let screen = InMemoryTerm::new(5, 80);
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
         let meter = Meter::bar("saving memory", MultiProgress::with_draw_target(target));
-        meter.show(Some(2), 50_000_000, 200_000_000);
+        meter.show(Some(2), 50 << 20, 200 << 20);
         let end = Instant::now() + Duration::from_secs(10);
         while !screen.contents().contains("iteration 3") && Instant::now() < end {
             thread::sleep(PERIOD);
         }
         let seen = screen.contents();
-        assert!(seen.starts_with("saving memory, iteration 3  [==="), "{seen}");
-        assert!(seen.contains("]  50.00 MB of 200.00 MB, "), "{seen}");
+        assert!(seen.starts_with("saving memory, iteration 3  [=="), "{seen}");
+        assert!(seen.contains("]  50.00 MiB of 200.00 MiB, "), "{seen}");
         // All of it, the rate as well, on one line of a small terminal.
         assert!(seen.ends_with("/s") && !seen.contains('\n'), "{seen}");
         drop(meter);

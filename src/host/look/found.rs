@@ -21,9 +21,9 @@ use crate::host::snapshot::Snapshot;
 use crate::host::tools::{self, info, need, vhd_footer, vhd_parents, volumes};
 use crate::host::toolstack::Toolstack;
 use crate::names::is_file_part;
-use crate::need;
+use crate::need::{self, Rank, Trouble};
 use crate::record::{DiskRecord, Kept, Record};
-use crate::revert::{Cfg, Found, Onward, Running};
+use crate::revert::{Cfg, Found, Onward, Running, refuse_domain};
 use crate::show::Looked;
 use crate::state::{State, stamp};
 use crate::tool::qemu_img;
@@ -59,7 +59,7 @@ pub fn for_revert(
             let same = with_uuid(&domains, record.domain.uuid)?
                 .map(|domain| running(toolstack, domain))
                 .transpose()?;
-            let same = same.filter(|same| !is_empty_shell(toolstack, same));
+            let same = same.filter(|same| !is_empty_shell(toolstack, same.id.domid, same.state));
             (config, Onward::Memory, same)
         }
         None if beside.is_some() => {
@@ -154,9 +154,8 @@ fn running(toolstack: &Toolstack, domain: Listed) -> Result<Running> {
 
 /// Whether nothing is left of a domain that was destroyed but its number: somebody has still mapped a page
 /// of its memory. Its devices are gone from xenstore then, and its QEMU has ended.
-fn is_empty_shell(toolstack: &Toolstack, domain: &Running) -> bool {
-    let domid = domain.id.domid;
-    domain.state == State::Dying
+fn is_empty_shell(toolstack: &Toolstack, domid: u32, state: State) -> bool {
+    state == State::Dying
         && toolstack.vbds(domid).is_ok_and(|disks| disks.is_empty())
         && toolstack.qemu_pid(domid).is_ok_and(|qemu| qemu.is_none())
 }
@@ -205,16 +204,22 @@ pub fn for_show(
 ) -> Result<Looked> {
     // Without memory, it may have another UUID now.
     let around = toolstack.filter(|_| record.disks_only.is_none()).map(|toolstack| {
-        let same = with_uuid(&listed(toolstack)?, record.domain.uuid)?.map(|same| same.id.domid);
+        let domains = listed(toolstack)?;
+        let named = with_name(&domains, &record.domain.name).map(|named| (named.id, named.state));
+        let same = with_uuid(&domains, record.domain.uuid)?
+            .filter(|same| !is_empty_shell(toolstack, same.id.domid, same.state))
+            .map(|same| (same.id, same.state));
+        let refusal = refuse_domain(&record.domain, named.as_ref(), same.as_ref()).err();
+        let same = same.map(|(same, _)| same.domid);
         let current = same.map_or(Ok(Vec::new()), |domid| disks_of(toolstack, domid))?;
-        Ok::<_, Error>((same, current, disks_of_others(toolstack, same)?))
+        Ok::<_, Error>((same, current, disks_of_others(toolstack, same)?, refusal))
     });
     // What is known of the disks is shown all the same.
     let (untold, around) = match around.transpose() {
         Ok(around) => (None, around.unwrap_or_default()),
         Err(error) => (Some(error.chain().join(": ")), Default::default()),
     };
-    let (same, current, others) = around;
+    let (same, current, others, refusal) = around;
     let mut disks = in_parallel(&record.disks, |disk| {
         let mut found = disk_found(disk, revert_place(record, disk, now), &current, &others);
         found.room = room_needed(&found, false);
@@ -225,7 +230,9 @@ pub fn for_show(
     }
     let needs = need::of_revert(&disks, config, &record.domain.name, false)
         .map_err(|error| trouble(&record.domain.name, error))?;
-    let (troubles, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
+    let (needed, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
+    let by_name = refusal.map(|refusal| Trouble::of_error(&refusal, Rank::Busy));
+    let troubles = by_name.into_iter().chain(needed).collect();
     unseen.extend(untold);
     Ok(Looked { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
 }

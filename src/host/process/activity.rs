@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use indicatif::DecimalBytes;
+use indicatif::BinaryBytes;
 
 use super::stat::{Stat, all, stat};
 
@@ -53,7 +53,7 @@ impl Work {
     /// As it stands in a message.
     pub fn words(&self) -> String {
         let seconds = self.cpu / TICKS;
-        let (read, written) = (DecimalBytes(self.read), DecimalBytes(self.written));
+        let (read, written) = (BinaryBytes(self.read), BinaryBytes(self.written));
         format!("{seconds} s of processor time, {read} read, {written} written")
     }
 }

@@ -91,7 +91,7 @@ xl-snapshot create g --name w3 --no-live --memory w3.xlsave --json --wait 60 -q 
 waiting=$!
 while ((SECONDS - begin < 14)); do lab_pause; done
 let_create 0 'saving memory: '
-grep -Eq '^saving memory: [0-9]+ % of [0-9.]+ MB after [0-9]+ s$' errors.out || fail "no progress: $(<errors.out)"
+grep -Eq '^saving memory: [0-9]+ % of [0-9.]+ MiB after [0-9]+ s$' errors.out || fail "no progress: $(<errors.out)"
 wait $waiting || fail "exit status $? after the waiting: $(<w3.err.out)"
 [[ $(json name <w3.out) == w3 && ! -s w3.err.out ]] || fail "it printed: $(<w3.out) $(<w3.err.out)"
 more_ticks g 2
