@@ -1,7 +1,7 @@
 #!/bin/bash
 # A PV guest with two qcow2 disks and a raw one: internal snapshots, external ones, and both in one
 # transaction, which is reverted to twice. Bases never change.
-# timeout: 400
+# timeout: 600
 . /lab/t/lib.sh
 
 qcow2 a.qcow2 64M

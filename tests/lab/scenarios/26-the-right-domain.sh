@@ -1,7 +1,7 @@
 #!/bin/bash
 # The right domain, or none: copied UUIDs, names that are numbers, renamed, rebooted, destroyed and started
 # again while a revert prepares, and one that cannot go away because somebody holds its memory.
-# timeout: 420
+# timeout: 600
 . /lab/t/lib.sh
 
 w=$LAB_WORK

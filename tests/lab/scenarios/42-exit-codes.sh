@@ -1,7 +1,7 @@
 #!/bin/bash
 # Each exit status from the real program, with what stands on standard output and error; waiting for the
 # lock; XL_SNAPSHOT_DIR; progress and escape sequences on terminals and elsewhere.
-# timeout: 180
+# timeout: 600
 . /lab/t/lib.sh
 
 faulty=/usr/local/sbin/xl-snapshot-faults

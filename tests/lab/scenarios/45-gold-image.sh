@@ -1,6 +1,6 @@
 #!/bin/bash
 # Four new domains from one snapshot at the same time, beside the running original.
-# timeout: 400
+# timeout: 600
 . /lab/t/lib.sh
 . /lab/t/gold.sh
 

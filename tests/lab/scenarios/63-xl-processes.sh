@@ -1,7 +1,7 @@
 #!/bin/bash
 # The domain's xl process is found whatever became of its log and its program, and never another one; in a
 # foreign PID namespace, where no process can be told, nothing is done.
-# timeout: 300
+# timeout: 600
 . /lab/t/lib.sh
 
 xl=/usr/lib/xen-4.17/bin/xl log=/var/log/xen/xl-g.log
