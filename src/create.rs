@@ -74,6 +74,7 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
         )));
     }
     disk::check_twice(&seen.disks, &disks)?;
+    disk::check_clock(&seen.disks, &disks, job.now)?;
     check_new_files(&disks)?;
     boot::check(&domain, seen, &disks)?;
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();

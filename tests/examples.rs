@@ -120,6 +120,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 sectors: None,
                 clone_trouble: None,
                 own: Ok(Vec::new()),
+                below: None,
                 vhd: is_vhd.then_some(Ok(facts_of_vhd)),
                 disk,
             }

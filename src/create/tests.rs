@@ -78,6 +78,7 @@ pub(super) fn seen(job: &Job) -> Seen {
             sectors: None,
             clone_trouble: None,
             own: Ok(Vec::new()),
+            below: None,
             vhd: None,
             disk,
         })

@@ -22,6 +22,8 @@ pub use parts::{Beside, Context, DiskCreate, DiskRevert, RevertContext, Room, Sp
 use parts::{record, refuse, refuse_revert};
 pub use seen::{DiskSeen, FileFacts, Node, Place, Sectors, Served};
 
+use jiff::Timestamp;
+
 use crate::domain::{Disk, Format};
 use crate::error::Result;
 use crate::names::SnapshotName;
@@ -144,6 +146,26 @@ pub fn check_twice(seen: &[DiskSeen], planned: &[DiskCreate]) -> Result<()> {
             );
         }
         known.push(seen);
+    }
+    Ok(())
+}
+
+/// Refuses disks of which a revert would take what they rest on for changed since: its time is in the future, by the
+/// clock of a file server, or from before this host's clock was set back.
+pub fn check_clock(seen: &[DiskSeen], planned: &[DiskCreate], now: Timestamp) -> Result<()> {
+    let taken = seen.iter().zip(planned).filter(|(_, plan)| !plan.record.snapshot.is_left_out());
+    let below = taken.filter_map(|(seen, _)| Some((seen, seen.below.as_ref()?)));
+    for (seen, (path, written)) in below {
+        if *written > now {
+            let why = format!(
+                "it rests on {}, which was written to at {written}, and now it is {now}: a revert could not \
+                 tell whether it was written to since",
+                path.display()
+            );
+            return Err(refuse(&seen.disk, why).hint(
+                "set this host's clock and the file server's right, or wait until that time",
+            ));
+        }
     }
     Ok(())
 }

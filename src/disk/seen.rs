@@ -95,6 +95,8 @@ pub struct DiskSeen {
     /// The image and those below it, if it is one that qemu-img knows and that could be snapshotted; the
     /// error if they cannot be followed.
     pub own: std::result::Result<Vec<Link>, String>,
+    /// The file below the image that was written to last, and when.
+    pub below: Option<(PathBuf, Timestamp)>,
     /// What is known of it as a VHD, if it is one.
     pub vhd: Option<std::result::Result<vhd_util::Facts, String>>,
 }

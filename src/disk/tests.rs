@@ -307,3 +307,17 @@ fn one_file_that_is_two_disks_is_refused() {
     disks[1].file.as_mut().unwrap().inode += 1;
     check_twice(&disks, &planned(&disks, None)).unwrap();
 }
+
+#[test]
+fn what_a_disk_rests_on_must_be_older_than_now() {
+    let now = facts().mtime;
+    let at = |seconds| now + jiff::SignedDuration::from_secs(seconds);
+    let on = |seconds| DiskSeen { below: Some(("/srv/base".into(), at(seconds))), ..seen(QCOW2) };
+    let check = |disk: DiskSeen, wish| {
+        let planned = plan_one(&disk, wish, &Ok(Vec::new())).unwrap();
+        check_clock(&[disk], &[planned], now)
+    };
+    check(on(0), None).unwrap();
+    check(on(9), Some("none")).unwrap();
+    refused(check(on(1), None).map(|()| "taken"), &["it rests on /srv/base", "a revert could not"]);
+}

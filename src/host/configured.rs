@@ -132,6 +132,8 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskS
         node.virtual_size = facts.size - facts.size % SECTOR;
     }
     let reflink = matches!(job.wish(&disk.vdev), Some(Wish::Reflink { .. }));
+    let own = look::own(&disk);
+    let below = look::below(&own);
     DiskSeen {
         served: Some(Served::Nobody),
         params: Vec::new(),
@@ -144,7 +146,8 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskS
         used_by: other_user(path, others),
         sectors: None,
         clone_trouble: reflink.then(|| files::clone_trouble(path)).flatten(),
-        own: look::own(&disk),
+        own,
+        below,
         vhd: vhd_facts(&disk),
         disk,
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use domains::name_of;
 pub use domains::{Domain, again, domain};
 pub use found::{for_revert, for_show};
+use jiff::Timestamp;
 pub(super) use trouble::trouble;
 
 use crate::create::drives::Drive;
@@ -176,6 +177,8 @@ fn disk_seen(
         Some(Wish::Reflink { .. }) => true,
         Some(_) | None => disk.format == Some(Format::Raw) && served == Some(Served::Blkback),
     };
+    let own = own(&disk);
+    let below = below(&own);
     DiskSeen {
         served,
         params: vbd.map(|vbd| vbd.params.clone()).unwrap_or_default(),
@@ -188,7 +191,8 @@ fn disk_seen(
         used_by: other_user(file, others),
         sectors: vbd.and_then(|vbd| vbd.sectors),
         clone_trouble: clones.then(|| files::clone_trouble(file)).flatten(),
-        own: own(&disk),
+        own,
+        below,
         vhd: vhd_facts(&disk),
         disk,
     }
@@ -251,6 +255,12 @@ pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
         true => volumes(),
         false => Ok(Vec::new()),
     }
+}
+
+/// The file below an image that was written to last.
+pub(super) fn below(own: &Result<Vec<Link>, String>) -> Option<(PathBuf, Timestamp)> {
+    let written = |link: &Link| Some((link.path.clone(), files::facts(&link.path).ok()?.mtime));
+    own.iter().flatten().skip(1).filter_map(written).max_by_key(|(_, at)| *at)
 }
 
 /// The image of a disk and those below it, if it is one that could be snapshotted by QEMU's means.

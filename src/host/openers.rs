@@ -237,7 +237,8 @@ pub fn device_number((device, _): FileId) -> String {
     format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
 }
 
-/// Whether somebody whom we cannot see has a QEMU image open: on another host, over NFS. QEMU locks a
+/// Whether somebody whom we cannot see has a QEMU image open: on another host, over NFS. Not the QEMU of a Xen guest,
+/// which libxl starts with `file.locking=off`. QEMU locks a
 /// byte for each thing it may do and one for each it lets nobody else do (block/file-posix.c,
 /// `RAW_LOCK_PERM_BASE` and `RAW_LOCK_SHARED_BASE`).
 pub fn is_locked(path: &Path) -> bool {

@@ -79,6 +79,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
         sectors: in_kernel.then_some(Sectors { count: 2048, size: SECTOR }),
         clone_trouble: None,
         own: Ok(Vec::new()),
+        below: None,
         vhd: is_vhd.then_some(Ok(facts_of_vhd)),
         disk,
     }

@@ -94,6 +94,14 @@ refused 3 'kernel.out' xl-snapshot revert d1.record
 [[ $(domid k) == "$id" ]] || fail "it was destroyed"
 xl destroy k
 
+# What a disk rests on has a time in the future: a revert would take it for changed.
+qemu-img create -q -f qcow2 -b "$w/b.qcow2" -F qcow2 e.qcow2
+touch -d '+1 hour' b.qcow2
+guest_up e mem=96 tick=300 e.qcow2
+wait_tick e 2
+refused 3 "it rests on $w/b.qcow2" xl-snapshot create e --name e1 --memory e1.xlsave --no-live
+xl destroy e
+
 # One file that is two disks; a configuration file that cannot be replaced.
 qcow2 c.qcow2 32M
 guest_up d mem=96 tick=300 c.qcow2 "format=qcow2,vdev=xvdb,access=rw,target=$w/../${w##*/}/c.qcow2" && {
