@@ -192,7 +192,7 @@ pub struct RevertArgs {
   xl-snapshot list --tree web1
   xl-snapshot list --all /srv/snapshots
   xl-snapshot list --json web1 web2
-  xl-snapshot list --metrics > /var/lib/prometheus/node-exporter/xl-snapshot.prom
+  xl-snapshot list --metrics >x.new && mv x.new xl-snapshot.prom
 
 * marks the snapshot that the running domain continues from. ? marks the youngest snapshot, where only
 the dates can tell. SIZE is the space that the memory image takes on its file system.

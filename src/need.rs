@@ -141,9 +141,15 @@ pub(crate) fn script(name: &str) -> PathBuf {
 }
 
 impl What {
-    /// What an administrator does if it is not there.
-    pub fn remedy(&self) -> String {
+    /// What an administrator does if it is not there, or in use.
+    pub fn remedy(&self, rank: Rank) -> String {
         match self {
+            What::Alone(path) | What::Still(path) | What::Inside(path) if rank == Rank::Missing => {
+                format!(
+                    "see whether it was moved, or is not mounted or not writable: ls -l {0}; findmnt -T {0}",
+                    quote(path)
+                )
+            }
             What::Alone(path) | What::Still(path) | What::Inside(path) => {
                 format!("see who uses it, and end that first: fuser -v {}", quote(path))
             }

@@ -463,12 +463,13 @@ impl Running {
 }
 
 /// Bounds what a program may use that reads the headers of images, which may be anybody's (as in
-/// CVE-2024-4467): 4 TiB of image take it 30 MiB and a tenth of a second.
+/// CVE-2024-4467): 4 TiB of image take it 30 MiB and a tenth of a second. Not its address space: each thread of the C
+/// library reserves 128 MiB of that (malloc(3), arenas), and QEMU starts threads as storage is slow.
 fn bound(child: &Child) {
     const MEMORY: u64 = 1 << 30;
     const SECONDS: u64 = 60;
     let process = rustix::process::Pid::from_child(child);
-    for (what, most) in [(Resource::As, MEMORY), (Resource::Cpu, SECONDS)] {
+    for (what, most) in [(Resource::Data, MEMORY), (Resource::Cpu, SECONDS)] {
         let limit = Rlimit { current: Some(most), maximum: Some(most) };
         // It may have ended already.
         let _ = prlimit(Some(process), what, limit);

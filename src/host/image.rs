@@ -348,7 +348,7 @@ impl Source {
         let trouble = |error: io::Error| {
             Error::refused(format!("Image {name}"))
                 .because(error)
-                .hint("pass an image, - or a SPEC.toml; create printed the path of the image")
+                .hint("name the snapshot as DOMAIN/NAME, or pass its image, - or a SPEC.toml; xl-snapshot list shows all")
         };
         if path.extension().is_some_and(|extension| extension == &PARTIAL[1..]) {
             return Err(Error::refused(format!("Image {name}"))

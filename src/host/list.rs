@@ -411,12 +411,9 @@ pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
     }
     let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
     let refused = |why: String| {
-        Error::refused(format!(
-            "There is no file {}, and no one snapshot of that name",
-            quote(text)
-        ))
-        .because(why)
-        .hint(format!("xl-snapshot list {} shows those there are", quote(domain)))
+        Error::refused(format!("{} names no snapshot, and there is no such file", quote(text)))
+            .because(why)
+            .hint(format!("xl-snapshot list {} shows those there are", quote(domain)))
     };
     let images = images(std::slice::from_ref(&directory), &[], &mut Vec::new())
         .map_err(|error| refused(format!("{}: {error}", directory.display())))?;

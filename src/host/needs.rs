@@ -49,7 +49,7 @@ pub fn troubles(needs: &[Need], around: Around<'_>) -> (Vec<Trouble>, Vec<String
             Answer::Unseen(what) if unseen.contains(&what) => {}
             Answer::Unseen(what) => unseen.push(what),
             Answer::Trouble(rank, why) => {
-                let hint = what.remedy();
+                let hint = what.remedy(rank);
                 found.push(Trouble { rank, about: about.clone(), why, hint });
             }
         }

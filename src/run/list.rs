@@ -83,7 +83,11 @@ pub fn list(args: &ListArgs) -> Result<()> {
         let reporter = Reporter::new(false, 0);
         if listing.snapshots.is_empty() {
             let all = directories.iter().map(quote).collect::<Vec<_>>().join(", ");
-            reporter.note(&format!("note: there are no snapshots in {all} that were asked for"));
+            let of = match asked.domains.as_slice() {
+                [] => String::new(),
+                domains => format!(" of {}", domains.join(", ")),
+            };
+            reporter.note(&format!("note: there are no snapshots{of} in {all}"));
         }
         if listing.hidden > 0 {
             let hidden = listing.hidden;

@@ -22,6 +22,8 @@ create r r2.xlsave --name r2 --no-live -d "xvda,external"
 base=$(sha256sum <x/f.img)
 revert r r1.xlsave --discard-current
 [[ $(sha256sum <x/f.img) == "$base" ]] || fail "the base of r2 was touched"
+# Past the moment of r2, so that going there is a jump.
+wait_tick r $((lab_until[r2.xlsave] + 3))
 revert r r2.xlsave
 revert r r1.xlsave
 xl destroy r
