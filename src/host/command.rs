@@ -600,7 +600,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         let of = |name: &str| limits.lines().find(|line| line.starts_with(name)).unwrap();
-        assert!(of("Max address space").contains("1073741824"), "{limits}");
+        assert!(of("Max data size").contains("1073741824"), "{limits}");
         assert!(of("Max cpu time").contains("60"), "{limits}");
     }
 

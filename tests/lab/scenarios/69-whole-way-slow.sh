@@ -66,7 +66,7 @@ another() {
 	second=$(losetup --show -f other.pv)
 	vgcreate -qq twice "$second"
 	lvcreate -qq -y -n a -L 32M twice
-	losetup "$first" twice.pv
+	losetup -f twice.pv
 }
 trial "two groups of one name" 3 '2 volume groups called twice' another 'losetup -d "$second"; vgscan -qq --cache || :'
 detail "$lab_trials cases refused before anything changed; no base is rewritten by another spelling of its path"
