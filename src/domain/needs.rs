@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::domain::{DomainConfig, GuestType};
 use crate::need::{What, script};
+use crate::release::BOOT_LOADER;
 
 /// The first port of VNC: that of display 0 (RFC 6143).
 const VNC: u64 = 5900;
@@ -54,8 +55,7 @@ impl DomainConfig {
     /// What it is booted from, which a start reads, but no restore.
     pub fn start_needs(&self) -> Vec<What> {
         let mut needs = self.booted();
-        let loader = ["/b_info/bootloader", "/b_info/type.pv/bootloader"];
-        let loader = loader.iter().find_map(|at| self.path_at(at));
+        let loader = BOOT_LOADER.iter().find_map(|at| self.path_at(at));
         needs.extend(loader.map(|path| What::Program(path.into())));
         needs
     }

@@ -244,8 +244,7 @@ impl Read for At<'_> {
 }
 
 fn tap_vhd(path: &Path) -> Option<VhdSeen> {
-    let ends = files::ends::<{ vhd_util::FOOTER }>(path).ok()?;
-    let facts = ends.iter().find_map(vhd_util::Facts::of_footer)?;
+    let facts = tools::vhd_footer(path).ok()?;
     let parent = || vhd_util::parent_uuid(&files::part(path, facts.header).ok()?);
     Some(VhdSeen { facts, parent: if facts.differencing { parent() } else { None } })
 }

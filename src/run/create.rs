@@ -17,7 +17,7 @@ use crate::host::dom0::Dom0;
 use crate::host::lock::Hold;
 use crate::host::look::{self, Domain};
 use crate::host::surroundings::stdout_is_nowhere;
-use crate::host::{configured, leftovers, list, rewrites};
+use crate::host::{configured, leftovers, list, marks, rewrites};
 use crate::leftover::{self, Leftover};
 use crate::plan::{Plan, Target, execute};
 use crate::report::{CfgReplaced, Created, Planned, json_text};
@@ -106,6 +106,8 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let off = domain.state == State::Off;
     let done = dom0.done();
     let record = done.record.expect("an executed plan has completed the record");
+    // A guest that had to be restored runs by now.
+    marks::set_all(&record);
     let report = Created {
         name: job.name.to_string(),
         id: job.id,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
-use crate::host::guard;
 use crate::host::toolstack::Toolstack;
+use crate::host::{guard, marks};
 use crate::plan::{TakenOver, take_over};
 use crate::report::{Reporter, error_text};
 
@@ -47,7 +47,10 @@ fn guard(reporter: &Reporter) -> Result<()> {
     dom0.adopt(&plan, done);
     let how = match take_over(&plan, reached, &mut dom0)? {
         TakenOver::Undone => "everything is as it was before",
-        TakenOver::Finished => "it was carried out to its end",
+        TakenOver::Finished => {
+            dom0.done().record.iter().for_each(marks::set_all);
+            "it was carried out to its end"
+        }
     };
     reporter.message(&format!("xl-snapshot: {title} was killed, but {how}"));
     Ok(())

@@ -12,6 +12,7 @@ use crate::disk::{
 };
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::Result;
+use crate::names::SnapshotName;
 use crate::plan::Step;
 use crate::record::{DiskRecord, FrozenFile, Kept, SECTOR};
 use crate::spec::DiskWish;
@@ -128,23 +129,30 @@ pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
     }
 }
 
-/// Plans to put one disk back, in a running domain, and keeps what it holds.
-pub(crate) fn revert_one(found: &DiskFound) -> Result<DiskRevert> {
-    let keep = "before-revert-20260302-000000".parse().unwrap();
-    let volumes = Ok(Vec::new());
-    let context = RevertContext {
+/// What stands over the disks of a revert of a running domain, which keeps what they hold.
+pub(crate) fn revert_context<'a>(
+    keep: &'a SnapshotName,
+    volumes: &'a Volumes,
+) -> RevertContext<'a> {
+    RevertContext {
         uuid: Uuid::nil(),
         domain: "web1",
         id: ID,
         created: facts().mtime,
-        keep: &keep,
+        keep,
         running: true,
         discard: false,
         beside: None,
         tight: false,
-        volumes: &volumes,
-    };
-    revert(found, context)
+        volumes,
+    }
+}
+
+/// Plans to put one disk back, in a running domain, and keeps what it holds.
+pub(crate) fn revert_one(found: &DiskFound) -> Result<DiskRevert> {
+    let keep = "before-revert-20260302-000000".parse().unwrap();
+    let volumes = Ok(Vec::new());
+    revert(found, revert_context(&keep, &volumes))
 }
 
 /// The words of a refusal, and the change to what is found that leads to it.

@@ -12,7 +12,6 @@ use crate::domain::{DomainId, Format};
 use crate::error::{Error, Left, Result};
 use crate::host::cfg;
 use crate::host::guard::Note;
-use crate::host::marks;
 use crate::host::record_file::RecordFile;
 use crate::host::tools;
 use crate::names::SnapshotName;
@@ -50,7 +49,6 @@ impl Dom0 {
             })
         });
         if result.is_ok() {
-            marks::set_all(&record);
             self.done.record = Some(record);
         } else {
             // It can still be taken back.

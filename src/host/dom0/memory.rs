@@ -8,7 +8,7 @@ use crate::error::{Error, Left, Result};
 use crate::host::guard::Note;
 use crate::host::image::{ImageWriter, NotComplete};
 use crate::host::parallel::in_parallel;
-use crate::host::{files, marks, tools};
+use crate::host::{files, tools};
 use crate::memory::{partial_path, restore_command};
 use crate::plan::{ImageStart, Target};
 use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
@@ -92,7 +92,6 @@ impl Dom0 {
                 });
             }
         };
-        marks::set_all(&record);
         self.done.image_size = size;
         self.done.record = Some(record);
         Ok(())

@@ -1,14 +1,12 @@
 //! Volumes put back.
 
-use uuid::Uuid;
-
 use super::super::Space;
 use super::{Edit, MERGING_TAG, TAG, broken_lvs, report};
 use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::record::Kept;
-use crate::support::disks::{ID, Volumes, facts, found, refused, words};
+use crate::support::disks::{Volumes, found, refused, revert_context, words};
 
 const MIB: u64 = 1 << 20;
 /// What the tag of xvdb's snapshot, a thin one, begins with.
@@ -49,18 +47,7 @@ fn thin() -> DiskFound {
 fn plan_with(found: &DiskFound, world: World, volumes: &Volumes) -> Result<DiskRevert> {
     let keep = "before-revert-x".parse().unwrap();
     let World { running, discard } = world;
-    let context = RevertContext {
-        uuid: Uuid::nil(),
-        domain: "web1",
-        id: ID,
-        created: facts().mtime,
-        keep: &keep,
-        running,
-        discard,
-        beside: None,
-        tight: false,
-        volumes,
-    };
+    let context = RevertContext { running, discard, ..revert_context(&keep, volumes) };
     revert(found, context)
 }
 
