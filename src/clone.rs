@@ -12,7 +12,6 @@ use crate::disk::{self, Beside, RevertContext};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Plan, Step};
-use crate::record::Kept;
 use crate::revert::{CfgAfter, DiskChange, Found, Revert, cfg, check_image, keep_name, no_trouble};
 
 /// What the user asks for.
@@ -98,7 +97,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
                 )
             })
             .chain(found.disks.iter()
-            .filter(|disk| matches!(disk.record.snapshot, Kept::None { .. }))
+            .filter(|disk| disk.record.snapshot.is_left_out())
             .map(|disk| {
                 let vdev = &disk.record.vdev;
                 format!("disk {vdev} is shared with {}, read-only", record.domain.name)
@@ -154,9 +153,10 @@ fn check_left_out(found: &Found) -> Result<()> {
     let disks = found.config.disks().map_err(|why| {
         Error::refused(format!("The configuration in snapshot {}", found.record.name)).because(why)
     })?;
-    let shared = disks.iter().zip(&found.disks).find(|(disk, found)| {
-        matches!(found.record.snapshot, Kept::None { .. }) && disk.writable && !disk.cdrom
-    });
+    let shared = disks
+        .iter()
+        .zip(&found.disks)
+        .find(|(disk, found)| found.record.snapshot.is_left_out() && disk.writable && !disk.cdrom);
     match shared {
         None => Ok(()),
         Some((disk, _)) => Err(Error::refused(format!(

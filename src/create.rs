@@ -16,13 +16,14 @@ pub use parts::Rewrites;
 pub use seen::{ImagePlace, Seen, Space};
 
 use self::parts::{Switch, actions, broken, left_out, name_of, new_record, prepare, switch};
-use crate::disk::{self, DiskCreate, DiskSeen, lvm, vhd};
-use crate::domain::{Format, GuestType};
+use crate::disk::kind::{Content, Role};
+use crate::disk::{self, DiskCreate, DiskSeen, lvm};
+use crate::domain::GuestType;
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::need;
 use crate::plan::{ImageStart, Plan, Step, Stranded, Target};
-use crate::record::{Kept, NOT_YET, Record};
+use crate::record::{NOT_YET, Record};
 use crate::spec::DiskWish;
 use crate::state::State;
 use crate::tool::{check_path, quote};
@@ -122,7 +123,8 @@ pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -
 fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
     let domain = name_of(&seen.config)?;
     let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
-    let internal = disks.iter().any(|d| matches!(d.record.snapshot, Kept::Internal { .. }));
+    let internal =
+        disks.iter().any(|d| matches!(d.record.snapshot.kind().content(), Content::Inside(_)));
     let not_live = why_not_live(guest_type, seen, internal).filter(|_| job.request.live);
     let live = job.request.live && not_live.is_none();
     let record = new_record(job, seen, disks, live)?;
@@ -162,7 +164,8 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
             by_restore.join(", ")
         ));
         let clonable = disks.iter().zip(&seen.disks).filter(|(disk, seen)| {
-            let overlay = matches!(disk.record.snapshot, Kept::External { .. });
+            let new = disk.record.snapshot.kind().new_file();
+            let overlay = new.is_some_and(|file| file.role == Role::Overlay);
             disk.by_restore && overlay && seen.clone_trouble.is_none()
         });
         notes.extend(clonable.map(|(disk, _)| {
@@ -288,12 +291,8 @@ fn revert_command(image: &Path) -> String {
 fn check_new_files(disks: &[DiskCreate]) -> Result<()> {
     let mut files = BTreeSet::new();
     for disk in disks {
-        let new_file = match &disk.record.snapshot {
-            Kept::External { overlay: file, .. }
-            | Kept::Reflink { copy: file, .. }
-            | Kept::Vhd { child: file, .. } => file,
-            Kept::None { .. } | Kept::Internal { .. } | Kept::Lvm { .. } => continue,
-        };
+        let Some(new_file) = disk.record.snapshot.kind().new_file() else { continue };
+        let new_file = new_file.path;
         check_path(new_file).map_err(|why| {
             Error::refused(format!("The new file {new_file:?}"))
                 .because(why)
@@ -312,14 +311,9 @@ pub fn cfg_lines(record: &Record) -> Vec<String> {
     record
         .disks
         .iter()
-        .filter_map(|disk| match &disk.snapshot {
-            Kept::External { overlay, .. } => {
-                Some(Change::new(&disk.vdev, overlay, Format::Qcow2).entry())
-            }
-            Kept::Vhd { child, .. } => {
-                Some(Change::new(&disk.vdev, &vhd::target(child), Format::Raw).entry())
-            }
-            _ => None,
+        .filter_map(|disk| {
+            let (image, format) = disk.snapshot.kind().switched()?;
+            Some(Change::new(&disk.vdev, &image, format).entry())
         })
         .collect()
 }
@@ -432,7 +426,7 @@ fn image_start(
 
 /// The images of the disks that are in the snapshot.
 fn images(disks: &[DiskCreate]) -> Vec<PathBuf> {
-    let taken = disks.iter().filter(|disk| !matches!(disk.record.snapshot, Kept::None { .. }));
+    let taken = disks.iter().filter(|disk| !disk.record.snapshot.is_left_out());
     taken.map(|disk| disk.record.path.clone()).collect()
 }
 

@@ -13,6 +13,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::disk::kind::Said;
+pub use crate::disk::kinds::Kept;
+pub use crate::disk::proof::{FrozenFile, QcowSnapshot, SECTOR};
 use crate::domain::{Format, GuestType};
 use crate::names::{SnapshotName, is_plain, is_vdev, is_volume_part};
 use crate::tool::{BadPath, check_path};
@@ -165,81 +168,22 @@ pub struct DiskRecord {
     pub snapshot: Kept,
 }
 
-/// What keeps the content of a disk, and the proof that it is still there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub enum Kept {
-    /// Nothing: it was left out.
-    None {
-        /// Why: it cannot change, or the user said so.
-        why: String,
-    },
-    /// A snapshot inside of the qcow2 file.
-    Internal {
-        /// The proof; absent only while the record is not complete.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        proof: Option<QcowSnapshot>,
-    },
-    /// The file itself, which nobody writes to any more: the guest went on in an overlay.
-    External {
-        /// Where the guest went on.
-        overlay: PathBuf,
-        /// The proof; absent only while the record is not complete.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        proof: Option<FrozenFile>,
-    },
-    /// A snapshot of the logical volume. Its tag, `xl-snapshot:ID:VDEV`, tells it from others.
-    Lvm {
-        /// The volume group.
-        group: String,
-        /// The volume the guest writes to.
-        volume: String,
-        /// The name its snapshot was given.
-        snapshot: String,
-        /// What the snapshot can hold of changes, in bytes; absent for a thin one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        size: Option<u64>,
-    },
-    /// A copy that shares its content with the file, by the file system's own means.
-    Reflink {
-        /// The copy.
-        copy: PathBuf,
-        /// The proof; absent only while the record is not complete.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        proof: Option<FrozenFile>,
-    },
-    /// The VHD itself, which nobody writes to any more: the guest went on in a child of it.
-    Vhd {
-        /// Where the guest went on.
-        child: PathBuf,
-        /// The proof; absent only while the record is not complete.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        proof: Option<FrozenFile>,
-    },
-}
-
 impl DiskRecord {
     /// Whoever can hand us an image can write into its record what they like.
     fn check(&self) -> Result<(), BadRecord> {
-        let name = |name: &String, good: fn(&str) -> bool| {
-            good(name).then_some(()).ok_or_else(|| BadRecord::Name(name.clone()))
+        let name = |name: &str, good: fn(&str) -> bool| {
+            good(name).then_some(()).ok_or_else(|| BadRecord::Name(name.to_owned()))
         };
         name(&self.vdev, is_vdev)?;
-        match &self.snapshot {
-            // Its path is for messages only: it may be no file at all.
-            Kept::None { why } => return plain(why),
-            Kept::Internal { proof } => proof.iter().try_for_each(|proof| {
-                plain(&proof.id)?;
-                plain(&proof.name)
-            })?,
-            Kept::External { overlay: file, .. }
-            | Kept::Reflink { copy: file, .. }
-            | Kept::Vhd { child: file, .. } => checked(file)?,
-            Kept::Lvm { group, volume, snapshot, .. } => {
-                [group, volume, snapshot].iter().try_for_each(|part| name(part, is_volume_part))?;
+        for said in self.snapshot.kind().said() {
+            match said {
+                Said::Text(text) => plain(text)?,
+                Said::VolumePart(part) => name(part, is_volume_part)?,
+                Said::File(path) => checked(path)?,
             }
         }
-        checked(&self.path)
+        // The path of one that was left out is for messages only: it may be no file at all.
+        if self.snapshot.is_left_out() { Ok(()) } else { checked(&self.path) }
     }
 }
 
@@ -254,70 +198,6 @@ fn checked(path: &Path) -> Result<(), BadRecord> {
     match check_path(path) {
         Ok(_) => Ok(()),
         Err(source) => Err(BadRecord::Path { path: path.to_owned(), source }),
-    }
-}
-
-impl Kept {
-    /// Whether the disk is not in the snapshot.
-    pub fn is_left_out(&self) -> bool {
-        matches!(self, Kept::None { .. })
-    }
-
-    /// Its name for users and scripts.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Kept::None { .. } => "none",
-            Kept::Internal { .. } => "internal",
-            Kept::External { .. } => "external",
-            Kept::Lvm { .. } => "lvm",
-            Kept::Reflink { .. } => "reflink",
-            Kept::Vhd { .. } => "vhd",
-        }
-    }
-}
-
-/// What tells an internal snapshot from another one of the same name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct QcowSnapshot {
-    /// QEMU's number for it.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// When QEMU made it, to the nanosecond.
-    pub date: Timestamp,
-}
-
-impl QcowSnapshot {
-    /// Whether a record can hold it. QEMU gives numbers and takes our names, but who has written to an image can have
-    /// put anything there.
-    pub fn is_plain(&self) -> bool {
-        [&self.id, &self.name].iter().all(|text| plain(text).is_ok())
-    }
-}
-
-/// What tells whether a file was written to since.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FrozenFile {
-    /// The size the guest sees, in bytes.
-    pub virtual_size: u64,
-    /// The length of the file in bytes.
-    pub file_size: u64,
-    /// When it was last written to.
-    pub mtime: Timestamp,
-    /// Its inode number: a copy is another file.
-    pub inode: u64,
-}
-
-/// The size of a sector in bytes, in which QEMU and Linux count.
-pub const SECTOR: u64 = 512;
-
-impl FrozenFile {
-    /// The size the guest sees, in whole sectors. A record of an earlier version has the length of the file
-    /// where the kernel served it from a loop device, which leaves out a last sector that is not whole.
-    pub fn whole_sectors(&self) -> u64 {
-        self.virtual_size - self.virtual_size % SECTOR
     }
 }
 
@@ -385,6 +265,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::kinds::{External, LeftOut, Lvm, Reflink, Vhd};
     use crate::support::record::sample;
 
     #[test]
@@ -398,14 +279,14 @@ mod tests {
     #[test]
     fn every_kind_of_snapshot_comes_back() {
         let kinds = [
-            Kept::Lvm {
+            Kept::Lvm(Lvm {
                 group: "vg0".into(),
                 volume: "c".into(),
                 snapshot: "c.s1".into(),
                 size: Some(1 << 30),
-            },
-            Kept::Reflink { copy: "/srv/web1-xvda.at-s1.img".into(), proof: None },
-            Kept::Vhd { child: "/srv/web1-xvda.after-s1.vhd".into(), proof: None },
+            }),
+            Kept::Reflink(Reflink { copy: "/srv/web1-xvda.at-s1.img".into(), proof: None }),
+            Kept::Vhd(Vhd { child: "/srv/web1-xvda.after-s1.vhd".into(), proof: None }),
         ];
         for kind in kinds {
             let mut record = sample();
@@ -474,7 +355,7 @@ mod tests {
             let changes: [&dyn Fn(&mut Record); 3] = [
                 &|record| record.domain.name = text.into(),
                 &|record| record.xen = text.into(),
-                &|record| record.disks[2].snapshot = Kept::None { why: text.into() },
+                &|record| record.disks[2].snapshot = Kept::None(LeftOut { why: text.into() }),
             ];
             for change in changes {
                 let error = refused(change);
@@ -488,7 +369,8 @@ mod tests {
     #[test]
     fn the_largest_numbers_come_back() {
         let mut record = sample();
-        let Kept::External { proof: Some(proof), .. } = &mut record.disks[1].snapshot else {
+        let Kept::External(External { proof: Some(proof), .. }) = &mut record.disks[1].snapshot
+        else {
             unreachable!()
         };
         proof.inode = u64::MAX;
@@ -510,9 +392,9 @@ mod tests {
             let impossible = format!("The snapshot record has an impossible path, {path:?}");
             assert_eq!(with(&|disk| disk.path = path.into()), impossible);
             let files = [
-                Kept::External { overlay: path.into(), proof: None },
-                Kept::Reflink { copy: path.into(), proof: None },
-                Kept::Vhd { child: path.into(), proof: None },
+                Kept::External(External { overlay: path.into(), proof: None }),
+                Kept::Reflink(Reflink { copy: path.into(), proof: None }),
+                Kept::Vhd(Vhd { child: path.into(), proof: None }),
             ];
             for file in files {
                 assert_eq!(with(&|disk| disk.snapshot = file.clone()), impossible);
@@ -520,12 +402,12 @@ mod tests {
         }
         for (group, volume, snapshot) in [("-x", "a", "b"), ("g", "a/b", "b"), ("g", "a", "..")] {
             with(&|disk| {
-                disk.snapshot = Kept::Lvm {
+                disk.snapshot = Kept::Lvm(Lvm {
                     group: group.into(),
                     volume: volume.into(),
                     snapshot: snapshot.into(),
                     size: None,
-                };
+                });
             });
         }
         // What is left out need not be a file.

@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
+use crate::disk::kind::{Content, Role};
 use crate::names::is_plain;
 use crate::need::{Rank, Trouble};
 use crate::plan::{Plan, Step};
-use crate::record::{DisksOnly, Kept, Record};
+use crate::record::{DisksOnly, Record};
 use crate::tool::quote;
 use crate::tool::volumes::device;
 use crate::xlcfg::literal;
@@ -104,23 +105,18 @@ impl Created {
             .disks
             .iter()
             .map(|disk| {
-                let (image, runs_on, why) = match &disk.snapshot {
-                    Kept::None { why } => (None, None, Some(why.clone())),
-                    Kept::Internal { .. } => (None, None, None),
-                    Kept::External { overlay: new, .. } | Kept::Vhd { child: new, .. } => {
-                        (None, Some(new.clone()), None)
-                    }
-                    Kept::Reflink { copy, .. } => (Some(copy.clone()), None, None),
-                    Kept::Lvm { group, snapshot, .. } => {
-                        (Some(device(group, snapshot)), None, None)
-                    }
+                let snapshot = disk.snapshot.kind();
+                let image = match snapshot.content() {
+                    Content::Volume(volume) => device(volume.group, volume.name),
+                    content => content.frozen_file(&disk.path).unwrap_or(&disk.path).to_owned(),
                 };
+                let runs_on = snapshot.new_file().filter(|file| file.role != Role::Copy);
                 CreatedDisk {
                     vdev: disk.vdev.clone(),
-                    snapshot: disk.snapshot.kind(),
-                    image: image.unwrap_or_else(|| disk.path.clone()),
-                    runs_on: runs_on.unwrap_or_else(|| disk.path.clone()),
-                    why,
+                    snapshot: disk.snapshot.name(),
+                    image,
+                    runs_on: runs_on.map_or(disk.path.as_path(), |file| file.path).to_owned(),
+                    why: snapshot.why_left_out().map(str::to_owned),
                 }
             })
             .collect()
@@ -332,9 +328,9 @@ impl fmt::Display for Shown {
             None => {}
         }
         for (disk, now) in record.disks.iter().zip(&self.disks) {
-            let how = match &disk.snapshot {
-                Kept::None { .. } => "not in the snapshot",
-                kept => kept.kind(),
+            let how = match disk.snapshot.is_left_out() {
+                true => "not in the snapshot",
+                false => disk.snapshot.name(),
             };
             rows.add(&disk.vdev, format!("{how}, {}: {}", quote(&disk.path), now.state));
             if let Some(why) = &now.why {

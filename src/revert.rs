@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
+use crate::disk::kind::Content;
 use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
@@ -16,7 +17,7 @@ use crate::names::SnapshotName;
 use crate::need::{self, Rank, Trouble};
 use crate::plan::{Plan, Step, Stranded, undo};
 use crate::process::Process;
-use crate::record::{DomainRecord, Kept, Record};
+use crate::record::{DomainRecord, Record};
 use crate::state::{State, stamp};
 use crate::tool::quote;
 use crate::tool::volumes::Volume;
@@ -195,7 +196,8 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     let mut notes = Vec::new();
     for (disk, seen) in disks.iter().zip(&found.disks) {
         let vdev = &seen.record.vdev;
-        if let Kept::None { why } = &seen.record.snapshot {
+        let snapshot = seen.record.snapshot.kind();
+        if let Some(why) = snapshot.why_left_out() {
             notes.push(format!("disk {vdev} is not put back: {why}"));
         }
         match &disk.kept {
@@ -203,7 +205,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
                 notes.push(format!("what {vdev} holds now is deleted: {kept}"));
             }
             Some(kept) => notes.push(format!("what {vdev} holds now stays in {kept}")),
-            None if matches!(seen.record.snapshot, Kept::Lvm { .. }) && wishes.discard_current => {
+            None if matches!(snapshot.content(), Content::Volume(_)) && wishes.discard_current => {
                 notes.push(format!(
                     "what {vdev} holds now is lost at once: there is no room for it"
                 ));
@@ -374,7 +376,7 @@ fn check_start(found: &Found) -> Result<()> {
     let configured = found.config.disks().map_err(|why| refused().because(why))?;
     let missing = disks
         .iter()
-        .filter(|disk| !matches!(disk.snapshot, Kept::None { .. }))
+        .filter(|disk| !disk.snapshot.is_left_out())
         .find(|disk| !configured.iter().any(|other| other.vdev == disk.vdev));
     match missing {
         None => Ok(()),

@@ -2,13 +2,14 @@
 
 use uuid::Uuid;
 
+use crate::disk::kind::{Content, Frozen};
 use crate::disk::{self, DiskFound, RevertContext};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::memory::{Form, Image};
 use crate::names::SnapshotName;
 use crate::need::{Rank, Trouble};
-use crate::record::{Kept, Record};
+use crate::record::Record;
 use crate::report::{Shown, ShownDisk};
 use crate::tool::volumes::Volume;
 
@@ -80,13 +81,14 @@ pub fn show(
 }
 
 fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {
-    let (state, why) = match (&found.record.snapshot, disk::revert(found, context)) {
-        (Kept::None { why }, _) => ("none", Some(why.clone())),
+    let snapshot = found.record.snapshot.kind();
+    let (state, why) = match (snapshot.why_left_out(), disk::revert(found, context)) {
+        (Some(why), _) => ("none", Some(why.to_owned())),
         (_, Ok(_)) => ("present", None),
         (_, Err(error)) => {
-            let gone = match &found.record.snapshot {
-                Kept::Lvm { .. } => false,
-                Kept::Reflink { .. } => found.frozen.is_err(),
+            let gone = match snapshot.content() {
+                Content::Volume(_) => false,
+                Content::Frozen(Frozen { copy: Some(_), .. }) => found.frozen.is_err(),
                 _ => found.file.is_err(),
             };
             let state = if gone { "missing" } else { "changed" };

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::disk::kind::Keys;
+use crate::disk::kinds::How;
 use crate::error::{Error, Result};
 use crate::memory::frames::{BadLevel, Level};
 use crate::names::{SnapshotName, is_drive, is_vdev};
@@ -22,26 +24,29 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How one disk is to be snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
-    /// Inside the qcow2 file.
-    Internal,
-    /// By a qcow2 overlay.
-    External {
-        /// The path of the overlay, if the user chose one.
-        file: Option<PathBuf>,
-    },
-    /// By a snapshot of the logical volume.
-    Lvm {
-        /// Room for changes in bytes, in the snapshot of a thick volume.
-        size: Option<u64>,
-    },
-    /// By a copy that shares the file's content.
-    Reflink {
-        /// The path of the copy, if the user chose one.
-        file: Option<PathBuf>,
-    },
-    /// Left out.
-    None,
+pub struct Wish {
+    pub how: How,
+    /// The path of the new file, if the user chose one.
+    pub file: Option<PathBuf>,
+    /// Room for changes in bytes, in the snapshot of a thick volume.
+    pub size: Option<u64>,
+}
+
+impl From<How> for Wish {
+    fn from(how: How) -> Wish {
+        Wish { how, file: None, size: None }
+    }
+}
+
+/// What a user can ask for, in short.
+fn ways() -> String {
+    let way = |how: &How| {
+        let keys = how.keys()?;
+        let file = if keys.file { "[,file=PATH]" } else { "" };
+        let size = if keys.size { "[,size=SIZE]" } else { "" };
+        Some(format!("VDEV,{}{file}{size}", how.name()))
+    };
+    How::ALL.iter().filter_map(way).collect::<Vec<_>>().join(" | ")
 }
 
 /// A wish for one disk, `VDEV,HOW[,KEY=VALUE]`.
@@ -56,12 +61,7 @@ impl FromStr for DiskWish {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| {
-            Error::usage(format!("Disk {text:?}: {why}")).hint(
-                "VDEV,internal | VDEV,external[,file=PATH] | VDEV,lvm[,size=SIZE] | \
-                 VDEV,reflink[,file=PATH] | VDEV,none",
-            )
-        };
+        let bad = |why: &str| Error::usage(format!("Disk {text:?}: {why}")).hint(ways());
         // `file=` takes the rest of the text: a path may hold commas.
         let mut parts = text.splitn(3, ',');
         let vdev = parts.next().unwrap_or_default();
@@ -85,22 +85,26 @@ impl DiskWish {
         file: Option<PathBuf>,
         size: Option<String>,
     ) -> Result<Self, String> {
+        let known = How::of_wish(how);
         // A drive of QEMU's own can only be left out.
-        if !(is_vdev(vdev) || how == "none" && is_drive(vdev)) {
+        if !(is_vdev(vdev) || known.is_some_and(How::leaves_out) && is_drive(vdev)) {
             return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));
         }
-        let wish = match (how, file, size) {
-            ("internal", None, None) => Wish::Internal,
-            ("external", file, None) => Wish::External { file },
-            ("lvm", None, None) => Wish::Lvm { size: None },
-            ("lvm", None, Some(size)) => Wish::Lvm { size: Some(parse_size(&size)?) },
-            ("reflink", file, None) => Wish::Reflink { file },
-            ("none", None, None) => Wish::None,
-            ("internal" | "none", ..) => return Err(format!("{how:?} takes no file or size")),
-            ("external" | "reflink", ..) => return Err(format!("{how:?} takes no size")),
-            ("lvm", ..) => return Err("an lvm snapshot takes no file".into()),
-            _ => return Err(format!("{how:?} is not a way to snapshot a disk")),
-        };
+        let (how, keys) = known
+            .and_then(|how| Some((how, how.keys()?)))
+            .ok_or_else(|| format!("{how:?} is not a way to snapshot a disk"))?;
+        let (wrong_file, wrong_size) = (file.is_some() && !keys.file, size.is_some() && !keys.size);
+        let name = how.name();
+        match keys {
+            Keys { file: false, size: false } if wrong_file || wrong_size => {
+                return Err(format!("{name:?} takes no file or size"));
+            }
+            _ if wrong_size => return Err(format!("{name:?} takes no size")),
+            _ if wrong_file => return Err(format!("an {name} snapshot takes no file")),
+            _ => {}
+        }
+        let size = size.map(|size| parse_size(&size)).transpose()?;
+        let wish = Wish { how, file, size };
         Ok(DiskWish { vdev: vdev.to_owned(), wish })
     }
 }
@@ -322,9 +326,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         }
     }
     for disk in &mut disks {
-        if let Wish::External { file: Some(file) } | Wish::Reflink { file: Some(file) } =
-            &mut disk.wish
-        {
+        if let Some(file) = &mut disk.wish.file {
             *file = absolute(file)?;
         }
     }
@@ -431,19 +433,22 @@ mod tests {
 
     #[test]
     fn disk_wishes() {
-        assert_eq!(wish("xvda,internal").unwrap().wish, Wish::Internal);
-        assert_eq!(wish("xvda,none").unwrap().wish, Wish::None);
-        assert_eq!(wish("xvda,external").unwrap().wish, Wish::External { file: None });
+        assert_eq!(wish("xvda,internal").unwrap().wish, How::Internal.into());
+        assert_eq!(wish("xvda,none").unwrap().wish, How::None.into());
+        assert_eq!(wish("xvda,external").unwrap().wish, How::External.into());
         assert_eq!(
             wish("xvdb,external,file=/a,b=c.qcow2").unwrap(),
             DiskWish {
                 vdev: "xvdb".into(),
-                wish: Wish::External { file: Some("/a,b=c.qcow2".into()) }
+                wish: Wish { file: Some("/a,b=c.qcow2".into()), ..How::External.into() }
             }
         );
-        assert_eq!(wish("hda,lvm,size=1G").unwrap().wish, Wish::Lvm { size: Some(1 << 30) });
-        assert_eq!(wish("hda,lvm").unwrap().wish, Wish::Lvm { size: None });
-        assert_eq!(wish("xvdb,reflink").unwrap().wish, Wish::Reflink { file: None });
+        assert_eq!(
+            wish("hda,lvm,size=1G").unwrap().wish,
+            Wish { size: Some(1 << 30), ..How::Lvm.into() }
+        );
+        assert_eq!(wish("hda,lvm").unwrap().wish, How::Lvm.into());
+        assert_eq!(wish("xvdb,reflink").unwrap().wish, How::Reflink.into());
     }
 
     #[test]
@@ -499,10 +504,10 @@ mod tests {
         assert!(request.live);
         assert_eq!(request.memory, MemoryTarget::File("/etc/snap/m.xlsave".into()));
         assert_eq!(request.disks.len(), 2);
-        assert_eq!(request.disks[0].wish, Wish::Internal);
+        assert_eq!(request.disks[0].wish, How::Internal.into());
         assert_eq!(
             request.disks[1].wish,
-            Wish::External { file: Some("/etc/snap/b.qcow2".into()) }
+            Wish { file: Some("/etc/snap/b.qcow2".into()), ..How::External.into() }
         );
     }
 

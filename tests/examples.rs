@@ -11,13 +11,14 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen};
+use xl_snapshot::disk::HostView;
 use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served};
 use xl_snapshot::domain::{DomainConfig, DomainId, Format};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::libxl::XlCfg;
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::process::Process;
-use xl_snapshot::revert::by_hand::{self, Eyes};
+use xl_snapshot::revert::by_hand;
 use xl_snapshot::spec::{Flags, Request, Spec, merge};
 use xl_snapshot::state::State;
 use xl_snapshot::tool::qemu_img::ImageInfo;
@@ -168,7 +169,7 @@ fn plan(cfg: &Path, request: Request) -> Result<(Vec<DiskCreate>, Plan)> {
 
 /// The word for what becomes of a disk, as the user would say it.
 fn how(disk: &DiskCreate) -> &'static str {
-    match disk.record.snapshot.kind() {
+    match disk.record.snapshot.name() {
         "vhd" => "external",
         kind => kind,
     }
@@ -261,7 +262,7 @@ fn specs_are_carried_out_on_the_configuration_they_are_for() {
 /// Images that have the snapshot `before-upgrade`, each in an overlay on a raw file.
 struct Images;
 
-impl Eyes for Images {
+impl HostView for Images {
     fn chain(&self, path: &Path, _: Format) -> Result<Vec<ImageInfo>, String> {
         let top = json!({
             "filename": path, "format": "qcow2", "virtual-size": 1 << 30,
@@ -306,7 +307,7 @@ fn specs_of_what_was_made_by_hand_find_it() {
         let record = by_hand::record(&request, who, &cfg, &Images, Timestamp::now()).unwrap();
         for wish in wished {
             let disk = record.disks.iter().find(|disk| disk.vdev == wish.vdev).unwrap();
-            assert_eq!(disk.snapshot.kind(), wish.snapshot, "{} of {}", wish.vdev, path.display());
+            assert_eq!(disk.snapshot.name(), wish.snapshot, "{} of {}", wish.vdev, path.display());
         }
         count += 1;
     }

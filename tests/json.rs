@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
+use xl_snapshot::disk::kinds::{External, Internal, LeftOut, Lvm, Reflink, Vhd};
 use xl_snapshot::domain::{DomainId, Format, GuestType};
 use xl_snapshot::list::{
     Apart, Current, DiskState, Listing, Other, OtherKind, Snapshot, State, Told,
@@ -200,17 +201,17 @@ fn every_record(complete: bool) -> Record {
     let file = |name: &str| PathBuf::from(format!("/srv/{name}"));
     let inside = QcowSnapshot { id: "1".into(), name: "s1".into(), date: time() };
     let kinds = [
-        Kept::None { why: "it is read-only".into() },
-        Kept::Internal { proof: complete.then_some(inside) },
-        Kept::External { overlay: file("o.qcow2"), proof: frozen() },
-        Kept::Lvm {
+        Kept::None(LeftOut { why: "it is read-only".into() }),
+        Kept::Internal(Internal { proof: complete.then_some(inside) }),
+        Kept::External(External { overlay: file("o.qcow2"), proof: frozen() }),
+        Kept::Lvm(Lvm {
             group: "vg0".into(),
             volume: "c".into(),
             snapshot: "c.s1".into(),
             size: complete.then_some(1 << 30),
-        },
-        Kept::Reflink { copy: file("c.img"), proof: frozen() },
-        Kept::Vhd { child: file("c.vhd"), proof: frozen() },
+        }),
+        Kept::Reflink(Reflink { copy: file("c.img"), proof: frozen() }),
+        Kept::Vhd(Vhd { child: file("c.vhd"), proof: frozen() }),
     ];
     let disks = kinds.into_iter().zip('a'..).map(|(snapshot, letter)| DiskRecord {
         vdev: format!("xvd{letter}"),
@@ -479,7 +480,7 @@ fn every_key_is_in_the_manual_with_its_types_and_no_other() {
 fn every_value_of_a_word_is_in_the_manual() {
     let page = Path::new(env!("OUT_DIR")).join("share/man/xl-snapshot-json.5");
     let page = fs::read_to_string(page).unwrap();
-    let kinds: Vec<_> = every_record(true).disks.iter().map(|disk| disk.snapshot.kind()).collect();
+    let kinds: Vec<_> = every_record(true).disks.iter().map(|disk| disk.snapshot.name()).collect();
     let worth = ["offline", "crash-consistent", "by-hand"];
     let states = ["present", "changed", "missing", "none", "checksums", "structure"];
     for word in kinds.into_iter().chain(states).chain(worth) {

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use xl_snapshot::create::Job;
 use xl_snapshot::disk::FileFacts;
 use xl_snapshot::disk::chain::Link;
+use xl_snapshot::disk::kinds::{External, Internal, LeftOut};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::host::{command, files, list as host, marks, tools};
 use xl_snapshot::list::{
@@ -108,11 +109,11 @@ impl Host {
             let path = self.disks[at].clone();
             let text = path.to_str().unwrap();
             let snapshot = match how {
-                How::Not => Kept::None { why: "left out as asked".into() },
+                How::Not => Kept::None(LeftOut { why: "left out as asked".into() }),
                 How::Internal => {
                     qemu_img(&["snapshot", "-q", "-c", name, text]);
                     let proof = snapshots(&path).into_iter().find(|s| s.name == name);
-                    Kept::Internal { proof }
+                    Kept::Internal(Internal { proof })
                 }
                 How::External => {
                     fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
@@ -127,7 +128,7 @@ impl Host {
                         mtime: facts.mtime,
                         inode: facts.inode,
                     };
-                    Kept::External { overlay, proof: Some(proof) }
+                    Kept::External(External { overlay, proof: Some(proof) })
                 }
             };
             let vdev = format!("xvd{}", char::from(b'a' + u8::try_from(at).unwrap()));
@@ -154,7 +155,7 @@ impl Host {
     fn revert(&mut self, record: &Record) {
         for (at, disk) in record.disks.iter().enumerate() {
             match &disk.snapshot {
-                Kept::Internal { proof: Some(proof) } => {
+                Kept::Internal(Internal { proof: Some(proof) }) => {
                     let path = disk.path.to_str().unwrap();
                     marks::clear(&disk.path);
                     let keep = format!("before-revert-{}", Timestamp::now().as_nanosecond());
@@ -163,7 +164,7 @@ impl Host {
                     marks::set(&disk.path, record.id);
                     self.disks[at] = disk.path.clone();
                 }
-                Kept::External { .. } => {
+                Kept::External(_) => {
                     let stamp = Timestamp::now().as_nanosecond();
                     let name = format!("web1-d{at}.after-{}.{stamp}.qcow2", record.name);
                     let overlay = self.directory.path().join(name);
@@ -320,8 +321,8 @@ fn fixed() -> Seen {
             format: Some(Format::Qcow2),
             snapshot,
         };
-        let internal = || Kept::Internal { proof: Some(proof(name, minute)) };
-        let none = || Kept::None { why: "CD-ROM".into() };
+        let internal = || Kept::Internal(Internal { proof: Some(proof(name, minute)) });
+        let none = || Kept::None(LeftOut { why: "CD-ROM".into() });
         let record = Record {
             id: Uuid::from_u128(u128::from(minute.unsigned_abs())),
             parent: Some(parent.map_or(Parent::None, |id| Parent::Snapshot(Uuid::from_u128(id)))),
@@ -331,7 +332,7 @@ fn fixed() -> Seen {
         };
         images.push(image_of(&format!("/kept/web1/{name}.xlsave"), record, 96 << 20));
     }
-    let gone = Kept::Internal { proof: Some(proof("before-the-upgrade", 9)) };
+    let gone = Kept::Internal(Internal { proof: Some(proof("before-the-upgrade", 9)) });
     let gone = Record {
         id: Uuid::from_u128(9),
         disks_only: Some(DisksOnly::Offline),
@@ -602,7 +603,7 @@ fn a_clone_and_its_own_snapshots() {
             vdev: "xvda".into(),
             path: overlay,
             format: Some(Format::Qcow2),
-            snapshot: Kept::Internal { proof },
+            snapshot: Kept::Internal(Internal { proof }),
         }],
         ..record("web2", uuid, "s", Timestamp::now())
     };
@@ -834,7 +835,7 @@ fn a_thousand_images_take_less_than_a_second_and_64_mib() {
             let file = |number| top.join(format!("{name}-xvda.{number}.qcow2"));
             let (path, snapshot) = if domain < 10 {
                 let proof = inside.iter().find(|entry| entry.name == image).cloned();
-                (disk.clone(), Kept::Internal { proof })
+                (disk.clone(), Kept::Internal(Internal { proof }))
             } else {
                 if number == 0 {
                     write_overlay(&file(0), None, at);
@@ -847,7 +848,10 @@ fn a_thousand_images_take_less_than_a_second_and_64_mib() {
                     mtime: facts.mtime,
                     inode: facts.inode,
                 };
-                (file(number), Kept::External { overlay: file(number + 1), proof: Some(proof) })
+                (
+                    file(number),
+                    Kept::External(External { overlay: file(number + 1), proof: Some(proof) }),
+                )
             };
             let disk =
                 DiskRecord { vdev: "xvda".into(), path, format: Some(Format::Qcow2), snapshot };

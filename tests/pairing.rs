@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use uuid::Uuid;
+use xl_snapshot::disk::HostView;
+use xl_snapshot::disk::kinds::{External, Internal, Reflink};
 use xl_snapshot::disk::{DiskRevert, FileFacts, RevertContext, revert};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::error::Result;
@@ -17,7 +19,7 @@ use xl_snapshot::host::command::run;
 use xl_snapshot::host::{files, look, tools};
 use xl_snapshot::plan::Step;
 use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
-use xl_snapshot::revert::by_hand::{self, Eyes};
+use xl_snapshot::revert::by_hand;
 use xl_snapshot::show::Looked;
 use xl_snapshot::spec::{Flags, Spec, merge};
 use xl_snapshot::tool::qemu_img::{ImageInfo, create_overlay, snapshot_create};
@@ -77,12 +79,12 @@ impl Images {
 /// The record of a disk with its `number`th internal snapshot.
 fn internal(path: &Path, number: usize) -> DiskRecord {
     let proof = tools::image(path, Format::Qcow2).unwrap().snapshots()[number].clone();
-    disk(path, Format::Qcow2, Kept::Internal { proof: Some(proof) })
+    disk(path, Format::Qcow2, Kept::Internal(Internal { proof: Some(proof) }))
 }
 
 /// The record of a disk whose file was frozen as it is now.
 fn external(path: &Path, format: Format) -> DiskRecord {
-    disk(path, format, Kept::External { overlay: "/o".into(), proof: Some(frozen(path)) })
+    disk(path, format, Kept::External(External { overlay: "/o".into(), proof: Some(frozen(path)) }))
 }
 
 fn frozen(path: &Path) -> FrozenFile {
@@ -313,7 +315,7 @@ fn a_base_of_the_base_that_was_written_to() {
 fn a_copy_of_a_raw_file_that_was_replaced() {
     let images = Images::new();
     let (path, copy) = (images.raw("a", 1), images.raw("a.at-s1", 1));
-    let kept = Kept::Reflink { copy: copy.clone(), proof: Some(frozen(&copy)) };
+    let kept = Kept::Reflink(Reflink { copy: copy.clone(), proof: Some(frozen(&copy)) });
     let record = disk(&path, Format::Raw, kept);
     accepted(&record);
     let before = fs::metadata(&copy).unwrap();
@@ -326,7 +328,7 @@ fn a_copy_of_a_raw_file_that_was_replaced() {
 /// What is there, for snapshots that were made by hand.
 struct Host;
 
-impl Eyes for Host {
+impl HostView for Host {
     fn chain(&self, path: &Path, format: Format) -> Result<Vec<ImageInfo>, String> {
         tools::chain(path, format)
     }

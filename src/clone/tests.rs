@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::Room;
+use crate::disk::kinds::{Kept, LeftOut, Lvm};
 use crate::domain::DomainConfig;
 use crate::error::Kind;
 use crate::model::Guest;
@@ -65,12 +66,12 @@ fn found_thin() -> Found {
     let mut found = found_volumes(0);
     let disk = &mut found.disks[1];
     disk.record.path = "/dev/vg0/thin".into();
-    disk.record.snapshot = Kept::Lvm {
+    disk.record.snapshot = Kept::Lvm(Lvm {
         group: "vg0".into(),
         volume: "thin".into(),
         snapshot: "thin.s1".into(),
         size: None,
-    };
+    });
     found.disks.remove(0);
     found.record.disks = vec![found.disks[0].record.clone()];
     found.config = DomainConfig::parse(
@@ -138,7 +139,7 @@ fn what_is_refused() {
     refused("exists", |f| f.disks[1].place.trouble = Some("/srv/new1.qcow2 exists".into()));
     refused("two domains would write to it", |f| {
         let why = "left out as asked".to_owned();
-        f.record.disks[0].snapshot = Kept::None { why };
+        f.record.disks[0].snapshot = Kept::None(LeftOut { why });
         f.disks[0].record = f.record.disks[0].clone();
     });
     refused("was written to since", |f| f.disks[1].frozen.as_mut().unwrap().size += 1);

@@ -3,7 +3,7 @@
 
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
-use crate::spec::{DiskWish, Wish};
+use crate::spec::DiskWish;
 
 /// A drive that the guest may write to and that belongs to no disk of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub fn check(domain: &str, drives: &[Drive], wishes: &[DiskWish]) -> Result<Vec<
     drives
         .iter()
         .map(|Drive { name, image }| {
-            let wish = wishes.iter().find(|wish| wish.vdev == *name).map(|wish| &wish.wish);
-            if wish == Some(&Wish::None) {
+            let wish = wishes.iter().find(|wish| wish.vdev == *name);
+            if wish.is_some_and(|wish| wish.wish.how.leaves_out()) {
                 return Ok(format!(
                     "drive {name} ({image}) is not in the snapshot: left out as asked"
                 ));

@@ -91,8 +91,7 @@ impl Job {
     /// Where the file goes that the snapshot of a disk may make.
     pub fn new_file(&self, domain: &str, disk: &Disk) -> Option<PathBuf> {
         let wish = self.wish(&disk.vdev);
-        if let Some(Wish::External { file: Some(file) } | Wish::Reflink { file: Some(file) }) = wish
-        {
+        if let Some(file) = wish.and_then(|wish| wish.file.as_ref()) {
             return Some(file.clone());
         }
         let name = disk::new_file_name(domain, disk, wish, &self.name);
@@ -102,5 +101,15 @@ impl Job {
     /// What the user wishes for a disk.
     pub fn wish(&self, vdev: &str) -> Option<&Wish> {
         self.request.disks.iter().find(|wish| wish.vdev == vdev).map(|wish| &wish.wish)
+    }
+
+    /// Whether the user leaves a disk out.
+    pub fn leaves_out(&self, vdev: &str) -> bool {
+        self.wish(vdev).is_some_and(|wish| wish.how.leaves_out())
+    }
+
+    /// Whether the user wishes for what only a file system can do that clones files.
+    pub fn clones(&self, vdev: &str) -> bool {
+        self.wish(vdev).is_some_and(|wish| wish.how.clones())
     }
 }

@@ -6,7 +6,7 @@ use crate::disk::DiskCreate;
 use crate::domain::{BadConfig, DomainConfig, DomainId};
 use crate::error::{Error, Result};
 use crate::plan::{Action, ReplaceCfg, Step, StoreConfig, Text, Whose, XenstoreWrite};
-use crate::record::{DomainRecord, Kept, Record, VERSION};
+use crate::record::{DomainRecord, Record, VERSION};
 use crate::tool::quote;
 
 /// Configuration files of xl as they have to be once disks have other images. Made by libxlutil's
@@ -55,11 +55,9 @@ pub(super) fn new_record(
 
 /// What is to be told of disks that are not in the snapshot.
 pub(super) fn left_out(disks: &[DiskCreate]) -> Vec<String> {
-    let why = |disk: &DiskCreate| match &disk.record.snapshot {
-        Kept::None { why } => {
-            Some(format!("disk {} is not in the snapshot: {why}", disk.record.vdev))
-        }
-        _ => None,
+    let why = |disk: &DiskCreate| {
+        let why = disk.record.snapshot.kind().why_left_out()?;
+        Some(format!("disk {} is not in the snapshot: {why}", disk.record.vdev))
     };
     disks.iter().filter_map(why).collect()
 }

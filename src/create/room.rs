@@ -7,7 +7,6 @@ use std::path::Path;
 use super::{ImagePlace, Job, Seen};
 use crate::disk::{DiskCreate, mib};
 use crate::error::{Error, Result};
-use crate::record::Kept;
 
 /// A save file is larger than the guest's memory by its page tables, device state and header.
 const IMAGE_OVERHEAD: u64 = 32 << 20;
@@ -106,13 +105,8 @@ struct Growth {
 fn grow(seen: &Seen, disks: &[DiskCreate]) -> BTreeMap<Option<u64>, Growth> {
     let mut all: BTreeMap<_, Growth> = BTreeMap::new();
     for (disk, seen_disk) in disks.iter().zip(&seen.disks) {
-        let grows = match &disk.record.snapshot {
-            Kept::None { .. } | Kept::Lvm { .. } => continue,
-            Kept::External { overlay: file, .. } | Kept::Vhd { child: file, .. } => file,
-            // Inside of a volume it takes nothing from a file system.
-            Kept::Internal { .. } if seen_disk.device.is_some() => continue,
-            Kept::Internal { .. } | Kept::Reflink { .. } => &disk.record.path,
-        };
+        let own = seen_disk.device.is_none().then_some(disk.record.path.as_path());
+        let Some(grows) = disk.record.snapshot.kind().grows(own) else { continue };
         let growth = all.entry(device_of(seen, grows)).or_default();
         growth.at_once += EMPTY;
         growth.soon += seen_disk.virtual_size().unwrap_or(SOON).min(SOON);

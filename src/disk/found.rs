@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::disk::chain::{FileId, Link};
+use crate::disk::kind::Content;
 use crate::disk::parts::{refuse_revert, shortage};
 use crate::disk::qcow2::{Ailment, Header};
 use crate::disk::{FileFacts, Place, Room, mib};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::Step;
-use crate::record::{DiskRecord, FrozenFile, Kept, SECTOR};
+use crate::record::{DiskRecord, FrozenFile, SECTOR};
 use crate::tool::qemu_img;
 
 /// One disk of a snapshot, and the world around it now.
@@ -185,7 +186,8 @@ impl DiskFound {
     pub fn needs_copy(&self) -> bool {
         let below = self.chain.iter().skip(1).any(|image| self.is_of_record(image));
         let marked = self.file.as_ref().is_ok_and(|file| !file.writable);
-        matches!(self.record.snapshot, Kept::Internal { .. }) && (below || marked)
+        let inside = matches!(self.record.snapshot.kind().content(), Content::Inside(_));
+        inside && (below || marked)
     }
 
     /// What keeps qemu-img from putting an internal snapshot back, if something does.

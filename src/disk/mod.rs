@@ -1,74 +1,58 @@
 //! Disks: which way each one is snapshotted, and what that takes. Pure.
 //!
-//! One file per way: [`internal`] and [`external`] through QEMU, [`lvm`], [`reflink`] and [`vhd`]. A
-//! new way is a file with the same two functions, `create` and `revert`, a line in [`choose`], and a
-//! variant of [`Kept`](crate::record::Kept). [`tool`](crate::tool) has the arguments and answers of
-//! their tools.
+//! One directory for each kind: [`internal`] and [`external`] through QEMU, [`lvm`], [`reflink`] and
+//! [`vhd`], and [`none`] for what is left out. [`kinds`] lists them; CONTRIBUTING.md says what a new one
+//! needs. [`tool`](crate::tool) has the arguments and answers of their tools.
 
 pub mod chain;
 pub mod external;
 mod found;
 pub mod internal;
+pub mod kind;
+pub mod kinds;
 pub mod lvm;
+pub mod none;
 mod parts;
+mod planner;
+pub mod proof;
 pub mod qcow2;
 pub mod reflink;
 mod seen;
 pub mod vhd;
 
-pub use found::{DiskFound, short_of_room};
-pub(crate) use parts::mib;
-pub use parts::{Beside, Context, DiskCreate, DiskRevert, RevertContext, Room, Space};
-use parts::{record, refuse, refuse_revert};
-pub use seen::{DiskSeen, FileFacts, Node, Place, Sectors, Served};
-
 use jiff::Timestamp;
 
-use crate::domain::{Disk, Format};
+pub use self::found::{DiskFound, short_of_room};
+use self::kinds::How;
+pub(crate) use self::parts::mib;
+pub use self::parts::{Beside, Context, DiskCreate, DiskRevert, RevertContext, Room, Space};
+use self::parts::{refuse, refuse_by_hand, refuse_revert};
+use self::planner::ByHand;
+pub use self::planner::HostView;
+pub use self::seen::{DiskSeen, FileFacts, Node, Place, Sectors, Served};
+use crate::domain::Disk;
 use crate::error::Result;
 use crate::names::SnapshotName;
 use crate::need::What;
-use crate::record::{DiskRecord, Kept};
+use crate::record::DiskRecord;
 use crate::spec::Wish;
 use crate::tool::check_path;
 
 /// The file that a new domain would have for a disk.
 pub fn beside_file_name(domain: &str, disk: &DiskRecord) -> String {
-    let ending = if matches!(disk.snapshot, Kept::Vhd { .. }) { "vhd" } else { "qcow2" };
-    format!("{domain}-{}.{ending}", disk.vdev)
-}
-
-/// How a disk is snapshotted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
-    /// Not at all, and why.
-    LeftOut(String),
-    /// Inside of the qcow2 file.
-    Internal,
-    /// By an overlay.
-    External,
-    /// By LVM, with room for so many bytes of changes.
-    Lvm(Option<u64>),
-    /// By a copy that shares its content.
-    Reflink,
-    /// By a child of the VHD.
-    Vhd,
+    format!("{domain}-{}.{}", disk.vdev, disk.snapshot.kind().clone_ending())
 }
 
 /// Chooses the way: what the user wishes, or the default for its kind. Refuses what cannot be
 /// snapshotted consistently.
-pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<Choice> {
+pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<How> {
     let disk = &seen.disk;
-    if wish == Some(&Wish::None) {
-        return Ok(Choice::LeftOut("left out as asked".into()));
+    let wished = wish.map(|wish| wish.how);
+    if wished.is_some_and(How::leaves_out) {
+        return Ok(How::None);
     }
-    let unchanging = match disk {
-        Disk { cdrom: true, .. } => Some("CD-ROM"),
-        Disk { writable: false, .. } => Some("read-only"),
-        _ => None,
-    };
-    match (unchanging, wish) {
-        (Some(why), None) => return Ok(Choice::LeftOut(why.into())),
+    match (none::unchanging(disk), wish) {
+        (Some(_), None) => return Ok(How::None),
         (Some(why), Some(_)) => {
             return Err(refuse(disk, format!("it is a {why} disk, which has nothing to snapshot")));
         }
@@ -77,22 +61,15 @@ pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<Choice> {
     if let Some(why) = out_of_reach(seen) {
         return Err(refuse(disk, why));
     }
-    Ok(match wish {
-        Some(Wish::External { .. }) | None if disk.is_tap_vhd() => Choice::Vhd,
-        Some(_) if disk.is_tap_vhd() => {
-            return Err(refuse(
-                disk,
-                "a VHD that tapdisk serves has external snapshots only".into(),
-            ));
-        }
-        Some(Wish::Internal) => Choice::Internal,
-        Some(Wish::External { .. }) => Choice::External,
-        Some(Wish::Lvm { size }) => Choice::Lvm(*size),
-        Some(Wish::Reflink { .. }) => Choice::Reflink,
-        Some(Wish::None) | None if disk.format == Some(Format::Qcow2) => Choice::Internal,
-        Some(Wish::None) | None if seen.device.is_some() => Choice::Lvm(None),
-        Some(Wish::None) | None => Choice::External,
-    })
+    let mut all = How::ALL.iter().copied();
+    if let Some((only, why)) = all.find_map(|how| Some((how, how.is_only_way(seen)?))) {
+        return match wished {
+            Some(how) if how != only && how != How::External => Err(refuse(disk, why.into())),
+            _ => Ok(only),
+        };
+    }
+    let default = || How::ALL.iter().copied().find(|how| how.is_default(seen));
+    Ok(wished.or_else(default).unwrap_or(How::External))
 }
 
 /// Why nothing we know of can snapshot a disk, if that is so.
@@ -123,14 +100,7 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
 
 /// Plans the snapshot of one disk.
 pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
-    match choose(seen, wish)? {
-        Choice::LeftOut(why) => Ok(DiskCreate::of(record(seen, Kept::None { why }))),
-        Choice::Internal => internal::create(seen, context),
-        Choice::External => external::create(seen, context),
-        Choice::Lvm(size) => lvm::create(seen, size, context),
-        Choice::Reflink => reflink::create(seen),
-        Choice::Vhd => vhd::create(seen),
-    }
+    choose(seen, wish)?.create(seen, wish, context)
 }
 
 /// Refuses one file that is two disks of the domain: the snapshot of one would be switched away under the other.
@@ -173,18 +143,10 @@ pub fn check_clock(seen: &[DiskSeen], planned: &[DiskCreate], now: Timestamp) ->
 /// Plans to put one disk back.
 pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
     let snapshot = &found.record.snapshot;
-    let left_out = matches!(snapshot, Kept::None { .. });
-    if let Some(user) = found.used_by.as_ref().filter(|_| !left_out) {
+    if let Some(user) = found.used_by.as_ref().filter(|_| !snapshot.is_left_out()) {
         return Err(refuse_revert(&found.record, format!("it is also used by {user}")));
     }
-    let planned = match snapshot {
-        Kept::None { .. } => DiskRevert::default(),
-        Kept::Internal { proof } => internal::revert(found, proof.as_ref(), context)?,
-        Kept::External { proof, .. } => external::revert(found, proof.as_ref())?,
-        Kept::Lvm { .. } => lvm::revert(found, context)?,
-        Kept::Reflink { copy, proof } => reflink::revert(found, copy, proof.as_ref(), context)?,
-        Kept::Vhd { proof, .. } => vhd::revert(found, proof.as_ref())?,
-    };
+    let planned = snapshot.planner().revert(found, context)?;
     found.check_below(context.created)?;
     Ok(planned)
 }
@@ -192,21 +154,38 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
 /// What has to be there to put one disk back, besides what [`revert`] looks at itself. For a new domain
 /// `beside`, all of the old disk is only read.
 pub fn needs(found: &DiskFound, beside: bool) -> Vec<What> {
-    let record = &found.record;
-    let path = || record.path.clone();
-    let mut needs = match &record.snapshot {
-        Kept::None { .. } => Vec::new(),
-        Kept::Internal { .. } if beside => vec![What::Inside(path())],
-        Kept::Internal { .. } if found.needs_copy() => vec![What::Still(path())],
-        Kept::Internal { .. } => vec![What::Alone(path())],
-        Kept::External { .. } | Kept::Vhd { .. } => vec![What::Still(path())],
-        Kept::Reflink { copy, .. } if beside => vec![What::Still(copy.clone())],
-        Kept::Reflink { copy, .. } => reflink::needs(&record.path, copy),
-        Kept::Lvm { group, volume, size, .. } => lvm::needs(group, volume, *size, beside),
-    };
+    let mut needs = found.record.snapshot.planner().needs(found, beside);
     let below = found.below.iter().flatten();
     needs.extend(below.map(|(path, _)| What::Still(path.clone())));
     needs
+}
+
+/// The record of a snapshot of one disk that somebody made by hand.
+pub fn by_hand(
+    disk: &Disk,
+    wish: Option<&Wish>,
+    name: Option<&SnapshotName>,
+    view: &dyn HostView,
+) -> Result<DiskRecord> {
+    let refuse = |why: String| refuse_by_hand(disk, why);
+    let wish = match wish {
+        Some(wish) if wish.how.leaves_out() => return Ok(none::by_hand(disk, Some(wish))),
+        Some(wish) => wish,
+        None if none::unchanging(disk).is_some() => return Ok(none::by_hand(disk, None)),
+        None => {
+            return Err(refuse("the SPEC.toml does not say which snapshot it has".into()).hint(
+                format!(
+                    "give it a [[disk]] with vdev = \"{}\" and snapshot = \"internal\", \"external\" or \
+                     \"none\"",
+                    disk.vdev
+                ),
+            ));
+        }
+    };
+    let format = disk.format.ok_or_else(|| refuse("its format is not known".into()))?;
+    let chain = view.chain(disk.file(), format).map_err(refuse)?;
+    let top = chain.first().ok_or_else(|| refuse("qemu-img says nothing of it".into()))?;
+    wish.how.by_hand(disk, &ByHand { wish, name, format, chain: &chain, top, view })
 }
 
 /// The file that the snapshot of a disk would make, when the user does not say where: beside the
@@ -217,12 +196,12 @@ pub fn new_file_name(
     wish: Option<&Wish>,
     name: &SnapshotName,
 ) -> String {
-    let vdev = &disk.vdev;
-    match wish {
-        Some(Wish::Reflink { .. }) => format!("{domain}-{vdev}.at-{name}.img"),
-        _ if disk.is_tap_vhd() => format!("{domain}-{vdev}.after-{name}.vhd"),
-        _ => format!("{domain}-{vdev}.after-{name}.qcow2"),
-    }
+    let how = match wish.map(|wish| wish.how) {
+        None | Some(How::External) if disk.is_tap_vhd() => How::Vhd,
+        None => How::External,
+        Some(how) => how,
+    };
+    how.new_file_name(&format!("{domain}-{}", disk.vdev), name.as_str())
 }
 
 /// The file that a revert would make for a disk.
@@ -232,12 +211,8 @@ pub fn revert_file_name(
     name: &SnapshotName,
     stamp: &str,
 ) -> String {
-    let vdev = &disk.vdev;
-    match &disk.snapshot {
-        Kept::Reflink { .. } => format!("{domain}-{vdev}.before-revert-{stamp}.img"),
-        Kept::Vhd { .. } => format!("{domain}-{vdev}.after-{name}.{stamp}.vhd"),
-        _ => format!("{domain}-{vdev}.after-{name}.{stamp}.qcow2"),
-    }
+    let stem = format!("{domain}-{}", disk.vdev);
+    disk.snapshot.kind().revert_file_name(&stem, name.as_str(), stamp)
 }
 
 #[cfg(test)]

@@ -194,12 +194,12 @@ fn by_hand(vdev: &str, node: &Node) -> String {
     }
 }
 
-pub(super) fn record(seen: &DiskSeen, snapshot: Kept) -> DiskRecord {
+pub(super) fn record(seen: &DiskSeen, snapshot: impl Into<Kept>) -> DiskRecord {
     DiskRecord {
         vdev: seen.disk.vdev.clone(),
         path: seen.disk.file().to_owned(),
         format: seen.disk.format,
-        snapshot,
+        snapshot: snapshot.into(),
     }
 }
 
@@ -215,6 +215,14 @@ pub(super) fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Erro
     Error::refused(format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display()))
         .because(why.into())
         .hint("nothing was changed; xl-snapshot show tells how each disk of the snapshot is")
+}
+
+/// A refusal of a snapshot that was made by hand.
+pub(super) fn refuse_by_hand(disk: &Disk, why: String) -> Error {
+    let (vdev, path) = (&disk.vdev, disk.file().display());
+    Error::refused(format!("Disk {vdev} ({path}) cannot be put back"))
+        .because(why)
+        .hint("see what there is: qemu-img info --backing-chain -f FORMAT FILE")
 }
 
 /// The place for the file that a snapshot makes.

@@ -1,6 +1,8 @@
 //! The rules that stand over all kinds of snapshots.
 
 use super::*;
+use crate::disk::kinds::{External, Internal, Kept, LeftOut, Lvm, Reflink, Vhd};
+use crate::domain::Format;
 use crate::record::{FrozenFile, QcowSnapshot};
 use crate::support::disks::{
     ID, LOOP, QCOW2, RAW, TAP, VHD, facts, found, link, plan_one, proof, refused,
@@ -12,14 +14,14 @@ use crate::tool::qemu_img;
 fn every_kind_of_disk_has_a_default() {
     let device = |entry| DiskSeen { device: Some((253, 0)), ..seen(entry) };
     for (seen, choice) in [
-        (seen(QCOW2), Choice::Internal),
-        (seen(RAW), Choice::External),
-        (seen(VHD), Choice::External),
-        (seen(LOOP), Choice::External),
-        (seen(TAP), Choice::Vhd),
-        (device(RAW), Choice::Lvm(None)),
-        (device(LOOP), Choice::Lvm(None)),
-        (device(QCOW2), Choice::Internal),
+        (seen(QCOW2), How::Internal),
+        (seen(RAW), How::External),
+        (seen(VHD), How::External),
+        (seen(LOOP), How::External),
+        (seen(TAP), How::Vhd),
+        (device(RAW), How::Lvm),
+        (device(LOOP), How::Lvm),
+        (device(QCOW2), How::Internal),
     ] {
         assert_eq!(choose(&seen, None).unwrap(), choice, "{:?}", seen.disk);
     }
@@ -30,9 +32,9 @@ fn a_vhd_of_tapdisk_has_external_snapshots_only() {
     let none = Ok(Vec::new());
     for how in [None, Some("external"), Some("external,file=/srv/x.vhd")] {
         let planned = plan_one(&seen(TAP), how, &none).unwrap();
-        assert_eq!(planned.record.snapshot.kind(), "vhd", "{how:?}");
+        assert_eq!(planned.record.snapshot.name(), "vhd", "{how:?}");
     }
-    assert_eq!(plan_one(&seen(TAP), Some("none"), &none).unwrap().record.snapshot.kind(), "none");
+    assert_eq!(plan_one(&seen(TAP), Some("none"), &none).unwrap().record.snapshot.name(), "none");
     for how in ["internal", "lvm", "lvm,size=1G", "reflink"] {
         refused(plan_one(&seen(TAP), Some(how), &none), &["has external snapshots only"]);
     }
@@ -48,14 +50,14 @@ fn a_confined_qemu_opens_no_overlay() {
         create(&seen(entry), None, Context { confined: false, ..context }).unwrap();
     }
     refused(
-        create(&seen(QCOW2), Some(&Wish::External { file: None }), context),
+        create(&seen(QCOW2), Some(&How::External.into()), context),
         &["confined (dm_restrict)"],
     );
     // What it need not open.
     for entry in [QCOW2, LOOP, TAP] {
         create(&seen(entry), None, context).unwrap();
     }
-    create(&seen(RAW), Some(&Wish::Reflink { file: None }), context).unwrap();
+    create(&seen(RAW), Some(&How::Reflink.into()), context).unwrap();
 }
 
 #[test]
@@ -106,15 +108,15 @@ fn what_lies_below_must_be_older_than_the_snapshot() {
 fn frozen(proof: Option<&FrozenFile>) -> [Kept; 3] {
     let proof = proof.cloned();
     [
-        Kept::External { overlay: "/srv/o".into(), proof: proof.clone() },
-        Kept::Reflink { copy: "/srv/copy".into(), proof: proof.clone() },
-        Kept::Vhd { child: "/srv/child".into(), proof },
+        Kept::External(External { overlay: "/srv/o".into(), proof: proof.clone() }),
+        Kept::Reflink(Reflink { copy: "/srv/copy".into(), proof: proof.clone() }),
+        Kept::Vhd(Vhd { child: "/srv/child".into(), proof }),
     ]
 }
 
 #[test]
 fn a_snapshot_without_its_proof_is_not_put_back() {
-    for snapshot in frozen(None).into_iter().chain([Kept::Internal { proof: None }]) {
+    for snapshot in frozen(None).into_iter().chain([Kept::Internal(Internal { proof: None })]) {
         refused(revert_one(&found("/srv/b", snapshot)), &["the record has no proof"]);
     }
 }
@@ -197,7 +199,7 @@ fn a_snapshot_is_not_copied_onto_a_backing_file_that_is_no_path() {
             "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
         });
         let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
-        let kept = Kept::Internal { proof: Some(proof.clone()) };
+        let kept = Kept::Internal(Internal { proof: Some(proof.clone()) });
         let file = Ok(FileFacts { writable: false, ..facts() });
         revert_one(&DiskFound { image: Ok(image), file, ..found("/srv/a.qcow2", kept) })
     };
@@ -238,7 +240,7 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
             "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
         });
         let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
-        let kept = Kept::Internal { proof: Some(proof) };
+        let kept = Kept::Internal(Internal { proof: Some(proof) });
         let in_place = DiskFound { own, image: Ok(image), ..found("/srv/a.qcow2", kept) };
         if in_place.own.is_ok() {
             refused(revert_one(&in_place), words);
@@ -262,11 +264,12 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
 fn each_kind_tells_what_it_needs() {
     let alone = |path: &str| What::Alone(path.into());
     let still = |path: &str| What::Still(path.into());
-    let internal = Kept::Internal { proof: None };
-    let external = Kept::External { overlay: "/srv/o".into(), proof: None };
-    let copy = Kept::Reflink { copy: "/srv/copy".into(), proof: None };
-    let lvm =
-        |size| Kept::Lvm { group: "vg0".into(), volume: "a".into(), snapshot: "a.s1".into(), size };
+    let internal = Kept::Internal(Internal { proof: None });
+    let external = Kept::External(External { overlay: "/srv/o".into(), proof: None });
+    let copy = Kept::Reflink(Reflink { copy: "/srv/copy".into(), proof: None });
+    let lvm = |size| {
+        Kept::Lvm(Lvm { group: "vg0".into(), volume: "a".into(), snapshot: "a.s1".into(), size })
+    };
     let of = |kept: &Kept, beside| needs(&found("/srv/a", kept.clone()), beside);
     assert_eq!(of(&internal, false), [alone("/srv/a")]);
     assert_eq!(of(&internal, true), [What::Inside("/srv/a".into())]);
@@ -277,7 +280,7 @@ fn each_kind_tells_what_it_needs() {
     assert_eq!(of(&lvm(Some(1)), false), [alone("/dev/vg0/a")]);
     assert_eq!(of(&lvm(Some(1)), true), []);
     assert_eq!(of(&lvm(None), false), []);
-    assert_eq!(of(&Kept::None { why: "CD-ROM".into() }, false), []);
+    assert_eq!(of(&Kept::None(LeftOut { why: "CD-ROM".into() }), false), []);
     let mut on_base = found("/srv/a", external);
     on_base.below = Ok(vec![("/srv/base".into(), facts().mtime)]);
     assert_eq!(needs(&on_base, false), [still("/srv/a"), still("/srv/base")]);

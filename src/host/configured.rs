@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::create::{Job, Seen, drives};
+use crate::disk::HostView;
 use crate::disk::{DiskSeen, FileFacts, Node, Place, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
@@ -19,8 +20,8 @@ use crate::host::tools::{self, chain, need, vhd_facts};
 use crate::host::toolstack::Toolstack;
 use crate::host::{command, files};
 use crate::record::{Record, SECTOR};
-use crate::revert::by_hand::{self, Eyes};
-use crate::spec::{Request, Wish};
+use crate::revert::by_hand;
+use crate::spec::Request;
 use crate::state::State;
 use crate::tool::qemu_img::ImageInfo;
 use crate::tool::{Tool, check_path, dry_run};
@@ -67,7 +68,7 @@ pub fn by_hand(request: &Request, cfg: &Path, now: Timestamp) -> Result<Record> 
 /// What is there.
 struct Host;
 
-impl Eyes for Host {
+impl HostView for Host {
     fn chain(&self, path: &Path, format: Format) -> Result<Vec<ImageInfo>, String> {
         chain(path, format)
     }
@@ -131,7 +132,7 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskS
     {
         node.virtual_size = facts.size - facts.size % SECTOR;
     }
-    let reflink = matches!(job.wish(&disk.vdev), Some(Wish::Reflink { .. }));
+    let reflink = job.clones(&disk.vdev);
     let own = look::own(&disk);
     let below = look::below(&own);
     DiskSeen {

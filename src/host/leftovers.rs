@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use uuid::Uuid;
 
+use crate::disk::kind::{self, Content, Role};
 use crate::disk::lvm;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ use crate::host::toolstack::Toolstack;
 use crate::host::{command, files, look, tools};
 use crate::leftover::{Leftover, NewFile, What};
 use crate::memory::{PARTIAL, read_front};
-use crate::record::{Kept, NOT_YET, Record};
+use crate::record::{NOT_YET, Record};
 use crate::tool::Tool;
 use crate::tool::qemu_img;
 
@@ -126,17 +127,19 @@ fn leftover(toolstack: &Toolstack, candidate: Candidate) -> Result<Leftover> {
     }
     let mut tags = Vec::new();
     for disk in &left.record.disks {
-        match &disk.snapshot {
-            Kept::None { .. } | Kept::Internal { .. } => {}
-            Kept::Lvm { .. } => tags.push(lvm::tag(left.record.id, &disk.vdev)),
-            Kept::External { overlay: path, .. } => {
-                left.files.extend(new_file(toolstack, path, overlay)?);
-            }
-            Kept::Reflink { copy: path, .. } | Kept::Vhd { child: path, .. } => {
+        let snapshot = disk.snapshot.kind();
+        if let Content::Volume(_) = snapshot.content() {
+            tags.push(lvm::tag(left.record.id, &disk.vdev));
+        }
+        if let Some(kind::NewFile { path, role }) = snapshot.new_file() {
+            let needed = match role {
+                Role::Overlay => overlay,
                 // Nothing tells whether they were used since.
-                let unsure = |_: &Path| Some("check yourself whether you need it".to_owned());
-                left.files.extend(new_file(toolstack, path, unsure)?);
-            }
+                Role::Child | Role::Copy => {
+                    |_: &Path| Some("check yourself whether you need it".to_owned())
+                }
+            };
+            left.files.extend(new_file(toolstack, path, needed)?);
         }
     }
     // Where there is no LVM, there are no volumes.

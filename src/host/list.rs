@@ -14,6 +14,7 @@ use nix::libc::O_NONBLOCK;
 
 use crate::create::Job;
 use crate::disk::chain::Link;
+use crate::disk::kind::{Content, Frozen};
 use crate::disk::qcow2::{Header, READ};
 use crate::domain::{DomainConfig, Format};
 use crate::error::{Error, Result};
@@ -27,9 +28,9 @@ use crate::list::{
 use crate::memory::peek::{Effort, Peek, peek};
 use crate::names::SnapshotName;
 use crate::plan::Target;
-use crate::record::{Kept, Parent, QcowSnapshot, Record, ToldBy};
+use crate::record::{Parent, QcowSnapshot, Record, ToldBy};
 use crate::report::Reporter;
-use crate::spec::{self, Wish};
+use crate::spec;
 use crate::tool::{check_path, quote, vhd_util};
 
 /// Blocks as stat(2) counts them, in bytes.
@@ -259,12 +260,12 @@ fn all_files(images: &[ImageSeen], domains: &[Running], meant: impl Fn(&Record) 
             continue;
         }
         for disk in record.disks.iter().filter(|disk| !disk.snapshot.is_left_out()) {
-            match &disk.snapshot {
-                Kept::Lvm { .. } => continue,
-                Kept::Reflink { copy, .. } => {
-                    todo.insert((copy.clone(), Kind::Image(ImageFormat::Other)));
+            match disk.snapshot.kind().content() {
+                Content::Volume(_) => continue,
+                Content::Frozen(Frozen { copy: Some(copy), reader, .. }) => {
+                    todo.insert((copy.to_owned(), Kind::of_reader(reader, disk.format)));
                 }
-                _ => {}
+                Content::Frozen(_) | Content::Inside(_) | Content::Nowhere => {}
             }
             todo.insert((disk.path.clone(), Kind::of_record(disk)));
         }
@@ -349,9 +350,10 @@ pub fn look(
 ) -> Seen {
     let files = all_files(&images, &domains, |_| true);
     let on_volumes = images.iter().any(|image| match &image.peek {
-        Ok(Peek::Snapshot { record, .. }) => {
-            record.disks.iter().any(|disk| matches!(disk.snapshot, Kept::Lvm { .. }))
-        }
+        Ok(Peek::Snapshot { record, .. }) => record
+            .disks
+            .iter()
+            .any(|disk| matches!(disk.snapshot.kind().content(), Content::Volume(_))),
         _ => false,
     });
     let on_devices = files.values().any(|file| file.device.is_some());
@@ -364,7 +366,7 @@ pub fn look(
 pub fn parent(job: &Job, config: &DomainConfig, name: &str) -> Option<(Parent, ToldBy)> {
     let disks = config.disks().ok()?;
     let mut disks = DiskNow::of(&disks);
-    disks.retain(|disk| job.wish(&disk.vdev) != Some(&Wish::None));
+    disks.retain(|disk| !job.leaves_out(&disk.vdev));
     let image = match job.image(name) {
         Ok(Target::File(path)) => Some(path),
         _ => None,

@@ -32,7 +32,6 @@ use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
 use crate::need::{self, Trouble};
 use crate::plan::Target;
-use crate::spec::Wish;
 use crate::tool::volumes::Volume;
 use crate::tool::{Tool, check_path};
 
@@ -43,8 +42,7 @@ fn troubles(
     job: &Job,
     config: &DomainConfig,
 ) -> Result<Vec<Trouble>> {
-    let left_out =
-        |disk: &Disk| disk.cdrom || !disk.writable || job.wish(&disk.vdev) == Some(&Wish::None);
+    let left_out = |disk: &Disk| disk.cdrom || !disk.writable || job.leaves_out(&disk.vdev);
     let needs = need::of_domain(config, &domain.name, &left_out, false)
         .map_err(|error| trouble(&domain.name, error))?;
     let around =
@@ -173,10 +171,8 @@ fn disk_seen(
     let file = disk.file();
     let served = vbd.map(|vbd| vbd.served.clone());
     // Offered where an overlay would take a restore.
-    let clones = match job.wish(&disk.vdev) {
-        Some(Wish::Reflink { .. }) => true,
-        Some(_) | None => disk.format == Some(Format::Raw) && served == Some(Served::Blkback),
-    };
+    let by_restore = disk.format == Some(Format::Raw) && served == Some(Served::Blkback);
+    let clones = job.clones(&disk.vdev) || by_restore;
     let own = own(&disk);
     let below = below(&own);
     DiskSeen {

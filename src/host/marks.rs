@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::host::files;
 use crate::list::mark::{LONGEST, Mark};
-use crate::record::{DiskRecord, Kept, Record};
+use crate::record::{DiskRecord, Record};
 
 /// The name of the attribute. Those of the class `user` are for regular files, and follow the file's own
 /// permissions (xattr(7)).
@@ -53,7 +53,7 @@ fn write(path: &Path, how: impl FnOnce(&File) -> rustix::io::Result<()>) -> io::
 
 /// Whether nothing but a mark tells from which snapshot of this kind a file descends.
 pub fn needs_one(disk: &DiskRecord) -> bool {
-    matches!(disk.snapshot, Kept::Internal { .. } | Kept::Reflink { .. })
+    disk.snapshot.kind().needs_mark()
 }
 
 /// Marks the disks of a snapshot that was completed: they go on from it.

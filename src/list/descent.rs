@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::report::{Apart, Current, Told};
-use super::seen::{DiskNow, FileSeen, ImageFormat, Kind, Known, NOW, Running, Seen, is_partial};
+use super::seen::{DiskNow, FileSeen, Kind, Known, NOW, Running, Seen, is_partial};
 use crate::disk::chain::{FileId, MAX_LENGTH};
+use crate::disk::kind::{Content, Frozen, Reader};
 use crate::disk::lvm;
 use crate::memory::peek::Peek;
-use crate::record::{DiskRecord, Kept, Parent, QcowSnapshot, Record, ToldBy};
+use crate::record::{DiskRecord, Parent, QcowSnapshot, Record, ToldBy};
 use crate::tool::volumes::Volume;
 
 /// Everything that was seen, to be looked up.
@@ -128,44 +129,37 @@ impl<'a> World<'a> {
         let file = |path, kind| seen.files.get(&(path, kind));
         let facts = |path, kind| file(path, kind).and_then(|seen| seen.facts.as_ref().ok());
         let own = || facts(disk.path.clone(), Kind::of_record(disk));
-        match &disk.snapshot {
-            Kept::None { .. } => {}
-            Kept::Internal { proof: Some(QcowSnapshot { id, name, date }) } => {
+        match disk.snapshot.kind().content() {
+            Content::Inside(Some(QcowSnapshot { id, name, date })) => {
                 self.internal.entry((id, name, *date)).or_default().push(number);
             }
-            Kept::External { proof: Some(proof), .. } => {
-                if let Some(facts) = own().filter(|facts| facts.inode == proof.inode) {
-                    self.frozen.entry(facts.id()).or_default().push(number);
+            Content::Frozen(Frozen { copy, reader, proof: Some(proof) }) => {
+                let path = copy.unwrap_or(&disk.path);
+                let frozen = file(path.to_owned(), Kind::of_reader(reader, disk.format));
+                let facts = frozen.and_then(|seen| seen.facts.as_ref().ok());
+                if let Some(facts) = facts.filter(|facts| facts.inode == proof.inode) {
+                    match (reader, frozen.and_then(|seen| seen.vhd)) {
+                        (Reader::TapVhd, Some(vhd)) => {
+                            self.vhds.entry(vhd.facts.uuid).or_default().push(number);
+                        }
+                        (Reader::TapVhd, None) => {}
+                        (Reader::Qemu | Reader::Raw, _) => {
+                            self.frozen.entry(facts.id()).or_default().push(number);
+                        }
+                    }
                 }
-            }
-            Kept::Reflink { copy, proof: Some(proof) } => {
-                let copy = facts(copy.clone(), Kind::Image(ImageFormat::Other));
-                if let Some(facts) = copy.filter(|facts| facts.inode == proof.inode) {
-                    self.frozen.entry(facts.id()).or_default().push(number);
-                }
-                if let Some(facts) = own() {
+                if let Some(facts) = own().filter(|_| copy.is_some()) {
                     self.copied.entry(facts.id()).or_default().push(number);
                 }
             }
-            Kept::Vhd { proof: Some(proof), .. } => {
-                let vhd = file(disk.path.clone(), Kind::TapVhd);
-                let same = |seen: &&FileSeen| {
-                    seen.facts.as_ref().is_ok_and(|facts| facts.inode == proof.inode)
-                };
-                if let Some(vhd) = vhd.filter(same).and_then(|seen| seen.vhd) {
-                    self.vhds.entry(vhd.facts.uuid).or_default().push(number);
-                }
-            }
-            Kept::Lvm { .. } => {
+            Content::Volume(_) => {
                 if let Some(volume) = volume {
                     self.tagged.insert((number, &disk.vdev), *volume);
                 }
             }
             // Of a record that was never completed.
-            Kept::Internal { proof: None }
-            | Kept::External { proof: None, .. }
-            | Kept::Reflink { proof: None, .. }
-            | Kept::Vhd { proof: None, .. } => {}
+            Content::Inside(None) | Content::Frozen(Frozen { proof: None, .. }) => {}
+            Content::Nowhere => {}
         }
     }
 
@@ -346,7 +340,7 @@ impl<'a> World<'a> {
 
     /// What a disk of a snapshot says.
     fn claim_of(&self, number: usize, disk: &DiskRecord, asked: Asked) -> Claim {
-        if let Kept::Lvm { .. } = disk.snapshot {
+        if let Content::Volume(_) = disk.snapshot.kind().content() {
             let origin = self.volume(number, &disk.vdev).and_then(|v| self.origin(v));
             return origin.map_or(Claim::Silent, |origin| self.claim_of_volume(origin, asked));
         }

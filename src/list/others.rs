@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use super::descent::World;
 use super::report::{Other, OtherKind};
 use super::seen::{Asked, ImageSeen, Kind, is_partial};
+use crate::disk::kind::{NewFile, Role};
 use crate::disk::lvm;
 use crate::memory::PARTIAL;
 use crate::memory::peek::{Extent, Peek};
-use crate::record::{Kept, Record};
+use crate::record::Record;
 use crate::tool::volumes;
 
 /// What the names of snapshots and files begin with, or have in them, in which a revert keeps what it replaced.
@@ -217,8 +218,9 @@ fn volumes(world: &World<'_>) -> Vec<Other> {
 
 /// Files that snapshots or reverts made, and that are in no use that shows.
 fn files(world: &World<'_>) -> Vec<Other> {
-    let looked_at: BTreeSet<&PathBuf> = world.seen.files.keys().map(|(path, _)| path).collect();
-    let strays: BTreeSet<&PathBuf> = world.seen.strays.iter().collect();
+    let files = world.seen.files.keys();
+    let looked_at: BTreeSet<&Path> = files.map(|(path, _)| path.as_path()).collect();
+    let strays: BTreeSet<&Path> = world.seen.strays.iter().map(PathBuf::as_path).collect();
     let mut found = Vec::new();
     let mut told = BTreeSet::new();
     for known in &world.known {
@@ -228,15 +230,13 @@ fn files(world: &World<'_>) -> Vec<Other> {
             .iter()
             .any(|domain| domain.domid.is_some() && domain.uuid == known.record.domain.uuid);
         for disk in &known.record.disks {
-            let new = match &disk.snapshot {
-                Kept::External { overlay: new, .. } | Kept::Vhd { child: new, .. } => new,
-                Kept::Reflink { copy, .. } => {
-                    told.insert(copy);
-                    continue;
-                }
-                Kept::None { .. } | Kept::Internal { .. } | Kept::Lvm { .. } => continue,
+            let Some(NewFile { path: new, role }) = disk.snapshot.kind().new_file() else {
+                continue;
             };
             told.insert(new);
+            if role == Role::Copy {
+                continue;
+            }
             if strays.contains(new) && !looked_at.contains(new) {
                 let name = &known.record.name;
                 let why = match runs {

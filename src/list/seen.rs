@@ -9,9 +9,10 @@ use uuid::Uuid;
 use super::mark::Mark;
 use crate::disk::FileFacts;
 use crate::disk::chain::{FileId, Link};
+use crate::disk::kind::{Content, Frozen, Reader};
 use crate::domain::{Disk, Format};
 use crate::memory::peek::{Extent, Peek};
-use crate::record::{DiskRecord, Kept, QcowSnapshot, Record};
+use crate::record::{DiskRecord, QcowSnapshot, Record};
 use crate::tool::vhd_util;
 use crate::tool::volumes::Volume;
 
@@ -66,9 +67,20 @@ pub enum ImageFormat {
 impl Kind {
     /// That of a disk in a record.
     pub fn of_record(disk: &DiskRecord) -> Kind {
-        match disk.snapshot {
-            Kept::Vhd { .. } => Kind::TapVhd,
+        match disk.snapshot.kind().content() {
+            Content::Frozen(Frozen { copy: None, reader, .. }) => {
+                Kind::of_reader(reader, disk.format)
+            }
             _ => Kind::of_format(disk.format),
+        }
+    }
+
+    /// That of a frozen file of a disk.
+    pub fn of_reader(reader: Reader, format: Option<Format>) -> Kind {
+        match reader {
+            Reader::TapVhd => Kind::TapVhd,
+            Reader::Qemu => Kind::of_format(format),
+            Reader::Raw => Kind::Image(ImageFormat::Other),
         }
     }
 

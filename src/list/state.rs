@@ -6,11 +6,12 @@ use std::path::Path;
 
 use super::descent::World;
 use super::report::{DiskState, State};
-use super::seen::{FileSeen, ImageFormat, Kind};
+use super::seen::{DiskNow, FileSeen, Kind};
 use crate::disk::FileFacts;
 use crate::disk::chain::MAX_LENGTH;
+use crate::disk::kind::{Content, Frozen, Reader, Volume};
 use crate::memory::peek::Extent;
-use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
+use crate::record::{DiskRecord, FrozenFile, QcowSnapshot, Record};
 use crate::tool::volumes::device;
 
 /// How a snapshot is, why, and how each of its disks is.
@@ -57,33 +58,27 @@ pub(super) fn of(world: &World<'_>, number: usize) -> (State, Vec<String>, Vec<D
 
 fn disk_state(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -> DiskState {
     let shown = |path: &Path| path.to_owned();
-    let (image, allocated) = match &disk.snapshot {
-        Kept::None { .. } | Kept::Internal { .. } => (shown(&disk.path), None),
-        Kept::External { .. } | Kept::Vhd { .. } => {
-            let file = world.file(&disk.path, Kind::of_record(disk));
-            (shown(&disk.path), file.map(|file| file.allocated))
+    let (image, allocated) = match disk.snapshot.kind().content() {
+        Content::Nowhere | Content::Inside(_) => (shown(&disk.path), None),
+        Content::Frozen(frozen) => {
+            let path = frozen.copy.unwrap_or(&disk.path);
+            let file = world.file(path, Kind::of_reader(frozen.reader, disk.format));
+            (shown(path), file.map(|file| file.allocated))
         }
-        Kept::Reflink { copy, .. } => {
-            let file = world.file(copy, Kind::Image(ImageFormat::Other));
-            (shown(copy), file.map(|file| file.allocated))
-        }
-        Kept::Lvm { group, snapshot, .. } => {
+        Content::Volume(kept) => {
             let volume = world.volume(number, &disk.vdev);
             let used = volume.filter(|volume| volume.is_thick_snapshot()).map(|v| v.used_bytes());
-            (device(group, snapshot), used)
+            (device(kept.group, kept.name), used)
         }
     };
     let (state, why) = match check(world, number, record, disk) {
         Ok(state) => (state, None),
         Err((state, why)) => (state, Some(why)),
     };
-    let why = match &disk.snapshot {
-        Kept::None { why } => Some(why.clone()),
-        _ => why,
-    };
+    let why = disk.snapshot.kind().why_left_out().map(str::to_owned).or(why);
     DiskState {
         vdev: disk.vdev.clone(),
-        snapshot: disk.snapshot.kind(),
+        snapshot: disk.snapshot.name(),
         image,
         size_on_disk: allocated.filter(|_| state != State::Broken),
         state,
@@ -104,48 +99,32 @@ fn check(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -
         let facts = seen.facts.as_ref().map_err(|why| broken(why.clone()))?;
         Ok::<_, (State, String)>((seen, facts))
     };
-    match &disk.snapshot {
-        Kept::None { .. } => return Ok(State::None),
-        Kept::Internal { proof } => {
+    match disk.snapshot.kind().content() {
+        Content::Nowhere => return Ok(State::None),
+        Content::Inside(proof) => {
             let (seen, _) = file(&disk.path, Kind::of_record(disk))?;
-            check_internal(seen, proof.as_ref().ok_or_else(unproven)?)?;
+            check_internal(seen, proof.ok_or_else(unproven)?)?;
         }
-        Kept::External { proof, .. } => {
-            let (_, facts) = file(&disk.path, Kind::of_record(disk))?;
-            untouched(facts, proof.as_ref().ok_or_else(unproven)?)?;
-            let runs = world.seen.domains.iter().find(|domain| {
-                let top = |path: &Path, kind| {
-                    world.file(path, kind).and_then(|file| file.facts.as_ref().ok())
-                };
-                let is = |facts: &FileFacts, other: Option<&FileFacts>| {
-                    other.is_some_and(|other| other.id() == facts.id())
-                };
-                domain.disks.iter().any(|disk| is(facts, top(&disk.path, disk.kind)))
-            });
-            if let Some(domain) = runs {
-                return Err(broken(format!("{} runs on it and may write to it", domain.name)));
+        Content::Frozen(Frozen { copy, reader, proof }) => {
+            let path = copy.unwrap_or(&disk.path);
+            let (seen, facts) = file(path, Kind::of_reader(reader, disk.format))?;
+            untouched(facts, proof.ok_or_else(unproven)?)?;
+            match reader {
+                Reader::Qemu => check_unused(world, facts)?,
+                Reader::TapVhd if seen.vhd.is_none() => {
+                    return Err(broken("it has no footer of a VHD"));
+                }
+                Reader::TapVhd | Reader::Raw => {}
             }
         }
-        Kept::Vhd { proof, .. } => {
-            let (seen, facts) = file(&disk.path, Kind::TapVhd)?;
-            untouched(facts, proof.as_ref().ok_or_else(unproven)?)?;
-            if seen.vhd.is_none() {
-                return Err(broken("it has no footer of a VHD"));
-            }
-        }
-        Kept::Reflink { copy, proof } => {
-            let (_, facts) = file(copy, Kind::Image(ImageFormat::Other))?;
-            untouched(facts, proof.as_ref().ok_or_else(unproven)?)?;
-        }
-        Kept::Lvm { group, snapshot, .. } => {
+        Content::Volume(Volume { group, name, .. }) => {
             if let Err(why) = &world.seen.volumes {
                 return Err((State::Unread, format!("the volumes cannot be listed: {why}")));
             }
-            let volume =
-                world
-                    .volume(number, &disk.vdev)
-                    .filter(|volume| volume.group == *group)
-                    .ok_or_else(|| broken(format!("its snapshot {group}/{snapshot} is gone")))?;
+            let volume = world
+                .volume(number, &disk.vdev)
+                .filter(|volume| volume.group == *group)
+                .ok_or_else(|| broken(format!("its snapshot {group}/{name} is gone")))?;
             if volume.invalid {
                 return Err(broken("its snapshot has overflowed"));
             }
@@ -153,6 +132,18 @@ fn check(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -
     }
     check_below(world, record, disk)?;
     Ok(State::Good)
+}
+
+/// No domain may write to a frozen file.
+fn check_unused(world: &World<'_>, frozen: &FileFacts) -> Result<(), (State, String)> {
+    let is_it = |disk: &DiskNow| {
+        let file = world.file(&disk.path, disk.kind).and_then(|file| file.facts.as_ref().ok());
+        file.is_some_and(|file| file.id() == frozen.id())
+    };
+    match world.seen.domains.iter().find(|domain| domain.disks.iter().any(is_it)) {
+        Some(domain) => Err(broken(format!("{} runs on it and may write to it", domain.name))),
+        None => Ok(()),
+    }
 }
 
 fn check_internal(file: &FileSeen, proof: &QcowSnapshot) -> Result<(), (State, String)> {
@@ -199,7 +190,7 @@ fn check_below(
     record: &Record,
     disk: &DiskRecord,
 ) -> Result<(), (State, String)> {
-    if !matches!(disk.snapshot, Kept::Internal { .. } | Kept::External { .. }) {
+    if !disk.snapshot.kind().content().is_in_chain() {
         return Ok(());
     }
     let mut file = world.file(&disk.path, Kind::of_record(disk));

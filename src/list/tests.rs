@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::mark::Mark;
 use super::*;
 use crate::disk::chain::Link;
+use crate::disk::kinds::{Lvm, Reflink, Vhd};
 use crate::disk::qcow2::Header;
 use crate::disk::{FileFacts, lvm};
 use crate::domain::Format;
@@ -119,7 +120,7 @@ fn lvs(all: &[(&str, &str, &str, &str, u32)]) -> Vec<Volume> {
 
 fn on_lvm(number: u8, size: Option<u64>) -> Record {
     let snapshot = format!("c.s{number}");
-    let kept = Kept::Lvm { group: "vg0".into(), volume: "c".into(), snapshot, size };
+    let kept = Kept::Lvm(Lvm { group: "vg0".into(), volume: "c".into(), snapshot, size });
     record(number, vec![("/dev/vg0/c", kept)])
 }
 
@@ -220,7 +221,7 @@ fn vhd_file(path: &str, uuid: u8, parent: Option<u8>) -> ((PathBuf, Kind), FileS
 fn vhds_know_their_parents_wherever_those_are() {
     let of = |number: u8, path: &str, inode: u64| {
         let child = format!("/srv/after-s{number}.vhd").into();
-        record(number, vec![(path, Kept::Vhd { child, proof: frozen(inode) })])
+        record(number, vec![(path, Kept::Vhd(Vhd { child, proof: frozen(inode) }))])
     };
     let records = vec![of(1, "/srv/a.vhd", 1), of(2, "/srv/b.vhd", 2), of(3, "/srv/c.vhd", 3)];
     // a <- b <- (not named) <- now; a <- c
@@ -251,7 +252,7 @@ fn reflink_copies_have_the_mark_of_their_file() {
     let raw = Kind::of_format(Some(Format::Raw));
     let of = |number: u8| {
         let copy = format!("/srv/at-s{number}.img").into();
-        let kept = Kept::Reflink { copy, proof: frozen(u64::from(number) + 10) };
+        let kept = Kept::Reflink(Reflink { copy, proof: frozen(u64::from(number) + 10) });
         Record { parent: None, ..record(number, vec![("/srv/a.img", kept)]) }
     };
     let mut records = vec![of(1), of(2), of(3)];

@@ -220,6 +220,7 @@ fn word(input: &mut impl Read) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::kind::Proof;
     use crate::support::record::sample;
 
     const CONFIG: &str = r#"{"c_info":{"name":"web1"}}"#;
@@ -254,10 +255,10 @@ mod tests {
         bare.complete = false;
         bare.image_size = 0;
         for disk in &mut bare.disks {
-            match &mut disk.snapshot {
-                crate::record::Kept::Internal { proof } => *proof = None,
-                crate::record::Kept::External { proof, .. } => *proof = None,
-                _ => {}
+            match disk.snapshot.kind_mut().proof() {
+                Proof::Inside(proof) => *proof = None,
+                Proof::Frozen { proof, .. } => *proof = None,
+                Proof::NotNeeded => {}
             }
         }
         let space = record_space(&bare);

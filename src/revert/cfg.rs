@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::disk::{DiskFound, DiskRevert, vhd};
-use crate::domain::Format;
+use crate::disk::{DiskFound, DiskRevert};
 use crate::plan::ReplaceCfg;
-use crate::record::Kept;
 use crate::xlcfg::Change;
 
 /// Which file that is, as far as it is known.
@@ -50,11 +48,9 @@ pub struct DiskChange {
 /// The image of a disk after the revert; none for one that is not put back.
 pub(crate) fn change(disk: &DiskRevert, found: &DiskFound) -> Option<DiskChange> {
     let record = &found.record;
-    let (target, format) = match (&disk.switch, &record.snapshot) {
-        (Some(switch), _) => switch.clone(),
-        (None, Kept::None { .. }) => return None,
-        (None, Kept::Vhd { .. }) => (vhd::target(&record.path), Format::Raw),
-        (None, _) => (record.path.clone(), record.format?),
+    let (target, format) = match &disk.switch {
+        Some(switch) => switch.clone(),
+        None => record.snapshot.kind().target(&record.path, record.format)?,
     };
     let elsewhere = found.top.as_ref().is_some_and(|top| *top != record.path);
     let needed = disk.switch.is_some() || elsewhere;

@@ -7,6 +7,7 @@ pub(crate) mod volumes;
 
 use super::*;
 use crate::disk::chain::Link;
+use crate::disk::kinds::Internal;
 use crate::disk::{FileFacts, Place, Room};
 use crate::domain::Format;
 use crate::error::Kind;
@@ -290,7 +291,8 @@ fn what_is_refused() {
     });
     refused("04.123456789Z, not ID 1 of 2026-03-01T02:03:04.123457789Z", |f| {
         // The same name and ID, but of another disk: QEMU took it a moment later.
-        let Kept::Internal { proof: Some(proof) } = &mut f.disks[0].record.snapshot else {
+        let Kept::Internal(Internal { proof: Some(proof) }) = &mut f.disks[0].record.snapshot
+        else {
             unreachable!()
         };
         proof.date += std::time::Duration::from_micros(1);
@@ -309,7 +311,7 @@ fn what_is_refused() {
     });
     refused("also used by", |f| f.disks[1].used_by = Some("disk xvda of domain web2".into()));
     refused("was written to since", |f| f.disks[1].frozen.as_mut().unwrap().size += 1);
-    refused("no proof", |f| f.disks[0].record.snapshot = Kept::Internal { proof: None });
+    refused("no proof", |f| f.disks[0].record.snapshot = Kept::Internal(Internal { proof: None }));
     refused("of the domain 00000000-0000-0000-0000-000000000000, its record of 6f2c3c5e", |f| {
         let uuid = f.record.domain.uuid.to_string();
         let other = CONFIG.replace(&uuid, &Uuid::nil().to_string());

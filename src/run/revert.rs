@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::lock::Hold;
 use crate::host::{look, marks, rewrites};
 use crate::list::mark::Mark;
-use crate::record::{Kept, Record};
+use crate::record::Record;
 use crate::report::{CfgReplaced, CfgTrouble, Reverted, RevertedDisk};
 use crate::revert::{self, CfgAfter, Wishes};
 use crate::spec::absolute;
@@ -145,10 +145,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
                 vdev: disk.vdev.clone(),
                 runs_on: image.clone().unwrap_or_else(|| disk.path.clone()),
                 kept: kept.filter(|_| !args.discard_current),
-                why: match &disk.snapshot {
-                    Kept::None { why } => Some(why.clone()),
-                    _ => None,
-                },
+                why: disk.snapshot.kind().why_left_out().map(str::to_owned),
             })
             .collect(),
         cfg,

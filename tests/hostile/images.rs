@@ -10,6 +10,7 @@ use proptest::prelude::{BoxedStrategy, Just, ProptestConfig, Strategy, any, prop
 use proptest::sample::select;
 use proptest::{prop_assert_eq, proptest};
 use uuid::Uuid;
+use xl_snapshot::disk::kinds::{External, Internal, LeftOut, Lvm, Reflink, Vhd};
 use xl_snapshot::disk::revert_file_name;
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::list::table;
@@ -187,12 +188,12 @@ fn check_record(record: &Record) {
         assert!(name.len() <= 255 && !name.contains('/'));
         let mut paths = vec![&disk.path];
         match &disk.snapshot {
-            Kept::None { .. } => continue,
-            Kept::Internal { .. } => {}
-            Kept::External { overlay: file, .. }
-            | Kept::Reflink { copy: file, .. }
-            | Kept::Vhd { child: file, .. } => paths.push(file),
-            Kept::Lvm { group, volume, snapshot, .. } => {
+            Kept::None(_) => continue,
+            Kept::Internal(_) => {}
+            Kept::External(External { overlay: file, .. })
+            | Kept::Reflink(Reflink { copy: file, .. })
+            | Kept::Vhd(Vhd { child: file, .. }) => paths.push(file),
+            Kept::Lvm(Lvm { group, volume, snapshot, .. }) => {
                 for name in [group, volume, snapshot] {
                     assert!(!name.is_empty() && !name.starts_with('-') && !name.contains('/'));
                 }
@@ -275,15 +276,15 @@ fn disk() -> impl Strategy<Value = DiskRecord> {
         .prop_map(|proof| proof.map(|(id, name, date)| QcowSnapshot { id, name, date }));
     let lv = || "[a-zA-Z0-9+_][a-zA-Z0-9+_.-]{0,60}";
     let kept = prop_oneof![
-        plain().prop_map(|why| Kept::None { why }),
-        internal.prop_map(|proof| Kept::Internal { proof }),
+        plain().prop_map(|why| Kept::None(LeftOut { why })),
+        internal.prop_map(|proof| Kept::Internal(Internal { proof })),
         (0..3, path(), option::of(frozen)).prop_map(|(kind, file, proof)| match kind {
-            0 => Kept::External { overlay: file, proof },
-            1 => Kept::Reflink { copy: file, proof },
-            _ => Kept::Vhd { child: file, proof },
+            0 => Kept::External(External { overlay: file, proof }),
+            1 => Kept::Reflink(Reflink { copy: file, proof }),
+            _ => Kept::Vhd(Vhd { child: file, proof }),
         }),
         (lv(), lv(), lv(), option::of(size())).prop_map(|(group, volume, snapshot, size)| {
-            Kept::Lvm { group, volume, snapshot, size }
+            Kept::Lvm(Lvm { group, volume, snapshot, size })
         }),
     ];
     let format = select(vec![

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 use xl_snapshot::create::Job;
+use xl_snapshot::disk::kinds::{Internal, Reflink, Vhd};
 use xl_snapshot::disk::{revert_file_name, vhd};
 use xl_snapshot::domain::{Disk, DomainConfig, Format};
 use xl_snapshot::host::tools;
@@ -59,9 +60,9 @@ fn the_longest_names_make_files_that_can_be_made() {
     }
     let name = name.parse().unwrap();
     for snapshot in [
-        Kept::Internal { proof: None },
-        Kept::Reflink { copy: "/a".into(), proof: None },
-        Kept::Vhd { child: "/a".into(), proof: None },
+        Kept::Internal(Internal { proof: None }),
+        Kept::Reflink(Reflink { copy: "/a".into(), proof: None }),
+        Kept::Vhd(Vhd { child: "/a".into(), proof: None }),
     ] {
         let record = DiskRecord { vdev: vdev.clone(), path: "/a".into(), format: None, snapshot };
         let stamp = stamp(Timestamp::UNIX_EPOCH);

@@ -75,8 +75,7 @@ fn check_request(request: &Request) {
         assert!(path.is_absolute());
     }
     for wish in &request.disks {
-        if let Wish::External { file: Some(file) } | Wish::Reflink { file: Some(file) } = &wish.wish
-        {
+        if let Some(file) = &wish.wish.file {
             assert!(file.is_absolute());
         }
     }
@@ -85,18 +84,16 @@ fn check_request(request: &Request) {
 /// It can be said again, and means the same.
 fn check_wish(wish: &DiskWish) {
     // What may be left out has QEMU's name if it is no disk of the configuration.
-    let left_out = wish.wish == Wish::None;
+    let left_out = wish.wish.how.leaves_out();
     assert!(is_vdev(&wish.vdev) || left_out && is_drive(&wish.vdev));
-    let how = match &wish.wish {
-        Wish::Internal => "internal".to_owned(),
-        Wish::None => "none".to_owned(),
-        Wish::External { file: None } => "external".to_owned(),
-        Wish::External { file: Some(file) } => format!("external,file={}", file.display()),
-        Wish::Reflink { file: None } => "reflink".to_owned(),
-        Wish::Reflink { file: Some(file) } => format!("reflink,file={}", file.display()),
-        Wish::Lvm { size: None } => "lvm".to_owned(),
-        Wish::Lvm { size: Some(size) } => format!("lvm,size={size}b"),
+    let Wish { how, file, size } = &wish.wish;
+    let option = match (file, size) {
+        (None, None) => String::new(),
+        (Some(file), None) => format!(",file={}", file.display()),
+        (None, Some(size)) => format!(",size={size}b"),
+        (Some(_), Some(_)) => panic!("no kind takes both"),
     };
+    let how = format!("{}{option}", how.name());
     assert_eq!(format!("{},{how}", wish.vdev).parse::<DiskWish>().unwrap(), *wish);
 }
 

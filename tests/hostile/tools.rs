@@ -9,6 +9,7 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 use serde_json::{Value, json};
 use uuid::Uuid;
+use xl_snapshot::disk::kinds::{External, Internal, Lvm};
 use xl_snapshot::disk::{Node, lvm};
 use xl_snapshot::disk::{Space, vhd};
 use xl_snapshot::domain::GuestType;
@@ -61,13 +62,13 @@ fn fits_a_record(kept: Kept) {
 fn frozen(virtual_size: u64) -> Kept {
     let mtime = Timestamp::UNIX_EPOCH;
     let proof = FrozenFile { virtual_size, file_size: 0, mtime, inode: 1 };
-    Kept::External { overlay: "/b".into(), proof: Some(proof) }
+    Kept::External(External { overlay: "/b".into(), proof: Some(proof) })
 }
 
 fn internal(snapshots: Vec<QcowSnapshot>) {
     // They are all alike.
     for proof in snapshots.into_iter().filter(QcowSnapshot::is_plain).take(4) {
-        fits_a_record(Kept::Internal { proof: Some(proof) });
+        fits_a_record(Kept::Internal(Internal { proof: Some(proof) }));
     }
 }
 
@@ -212,12 +213,12 @@ fn lvs() {
                 assert!(size >= volume.size);
                 let _ = (volume.is_thin(), volume.is_thick_snapshot(), volume.has_device((0, 0)));
                 assert!(volume.tags_with("a").all(|tag| volume.has_tag(tag)));
-                fits_a_record(Kept::Lvm {
+                fits_a_record(Kept::Lvm(Lvm {
                     group: "vg0".into(),
                     volume: "a".into(),
                     snapshot: "a.s1".into(),
                     size: Some(size),
-                });
+                }));
                 Space { group: volume.group.clone(), free: volume.group_free, size }
             });
             let spaces: Vec<_> = group.collect();

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::disk::kinds::{External, Internal, LeftOut};
 use crate::domain::{Format, GuestType};
 use crate::record::{DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION};
 
@@ -40,15 +41,15 @@ pub(crate) fn sample() -> Record {
                 "xvda",
                 "/srv/a.qcow2",
                 Format::Qcow2,
-                Kept::Internal {
+                Kept::Internal(Internal {
                     proof: Some(QcowSnapshot { id: "1".into(), name: "s1".into(), date: time }),
-                },
+                }),
             ),
             disk(
                 "xvdb",
                 "/srv/b.img",
                 Format::Raw,
-                Kept::External {
+                Kept::External(External {
                     overlay: "/srv/web1-xvdb.after-s1.qcow2".into(),
                     proof: Some(FrozenFile {
                         virtual_size: 1 << 20,
@@ -56,9 +57,9 @@ pub(crate) fn sample() -> Record {
                         mtime: time,
                         inode: 77,
                     }),
-                },
+                }),
             ),
-            disk("hdc", "/srv/c.iso", Format::Raw, Kept::None { why: "CD-ROM".into() }),
+            disk("hdc", "/srv/c.iso", Format::Raw, Kept::None(LeftOut { why: "CD-ROM".into() })),
         ],
     }
 }

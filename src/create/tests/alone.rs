@@ -3,6 +3,7 @@
 use super::kinds::{seen_with, volume, volumes};
 use super::*;
 use crate::disk::vhd;
+use crate::domain::Format;
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
 use crate::record::DisksOnly;

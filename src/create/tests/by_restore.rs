@@ -1,6 +1,7 @@
 //! Disks that nothing can switch under a running guest: the domain is restored on the new images.
 
 use super::*;
+use crate::domain::Format;
 use crate::need::{Rank, Trouble};
 use crate::plan::{Action, undo};
 

@@ -5,9 +5,13 @@
 //! A snapshot is known by its tag, which no other volume has; while a merge is under way, or was
 //! cut short, the guest's volume bears another one, so that a second try knows what the first did.
 
+pub(super) mod kept;
+
 use uuid::Uuid;
 
+use self::kept::Lvm;
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
+use crate::disk::planner::Planner;
 use crate::disk::{
     Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, Space, mib,
 };
@@ -16,7 +20,8 @@ use crate::error::Result;
 use crate::names::is_volume_part;
 use crate::need::What;
 use crate::plan::Step;
-use crate::record::{DiskRecord, Kept};
+use crate::record::DiskRecord;
+use crate::spec::Wish;
 use crate::tool::qemu_img;
 use crate::tool::volumes::{self, Volume, device};
 
@@ -31,90 +36,174 @@ const LONGEST_LAYER: usize = "-real".len();
 /// What every tag of a merge begins with.
 const MERGING: &str = "xl-snapshot-merging:";
 
-/// Plans a snapshot of a volume.
-pub(super) fn create(
-    seen: &DiskSeen,
-    size: Option<u64>,
-    context: Context<'_>,
-) -> Result<DiskCreate> {
-    let disk = &seen.disk;
-    let volumes = context.volumes.as_ref().map_err(|why| refuse(disk, why.clone()))?;
-    let refuse = |why: String| refuse(disk, why);
-    let volume = seen
-        .device
-        .and_then(|device| volumes.iter().find(|volume| volume.has_device(device)))
-        // LVM shows its own, hidden ones in brackets.
-        .filter(|volume| is_volume_part(&volume.name) && is_volume_part(&volume.group))
-        .ok_or_else(|| refuse("it is not a logical volume".into()))?;
-    if let Some(why) = volumes::ambiguous(volumes, &volume.group) {
-        return Err(refuse(why));
+impl Planner for Lvm {
+    fn is_default(seen: &DiskSeen) -> bool {
+        seen.device.is_some()
     }
-    if disk.format != Some(Format::Raw) {
-        return Err(refuse("LVM would miss what QEMU keeps of its image in memory".into()));
-    }
-    if volume.is_thick_snapshot() {
-        return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
-    }
-    if volume.open && seen.served == Some(Served::Nobody) {
-        return Err(refuse("the domain does not run, and somebody has it open".into())
-            .hint("is it mounted, or a disk of another domain?"));
-    }
-    // LVM refuses a snapshot then, which must not be found out while the guest stands still.
-    if volumes.iter().any(|v| v.merging && v.group == volume.group && v.origin == volume.name) {
-        return Err(refuse("a snapshot is being merged into it".into())
-            .hint("finish the revert that began it, or wait for the end of the merge"));
-    }
-    let name = format!("{}.{}", volume.name, context.name);
-    check_name(&volume.group, &name).map_err(refuse)?;
-    if volumes.iter().any(|v| v.group == volume.group && v.name == name) {
-        return Err(refuse(format!("the volume {}/{name} exists", volume.group))
-            .hint("choose another name with --name"));
-    }
-    let tag = tag(context.id, &disk.vdev);
-    let (call, size) = if volume.is_thin() {
-        if size.is_some() {
-            return Err(refuse("a snapshot of a thin volume has no size".into()));
+
+    /// Plans a snapshot of a volume.
+    fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+        let disk = &seen.disk;
+        let size = wish.and_then(|wish| wish.size);
+        let volumes = context.volumes.as_ref().map_err(|why| refuse(disk, why.clone()))?;
+        let refuse = |why: String| refuse(disk, why);
+        let volume = seen
+            .device
+            .and_then(|device| volumes.iter().find(|volume| volume.has_device(device)))
+            // LVM shows its own, hidden ones in brackets.
+            .filter(|volume| is_volume_part(&volume.name) && is_volume_part(&volume.group))
+            .ok_or_else(|| refuse("it is not a logical volume".into()))?;
+        if let Some(why) = volumes::ambiguous(volumes, &volume.group) {
+            return Err(refuse(why));
         }
-        check_pool(volumes, volume).map_err(refuse)?;
-        (volumes::snapshot_thin(&volume.path(), &name, &tag), None)
-    } else {
-        let full = volume.full_snapshot_size();
-        let size = size.map_or(full, |size| volume.allocated(size).min(full));
-        if size > volume.group_free {
-            return Err(refuse(format!(
-                "its snapshot takes {}, and {} is free in the group {}",
-                mib(size),
-                mib(volume.group_free),
-                volume.group
-            ))
-            .hint(format!(
-                "make room, or give it less if the guest will not write that much: \
-                 --disk {},lvm,size=SIZE (once that is full, the snapshot is lost)",
-                disk.vdev
-            )));
+        if disk.format != Some(Format::Raw) {
+            return Err(refuse("LVM would miss what QEMU keeps of its image in memory".into()));
         }
-        (volumes::snapshot_thick(&volume.path(), &name, Some(&tag), size), Some(size))
-    };
-    Ok(DiskCreate {
-        still: vec![Step::Undoable {
-            call,
-            undo: volumes::remove_tagged(&volume.group, &name, &tag),
-        }],
-        space: size.map(|size| Space {
-            group: volume.group.clone(),
-            free: volume.group_free,
-            size,
-        }),
-        ..DiskCreate::of(record(
-            seen,
-            Kept::Lvm {
+        if volume.is_thick_snapshot() {
+            return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
+        }
+        if volume.open && seen.served == Some(Served::Nobody) {
+            return Err(refuse("the domain does not run, and somebody has it open".into())
+                .hint("is it mounted, or a disk of another domain?"));
+        }
+        // LVM refuses a snapshot then, which must not be found out while the guest stands still.
+        if volumes.iter().any(|v| v.merging && v.group == volume.group && v.origin == volume.name) {
+            return Err(refuse("a snapshot is being merged into it".into())
+                .hint("finish the revert that began it, or wait for the end of the merge"));
+        }
+        let name = format!("{}.{}", volume.name, context.name);
+        check_name(&volume.group, &name).map_err(refuse)?;
+        if volumes.iter().any(|v| v.group == volume.group && v.name == name) {
+            return Err(refuse(format!("the volume {}/{name} exists", volume.group))
+                .hint("choose another name with --name"));
+        }
+        let tag = tag(context.id, &disk.vdev);
+        let (call, size) = if volume.is_thin() {
+            if size.is_some() {
+                return Err(refuse("a snapshot of a thin volume has no size".into()));
+            }
+            check_pool(volumes, volume).map_err(refuse)?;
+            (volumes::snapshot_thin(&volume.path(), &name, &tag), None)
+        } else {
+            let full = volume.full_snapshot_size();
+            let size = size.map_or(full, |size| volume.allocated(size).min(full));
+            if size > volume.group_free {
+                return Err(refuse(format!(
+                    "its snapshot takes {}, and {} is free in the group {}",
+                    mib(size),
+                    mib(volume.group_free),
+                    volume.group
+                ))
+                .hint(format!(
+                    "make room, or give it less if the guest will not write that much: \
+                     --disk {},lvm,size=SIZE (once that is full, the snapshot is lost)",
+                    disk.vdev
+                )));
+            }
+            (volumes::snapshot_thick(&volume.path(), &name, Some(&tag), size), Some(size))
+        };
+        Ok(DiskCreate {
+            still: vec![Step::Undoable {
+                call,
+                undo: volumes::remove_tagged(&volume.group, &name, &tag),
+            }],
+            space: size.map(|size| Space {
                 group: volume.group.clone(),
-                volume: volume.name.clone(),
-                snapshot: name,
+                free: volume.group_free,
                 size,
-            },
-        ))
-    })
+            }),
+            ..DiskCreate::of(record(
+                seen,
+                Lvm {
+                    group: volume.group.clone(),
+                    volume: volume.name.clone(),
+                    snapshot: name,
+                    size,
+                },
+            ))
+        })
+    }
+
+    /// Plans to put a volume back.
+    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+        let disk = &found.record;
+        let Lvm { group, volume, snapshot, size } = self;
+        let recorded = Recorded { disk, group, volume, snapshot, size: *size };
+        let volumes =
+            context.volumes.as_ref().map_err(|why| refuse_revert(disk, why.clone()))?.as_slice();
+        if let Some(why) = volumes::ambiguous(volumes, group) {
+            return Err(refuse_revert(disk, why));
+        }
+        let tag = tag(context.id, &disk.vdev);
+        let mut tagged: Vec<&Volume> =
+            volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
+        // A copy of the whole group, imported beside it (vgimportclone), has the tag as well.
+        if tagged.iter().any(|volume| volume.group == *group) {
+            tagged.retain(|volume| volume.group == *group);
+        }
+        let origin = volumes.iter().find(|v| v.group == *group && v.name == *volume);
+        if context.beside.is_some() && !matches!(tagged.as_slice(), [one] if !one.merging) {
+            return Err(refuse_revert(
+                disk,
+                format!("its snapshot {} is not there", recorded.path(snapshot)),
+            )
+            .hint("a revert that was cut short may have merged it: repeat that one first"));
+        }
+        match tagged.as_slice() {
+            [] => retake(&recorded, origin, &tag, context),
+            [snapshot] if snapshot.merging => finish_merge(&recorded, snapshot, &tag, context),
+            [snapshot] if snapshot.group != *group => Err(refuse_revert(
+                disk,
+                format!("its snapshot {} is in another group now", snapshot.path()),
+            )),
+            // We made it read-only: another volume was given the tag, or somebody meant to write to it.
+            [snapshot] if snapshot.writable => Err(refuse_revert(
+                disk,
+                format!(
+                    "{} bears its tag, but is not read-only as its snapshot is",
+                    snapshot.path()
+                ),
+            )),
+            [snapshot] if snapshot.is_thin() != size.is_none() => Err(refuse_revert(
+                disk,
+                format!("{} bears its tag, but is of another kind", snapshot.path()),
+            )),
+            [snapshot] if snapshot.invalid => Err(refuse_revert(
+                disk,
+                format!(
+                    "its snapshot {} is lost: more was written since than it could hold",
+                    snapshot.path()
+                ),
+            )),
+            // Others may be reading it for the same purpose.
+            [snapshot] if !snapshot.is_thin() && context.beside.is_some() => {
+                copied(found, snapshot)
+            }
+            [snapshot] if snapshot.open => Err(refuse_revert(
+                disk,
+                format!("somebody has its snapshot {} open", snapshot.path()),
+            )
+            .hint("is it mounted, or a disk of another domain?")),
+            [snapshot] if snapshot.is_thin() => {
+                check_pool(volumes, snapshot).map_err(|why| refuse_revert(disk, why))?;
+                match context.beside {
+                    Some(domain) => thin_beside(&recorded, snapshot, volumes, domain),
+                    None => thin(&recorded, snapshot, origin, volumes, context),
+                }
+            }
+            [snapshot] => thick(&recorded, snapshot, origin, volumes, &tag, context),
+            [one, other, ..] => Err(refuse_revert(
+                disk,
+                format!("both {} and {} bear its tag {tag}", one.path(), other.path()),
+            )),
+        }
+    }
+
+    /// A merge into a thick volume waits until nobody has that open; a thin one only gets another name.
+    fn needs(&self, _: &DiskFound, beside: bool) -> Vec<What> {
+        let in_place = self.size.is_some() && !beside;
+        in_place.then(|| What::Alone(device(&self.group, &self.volume))).into_iter().collect()
+    }
 }
 
 /// Why the groups have too little for all of them at once, if they have.
@@ -142,82 +231,6 @@ impl Recorded<'_> {
     fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.group)
     }
-}
-
-/// Plans to put a volume back.
-pub(super) fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
-    let disk = &found.record;
-    let Kept::Lvm { group, volume, snapshot, size } = &disk.snapshot else {
-        unreachable!("chosen by the kind of snapshot")
-    };
-    let recorded = Recorded { disk, group, volume, snapshot, size: *size };
-    let volumes =
-        context.volumes.as_ref().map_err(|why| refuse_revert(disk, why.clone()))?.as_slice();
-    if let Some(why) = volumes::ambiguous(volumes, group) {
-        return Err(refuse_revert(disk, why));
-    }
-    let tag = tag(context.id, &disk.vdev);
-    let mut tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
-    // A copy of the whole group, imported beside it (vgimportclone), has the tag as well.
-    if tagged.iter().any(|volume| volume.group == *group) {
-        tagged.retain(|volume| volume.group == *group);
-    }
-    let origin = volumes.iter().find(|v| v.group == *group && v.name == *volume);
-    if context.beside.is_some() && !matches!(tagged.as_slice(), [one] if !one.merging) {
-        return Err(refuse_revert(
-            disk,
-            format!("its snapshot {} is not there", recorded.path(snapshot)),
-        )
-        .hint("a revert that was cut short may have merged it: repeat that one first"));
-    }
-    match tagged.as_slice() {
-        [] => retake(&recorded, origin, &tag, context),
-        [snapshot] if snapshot.merging => finish_merge(&recorded, snapshot, &tag, context),
-        [snapshot] if snapshot.group != *group => Err(refuse_revert(
-            disk,
-            format!("its snapshot {} is in another group now", snapshot.path()),
-        )),
-        // We made it read-only: another volume was given the tag, or somebody meant to write to it.
-        [snapshot] if snapshot.writable => Err(refuse_revert(
-            disk,
-            format!("{} bears its tag, but is not read-only as its snapshot is", snapshot.path()),
-        )),
-        [snapshot] if snapshot.is_thin() != size.is_none() => Err(refuse_revert(
-            disk,
-            format!("{} bears its tag, but is of another kind", snapshot.path()),
-        )),
-        [snapshot] if snapshot.invalid => Err(refuse_revert(
-            disk,
-            format!(
-                "its snapshot {} is lost: more was written since than it could hold",
-                snapshot.path()
-            ),
-        )),
-        // Others may be reading it for the same purpose.
-        [snapshot] if !snapshot.is_thin() && context.beside.is_some() => copied(found, snapshot),
-        [snapshot] if snapshot.open => {
-            Err(refuse_revert(disk, format!("somebody has its snapshot {} open", snapshot.path()))
-                .hint("is it mounted, or a disk of another domain?"))
-        }
-        [snapshot] if snapshot.is_thin() => {
-            check_pool(volumes, snapshot).map_err(|why| refuse_revert(disk, why))?;
-            match context.beside {
-                Some(domain) => thin_beside(&recorded, snapshot, volumes, domain),
-                None => thin(&recorded, snapshot, origin, volumes, context),
-            }
-        }
-        [snapshot] => thick(&recorded, snapshot, origin, volumes, &tag, context),
-        [one, other, ..] => Err(refuse_revert(
-            disk,
-            format!("both {} and {} bear its tag {tag}", one.path(), other.path()),
-        )),
-    }
-}
-
-/// A merge into a thick volume waits until nobody has that open; a thin one only gets another name.
-pub(super) fn needs(group: &str, volume: &str, size: Option<u64>, beside: bool) -> Vec<What> {
-    let in_place = size.is_some() && !beside;
-    in_place.then(|| What::Alone(device(group, volume))).into_iter().collect()
 }
 
 /// A copy in a file: a thick snapshot has no snapshots of its own, and a merge would consume a base.

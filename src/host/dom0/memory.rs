@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::state::{Dom0, IMAGE_IS_OPEN, caused, failed};
+use crate::disk::kind::Proof;
 use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::guard::Note;
@@ -11,7 +12,7 @@ use crate::host::parallel::in_parallel;
 use crate::host::{files, tools};
 use crate::memory::{partial_path, restore_command};
 use crate::plan::{ImageStart, Target};
-use crate::record::{DiskRecord, FrozenFile, Kept, QcowSnapshot, Record};
+use crate::record::{DiskRecord, FrozenFile, QcowSnapshot, Record};
 use crate::tool::quote;
 
 impl Dom0 {
@@ -103,18 +104,14 @@ impl Dom0 {
         let sizes = &self.virtual_sizes;
         let prove = |disk: &mut DiskRecord| -> Result<()> {
             let (vdev, path) = (&disk.vdev, &disk.path);
-            match &mut disk.snapshot {
-                // LVM's tag is the proof, and lvcreate has set it.
-                Kept::None { .. } | Kept::Lvm { .. } => {}
-                Kept::Internal { proof } => *proof = Some(internal_snapshot(path, name)?),
-                Kept::External { proof, .. } | Kept::Vhd { proof, .. } => {
+            match disk.snapshot.kind_mut().proof() {
+                Proof::NotNeeded => {}
+                Proof::Inside(proof) => *proof = Some(internal_snapshot(path, name)?),
+                Proof::Frozen { copy, proof } => {
+                    let path = copy.unwrap_or(path);
                     // Whatever others have written to it, its time, and that it is a base.
                     files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;
                     *proof = Some(frozen(path, sizes.get(vdev))?);
-                }
-                Kept::Reflink { copy, proof } => {
-                    files::sync(copy).map_err(failed(format!("Sync {}", copy.display())))?;
-                    *proof = Some(frozen(copy, sizes.get(vdev))?);
                 }
             }
             Ok(())

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::domains::{Listed, listed, with_name, with_uuid};
 use super::{OtherDisk, check_qemu, disks_of_others, monitor, other_user, trouble};
 use crate::clone;
+use crate::disk::kind::{Content, Frozen, Reader, Volume};
 use crate::disk::{self, DiskFound, Place, Room, beside_file_name};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
@@ -22,12 +23,13 @@ use crate::host::tools::{self, info, need, vhd_footer, vhd_parents, volumes};
 use crate::host::toolstack::Toolstack;
 use crate::names::is_file_part;
 use crate::need::{self, Rank, Trouble};
-use crate::record::{DiskRecord, Kept, Record};
+use crate::record::{DiskRecord, Record};
 use crate::revert::{Cfg, Found, Onward, Running, refuse_domain};
 use crate::show::Looked;
 use crate::state::{State, stamp};
 use crate::tool::qemu_img;
-use crate::tool::volumes::{Volume, device};
+use crate::tool::volumes;
+use crate::tool::volumes::device;
 use crate::tool::{Tool, quote};
 
 /// Looks at a snapshot and the host for `revert`; for a new domain `beside` that of the snapshot, if
@@ -94,8 +96,10 @@ pub fn for_revert(
     };
     if same.is_none() {
         // Nobody writes to a frozen file through a domain that does not run.
-        let frozen =
-            |disk: &&DiskRecord| matches!(disk.snapshot, Kept::External { .. } | Kept::Vhd { .. });
+        let frozen = |disk: &&DiskRecord| {
+            let content = disk.snapshot.kind().content();
+            content.frozen_file(&disk.path) == Some(&disk.path)
+        };
         current.retain(|disk| {
             !record.disks.iter().filter(frozen).any(|frozen| files::same(&frozen.path, disk.file()))
         });
@@ -161,8 +165,12 @@ fn is_empty_shell(toolstack: &Toolstack, domid: u32, state: State) -> bool {
 }
 
 /// The host's logical volumes, if the snapshot has one.
-fn volumes_for(record: &Record) -> Result<Vec<Volume>, String> {
-    match record.disks.iter().any(|disk| matches!(disk.snapshot, Kept::Lvm { .. })) {
+fn volumes_for(record: &Record) -> Result<Vec<volumes::Volume>, String> {
+    match record
+        .disks
+        .iter()
+        .any(|disk| matches!(disk.snapshot.kind().content(), Content::Volume(_)))
+    {
         true => volumes(),
         false => Ok(Vec::new()),
     }
@@ -239,7 +247,8 @@ pub fn for_show(
 
 /// Asks the domain's QEMU for the bitmaps that are not in the images yet.
 fn count_live_bitmaps(domid: u32, disks: &mut [DiskFound]) {
-    let internal = |disk: &DiskFound| matches!(disk.record.snapshot, Kept::Internal { .. });
+    let internal =
+        |disk: &DiskFound| matches!(disk.record.snapshot.kind().content(), Content::Inside(_));
     if !disks.iter().any(internal) {
         return;
     }
@@ -259,9 +268,9 @@ fn disk_found(
     current: &[Disk],
     others: &[OtherDisk],
 ) -> DiskFound {
-    let in_qemu = matches!(disk.snapshot, Kept::Internal { .. } | Kept::External { .. });
-    let left_out = matches!(disk.snapshot, Kept::None { .. });
-    let is_vhd = matches!(disk.snapshot, Kept::Vhd { .. });
+    let content = disk.snapshot.kind().content();
+    let (in_qemu, is_vhd) = (content.is_in_chain(), content.is_tap_vhd());
+    let left_out = disk.snapshot.is_left_out();
     let top = current.iter().find(|other| other.vdev == disk.vdev && !left_out);
     let walked = |path: &Path, format: Option<Format>| {
         let format = format.ok_or_else(|| "its format is not known".to_owned())?;
@@ -285,27 +294,34 @@ fn disk_found(
     };
     let facts = |path: &Path| files::facts(path).map_err(|error| error.to_string());
     let file = facts(&disk.path);
-    let (frozen, virtual_size) = match &disk.snapshot {
-        Kept::External { .. } => {
-            (file.clone(), image.as_ref().map(|image| image.virtual_size).map_err(Clone::clone))
+    let copy = match content {
+        Content::Frozen(frozen) => frozen.copy,
+        Content::Nowhere | Content::Inside(_) | Content::Volume(_) => None,
+    };
+    let (frozen, virtual_size) = match content {
+        Content::Frozen(Frozen { reader, .. }) => {
+            let path = copy.unwrap_or(&disk.path);
+            let frozen = copy.map_or_else(|| file.clone(), facts);
+            let size = match reader {
+                Reader::Qemu => {
+                    image.as_ref().map(|image| image.virtual_size).map_err(Clone::clone)
+                }
+                Reader::TapVhd => vhd_footer(path).map(|vhd| vhd.virtual_size),
+                Reader::Raw => frozen.as_ref().map(|file| file.size).map_err(Clone::clone),
+            };
+            (frozen, size)
         }
-        Kept::Vhd { .. } => (file.clone(), vhd_footer(&disk.path).map(|vhd| vhd.virtual_size)),
-        Kept::Reflink { copy, .. } => {
-            let copy = facts(copy);
-            (copy.clone(), copy.map(|copy| copy.size))
-        }
-        Kept::None { .. } | Kept::Internal { .. } | Kept::Lvm { .. } => {
+        Content::Nowhere | Content::Inside(_) | Content::Volume(_) => {
             let none = || "its snapshot is no file of its own".to_owned();
             (Err(none()), Err(none()))
         }
     };
     let top_parent = top.filter(|_| is_vhd).and_then(|top| tools::vhd_parent(top.file()));
     let top_parent = top_parent.and_then(|parent| files::identity(&parent));
-    let copy = match &disk.snapshot {
-        Kept::Reflink { copy, .. } => Some(copy),
-        _ => None,
-    };
-    let files = [&disk.path].into_iter().chain(copy).chain(below.iter().flatten());
+    let files = [disk.path.as_path()]
+        .into_iter()
+        .chain(copy)
+        .chain(below.iter().flatten().map(PathBuf::as_path));
     let used_by = files.filter_map(|file| other_user(file, others)).next();
     DiskFound {
         file,
@@ -336,16 +352,17 @@ fn disk_found(
 /// the old one. In place, a snapshot keeps what the image holds now.
 fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> {
     let from = &found.record.path;
-    let in_place = matches!(found.record.snapshot, Kept::Internal { .. }) && !beside;
+    let content = found.record.snapshot.kind().content();
+    let in_place = matches!(content, Content::Inside(_)) && !beside;
     if let Some(header) = found.header().filter(|_| in_place && !found.needs_copy()) {
         return Some(room_at(from, header.snapshot_size()));
     }
-    let measure = match &found.record.snapshot {
-        Kept::Internal { proof: Some(proof) } if beside || found.needs_copy() => {
+    let measure = match content {
+        Content::Inside(Some(proof)) if beside || found.needs_copy() => {
             qemu_img::measure_snapshot(from, &proof.id)
         }
-        Kept::Lvm { group, snapshot, size: Some(_), .. } if beside => {
-            qemu_img::measure_device(&device(group, snapshot))
+        Content::Volume(Volume { group, name, thick: true }) if beside => {
+            qemu_img::measure_device(&device(group, name))
         }
         _ => return None,
     };

@@ -108,15 +108,17 @@ mod by_hand {
     use std::path::Path;
 
     use super::super::*;
+    use crate::disk::HostView;
+    use crate::disk::kinds::{External, Internal};
     use crate::record::DisksOnly;
-    use crate::revert::by_hand::{Eyes, record};
+    use crate::revert::by_hand::record;
     use crate::spec::{Flags, Spec, merge};
     use crate::support::disks::id;
 
     /// xvda in an image with snapshots, xvdb in an overlay on an overlay on a raw file.
     struct Host;
 
-    impl Eyes for Host {
+    impl HostView for Host {
         fn chain(
             &self,
             path: &Path,
@@ -162,13 +164,15 @@ mod by_hand {
     fn the_snapshot_is_found_by_its_name_and_the_base_below_the_overlay() {
         let record = found(&format!("name = \"good\"\n{A}{B}")).unwrap();
         assert_eq!(record.disks_only, Some(DisksOnly::ByHand));
-        let Kept::Internal { proof: Some(proof) } = &record.disks[0].snapshot else { panic!() };
+        let Kept::Internal(Internal { proof: Some(proof) }) = &record.disks[0].snapshot else {
+            panic!()
+        };
         assert_eq!((proof.id.as_str(), proof.name.as_str()), ("1", "good"));
         assert_eq!(record.disks[1].path, Path::new("/srv/m.qcow2"));
         assert_eq!(record.disks[1].format, Some(crate::domain::Format::Qcow2));
         assert!(matches!(&record.disks[1].snapshot,
-            Kept::External { overlay, proof: Some(_) } if overlay == Path::new("/srv/o.qcow2")));
-        assert!(matches!(record.disks[2].snapshot, Kept::None { .. }));
+            Kept::External(External { overlay, proof: Some(_) }) if overlay == Path::new("/srv/o.qcow2")));
+        assert!(matches!(record.disks[2].snapshot, Kept::None(_)));
         // Farther below, as the user says.
         let record = found(&format!("{NO_A}{B}file = \"/srv/b.img\"\n")).unwrap();
         assert_eq!(record.disks[1].path, Path::new("/srv/b.img"));

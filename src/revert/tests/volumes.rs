@@ -1,6 +1,7 @@
 //! Several logical volumes in one revert.
 
 use super::*;
+use crate::disk::kinds::Lvm;
 use crate::record::DiskRecord;
 use crate::support::disks::words;
 use crate::tool::volumes;
@@ -36,12 +37,12 @@ pub(crate) fn found_volumes(free: u64) -> Found {
         disk.record = DiskRecord {
             path: format!("/dev/vg0/{volume}").into(),
             format: Some(crate::domain::Format::Raw),
-            snapshot: Kept::Lvm {
+            snapshot: Kept::Lvm(Lvm {
                 group: "vg0".into(),
                 volume: volume.into(),
                 snapshot: format!("{volume}.s1"),
                 size: Some(4 << 20),
-            },
+            }),
             ..disk.record.clone()
         };
         disk.top = Some(disk.record.path.clone());

@@ -2,6 +2,7 @@
 
 use super::super::{Space, short_of_space};
 use super::{Edit, TAG, broken_lvs, report};
+use crate::disk::kinds::Lvm;
 use crate::disk::{DiskCreate, DiskSeen};
 use crate::error::Result;
 use crate::plan::{Step, undo};
@@ -58,12 +59,12 @@ fn a_thick_snapshot_holds_every_change_unless_told_otherwise() {
         assert_eq!(planned.space, Some(space), "{how:?}");
         assert_eq!(
             planned.record.snapshot,
-            Kept::Lvm {
+            Kept::Lvm(Lvm {
                 group: "vg0".into(),
                 volume: "thick".into(),
                 snapshot: "thick.s1".into(),
                 size: Some(size)
-            }
+            })
         );
     }
 }
@@ -79,7 +80,7 @@ fn a_thin_snapshot_has_no_size_and_takes_no_space() {
             )]
         );
         assert_eq!(planned.space, None);
-        assert!(matches!(planned.record.snapshot, Kept::Lvm { size: None, .. }));
+        assert!(matches!(planned.record.snapshot, Kept::Lvm(Lvm { size: None, .. })));
     }
 }
 

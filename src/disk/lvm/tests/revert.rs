@@ -2,6 +2,7 @@
 
 use super::super::Space;
 use super::{Edit, MERGING_TAG, TAG, broken_lvs, report};
+use crate::disk::kinds::Lvm;
 use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
 use crate::domain::Format;
 use crate::error::Result;
@@ -23,24 +24,24 @@ const GONE: World = World { running: false, discard: false };
 const DISCARD: World = World { running: true, discard: true };
 
 fn thick() -> DiskFound {
-    let snapshot = Kept::Lvm {
+    let snapshot = Kept::Lvm(Lvm {
         group: "vg0".into(),
         volume: "thick".into(),
         snapshot: "thick.s1".into(),
         size: Some(60 * MIB),
-    };
+    });
     let mut found = found("/dev/vg0/thick", snapshot);
     found.record.vdev = "xvda".into();
     found
 }
 
 fn thin() -> DiskFound {
-    let snapshot = Kept::Lvm {
+    let snapshot = Kept::Lvm(Lvm {
         group: "vg0".into(),
         volume: "thin".into(),
         snapshot: "thin.s1".into(),
         size: None,
-    };
+    });
     found("/dev/vg0/thin", snapshot)
 }
 
@@ -322,7 +323,9 @@ fn what_is_refused() {
         (
             {
                 let mut found = thin();
-                let Kept::Lvm { volume, .. } = &mut found.record.snapshot else { unreachable!() };
+                let Kept::Lvm(Lvm { volume, .. }) = &mut found.record.snapshot else {
+                    unreachable!()
+                };
                 volume.clone_from(&long);
                 found
             },

@@ -3,75 +3,92 @@
 //! Nothing switches a disk of a running tapdisk that is not blktap's own, so the domain is restored
 //! on the child.
 
-use std::path::{Path, PathBuf};
+pub(super) mod kept;
 
+use self::kept::Vhd;
+pub use self::kept::target;
 use crate::disk::parts::{place, record, refuse};
-use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, Served};
-use crate::domain::{Disk, Format};
+use crate::disk::planner::Planner;
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
+use crate::domain::Format;
 use crate::error::Result;
+use crate::need::What;
 use crate::plan::Step;
-use crate::record::{FrozenFile, Kept};
+use crate::spec::Wish;
 use crate::tool::vhd_util::{MAX_DEPTH, snapshot};
 
-/// What libxl is told of a VHD.
-pub fn target(path: &Path) -> PathBuf {
-    let mut target = Path::new(Disk::TAP_VHD).as_os_str().to_owned();
-    target.push(path);
-    target.into()
-}
-
-/// Plans a child.
-pub(super) fn create(seen: &DiskSeen) -> Result<DiskCreate> {
-    let disk = &seen.disk;
-    let refuse = |why: String| refuse(disk, why);
-    let file = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
-    let facts =
-        seen.vhd.clone().unwrap_or_else(|| Err("it is not a VHD".into())).map_err(refuse)?;
-    let depth = facts.depth.ok_or_else(|| refuse("the length of its chain is not known".into()))?;
-    if depth >= MAX_DEPTH {
-        return Err(refuse(format!("its chain has {depth} files, {MAX_DEPTH} are the limit"))
-            .hint(format!("make it shorter with vhd-util coalesce while {} is down", disk.vdev)));
+impl Planner for Vhd {
+    fn is_only_way(seen: &DiskSeen) -> Option<&'static str> {
+        seen.disk.is_tap_vhd().then_some("a VHD that tapdisk serves has external snapshots only")
     }
-    let child = place(seen)?.to_owned();
-    let parent = disk.file();
-    let protect = file.writable.then(|| Step::Protect { path: parent.to_owned() });
-    Ok(DiskCreate {
-        prepare: protect.into_iter().collect(),
-        // Now, because a child notes when its parent was last written to.
-        still: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
-        switch: Some((target(&child), Format::Raw)),
-        by_restore: seen.served != Some(Served::Nobody),
-        ..DiskCreate::of(record(seen, Kept::Vhd { child, proof: None }))
-    })
-}
 
-/// Plans a new child of the untouched VHD.
-pub(super) fn revert(found: &DiskFound, proof: Option<&FrozenFile>) -> Result<DiskRevert> {
-    let record = &found.record;
-    found.check_frozen(&record.path, proof)?;
-    let child = &found.place.path;
-    let discard = match (&found.top, &found.top_parent) {
-        (Some(top), Some(parent))
-            if found.file.as_ref().is_ok_and(|file| file.id() == *parent)
-                && !found.top_protected =>
-        {
-            vec![Step::RemoveFile { path: top.clone() }]
+    /// Plans a child.
+    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+        let disk = &seen.disk;
+        let refuse = |why: String| refuse(disk, why);
+        let file = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
+        let facts =
+            seen.vhd.clone().unwrap_or_else(|| Err("it is not a VHD".into())).map_err(refuse)?;
+        let depth =
+            facts.depth.ok_or_else(|| refuse("the length of its chain is not known".into()))?;
+        if depth >= MAX_DEPTH {
+            return Err(refuse(format!("its chain has {depth} files, {MAX_DEPTH} are the limit"))
+                .hint(format!(
+                    "make it shorter with vhd-util coalesce while {} is down",
+                    disk.vdev
+                )));
         }
-        _ => Vec::new(),
-    };
-    Ok(DiskRevert {
-        prepare: vec![Step::NewFile { path: child.clone(), fill: snapshot(child, &record.path) }],
-        switch: Some((target(child), Format::Raw)),
-        kept: found.kept_in_top(),
-        discard,
-        ..DiskRevert::default()
-    })
+        let child = place(seen)?.to_owned();
+        let parent = disk.file();
+        let protect = file.writable.then(|| Step::Protect { path: parent.to_owned() });
+        Ok(DiskCreate {
+            prepare: protect.into_iter().collect(),
+            // Now, because a child notes when its parent was last written to.
+            still: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
+            switch: Some((target(&child), Format::Raw)),
+            by_restore: seen.served != Some(Served::Nobody),
+            ..DiskCreate::of(record(seen, Vhd { child, proof: None }))
+        })
+    }
+
+    /// Plans a new child of the untouched VHD.
+    fn revert(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<DiskRevert> {
+        let record = &found.record;
+        found.check_frozen(&record.path, self.proof.as_ref())?;
+        let child = &found.place.path;
+        let discard = match (&found.top, &found.top_parent) {
+            (Some(top), Some(parent))
+                if found.file.as_ref().is_ok_and(|file| file.id() == *parent)
+                    && !found.top_protected =>
+            {
+                vec![Step::RemoveFile { path: top.clone() }]
+            }
+            _ => Vec::new(),
+        };
+        Ok(DiskRevert {
+            prepare: vec![Step::NewFile {
+                path: child.clone(),
+                fill: snapshot(child, &record.path),
+            }],
+            switch: Some((target(child), Format::Raw)),
+            kept: found.kept_in_top(),
+            discard,
+            ..DiskRevert::default()
+        })
+    }
+
+    fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
+        vec![What::Still(found.record.path.clone())]
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::disk::Place;
+    use crate::disk::kinds::Kept;
     use crate::plan::undo;
     use crate::support::disks::{
         TAP, facts, found, plan_one, proof, refused, revert_one, seen, words,
@@ -90,7 +107,7 @@ mod tests {
 
     /// A VHD whose domain runs on the child made for the snapshot.
     fn frozen() -> DiskFound {
-        let kept = Kept::Vhd { child: CHILD.into(), proof: Some(proof()) };
+        let kept = Kept::Vhd(Vhd { child: CHILD.into(), proof: Some(proof()) });
         DiskFound {
             top: Some(CHILD.into()),
             top_parent: Some(facts().id()),
@@ -121,7 +138,7 @@ mod tests {
         assert!(planned.by_restore, "nothing switches a running tapdisk");
         assert_eq!(planned.action, None);
         assert_eq!(planned.record.path, Path::new("/srv/c.vhd"));
-        assert_eq!(planned.record.snapshot, Kept::Vhd { child: CHILD.into(), proof: None });
+        assert_eq!(planned.record.snapshot, Kept::Vhd(Vhd { child: CHILD.into(), proof: None }));
         assert_eq!(words(&undo(&planned.still)), [format!("remove {CHILD}")]);
     }
 

@@ -3,90 +3,110 @@
 //! Instant, and the guest stays on its file, which may be served by blkback. Only for raw files:
 //! of other formats QEMU keeps a part in memory.
 
+pub(super) mod kept;
+
 use std::path::{Path, PathBuf};
 
+use self::kept::Reflink;
 use crate::disk::parts::{place, record, refuse};
-use crate::disk::{DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
+use crate::disk::planner::Planner;
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
-use crate::record::{FrozenFile, Kept};
+use crate::spec::Wish;
 use crate::tool::qemu_img;
 
-/// Plans a copy.
-pub(super) fn create(seen: &DiskSeen) -> Result<DiskCreate> {
-    let disk = &seen.disk;
-    if disk.format != Some(Format::Raw) {
-        return Err(refuse(disk, "only a raw file can be copied while QEMU has it open".into()));
+impl Planner for Reflink {
+    /// Plans a copy.
+    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+        let disk = &seen.disk;
+        if disk.format != Some(Format::Raw) {
+            return Err(refuse(
+                disk,
+                "only a raw file can be copied while QEMU has it open".into(),
+            ));
+        }
+        seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
+        if let Some(trouble) = &seen.clone_trouble {
+            return Err(refuse(disk, format!("its file cannot be cloned: {trouble}")));
+        }
+        let copy = place(seen)?.to_owned();
+        Ok(DiskCreate {
+            still: vec![Step::Clone {
+                from: disk.file().to_owned(),
+                to: copy.clone(),
+                writable: false,
+            }],
+            ..DiskCreate::of(record(seen, Reflink { copy, proof: None }))
+        })
     }
-    seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
-    if let Some(trouble) = &seen.clone_trouble {
-        return Err(refuse(disk, format!("its file cannot be cloned: {trouble}")));
-    }
-    let copy = place(seen)?.to_owned();
-    Ok(DiskCreate {
-        still: vec![Step::Clone {
-            from: disk.file().to_owned(),
-            to: copy.clone(),
-            writable: false,
-        }],
-        ..DiskCreate::of(record(seen, Kept::Reflink { copy, proof: None }))
-    })
-}
 
-/// Plans to put a copy of the copy in the place of the file, which keeps its content under another
-/// name.
-pub(super) fn revert(
-    found: &DiskFound,
-    copy: &Path,
-    proof: Option<&FrozenFile>,
-    context: RevertContext<'_>,
-) -> Result<DiskRevert> {
-    let proof = found.check_frozen(copy, proof)?;
-    let path = &found.record.path;
-    let keep = &found.place.path;
-    if context.beside.is_some() {
-        // Whose directory need not be on the file system of the copy.
-        let overlay = keep;
-        let fill = qemu_img::create_overlay(overlay, copy, Format::Raw, proof.virtual_size);
-        return Ok(DiskRevert {
-            prepare: vec![Step::NewFile { path: overlay.clone(), fill }],
-            switch: Some((overlay.clone(), Format::Qcow2)),
+    /// Plans to put a copy of the copy in the place of the file, which keeps its content under another
+    /// name.
+    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+        let copy = self.copy.as_path();
+        let proof = found.check_frozen(copy, self.proof.as_ref())?;
+        let path = &found.record.path;
+        let keep = &found.place.path;
+        if context.beside.is_some() {
+            // Whose directory need not be on the file system of the copy.
+            let overlay = keep;
+            let fill = qemu_img::create_overlay(overlay, copy, Format::Raw, proof.virtual_size);
+            return Ok(DiskRevert {
+                prepare: vec![Step::NewFile { path: overlay.clone(), fill }],
+                switch: Some((overlay.clone(), Format::Qcow2)),
+                ..DiskRevert::default()
+            });
+        }
+        // Other images rest on it, or the domain has left it: as with any base, it is not rewritten.
+        if found.runs_elsewhere() || found.file.as_ref().is_ok_and(|file| !file.writable) {
+            let new = aside(keep);
+            return Ok(DiskRevert {
+                prepare: vec![Step::Clone {
+                    from: copy.to_owned(),
+                    to: new.clone(),
+                    writable: true,
+                }],
+                switch: Some((new, Format::Raw)),
+                kept: found.kept_in_top(),
+                ..DiskRevert::default()
+            });
+        }
+        let mut put_back = Vec::new();
+        // A revert that was cut short may have given it the other name already.
+        if found.file.is_ok() {
+            put_back.push(Step::Rename { from: path.clone(), to: keep.clone() });
+        }
+        put_back.push(Step::Clone { from: copy.to_owned(), to: path.clone(), writable: true });
+        // Only what the renaming has made free is taken away again.
+        let take_back = match found.file {
+            Ok(_) => vec![
+                Step::RemoveNew { path: path.clone() },
+                Step::RenameBack { from: keep.clone(), to: path.clone() },
+            ],
+            Err(_) => vec![Step::RemoveNew { path: path.clone() }],
+        };
+        Ok(DiskRevert {
+            put_back,
+            take_back,
+            kept: found.file.is_ok().then(|| keep.display().to_string()),
+            discard: found.file.iter().map(|_| Step::RemoveFile { path: keep.clone() }).collect(),
             ..DiskRevert::default()
-        });
+        })
     }
-    // Other images rest on it, or the domain has left it: as with any base, it is not rewritten.
-    if found.runs_elsewhere() || found.file.as_ref().is_ok_and(|file| !file.writable) {
-        let new = aside(keep);
-        return Ok(DiskRevert {
-            prepare: vec![Step::Clone { from: copy.to_owned(), to: new.clone(), writable: true }],
-            switch: Some((new, Format::Raw)),
-            kept: found.kept_in_top(),
-            ..DiskRevert::default()
-        });
+
+    fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What> {
+        let copy = What::Still(self.copy.clone());
+        if beside {
+            return vec![copy];
+        }
+        // The file gets another name, and whoever writes to it would go on with that one.
+        let path = &found.record.path;
+        let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+        vec![copy, What::Still(path.clone()), What::Renames(directory)]
     }
-    let mut put_back = Vec::new();
-    // A revert that was cut short may have given it the other name already.
-    if found.file.is_ok() {
-        put_back.push(Step::Rename { from: path.clone(), to: keep.clone() });
-    }
-    put_back.push(Step::Clone { from: copy.to_owned(), to: path.clone(), writable: true });
-    // Only what the renaming has made free is taken away again.
-    let take_back = match found.file {
-        Ok(_) => vec![
-            Step::RemoveNew { path: path.clone() },
-            Step::RenameBack { from: keep.clone(), to: path.clone() },
-        ],
-        Err(_) => vec![Step::RemoveNew { path: path.clone() }],
-    };
-    Ok(DiskRevert {
-        put_back,
-        take_back,
-        kept: found.file.is_ok().then(|| keep.display().to_string()),
-        discard: found.file.iter().map(|_| Step::RemoveFile { path: keep.clone() }).collect(),
-        ..DiskRevert::default()
-    })
 }
 
 /// The name of a new file for the content of the snapshot, where the other one would be for that of now.
@@ -95,15 +115,10 @@ fn aside(keep: &Path) -> PathBuf {
     keep.with_file_name(name.replacen(".before-revert-", ".after-revert-", 1))
 }
 
-/// The file gets another name, and whoever writes to it would go on with that one.
-pub(super) fn needs(path: &Path, copy: &Path) -> Vec<What> {
-    let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-    vec![What::Still(copy.to_owned()), What::Still(path.to_owned()), What::Renames(directory)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::kinds::Kept;
     use crate::disk::{FileFacts, Place, Served};
     use crate::plan::undo;
     use crate::support::disks::{
@@ -123,7 +138,7 @@ mod tests {
 
     /// The snapshot's copy and the guest's file are there, as they should be.
     fn snapshot() -> DiskFound {
-        let kept = Kept::Reflink { copy: COPY.into(), proof: Some(proof()) };
+        let kept = Kept::Reflink(Reflink { copy: COPY.into(), proof: Some(proof()) });
         let own = FileFacts { inode: facts().inode + 100, ..facts() };
         let (top, top_id) = (Some("/srv/b.img".into()), Some(own.id()));
         DiskFound { file: Ok(own), top, top_id, ..found("/srv/b.img", kept) }
@@ -139,7 +154,10 @@ mod tests {
             // The guest stays on its file.
             assert_eq!((planned.prepare, planned.action, planned.switch), (vec![], None, None));
             assert!(!planned.by_restore);
-            assert_eq!(planned.record.snapshot, Kept::Reflink { copy: COPY.into(), proof: None });
+            assert_eq!(
+                planned.record.snapshot,
+                Kept::Reflink(Reflink { copy: COPY.into(), proof: None })
+            );
         }
     }
 

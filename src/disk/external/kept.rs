@@ -1,0 +1,48 @@
+//! What a record keeps of an external snapshot.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::kind::{
+    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Wishable,
+};
+use crate::disk::proof::FrozenFile;
+use crate::domain::Format;
+
+/// The file itself, which nobody writes to any more: the guest went on in an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct External {
+    /// Where the guest went on.
+    pub overlay: PathBuf,
+    /// The proof; absent only while the record is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<FrozenFile>,
+}
+
+impl Wishable for External {
+    const KEYS: Option<Keys> = Some(Keys { file: true, size: false });
+}
+
+impl Kind for External {
+    fn content(&self) -> Content<'_> {
+        Content::Frozen(Frozen { copy: None, reader: Reader::Qemu, proof: self.proof.as_ref() })
+    }
+
+    fn proof(&mut self) -> Proof<'_> {
+        Proof::Frozen { copy: None, proof: &mut self.proof }
+    }
+
+    fn said(&self) -> Vec<Said<'_>> {
+        vec![Said::File(&self.overlay)]
+    }
+
+    fn new_file(&self) -> Option<NewFile<'_>> {
+        Some(NewFile { path: &self.overlay, role: Role::Overlay })
+    }
+
+    fn switched(&self) -> Option<(PathBuf, Format)> {
+        Some((self.overlay.clone(), Format::Qcow2))
+    }
+}

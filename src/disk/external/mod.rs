@@ -1,0 +1,261 @@
+//! External snapshots: the guest goes on in a qcow2 overlay, the file it used stays as it is.
+//!
+//! QEMU switches a disk it serves while the guest stands still. blkback cannot switch: then the
+//! domain is restored, from the image just written, on the overlay.
+//!
+//! The base loses its write permission. That mark keeps our own revert from rewriting it (root
+//! ignores permissions, so nothing else changes for Xen), and shows an administrator in `ls -l`
+//! that other images rest on the file.
+
+pub(super) mod kept;
+
+use std::path::Path;
+
+use self::kept::External;
+use crate::disk::parts::{node, place, record, refuse, refuse_by_hand, refuse_revert};
+use crate::disk::planner::{ByHand, Planner};
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
+use crate::domain::{Disk, Format};
+use crate::error::Result;
+use crate::need::What;
+use crate::plan::{Action, Step};
+use crate::record::{DiskRecord, FrozenFile, SECTOR};
+use crate::spec::Wish;
+use crate::tool::{check_path, qemu_img};
+
+/// QEMU's limit for the name of a node (block.c, `node_name[32]`).
+const MAX_NODE_NAME: usize = 31;
+
+impl Planner for External {
+    /// Plans an external snapshot.
+    fn create(seen: &DiskSeen, _: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+        let disk = &seen.disk;
+        let refuse = |why: String| refuse(disk, why);
+        let format = disk.format.ok_or_else(|| refuse("its format is not known".into()))?;
+        if seen.device.is_some() {
+            return Err(refuse(
+                "an overlay on a device proves nothing of what the device holds".into(),
+            )
+            .hint(format!("is it a logical volume? then take --disk {},lvm", disk.vdev)));
+        }
+        let facts = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
+        seen.own.as_ref().map_err(|why| refuse(why.clone()))?;
+        // Its driver does not know of parents, and would read zeroes for all they hold.
+        if let (Format::Vhd, Some(vhd)) = (format, &seen.vhd) {
+            let vhd = vhd.as_ref().map_err(|why| refuse(why.clone()))?;
+            if vhd.differencing {
+                return Err(refuse(
+                    "it is a VHD with a parent, which QEMU does not look at".into(),
+                ));
+            }
+        }
+        let by_restore = seen.served == Some(Served::Blkback);
+        let node = if by_restore { None } else { Some(node(seen)?) };
+        let by_qemu = seen.served == Some(Served::Qemu);
+        if by_qemu && context.confined {
+            return Err(refuse(
+                "its QEMU is confined (dm_restrict) and cannot open an overlay".into(),
+            ));
+        }
+        if let Some(sectors) = seen.sectors.filter(|sectors| by_restore && sectors.size != SECTOR) {
+            return Err(refuse(format!(
+                "the guest sees sectors of {} bytes, and those of an overlay have {SECTOR}",
+                sectors.size
+            )));
+        }
+        let size = seen.virtual_size().unwrap_or(facts.size);
+        if size == 0 {
+            return Err(refuse(format!("it is smaller than a sector, {SECTOR} bytes")));
+        }
+        let overlay = place(seen)?.to_owned();
+        let mut prepare = vec![Step::NewFile {
+            path: overlay.clone(),
+            fill: qemu_img::create_overlay(&overlay, disk.file(), format, size),
+        }];
+        if facts.writable {
+            prepare.push(Step::Protect { path: disk.file().to_owned() });
+        }
+        let tag = context.id.simple().to_string();
+        let mut new_node = format!("{}-{}", disk.vdev, &tag[..8]);
+        new_node.truncate(MAX_NODE_NAME);
+        Ok(DiskCreate {
+            prepare,
+            action: node.filter(|_| by_qemu).map(|node| Action::Overlay {
+                vdev: disk.vdev.clone(),
+                node: node.name.clone(),
+                file: overlay.clone(),
+                new_node,
+            }),
+            switch: Some((overlay.clone(), Format::Qcow2)),
+            by_restore,
+            ..DiskCreate::of(record(seen, External { overlay, proof: None }))
+        })
+    }
+
+    /// Plans a new overlay on the untouched base.
+    fn revert(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<DiskRevert> {
+        let record = &found.record;
+        let base = &record.path;
+        let proof = found.check_frozen(base, self.proof.as_ref())?;
+        let format =
+            record.format.ok_or_else(|| refuse_revert(record, "its format is not known"))?;
+        let overlay = &found.place.path;
+        Ok(DiskRevert {
+            prepare: vec![Step::NewFile {
+                path: overlay.clone(),
+                fill: qemu_img::create_overlay(overlay, base, format, proof.whole_sectors()),
+            }],
+            switch: Some((overlay.clone(), Format::Qcow2)),
+            kept: found.kept_in_top(),
+            discard: found.discard_top(),
+            ..DiskRevert::default()
+        })
+    }
+
+    fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
+        vec![What::Still(found.record.path.clone())]
+    }
+
+    fn by_hand(disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord> {
+        let refuse = |why: String| refuse_by_hand(disk, why);
+        let ByHand { chain, view, .. } = by_hand;
+        // Whatever path leads to it.
+        let is = |one: &Path, other: &Path| {
+            let id = |path: &Path| view.facts(path).map(|facts| facts.id());
+            one == other || id(one).is_ok_and(|one| id(other) == Ok(one))
+        };
+        let at = match &by_hand.wish.file {
+            None => 1,
+            Some(file) => chain
+                .iter()
+                .position(|image| is(&image.filename, file))
+                .filter(|at| *at > 0)
+                .ok_or_else(|| refuse(format!("it does not rest on {}", file.display())))?,
+        };
+        let base = chain.get(at).ok_or_else(|| {
+            refuse("it is no overlay: nothing was frozen below it".into())
+                .hint("the configuration has to name the overlay that was made on the frozen image")
+        })?;
+        check_path(&base.filename).map_err(|why| refuse(why.to_string()))?;
+        // What qemu-img found out by itself, a guest may have written.
+        let stated = chain[at - 1].backing_filename_format.as_deref();
+        let format = stated.and_then(Format::of_qemu).ok_or_else(|| {
+            refuse(format!("the format of {} is not stated above it", base.filename.display()))
+                .hint("qemu-img rebase -u -b BASE -F FORMAT OVERLAY states it")
+        })?;
+        let facts = view.facts(&base.filename).map_err(refuse)?;
+        let proof = FrozenFile {
+            virtual_size: base.virtual_size,
+            file_size: facts.size,
+            mtime: facts.mtime,
+            inode: facts.inode,
+        };
+        let overlay = disk.file().to_owned();
+        Ok(DiskRecord {
+            vdev: disk.vdev.clone(),
+            path: base.filename.clone(),
+            format: Some(format),
+            snapshot: External { overlay, proof: Some(proof) }.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Sectors;
+    use crate::disk::kinds::Kept;
+    use crate::plan::undo;
+    use crate::support::disks::{LOOP, found, plan_one, proof, refused, revert_one, seen, words};
+
+    const VHD: &str =
+        r#"{"pdev_path": "/srv/c.vhd", "vdev": "xvdc", "format": "vhd", "readwrite": 1}"#;
+
+    fn plan(seen: &DiskSeen) -> Result<DiskCreate> {
+        plan_one(seen, Some("external"), &Ok(Vec::new()))
+    }
+
+    #[test]
+    fn what_blkback_serves_is_switched_by_a_restore() {
+        let planned = plan(&seen(LOOP)).unwrap();
+        assert!(planned.by_restore);
+        assert_eq!(planned.action, None);
+        assert_eq!(planned.still, []);
+        assert_eq!(planned.switch, Some(("/srv/new".into(), Format::Qcow2)));
+        // Its size is the file's: QEMU knows nothing of it.
+        assert_eq!(
+            words(&planned.prepare),
+            [
+                "make /srv/new: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new 1048576",
+                "make /srv/b.img read-only: it becomes a base",
+            ]
+        );
+        assert_eq!(
+            words(&undo(&planned.prepare)),
+            ["make /srv/b.img writable again", "remove /srv/new"]
+        );
+    }
+
+    #[test]
+    fn an_overlay_is_as_long_as_the_guest_sees_it() {
+        let overlay = |disk: &DiskSeen| words(&plan(disk).unwrap().prepare)[0].clone();
+        let mut disk = seen(LOOP);
+        disk.file.as_mut().unwrap().size = 67_000_000;
+        // Only where nobody tells, the length of the file does, without a sector that is not whole.
+        disk.sectors = None;
+        assert!(overlay(&disk).ends_with(" 66999808"), "{}", overlay(&disk));
+        // It grew, and the loop device does not know.
+        disk.sectors = Some(Sectors { count: 2000, size: SECTOR });
+        assert!(overlay(&disk).ends_with(" 1024000"), "{}", overlay(&disk));
+        disk.sectors = Some(Sectors { count: 2000, size: 4096 });
+        refused(plan(&disk), &["the guest sees sectors of 4096 bytes"]);
+        disk.sectors = Some(Sectors { count: 0, size: SECTOR });
+        refused(plan(&disk), &["it is smaller than a sector"]);
+    }
+
+    #[test]
+    fn a_record_of_any_length_is_put_back() {
+        // An earlier version kept the length of the file, this one what the guest sees of it.
+        for recorded in [67_000_000, 66_999_808] {
+            let kept = FrozenFile { virtual_size: recorded, file_size: 67_000_000, ..proof() };
+            let kept = Kept::External(External { overlay: "/srv/o".into(), proof: Some(kept) });
+            let mut disk = found("/srv/b.img", kept);
+            disk.frozen.as_mut().unwrap().size = 67_000_000;
+            // As qemu-img counts it.
+            disk.virtual_size = Ok(67_000_320);
+            let planned = revert_one(&disk).unwrap();
+            assert!(words(&planned.prepare)[0].ends_with(" 66999808"), "{planned:?}");
+        }
+    }
+
+    #[test]
+    fn what_qemu_serves_is_switched_by_qemu() {
+        let planned = plan(&seen(&LOOP.replace("phy", "qdisk"))).unwrap();
+        assert!(!planned.by_restore);
+        assert!(matches!(planned.action, Some(Action::Overlay { .. })));
+    }
+
+    #[test]
+    fn a_vhd_of_qemu_can_be_a_base_if_it_has_no_parent() {
+        let planned = plan(&seen(VHD)).unwrap();
+        assert_eq!(
+            words(&planned.prepare)[0],
+            "make /srv/new: qemu-img create -q -u -f qcow2 -F vpc -b /srv/c.vhd /srv/new 67108864"
+        );
+        let mut child = seen(VHD);
+        let Some(Ok(vhd)) = &mut child.vhd else { unreachable!() };
+        vhd.differencing = true;
+        refused(plan(&child), &["it is a VHD with a parent, which QEMU does not look at"]);
+        let damaged = DiskSeen { vhd: Some(Err("it has no footer of a VHD".into())), ..seen(VHD) };
+        refused(plan(&damaged), &["it has no footer of a VHD"]);
+    }
+
+    #[test]
+    fn a_disk_of_an_unknown_format_or_on_a_device_has_no_overlay() {
+        let mut unknown = seen(LOOP);
+        unknown.disk.format = None;
+        refused(plan(&unknown), &["its format is not known"]);
+        let device = DiskSeen { device: Some((253, 0)), ..seen(LOOP) };
+        refused(plan(&device), &["an overlay on a device", "--disk xvdb,lvm"]);
+    }
+}

@@ -1,0 +1,45 @@
+//! What a record keeps of an internal snapshot.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Wishable};
+use crate::disk::proof::QcowSnapshot;
+
+/// A snapshot inside of the qcow2 file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Internal {
+    /// The proof; absent only while the record is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<QcowSnapshot>,
+}
+
+impl Wishable for Internal {
+    const KEYS: Option<Keys> = Some(Keys { file: false, size: false });
+}
+
+impl Kind for Internal {
+    fn content(&self) -> Content<'_> {
+        Content::Inside(self.proof.as_ref())
+    }
+
+    fn proof(&mut self) -> Proof<'_> {
+        Proof::Inside(&mut self.proof)
+    }
+
+    fn said(&self) -> Vec<Said<'_>> {
+        let texts = self.proof.iter().flat_map(|proof| [&proof.id, &proof.name]);
+        texts.map(|text| Said::Text(text)).collect()
+    }
+
+    fn grows<'a>(&'a self, own: Option<&'a Path>) -> Option<&'a Path> {
+        // Inside of a volume it takes nothing from a file system.
+        own
+    }
+
+    fn needs_mark(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,196 @@
+//! Internal snapshots: inside of a qcow2 file, taken by the domain's QEMU, put back by qemu-img.
+
+pub(super) mod kept;
+
+use self::kept::Internal;
+use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
+use crate::disk::planner::{ByHand, Planner};
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
+use crate::domain::{Disk, Format};
+use crate::error::{Error, Result};
+use crate::need::What;
+use crate::plan::{Action, Step};
+use crate::record::DiskRecord;
+use crate::spec::Wish;
+use crate::tool::check_path;
+use crate::tool::qemu_img;
+
+impl Planner for Internal {
+    fn is_default(seen: &DiskSeen) -> bool {
+        seen.disk.format == Some(Format::Qcow2)
+    }
+
+    /// Plans an internal snapshot.
+    fn create(seen: &DiskSeen, _: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+        let disk = &seen.disk;
+        if disk.format != Some(Format::Qcow2) {
+            return Err(refuse(disk, "only a qcow2 image can hold internal snapshots".into())
+                .hint(format!("take an external one: --disk {},external", disk.vdev)));
+        }
+        seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
+        seen.own.as_ref().map_err(|why| refuse(disk, why.clone()))?;
+        if let Some(ailment) = seen.ailment() {
+            return Err(refuse(disk, ailment.why()).hint(format!(
+                "{}; or take an external snapshot: --disk {},external",
+                ailment.remedy(disk.file()),
+                disk.vdev
+            )));
+        }
+        let node = node(seen)?;
+        let name = context.name.as_str();
+        // A snapshot whose *ID* is our name would be what `qemu-img snapshot -a NAME` finds first.
+        if let Some(taken) = node.snapshots.iter().find(|s| s.name == name || s.id == name) {
+            return Err(refuse(
+                disk,
+                format!(
+                    "it already has a snapshot {:?} (ID {}, of {})",
+                    taken.name, taken.id, taken.date
+                ),
+            )
+            .hint("choose another name with --name"));
+        }
+        if seen.served == Some(Served::Nobody) {
+            let path = disk.file().to_owned();
+            return Ok(DiskCreate {
+                still: vec![Step::TakeInternal { path, name: context.name.clone() }],
+                ..DiskCreate::of(record(seen, Internal { proof: None }))
+            });
+        }
+        Ok(DiskCreate {
+            action: Some(Action::Internal {
+                vdev: disk.vdev.clone(),
+                node: node.name.clone(),
+                name: name.to_owned(),
+                file: disk.file().to_owned(),
+            }),
+            ..DiskCreate::of(record(seen, Internal { proof: None }))
+        })
+    }
+
+    /// Plans to put an internal snapshot back: in place, or, where other images rest on the file, as a
+    /// copy, because rewriting a base ruins what rests on it.
+    ///
+    /// It is known by ID, name and time together. Those of an exchanged disk differ in the time, also
+    /// within one snapshot, because QEMU snapshots the disks one after the other. Of a byte-for-byte copy
+    /// of the file nothing differs, and its content is the one of then. Not noticed: a snapshot inside of
+    /// which somebody changed the bytes.
+    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+        let keep = context.keep;
+        let record = &found.record;
+        let path = &record.path;
+        let refuse = |why: String| refuse_revert(record, why);
+        let proof = self
+            .proof
+            .as_ref()
+            .ok_or_else(|| refuse("the record has no proof of its snapshot".into()))?;
+        found.file.as_ref().map_err(|why| refuse(why.clone()))?;
+        let image = found.image.as_ref().map_err(|why| refuse(why.clone()))?;
+        let snapshots = image.snapshots();
+        let same_name: Vec<_> = snapshots.iter().filter(|s| s.name == proof.name).collect();
+        if !same_name.contains(&proof) {
+            return Err(refuse(match same_name.first() {
+                None => format!("its snapshot {:?} is gone", proof.name),
+                Some(other) => format!(
+                    "its snapshot {:?} is another one: ID {} of {}, not ID {} of {}",
+                    proof.name, other.id, other.date, proof.id, proof.date
+                ),
+            }));
+        }
+        if snapshots.iter().filter(|s| s.id == proof.id).count() != 1 {
+            return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
+        }
+        // It is deleted by its name, which must mean no other one.
+        if snapshots.iter().any(|s| s.name == keep.as_str() || s.id == keep.as_str()) {
+            return Err(refuse(format!("it already has a snapshot {keep}"))
+                .hint("try again: the name is made from the time"));
+        }
+
+        if !found.needs_copy() && context.beside.is_none() {
+            if let Some(ailment) = found.ailment() {
+                return Err(refuse(ailment.why()).hint(ailment.remedy(path)));
+            }
+            let elsewhere = found.top.as_deref().filter(|_| found.runs_elsewhere());
+            return Ok(DiskRevert {
+                put_back: vec![
+                    Step::Run(qemu_img::snapshot_create(path, keep)),
+                    Step::Run(qemu_img::snapshot_apply(path, &proof.id)),
+                ],
+                take_back: vec![Step::PutKeptBack { path: path.clone(), name: keep.clone() }],
+                only_qemu: true,
+                room: found.room.clone().transpose().map_err(refuse)?,
+                kept: Some(match elsewhere {
+                    Some(top) => {
+                        format!("{} and snapshot {keep} in {}", top.display(), path.display())
+                    }
+                    None => format!("snapshot {keep} in {}", path.display()),
+                }),
+                discard: vec![Step::DropInternal {
+                    uuid: context.uuid,
+                    domain: context.domain.to_owned(),
+                    vdev: record.vdev.clone(),
+                    name: keep.to_string(),
+                }],
+                ..DiskRevert::default()
+            });
+        }
+
+        let room = found.room_for_copy()?.clone();
+        let backing = match (&image.full_backing_filename, &image.backing_filename_format) {
+            (None, _) => None,
+            // It comes from the image's own header, and may be `nbd:` or `json:` as well.
+            (Some(below), _) if check_path(below).is_err() => {
+                return Err(refuse(format!("its backing file is no path: {}", below.display())));
+            }
+            (Some(below), Some(format)) => {
+                let format = Format::of_qemu(format)
+                    .ok_or_else(|| refuse(format!("its backing file has the format {format}")))?;
+                Some((below.as_path(), format))
+            }
+            (Some(below), None) => {
+                return Err(refuse(format!("it does not state the format of {}", below.display())));
+            }
+        };
+        let copy = &found.place.path;
+        Ok(DiskRevert {
+            prepare: vec![Step::NewFile {
+                path: copy.clone(),
+                fill: qemu_img::copy_snapshot(path, &proof.id, copy, backing),
+            }],
+            switch: Some((copy.clone(), Format::Qcow2)),
+            kept: found.kept_in_top(),
+            discard: found.discard_top(),
+            room: Some(room),
+            ..DiskRevert::default()
+        })
+    }
+
+    fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What> {
+        let path = found.record.path.clone();
+        vec![match beside {
+            true => What::Inside(path),
+            false if found.needs_copy() => What::Still(path),
+            false => What::Alone(path),
+        }]
+    }
+
+    fn by_hand(disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord> {
+        let refuse = |why: String| refuse_by_hand(disk, why);
+        let name = by_hand.name.ok_or_else(|| {
+            Error::usage("The name of the internal snapshots is not known")
+                .hint("add name = \"NAME\" to the SPEC.toml")
+        })?;
+        let mut named =
+            by_hand.top.snapshots().into_iter().filter(|snapshot| snapshot.name == name.as_str());
+        let proof = named.next().ok_or_else(|| refuse(format!("it has no snapshot {name}")))?;
+        if named.next().is_some() {
+            return Err(refuse(format!("it has several snapshots {name}"))
+                .hint("delete all but one by their numbers: qemu-img snapshot -l, -d"));
+        }
+        Ok(DiskRecord {
+            vdev: disk.vdev.clone(),
+            path: disk.file().to_owned(),
+            format: Some(by_hand.format),
+            snapshot: Internal { proof: Some(proof) }.into(),
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! The kinds of disk snapshots: the only place that lists them. Pure.
+//!
+//! Each kind has a directory here: its `kept.rs` says what a record keeps of it, its `mod.rs` plans. They are
+//! two files because the steps of a plan hold records, so that a record cannot rest on what makes plans.
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::kind::{Keys, Kind, Wishable};
+
+/// Calls a macro with the list: the name for users, scripts and records, the name here, and the type of what a
+/// record keeps. The first that takes a disk by default is taken.
+macro_rules! kinds {
+    ($then:ident) => {
+        $then! {
+            "internal" => Internal(crate::disk::internal::kept::Internal),
+            "external" => External(crate::disk::external::kept::External),
+            "lvm" => Lvm(crate::disk::lvm::kept::Lvm),
+            "reflink" => Reflink(crate::disk::reflink::kept::Reflink),
+            "vhd" => Vhd(crate::disk::vhd::kept::Vhd),
+            "none" => None(crate::disk::none::kept::LeftOut),
+        }
+    };
+}
+pub(super) use kinds;
+
+macro_rules! make {
+    ($($name:literal => $kind:ident($kept:path),)*) => {
+        /// What keeps the content of a disk, and the proof that it is still there.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Kept {
+            $(#[serde(rename = $name)] $kind($kept),)*
+        }
+
+        $(pub use $kept;)*
+
+        $(impl From<$kept> for Kept {
+            fn from(kept: $kept) -> Kept {
+                Kept::$kind(kept)
+            }
+        })*
+
+        impl Kept {
+            pub fn kind(&self) -> &dyn Kind {
+                match self {
+                    $(Kept::$kind(kept) => kept,)*
+                }
+            }
+
+            pub fn kind_mut(&mut self) -> &mut dyn Kind {
+                match self {
+                    $(Kept::$kind(kept) => kept,)*
+                }
+            }
+
+            /// How the disk was snapshotted.
+            pub fn how(&self) -> How {
+                match self {
+                    $(Kept::$kind(_) => How::$kind,)*
+                }
+            }
+        }
+
+        /// How a disk is snapshotted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum How {
+            $($kind,)*
+        }
+
+        impl How {
+            pub const ALL: &[How] = &[$(How::$kind,)*];
+
+            /// Its name for users and scripts.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(How::$kind => $name,)*
+                }
+            }
+
+            /// What a wish for it takes; `None` if no user can ask for it.
+            pub fn keys(self) -> Option<Keys> {
+                match self {
+                    $(How::$kind => <$kept as Wishable>::KEYS,)*
+                }
+            }
+
+            /// Whether the file system has to be able to clone files.
+            pub fn clones(self) -> bool {
+                match self {
+                    $(How::$kind => <$kept as Wishable>::CLONES,)*
+                }
+            }
+
+            /// The file that the snapshot makes, when the user does not say where.
+            pub fn new_file_name(self, stem: &str, snapshot: &str) -> String {
+                match self {
+                    $(How::$kind => <$kept as Wishable>::new_file_name(stem, snapshot),)*
+                }
+            }
+        }
+    };
+}
+kinds!(make);
+
+impl Kept {
+    /// Its name for users and scripts.
+    pub fn name(&self) -> &'static str {
+        self.how().name()
+    }
+
+    /// Whether the disk is not in the snapshot.
+    pub fn is_left_out(&self) -> bool {
+        self.how().leaves_out()
+    }
+}
+
+impl How {
+    /// The one with a name, if a user can ask for it.
+    pub fn of_wish(name: &str) -> Option<How> {
+        How::ALL.iter().copied().find(|how| how.name() == name && how.keys().is_some())
+    }
+
+    /// Whether the disk is left out.
+    pub fn leaves_out(self) -> bool {
+        self == How::None
+    }
+}

@@ -1,0 +1,47 @@
+//! What a record keeps of a snapshot of a logical volume.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Volume, Wishable};
+
+/// A snapshot of the logical volume. Its tag, `xl-snapshot:ID:VDEV`, tells it from others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lvm {
+    /// The volume group.
+    pub group: String,
+    /// The volume the guest writes to.
+    pub volume: String,
+    /// The name its snapshot was given.
+    pub snapshot: String,
+    /// What the snapshot can hold of changes, in bytes; absent for a thin one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+impl Wishable for Lvm {
+    const KEYS: Option<Keys> = Some(Keys { file: false, size: true });
+}
+
+impl Kind for Lvm {
+    fn content(&self) -> Content<'_> {
+        let Lvm { group, snapshot, size, .. } = self;
+        Content::Volume(Volume { group, name: snapshot, thick: size.is_some() })
+    }
+
+    fn proof(&mut self) -> Proof<'_> {
+        // LVM's tag is the proof, and lvcreate has set it.
+        Proof::NotNeeded
+    }
+
+    fn said(&self) -> Vec<Said<'_>> {
+        let parts = [&self.group, &self.volume, &self.snapshot];
+        parts.map(|part| Said::VolumePart(part)).to_vec()
+    }
+
+    fn grows<'a>(&'a self, _: Option<&'a Path>) -> Option<&'a Path> {
+        None
+    }
+}

@@ -1,0 +1,42 @@
+//! What a record keeps of a disk that is not in the snapshot.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Wishable};
+use crate::domain::Format;
+
+/// Nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOut {
+    /// Why: it cannot change, or the user said so.
+    pub why: String,
+}
+
+impl Wishable for LeftOut {
+    const KEYS: Option<Keys> = Some(Keys { file: false, size: false });
+}
+
+impl Kind for LeftOut {
+    fn content(&self) -> Content<'_> {
+        Content::Nowhere
+    }
+
+    fn proof(&mut self) -> Proof<'_> {
+        Proof::NotNeeded
+    }
+
+    fn said(&self) -> Vec<Said<'_>> {
+        vec![Said::Text(&self.why)]
+    }
+
+    fn why_left_out(&self) -> Option<&str> {
+        Some(&self.why)
+    }
+
+    fn target(&self, _: &Path, _: Option<Format>) -> Option<(PathBuf, Format)> {
+        None
+    }
+}

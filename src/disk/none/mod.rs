@@ -1,0 +1,51 @@
+//! Disks that are not in the snapshot.
+
+pub(super) mod kept;
+
+use self::kept::LeftOut;
+use crate::disk::parts::record;
+use crate::disk::planner::Planner;
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
+use crate::domain::Disk;
+use crate::error::Result;
+use crate::need::What;
+use crate::record::DiskRecord;
+use crate::spec::Wish;
+
+/// What a disk is that has nothing to snapshot, if it is one.
+pub(super) fn unchanging(disk: &Disk) -> Option<&'static str> {
+    match disk {
+        Disk { cdrom: true, .. } => Some("CD-ROM"),
+        Disk { writable: false, .. } => Some("read-only"),
+        _ => None,
+    }
+}
+
+fn left_out(disk: &Disk, asked: bool) -> LeftOut {
+    let why = unchanging(disk).filter(|_| !asked).unwrap_or("left out as asked");
+    LeftOut { why: why.into() }
+}
+
+/// The record of a disk that is left out of a snapshot made by hand.
+pub(super) fn by_hand(disk: &Disk, wish: Option<&Wish>) -> DiskRecord {
+    DiskRecord {
+        vdev: disk.vdev.clone(),
+        path: disk.file().to_owned(),
+        format: disk.format,
+        snapshot: left_out(disk, wish.is_some()).into(),
+    }
+}
+
+impl Planner for LeftOut {
+    fn create(seen: &DiskSeen, wish: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+        Ok(DiskCreate::of(record(seen, left_out(&seen.disk, wish.is_some()))))
+    }
+
+    fn revert(&self, _: &DiskFound, _: RevertContext<'_>) -> Result<DiskRevert> {
+        Ok(DiskRevert::default())
+    }
+
+    fn needs(&self, _: &DiskFound, _: bool) -> Vec<What> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,122 @@
+//! What each kind of disk snapshot plans. Pure.
+
+use std::path::Path;
+
+use crate::disk::kinds::{How, kinds};
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, FileFacts, RevertContext};
+use crate::domain::{Disk, Format};
+use crate::error::{Error, Result};
+use crate::names::SnapshotName;
+use crate::need::What;
+use crate::record::{DiskRecord, Kept};
+use crate::spec::Wish;
+use crate::tool::qemu_img::ImageInfo;
+
+/// A kind of disk snapshot; `self` is what a record keeps of one.
+pub(super) trait Planner {
+    /// Whether a disk is snapshotted in this way when the user wishes no other.
+    fn is_default(seen: &DiskSeen) -> bool
+    where
+        Self: Sized,
+    {
+        let _ = seen;
+        false
+    }
+
+    /// Why a disk can be snapshotted in no other way, if that is so.
+    fn is_only_way(seen: &DiskSeen) -> Option<&'static str>
+    where
+        Self: Sized,
+    {
+        let _ = seen;
+        None
+    }
+
+    /// Plans the snapshot of one disk. The wish is for this kind, or absent.
+    fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate>
+    where
+        Self: Sized;
+
+    /// Plans to put the disk back.
+    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert>;
+
+    /// What has to be there to put it back, besides what [`Planner::revert`] looks at itself.
+    fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What>;
+
+    /// The record of a snapshot that somebody made by hand.
+    fn by_hand(disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord>
+    where
+        Self: Sized,
+    {
+        let _ = by_hand;
+        Err(Error::usage(format!("Disk {}: by hand", disk.vdev))
+            .because("only internal and external snapshots are found without a record")
+            .hint("xl-snapshot create --record FILE writes one"))
+    }
+}
+
+/// What a look at the host tells.
+pub trait HostView {
+    /// What qemu-img says of an image and those below it, top first.
+    fn chain(&self, path: &Path, format: Format) -> std::result::Result<Vec<ImageInfo>, String>;
+    /// What is known of a file.
+    fn facts(&self, path: &Path) -> std::result::Result<FileFacts, String>;
+}
+
+/// What is known of the snapshot of a disk that somebody made by hand.
+pub(super) struct ByHand<'a> {
+    pub(super) wish: &'a Wish,
+    /// The name of the snapshot, if the user gave it.
+    pub(super) name: Option<&'a SnapshotName>,
+    /// The format of the disk's file.
+    pub(super) format: Format,
+    /// That file and those below it.
+    pub(super) chain: &'a [ImageInfo],
+    /// The first of them.
+    pub(super) top: &'a ImageInfo,
+    pub(super) view: &'a dyn HostView,
+}
+
+macro_rules! dispatch {
+    ($($name:literal => $kind:ident($kept:path),)*) => {
+        impl How {
+            pub(super) fn is_default(self, seen: &DiskSeen) -> bool {
+                match self {
+                    $(How::$kind => <$kept as Planner>::is_default(seen),)*
+                }
+            }
+
+            pub(super) fn is_only_way(self, seen: &DiskSeen) -> Option<&'static str> {
+                match self {
+                    $(How::$kind => <$kept as Planner>::is_only_way(seen),)*
+                }
+            }
+
+            pub(super) fn create(
+                self,
+                seen: &DiskSeen,
+                wish: Option<&Wish>,
+                context: Context<'_>,
+            ) -> Result<DiskCreate> {
+                match self {
+                    $(How::$kind => <$kept as Planner>::create(seen, wish, context),)*
+                }
+            }
+
+            pub(super) fn by_hand(self, disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord> {
+                match self {
+                    $(How::$kind => <$kept as Planner>::by_hand(disk, by_hand),)*
+                }
+            }
+        }
+
+        impl Kept {
+            pub(super) fn planner(&self) -> &dyn Planner {
+                match self {
+                    $(Kept::$kind(kept) => kept,)*
+                }
+            }
+        }
+    };
+}
+kinds!(dispatch);

@@ -1,0 +1,60 @@
+//! What a record keeps of a reflink copy.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::kind::{
+    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Wishable,
+};
+use crate::disk::proof::FrozenFile;
+
+/// A copy that shares its content with the file, by the file system's own means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reflink {
+    pub copy: PathBuf,
+    /// The proof; absent only while the record is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<FrozenFile>,
+}
+
+impl Wishable for Reflink {
+    const KEYS: Option<Keys> = Some(Keys { file: true, size: false });
+    const CLONES: bool = true;
+
+    fn new_file_name(stem: &str, snapshot: &str) -> String {
+        format!("{stem}.at-{snapshot}.img")
+    }
+}
+
+impl Kind for Reflink {
+    fn content(&self) -> Content<'_> {
+        let (copy, proof) = (Some(self.copy.as_path()), self.proof.as_ref());
+        Content::Frozen(Frozen { copy, reader: Reader::Raw, proof })
+    }
+
+    fn proof(&mut self) -> Proof<'_> {
+        Proof::Frozen { copy: Some(&self.copy), proof: &mut self.proof }
+    }
+
+    fn said(&self) -> Vec<Said<'_>> {
+        vec![Said::File(&self.copy)]
+    }
+
+    fn new_file(&self) -> Option<NewFile<'_>> {
+        Some(NewFile { path: &self.copy, role: Role::Copy })
+    }
+
+    fn grows<'a>(&'a self, own: Option<&'a Path>) -> Option<&'a Path> {
+        own
+    }
+
+    fn needs_mark(&self) -> bool {
+        true
+    }
+
+    fn revert_file_name(&self, stem: &str, _: &str, stamp: &str) -> String {
+        format!("{stem}.before-revert-{stamp}.img")
+    }
+}

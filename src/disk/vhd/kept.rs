@@ -1,0 +1,72 @@
+//! What a record keeps of the snapshot of a VHD that tapdisk serves.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::kind::{
+    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Wishable,
+};
+use crate::disk::proof::FrozenFile;
+use crate::domain::{Disk, Format};
+
+/// The VHD itself, which nobody writes to any more: the guest went on in a child of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vhd {
+    /// Where the guest went on.
+    pub child: PathBuf,
+    /// The proof; absent only while the record is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<FrozenFile>,
+}
+
+/// What libxl is told of a VHD.
+pub fn target(path: &Path) -> PathBuf {
+    let mut target = Path::new(Disk::TAP_VHD).as_os_str().to_owned();
+    target.push(path);
+    target.into()
+}
+
+impl Wishable for Vhd {
+    /// It is what an external snapshot of such a disk is.
+    const KEYS: Option<Keys> = None;
+
+    fn new_file_name(stem: &str, snapshot: &str) -> String {
+        format!("{stem}.after-{snapshot}.vhd")
+    }
+}
+
+impl Kind for Vhd {
+    fn content(&self) -> Content<'_> {
+        Content::Frozen(Frozen { copy: None, reader: Reader::TapVhd, proof: self.proof.as_ref() })
+    }
+
+    fn proof(&mut self) -> Proof<'_> {
+        Proof::Frozen { copy: None, proof: &mut self.proof }
+    }
+
+    fn said(&self) -> Vec<Said<'_>> {
+        vec![Said::File(&self.child)]
+    }
+
+    fn new_file(&self) -> Option<NewFile<'_>> {
+        Some(NewFile { path: &self.child, role: Role::Child })
+    }
+
+    fn target(&self, image: &Path, _: Option<Format>) -> Option<(PathBuf, Format)> {
+        Some((target(image), Format::Raw))
+    }
+
+    fn switched(&self) -> Option<(PathBuf, Format)> {
+        self.target(&self.child, None)
+    }
+
+    fn clone_ending(&self) -> &'static str {
+        "vhd"
+    }
+
+    fn revert_file_name(&self, stem: &str, snapshot: &str, stamp: &str) -> String {
+        format!("{stem}.after-{snapshot}.{stamp}.vhd")
+    }
+}
