@@ -94,6 +94,9 @@ pub struct CreatedDisk {
     pub image: PathBuf,
     /// The image the guest goes on with.
     pub runs_on: PathBuf,
+    /// Whether that is another one than before.
+    #[serde(skip)]
+    pub moved: bool,
     /// Why it was left out.
     pub why: Option<String>,
 }
@@ -117,6 +120,7 @@ impl Created {
                     image,
                     runs_on: runs_on.map_or(disk.path.as_path(), |file| file.path).to_owned(),
                     why: snapshot.why_left_out().map(str::to_owned),
+                    moved: runs_on.is_some(),
                 }
             })
             .collect()
@@ -145,13 +149,15 @@ impl fmt::Display for Created {
             let (image, runs_on) = (quote(&disk.image), quote(&disk.runs_on));
             rows.add(
                 &disk.vdev,
-                match disk.snapshot {
-                    "internal" => format!("internal snapshot {} in {image}", self.name),
-                    "lvm" | "reflink" => format!("{image} is the snapshot of {runs_on}"),
-                    "external" | "vhd" => {
+                match &disk.why {
+                    Some(why) => format!("left out: {why}"),
+                    None if disk.moved => {
                         format!("{image} is frozen; the guest now runs on {runs_on}")
                     }
-                    _ => format!("left out: {}", disk.why.as_deref().unwrap_or("-")),
+                    None if disk.image == disk.runs_on => {
+                        format!("{} snapshot {} in {image}", disk.snapshot, self.name)
+                    }
+                    None => format!("{image} is the snapshot of {runs_on}"),
                 },
             );
         }

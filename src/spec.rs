@@ -432,6 +432,16 @@ mod tests {
     }
 
     #[test]
+    fn every_way_is_told_with_what_it_takes() {
+        assert_eq!(
+            wish("xvda").unwrap_err().hint.unwrap(),
+            "VDEV,internal | VDEV,external[,file=PATH] | VDEV,lvm[,size=SIZE] | VDEV,reflink[,file=PATH] | \
+             VDEV,none"
+        );
+        assert!(wish("xvda,vhd").is_err());
+    }
+
+    #[test]
     fn disk_wishes() {
         assert_eq!(wish("xvda,internal").unwrap().wish, How::Internal.into());
         assert_eq!(wish("xvda,none").unwrap().wish, How::None.into());

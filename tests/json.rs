@@ -70,6 +70,7 @@ fn created() -> Created {
         snapshot,
         image: "/srv/a.qcow2".into(),
         runs_on: "/srv/web1-xvda.after-s1.qcow2".into(),
+        moved: why.is_none(),
         why: why.map(Into::into),
     };
     Created {
