@@ -73,11 +73,21 @@ fn source(file: &Path) -> Source {
             let list = if public { &mut source.hands_on } else { &mut source.uses };
             expand("", path.trim_end_matches(';'), list);
         } else if !item.starts_with("mod ") {
-            source.code += line;
+            source.code += &without_texts(line);
             source.code.push('\n');
         }
     }
     source
+}
+
+/// A line of code without the texts in it, whose words name nothing.
+fn without_texts(line: &str) -> String {
+    let parts: Vec<&str> = line.split('"').collect();
+    // Else a text goes on in the next line, or there is a quote in it.
+    match parts.len() % 2 {
+        1 => parts.iter().step_by(2).copied().collect::<Vec<_>>().join("\"\""),
+        _ => line.to_owned(),
+    }
 }
 
 /// Takes `a::{b, c::{d}}` apart, into `a::b` and `a::c::d`.

@@ -14,8 +14,7 @@ mod running;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,12 +22,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use self::running::Running;
-use crate::host::parallel::in_parallel;
+pub use self::running::{Started, feed, run, run_all, run_on};
 use crate::host::process::{self, Hang};
 use crate::host::surroundings::{ENVIRONMENT, undisturbed};
-use crate::process::Process;
-use crate::tool::{Invocation, Tool};
+use crate::tool::Tool;
 
 /// Where programs may lie. Not `PATH`: this runs as root, whatever the caller's environment.
 const DIRECTORIES: [&str; 6] =
@@ -186,61 +183,6 @@ pub fn start_again(
     let child = undisturbed(|| command.spawn());
     inherit(FdFlag::FD_CLOEXEC)?;
     child
-}
-
-/// Called while a program runs, with the number of its process.
-type Meanwhile<'a> = &'a mut dyn FnMut(u32);
-
-/// Called for every program that is started.
-pub type Started<'a> = &'a (dyn Fn(Tool, Process) + Sync);
-
-/// Runs a tool to its end and returns what it printed on standard output.
-pub fn run(call: &Invocation) -> Result<Vec<u8>, CommandError> {
-    Running::start(call, Stdio::null(), &|_, _| ())?.finish()
-}
-
-/// Runs tools at the same time, each to its end, and returns the first failure.
-pub fn run_all(calls: &[&Invocation], started: Started<'_>) -> Result<(), CommandError> {
-    let run = |call| Running::start(call, Stdio::null(), started)?.finish();
-    in_parallel(calls.iter().copied(), run).into_iter().try_for_each(|result| result.map(drop))
-}
-
-/// Runs a tool with a file as its standard input. `meanwhile` is told its process now and then.
-pub fn run_on(
-    call: &Invocation,
-    input: File,
-    meanwhile: Meanwhile<'_>,
-    started: Started<'_>,
-) -> Result<(), CommandError> {
-    Running::start(call, input.into(), started)?.finish_with(Some(meanwhile)).map(drop)
-}
-
-/// Runs a tool with `head` and then `length` bytes of `body` on its standard input. `fed` is told
-/// the bytes of `body` that have been handed over.
-pub fn feed(
-    call: &Invocation,
-    head: &[u8],
-    body: impl Read,
-    length: u64,
-    fed: &mut dyn FnMut(u64),
-    started: Started<'_>,
-) -> Result<(), CommandError> {
-    let mut running = Running::start(call, Stdio::piped(), started)?;
-    let written = match running.feed(head, body, length, fed) {
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            return Err(running.give_up());
-        }
-        written => written,
-    };
-    match (running.finish(), written) {
-        (Ok(_), Ok(())) => Ok(()),
-        // A program that read all it wanted may close its end before we are done.
-        (Ok(_), Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        // Its own words tell more than our broken pipe, but not why its input ended.
-        (Err(error), Ok(())) => Err(error),
-        (Err(error), Err(source)) if source.kind() == io::ErrorKind::BrokenPipe => Err(error),
-        (_, Err(source)) => Err(CommandError::Input { command: call.to_string(), source }),
-    }
 }
 
 #[cfg(test)]

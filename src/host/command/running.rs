@@ -14,9 +14,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, prlimit};
 
-use super::{CommandError, End, Meanwhile, STARTER, Started, find, ourselves, program_at};
+use super::{CommandError, End, STARTER, find, ourselves, program_at};
+use crate::host::parallel::in_parallel;
 use crate::host::process::{self, Handle, Hang, Watch};
 use crate::host::surroundings::{ENVIRONMENT, undisturbed};
+use crate::process::Process;
 use crate::tool::{Invocation, Tool};
 
 /// How often the caller is informed that a program still runs.
@@ -29,6 +31,61 @@ const LVM_ENDS: Duration = Duration::from_secs(3600);
 const MAX_OUTPUT: u64 = 16 << 20;
 /// How much of the end of standard error is put into a message.
 const STDERR_TAIL: u64 = 1024;
+
+/// Called while a program runs, with the number of its process.
+type Meanwhile<'a> = &'a mut dyn FnMut(u32);
+
+/// Called for every program that is started.
+pub type Started<'a> = &'a (dyn Fn(Tool, Process) + Sync);
+
+/// Runs a tool to its end and returns what it printed on standard output.
+pub fn run(call: &Invocation) -> Result<Vec<u8>, CommandError> {
+    Running::start(call, Stdio::null(), &|_, _| ())?.finish()
+}
+
+/// Runs tools at the same time, each to its end, and returns the first failure.
+pub fn run_all(calls: &[&Invocation], started: Started<'_>) -> Result<(), CommandError> {
+    let run = |call| Running::start(call, Stdio::null(), started)?.finish();
+    in_parallel(calls.iter().copied(), run).into_iter().try_for_each(|result| result.map(drop))
+}
+
+/// Runs a tool with a file as its standard input. `meanwhile` is told its process now and then.
+pub fn run_on(
+    call: &Invocation,
+    input: File,
+    meanwhile: Meanwhile<'_>,
+    started: Started<'_>,
+) -> Result<(), CommandError> {
+    Running::start(call, input.into(), started)?.finish_with(Some(meanwhile)).map(drop)
+}
+
+/// Runs a tool with `head` and then `length` bytes of `body` on its standard input. `fed` is told
+/// the bytes of `body` that have been handed over.
+pub fn feed(
+    call: &Invocation,
+    head: &[u8],
+    body: impl Read,
+    length: u64,
+    fed: &mut dyn FnMut(u64),
+    started: Started<'_>,
+) -> Result<(), CommandError> {
+    let mut running = Running::start(call, Stdio::piped(), started)?;
+    let written = match running.feed(head, body, length, fed) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return Err(running.give_up());
+        }
+        written => written,
+    };
+    match (running.finish(), written) {
+        (Ok(_), Ok(())) => Ok(()),
+        // A program that read all it wanted may close its end before we are done.
+        (Ok(_), Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        // Its own words tell more than our broken pipe, but not why its input ended.
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(source)) if source.kind() == io::ErrorKind::BrokenPipe => Err(error),
+        (_, Err(source)) => Err(CommandError::Input { command: call.to_string(), source }),
+    }
+}
 
 pub(super) struct Running {
     pub(super) tool: Tool,
@@ -157,14 +214,11 @@ impl Running {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<Vec<u8>, CommandError> {
+    fn finish(self) -> Result<Vec<u8>, CommandError> {
         self.finish_with(None)
     }
 
-    pub(super) fn finish_with(
-        mut self,
-        meanwhile: Option<Meanwhile<'_>>,
-    ) -> Result<Vec<u8>, CommandError> {
+    fn finish_with(mut self, meanwhile: Option<Meanwhile<'_>>) -> Result<Vec<u8>, CommandError> {
         let command = self.command.clone();
         let io = |source| CommandError::Io { command: command.clone(), source };
         if !self.wait(meanwhile).map_err(io)? {

@@ -1,10 +1,12 @@
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use super::running::{NOW_AND_THEN, bound};
+use super::running::{NOW_AND_THEN, Running, bound};
 use super::*;
+use crate::tool::Invocation;
 
 fn qemu_img(args: &[&str]) -> Invocation {
     Invocation::new(Tool::QemuImg, args)
