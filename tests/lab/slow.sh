@@ -26,8 +26,14 @@ slowly() {
 	# As it would be read for the first time.
 	sync -f s
 	echo 3 >/proc/sys/vm/drop_caches
+	within "${slow_groups[0]}" "$@"
+}
+
+# within GROUP COMMAND...: runs it in that control group.
+within() {
 	(
-		echo $BASHPID >"${slow_groups[0]}/cgroup.procs"
+		echo $BASHPID >"$1/cgroup.procs"
+		shift
 		exec "$@"
 	)
 }
