@@ -236,6 +236,15 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         ),
         command: Some(format!("xl-snapshot revert {}", found.snapshot)),
     };
+    // Where a disk has no way back, the user has to know what is where.
+    let no_way_back = |disk: &DiskRevert| !disk.put_back.is_empty() && disk.take_back.is_empty();
+    let kept = disks.iter().zip(&found.disks).filter(|(disk, _)| no_way_back(disk));
+    let kept = kept.filter_map(|(disk, seen)| {
+        let (vdev, kept) = (&seen.record.vdev, disk.kept.as_ref()?);
+        let what = format!("If {vdev} has been put back already, what it held is in {kept}");
+        Some(Left { what, command: None })
+    });
+    let left = [way_out.clone()].into_iter().chain(kept).collect();
     let mut prepare: Vec<Step> =
         Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect())
             .into_iter()
@@ -304,7 +313,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         stranded: Stranded {
             down: format!("Domain {} is down", domain.name),
             steps: destroyed.into_iter().chain(take_back).chain(undo(&prepare)).collect(),
-            left: vec![way_out],
+            left,
         },
         prepare,
         finish,

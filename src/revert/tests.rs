@@ -3,6 +3,7 @@
 mod alone;
 mod cfg;
 mod executed;
+mod repeats;
 pub(crate) mod volumes;
 
 use super::*;

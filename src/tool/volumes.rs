@@ -186,10 +186,16 @@ pub fn parse(json: &[u8]) -> Result<Vec<Volume>, serde_json::Error> {
 
 /// Takes a thick snapshot that can hold `size` bytes of changes. LVM takes less where that is more
 /// than can ever be needed.
-pub fn snapshot_thick(origin: &str, name: &str, tag: Option<&str>, size: u64) -> Invocation {
-    lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--permission", "r"])
-        .args(tag.into_iter().flat_map(|tag| ["--addtag", tag]))
-        .args(["--name", name, "--size", &format!("{size}b"), origin])
+pub fn snapshot_thick(origin: &str, name: &str, tag: &str, size: u64) -> Invocation {
+    lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--permission", "r"]).args([
+        "--addtag",
+        tag,
+        "--name",
+        name,
+        "--size",
+        &format!("{size}b"),
+        origin,
+    ])
 }
 
 /// Takes a thin snapshot that is active from now on and that nobody can write to.
@@ -346,12 +352,8 @@ mod tests {
     fn every_argument_list() {
         let table = [
             (
-                snapshot_thick("vg0/a", "a.s1", Some("t:1"), 1 << 22),
+                snapshot_thick("vg0/a", "a.s1", "t:1", 1 << 22),
                 "lvm lvcreate --quiet --yes --snapshot --permission r --addtag t:1 --name a.s1 --size 4194304b vg0/a",
-            ),
-            (
-                snapshot_thick("vg0/a", "a.keep", None, 512),
-                "lvm lvcreate --quiet --yes --snapshot --permission r --name a.keep --size 512b vg0/a",
             ),
             (
                 snapshot_thin("vg0/a", "a.s1", "t:1"),

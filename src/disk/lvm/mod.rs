@@ -5,6 +5,7 @@
 //! A snapshot is known by its tag, which no other volume has; while a merge is under way, or was
 //! cut short, the guest's volume bears another one, so that a second try knows what the first did.
 
+mod before;
 pub(super) mod kept;
 
 use uuid::Uuid;
@@ -100,7 +101,7 @@ impl Planner for Lvm {
                     disk.vdev
                 )));
             }
-            (volumes::snapshot_thick(&volume.path(), &name, Some(&tag), size), Some(size))
+            (volumes::snapshot_thick(&volume.path(), &name, &tag, size), Some(size))
         };
         Ok(DiskCreate {
             still: vec![Step::Undoable {
@@ -150,8 +151,10 @@ impl Planner for Lvm {
             .hint("a revert that was cut short may have merged it: repeat that one first"));
         }
         match tagged.as_slice() {
-            [] => retake(&recorded, origin, &tag, context),
-            [snapshot] if snapshot.merging => finish_merge(&recorded, snapshot, &tag, context),
+            [] => retake(&recorded, origin, volumes, &tag, context),
+            [snapshot] if snapshot.merging => {
+                finish_merge(&recorded, snapshot, volumes, &tag, context)
+            }
             [snapshot] if snapshot.group != *group => Err(refuse_revert(
                 disk,
                 format!("its snapshot {} is in another group now", snapshot.path()),
@@ -349,6 +352,13 @@ fn thick(
             other => format!("{} is a snapshot of {other} now", snapshot.path()),
         })
     })?;
+    let merging = merging_tag(context.id, &recorded.disk.vdev);
+    // An earlier try has put it back, and failed after that.
+    if before::is_now(snapshot, origin, context) {
+        let marked = origin.has_tag(&merging);
+        let unmark = marked.then(|| Step::Run(volumes::delete_tag(&origin.path(), &merging)));
+        return Ok(before::continued(recorded, unmark.into_iter().collect(), volumes, context));
+    }
     // A merge writes to the origin what the snapshot holds, and the origin's other snapshots have
     // to keep what was there. None of them may overflow.
     let others = volumes
@@ -367,10 +377,15 @@ fn thick(
             .hint(format!("lvextend or lvremove {} first", other.path())));
         }
     }
-    let keep = keep_name(recorded, volumes, context)?;
+    // The volume that has it already takes no further room.
+    let of_now = before::of_now(recorded, origin, volumes, context);
+    let keep = match of_now {
+        Some(kept) => kept.name.clone(),
+        None => keep_name(recorded, volumes, context)?,
+    };
     let full = origin.full_snapshot_size();
-    let keeps = full <= origin.group_free && !context.tight;
-    if !keeps && !context.discard {
+    let keeps = of_now.is_none() && full <= origin.group_free && !context.tight;
+    if !keeps && of_now.is_none() && !context.discard {
         return Err(refuse(format!(
             "to keep what it holds now takes {}, and {} is free in the group {}",
             mib(full),
@@ -379,10 +394,10 @@ fn thick(
         ))
         .hint("make room, or give it up with --discard-current"));
     }
-    let merging = merging_tag(context.id, &recorded.disk.vdev);
     let mut put_back = vec![Step::AwaitClosed { volume: origin.path() }];
     if keeps {
-        put_back.push(Step::Run(volumes::snapshot_thick(&origin.path(), &keep, None, full)));
+        let tag = before::tag(recorded, context);
+        put_back.push(Step::Run(volumes::snapshot_thick(&origin.path(), &keep, &tag, full)));
     }
     // If the revert to another snapshot was cut short, the volume held that one until now.
     let stale = origin.tags_with(MERGING).filter(|tag| *tag != merging);
@@ -393,6 +408,9 @@ fn thick(
         Step::AwaitMerged { volume: origin.path() },
     ]);
     put_back.extend(take_again(recorded, snapshot.size, tag, &merging));
+    if of_now.is_some() {
+        return Ok(before::continued(recorded, put_back, volumes, context));
+    }
     let keep = recorded.path(&keep);
     Ok(DiskRevert {
         put_back,
@@ -411,6 +429,7 @@ fn thick(
 fn finish_merge(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
+    volumes: &[Volume],
     tag: &str,
     context: RevertContext<'_>,
 ) -> Result<DiskRevert> {
@@ -430,7 +449,7 @@ fn finish_merge(
         Step::AwaitMerged { volume: origin },
     ];
     put_back.extend(take_again(recorded, snapshot.size, tag, &merging));
-    Ok(DiskRevert { put_back, ..DiskRevert::default() })
+    Ok(before::continued(recorded, put_back, volumes, context))
 }
 
 /// The snapshot is not there. If a revert was cut short after the merge, the volume itself holds it
@@ -438,16 +457,17 @@ fn finish_merge(
 fn retake(
     recorded: &Recorded<'_>,
     origin: Option<&Volume>,
+    volumes: &[Volume],
     tag: &str,
     context: RevertContext<'_>,
 ) -> Result<DiskRevert> {
     let merging = merging_tag(context.id, &recorded.disk.vdev);
     let merged = origin.filter(|origin| origin.has_tag(&merging)).zip(recorded.size);
     match merged {
-        Some((_, size)) if !context.running => Ok(DiskRevert {
-            put_back: take_again(recorded, size, tag, &merging),
-            ..DiskRevert::default()
-        }),
+        Some((_, size)) if !context.running => {
+            let put_back = take_again(recorded, size, tag, &merging);
+            Ok(before::continued(recorded, put_back, volumes, context))
+        }
         Some(_) => Err(refuse_revert(
             recorded.disk,
             "its snapshot was merged by a revert that was cut short, and the domain has run since",
@@ -462,7 +482,7 @@ fn retake(
 fn take_again(recorded: &Recorded<'_>, size: u64, tag: &str, merging: &str) -> Vec<Step> {
     let origin = recorded.path(recorded.volume);
     vec![
-        Step::Run(volumes::snapshot_thick(&origin, recorded.snapshot, Some(tag), size)),
+        Step::Run(volumes::snapshot_thick(&origin, recorded.snapshot, tag, size)),
         Step::Run(volumes::delete_tag(&origin, merging)),
     ]
 }

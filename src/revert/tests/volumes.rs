@@ -62,7 +62,7 @@ pub(crate) fn found_volumes(free: u64) -> Found {
     found
 }
 
-const DISCARD: Wishes = Wishes { discard_current: true, ..WISHES };
+pub(super) const DISCARD: Wishes = Wishes { discard_current: true, ..WISHES };
 
 #[test]
 fn disks_are_put_back_at_the_same_time_each_in_its_order() {
@@ -77,7 +77,7 @@ Revert of web1 to s1:
    4   wait until all of domain 3 is gone
    5   wake the domain's xl process 77
    6   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
-   7   run lvm lvcreate --quiet --yes --snapshot --permission r --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --name b.before-revert-20260302-000000 --size 71303168b vg0/b
+   7   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.before-revert-20260302-000000 --size 71303168b vg0/b
    8   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
    9   run lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1; at the same time run lvm lvconvert --quiet --yes --merge --interval 1 vg0/b.s1
   10   wait for the end of the merge into vg0/a; at the same time wait for the end of the merge into vg0/b
@@ -102,6 +102,10 @@ fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_don
     );
     let command = plan.stranded.left[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert /x/s1.xlsave"));
+    assert_eq!(
+        plan.stranded.left[2].what,
+        "If xvdb has been put back already, what it held is in the volume vg0/b.before-revert-20260302-000000"
+    );
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! What a thick volume held before a revert: the snapshot that keeps it, by which a repeat knows what
+//! the tries before it did.
+
+use super::Recorded;
+use crate::disk::{DiskRevert, RevertContext};
+use crate::plan::Step;
+use crate::tool::volumes::{self, Volume};
+
+/// What every tag begins with of a volume that keeps what a disk held.
+const BEFORE: &str = "xl-snapshot-before:";
+/// The same, of one that is deleted once a revert has succeeded.
+const DISCARD: &str = "xl-snapshot-discard:";
+
+/// The tag of the volume that keeps what a disk holds now.
+pub(super) fn tag(recorded: &Recorded<'_>, context: RevertContext<'_>) -> String {
+    tagged(if context.discard { DISCARD } else { BEFORE }, recorded, context)
+}
+
+fn tagged(begin: &str, recorded: &Recorded<'_>, context: RevertContext<'_>) -> String {
+    format!("{begin}{}:{}", context.id, recorded.disk.vdev)
+}
+
+/// What reverts to the same snapshot have kept, the newest first: their names end in a time.
+fn all<'a>(
+    recorded: &Recorded<'_>,
+    volumes: &'a [Volume],
+    context: RevertContext<'_>,
+) -> Vec<&'a Volume> {
+    let tags = [BEFORE, DISCARD].map(|begin| tagged(begin, recorded, context));
+    let mut all: Vec<_> = volumes
+        .iter()
+        .filter(|v| v.group == recorded.group && v.origin == recorded.volume)
+        .filter(|v| v.is_thick_snapshot() && !v.merging && !v.invalid && !v.writable)
+        .filter(|v| tags.iter().any(|tag| v.has_tag(tag)))
+        .collect();
+    all.sort_by(|one, other| other.name.cmp(&one.name));
+    all
+}
+
+/// The volume that keeps just what a disk holds now, if a try that failed before its merge has left one.
+pub(super) fn of_now<'a>(
+    recorded: &Recorded<'_>,
+    origin: &Volume,
+    volumes: &'a [Volume],
+    context: RevertContext<'_>,
+) -> Option<&'a Volume> {
+    let all = all(recorded, volumes, context).into_iter();
+    all.filter(|kept| is_now(kept, origin, context)).next()
+}
+
+/// Whether a snapshot of a volume holds just what the volume does. Nobody can write to the snapshot, and what
+/// is written to the volume takes room in it at once (Linux drivers/md/dm-snap.c, `pending_complete`). lvs
+/// prints 0.00 for nothing at all and 0.01 for anything more (libdm, `dm_percent_to_round_float`).
+pub(super) fn is_now(snapshot: &Volume, origin: &Volume, context: RevertContext<'_>) -> bool {
+    !context.running && !origin.open && snapshot.used == Some(0)
+}
+
+/// What goes on from an earlier try to revert to the same snapshot, which has kept what the disk held.
+pub(super) fn continued(
+    recorded: &Recorded<'_>,
+    put_back: Vec<Step>,
+    volumes: &[Volume],
+    context: RevertContext<'_>,
+) -> DiskRevert {
+    let all = all(recorded, volumes, context);
+    let discard = tagged(DISCARD, recorded, context);
+    let discard: Vec<_> = all
+        .iter()
+        .filter(|kept| context.discard && kept.has_tag(&discard))
+        .map(|kept| Step::Run(volumes::remove(&kept.path())))
+        .collect();
+    DiskRevert {
+        put_back,
+        kept: all.first().map(|kept| format!("the volume {}", kept.path())),
+        discard,
+        ..DiskRevert::default()
+    }
+}
