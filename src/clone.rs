@@ -69,10 +69,8 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         }
     }
 
-    let mut prepare: Vec<Step> =
-        Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect())
-            .into_iter()
-            .collect();
+    let steps: Vec<_> = disks.iter().map(|disk| disk.prepare.as_slice()).collect();
+    let mut prepare = Step::in_rounds(&steps);
     prepare.push(Step::AwaitTurn);
     // Nothing of the old domain is touched: until the new one runs, all can be taken back.
     prepare.push(Step::Restore {

@@ -296,6 +296,8 @@ pub struct ShownDisk {
     pub state: &'static str,
     /// Why it is not `present`.
     pub why: Option<String>,
+    /// What has changed since without harm to the snapshot.
+    pub note: Option<String>,
 }
 
 impl fmt::Display for Shown {
@@ -339,8 +341,8 @@ impl fmt::Display for Shown {
                 false => disk.snapshot.name(),
             };
             rows.add(&disk.vdev, format!("{how}, {}: {}", quote(&disk.path), now.state));
-            if let Some(why) = &now.why {
-                rows.add("", why);
+            for line in now.why.iter().chain(&now.note) {
+                rows.add("", line);
             }
         }
         // What is lost of a disk stands beside it.

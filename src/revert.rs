@@ -200,6 +200,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         if let Some(why) = snapshot.why_left_out() {
             notes.push(format!("disk {vdev} is not put back: {why}"));
         }
+        notes.extend(disk.note.iter().map(|note| format!("disk {vdev}: {note}")));
         match &disk.kept {
             Some(kept) if wishes.discard_current && !disk.discard.is_empty() => {
                 notes.push(format!("what {vdev} holds now is deleted: {kept}"));
@@ -245,10 +246,8 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         Some(Left { what, command: None })
     });
     let left = [way_out.clone()].into_iter().chain(kept).collect();
-    let mut prepare: Vec<Step> =
-        Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect())
-            .into_iter()
-            .collect();
+    let steps = |of: fn(&DiskRevert) -> &[Step]| disks.iter().map(of).collect::<Vec<_>>();
+    let mut prepare = Step::in_rounds(&steps(|disk| &disk.prepare));
     match &found.same {
         // It is not rebooted by its xl process meanwhile.
         Some(same) => {
@@ -258,14 +257,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         }
         None => prepare.push(Step::CheckDown { uuid, domain: domain.name.clone() }),
     }
-    // Disks at the same time, the steps of one disk one after the other.
-    let rounds = disks.iter().map(|disk| disk.put_back.len()).max().unwrap_or(0);
-    let mut onward: Vec<Step> = (0..rounds)
-        .filter_map(|round| {
-            let steps = disks.iter().filter_map(|disk| disk.put_back.get(round).cloned());
-            Step::together(steps.collect())
-        })
-        .collect();
+    let mut onward = Step::in_rounds(&steps(|disk| &disk.put_back));
     // What dom0's kernel may have open is put back when all of the domain is gone.
     let destroyed =
         found.same.as_ref().map(|same| Step::AwaitDestroyed { domain: same.id.clone() });

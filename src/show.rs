@@ -82,7 +82,9 @@ pub fn show(
 
 fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {
     let snapshot = found.record.snapshot.kind();
-    let (state, why) = match (snapshot.why_left_out(), disk::revert(found, context)) {
+    let planned = disk::revert(found, context);
+    let note = planned.as_ref().ok().and_then(|planned| planned.note.clone());
+    let (state, why) = match (snapshot.why_left_out(), planned) {
         (Some(why), _) => ("none", Some(why.to_owned())),
         (_, Ok(_)) => ("present", None),
         (_, Err(error)) => {
@@ -95,5 +97,5 @@ fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {
             (state, Some(error.chain()[1..].join(": ")))
         }
     };
-    ShownDisk { vdev: found.record.vdev.clone(), state, why }
+    ShownDisk { vdev: found.record.vdev.clone(), state, why, note }
 }

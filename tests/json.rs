@@ -164,6 +164,7 @@ fn shown(verified: Option<&'static str>, record: Record) -> Shown {
         vdev: disk.vdev.clone(),
         state: if record.complete { "present" } else { "missing" },
         why: (!record.complete).then(|| "it is gone".into()),
+        note: record.complete.then(|| "it has 2 MiB now, and 1 MiB again after the revert".into()),
     });
     Shown {
         image: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),

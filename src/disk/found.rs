@@ -14,7 +14,7 @@ use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::Step;
 use crate::record::{DiskRecord, FrozenFile, SECTOR};
-use crate::tool::qemu_img;
+use crate::tool::{qemu_img, quote};
 
 /// One disk of a snapshot, and the world around it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct DiskFound {
     /// If the snapshot is inside of the file in the record, what qemu-img says of that file. The
     /// error else, or if it says nothing.
     pub image: std::result::Result<qemu_img::ImageInfo, String>,
+    /// The size the guest saw of a snapshot inside of that file, in bytes: the image may have been resized since.
+    /// The error if that cannot be told.
+    pub size_then: std::result::Result<u64, String>,
     /// The images the running domain has under this disk now, top first; empty if it does not run,
     /// or if qemu-img does not know of chains of its kind.
     pub chain: Vec<Link>,
@@ -199,6 +202,23 @@ impl DiskFound {
     /// The header of the file in the record, if it is a qcow2 image.
     pub fn header(&self) -> Option<&Header> {
         self.own.as_ref().ok()?.first()?.header.as_ref()
+    }
+
+    /// What the user should know of a disk that the guest only reads, and that somebody has written to since.
+    pub(super) fn rewritten(&self, created: Timestamp) -> Option<String> {
+        let file = self.file.as_ref().ok().filter(|file| file.mtime > created)?;
+        Some(format!(
+            "{} was written to since the snapshot, last at {}: the guest goes on with what it holds now",
+            quote(&self.record.path),
+            file.mtime
+        ))
+    }
+
+    /// What the user should know of an image that was resized since an internal snapshot.
+    pub(super) fn resized(&self) -> Option<String> {
+        let (then, now) = (*self.size_then.as_ref().ok()?, self.image.as_ref().ok()?.virtual_size);
+        (then != now)
+            .then(|| format!("it has {} now, and {} again after the revert", mib(now), mib(then)))
     }
 
     /// Whether the running domain writes to another file than the one in the record.

@@ -100,7 +100,7 @@ pub struct Beside<'a> {
 /// What one disk adds to the plan of `revert`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskRevert {
-    /// Steps before the domain is destroyed.
+    /// Steps before the domain is destroyed, one after the other.
     pub prepare: Vec<Step>,
     /// Steps after it is gone, one after the other.
     pub put_back: Vec<Step>,
@@ -119,6 +119,8 @@ pub struct DiskRevert {
     pub space: Option<Space>,
     /// What it takes from a file system.
     pub room: Option<Room>,
+    /// What the user should know of it.
+    pub note: Option<String>,
 }
 
 /// The room for a copy of a snapshot.

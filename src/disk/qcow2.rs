@@ -13,6 +13,10 @@ use crate::tool::quote;
 /// file. They lie in the first cluster, which is 64 KiB unless somebody asked for another size.
 pub const READ: u64 = 64 << 10;
 
+/// How many bytes of the list of snapshots are read. QEMU allows 64 MiB (block/qcow2.h, `QCOW_MAX_SNAPSHOTS`); this
+/// holds tens of thousands with names as long as ours.
+pub const READ_LIST: u64 = 4 << 20;
+
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// The longest name of a backing file, in bytes.
 const MAX_BACKING_NAME: usize = 1023;
@@ -20,6 +24,9 @@ const MAX_BACKING_NAME: usize = 1023;
 const LENGTH_V2: usize = 72;
 /// The shortest header of version 3.
 const LENGTH_V3: usize = 104;
+
+/// The length of an entry in the list of snapshots, before its extra data, ID and name.
+const SNAPSHOT_ENTRY: usize = 40;
 
 /// Incompatible feature bits: whoever does not know one must not open the image.
 const CORRUPT: u64 = 1 << 1;
@@ -88,6 +95,8 @@ pub struct Header {
     pub backing_format: Option<String>,
     /// The number of internal snapshots.
     pub snapshots: u32,
+    /// Where in the file they are listed.
+    pub snapshot_list: u64,
     /// The number of persistent bitmaps.
     pub bitmaps: u32,
     /// The size the guest sees, in bytes.
@@ -124,6 +133,7 @@ impl Header {
         }
         let mut header = Header {
             snapshots: at.u32(60)?,
+            snapshot_list: at.u64(64)?,
             size: at.u64(24)?,
             cluster: 1 << bits,
             encrypted: at.u32(32)? != 0,
@@ -192,6 +202,34 @@ impl Header {
             return Some(Ailment::Corrupt);
         }
         Ailment::of_bitmaps(self.bitmaps)
+    }
+
+    /// The size that the guest saw at the snapshot with an ID, in bytes, from the first bytes of the list of
+    /// snapshots. One that was taken by a QEMU before 1.1 does not say it: the image's own, as QEMU has it.
+    ///
+    /// # Errors
+    ///
+    /// If the list is damaged or too long, or has no such snapshot.
+    pub fn snapshot_virtual_size(&self, list: &[u8], id: &str) -> Result<u64, String> {
+        let at = Reader(list);
+        let mut entry: usize = 0;
+        for _ in 0..self.snapshots {
+            let read = |offset: usize| at.u32(entry + offset).map(|number| number as usize);
+            let lengths = read(12).and_then(|lengths| Ok((lengths, read(36)?)));
+            let (lengths, extra) = lengths.map_err(|_| "its list of snapshots is damaged")?;
+            let (id_length, name_length) = (lengths >> 16, lengths & 0xffff);
+            let text = entry + SNAPSHOT_ENTRY + extra;
+            if at.bytes(text, id_length).map_err(|_| "its list of snapshots is damaged")?
+                == id.as_bytes()
+            {
+                return match extra >= 16 {
+                    true => at.u64(entry + SNAPSHOT_ENTRY + 8),
+                    false => Ok(self.size),
+                };
+            }
+            entry = (text + id_length + name_length).next_multiple_of(8);
+        }
+        Err(format!("it lists no snapshot with the ID {id}"))
     }
 
     /// What a snapshot in the image takes at once, in bytes: a copy of the table that has an entry of
@@ -281,6 +319,34 @@ pub(crate) mod tests {
         assert!(with(35, 1).unreadable().unwrap().contains("encrypted"));
         // Without the autoclear bit, QEMU ignores the list.
         assert_eq!(with(95, 0).bitmaps, 0);
+    }
+
+    #[test]
+    fn the_size_at_a_snapshot_is_read() {
+        let entry = |id: &str, extra: &[u8]| {
+            let mut entry = vec![0; SNAPSHOT_ENTRY];
+            entry[12..14].copy_from_slice(&u16::try_from(id.len()).unwrap().to_be_bytes());
+            entry[15] = 2;
+            entry[36..40].copy_from_slice(&u32::try_from(extra.len()).unwrap().to_be_bytes());
+            entry.extend(extra);
+            entry.extend(id.bytes());
+            entry.extend(b"s1");
+            entry.resize(entry.len().next_multiple_of(8), 0);
+            entry
+        };
+        let size = [[0; 8], (32_u64 << 20).to_be_bytes(), [255; 8]].concat();
+        let list = [entry("1", &[]), entry("12", &size)].concat();
+        let header = header();
+        assert_eq!(header.snapshot_virtual_size(&list, "1"), Ok(64 << 20));
+        assert_eq!(header.snapshot_virtual_size(&list, "12"), Ok(32 << 20));
+        assert!(header.snapshot_virtual_size(&list, "2").unwrap_err().contains("the ID 2"));
+        for cut in [0, 39, list.len() - 10] {
+            let why = header.snapshot_virtual_size(&list[..cut], "12").unwrap_err();
+            assert!(why.contains("damaged"), "{why}");
+        }
+        let mut endless = list.clone();
+        endless[36..40].copy_from_slice(&[255; 4]);
+        assert!(header.snapshot_virtual_size(&endless, "12").is_err());
     }
 
     #[test]

@@ -185,24 +185,68 @@ fn what_is_no_path_of_a_file_is_refused() {
     }
 }
 
+/// An image of 1 MiB with an internal snapshot, on which other images rest or not.
+fn internal(backing: &str, is_base: bool) -> DiskFound {
+    let date = "2026-03-01T02:03:04Z".parse().unwrap();
+    let proof = QcowSnapshot { id: "1".into(), name: "s1".into(), date };
+    let json = serde_json::json!({
+        "filename": "/srv/a.qcow2", "format": "qcow2", "virtual-size": 1 << 20,
+        "full-backing-filename": backing, "backing-filename-format": "raw",
+        "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
+    });
+    let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
+    let kept = Kept::Internal(Internal { proof: Some(proof) });
+    let file = Ok(FileFacts { writable: !is_base, ..facts() });
+    DiskFound { image: Ok(image), size_then: Ok(1 << 20), file, ..found("/srv/a.qcow2", kept) }
+}
+
+#[test]
+fn an_image_that_was_resized_since_gets_the_size_of_the_snapshot() {
+    let of = |is_base: bool, size_then: Result<u64, String>| {
+        revert_one(&DiskFound { size_then, ..internal("/srv/base.img", is_base) })
+    };
+    let words = |planned: &DiskRevert| crate::support::disks::words(&planned.prepare);
+    let (same, grown) = (of(true, Ok(1 << 20)).unwrap(), of(true, Ok(512 << 10)).unwrap());
+    assert_eq!((words(&same).len(), &same.note), (1, &None));
+    assert_eq!(words(&grown)[1], "resize it: qemu-img resize -q --shrink -f qcow2 /srv/new 524288");
+    assert!(grown.note.unwrap().contains("it has 1 MiB now"));
+    refused(
+        of(true, Ok(3 << 20)),
+        &[
+            "was 3 MiB at the snapshot and is 1 MiB now",
+            "qemu-img resize -f qcow2 /srv/a.qcow2 3145728",
+        ],
+    );
+    refused(of(true, Err("its list of snapshots is damaged".into())), &["is damaged"]);
+    // qemu-img puts the size back as well.
+    let in_place = of(false, Ok(3 << 20)).unwrap();
+    assert_eq!(
+        in_place.note.as_deref(),
+        Some("it has 1 MiB now, and 3 MiB again after the revert")
+    );
+    assert_eq!(in_place.put_back.len(), 2);
+    of(false, Err("its list of snapshots is damaged".into())).unwrap();
+}
+
+#[test]
+fn a_read_only_disk_that_was_written_to_since_is_told() {
+    let note = |why: &str, later: u64| {
+        let mut found = found("/srv/ro.img", Kept::None(LeftOut { why: why.into() }));
+        found.file.as_mut().unwrap().mtime += std::time::Duration::from_nanos(later);
+        revert_one(&found).unwrap().note
+    };
+    for why in ["read-only", "CD-ROM"] {
+        assert_eq!(note(why, 0), None);
+        let told = note(why, 1).unwrap();
+        assert!(told.contains("/srv/ro.img was written to since the snapshot, last at 2026-03-01T02:03:04.000000001Z"), "{told}");
+    }
+    // The guest writes to this one.
+    assert_eq!(note("left out as asked", 1), None);
+}
+
 #[test]
 fn a_snapshot_is_not_copied_onto_a_backing_file_that_is_no_path() {
-    let proof = QcowSnapshot {
-        id: "1".into(),
-        name: "s1".into(),
-        date: "2026-03-01T02:03:04Z".parse().unwrap(),
-    };
-    let plan = |backing: &str| {
-        let json = serde_json::json!({
-            "filename": "/srv/a.qcow2", "format": "qcow2", "virtual-size": 1 << 20,
-            "full-backing-filename": backing, "backing-filename-format": "raw",
-            "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
-        });
-        let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
-        let kept = Kept::Internal(Internal { proof: Some(proof.clone()) });
-        let file = Ok(FileFacts { writable: false, ..facts() });
-        revert_one(&DiskFound { image: Ok(image), file, ..found("/srv/a.qcow2", kept) })
-    };
+    let plan = |backing: &str| revert_one(&internal(backing, true));
     plan("/srv/base.img").unwrap();
     for backing in ["nbd:localhost:10809", "json:{}", "base.img", "-x", "/a\nb"] {
         refused(plan(backing), &["its backing file is no path"]);

@@ -1,14 +1,14 @@
 //! Reading chains of images, without a tool that would follow whatever an image names.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::libc::O_NONBLOCK;
 
 use crate::disk::chain::{FileId, Link, MAX_LENGTH, names_unstated};
-use crate::disk::qcow2::{Header, READ};
+use crate::disk::qcow2::{Header, READ, READ_LIST};
 use crate::domain::Format;
 use crate::tool::check_path;
 
@@ -48,6 +48,20 @@ pub fn walk(path: &Path, format: Format) -> Result<Vec<Link>, String> {
         chain.push(link);
     }
     Ok(chain)
+}
+
+/// The size that the guest saw at an internal snapshot of an image that [`walk`] has found, in bytes.
+pub fn snapshot_virtual_size(image: &Link, id: &str) -> Result<u64, String> {
+    let header = image.header.as_ref().ok_or("it is not a qcow2 file")?;
+    let list = || {
+        let file = File::options().read(true).custom_flags(O_NONBLOCK).open(&image.path)?;
+        let mut list = Vec::new();
+        (&file).seek(SeekFrom::Start(header.snapshot_list))?;
+        file.take(READ_LIST).read_to_end(&mut list)?;
+        Ok(list)
+    };
+    let list = list().map_err(|error: io::Error| format!("{}: {error}", image.path.display()))?;
+    header.snapshot_virtual_size(&list, id)
 }
 
 /// Which file or device it is, and its first bytes if what it rests on stands there.
@@ -121,6 +135,14 @@ mod tests {
         run(&["snapshot", "-c", "s1", &of("a")]);
         let header = walk(&path("a"), Format::Qcow2).unwrap().remove(0).header.unwrap();
         assert_eq!((header.bitmaps, header.snapshots, header.size), (1, 1, 1 << 20));
+        run(&["bitmap", "--remove", &of("a"), "b0"]);
+        run(&["resize", "-q", "-f", "qcow2", &of("a"), "3M"]);
+        run(&["snapshot", "-c", "s2", &of("a")]);
+        let image = walk(&path("a"), Format::Qcow2).unwrap().remove(0);
+        assert_eq!(image.header.as_ref().unwrap().size, 3 << 20);
+        assert_eq!(snapshot_virtual_size(&image, "1"), Ok(1 << 20));
+        assert_eq!(snapshot_virtual_size(&image, "2"), Ok(3 << 20));
+        assert!(snapshot_virtual_size(&image, "3").is_err());
 
         run(&[
             "create",

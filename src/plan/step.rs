@@ -139,6 +139,13 @@ pub enum Step {
         /// What fills it.
         fill: Invocation,
     },
+    /// Gives a qcow2 image that a step before has made another size.
+    Resize {
+        /// The file.
+        path: PathBuf,
+        /// The size the guest will see, in bytes.
+        size: u64,
+    },
     /// Makes a new file that shares its content with another one, by the file system's own means
     /// (FICLONE, ioctl_ficlonerange(2)); owner and permissions are the same.
     Clone {
@@ -430,6 +437,14 @@ impl Step {
             0 | 1 => steps.pop(),
             _ => Some(Step::Together(steps)),
         }
+    }
+
+    /// The steps of several disks: disks at the same time, the steps of one disk one after the other.
+    pub fn in_rounds(disks: &[&[Step]]) -> Vec<Step> {
+        let rounds = disks.iter().map(|steps| steps.len()).max().unwrap_or(0);
+        let round =
+            |number: usize| disks.iter().filter_map(move |steps| steps.get(number).cloned());
+        (0..rounds).filter_map(|number| Step::together(round(number).collect())).collect()
     }
 
     /// The steps it consists of.

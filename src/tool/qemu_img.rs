@@ -97,6 +97,13 @@ pub fn copy_snapshot(
     call.arg(from).arg(to)
 }
 
+/// Gives an image that nobody has open another size in bytes, also a smaller one.
+pub fn resize(path: &Path, size: u64) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["resize", "-q", "--shrink", "-f", "qcow2"])
+        .arg(path)
+        .arg(size.to_string())
+}
+
 /// Copies a volume into a new image, without the parts that are zero.
 pub fn copy_device(from: &Path, to: &Path) -> Invocation {
     Invocation::new(Tool::QemuImg, ["convert", "-q", "-f", "raw", "-O", "qcow2"]).arg(from).arg(to)
@@ -215,6 +222,7 @@ mod tests {
             line(&snapshot_apply(b, "12")),
             "qemu-img snapshot -q -a 12 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/b.img'"
         );
+        assert_eq!(line(&resize(b, 512)), "qemu-img resize -q --shrink -f qcow2 /srv/b.img 512");
         assert_eq!(
             line(&snapshot_delete(b, "12")),
             "qemu-img snapshot -q -d 12 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/b.img'"

@@ -270,7 +270,8 @@ impl Perform for Model {
                 }
             }
             Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
-            Step::Arm { .. }
+            Step::Resize { .. }
+            | Step::Arm { .. }
             | Step::Disarm
             | Step::CheckStill { .. }
             | Step::CheckSame { .. }

@@ -112,6 +112,7 @@ pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
         image: Err("qemu-img was not asked".into()),
         chain: Vec::new(),
         own: Ok(Vec::new()),
+        size_then: Ok(1 << 20),
         live_bitmaps: 0,
         top: Some("/srv/now".into()),
         top_id: Some(id("/srv/now")),

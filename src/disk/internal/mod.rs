@@ -5,15 +5,16 @@ pub(super) mod kept;
 use self::kept::Internal;
 use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
-use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
+use crate::disk::{
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, mib,
+};
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::need::What;
 use crate::plan::{Action, Step};
 use crate::record::DiskRecord;
 use crate::spec::Wish;
-use crate::tool::check_path;
-use crate::tool::qemu_img;
+use crate::tool::{check_path, qemu_img, quote};
 
 impl Planner for Internal {
     fn is_default(seen: &DiskSeen) -> bool {
@@ -130,10 +131,24 @@ impl Planner for Internal {
                     vdev: record.vdev.clone(),
                     name: keep.to_string(),
                 }],
+                note: found.resized(),
                 ..DiskRevert::default()
             });
         }
 
+        // qemu-img gives a copy of a snapshot the size that the image has now.
+        let (then, now) = (found.size_then.clone().map_err(refuse)?, image.virtual_size);
+        if then > now {
+            return Err(refuse(format!(
+                "the image was {} at the snapshot and is {} now: a copy would lack the end of the disk",
+                mib(then),
+                mib(now)
+            ))
+            .hint(format!(
+                "give the image that size again, with no domain running on it: qemu-img resize -f qcow2 {} {then}",
+                quote(path)
+            )));
+        }
         let room = found.room_for_copy()?.clone();
         let backing = match (&image.full_backing_filename, &image.backing_filename_format) {
             (None, _) => None,
@@ -151,11 +166,14 @@ impl Planner for Internal {
             }
         };
         let copy = &found.place.path;
+        let made = Step::NewFile {
+            path: copy.clone(),
+            fill: qemu_img::copy_snapshot(path, &proof.id, copy, backing),
+        };
+        let fit = (then < now).then(|| Step::Resize { path: copy.clone(), size: then });
         Ok(DiskRevert {
-            prepare: vec![Step::NewFile {
-                path: copy.clone(),
-                fill: qemu_img::copy_snapshot(path, &proof.id, copy, backing),
-            }],
+            prepare: [made].into_iter().chain(fit).collect(),
+            note: found.resized(),
             switch: Some((copy.clone(), Format::Qcow2)),
             kept: found.kept_in_top(),
             discard: found.discard_top(),

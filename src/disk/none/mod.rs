@@ -12,11 +12,14 @@ use crate::need::What;
 use crate::record::DiskRecord;
 use crate::spec::Wish;
 
+const CDROM: &str = "CD-ROM";
+const READ_ONLY: &str = "read-only";
+
 /// What a disk is that has nothing to snapshot, if it is one.
 pub(super) fn unchanging(disk: &Disk) -> Option<&'static str> {
     match disk {
-        Disk { cdrom: true, .. } => Some("CD-ROM"),
-        Disk { writable: false, .. } => Some("read-only"),
+        Disk { cdrom: true, .. } => Some(CDROM),
+        Disk { writable: false, .. } => Some(READ_ONLY),
         _ => None,
     }
 }
@@ -41,8 +44,11 @@ impl Planner for LeftOut {
         Ok(DiskCreate::of(record(seen, left_out(&seen.disk, wish.is_some()))))
     }
 
-    fn revert(&self, _: &DiskFound, _: RevertContext<'_>) -> Result<DiskRevert> {
-        Ok(DiskRevert::default())
+    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+        // One that was left out as asked is the guest's to write to.
+        let only_read = [CDROM, READ_ONLY].contains(&self.why.as_str());
+        let note = only_read.then(|| found.rewritten(context.created)).flatten();
+        Ok(DiskRevert { note, ..DiskRevert::default() })
     }
 
     fn needs(&self, _: &DiskFound, _: bool) -> Vec<What> {

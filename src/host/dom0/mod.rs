@@ -22,7 +22,7 @@ use crate::host::guard::Note;
 use crate::host::{command, files, process};
 use crate::plan::{Perform, Reached, Step};
 use crate::tool::Invocation;
-use crate::tool::qemu_img::{base_of, snapshot_create};
+use crate::tool::qemu_img::{base_of, resize, snapshot_create};
 
 pub use self::state::{Dom0, Done};
 
@@ -67,6 +67,10 @@ impl Dom0 {
                 self.together(std::slice::from_ref(step))
             }
             Step::Together(steps) => self.together(steps),
+            Step::Resize { path, size } => {
+                self.run(&resize(path, *size))?;
+                files::sync(path).map_err(failed(format!("Sync {}", path.display())))
+            }
             Step::Clone { from, to, writable } => self.clone_file(from, to, *writable),
             Step::Rename { from, to } => rename(from, to),
             Step::RemoveNew { path } => self.remove_new(path),

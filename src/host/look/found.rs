@@ -316,6 +316,12 @@ fn disk_found(
             (Err(none()), Err(none()))
         }
     };
+    let size_then = match (disk.snapshot.kind().content(), own.as_deref()) {
+        (Content::Inside(Some(proof)), Ok([image, ..])) => {
+            chain::snapshot_virtual_size(image, &proof.id)
+        }
+        _ => Err("it has no snapshot inside".to_owned()),
+    };
     let top_parent = top.filter(|_| is_vhd).and_then(|top| tools::vhd_parent(top.file()));
     let top_parent = top_parent.and_then(|parent| files::identity(&parent));
     let files = [disk.path.as_path()]
@@ -331,6 +337,7 @@ fn disk_found(
         image: chain_now.as_ref().map_err(Clone::clone).and(image),
         chain: chain_now.unwrap_or_default(),
         own,
+        size_then,
         live_bitmaps: 0,
         top: top.map(|top| top.file().to_owned()),
         top_id: top.and_then(|top| files::identity(top.file())),

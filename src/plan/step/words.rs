@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Action, Step, Target, Whose};
 use crate::domain::DomainId;
-use crate::tool::qemu_img::{snapshot_create, snapshot_delete};
+use crate::tool::qemu_img::{resize, snapshot_create, snapshot_delete};
 use crate::tool::volumes::rename;
 use crate::tool::{Invocation, Tool, create_domain, quote};
 use crate::xlcfg::literal;
@@ -87,6 +87,7 @@ impl fmt::Display for Step {
             Step::NewFile { path, fill } => {
                 write!(f, "make {}: {fill}", quote(path))
             }
+            Step::Resize { path, size } => write!(f, "resize it: {}", resize(path, *size)),
             Step::Clone { from, to, .. } => {
                 write!(f, "clone {} to {}", quote(from), quote(to))
             }
