@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::disk::chain::{FileId, Link};
-use crate::disk::kind::Content;
+use crate::disk::kind::{Content, Frozen};
 use crate::disk::parts::{refuse_revert, shortage};
 use crate::disk::qcow2::{Ailment, Header};
 use crate::disk::{FileFacts, Place, Room, mib};
 use crate::domain::Format;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::Step;
 use crate::record::{DiskRecord, FrozenFile, SECTOR};
 use crate::tool::{qemu_img, quote};
+
+/// What is said of a path that leads to nothing (ENOENT).
+const GONE: &str = "No such file";
 
 /// One disk of a snapshot, and the world around it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +110,33 @@ fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<
 }
 
 impl DiskFound {
+    /// A refusal with what to do if the file with the content was moved, where it may have been. A link is as good
+    /// as the file: proofs are of what it leads to. A copy cannot be proven, and a move to another file system is one.
+    pub(super) fn if_moved(&self, error: Error) -> Error {
+        let own = self.record.path.as_path();
+        let (path, file, proof) = match self.record.snapshot.kind().content() {
+            Content::Nowhere | Content::Volume(_) => return error,
+            Content::Inside(_) => (own, &self.file, None),
+            Content::Frozen(Frozen { copy, proof, .. }) => {
+                (copy.unwrap_or(own), &self.frozen, proof)
+            }
+        };
+        let path = quote(path);
+        match (file, proof) {
+            (Err(why), _) if why.contains(GONE) => error.hint(format!(
+                "the snapshot expects it at {path}: if it was moved, move it back, or leave a link to it there: \
+                 ln -s NEW {path}"
+            )),
+            (Ok(file), Some(proof)) if file.inode != proof.inode && (file.size, file.mtime) == (proof.file_size, proof.mtime) => error.hint(format!(
+                "its length and time are those of then. If it is a copy, as mv makes to another file system, \
+                 nothing proves that it is a good one: put back the original, or go on by hand: make an image on \
+                 it (qemu-img create -f qcow2 -F FORMAT -b {path} NEW), name that in a configuration file, and \
+                 xl restore FILE.cfg IMAGE"
+            )),
+            _ => error,
+        }
+    }
+
     /// What every kind checks whose content stays in a file that nobody writes to any more: it is
     /// there, it is the one of then and untouched, and there is a place for the new file that its
     /// content goes to. Returns the proof.

@@ -146,7 +146,8 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
     if let Some(user) = found.used_by.as_ref().filter(|_| !snapshot.is_left_out()) {
         return Err(refuse_revert(&found.record, format!("it is also used by {user}")));
     }
-    let planned = snapshot.planner().revert(found, context)?;
+    let planned = snapshot.planner().revert(found, context);
+    let planned = planned.map_err(|error| found.if_moved(error))?;
     found.check_below(context.created)?;
     Ok(planned)
 }

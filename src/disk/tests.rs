@@ -229,6 +229,35 @@ fn an_image_that_was_resized_since_gets_the_size_of_the_snapshot() {
 }
 
 #[test]
+fn a_file_that_was_moved_is_expected_at_its_path() {
+    for snapshot in frozen(Some(&proof())).into_iter().chain([internal("/", false).record.snapshot])
+    {
+        let copy = matches!(snapshot, Kept::Reflink(_));
+        let path = if copy { "/srv/copy" } else { "/srv/a b" };
+        let mut found = found("/srv/a b", snapshot);
+        let gone = Err("No such file or directory (os error 2)".to_owned());
+        (found.file, found.frozen) = (gone.clone(), gone);
+        let hint = revert_one(&found).unwrap_err().hint.unwrap();
+        assert!(hint.contains(&format!("expects it at {}", crate::tool::quote(path))), "{hint}");
+        assert!(hint.contains("ln -s NEW"), "{hint}");
+        // Gone for another reason.
+        let denied = Err("Permission denied (os error 13)".to_owned());
+        (found.file, found.frozen) = (denied.clone(), denied);
+        assert!(!revert_one(&found).unwrap_err().hint.unwrap().contains("ln -s"));
+    }
+    for snapshot in frozen(Some(&proof())) {
+        let mut found = found("/srv/a", snapshot);
+        found.frozen.as_mut().unwrap().inode += 1;
+        refused(
+            revert_one(&found),
+            &["it is another file now", "go on by hand", "xl restore FILE.cfg"],
+        );
+        found.frozen.as_mut().unwrap().size += 1;
+        assert!(!revert_one(&found).unwrap_err().hint.unwrap().contains("by hand"));
+    }
+}
+
+#[test]
 fn a_read_only_disk_that_was_written_to_since_is_told() {
     let note = |why: &str, later: u64| {
         let mut found = found("/srv/ro.img", Kept::None(LeftOut { why: why.into() }));

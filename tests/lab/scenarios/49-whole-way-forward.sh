@@ -34,7 +34,7 @@ trial "a feature of the future" 3 'features that are not known here' \
 	'printf "\x01" | dd of=a.qcow2 bs=1 seek=78 conv=notrunc status=none' \
 	'printf "\x00" | dd of=a.qcow2 bs=1 seek=78 conv=notrunc status=none'
 trial "the image is gone" 3 'a.qcow2: No such file' 'mv a.qcow2 x' 'mv x a.qcow2'
-trial "the base is gone" 3 'b.img' 'mv b.img x' 'mv x b.img'
+trial "the base is gone" 3 'the snapshot expects it at' 'mv b.img x' 'mv x b.img'
 
 # ---- who has it open
 trial "a backup exports the image" 3 'qemu-nbd (process' \
