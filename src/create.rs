@@ -21,6 +21,7 @@ use crate::disk::{self, DiskCreate, DiskSeen, lvm};
 use crate::domain::GuestType;
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
+use crate::names::same_vdev;
 use crate::need;
 use crate::plan::{ImageStart, Plan, Step, Stranded, Target};
 use crate::record::{NOT_YET, Record};
@@ -343,7 +344,8 @@ fn check_wishes(domain: &str, wishes: &[DiskWish], seen: &Seen) -> Result<()> {
     let disks = seen.disks.iter().map(|disk| disk.disk.vdev.as_str());
     let known: Vec<&str> =
         disks.chain(seen.drives.iter().map(|drive| drive.name.as_str())).collect();
-    match wishes.iter().find(|wish| !known.contains(&wish.vdev.as_str())) {
+    let unknown = |wish: &&DiskWish| !known.iter().any(|known| same_vdev(known, &wish.vdev));
+    match wishes.iter().find(unknown) {
         None => Ok(()),
         Some(wish) => Err(Error::usage(format!("Domain {domain} has no disk {}", wish.vdev))
             .hint(format!("it has: {}", known.join(" ")))),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::names::is_vdev;
+use crate::names::{is_vdev, same_vdev};
 use crate::release::BOOT_LOADER;
 
 /// The format of a disk image, `libxl_disk_format`.
@@ -308,7 +308,11 @@ impl DomainConfig {
             .0
             .get_mut("disks")
             .and_then(Value::as_array_mut)
-            .and_then(|disks| disks.iter_mut().find(|d| d["vdev"].as_str() == Some(vdev)))
+            .and_then(|disks| {
+                disks
+                    .iter_mut()
+                    .find(|d| d["vdev"].as_str().is_some_and(|its| same_vdev(its, vdev)))
+            })
             .ok_or_else(|| BadConfig::NoDisk(vdev.into()))?;
         let path = path.to_str().ok_or_else(|| BadConfig::Missing("UTF-8 path".into()))?;
         entry["pdev_path"] = json!(path);

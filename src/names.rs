@@ -1,9 +1,13 @@
 //! Names a user may give, checked once at the border and carried as types from there on.
 
+mod vdev;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use vdev::{same_vdev, vdev_number};
 
 /// The longest snapshot name in bytes: fits qcow2 (255), LVM (127 together with the origin's
 /// name) and a file name (255 together with a domain name).

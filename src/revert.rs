@@ -13,7 +13,7 @@ use crate::disk::kind::Content;
 use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
-use crate::names::SnapshotName;
+use crate::names::{SnapshotName, same_vdev};
 use crate::need::{self, Rank, Trouble};
 use crate::plan::{Plan, Step, Stranded, undo};
 use crate::process::Process;
@@ -378,7 +378,7 @@ fn check_start(found: &Found) -> Result<()> {
     let missing = disks
         .iter()
         .filter(|disk| !disk.snapshot.is_left_out())
-        .find(|disk| !configured.iter().any(|other| other.vdev == disk.vdev));
+        .find(|disk| !configured.iter().any(|other| same_vdev(&other.vdev, &disk.vdev)));
     match missing {
         None => Ok(()),
         Some(disk) => Err(refused().because(format!("the file has no disk {}", disk.vdev))),

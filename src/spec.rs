@@ -11,7 +11,7 @@ use crate::disk::kind::Keys;
 use crate::disk::kinds::How;
 use crate::error::{Error, Result};
 use crate::memory::frames::{BadLevel, Level};
-use crate::names::{SnapshotName, is_drive, is_vdev};
+use crate::names::{SnapshotName, is_drive, is_vdev, same_vdev};
 use crate::tool::{check_path, quote};
 
 /// The default directory for memory images.
@@ -321,7 +321,7 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
                 Error::usage(format!("Disk {:?} in the SPEC.toml: {why}", disk.vdev))
                     .hint("the keys of a disk are in xl-snapshot.toml(5)")
             })?;
-        if !disks[..by_flag].iter().any(|flag| flag.vdev == wish.vdev) {
+        if !disks[..by_flag].iter().any(|flag| same_vdev(&flag.vdev, &wish.vdev)) {
             add_once(&mut disks, wish)?;
         }
     }
@@ -370,7 +370,7 @@ pub fn directory(value: Option<OsString>) -> Result<PathBuf> {
 }
 
 fn add_once(disks: &mut Vec<DiskWish>, wish: DiskWish) -> Result<()> {
-    if disks.iter().any(|other| other.vdev == wish.vdev) {
+    if disks.iter().any(|other| same_vdev(&other.vdev, &wish.vdev)) {
         return Err(Error::usage(format!("Disk {} is named twice", wish.vdev))
             .hint("name each disk only once"));
     }

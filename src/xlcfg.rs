@@ -11,6 +11,8 @@ mod spec;
 mod tests;
 mod text;
 
+use crate::names::same_vdev;
+
 pub use self::change::{BadCfg, Change};
 pub use self::spec::respec;
 pub use self::text::{Entry, disk_entries, literal};
@@ -34,9 +36,11 @@ pub fn rewrite(text: &[u8], disks: &[Known<'_>], changes: &[Change]) -> Result<V
     let mut edits = Vec::new();
     for (index, change) in changes.iter().enumerate() {
         let vdev = &change.vdev;
-        let mut named = entries.iter().zip(disks).filter(|(_, disk)| disk.vdev == vdev);
+        let mut named = entries.iter().zip(disks).filter(|(_, disk)| same_vdev(disk.vdev, vdev));
         let (entry, _) = named.next().ok_or_else(|| BadCfg::NoDisk(vdev.clone()))?;
-        if named.next().is_some() || changes[..index].iter().any(|other| other.vdev == *vdev) {
+        if named.next().is_some()
+            || changes[..index].iter().any(|other| same_vdev(&other.vdev, vdev))
+        {
             return Err(BadCfg::Twice(vdev.clone()));
         }
         edits.push((entry, respec(&entry.spec, change)?));

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::disk;
 use crate::domain::Disk;
 use crate::error::{Error, Result};
-use crate::names::{SnapshotName, is_file_part};
+use crate::names::{SnapshotName, is_file_part, same_vdev};
 use crate::plan::Target;
 use crate::record::{Parent, ToldBy};
 use crate::spec::{DEFAULT_DIRECTORY, MemoryTarget, Request, Wish};
@@ -100,7 +100,7 @@ impl Job {
 
     /// What the user wishes for a disk.
     pub fn wish(&self, vdev: &str) -> Option<&Wish> {
-        self.request.disks.iter().find(|wish| wish.vdev == vdev).map(|wish| &wish.wish)
+        self.request.disks.iter().find(|wish| same_vdev(&wish.vdev, vdev)).map(|wish| &wish.wish)
     }
 
     /// Whether the user leaves a disk out.

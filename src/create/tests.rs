@@ -423,6 +423,10 @@ fn names_that_are_not_ours_may_stand_twice_in_an_image() {
 fn what_is_wrong_with_the_request() {
     let (kind, text) = refusal(&["xvdz,internal"], |_| {});
     assert_eq!((kind, text.as_str()), (Kind::Usage, "Domain web1 has no disk xvdz"));
+    // Another name of xvda.
+    let (kind, text) = refusal(&["d0p1,internal"], |_| {});
+    assert_eq!((kind, text.as_str()), (Kind::Usage, "Domain web1 has no disk d0p1"));
+    plan(&job("s1", &["d0p0,external"]), &seen(&job("s1", &[]))).unwrap();
     let both = ["xvda,external,file=/srv/o.qcow2", "xvdb,external,file=/srv/o.qcow2"];
     let (kind, text) = refusal(&both, |_| {});
     assert_eq!(kind, Kind::Usage, "{text}");

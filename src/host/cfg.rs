@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::host::files;
 use crate::host::libxl::{CfgDisk, CfgError, XlCfg};
+use crate::names::same_vdev;
 use crate::plan::{ReplaceCfg, Text};
 use crate::xlcfg::{BadCfg, Change, Known, rewrite};
 
@@ -69,7 +70,7 @@ pub fn rewritten(
     let (new_name, new_disks) = read(path, &new)?;
     let as_expected = |(old, new): (&CfgDisk, &CfgDisk)| match changes
         .iter()
-        .find(|change| change.vdev == old.vdev)
+        .find(|change| same_vdev(&change.vdev, &old.vdev))
     {
         // How it is said is rewrite's choice.
         Some(change) => *new == CfgDisk { spec: new.spec.clone(), ..changed(old, change) },
@@ -171,7 +172,7 @@ fn read(path: &Path, text: &[u8]) -> Result<(Option<String>, Vec<CfgDisk>), CfgE
 
 /// Whether there is nothing to do.
 fn holds(disks: &[CfgDisk], change: &Change) -> bool {
-    let mut named = disks.iter().filter(|disk| disk.vdev == change.vdev).peekable();
+    let mut named = disks.iter().filter(|disk| same_vdev(&disk.vdev, &change.vdev)).peekable();
     named.peek().is_some()
         && named.all(|disk| {
             disk.pdev_path.as_ref() == Some(&change.target) && disk.format == change.format

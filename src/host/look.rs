@@ -30,6 +30,7 @@ use crate::host::tools::{need, vhd_facts, volumes};
 use crate::host::toolstack::Toolstack;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
+use crate::names::same_vdev;
 use crate::need::{self, Trouble};
 use crate::plan::Target;
 use crate::tool::volumes::Volume;
@@ -79,9 +80,9 @@ pub fn for_create(
         .map_err(|error| trouble(name, error))?
         .into_iter()
         .map(|disk| {
-            let node = nodes.iter().position(|(vdev, _)| *vdev == disk.vdev);
+            let node = nodes.iter().position(|(vdev, _)| same_vdev(vdev, &disk.vdev));
             let node = node.map(|index| nodes.swap_remove(index).1);
-            let vbd = vbds.iter().find(|vbd| vbd.vdev == disk.vdev);
+            let vbd = vbds.iter().find(|vbd| same_vdev(&vbd.vdev, &disk.vdev));
             disk_seen(name, job, disk, vbd, node, &others)
         })
         .collect();

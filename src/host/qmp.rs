@@ -33,6 +33,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
 
 use crate::disk::Node;
+use crate::names::vdev_number;
 use crate::plan::Action;
 use crate::tool::qemu_img::SnapshotInfo;
 
@@ -444,10 +445,14 @@ impl Inserted {
 }
 
 /// QEMU says `xvda0` for the whole disk `xvda`, and `xvda10` for its tenth partition
-/// (hw/block/xen-block.c, `xen_block_get_vdev`; seen with QEMU 7.2).
+/// (hw/block/xen-block.c, `xen_block_get_vdev`; seen with QEMU 7.2). `d0p0` is a name as it stands.
 fn whole_disk(vdev: &str) -> &str {
     match vdev.strip_suffix('0') {
-        Some(disk) if disk.ends_with(|c: char| c.is_ascii_alphabetic()) => disk,
+        Some(disk)
+            if vdev_number(vdev).is_none() && disk.ends_with(|c: char| c.is_ascii_alphabetic()) =>
+        {
+            disk
+        }
         _ => vdev,
     }
 }
@@ -520,6 +525,11 @@ mod tests {
         assert_eq!(whole_disk("hdc"), "hdc");
         assert_eq!(whole_disk("xvda1"), "xvda1");
         assert_eq!(whole_disk("xvda10"), "xvda10");
+        for (told, disk) in
+            [("d0p0", "d0p0"), ("d26p0", "d26p0"), ("xvdaa0", "xvdaa"), ("sda0", "sda")]
+        {
+            assert_eq!(whole_disk(told), disk);
+        }
     }
 
     const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;

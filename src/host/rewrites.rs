@@ -11,7 +11,7 @@ use crate::host::files;
 use crate::host::libxl::{CfgDisk, XlCfg};
 use crate::host::look::{Domain, trouble};
 use crate::host::toolstack::{Toolstack, XL_CONFIG};
-use crate::names::SnapshotName;
+use crate::names::{SnapshotName, same_vdev};
 use crate::plan::ReplaceCfg;
 use crate::revert::{Cfg, CfgAfter, DiskChange};
 use crate::state::State;
@@ -114,7 +114,7 @@ fn reverted(
         return Err(Error::failed(format!("It is the configuration of {name}, not of {domain}")));
     }
     let disks = parsed.disks().map_err(unfit)?;
-    let named = |vdev: &str| disks.iter().find(|disk| disk.vdev == vdev);
+    let named = |vdev: &str| disks.iter().find(|disk| same_vdev(&disk.vdev, vdev));
     let changes: Vec<Change> = changes
         .iter()
         .filter(|DiskChange { change, needed }| {

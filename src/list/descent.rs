@@ -16,6 +16,7 @@ use crate::disk::chain::{FileId, MAX_LENGTH};
 use crate::disk::kind::{Content, Frozen, Reader};
 use crate::disk::lvm;
 use crate::memory::peek::Peek;
+use crate::names::same_vdev;
 use crate::record::{DiskRecord, Parent, QcowSnapshot, Record, ToldBy};
 use crate::tool::volumes::Volume;
 
@@ -334,7 +335,7 @@ impl<'a> World<'a> {
     }
 
     fn leaves_out(&self, number: usize, vdev: &str) -> bool {
-        let disk = self.known[number].record.disks.iter().find(|disk| disk.vdev == vdev);
+        let disk = self.known[number].record.disks.iter().find(|disk| same_vdev(&disk.vdev, vdev));
         disk.is_none_or(|disk| disk.snapshot.is_left_out())
     }
 

@@ -3,6 +3,7 @@
 use super::{Need, What, script};
 use crate::disk::{self, DiskFound};
 use crate::domain::{BadConfig, Disk, DomainConfig, Format};
+use crate::names::same_vdev;
 
 /// What a revert needs: the disks of the snapshot, and what the configuration in it names. For a new
 /// domain `beside` that of the snapshot, the disks of the old one are only read.
@@ -25,7 +26,7 @@ pub fn of_revert(
     }
     let Some(config) = config else { return Ok(needs) };
     let left_out = |disk: &Disk| {
-        let record = disks.iter().find(|found| found.record.vdev == disk.vdev);
+        let record = disks.iter().find(|found| same_vdev(&found.record.vdev, &disk.vdev));
         record.is_none_or(|found| found.record.snapshot.is_left_out())
     };
     needs.extend(of_domain(config, domain, &left_out, beside)?);

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::disk::{self, HostView};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
+use crate::names::same_vdev;
 use crate::record::{DisksOnly, DomainRecord, Record, VERSION};
 use crate::spec::{DiskWish, Request};
 
@@ -31,8 +32,10 @@ pub fn record(
             .hint("see what xl says of it: xl create -n FILE")
     };
     let disks = config.disks().map_err(broken)?;
-    if let Some(DiskWish { vdev, .. }) =
-        request.disks.iter().find(|wish| !disks.iter().any(|disk| disk.vdev == wish.vdev))
+    if let Some(DiskWish { vdev, .. }) = request
+        .disks
+        .iter()
+        .find(|wish| !disks.iter().any(|disk| same_vdev(&disk.vdev, &wish.vdev)))
     {
         return Err(Error::usage(format!("{} has no disk {vdev}", cfg.display()))
             .hint("correct the vdev in the SPEC.toml"));
@@ -41,7 +44,7 @@ pub fn record(
     let disks = disks
         .iter()
         .map(|disk| {
-            let wish = request.disks.iter().find(|wish| wish.vdev == disk.vdev);
+            let wish = request.disks.iter().find(|wish| same_vdev(&wish.vdev, &disk.vdev));
             disk::by_hand(disk, wish.map(|wish| &wish.wish), request.name.as_ref(), view)
         })
         .collect::<Result<Vec<_>>>()?;

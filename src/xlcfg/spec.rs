@@ -4,6 +4,7 @@
 //! does by its form and by what was before it.
 
 use super::change::{BadCfg, Change};
+use crate::names::same_vdev;
 
 /// Words that are no positional parameters. One of a future Xen would be taken for a target, a
 /// format or an access mode; the last two are checked for that.
@@ -32,7 +33,7 @@ pub fn respec(old_spec: &str, change: &Change) -> Result<String, BadCfg> {
     }
     let bad = |reason| BadCfg::Spec { spec: old_spec.to_owned(), reason };
     let old = Old::parse(old_spec).map_err(bad)?;
-    if old.vdev != Some(vdev) {
+    if !old.vdev.is_some_and(|old| same_vdev(old, vdev)) {
         return Err(bad("it is another disk"));
     }
     let raw = format == "raw";

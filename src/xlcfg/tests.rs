@@ -139,6 +139,23 @@ fn a_specification_keeps_all_but_the_image() {
 }
 
 #[test]
+fn a_disk_is_known_by_any_of_its_names() {
+    for name in ["d0p0", "51712", "0xca00"] {
+        let spec = format!("/a,raw,{name},w");
+        let new = respec(&spec, &qcow2("xvda")).unwrap();
+        assert_eq!(new, format!("format=qcow2,vdev={name},access=w,target=/n"));
+        let text = format!("disk = ['{spec}', '/b,raw,xvdb,w']");
+        let known =
+            [Known { spec: &spec, vdev: name }, Known { spec: "/b,raw,xvdb,w", vdev: "xvdb" }];
+        let new = rewrite(text.as_bytes(), &known, &[qcow2("xvda")]).unwrap();
+        assert!(String::from_utf8(new).unwrap().contains(&format!("vdev={name}")));
+        let twice = rewrite(text.as_bytes(), &known, &[qcow2("xvda"), qcow2(name)]);
+        assert!(matches!(twice, Err(BadCfg::Twice(_))), "{name}");
+    }
+    assert!(respec("/a,raw,d0p1,w", &qcow2("xvda")).is_err());
+}
+
+#[test]
 fn a_raw_image_keeps_its_script_and_backend() {
     let raw = Change { target: "/dev/b".into(), format: "raw".into(), ..qcow2("xvda") };
     let old = "script=block-x,backendtype=phy,vdev=xvda,target=/dev/a";

@@ -15,6 +15,7 @@ use crate::domain::Format;
 use crate::error::{Error, Left, Result};
 use crate::host::qmp::{Qmp, QmpError, SLOW};
 use crate::host::{process, tools};
+use crate::names::same_vdev;
 use crate::plan::Action;
 use crate::record::QcowSnapshot;
 use crate::report::Meter;
@@ -172,7 +173,8 @@ fn outcome(
 }
 
 fn of_qemu(actions: &[Action], disks: &[(String, Node)]) -> Outcome {
-    let node = |vdev: &str| disks.iter().find(|(other, _)| other == vdev).map(|(_, node)| node);
+    let node =
+        |vdev: &str| disks.iter().find(|(other, _)| same_vdev(other, vdev)).map(|(_, node)| node);
     let is_done = |action: &&Action| match action {
         Action::Internal { vdev, name, .. } => node(vdev)
             .is_some_and(|node| node.snapshots.iter().any(|snapshot| snapshot.name == *name)),

@@ -21,7 +21,7 @@ use crate::host::qmp::Qmp;
 use crate::host::snapshot::Snapshot;
 use crate::host::tools::{self, info, need, vhd_footer, vhd_parents, volumes};
 use crate::host::toolstack::Toolstack;
-use crate::names::is_file_part;
+use crate::names::{is_file_part, same_vdev};
 use crate::need::{self, Rank, Trouble};
 use crate::record::{DiskRecord, Record};
 use crate::revert::{Cfg, Found, Onward, Running, refuse_domain};
@@ -190,7 +190,8 @@ fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
 
 /// The writable disks of now that the snapshot knows nothing of.
 fn attached(current: &[Disk], record: &Record) -> Vec<String> {
-    let is_new = |disk: &&Disk| !record.disks.iter().any(|known| known.vdev == disk.vdev);
+    let is_new =
+        |disk: &&Disk| !record.disks.iter().any(|known| same_vdev(&known.vdev, &disk.vdev));
     let writable = current.iter().filter(|disk| disk.writable).filter(is_new);
     writable.map(|disk| format!("disk {} ({})", disk.vdev, disk.file().display())).collect()
 }
@@ -255,7 +256,7 @@ fn count_live_bitmaps(domid: u32, disks: &mut [DiskFound]) {
     // A QEMU that hangs is a reason to revert, and writes nothing any more: it is not waited for.
     let Ok(nodes) = Qmp::connect(domid).and_then(|mut qmp| qmp.disks()) else { return };
     for (vdev, node) in nodes {
-        let disk = disks.iter_mut().find(|disk| disk.record.vdev == vdev);
+        let disk = disks.iter_mut().find(|disk| same_vdev(&disk.record.vdev, &vdev));
         if let Some(disk) = disk {
             disk.live_bitmaps = node.bitmaps;
         }
@@ -271,7 +272,7 @@ fn disk_found(
     let content = disk.snapshot.kind().content();
     let (in_qemu, is_vhd) = (content.is_in_chain(), content.is_tap_vhd());
     let left_out = disk.snapshot.is_left_out();
-    let top = current.iter().find(|other| other.vdev == disk.vdev && !left_out);
+    let top = current.iter().find(|other| same_vdev(&other.vdev, &disk.vdev) && !left_out);
     let walked = |path: &Path, format: Option<Format>| {
         let format = format.ok_or_else(|| "its format is not known".to_owned())?;
         chain::walk(path, format)
