@@ -88,7 +88,24 @@ pub(super) fn notes(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Vec<String>
             )
         })
     };
-    grow(seen, disks).into_iter().filter_map(note).collect()
+    grow(seen, disks).into_iter().filter_map(note).chain(volatile(seen, disks)).collect()
+}
+
+/// Says what of the snapshot ends with the host.
+fn volatile(seen: &Seen, disks: &[DiskCreate]) -> Option<String> {
+    let left_out = |file: &Path| {
+        disks.iter().any(|disk| disk.record.path == file && disk.record.snapshot.is_left_out())
+    };
+    let files = seen.spaces.iter().filter(|space| space.volatile && !left_out(&space.file));
+    let files: Vec<_> = files.map(|space| space.file.display().to_string()).collect();
+    let verb = if files.len() == 1 { "is" } else { "are" };
+    (!files.is_empty()).then(|| {
+        format!(
+            "{} {verb} in the host's memory (tmpfs): the snapshot is lost with a power cut or a reboot of \
+             the host",
+            files.join(", ")
+        )
+    })
 }
 
 /// What the images of disks take from a file system.

@@ -59,6 +59,8 @@ pub struct Space {
     pub device: u64,
     /// What is free, in bytes.
     pub free: u64,
+    /// Whether it is in memory, so that it ends with the host.
+    pub volatile: bool,
 }
 
 /// What is known of the place for the memory image.

@@ -214,7 +214,12 @@ fn an_image_and_what_the_disks_get_are_counted_together() {
         seen.image = place(free * mib);
         let overlay = "/srv/web1-xvdb.after-s1.qcow2";
         seen.spaces = [("/srv/s1.xlsave", 7), ("/srv/a.qcow2", 7), (overlay, device)]
-            .map(|(file, device)| Space { file: file.into(), device, free: free * mib })
+            .map(|(file, device)| Space {
+                file: file.into(),
+                device,
+                free: free * mib,
+                volatile: false,
+            })
             .into();
         plan(&job, &seen)
     };
@@ -227,6 +232,37 @@ fn an_image_and_what_the_disks_get_are_counted_together() {
     assert!(note.starts_with("the file system of /srv has 100 MiB left"), "{note}");
     assert!(note.contains("takes what the guest writes") && note.contains("xvda, xvdb"), "{note}");
     assert_eq!(told(spaces(7, memory + 162).unwrap()), None);
+}
+
+#[test]
+fn what_ends_with_the_host_is_told_once() {
+    let told = |wish: &str, volatile: &[&str]| {
+        let job = job("s1", &[wish]);
+        let mut seen = seen(&job);
+        let overlay = "/srv/web1-xvdb.after-s1.qcow2";
+        let files = ["/srv/s1.xlsave", "/srv/a.qcow2", "/srv/b.img", overlay];
+        let space = |file: &&str| Space {
+            file: file.into(),
+            device: 7,
+            free: 1 << 40,
+            volatile: volatile.contains(file),
+        };
+        seen.spaces = files.iter().map(space).collect();
+        let mut notes = plan(&job, &seen).unwrap().notes;
+        notes.retain(|note| note.contains("power cut"));
+        notes
+    };
+    let none: [String; 0] = [];
+    assert_eq!(told("xvdb,external", &[]), none);
+    assert_eq!(
+        told("xvdb,external", &["/srv/s1.xlsave", "/srv/b.img"]),
+        [
+            "/srv/s1.xlsave, /srv/b.img are in the host's memory (tmpfs): the snapshot is lost with a power cut or \
+          a reboot of the host"
+        ]
+    );
+    // What is left out is not in the snapshot.
+    assert_eq!(told("xvdb,none", &["/srv/b.img"]), none);
 }
 
 #[test]

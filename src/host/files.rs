@@ -145,7 +145,12 @@ pub struct Room {
     pub free: u64,
     /// Its size in bytes.
     pub total: u64,
+    /// Whether it is in memory, so that it ends with the host.
+    pub volatile: bool,
 }
+
+/// File systems in memory (Linux, include/uapi/linux/magic.h): TMPFS_MAGIC, RAMFS_MAGIC.
+const VOLATILE: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// The room on the file system of the nearest existing directory above `path`.
 pub fn room(path: &Path) -> io::Result<Room> {
@@ -157,10 +162,13 @@ pub fn room(path: &Path) -> io::Result<Room> {
     let stat = statvfs(directory)?;
     // What a FUSE file system without an end says is more than there is.
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    let kind = rustix::fs::statfs(directory)?.f_type.cast_unsigned();
     Ok(Room {
         device: file_system(directory)?,
-        free: bytes(stat.blocks_available()),
+        // A ramfs has no end, and says 0 of 0.
+        free: if stat.blocks() == 0 { u64::MAX } else { bytes(stat.blocks_available()) },
         total: bytes(stat.blocks()),
+        volatile: VOLATILE.contains(&kind),
     })
 }
 
@@ -363,6 +371,15 @@ mod tests {
         let path = file.into_temp_path();
         fs::remove_file(&path).unwrap();
         assert_eq!(write_back(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_system_in_memory_is_known() {
+        // As on every Linux.
+        assert!(room(Path::new("/dev/shm/x")).unwrap().volatile);
+        assert!(!room(Path::new("/proc/self/x")).unwrap().volatile);
+        // One that says 0 of 0 has no end that is known.
+        assert_eq!(room(Path::new("/proc/self/x")).unwrap().free, u64::MAX);
     }
 
     #[test]

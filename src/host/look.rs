@@ -299,14 +299,14 @@ pub(super) fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
 /// The file systems of the image, of the disks and of their new images.
 pub(super) fn spaces(disks: &[DiskSeen], image: &ImagePlace) -> Vec<Space> {
     let image = match image {
-        ImagePlace::File { path, .. } => Some(path.as_path()),
-        ImagePlace::Stdout | ImagePlace::Record { .. } => None,
+        ImagePlace::File { path, .. } | ImagePlace::Record { path, .. } => Some(path.as_path()),
+        ImagePlace::Stdout => None,
     };
     let new = disks.iter().filter_map(|disk| disk.place.as_ref()).map(|place| place.path.as_path());
     let own = disks.iter().map(|disk| disk.disk.file());
     let space = |file: &Path| {
-        let files::Room { device, free, .. } = files::room(file).ok()?;
-        Some(Space { file: file.to_owned(), device, free })
+        let files::Room { device, free, volatile, .. } = files::room(file).ok()?;
+        Some(Space { file: file.to_owned(), device, free, volatile })
     };
     image.into_iter().chain(new).chain(own).filter_map(space).collect()
 }
