@@ -17,7 +17,7 @@ pub use seen::{ImagePlace, Seen, Space};
 
 use self::parts::{Switch, actions, broken, left_out, name_of, new_record, prepare, switch};
 use crate::disk::kind::{Content, Role};
-use crate::disk::{self, DiskCreate, DiskSeen, lvm};
+use crate::disk::{self, DiskCreate, DiskSeen, lvm, mib};
 use crate::domain::GuestType;
 use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
@@ -138,6 +138,16 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     notes
         .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
     notes.extend(no_monitor(seen));
+    notes.extend(seen.above_target.map(|(now, target)| {
+        format!(
+            "the guest has {} of memory and should have {}: a revert gives it what it has; give it less then with \
+             xl mem-set {} {}m",
+            mib(now << 10),
+            mib(target << 10),
+            quote(&domain),
+            target >> 10
+        )
+    }));
     notes.extend(seen.config.not_saved().map(|what| {
         format!(
             "the snapshot has nothing of the domain's {what}: a revert leaves that as it is then"

@@ -72,7 +72,12 @@ pub enum What {
         number: u16,
     },
     /// Free memory, in KiB.
-    Memory(u64),
+    Memory {
+        /// The guest's own.
+        guest: u64,
+        /// What Xen takes for it besides.
+        overhead: u64,
+    },
 }
 
 /// How bad a trouble is: the worst one is told first.
@@ -169,7 +174,7 @@ impl What {
             }
             What::Pci(device) => format!("make it assignable: xl pci-assignable-add {device}"),
             What::Port { .. } => "end that program, or let it use another port".into(),
-            What::Memory(_) => {
+            What::Memory { .. } => {
                 "shut another domain down, or take memory from one: xl mem-set".into()
             }
         }

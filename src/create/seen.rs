@@ -44,6 +44,9 @@ pub struct Seen {
     pub dom0_qemu: bool,
     /// What a revert would lack right away; looked at only if memory is saved.
     pub troubles: Vec<Trouble>,
+    /// If the guest has more memory than it should: what it has, and its target, in KiB. The configuration has what
+    /// the guest has.
+    pub above_target: Option<(u64, u64)>,
     /// Where the image is to be.
     pub image: ImagePlace,
     /// The file systems of the image, of the disks and of their new images, as far as they are known.

@@ -105,6 +105,7 @@ pub(super) fn seen(job: &Job) -> Seen {
             free: 1 << 40,
         },
         spaces: Vec::new(),
+        above_target: None,
     }
 }
 
@@ -232,6 +233,21 @@ fn an_image_and_what_the_disks_get_are_counted_together() {
     assert!(note.starts_with("the file system of /srv has 100 MiB left"), "{note}");
     assert!(note.contains("takes what the guest writes") && note.contains("xvda, xvdb"), "{note}");
     assert_eq!(told(spaces(7, memory + 162).unwrap()), None);
+}
+
+#[test]
+fn a_guest_with_more_memory_than_it_should_have_is_told_of() {
+    let job = job("s1", &[]);
+    let mut seen = seen(&job);
+    let told = |seen: &Seen| {
+        let mut notes = plan(&job, seen).unwrap().notes;
+        notes.retain(|note| note.contains("mem-set"));
+        notes
+    };
+    assert_eq!(told(&seen).len(), 0);
+    seen.above_target = Some((131_072, 65_536));
+    assert!(told(&seen)[0].contains("has 128 MiB of memory and should have 64 MiB"));
+    assert!(told(&seen)[0].ends_with("xl mem-set web1 64m"));
 }
 
 #[test]

@@ -17,6 +17,12 @@ const VNC: u64 = 5900;
 /// A bridge that nobody names (libxl_nic.c, `libxl__device_nic_setdefault`).
 const DEFAULT_BRIDGE: &str = "xenbr0";
 const DEFAULT_VIF_SCRIPT: &str = "vif-bridge";
+/// What Xen needs for a guest beside its memory, in KiB (libxl_internal.h, `LIBXL_PV_EXTRA_MEMORY` and
+/// `LIBXL_HVM_EXTRA_MEMORY`).
+const PV_EXTRA: u64 = 1024;
+const HVM_EXTRA: u64 = 2048;
+/// What a guest may have above its target, in KiB (`LIBXL_MAXMEM_CONSTANT`).
+const MAXMEM_CONSTANT: u64 = 1024;
 
 impl DomainConfig {
     /// What its devices need. See the module documentation.
@@ -48,7 +54,7 @@ impl DomainConfig {
         );
         needs.extend(self.ports());
         needs.extend(self.device_model_files());
-        needs.push(What::Memory(self.memory_needed()));
+        needs.push(self.memory_needed());
         needs
     }
 
@@ -116,14 +122,32 @@ impl DomainConfig {
             .collect()
     }
 
-    /// The memory that libxl takes for the domain, in KiB, without what it may take for itself (libxl_mem.c,
+    /// The memory that libxl takes for the domain, without what it may take for itself (libxl_mem.c,
     /// `libxl__domain_need_memory_calculate`).
-    fn memory_needed(&self) -> u64 {
-        let number = |key: &str| self.0.pointer(&format!("/b_info/{key}")).and_then(Value::as_u64);
-        let limit = |kib: &u64| *kib <= super::MAX_MEMORY_KIB;
-        let target = number("target_memkb").filter(limit);
-        target.unwrap_or_else(|| self.memory_kib())
-            + number("shadow_memkb").filter(limit).unwrap_or(0)
+    fn memory_needed(&self) -> What {
+        let number = |key: &str| self.memory_at(key).unwrap_or(0);
+        let pv = self.guest_type().is_ok_and(|kind| kind == GuestType::Pv);
+        let extra = if pv { PV_EXTRA } else { HVM_EXTRA };
+        What::Memory {
+            guest: self.memory_at("target_memkb").unwrap_or_else(|| self.memory_kib()),
+            overhead: number("shadow_memkb") + number("iommu_memkb") + extra,
+        }
+    }
+
+    fn memory_at(&self, key: &str) -> Option<u64> {
+        let kib = self.0.pointer(&format!("/b_info/{key}")).and_then(Value::as_u64);
+        kib.filter(|kib| *kib <= super::MAX_MEMORY_KIB)
+    }
+
+    /// Raises the memory that a restore gives the domain to what it has now, in KiB, if its balloon has not followed
+    /// its target: a restore allows the guest no more than the target (libxl_dom.c, `libxl__build_pre`) and fails where
+    /// the image has more. Returns the target.
+    pub fn hold(&mut self, now: u64) -> Option<u64> {
+        let target = self.memory_at("target_memkb")?;
+        let grown = now > target + MAXMEM_CONSTANT && now <= super::MAX_MEMORY_KIB;
+        let entry = self.0.pointer_mut("/b_info/target_memkb").filter(|_| grown)?;
+        *entry = now.into();
+        Some(target)
     }
 }
 
@@ -230,9 +254,32 @@ mod tests {
             port("SPICE", 6000),
             port("serial", 4444),
             usable("/srv/x.img"),
-            What::Memory(67584),
+            What::Memory { guest: 65536, overhead: 2048 + 2048 },
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_guest_that_is_ballooned_down_needs_what_it_has() {
+        let text = r#"{"c_info": {"type": "pvh"}, "b_info": {"target_memkb": 65536, "max_memkb": 262144,
+            "iommu_memkb": 512}}"#;
+        let of = |now: u64| {
+            let mut config = DomainConfig::parse(text).unwrap();
+            (config.hold(now), config.needs().pop().unwrap(), config.to_json())
+        };
+        let memory = |guest| What::Memory { guest, overhead: 512 + 2048 };
+        for now in [0, 32768, 65536, 65536 + 1024] {
+            assert_eq!(
+                of(now),
+                (None, memory(65536), DomainConfig::parse(text).unwrap().to_json())
+            );
+        }
+        // It has not followed its target: Xen would not let a restore give it that much.
+        let (target, needed, json) = of(131072);
+        assert_eq!((target, needed), (Some(65536), memory(131072)));
+        assert!(json.contains("131072") && !json.contains("65536"), "{json}");
+        let mut bare = DomainConfig::parse("{}").unwrap();
+        assert_eq!(bare.hold(131072), None);
     }
 
     #[test]
@@ -241,7 +288,7 @@ mod tests {
             r#"{"c_info": {"type": "pv"}, "b_info": {"target_memkb": 1024, "kernel": "/boot/k",
             "device_model": "qemu"}, "vfbs": [{"vnc": {"enable": true, "display": 1}}]}"#,
         );
-        assert_eq!(found, [What::Memory(1024)]);
+        assert_eq!(found, [What::Memory { guest: 1024, overhead: 1024 }]);
         assert_eq!(listening("tcp:host:1"), None);
         assert_eq!(listening("tcp::5,server=on,wait=off"), Some(5));
         assert_eq!(listening("unix:/a,server"), None);

@@ -108,6 +108,7 @@ pub fn for_create(toolstack: &Toolstack, domain: &Domain, cfg: &Path, job: &Job)
         dom0_qemu: dom0_qemu(toolstack)?,
         shadow_paging: false,
         spaces: spaces(&disks, &image),
+        above_target: None,
         disks,
         image,
         troubles: Vec::new(),

@@ -62,7 +62,12 @@ pub fn for_create(
     need(Tool::QemuImg)?;
     check_qemu(toolstack, &domain.id)?;
     let json = toolstack.config_json(domid).map_err(|error| trouble(name, error))?;
-    let config = DomainConfig::parse(&json).map_err(|error| trouble(name, error))?;
+    let mut config = DomainConfig::parse(&json).map_err(|error| trouble(name, error))?;
+    let info = toolstack.domain_info(domid).map_err(|error| trouble(name, error))?;
+    let above_target = info.and_then(|info| {
+        let target = config.hold(info.current_memkb)?;
+        Some((info.current_memkb, target))
+    });
     let stored = toolstack.stored_config(domid).map_err(|error| trouble(name, error))?;
     let vbds = toolstack.vbds(domid).map_err(|error| trouble(name, error))?;
     let (mut nodes, mut drives, mut connection) = (Vec::new(), Vec::new(), None);
@@ -107,6 +112,7 @@ pub fn for_create(
         dom0_qemu: dom0_qemu(toolstack)?,
         shadow_paging: toolstack.has_shadow_paging().map_err(|error| trouble("Xen", error))?,
         spaces: spaces(&disks, &image),
+        above_target,
         disks,
         image,
         troubles: troubles(toolstack, &domain.id, job, &config)?,

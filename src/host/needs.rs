@@ -145,7 +145,7 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
                 |(_, who): &(u16, String)| format!("{who} has port {number} for its {purpose}");
             Answer::busy(holder.map(why))
         }
-        What::Memory(kib) => memory(*kib, around),
+        What::Memory { guest, overhead } => memory((*guest, *overhead), around),
     }
 }
 
@@ -309,13 +309,15 @@ fn pci(device: &str, around: Around<'_>) -> Answer {
 }
 
 /// What is free, what the domain gives back, and what xl may take from dom0.
-fn memory(needed: u64, around: Around<'_>) -> Answer {
+fn memory((guest, overhead): (u64, u64), around: Around<'_>) -> Answer {
     let Some(toolstack) = around.toolstack else {
         return Answer::unseen("whether there is enough free memory");
     };
     let Ok(host) = toolstack.host() else { return Answer::There };
     let of = |domid| toolstack.domain_info(domid).ok().flatten().map(|info| info.current_memkb);
-    let back = around.gone.and_then(of).unwrap_or(0);
+    let back = around.gone.and_then(of);
+    let needed = needed(guest, overhead, back.is_some());
+    let back = back.unwrap_or(0);
     let balloons =
         autoballoons(&fs::read_to_string(XL_CONF).unwrap_or_default(), &host.commandline);
     let taken = of(0).filter(|_| balloons).map_or(0, |dom0| dom0.saturating_sub(MIN_DOM0));
@@ -327,6 +329,12 @@ fn memory(needed: u64, around: Around<'_>) -> Answer {
             free / 1024
         )
     }))
+}
+
+/// What has to be free. What Xen has taken for the domain besides its memory comes back with it: Xen does not say how
+/// much that is, but a restore takes the same again.
+fn needed(guest: u64, overhead: u64, gives_back: bool) -> u64 {
+    if gives_back { guest } else { guest.saturating_add(overhead) }
 }
 
 /// Whether xl takes memory from dom0 for a new domain (xl.conf(5), `autoballoon`: by default only where
@@ -391,7 +399,11 @@ mod tests {
 
     #[test]
     fn what_takes_the_toolstack_is_said_not_to_be_known() {
-        let needs = [What::Memory(1), What::Pool("p".into()), What::Backend("d".into())];
+        let needs = [
+            What::Memory { guest: 1, overhead: 1 },
+            What::Pool("p".into()),
+            What::Backend("d".into()),
+        ];
         let needs = needs.map(|what| Need { about: "It".into(), what });
         let (troubles, unseen) = troubles(&needs, NOWHERE);
         assert_eq!((troubles.len(), unseen.len()), (0, 3));
@@ -426,6 +438,13 @@ mod tests {
         let alone = What::Alone(path.clone());
         let told = (Rank::Busy, "dd (process 7) has it open".to_owned());
         assert_eq!(why(&alone, false), Some(told));
+    }
+
+    #[test]
+    fn a_domain_gives_back_what_xen_took_for_it() {
+        assert_eq!(needed(65536, 2048, false), 67584);
+        assert_eq!(needed(65536, 2048, true), 65536);
+        assert_eq!(needed(u64::MAX, 1, false), u64::MAX);
     }
 
     #[test]
