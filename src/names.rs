@@ -123,6 +123,14 @@ pub fn is_file_part(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
+/// Whether xl has given a domain this name when it ended and another one was started in its place (`on_reboot`,
+/// `on_crash` = "rename-restart"; xl_vmcontrol.c, `preserve_domain`): `web1-20260302T0304Z`.
+pub fn is_kept_by_xl(name: &str) -> bool {
+    let Some((of, time)) = name.rsplit_once('-') else { return false };
+    let form = time.bytes().map(|b| if b.is_ascii_digit() { b'0' } else { b });
+    !of.is_empty() && form.eq(*b"00000000T0000Z")
+}
+
 /// The longest name of a disk: QEMU's names of nodes have 31 bytes, of which `-0b41a0a5` takes
 /// nine. libxl's own are shorter.
 const MAX_VDEV: usize = 22;
@@ -154,6 +162,18 @@ pub fn is_drive(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_xl_calls_a_domain_that_it_keeps() {
+        for name in ["web1-20260302T0304Z", "a-b-20260302T0304Z"] {
+            assert!(is_kept_by_xl(name), "{name}");
+        }
+        for name in
+            ["web1", "web1-20260302", "-20260302T0304Z", "web1-20260302T030405Z", "20260302T0304Z"]
+        {
+            assert!(!is_kept_by_xl(name), "{name}");
+        }
+    }
 
     #[test]
     fn good_names() {

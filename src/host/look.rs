@@ -30,11 +30,11 @@ use crate::host::tools::{need, vhd_facts, volumes};
 use crate::host::toolstack::Toolstack;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
-use crate::names::same_vdev;
+use crate::names::{is_kept_by_xl, same_vdev};
 use crate::need::{self, Trouble};
 use crate::plan::Target;
 use crate::tool::volumes::Volume;
-use crate::tool::{Tool, check_path};
+use crate::tool::{Tool, check_path, quote};
 
 /// What a revert would lack right away.
 fn troubles(
@@ -249,7 +249,14 @@ pub(super) fn other_user(path: &Path, others: &[OtherDisk]) -> Option<String> {
     let id = files::identity(path)?;
     writable
         .find(|other| other.id == Some(id))
-        .map(|other| format!("disk {} of domain {}", other.vdev, other.domain))
+        .map(|OtherDisk { vdev, domain, .. }| match is_kept_by_xl(domain) {
+            true => format!(
+                "disk {vdev} of domain {domain}, which xl keeps of a domain that ended (rename-restart): when it \
+                 is not needed any more, xl destroy {}",
+                quote(domain)
+            ),
+            false => format!("disk {vdev} of domain {domain}"),
+        })
 }
 
 /// The host's logical volumes, if a disk may be one of them.
@@ -321,4 +328,22 @@ pub(super) fn spaces(disks: &[DiskSeen], image: &ImagePlace) -> Vec<Space> {
 pub fn config(toolstack: &Toolstack, domain: &DomainId) -> Result<DomainConfig> {
     let json = toolstack.config_json(domain.domid).map_err(|error| trouble(&domain.name, error))?;
     DomainConfig::parse(&json).map_err(|error| trouble(&domain.name, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_that_xl_keeps_is_told_from_others() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let user = |domain: &str| {
+            let id = files::identity(file.path());
+            let (domain, vdev) = (domain.to_owned(), "xvda".to_owned());
+            other_user(file.path(), &[OtherDisk { domain, vdev, writable: true, id }]).unwrap()
+        };
+        assert_eq!(user("web2"), "disk xvda of domain web2");
+        let told = user("web1-20260302T0304Z");
+        assert!(told.ends_with("xl destroy web1-20260302T0304Z"), "{told}");
+    }
 }

@@ -22,10 +22,11 @@ use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
 use crate::host::surroundings::Unstoppable;
 use crate::host::toolstack::Toolstack;
+use crate::names::is_kept_by_xl;
 use crate::process::Process;
 use crate::record::Record;
 use crate::report::{Meter, Reporter};
-use crate::tool::Tool;
+use crate::tool::{Tool, quote};
 
 /// How often something that cannot tell us is looked at again.
 pub(super) const POLL: Duration = Duration::from_millis(100);
@@ -207,7 +208,18 @@ impl Dom0 {
     /// If it is not there any more, has another name, or another domain has its UUID.
     pub(super) fn the_same(&self, domain: &DomainId) -> Result<DomainInfo> {
         let Some(info) = self.info(domain)? else {
+            let now = self.toolstack.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();
             return Err(match self.domid_of(domain.uuid)? {
+                // Its number is still there, with another UUID.
+                _ if is_kept_by_xl(&now) && now.starts_with(&format!("{}-", domain.name)) => {
+                    Error::failed(format!(
+                        "Domain {domain} has ended meanwhile, and xl keeps it as {now} (rename-restart)"
+                    ))
+                    .hint(format!(
+                        "nothing was done to it; when it is not needed any more, xl destroy {}, and try again",
+                        quote(&now)
+                    ))
+                }
                 None => meddled(&format!("destroyed domain {domain}: it is gone")),
                 Some(now) => Error::failed(format!(
                     "Domain {domain} was rebooted or started again meanwhile: it is number {now} now"
