@@ -99,6 +99,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 size: 1 << 20,
                 mtime: Timestamp::UNIX_EPOCH,
                 inode: 5 + number,
+                lasting: true,
                 device: 1,
                 writable: true,
             };
@@ -279,6 +280,7 @@ impl HostView for Images {
             size: 1 << 30,
             mtime: Timestamp::UNIX_EPOCH,
             inode: 5,
+            lasting: true,
             device: 1,
             writable: false,
         })

@@ -82,13 +82,13 @@ pub fn short_of_room(rooms: &[&Room]) -> Option<String> {
 
 /// Checks that nothing was written to a frozen file since.
 ///
-/// Noticed: every write that moves the file's time, another length, and another file under its
+/// Noticed: every write that moves the file's time, another length, and (where inodes last) another file under its
 /// path, a copy of it or the base of another disk. Not noticed: a write of the same length after
 /// which somebody put the time back (`touch -r`). The time of the last change of the inode (ctime)
 /// would tell that, but also moves with a new owner, name or permission, which change nothing. The
 /// number of the file system is not in the record, because it may change when the host boots.
 fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
-    if file.inode != proof.inode {
+    if !file.has_inode_of(proof) {
         return Err(format!(
             "it is another file now: inode {}, at the snapshot {}",
             file.inode, proof.inode
@@ -127,7 +127,7 @@ impl DiskFound {
                 "the snapshot expects it at {path}: if it was moved, move it back, or leave a link to it there: \
                  ln -s NEW {path}"
             )),
-            (Ok(file), Some(proof)) if file.inode != proof.inode && (file.size, file.mtime) == (proof.file_size, proof.mtime) => error.hint(format!(
+            (Ok(file), Some(proof)) if !file.has_inode_of(proof) && (file.size, file.mtime) == (proof.file_size, proof.mtime) => error.hint(format!(
                 "its length and time are those of then. If it is a copy, as mv makes to another file system, \
                  nothing proves that it is a good one: put back the original, or go on by hand: make an image on \
                  it (qemu-img create -f qcow2 -F FORMAT -b {path} NEW), name that in a configuration file, and \

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::disk::chain::{FileId, Link};
 use crate::disk::qcow2::{Ailment, Header};
 use crate::domain::Disk;
+use crate::record::FrozenFile;
 use crate::record::{QcowSnapshot, SECTOR};
 use crate::tool::vhd_util;
 
@@ -19,6 +20,8 @@ pub struct FileFacts {
     pub mtime: Timestamp,
     /// Its inode number.
     pub inode: u64,
+    /// Whether it keeps that number when its file system is mounted again.
+    pub lasting: bool,
     /// The number of its file system.
     pub device: u64,
     /// Whether anybody has write permission. We take it from the base of an overlay.
@@ -26,6 +29,12 @@ pub struct FileFacts {
 }
 
 impl FileFacts {
+    /// Whether its inode is the one of then, where that says anything. Where it does not, the path, the length and the
+    /// time are what tells a file.
+    pub fn has_inode_of(&self, proof: &FrozenFile) -> bool {
+        !self.lasting || self.inode == proof.inode
+    }
+
     /// Which file it is.
     pub fn id(&self) -> FileId {
         (self.device, self.inode)

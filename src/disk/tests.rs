@@ -258,6 +258,18 @@ fn a_file_that_was_moved_is_expected_at_its_path() {
 }
 
 #[test]
+fn an_inode_that_does_not_last_proves_nothing() {
+    for snapshot in frozen(Some(&proof())) {
+        let mut found = found("/srv/a", snapshot);
+        let file = found.frozen.as_mut().unwrap();
+        (file.inode, file.lasting) = (file.inode + 1, false);
+        revert_one(&found).unwrap();
+        found.frozen.as_mut().unwrap().mtime += std::time::Duration::from_nanos(1);
+        refused(revert_one(&found), &["it was written to since"]);
+    }
+}
+
+#[test]
 fn a_read_only_disk_that_was_written_to_since_is_told() {
     let note = |why: &str, later: u64| {
         let mut found = found("/srv/ro.img", Kept::None(LeftOut { why: why.into() }));

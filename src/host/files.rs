@@ -16,7 +16,7 @@ use nix::libc::{self, O_NOFOLLOW, O_PATH, O_TMPFILE};
 use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, ioctl_ficlone, statx};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, ioctl_ficlone, statfs, statx};
 
 pub use self::naming::{has_name, rename_new, try_naming};
 use crate::disk::FileFacts;
@@ -30,6 +30,15 @@ const PERMISSIONS: u32 = 0o777;
 /// What a file's mode lets its group and others do.
 const OTHERS: u32 = 0o077;
 
+/// File systems that may give a file another inode number when they are mounted again: FUSE without `use_ino`
+/// (libfuse, `lib/fuse.c`) and CIFS without `serverino` (mount.cifs(8)). Their numbers are those of linux/magic.h.
+const PASSING_INODES: [u64; 4] = [
+    0x6573_5546, // FUSE
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x517b,      // SMB
+];
+
 /// What is known of a file.
 pub fn facts(path: &Path) -> io::Result<FileFacts> {
     let meta = fs::metadata(path)?;
@@ -41,6 +50,9 @@ pub fn facts(path: &Path) -> io::Result<FileFacts> {
         size: meta.len(),
         mtime: Timestamp::new(meta.mtime(), nanoseconds).map_err(io::Error::other)?,
         inode: meta.ino(),
+        lasting: !statfs(path).is_ok_and(|stat| {
+            PASSING_INODES.contains(&(stat.f_type.cast_unsigned() & 0xffff_ffff))
+        }),
         device: meta.dev(),
         writable: meta.mode() & WRITE_BITS != 0,
     })
@@ -162,7 +174,7 @@ pub fn room(path: &Path) -> io::Result<Room> {
     let stat = statvfs(directory)?;
     // What a FUSE file system without an end says is more than there is.
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-    let kind = rustix::fs::statfs(directory)?.f_type.cast_unsigned();
+    let kind = statfs(directory)?.f_type.cast_unsigned();
     Ok(Room {
         device: file_system(directory)?,
         // A ramfs has no end, and says 0 of 0.

@@ -138,7 +138,7 @@ impl<'a> World<'a> {
                 let path = copy.unwrap_or(&disk.path);
                 let frozen = file(path.to_owned(), Kind::of_reader(reader, disk.format));
                 let facts = frozen.and_then(|seen| seen.facts.as_ref().ok());
-                if let Some(facts) = facts.filter(|facts| facts.inode == proof.inode) {
+                if let Some(facts) = facts.filter(|facts| facts.has_inode_of(proof)) {
                     match (reader, frozen.and_then(|seen| seen.vhd)) {
                         (Reader::TapVhd, Some(vhd)) => {
                             self.vhds.entry(vhd.facts.uuid).or_default().push(number);

@@ -175,7 +175,7 @@ fn check_internal(file: &FileSeen, proof: &QcowSnapshot) -> Result<(), (State, S
 }
 
 fn untouched(file: &FileFacts, proof: &FrozenFile) -> Result<(), (State, String)> {
-    if file.inode != proof.inode {
+    if !file.has_inode_of(proof) {
         return Err(broken("it is another file now"));
     }
     match file.size == proof.file_size && file.mtime == proof.mtime {

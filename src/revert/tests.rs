@@ -70,7 +70,14 @@ pub(crate) fn found() -> Found {
     let record = sample();
     let now: Timestamp = "2026-03-02T00:00:00Z".parse().unwrap();
     let frozen: Timestamp = "2026-03-01T02:03:04.123456789Z".parse().unwrap();
-    let facts = FileFacts { size: 1 << 20, mtime: frozen, inode: 77, device: 1, writable: true };
+    let facts = FileFacts {
+        size: 1 << 20,
+        mtime: frozen,
+        inode: 77,
+        lasting: true,
+        device: 1,
+        writable: true,
+    };
     let a = image("/srv/a.qcow2", "qcow2", None, &[("1", "s1")]);
     let b = image("/srv/b.img", "raw", None, &[]);
     let overlay = image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", Some(("/srv/b.img", "raw")), &[]);
