@@ -17,18 +17,24 @@ use uuid::Uuid;
 
 use crate::disk::kind::{self, Content, Role};
 use crate::disk::lvm;
-use crate::domain::DomainId;
+use crate::domain::{Disk, DomainId};
 use crate::error::{Error, Result};
 use crate::host::toolstack::Toolstack;
-use crate::host::{command, files, look, tools};
+use crate::host::{command, configured, files, look, record_file, tools};
 use crate::leftover::{Leftover, NewFile, What};
 use crate::memory::{PARTIAL, read_front};
 use crate::record::{NOT_YET, Record};
 use crate::tool::Tool;
 use crate::tool::qemu_img;
 
-/// What is left of a domain in the directory in which an image goes.
-pub fn find(toolstack: &Toolstack, domain: &DomainId, image: &Path) -> Result<Vec<Leftover>> {
+/// What is left of a domain in the directory in which an image or a record goes. `cfg` is its xl configuration file,
+/// if that is known: what it names is needed.
+pub fn find(
+    toolstack: &Toolstack,
+    domain: &DomainId,
+    cfg: Option<&Path>,
+    image: &Path,
+) -> Result<Vec<Leftover>> {
     let Some(directory) = image.parent() else { return Ok(Vec::new()) };
     let live = toolstack.domains().map_err(|error| look::trouble("the domains", error))?;
     let live: Vec<Uuid> = live.iter().map(|info| info.uuid).collect();
@@ -38,10 +44,34 @@ pub fn find(toolstack: &Toolstack, domain: &DomainId, image: &Path) -> Result<Ve
                 .because(error)
                 .hint("choose another place with --memory FILE")
         })?;
-    candidates.into_iter().map(|candidate| leftover(toolstack, candidate)).collect()
+    let left = candidates.into_iter().map(|candidate| leftover(toolstack, candidate));
+    let mut left = left.collect::<Result<Vec<_>>>()?;
+    if let Some(cfg) = cfg.filter(|_| left.iter().any(|left| !left.files.is_empty())) {
+        match configured::read(cfg).and_then(|read| {
+            read.config.disks().map_err(|error| look::trouble(&domain.name, error))
+        }) {
+            Ok(disks) => keep_named(&mut left, &disks, cfg),
+            Err(error) => {
+                let why = error.chain().join(": ");
+                for left in &mut left {
+                    left.unsure.get_or_insert_with(|| why.clone());
+                }
+            }
+        }
+    }
+    Ok(left)
 }
 
-/// An unfinished image, or one that is complete but for its name.
+/// What the configuration file names is needed at the domain's next start.
+fn keep_named(left: &mut [Leftover], disks: &[Disk], cfg: &Path) {
+    for file in left.iter_mut().flat_map(|left| &mut left.files) {
+        if disks.iter().any(|disk| files::same(disk.file(), &file.path)) {
+            file.needed.get_or_insert(format!("{} names it", cfg.display()));
+        }
+    }
+}
+
+/// An unfinished image or record, or one that is complete but for its name.
 #[derive(Debug)]
 struct Candidate {
     image: PathBuf,
@@ -89,7 +119,9 @@ fn candidate(image: PathBuf) -> io::Result<Candidate> {
         true => What::Complete,
         // One that went through a pipe: somebody copies it here. It tells only at its end whether it
         // is complete.
-        false if record.image_size != NOT_YET => return Err(io::ErrorKind::InvalidData.into()),
+        false if record.disks_only.is_none() && record.image_size != NOT_YET => {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         false => What::Unfinished,
     };
     Ok(Candidate { image, record, what })
@@ -115,6 +147,9 @@ fn is_roots(meta: &fs::Metadata) -> bool {
 }
 
 fn front(mut file: &File) -> io::Result<Record> {
+    if let Some(record) = record_file::in_file(file)? {
+        return Ok(record);
+    }
     read_front(&mut file).map(|(_, record)| record).map_err(io::Error::other)
 }
 
@@ -247,6 +282,49 @@ mod tests {
         assert_eq!(names(directory.path()), expected);
         assert!(candidates(directory.path(), &|_| false).unwrap().is_empty());
         assert!(candidates(&directory.path().join("x"), &|_| true).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_record_without_memory_that_was_begun_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web1.record");
+        let record = Record {
+            complete: false,
+            id: Uuid::new_v4(),
+            disks_only: Some(crate::record::DisksOnly::Offline),
+            ..sample()
+        };
+        let file = record_file::RecordFile::start(&path, &record).unwrap();
+        assert_eq!(names(directory.path()), [("web1.record.partial".into(), What::Unfinished)]);
+        // One that is there already, of which this is a copy.
+        let copy = directory.path().join("copy");
+        fs::copy(partial_path(&path), &copy).unwrap();
+        assert!(names(directory.path()).is_empty());
+        fs::remove_file(&copy).unwrap();
+        fs::write(&copy, "is no record").unwrap();
+        assert_eq!(names(directory.path()).len(), 1);
+        file.complete(&Record { complete: true, ..record }).unwrap();
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn what_a_configuration_file_names_is_not_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("o.qcow2");
+        fs::write(&path, "").unwrap();
+        let config =
+            serde_json::json!({"disks": [{"vdev": "xvda", "pdev_path": path}]}).to_string();
+        let disks = crate::domain::DomainConfig::parse(&config).unwrap().disks().unwrap();
+        let of = |path: PathBuf| {
+            let files = vec![NewFile { path, needed: None }];
+            let (image, record) = ("/x.partial".into(), sample());
+            let what = What::Unfinished;
+            let mut left = [Leftover { image, record, what, files, volumes: vec![], unsure: None }];
+            keep_named(&mut left, &disks, Path::new("/etc/xen/web1.cfg"));
+            left[0].files[0].needed.clone()
+        };
+        assert_eq!(of(path.clone()).as_deref(), Some("/etc/xen/web1.cfg names it"));
+        assert_eq!(of("/no/such".into()), None);
     }
 
     #[test]

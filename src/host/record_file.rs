@@ -2,7 +2,7 @@
 //! found again behind a snapshot's name.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -99,6 +99,26 @@ pub fn is_record(path: &Path) -> bool {
     let mut start = [0; MARK.len()];
     let read = files::open(path).and_then(|mut file| file.read_exact(&mut start));
     read.is_ok() && start == MARK.as_bytes()
+}
+
+/// The record in an open file that is one, complete or not; `None` if it is none.
+///
+/// # Errors
+///
+/// If it begins as one and is damaged.
+pub fn in_file(file: &File) -> io::Result<Option<Record>> {
+    let mut start = [0; MARK.len()];
+    if file.read_exact_at(&mut start, 0).is_err() || start != MARK.as_bytes() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    let mut file = file;
+    file.seek(SeekFrom::Start(0))?;
+    file.take(MAX_RECORD as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > MAX_RECORD {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Record::parse(&text).map(Some).map_err(io::Error::other)
 }
 
 /// Reads a record from a file.

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -66,10 +67,14 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     // Whoever was waited for may have given the domain another number, or changed what it does.
     let domain = look::again(&dom0.toolstack, domain)?;
     let job = Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory);
+    let find =
+        |path: &Path| leftovers::find(&dom0.toolstack, &domain.id, domain.cfg.as_deref(), path);
     let leftovers = match job.image(&domain.id.name) {
-        // A record that is in the way is told by its name.
-        _ if job.request.without_memory() => Vec::new(),
-        Ok(Target::File(path)) => leftovers::find(&dom0.toolstack, &domain.id, &path)?,
+        _ if job.request.without_memory() => match &job.request.record {
+            Some(path) => find(path)?,
+            None => Vec::new(),
+        },
+        Ok(Target::File(path)) => find(&path)?,
         Ok(Target::Stdout) => Vec::new(),
         Err(why) => return Err(why),
     };
@@ -145,7 +150,8 @@ fn clean_up(
     leftovers: &[Leftover],
     common: &Common,
 ) -> Result<Plan> {
-    if domain.state != State::Running {
+    let memory = leftovers.iter().any(|left| left.record.disks_only.is_none());
+    if domain.state != State::Running && memory {
         return Err(Error::refused(format!("Domain {} does not run", domain.id.name))
             .hint("start the domain first: the leftovers may hold its only saved memory"));
     }
