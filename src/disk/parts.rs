@@ -230,10 +230,11 @@ pub(super) fn refuse_by_hand(disk: &Disk, why: String) -> Error {
 /// The place for the file that a snapshot makes.
 pub(super) fn place(seen: &DiskSeen) -> Result<&Path> {
     let disk = &seen.disk;
-    let place = seen
-        .place
-        .as_ref()
-        .ok_or_else(|| refuse(disk, "there is no place for a new file".into()))?;
+    let place = seen.place.as_ref().ok_or_else(|| {
+        let why = "there is no place for a new file: the domain's name cannot be a part of a path";
+        let vdev = &disk.vdev;
+        refuse(disk, why.into()).hint(format!("say where it goes with --disk {vdev},HOW,file=PATH"))
+    })?;
     match &place.trouble {
         None => Ok(&place.path),
         Some(trouble) => {

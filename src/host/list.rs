@@ -404,12 +404,7 @@ pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
     if fs::symlink_metadata(text).is_ok() {
         return Ok(None);
     }
-    let Some((domain, name)) = text.to_str().and_then(|text| text.split_once('/')) else {
-        return Ok(None);
-    };
-    if domain.is_empty() || matches!(domain, "." | "..") || name.parse::<SnapshotName>().is_err() {
-        return Ok(None);
-    }
+    let Some((domain, name)) = text.to_str().and_then(parts) else { return Ok(None) };
     let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
     let refused = |why: String| {
         Error::refused(format!("{} names no snapshot, and there is no such file", quote(text)))
@@ -429,4 +424,34 @@ pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
         }
     });
     found.map(Some).map_err(refused)
+}
+
+/// The domain and the snapshot in `DOMAIN/NAME`: a domain may have a slash in its name, a snapshot has none. `None` for
+/// what can only be a path.
+fn parts(text: &str) -> Option<(&str, &str)> {
+    let (domain, name) = text.rsplit_once('/')?;
+    let is_path = matches!(domain.split('/').next(), None | Some("" | "." | ".."));
+    (!is_path && name.parse::<SnapshotName>().is_ok()).then_some((domain, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_may_have_a_slash_in_its_name() {
+        for (text, expected) in [
+            ("web1/s1", ("web1", "s1")),
+            ("team/web1/s1", ("team/web1", "s1")),
+            ("a b/s1", ("a b", "s1")),
+            ("wéb/s1", ("wéb", "s1")),
+            ("-x/s1", ("-x", "s1")),
+            (".x/s1", (".x", "s1")),
+        ] {
+            assert_eq!(parts(text), Some(expected));
+        }
+        for path in ["s1", "/web1/s1", "./s1", "../web1/s1", "web1/", "web1/-s1", "//s1", "/s1"] {
+            assert_eq!(parts(path), None, "{path}");
+        }
+    }
 }

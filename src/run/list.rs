@@ -37,7 +37,10 @@ fn place(text: &str) -> Result<Place> {
     match path.is_dir() {
         true => Ok(Place::Directory(spec::absolute(path)?)),
         false => Err(Error::refused(format!("There is no directory {}", quote(path)))
-            .hint("give a domain, a directory of snapshots, or an xl configuration file")),
+            .hint(
+                "give a domain, a directory of snapshots, or an xl configuration file: that also for a domain \
+                 with a slash in its name",
+            )),
     }
 }
 

@@ -180,7 +180,7 @@ mod tests {
         refuse("a new file is needed: x exists", &|seen| {
             seen.place.as_mut().unwrap().trouble = Some("x exists".into());
         });
-        refuse("there is no place", &|seen| seen.place = None);
+        refuse("cannot be a part of a path", &|seen| seen.place = None);
     }
 
     #[test]
