@@ -64,6 +64,16 @@ pub struct Volume {
     major: i64,
     #[serde(rename = "lv_kernel_minor", deserialize_with = "number")]
     minor: i64,
+    /// What is wrong with it, in LVM's words: `partial`, or of a pool `failed`, `out_of_data`,
+    /// `metadata_read_only`; empty if nothing is.
+    #[serde(rename = "lv_health_status", default)]
+    health: String,
+    /// Whether it is a pool whose metadata has to be checked before anything new is made in it.
+    #[serde(rename = "lv_check_needed", deserialize_with = "flag", default)]
+    check_needed: bool,
+    /// The number of disks that its group misses: LVM then changes nothing in it.
+    #[serde(rename = "vg_missing_pv_count", deserialize_with = "number", default)]
+    missing: u64,
     /// What is free in its group, in bytes.
     #[serde(rename = "vg_free", deserialize_with = "number")]
     pub group_free: u64,
@@ -96,6 +106,29 @@ impl Volume {
     /// Its tags that begin with `prefix`.
     pub fn tags_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         self.tags.split(',').filter(move |tag| tag.starts_with(prefix))
+    }
+
+    /// Why LVM makes nothing new of it, as far as that is its own fault or its group's.
+    pub fn sick(&self) -> Option<String> {
+        let path = self.path();
+        match self.health.as_str() {
+            _ if self.missing > 0 => {
+                let group = &self.group;
+                Some(format!(
+                    "the group {group} misses {} of its disks: see vgs {group}",
+                    self.missing
+                ))
+            }
+            "partial" => Some(format!("a part of {path} is on a disk that is not there")),
+            "failed" | "out_of_data" | "metadata_read_only" => {
+                let words = self.health.replace('_', " ");
+                Some(format!("LVM says of {path}: {words}; see lvmthin(7)"))
+            }
+            _ if self.check_needed => Some(format!(
+                "the metadata of {path} has to be checked first: lvconvert --repair {path}"
+            )),
+            _ => None,
+        }
     }
 
     /// Whether it has the device number `(major, minor)`.
@@ -165,7 +198,7 @@ pub fn report() -> Invocation {
         "--options",
         "vg_name,lv_name,lv_size,lv_layout,origin,pool_lv,lv_tags,lv_permissions,lv_device_open,\
          lv_merging,lv_snapshot_invalid,data_percent,metadata_percent,lv_kernel_major,\
-         lv_kernel_minor,vg_free,vg_extent_size,vg_uuid",
+         lv_kernel_minor,vg_free,vg_extent_size,vg_uuid,lv_health_status,lv_check_needed,vg_missing_pv_count",
     ])
 }
 

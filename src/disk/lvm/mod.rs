@@ -60,6 +60,9 @@ impl Planner for Lvm {
         if disk.format != Some(Format::Raw) {
             return Err(refuse("LVM would miss what QEMU keeps of its image in memory".into()));
         }
+        if let Some(why) = volume.sick() {
+            return Err(refuse(why));
+        }
         if volume.is_thick_snapshot() {
             return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
         }
@@ -178,6 +181,9 @@ impl Planner for Lvm {
                     snapshot.path()
                 ),
             )),
+            [snapshot] if context.beside.is_none() && snapshot.sick().is_some() => {
+                Err(refuse_revert(disk, snapshot.sick().unwrap_or_default()))
+            }
             // Others may be reading it for the same purpose.
             [snapshot] if !snapshot.is_thin() && context.beside.is_some() => {
                 copied(found, snapshot)
@@ -521,6 +527,9 @@ fn check_pool(volumes: &[Volume], volume: &Volume) -> std::result::Result<(), St
         .iter()
         .find(|pool| pool.group == volume.group && pool.name == volume.pool)
         .ok_or_else(|| format!("its pool {} is not known", volume.pool))?;
+    if let Some(why) = pool.sick() {
+        return Err(why);
+    }
     for (what, used) in [("data", pool.used), ("metadata", pool.metadata_used)] {
         let used = used.ok_or_else(|| format!("its pool {} is not active", pool.path()))?;
         if used > POOL_LIMIT {

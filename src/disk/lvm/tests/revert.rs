@@ -361,6 +361,37 @@ fn a_volume_that_another_domain_uses_is_not_touched() {
     }
 }
 
+/// Nothing can be made in it: that would be found out when the domain is destroyed.
+#[test]
+fn a_sick_pool_or_group_is_refused_before_anything_changes() {
+    let groups: [(DiskFound, &str, &str); 6] = [
+        (thin(), "pool", "failed"),
+        (thin(), "pool", "out_of_data"),
+        (thin(), "pool", "metadata_read_only"),
+        (thin(), "pool", "partial"),
+        (thick(), "thick.s1", "partial"),
+        (thin(), "thin.s1", "partial"),
+    ];
+    for (found, volume, health) in groups {
+        let words =
+            if health == "partial" { "a disk that is not there" } else { "LVM says of vg0/pool" };
+        for world in [RUNNING, DISCARD, GONE] {
+            let edits = [(volume, "lv_health_status", health)];
+            refused(plan(&found, world, &edits), &["cannot be put back", words]);
+        }
+    }
+    refused(
+        plan(&thin(), RUNNING, &[("pool", "lv_check_needed", "1")]),
+        &["lvconvert --repair vg0/pool"],
+    );
+    refused(
+        plan(&thick(), RUNNING, &[("thick.s1", "vg_missing_pv_count", "1")]),
+        &["misses 1 of its disks"],
+    );
+    // Of a RAID: it still works.
+    plan(&thick(), RUNNING, &[("thick.s1", "lv_health_status", "mismatches exist")]).unwrap();
+}
+
 #[test]
 fn what_lvs_says_when_it_fails_is_told() {
     for found in [thick(), thin()] {
