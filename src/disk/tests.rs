@@ -6,7 +6,7 @@ use crate::domain::Format;
 use crate::record::{FrozenFile, QcowSnapshot};
 use crate::support::disks::{
     ID, LOOP, QCOW2, RAW, TAP, VHD, facts, found, link, plan_one, proof, refused,
-    refused_once_changed, revert_one, seen,
+    refused_once_changed, revert_one, seen, words,
 };
 use crate::tool::qemu_img;
 
@@ -205,10 +205,10 @@ fn an_image_that_was_resized_since_gets_the_size_of_the_snapshot() {
     let of = |is_base: bool, size_then: Result<u64, String>| {
         revert_one(&DiskFound { size_then, ..internal("/srv/base.img", is_base) })
     };
-    let words = |planned: &DiskRevert| crate::support::disks::words(&planned.prepare);
+    let steps = |planned: &DiskRevert| words(&planned.prepare);
     let (same, grown) = (of(true, Ok(1 << 20)).unwrap(), of(true, Ok(512 << 10)).unwrap());
-    assert_eq!((words(&same).len(), &same.note), (1, &None));
-    assert_eq!(words(&grown)[1], "resize it: qemu-img resize -q --shrink -f qcow2 /srv/new 524288");
+    assert_eq!((steps(&same).len(), &same.note), (1, &None));
+    assert_eq!(steps(&grown)[1], "resize it: qemu-img resize -q --shrink -f qcow2 /srv/new 524288");
     assert!(grown.note.unwrap().contains("it has 1 MiB now"));
     refused(
         of(true, Ok(3 << 20)),

@@ -44,8 +44,8 @@ pub(super) fn of_now<'a>(
     volumes: &'a [Volume],
     context: RevertContext<'_>,
 ) -> Option<&'a Volume> {
-    let all = all(recorded, volumes, context).into_iter();
-    all.filter(|kept| is_now(kept, origin, context)).next()
+    let mut all = all(recorded, volumes, context).into_iter();
+    all.find(|kept| is_now(kept, origin, context))
 }
 
 /// Whether a snapshot of a volume holds just what the volume does. Nobody can write to the snapshot, and what

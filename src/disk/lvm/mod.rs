@@ -153,6 +153,11 @@ impl Planner for Lvm {
             )
             .hint("a revert that was cut short may have merged it: repeat that one first"));
         }
+        if let ([snapshot], None) = (tagged.as_slice(), context.beside)
+            && let Some(why) = snapshot.sick()
+        {
+            return Err(refuse_revert(disk, why));
+        }
         match tagged.as_slice() {
             [] => retake(&recorded, origin, volumes, &tag, context),
             [snapshot] if snapshot.merging => {
@@ -181,9 +186,6 @@ impl Planner for Lvm {
                     snapshot.path()
                 ),
             )),
-            [snapshot] if context.beside.is_none() && snapshot.sick().is_some() => {
-                Err(refuse_revert(disk, snapshot.sick().unwrap_or_default()))
-            }
             // Others may be reading it for the same purpose.
             [snapshot] if !snapshot.is_thin() && context.beside.is_some() => {
                 copied(found, snapshot)
