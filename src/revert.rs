@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
-use crate::disk::kind::Content;
 use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
@@ -206,7 +205,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
                 notes.push(format!("what {vdev} holds now is deleted: {kept}"));
             }
             Some(kept) => notes.push(format!("what {vdev} holds now stays in {kept}")),
-            None if matches!(snapshot.content(), Content::Volume(_)) && wishes.discard_current => {
+            None if disk.lost => {
                 notes.push(format!(
                     "what {vdev} holds now is lost at once: there is no room for it"
                 ));

@@ -113,6 +113,8 @@ pub struct DiskRevert {
     pub switch: Option<(PathBuf, Format)>,
     /// Where that stays which the guest wrote since, for people.
     pub kept: Option<String>,
+    /// Whether that is lost at once, because there is no room for it.
+    pub lost: bool,
     /// Steps that delete it, once the revert has succeeded.
     pub discard: Vec<Step>,
     /// What it takes from a volume group.

@@ -1,7 +1,7 @@
 //! What a thick volume held before a revert: the snapshot that keeps it, by which a repeat knows what
 //! the tries before it did.
 
-use super::Recorded;
+use super::recorded::Recorded;
 use crate::disk::{DiskRevert, RevertContext};
 use crate::plan::Step;
 use crate::tool::volumes::{self, Volume};
@@ -64,15 +64,12 @@ pub(super) fn continued(
 ) -> DiskRevert {
     let all = all(recorded, volumes, context);
     let discard = tagged(DISCARD, recorded, context);
-    let discard: Vec<_> = all
-        .iter()
-        .filter(|kept| context.discard && kept.has_tag(&discard))
-        .map(|kept| Step::Run(volumes::remove(&kept.path())))
-        .collect();
+    let discarded = || all.iter().filter(|kept| context.discard && kept.has_tag(&discard));
+    let kept = discarded().next().or(all.first());
     DiskRevert {
         put_back,
-        kept: all.first().map(|kept| format!("the volume {}", kept.path())),
-        discard,
+        kept: kept.map(|kept| format!("the volume {}", kept.path())),
+        discard: discarded().map(|kept| Step::Run(volumes::remove(&kept.path()))).collect(),
         ..DiskRevert::default()
     }
 }

@@ -7,10 +7,12 @@
 
 mod before;
 pub(super) mod kept;
+mod recorded;
 
 use uuid::Uuid;
 
 use self::kept::Lvm;
+use self::recorded::Recorded;
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::planner::Planner;
 use crate::disk::{
@@ -229,21 +231,6 @@ pub fn short_of_space(spaces: &[&Space]) -> Option<String> {
     ))
 }
 
-/// What of a record speaks of a volume.
-struct Recorded<'a> {
-    disk: &'a DiskRecord,
-    group: &'a str,
-    volume: &'a str,
-    snapshot: &'a str,
-    size: Option<u64>,
-}
-
-impl Recorded<'_> {
-    fn path(&self, name: &str) -> String {
-        format!("{}/{name}", self.group)
-    }
-}
-
 /// A copy in a file: a thick snapshot has no snapshots of its own, and a merge would consume a base.
 fn copied(found: &DiskFound, snapshot: &Volume) -> Result<DiskRevert> {
     let room = found.room_for_copy()?.clone();
@@ -424,6 +411,7 @@ fn thick(
         put_back,
         discard: keeps.then(|| Step::Run(volumes::remove(&keep))).into_iter().collect(),
         kept: keeps.then(|| format!("the volume {keep}")),
+        lost: !keeps,
         space: keeps.then(|| Space {
             group: origin.group.clone(),
             free: origin.group_free,

@@ -141,6 +141,7 @@ fn repeats_leave_nothing_more_behind() {
                 ended = Some(revert);
             }
             let ended = ended.unwrap();
+            assert!(!ended.plan.to_string().contains("is lost"), "{}", ended.plan);
             ended.plan.finish.iter().for_each(|step| lvm.perform(step));
             for (origin, kept) in ORIGINS.iter().zip(&ended.kept) {
                 let at = |name: &str| lvm.0.iter().find(|lv| lv.name == name).unwrap();

@@ -149,6 +149,7 @@ fn what_has_no_room_is_given_up_when_asked() {
         let text = revert.plan.to_string();
         assert!(!text.contains("before-revert"), "{text}");
         assert!(text.contains("--merge --interval 1 vg0/a.s1"), "{text}");
+        assert!(text.contains("note: what xvda holds now is lost at once"), "{text}");
         assert_eq!(revert.kept, [None, None]);
         assert_eq!(words(&revert.plan.finish), ["unpause web1"]);
     }

@@ -47,6 +47,9 @@ trial "a program writes to the base" 3 'may write to' 'hold b.img ">>"' let_go
 trial "a writable loop device on the base" 3 'may write to' 'loop=$(losetup --show -f b.img)' 'losetup -d $loop'
 trial "a partition mapping on the volume" 3 'the device held has it open' \
 	'dmsetup create held --table "0 65536 linear /dev/vgw/thick 0"' 'dmsetup remove --retry held'
+trial "the volume group misses a disk" 3 'misses 1 of its disks' \
+	'truncate -s 20M more.pv; more=$(losetup --show -f more.pv); vgextend -qq vgw "$more"; losetup -d "$more"' \
+	'vgreduce -qq --removemissing vgw'
 on_top() {
 	ln -sfn "$w" /run/link
 	qemu-img create -q -u -f qcow2 -F qcow2 -b /run/link/a.qcow2 on-top.qcow2 64M
