@@ -8,22 +8,23 @@
 mod before;
 pub(super) mod kept;
 mod recorded;
+mod thin;
 
 use uuid::Uuid;
 
 use self::kept::Lvm;
-use self::recorded::Recorded;
+use self::recorded::{Recorded, check_name, keep_name};
+use self::thin::{thin, thin_beside};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::planner::Planner;
 use crate::disk::{
-    Beside, Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, Space, mib,
+    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, Space, mib,
 };
 use crate::domain::Format;
 use crate::error::Result;
 use crate::names::is_volume_part;
 use crate::need::What;
 use crate::plan::Step;
-use crate::record::DiskRecord;
 use crate::spec::Wish;
 use crate::tool::qemu_img;
 use crate::tool::volumes::{self, Volume, device};
@@ -31,11 +32,6 @@ use crate::tool::volumes::{self, Volume, device};
 /// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: what the
 /// guest writes from then on takes new space, and a full pool fails every guest on it.
 const POOL_LIMIT: u64 = 90_00;
-/// The longest name of a device (Linux, include/uapi/linux/dm-ioctl.h, `DM_NAME_LEN` with its NUL).
-const MAX_DEVICE_NAME: usize = 127;
-/// The longest of what LVM appends for the hidden devices below a snapshot and its origin: `-cow`
-/// and `-real`.
-const LONGEST_LAYER: usize = "-real".len();
 /// What every tag of a merge begins with.
 const MERGING: &str = "xl-snapshot-merging:";
 
@@ -246,92 +242,6 @@ fn copied(found: &DiskFound, snapshot: &Volume) -> Result<DiskRevert> {
     })
 }
 
-/// A new volume for another domain.
-fn thin_beside(
-    recorded: &Recorded<'_>,
-    snapshot: &Volume,
-    volumes: &[Volume],
-    domain: Beside<'_>,
-) -> Result<DiskRevert> {
-    let refuse = |why: String| refuse_revert(recorded.disk, why);
-    let name = format!("{}.{}", recorded.volume, domain.name);
-    if !is_volume_part(&name) {
-        return Err(refuse(format!("LVM allows no volume {name}"))
-            .hint("choose another name for the new domain"));
-    }
-    check_name(recorded.group, &name).map_err(refuse)?;
-    if volumes.iter().any(|v| v.group == recorded.group && v.name == name) {
-        return Err(refuse(format!("the volume {} exists", recorded.path(&name))));
-    }
-    let tag = format!("xl-snapshot-of:{}", domain.uuid);
-    Ok(DiskRevert {
-        prepare: vec![Step::Undoable {
-            call: volumes::volume_of_thin(&snapshot.path(), &name, &tag),
-            undo: volumes::remove_tagged(recorded.group, &name, &tag),
-        }],
-        switch: Some((device(recorded.group, &name), Format::Raw)),
-        ..DiskRevert::default()
-    })
-}
-
-/// The volume of now keeps its content under another name; a new one made of the snapshot has the
-/// name that the guest's configuration tells.
-fn thin(
-    recorded: &Recorded<'_>,
-    snapshot: &Volume,
-    origin: Option<&Volume>,
-    volumes: &[Volume],
-    context: RevertContext<'_>,
-) -> Result<DiskRevert> {
-    let keep = keep_name(recorded, volumes, context)?;
-    // lvremove would take them along.
-    let of_others = |origin: &Volume| {
-        volumes.iter().find(|volume| {
-            let of_it = volume.group == origin.group && volume.origin == origin.name;
-            of_it && volume.is_thick_snapshot()
-        })
-    };
-    if let Some(other) = origin.filter(|_| context.discard).and_then(of_others) {
-        return Err(refuse_revert(
-            recorded.disk,
-            format!("its volume cannot be removed: {} is a snapshot of it", other.path()),
-        )
-        .hint("remove that first, or revert without --discard-current"));
-    }
-    let mut put_back = Vec::new();
-    if origin.is_some() {
-        put_back.push(Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
-    }
-    // Known by this tag if it has to be taken away again.
-    let tag = format!("xl-snapshot-revert:{}", context.keep);
-    let undo = volumes::remove_tagged(recorded.group, recorded.volume, &tag);
-    put_back.push(Step::Undoable {
-        call: volumes::volume_of_thin(&snapshot.path(), recorded.volume, &tag),
-        undo: undo.clone(),
-    });
-    let take_back = vec![
-        Step::Run(undo),
-        Step::RenameVolumeBack {
-            group: recorded.group.to_owned(),
-            from: keep.clone(),
-            to: recorded.volume.to_owned(),
-        },
-    ];
-    let keep = recorded.path(&keep);
-    // By another path, as /dev/dm-3, it may be the volume of now that is found: that keeps its device.
-    let named = device(recorded.group, recorded.volume);
-    let by_name =
-        [&named, &volumes::mapped(recorded.group, recorded.volume)].contains(&&recorded.disk.path);
-    Ok(DiskRevert {
-        put_back,
-        take_back,
-        switch: (!by_name).then_some((named, Format::Raw)),
-        discard: origin.iter().map(|_| Step::Run(volumes::remove(&keep))).collect(),
-        kept: origin.map(|_| format!("the volume {keep}")),
-        ..DiskRevert::default()
-    })
-}
-
 fn thick(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
@@ -481,35 +391,6 @@ fn take_again(recorded: &Recorded<'_>, size: u64, tag: &str, merging: &str) -> V
         Step::Run(volumes::snapshot_thick(&origin, recorded.snapshot, tag, size)),
         Step::Run(volumes::delete_tag(&origin, merging)),
     ]
-}
-
-/// The name under which the content of now stays.
-fn keep_name(
-    recorded: &Recorded<'_>,
-    volumes: &[Volume],
-    context: RevertContext<'_>,
-) -> Result<String> {
-    let refuse = |why: String| refuse_revert(recorded.disk, why);
-    let name = format!("{}.{}", recorded.volume, context.keep);
-    check_name(recorded.group, &name).map_err(refuse)?;
-    if volumes.iter().any(|v| v.group == recorded.group && v.name == name) {
-        return Err(refuse(format!("the volume {} exists", recorded.path(&name))));
-    }
-    Ok(name)
-}
-
-/// The device of a volume is named after both, with every hyphen doubled and one between (lvm2,
-/// libdm/libdm-string.c, `dm_build_dm_name`). LVM finds out only when it makes the device.
-fn check_name(group: &str, name: &str) -> std::result::Result<(), String> {
-    let doubled = |name: &str| name.len() + name.matches('-').count();
-    let length = doubled(group) + 1 + doubled(name) + LONGEST_LAYER;
-    if length <= MAX_DEVICE_NAME {
-        return Ok(());
-    }
-    Err(format!(
-        "the name {group}/{name} would be too long: {length} bytes as a device, with every hyphen \
-         doubled, and {MAX_DEVICE_NAME} are allowed"
-    ))
 }
 
 fn check_pool(volumes: &[Volume], volume: &Volume) -> std::result::Result<(), String> {

@@ -1,6 +1,16 @@
-//! What a record says of a logical volume.
+//! What a record says of a logical volume, and the names of new ones.
 
+use crate::disk::RevertContext;
+use crate::disk::parts::refuse_revert;
+use crate::error::Result;
 use crate::record::DiskRecord;
+use crate::tool::volumes::Volume;
+
+/// The longest name of a device (Linux, include/uapi/linux/dm-ioctl.h, `DM_NAME_LEN` with its NUL).
+const MAX_DEVICE_NAME: usize = 127;
+/// The longest of what LVM appends for the hidden devices below a snapshot and its origin: `-cow`
+/// and `-real`.
+const LONGEST_LAYER: usize = "-real".len();
 
 /// What of a record speaks of a volume.
 pub(super) struct Recorded<'a> {
@@ -15,4 +25,33 @@ impl Recorded<'_> {
     pub(super) fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.group)
     }
+}
+
+/// The name under which the content of now stays.
+pub(super) fn keep_name(
+    recorded: &Recorded<'_>,
+    volumes: &[Volume],
+    context: RevertContext<'_>,
+) -> Result<String> {
+    let refuse = |why: String| refuse_revert(recorded.disk, why);
+    let name = format!("{}.{}", recorded.volume, context.keep);
+    check_name(recorded.group, &name).map_err(refuse)?;
+    if volumes.iter().any(|v| v.group == recorded.group && v.name == name) {
+        return Err(refuse(format!("the volume {} exists", recorded.path(&name))));
+    }
+    Ok(name)
+}
+
+/// The device of a volume is named after both, with every hyphen doubled and one between (lvm2,
+/// libdm/libdm-string.c, `dm_build_dm_name`). LVM finds out only when it makes the device.
+pub(super) fn check_name(group: &str, name: &str) -> std::result::Result<(), String> {
+    let doubled = |name: &str| name.len() + name.matches('-').count();
+    let length = doubled(group) + 1 + doubled(name) + LONGEST_LAYER;
+    if length <= MAX_DEVICE_NAME {
+        return Ok(());
+    }
+    Err(format!(
+        "the name {group}/{name} would be too long: {length} bytes as a device, with every hyphen \
+         doubled, and {MAX_DEVICE_NAME} are allowed"
+    ))
 }

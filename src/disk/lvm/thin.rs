@@ -1,0 +1,96 @@
+//! Thin volumes put back, and new ones made of their snapshots.
+
+use super::recorded::{Recorded, check_name, keep_name};
+use crate::disk::parts::refuse_revert;
+use crate::disk::{Beside, DiskRevert, RevertContext};
+use crate::domain::Format;
+use crate::error::Result;
+use crate::names::is_volume_part;
+use crate::plan::Step;
+use crate::tool::volumes::{self, Volume, device};
+
+/// A new volume for another domain.
+pub(super) fn thin_beside(
+    recorded: &Recorded<'_>,
+    snapshot: &Volume,
+    volumes: &[Volume],
+    domain: Beside<'_>,
+) -> Result<DiskRevert> {
+    let refuse = |why: String| refuse_revert(recorded.disk, why);
+    let name = format!("{}.{}", recorded.volume, domain.name);
+    if !is_volume_part(&name) {
+        return Err(refuse(format!("LVM allows no volume {name}"))
+            .hint("choose another name for the new domain"));
+    }
+    check_name(recorded.group, &name).map_err(refuse)?;
+    if volumes.iter().any(|v| v.group == recorded.group && v.name == name) {
+        return Err(refuse(format!("the volume {} exists", recorded.path(&name))));
+    }
+    let tag = format!("xl-snapshot-of:{}", domain.uuid);
+    Ok(DiskRevert {
+        prepare: vec![Step::Undoable {
+            call: volumes::volume_of_thin(&snapshot.path(), &name, &tag),
+            undo: volumes::remove_tagged(recorded.group, &name, &tag),
+        }],
+        switch: Some((device(recorded.group, &name), Format::Raw)),
+        ..DiskRevert::default()
+    })
+}
+
+/// The volume of now keeps its content under another name; a new one made of the snapshot has the
+/// name that the guest's configuration tells.
+pub(super) fn thin(
+    recorded: &Recorded<'_>,
+    snapshot: &Volume,
+    origin: Option<&Volume>,
+    volumes: &[Volume],
+    context: RevertContext<'_>,
+) -> Result<DiskRevert> {
+    let keep = keep_name(recorded, volumes, context)?;
+    // lvremove would take them along.
+    let of_others = |origin: &Volume| {
+        volumes.iter().find(|volume| {
+            let of_it = volume.group == origin.group && volume.origin == origin.name;
+            of_it && volume.is_thick_snapshot()
+        })
+    };
+    if let Some(other) = origin.filter(|_| context.discard).and_then(of_others) {
+        return Err(refuse_revert(
+            recorded.disk,
+            format!("its volume cannot be removed: {} is a snapshot of it", other.path()),
+        )
+        .hint("remove that first, or revert without --discard-current"));
+    }
+    let mut put_back = Vec::new();
+    if origin.is_some() {
+        put_back.push(Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
+    }
+    // Known by this tag if it has to be taken away again.
+    let tag = format!("xl-snapshot-revert:{}", context.keep);
+    let undo = volumes::remove_tagged(recorded.group, recorded.volume, &tag);
+    put_back.push(Step::Undoable {
+        call: volumes::volume_of_thin(&snapshot.path(), recorded.volume, &tag),
+        undo: undo.clone(),
+    });
+    let take_back = vec![
+        Step::Run(undo),
+        Step::RenameVolumeBack {
+            group: recorded.group.to_owned(),
+            from: keep.clone(),
+            to: recorded.volume.to_owned(),
+        },
+    ];
+    let keep = recorded.path(&keep);
+    // By another path, as /dev/dm-3, it may be the volume of now that is found: that keeps its device.
+    let named = device(recorded.group, recorded.volume);
+    let by_name =
+        [&named, &volumes::mapped(recorded.group, recorded.volume)].contains(&&recorded.disk.path);
+    Ok(DiskRevert {
+        put_back,
+        take_back,
+        switch: (!by_name).then_some((named, Format::Raw)),
+        discard: origin.iter().map(|_| Step::Run(volumes::remove(&keep))).collect(),
+        kept: origin.map(|_| format!("the volume {keep}")),
+        ..DiskRevert::default()
+    })
+}
