@@ -40,6 +40,8 @@ pub enum Command {
     Create(CreateArgs),
     /// Revert a domain to a snapshot, or create a new domain from it.
     Revert(RevertArgs),
+    /// Delete snapshots, and merge disks that rest on them.
+    Delete(DeleteArgs),
     /// List snapshots, which descends from which, and whether they can be reverted to.
     List(ListArgs),
     /// Show a snapshot, and whether it can be reverted to.
@@ -127,7 +129,7 @@ pub struct CreateArgs {
     /// Store TEXT in the snapshot.
     #[arg(long, value_name = "TEXT", value_hint = ValueHint::Other)]
     pub description: Option<String>,
-    /// The options that `create` and `revert` share.
+    /// The options of the commands that change something.
     #[command(flatten)]
     pub common: Common,
 }
@@ -180,7 +182,41 @@ pub struct RevertArgs {
     /// After a successful revert, delete what the domain wrote since the snapshot.
     #[arg(long)]
     pub discard_current: bool,
-    /// The options that `create` and `revert` share.
+    /// The options of the commands that change something.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The command line of `delete`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  xl-snapshot delete web1/before-upgrade
+  xl-snapshot delete --dry-run web1/before-upgrade
+  xl-snapshot delete --memory-only web1/before-upgrade
+  xl-snapshot delete web1/monday web1/tuesday
+  xl-snapshot delete /srv/snapshots/gold.xlsave --flatten
+
+Every other snapshot, and every clone, stays as good as before. Whether the domain runs does not matter.
+
+An external snapshot keeps its content in a file on which an overlay rests; the two are merged. A commit
+writes the overlay's content into that file, which takes its place; a stream reads that file's content
+into the overlay, and no path changes. Whichever moves less is done, and the plan says how much. A file
+that you made yourself is never removed. Where several images rest on the file, as with clones, delete
+refuses, unless you give --flatten.
+
+What was cut short, by Ctrl-C, a full disk or a power cut, is finished by the same command. Until then
+list shows the snapshot as being deleted, and revert refuses it.")]
+pub struct DeleteArgs {
+    /// The snapshots: DOMAIN/NAME, their memory images or records. One failure does not stop the others.
+    #[arg(value_name = "SNAPSHOT", required = true, value_hint = ValueHint::FilePath)]
+    pub snapshots: Vec<PathBuf>,
+    /// Remove the memory image only, and leave a record of the disks beside it, NAME.record.
+    #[arg(long, conflicts_with = "flatten")]
+    pub memory_only: bool,
+    /// Copy the snapshot into each of the images that rest on it, if they are several.
+    #[arg(long)]
+    pub flatten: bool,
+    /// The options of the commands that change something.
     #[command(flatten)]
     pub common: Common,
 }
@@ -238,7 +274,7 @@ pub struct ShowArgs {
     pub json: bool,
 }
 
-/// The options that `create` and `revert` share.
+/// The options of the commands that change something.
 #[derive(Debug, Args)]
 pub struct Common {
     /// Print the plan and change nothing.

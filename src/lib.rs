@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod clone;
 pub mod create;
+pub mod delete;
 pub mod disk;
 pub mod domain;
 pub mod error;

@@ -20,6 +20,7 @@ pub use self::report::{
 pub use self::seen::{
     Asked, DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, Running, Seen, VhdSeen,
 };
+use crate::memory::is_deleting;
 use crate::memory::peek::Peek;
 use crate::record::Record;
 use descent::World;
@@ -96,6 +97,7 @@ pub fn by_name<'a>(
     directory: &Path,
     (domain, running): (&str, &[Running]),
     name: &str,
+    deleting: bool,
 ) -> Result<&'a Path, String> {
     let asked = Asked { domains: vec![domain.to_owned()], all: false };
     let mut found: Vec<(&Record, &ImageSeen)> = Vec::new();
@@ -104,6 +106,7 @@ pub fn by_name<'a>(
             && asked.wants(&record.domain.name, record.domain.uuid, running)
             && record.name.as_str() == name
             && !is_partial(&image.path)
+            && (deleting || !is_deleting(&image.path))
         {
             found.push((record, image));
         }

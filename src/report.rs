@@ -1,6 +1,7 @@
 //! What the user gets to see: messages and progress on standard error, the result on standard
 //! output, for people or as JSON.
 
+mod deleted;
 mod messages;
 mod progress;
 mod voice;
@@ -12,6 +13,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+pub use self::deleted::{Deleted, DeletedDisk, Deletions, Failed, Merge};
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
 use crate::disk::kind::{Content, Role};

@@ -1,6 +1,7 @@
 //! Runs a command line: looks, plans, executes, reports. A file per command.
 
 mod create;
+mod delete;
 pub mod guard;
 mod list;
 mod named;
@@ -18,6 +19,7 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
     match cli.command {
         Command::Create(args) => create::create(args, carry_out),
         Command::Revert(args) => revert::revert(&args, carry_out),
+        Command::Delete(args) => delete::delete(&args, carry_out),
         Command::List(args) => list::list(&args),
         Command::Show(args) => show::show(&args),
     }

@@ -102,6 +102,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 lasting: true,
                 device: 1,
                 writable: true,
+                merging: None,
             };
             let facts_of_vhd = vhd_util::Facts {
                 virtual_size: 1 << 30,
@@ -283,6 +284,7 @@ impl HostView for Images {
             lasting: true,
             device: 1,
             writable: false,
+            merging: None,
         })
     }
 }

@@ -94,19 +94,19 @@ fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<
             file.inode, proof.inode
         ));
     }
+    if file.is_as(proof.file_size, proof.mtime) {
+        return Ok(());
+    }
     if file.size != proof.file_size {
         return Err(format!(
             "it was written to since: {} bytes long, at the snapshot {}",
             file.size, proof.file_size
         ));
     }
-    if file.mtime != proof.mtime {
-        return Err(format!(
-            "it was written to since: last at {}, at the snapshot {}",
-            file.mtime, proof.mtime
-        ));
-    }
-    Ok(())
+    Err(format!(
+        "it was written to since: last at {}, at the snapshot {}",
+        file.mtime, proof.mtime
+    ))
 }
 
 impl DiskFound {

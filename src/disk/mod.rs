@@ -6,11 +6,14 @@
 
 pub mod chain;
 pub mod external;
+pub mod family;
 mod found;
 pub mod internal;
 pub mod kind;
 pub mod kinds;
 pub mod lvm;
+mod merge;
+pub mod merging;
 pub mod none;
 mod parts;
 mod planner;
@@ -22,6 +25,7 @@ pub mod vhd;
 
 use jiff::Timestamp;
 
+use self::family::{DiskDelete, Family, Wishes};
 pub use self::found::{DiskFound, short_of_room};
 use self::kinds::How;
 pub(crate) use self::parts::mib;
@@ -150,6 +154,11 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
     let planned = planned.map_err(|error| found.if_moved(error))?;
     found.check_below(context.created)?;
     Ok(planned)
+}
+
+/// Plans to delete the snapshot of one disk.
+pub fn delete(family: &Family, wishes: Wishes) -> Result<DiskDelete> {
+    family.record.snapshot.planner().delete(family, wishes)
 }
 
 /// What has to be there to put one disk back, besides what [`revert`] looks at itself. For a new domain

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::kinds::{How, kinds};
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, FileFacts, RevertContext};
 use crate::domain::{Disk, Format};
@@ -42,6 +43,12 @@ pub(super) trait Planner {
 
     /// What has to be there to put it back, besides what [`Planner::revert`] looks at itself.
     fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What>;
+
+    /// Plans to delete the snapshot of the disk.
+    fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
+        let _ = (family, wishes);
+        Ok(DiskDelete::default())
+    }
 
     /// The record of a snapshot that somebody made by hand.
     fn by_hand(disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord>

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use crate::disk::chain::{FileId, Link};
+use crate::disk::merging::Merging;
 use crate::disk::qcow2::{Ailment, Header};
 use crate::domain::Disk;
 use crate::record::FrozenFile;
@@ -26,6 +27,9 @@ pub struct FileFacts {
     pub device: u64,
     /// Whether anybody has write permission. We take it from the base of an overlay.
     pub writable: bool,
+    /// If a merge writes to it, or was cut short: the file before that. To whoever rests on it, the content
+    /// is the same.
+    pub merging: Option<Merging>,
 }
 
 impl FileFacts {
@@ -38,6 +42,17 @@ impl FileFacts {
     /// Which file it is.
     pub fn id(&self) -> FileId {
         (self.device, self.inode)
+    }
+
+    /// Whether it is as it was at that length and time, but for a merge.
+    pub fn is_as(&self, size: u64, mtime: Timestamp) -> bool {
+        let before = self.merging.as_ref().is_some_and(|it| it.size == size && it.mtime == mtime);
+        before || (self.size == size && self.mtime == mtime)
+    }
+
+    /// When it was last written to, but for a merge.
+    pub fn written(&self) -> Timestamp {
+        self.merging.as_ref().map_or(self.mtime, |merging| merging.mtime.min(self.mtime))
     }
 }
 

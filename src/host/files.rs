@@ -22,6 +22,7 @@ pub use self::naming::{has_name, rename_new, try_naming};
 use crate::disk::FileFacts;
 use crate::disk::chain::FileId;
 
+pub mod merging;
 mod naming;
 
 const WRITE_BITS: u32 = 0o222;
@@ -55,6 +56,7 @@ pub fn facts(path: &Path) -> io::Result<FileFacts> {
         }),
         device: meta.dev(),
         writable: meta.mode() & WRITE_BITS != 0,
+        merging: merging::of(path),
     })
 }
 

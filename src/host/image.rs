@@ -1,5 +1,7 @@
 //! The memory image on disk: writing one under a `.partial` name, opening one to revert to.
 
+pub mod rewrite;
+
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::mem;

@@ -81,6 +81,11 @@ fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
+/// What one file is.
+pub fn one(path: PathBuf) -> ImageSeen {
+    image(path, Effort::Full)
+}
+
 fn image(path: PathBuf, effort: Effort) -> ImageSeen {
     let look = || -> io::Result<_> {
         let meta = fs::metadata(&path)?;
@@ -253,7 +258,17 @@ fn tap_vhd(path: &Path) -> Option<VhdSeen> {
 /// Everything that snapshots and domains name, and what that names in turn. Only of snapshots that are
 /// `meant`.
 fn all_files(images: &[ImageSeen], domains: &[Running], meant: impl Fn(&Record) -> bool) -> Files {
-    let mut todo: BTreeSet<(PathBuf, Kind)> = BTreeSet::new();
+    files_with(images, domains, BTreeSet::new(), meant)
+}
+
+/// The same, and other files.
+pub fn files_with(
+    images: &[ImageSeen],
+    domains: &[Running],
+    others: BTreeSet<(PathBuf, Kind)>,
+    meant: impl Fn(&Record) -> bool,
+) -> Files {
+    let mut todo = others;
     for image in images {
         let Ok(Peek::Snapshot { record, .. }) = &image.peek else { continue };
         if !meant(record) {
@@ -401,6 +416,15 @@ pub fn parent(job: &Job, config: &DomainConfig, name: &str) -> Option<(Parent, T
 ///
 /// If there is no such snapshot, or several.
 pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
+    by_name_of(text, false)
+}
+
+/// The same, also of one whose deletion was cut short if that is wanted.
+///
+/// # Errors
+///
+/// If there is no such snapshot, or several.
+pub fn by_name_of(text: &Path, deleting: bool) -> Result<Option<PathBuf>> {
     if fs::symlink_metadata(text).is_ok() {
         return Ok(None);
     }
@@ -414,7 +438,7 @@ pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
     let images = images(std::slice::from_ref(&directory), &[], &mut Vec::new())
         .map_err(|error| refused(format!("{}: {error}", directory.display())))?;
     let find = |running: &[Running]| {
-        list::by_name(&images, &directory, (domain, running), name).map(Path::to_owned)
+        list::by_name(&images, &directory, (domain, running), name, deleting).map(Path::to_owned)
     };
     let found = find(&[]).or_else(|why| {
         // The domain may have been renamed since: only Xen knows.

@@ -269,7 +269,7 @@ pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
 
 /// The file below an image that was written to last.
 pub(super) fn below(own: &Result<Vec<Link>, String>) -> Option<(PathBuf, Timestamp)> {
-    let written = |link: &Link| Some((link.path.clone(), files::facts(&link.path).ok()?.mtime));
+    let written = |link: &Link| Some((link.path.clone(), files::facts(&link.path).ok()?.written()));
     own.iter().flatten().skip(1).filter_map(written).max_by_key(|(_, at)| *at)
 }
 

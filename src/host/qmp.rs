@@ -11,6 +11,8 @@
 //! All answers but one are waited for until a time limit, whatever QEMU sends meanwhile. The one is that to
 //! the transaction: how long that takes depends on the images, so it is waited for as long as QEMU lives.
 
+pub mod jobs;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::iter;
 use std::os::fd::AsRawFd;

@@ -1,10 +1,14 @@
 //! Makes new texts of xl's own configurations of a domain, once its disks have other images. Changes
 //! nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::create::{Job, Rewrites};
+use crate::delete;
+use crate::disk::family::Switch;
+use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::cfg;
 use crate::host::files;
@@ -98,6 +102,65 @@ pub fn for_revert(
         .hint("correct the file, or its path in the SPEC.toml")),
         Err(why) => Ok(CfgAfter::Trouble { path: path.clone(), why: why.chain().join(": ") }),
     }
+}
+
+/// Configuration files that name an image whose content is in another one once a snapshot is deleted.
+pub fn files_for_delete(switches: &[&Switch], keep: &str) -> Result<Vec<ReplaceCfg>> {
+    let mut replaced = Vec::new();
+    let files: BTreeSet<&PathBuf> =
+        switches.iter().filter_map(|switch| switch.user.cfg.as_ref()).collect();
+    for file in files {
+        let own = switches.iter().filter(|switch| switch.user.cfg.as_ref() == Some(file));
+        let changes: Vec<Change> = own.map(|switch| change_of(switch)).collect();
+        let refused = |why| {
+            Error::refused(format!(
+                "The xl configuration file {} must name other images once the disks are merged",
+                file.display()
+            ))
+            .because(why)
+            .hint("correct the file")
+        };
+        let (path, text) = read(file).map_err(refused)?;
+        replaced.extend(replacement(&path, &text, &changes, keep).map_err(refused)?);
+    }
+    Ok(replaced)
+}
+
+fn change_of(switch: &Switch) -> Change {
+    Change::new(&switch.user.vdev, &switch.to.path, switch.to.format)
+}
+
+/// The same, and what `xl config-update` stored of domains.
+pub fn for_delete(
+    toolstack: &Toolstack,
+    switches: &[&Switch],
+    keep: &str,
+) -> Result<delete::Rewrites> {
+    let cfgs = files_for_delete(switches, keep)?;
+    let mut rewrites = delete::Rewrites { cfgs, stored: Vec::new() };
+    let domains: Vec<&DomainId> = switches.iter().filter_map(|s| s.domain.as_ref()).collect();
+    for (number, domain) in domains.iter().enumerate() {
+        if domains[..number].contains(domain) {
+            continue;
+        }
+        let stored = toolstack
+            .userdata(domain.domid, XL_CONFIG)
+            .map_err(|error| trouble(&domain.name, error))?;
+        let Some(text) = stored else { continue };
+        let own = switches.iter().filter(|switch| switch.domain.as_ref() == Some(domain));
+        let changes: Vec<Change> = own.map(|switch| change_of(switch)).collect();
+        let name = Path::new("the stored configuration");
+        let rewritten = cfg::rewritten(name, &text, &changes).map_err(|why| {
+            Error::refused(format!(
+                "What xl config-update stored for {}, which a reboot uses, must name other images",
+                domain.name
+            ))
+            .because(why)
+            .hint("correct it with xl config-update")
+        })?;
+        rewrites.stored.extend(rewritten.map(|(old, new)| ((*domain).clone(), old, new)));
+    }
+    Ok(rewrites)
 }
 
 fn reverted(

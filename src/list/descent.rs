@@ -15,6 +15,7 @@ use super::seen::{DiskNow, FileSeen, Kind, Known, NOW, Running, Seen, is_partial
 use crate::disk::chain::{FileId, MAX_LENGTH};
 use crate::disk::kind::{Content, Frozen, Reader};
 use crate::disk::lvm;
+use crate::memory::is_deleting;
 use crate::memory::peek::Peek;
 use crate::names::same_vdev;
 use crate::record::{DiskRecord, Parent, QcowSnapshot, Record, ToldBy};
@@ -90,7 +91,9 @@ impl<'a> World<'a> {
         images.sort_by_key(|image| image.rank());
         for image in images {
             let Ok(Peek::Snapshot { record, extent, .. }) = &image.peek else { continue };
-            if !is_partial(&image.path) && !world.by_id.contains_key(&record.id) {
+            if !is_partial(&image.path)
+                && !is_deleting(&image.path)
+                && !world.by_id.contains_key(&record.id) {
                 world.by_id.insert(record.id, world.known.len());
                 world.known.push(Known { record, image, extent });
             }

@@ -9,10 +9,10 @@ use super::report::{Other, OtherKind};
 use super::seen::{Asked, ImageSeen, Kind, is_partial};
 use crate::disk::kind::{NewFile, Role};
 use crate::disk::lvm;
-use crate::memory::PARTIAL;
+use crate::memory::{DELETING, PARTIAL, is_deleting};
 use crate::memory::peek::{Extent, Peek};
 use crate::record::Record;
-use crate::tool::volumes;
+use crate::tool::{quote, volumes};
 
 /// What the names of snapshots and files begin with, or have in them, in which a revert keeps what it replaced.
 const KEPT: &str = "before-revert-";
@@ -84,6 +84,11 @@ fn of_image(world: &World<'_>, image: &ImageSeen) -> Option<Other> {
                 }
             };
             Some(of_record(OtherKind::Leftover, path, record, why))
+        }
+        Ok(Peek::Snapshot { record, .. }) if is_deleting(path) => {
+            let image = text.strip_suffix(DELETING).unwrap_or(&text);
+            let why = format!("its deletion was cut short: xl-snapshot delete {}", quote(image));
+            Some(of_record(OtherKind::Deleting, path, record, why))
         }
         Ok(Peek::Snapshot { record, extent, .. }) => {
             let first = world.known[world.number(record.id)?].image;

@@ -173,6 +173,8 @@ pub struct Apart {
 pub enum OtherKind {
     /// An image that cannot be read.
     Damaged,
+    /// A snapshot whose deletion was cut short.
+    Deleting,
     /// A second snapshot of one name.
     Collision,
     /// An unfinished image.
@@ -194,12 +196,13 @@ pub enum OtherKind {
 impl OtherKind {
     /// Whether it is shown without `--all`.
     pub(super) fn is_urgent(self) -> bool {
-        matches!(self, OtherKind::Damaged | OtherKind::Collision)
+        matches!(self, OtherKind::Damaged | OtherKind::Deleting | OtherKind::Collision)
     }
 
     fn word(self) -> &'static str {
         match self {
             OtherKind::Damaged => "damaged",
+            OtherKind::Deleting => "deleting",
             OtherKind::Collision => "collision",
             OtherKind::Leftover => "leftover",
             OtherKind::Copy => "copy",

@@ -178,7 +178,7 @@ fn untouched(file: &FileFacts, proof: &FrozenFile) -> Result<(), (State, String)
     if !file.has_inode_of(proof) {
         return Err(broken("it is another file now"));
     }
-    match file.size == proof.file_size && file.mtime == proof.mtime {
+    match file.is_as(proof.file_size, proof.mtime) {
         true => Ok(()),
         false => Err(broken(format!("it was written to since, at {:.0}", file.mtime))),
     }
@@ -205,7 +205,7 @@ fn check_below(
             Some(FileSeen { device: Some(_), .. }) => {}
             Some(below) => match &below.facts {
                 Err(why) => return Err(broken(format!("it rests on {shown}: {why}"))),
-                Ok(facts) if facts.mtime > record.created => {
+                Ok(facts) if facts.written() > record.created => {
                     return Err(broken(format!("it rests on {shown}, which was written to since")));
                 }
                 Ok(_) => {}

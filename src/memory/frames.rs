@@ -50,7 +50,7 @@ pub struct Level(u8);
 
 impl Level {
     /// That of zstd(1).
-    const DEFAULT: Level = Level(3);
+    pub const DEFAULT: Level = Level(3);
     /// Above, zstd wants hundreds of megabytes per thread and to be asked for `--ultra`.
     const MAX: u8 = 19;
 
@@ -222,6 +222,8 @@ pub struct Frame {
 pub struct Layout {
     /// Where the header's frame ends, and what the marker says; only if this program wrote the file.
     pub ours: Option<(u64, Option<Marker>)>,
+    /// Where the room behind it ends that is kept for it; 0 if there is none.
+    pub head: u64,
     /// Whether the first frame has a checksum; a program gives one to all or to none.
     pub checksums: bool,
 }
@@ -234,13 +236,14 @@ pub fn layout<F: Read + Seek>(file: &mut F, length: u64) -> Result<Layout, BadFr
         first = Frames::new(file, frame.end, length)?.next()?;
     }
     let Some(first) = first else { return Err(BadFrames::Truncated { length }) };
-    let mut layout = Layout { ours: None, checksums: first.checksum };
+    let mut layout = Layout { ours: None, head: 0, checksums: first.checksum };
     // Whatever follows the frame of another program is not looked at here.
     if let Ok(Some(second)) = Frames::new(file, first.end, length)?.next()
         && second.skippable
         && let Some(marker) = Marker::read(file, second.end)?
     {
         layout.ours = Some((first.end, marker));
+        layout.head = second.end;
     }
     Ok(layout)
 }

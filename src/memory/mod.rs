@@ -41,6 +41,21 @@ pub fn partial_path(path: &Path) -> PathBuf {
     partial.into()
 }
 
+/// What marks the name of an image, or a record, whose snapshot is being deleted.
+pub const DELETING: &str = ".deleting";
+
+/// The name of an image while its snapshot is being deleted.
+pub fn deleting_path(path: &Path) -> PathBuf {
+    let mut deleting = path.as_os_str().to_owned();
+    deleting.push(DELETING);
+    deleting.into()
+}
+
+/// Whether a name says that the snapshot is being deleted.
+pub fn is_deleting(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == &DELETING[1..])
+}
+
 /// How xl itself reads an image.
 pub fn restore_command(image: &Path, compressed: bool) -> String {
     let image = quote(image);

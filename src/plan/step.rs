@@ -1,5 +1,6 @@
 //! One step of a plan: what it does and how it is undone.
 
+pub mod deletion;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::plan::Text;
 use crate::process::Process;
 use crate::record::Record;
 use crate::tool::Invocation;
+use deletion::Deletion;
 
 /// Where a memory image is written to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -423,6 +425,8 @@ pub enum Step {
         /// The snapshot's name.
         name: String,
     },
+    /// One step of a deletion.
+    Delete(Deletion),
     /// Removes a file that is not needed any more.
     RemoveFile {
         /// The file.
@@ -464,6 +468,9 @@ impl Step {
             Step::Protect { path } => Some(Step::Unprotect { path: path.clone() }),
             Step::OpenImage(_) => Some(Step::DiscardImage),
             Step::OpenRecord { .. } => Some(Step::DiscardRecord),
+            Step::Delete(Deletion::WriteRecord { path, .. }) => {
+                Some(Step::RemoveNew { path: path.clone() })
+            }
             Step::Arm { .. } => Some(Step::Disarm),
             Step::TakeInternal { path, name } => {
                 Some(Step::UntakeInternal { path: path.clone(), name: name.clone() })

@@ -79,6 +79,32 @@ pub fn snapshot_delete(path: &Path, id: &str) -> Invocation {
         .arg(image_opts(path))
 }
 
+/// Writes what an overlay holds into the image on which it rests, whose format its header states. `-d`: the
+/// overlay keeps what it holds, for what rests on it.
+pub fn commit(path: &Path) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["commit", "-q", "-d", "-f", "qcow2"]).arg(path)
+}
+
+/// Copies what an overlay reads from the image below it into the overlay, but for what `below` holds as well:
+/// on that, or on nothing, it rests then.
+pub fn stream(path: &Path, below: Option<(&Path, Format)>) -> Invocation {
+    rebase(&["-f"], path, below)
+}
+
+/// Has an overlay rest on another image, without a look at what they hold.
+pub fn relink(path: &Path, below: (&Path, Format)) -> Invocation {
+    rebase(&["-u", "-f"], path, Some(below))
+}
+
+fn rebase(options: &[&str], path: &Path, below: Option<(&Path, Format)>) -> Invocation {
+    let call = Invocation::new(Tool::QemuImg, ["rebase", "-q"]).args(options).arg("qcow2");
+    let call = match below {
+        Some((below, format)) => call.arg("-b").arg(below).arg("-F").arg(format.qemu()),
+        None => call.arg("-b").arg(""),
+    };
+    call.arg(path)
+}
+
 /// Copies an internal snapshot into a new image. With a backing file, only what differs from it.
 pub fn copy_snapshot(
     from: &Path,
@@ -236,6 +262,21 @@ mod tests {
         assert_eq!(
             line(&copy_snapshot(a, "3", b, Some((Path::new("/srv/c"), Format::Raw)))),
             "qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=3' -B /srv/c -F raw '/srv/a,1.qcow2' /srv/b.img"
+        );
+    }
+
+    #[test]
+    fn merges_state_every_format() {
+        let (a, b) = (Path::new("/srv/a.qcow2"), Path::new("/srv/b.img"));
+        assert_eq!(line(&commit(a)), "qemu-img commit -q -d -f qcow2 /srv/a.qcow2");
+        assert_eq!(line(&stream(a, None)), "qemu-img rebase -q -f qcow2 -b '' /srv/a.qcow2");
+        assert_eq!(
+            line(&stream(a, Some((b, Format::Raw)))),
+            "qemu-img rebase -q -f qcow2 -b /srv/b.img -F raw /srv/a.qcow2"
+        );
+        assert_eq!(
+            line(&relink(a, (b, Format::Vhd))),
+            "qemu-img rebase -q -u -f qcow2 -b /srv/b.img -F vpc /srv/a.qcow2"
         );
     }
 

@@ -270,6 +270,7 @@ impl Perform for Model {
                 }
             }
             Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
+            Step::Delete(_) => drop(state.ran.insert(step.to_string())),
             Step::Resize { .. }
             | Step::Arm { .. }
             | Step::Disarm

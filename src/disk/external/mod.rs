@@ -12,6 +12,8 @@ pub(super) mod kept;
 use std::path::Path;
 
 use self::kept::External;
+use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::merge;
 use crate::disk::parts::{node, place, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
@@ -157,6 +159,11 @@ impl Planner for External {
             format: Some(format),
             snapshot: External { overlay, proof: Some(proof) }.into(),
         })
+    }
+
+    /// What rests on the base gets its content, or gives it its own.
+    fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
+        merge::delete(family, self.proof.as_ref(), wishes, false)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Internal snapshots: inside of a qcow2 file, taken by the domain's QEMU, put back by qemu-img.
 
+mod delete;
 pub(super) mod kept;
 
 use self::kept::Internal;
+use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
 use crate::disk::{
@@ -210,5 +212,9 @@ impl Planner for Internal {
             format: Some(by_hand.format),
             snapshot: Internal { proof: Some(proof) }.into(),
         })
+    }
+
+    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+        delete::plan(family, self.proof.as_ref())
     }
 }

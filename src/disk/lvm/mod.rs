@@ -6,6 +6,7 @@
 //! cut short, the guest's volume bears another one, so that a second try knows what the first did.
 
 mod before;
+mod delete;
 pub(super) mod kept;
 mod recorded;
 mod thin;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use self::kept::Lvm;
 use self::recorded::{Recorded, check_name, keep_name};
 use self::thin::{thin, thin_beside};
+use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::planner::Planner;
 use crate::disk::{
@@ -212,6 +214,10 @@ impl Planner for Lvm {
     fn needs(&self, _: &DiskFound, beside: bool) -> Vec<What> {
         let in_place = self.size.is_some() && !beside;
         in_place.then(|| What::Alone(device(&self.group, &self.volume))).into_iter().collect()
+    }
+
+    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+        delete::plan(family, &self.group, &self.snapshot)
     }
 }
 

@@ -8,6 +8,8 @@ pub(super) mod kept;
 use std::path::{Path, PathBuf};
 
 use self::kept::Reflink;
+use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::merge;
 use crate::disk::parts::{place, record, refuse};
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
@@ -106,6 +108,11 @@ impl Planner for Reflink {
         let path = &found.record.path;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
         vec![copy, What::Still(path.clone()), What::Renames(directory)]
+    }
+
+    /// A clone may rest on the copy.
+    fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
+        merge::delete(family, self.proof.as_ref(), wishes, true)
     }
 }
 

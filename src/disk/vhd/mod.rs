@@ -3,10 +3,12 @@
 //! Nothing switches a disk of a running tapdisk that is not blktap's own, so the domain is restored
 //! on the child.
 
+mod delete;
 pub(super) mod kept;
 
 use self::kept::Vhd;
 pub use self::kept::target;
+use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::parts::{place, record, refuse};
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
@@ -79,6 +81,10 @@ impl Planner for Vhd {
 
     fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
         vec![What::Still(found.record.path.clone())]
+    }
+
+    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+        delete::plan(family, self.proof.as_ref())
     }
 }
 

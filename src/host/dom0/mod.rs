@@ -1,6 +1,7 @@
 //! Performs the steps of a plan on the real dom0.
 
 mod alone;
+mod deletion;
 mod disks;
 mod domain;
 mod guarded;
@@ -131,6 +132,7 @@ impl Dom0 {
             Step::AwaitTurn => self.await_turn(),
             Step::DiscardDomain { uuid, .. } => self.discard_domain(*uuid),
             Step::Unpause { uuid, .. } => self.unpause(*uuid),
+            Step::Delete(deletion) => self.delete(deletion),
             Step::DropInternal { uuid, domain, vdev, name } => {
                 self.drop_internal(*uuid, domain, vdev, name)
             }
@@ -178,6 +180,7 @@ impl Perform for Dom0 {
             Step::Restore { uuid, .. } => Ok(self.domid_of(*uuid)?.is_some()),
             Step::CreateDomain { domain, .. } => Ok(self.domid_of_name(domain)?.is_some()),
             Step::CompleteRecord => Ok(self.is_recorded()),
+            Step::Delete(deletion) => Ok(Dom0::settle_deletion(deletion)),
             _ => Ok(false),
         }
     }

@@ -63,6 +63,7 @@ impl Step {
             }
             Step::CreateDomain { cfg, paused, .. } => Some(create_domain(cfg, *paused).to_string()),
             Step::Resume { otherwise, .. } => otherwise.clone(),
+            Step::Delete(deletion) => deletion.by_hand(),
             _ => None,
         }
     }
@@ -228,6 +229,7 @@ impl fmt::Display for Step {
                 write!(f, "destroy {domain} if it is there, paused")
             }
             Step::Unpause { domain, .. } => write!(f, "unpause {domain}"),
+            Step::Delete(deletion) => deletion.fmt(f),
             Step::DropInternal { vdev, name, .. } => {
                 write!(f, "delete the internal snapshot {name} of {vdev}")
             }

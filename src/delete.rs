@@ -1,0 +1,349 @@
+//! `delete`: from what is asked and what is seen to a plan. Pure.
+//!
+//! Everything that could be cut short may be begun again: the plan goes onward, and the next deletion of the
+//! same snapshot finds by the marks on its files how far the last one came. Until it is finished, every
+//! other snapshot is as good as before.
+
+use std::path::{Path, PathBuf};
+
+use crate::disk::family::{DiskDelete, Family, Member, Rewrite, Wishes};
+use crate::disk::{self, mib};
+use crate::domain::{DomainConfig, DomainId};
+use crate::error::{Error, Left, Result};
+use crate::memory::deleting_path;
+use crate::plan::deletion::{Change, Deletion};
+use crate::plan::{Plan, ReplaceCfg, Step, StoreConfig, Stranded, Text, Whose, XenstoreWrite};
+use crate::process::Process;
+use crate::record::{DisksOnly, Parent, Record};
+use crate::tool::quote;
+use crate::tool::check_path;
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its image, or the file of its record, by its own name.
+    pub image: PathBuf,
+    /// Whether it has the name already that says that it is being deleted.
+    pub marked: bool,
+    /// Its record.
+    pub record: Record,
+    /// What the image takes on its file system, in bytes.
+    pub allocated: u64,
+    /// Its disks, in the order of the record.
+    pub families: Vec<Family>,
+    /// Images that an earlier deletion of this snapshot has marked.
+    pub begun: Vec<Member>,
+    /// Other snapshots that descend from this one, and whose record can be replaced.
+    pub children: Vec<disk::family::Keeper>,
+    /// The running domains that may take part.
+    pub domains: Vec<Involved>,
+    /// Whether the snapshot's domain runs.
+    pub runs: bool,
+    /// The xl configuration file of the domain, if one is known that exists.
+    pub cfg: Option<PathBuf>,
+    /// What could not be looked at.
+    pub unseen: Vec<String>,
+}
+
+/// A running domain whose QEMU may have to merge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Involved {
+    /// What it is.
+    pub id: DomainId,
+    /// The text that libxl has stored of it.
+    pub stored: String,
+    /// Its xl process, if it has one.
+    pub monitor: Option<Process>,
+    /// The keys in xenstore that name its images, by the disk.
+    pub params: Vec<(String, Vec<(String, String)>)>,
+}
+
+/// Texts of xl's own configurations.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rewrites {
+    /// Files that name the images that go.
+    pub cfgs: Vec<ReplaceCfg>,
+    /// What `xl config-update` stored, old and new, by the domain.
+    pub stored: Vec<(DomainId, Text, Text)>,
+}
+
+/// Decides what becomes of each disk, or refuses.
+pub fn disks(seen: &Seen, wishes: Wishes) -> Result<Vec<DiskDelete>> {
+    if let Some(what) = seen.unseen.first() {
+        return Err(refused(seen)
+            .because(format!("who rests on it is not known: {what}"))
+            .hint("put that right first"));
+    }
+    let disks = seen
+        .families
+        .iter()
+        .map(|family| disk::delete(family, wishes))
+        .collect::<Result<Vec<_>>>()?;
+    let mut sums: Vec<(u64, u64, u64, &Path)> = Vec::new();
+    for (device, free, needed, path) in disks.iter().flat_map(|disk| &disk.room) {
+        match sums.iter_mut().find(|(other, ..)| other == device) {
+            Some(sum) => sum.2 = sum.2.saturating_add(*needed),
+            None => sums.push((*device, *free, *needed, path)),
+        }
+    }
+    if let Some((_, free, needed, path)) = sums.iter().find(|(_, free, needed, _)| needed > free) {
+        let why = format!(
+            "merging may need {} on the file system of {}, where {} are free",
+            mib(*needed),
+            quote(path),
+            mib(*free)
+        );
+        return Err(refused(seen).because(why).hint("make room"));
+    }
+    Ok(disks)
+}
+
+fn refused(seen: &Seen) -> Error {
+    let Record { name, domain, .. } = &seen.record;
+    Error::refused(format!("Snapshot {name} of {} cannot be deleted", domain.name))
+}
+
+/// Plans the deletion.
+pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Plan> {
+    let Record { name, domain, .. } = &seen.record;
+    let marked = deleting_path(&seen.image);
+    let mut plan = Plan {
+        title: format!("Deletion of snapshot {name} of {}", domain.name),
+        notes: notes(disks),
+        onward_again: true,
+        ..Plan::default()
+    };
+    for involved in online(seen, disks) {
+        let (domain, stored) = (involved.id.clone(), involved.stored.clone());
+        plan.prepare.push(Step::CheckSame { domain, stored });
+    }
+    if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
+        let (uuid, domain) = (domain.uuid, domain.name.clone());
+        plan.prepare.push(Step::CheckDown { uuid, domain });
+    }
+    let mark = Deletion::Mark { image: seen.image.clone(), marked: marked.clone() };
+    plan.commit = (!seen.marked).then_some(Step::Delete(mark));
+    for disk in disks {
+        plan.onward.extend(disk.merges.clone());
+    }
+    let woken = switch(seen, disks, rewrites, &mut plan)?;
+    plan.onward.extend(rewrites.cfgs.iter().cloned().map(Step::ReplaceCfg));
+
+    let mut written: Vec<(PathBuf, bool)> =
+        disks.iter().flat_map(|disk| disk.written.clone()).collect();
+    let mut changes: Vec<Rewrite> =
+        disks.iter().flat_map(|disk| disk.rewrites.clone()).collect();
+    for member in &seen.begun {
+        if written.iter().any(|(path, _)| *path == member.path) {
+            continue;
+        }
+        written.push((member.path.clone(), !member.users.is_empty()));
+        changes.extend(member.keepers.iter().map(|keeper| Rewrite {
+            keeper: keeper.clone(),
+            change: Change::Written { vdev: keeper.vdev.clone() },
+        }));
+    }
+    for (file, live) in &written {
+        plan.onward.push(Step::Delete(Deletion::Settle { file: file.clone(), live: *live }));
+    }
+    plan.onward.extend(records(seen, &changes));
+    plan.onward.extend(disks.iter().flat_map(|disk| disk.removals.clone()));
+    plan.onward.extend(
+        written.into_iter().map(|(file, _)| Step::Delete(Deletion::End { file })),
+    );
+    plan.onward.push(Step::RemoveFile { path: marked });
+    plan.stranded = Stranded {
+        down: String::new(),
+        steps: woken.into_iter().map(|process| Step::WakeMonitor { process }).collect(),
+        left: vec![half_deleted(&seen.image, name.as_str())],
+    };
+    Ok(plan)
+}
+
+/// What is left when a deletion was cut short.
+pub fn half_deleted(image: &Path, name: &str) -> Left {
+    Left {
+        what: format!(
+            "Snapshot {name} is half deleted, and cannot be reverted to; every other snapshot is as good \
+             as before"
+        ),
+        command: Some(format!("xl-snapshot delete {}", quote(image))),
+    }
+}
+
+fn online<'a>(seen: &'a Seen, disks: &[DiskDelete]) -> Vec<&'a Involved> {
+    let takes_part = |involved: &&Involved| disks.iter().any(|d| d.online.contains(&involved.id));
+    seen.domains.iter().filter(takes_part).collect()
+}
+
+/// Disks of running domains that get another image: nobody starts such a domain anew until its stored
+/// configuration names that too.
+fn switch(
+    seen: &Seen,
+    disks: &[DiskDelete],
+    rewrites: &Rewrites,
+    plan: &mut Plan,
+) -> Result<Vec<Process>> {
+    let mut held = Vec::new();
+    for involved in &seen.domains {
+        let id = &involved.id;
+        let switches: Vec<_> = disks
+            .iter()
+            .flat_map(|disk| &disk.switches)
+            .filter(|switch| switch.domain.as_ref() == Some(id))
+            .collect();
+        if switches.is_empty() {
+            continue;
+        }
+        let broken = |why| {
+            Error::refused(format!("The configuration of {} is not understood", id.name))
+                .because(why)
+                .hint(format!("see what libxl has stored of it: xl list -l {}", quote(&id.name)))
+        };
+        let mut config = DomainConfig::parse(&involved.stored).map_err(broken)?;
+        let (mut what, mut writes) = (Vec::new(), Vec::new());
+        for switch in &switches {
+            let (vdev, to) = (&switch.user.vdev, &switch.to);
+            config.set_image(vdev, &to.path, to.format).map_err(broken)?;
+            what.push(format!("{vdev} -> {}", to.path.display()));
+            let params = involved.params.iter().filter(|(other, _)| other == vdev);
+            writes.extend(params.flat_map(|(_, keys)| keys).map(|(path, old)| XenstoreWrite {
+                path: path.clone(),
+                new: format!("{}:{}", to.format.xenstore(), to.path.display()),
+                old: old.clone(),
+            }));
+        }
+        let what = what.join(", ");
+        let store = |whose, old: Text, new: Text| {
+            let (domain, what) = (id.clone(), what.clone());
+            Step::StoreConfig(StoreConfig { domain, whose, new, old, what })
+        };
+        held.extend(involved.monitor);
+        plan.onward.extend(involved.monitor.map(|process| Step::HoldMonitor { process }));
+        plan.onward.extend(disks.iter().filter_map(|disk| disk.pivot.clone()).filter(|pivot| {
+            matches!(pivot, Step::Delete(Deletion::Pivot { online, .. }) if online.domain == *id)
+        }));
+        plan.onward.push(store(Whose::Libxl, involved.stored.clone().into(), config.to_json().into()));
+        let stored = rewrites.stored.iter().filter(|(domain, ..)| domain == id);
+        plan.onward.extend(stored.map(|(_, old, new)| store(Whose::Xl, old.clone(), new.clone())));
+        plan.onward.extend((!writes.is_empty()).then_some(Step::Xenstore(writes)));
+        plan.onward.extend(involved.monitor.map(|process| Step::WakeMonitor { process }));
+    }
+    Ok(held)
+}
+
+/// One step for each record that changes.
+fn records(seen: &Seen, changes: &[Rewrite]) -> Vec<Step> {
+    let mut steps: Vec<(PathBuf, Step)> = Vec::new();
+    let parent = seen.record.parent.map(|parent| (parent, seen.record.parent_by));
+    // A record of before there was a parent in it: what descended from it is told by dates.
+    let inherited = seen.children.iter().map(|child| (child, Change::Parent(parent)));
+    let rewritten = changes.iter().map(|rewrite| (&rewrite.keeper, rewrite.change.clone()));
+    for (keeper, change) in rewritten.chain(inherited) {
+        match steps.iter_mut().find(|(image, _)| *image == keeper.image) {
+            Some((_, Step::Delete(Deletion::Rewrite { changes, .. }))) => changes.push(change),
+            _ => steps.push((
+                keeper.image.clone(),
+                Step::Delete(Deletion::Rewrite {
+                    image: keeper.image.clone(),
+                    name: keeper.name.clone(),
+                    id: keeper.id,
+                    changes: vec![change],
+                }),
+            )),
+        }
+    }
+    steps.into_iter().map(|(_, step)| step).collect()
+}
+
+fn notes(disks: &[DiskDelete]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for disk in disks {
+        notes.extend(disk.merged.iter().map(|merged| {
+            let instead = merged.instead.map(|bytes| {
+                let other = if merged.how == "commit" { "stream" } else { "commit" };
+                format!("; a {other} would be of {}", mib(bytes))
+            });
+            format!(
+                "{} of {} from {} to {}{}",
+                merged.how,
+                mib(merged.bytes),
+                quote(&merged.from),
+                quote(&merged.into),
+                instead.unwrap_or_default()
+            )
+        }));
+        notes.extend(disk.kept.clone());
+        notes.extend(disk.notes.clone());
+    }
+    notes
+}
+
+/// Plans to remove the memory of a snapshot and leave the rest, as a record of the same name.
+pub fn plan_memory_only(seen: &Seen) -> Result<(Plan, PathBuf)> {
+    let Record { name, domain, .. } = &seen.record;
+    let refused = |why: String| {
+        Error::refused(format!("Snapshot {name} of {} cannot lose its memory", domain.name))
+            .because(why)
+    };
+    if seen.marked {
+        return Err(refused("it is being deleted".into())
+            .hint("finish that: leave out --memory-only"));
+    }
+    if seen.record.disks_only.is_some() {
+        return Err(refused("it has none".into()));
+    }
+    if seen.record.disks.iter().all(|disk| disk.snapshot.is_left_out()) {
+        return Err(refused("nothing else is in it".into()).hint("delete it as a whole"));
+    }
+    let path = record_path(&seen.image);
+    check_path(&path).map_err(|why| refused(why.to_string()))?;
+    let cfg = domain.cfg.clone().filter(|cfg| seen.cfg.as_ref() == Some(cfg)).or(seen.cfg.clone());
+    let mut record = Record {
+        // They were taken while it ran.
+        disks_only: Some(DisksOnly::CrashConsistent),
+        live: false,
+        image_size: 0,
+        ..seen.record.clone()
+    };
+    record.domain.cfg = cfg.clone();
+    let mut notes = vec![
+        "what is left is what a power cut would have left: nobody knows whether the guest's file \
+         systems and data bases survive that"
+            .to_owned(),
+    ];
+    if cfg.is_none() {
+        notes.push(
+            "no xl configuration file of the domain is known: to revert, name it as config, with record, \
+             in a SPEC.toml"
+                .into(),
+        );
+    }
+    let plan = Plan {
+        title: format!("Removal of the memory of snapshot {name} of {}", domain.name),
+        notes,
+        prepare: vec![Step::Delete(Deletion::WriteRecord {
+            path: path.clone(),
+            record: Box::new(record),
+        })],
+        commit: Some(Step::RemoveFile { path: seen.image.clone() }),
+        ..Plan::default()
+    };
+    Ok((plan, path))
+}
+
+/// Beside the image, with another ending.
+fn record_path(image: &Path) -> PathBuf {
+    let text = image.to_string_lossy();
+    let stem = [".xlsave.zst", ".xlsave"].iter().find_map(|ending| text.strip_suffix(ending));
+    PathBuf::from(format!("{}.record", stem.unwrap_or(&text)))
+}
+
+
+/// The parent that the files marked as current have from now on.
+pub fn heir(record: &Record) -> Option<uuid::Uuid> {
+    match record.parent {
+        Some(Parent::Snapshot(id)) => Some(id),
+        Some(Parent::None) | None => None,
+    }
+}

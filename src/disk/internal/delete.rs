@@ -1,0 +1,72 @@
+//! Deleting a snapshot inside of a qcow2 file.
+
+use crate::disk::family::{DiskDelete, Family};
+use crate::disk::merge;
+use crate::disk::merging::How;
+use crate::disk::proof::QcowSnapshot;
+use crate::error::Result;
+use crate::plan::Step;
+use crate::plan::deletion::Deletion;
+use crate::tool::quote;
+
+/// Plans to delete the snapshot from its file, by the QEMU that has it as a guest's disk, or while nobody has
+/// it open.
+pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<DiskDelete> {
+    let mut plan = DiskDelete::default();
+    let refuse = |why: String| merge::refuse(family, why);
+    let vdev = &family.record.vdev;
+    let Some(base) = &family.base else {
+        plan.notes.push(format!("{vdev}: its file is gone already"));
+        return Ok(plan);
+    };
+    let shown = quote(&base.path);
+    let proof = proof.ok_or_else(|| refuse("the record has no proof of its snapshot".into()))?;
+    let inside = base.inside.as_ref().map_err(|why| refuse(format!("{shown}: {why}")))?;
+    if !inside.contains(proof) {
+        plan.notes.push(format!("{vdev}: its snapshot {} in {shown} is gone already", proof.name));
+        return Ok(plan);
+    }
+    if inside.iter().filter(|other| other.id == proof.id).count() != 1 {
+        return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
+    }
+    let running = base.open_in.first();
+    if let Some(who) = base.is_open_elsewhere(running) {
+        return Err(refuse(format!("{shown} is open in {who}")).hint("end that first"));
+    }
+    let mut online = None;
+    if let Some(running) = running {
+        let id = &running.id;
+        if let Some(why) = &running.trouble {
+            return Err(refuse(format!("domain {id}: {why}")));
+        }
+        let runs = base.users.iter().any(|user| user.cfg.is_none() && user.domain == id.name);
+        if !runs {
+            return Err(refuse(format!("domain {id} runs on images that rest on {shown}")).hint(
+                "QEMU deletes internal snapshots only of the image that the guest writes to: delete it \
+                 when the domain is shut down",
+            ));
+        }
+        online = family.online(running);
+        plan.online.push(id.clone());
+    }
+    // Younger snapshots are proven by the file.
+    if base.users.is_empty() {
+        if let Some(why) = &base.unmarkable {
+            return Err(refuse(format!("{shown}: {why}")));
+        }
+        if let Some(keeper) = base.keepers.iter().find(|keeper| keeper.fixed.is_some()) {
+            return Err(refuse(format!("the record of snapshot {} cannot be updated", keeper.name))
+                .hint("delete that one first"));
+        }
+        plan.merges.extend(merge::begin(family, base, How::Inside));
+        plan.written.push((base.path.clone(), false));
+        plan.rewrites.extend(merge::written(base));
+    }
+    plan.merges.push(Step::Delete(Deletion::DeleteInside {
+        online,
+        file: base.path.clone(),
+        snapshot: proof.clone(),
+    }));
+    plan.removed.push(format!("snapshot {} in {}", proof.name, base.path.display()));
+    Ok(plan)
+}

@@ -1,0 +1,44 @@
+//! Deleting the snapshot of a volume.
+
+use super::tag;
+use crate::disk::family::{DiskDelete, Family};
+use crate::disk::merge;
+use crate::error::Result;
+use crate::plan::Step;
+use crate::tool::volumes::{self, Volume};
+
+/// Plans to remove the snapshot, which is known by its tag.
+pub(super) fn plan(family: &Family, group: &str, name: &str) -> Result<DiskDelete> {
+    let mut plan = DiskDelete::default();
+    let vdev = &family.record.vdev;
+    let volumes = family.volumes.as_ref();
+    let volumes = volumes.map_err(|why| merge::refuse(family, format!("LVM does not answer: {why}")))?;
+    let tag = tag(family.id, vdev);
+    let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
+    match tagged.as_slice() {
+        [] => plan.notes.push(format!("{vdev}: its snapshot {group}/{name} is gone already")),
+        [snapshot] if snapshot.open => {
+            return Err(merge::refuse(
+                family,
+                format!("somebody has its snapshot {} open", snapshot.path()),
+            )
+            .hint("is it mounted, or a disk of another domain?"));
+        }
+        [snapshot] if snapshot.merging => {
+            return Err(merge::refuse(family, format!("{} is being merged", snapshot.path()))
+                .hint("wait for the end of that: lvs -a"));
+        }
+        [snapshot] => {
+            let call = volumes::remove_tagged(&snapshot.group, &snapshot.name, &tag);
+            plan.removals.push(Step::Run(call));
+            plan.removed.push(snapshot.path());
+        }
+        [one, other, ..] => {
+            return Err(merge::refuse(
+                family,
+                format!("both {} and {} bear its tag {tag}", one.path(), other.path()),
+            ));
+        }
+    }
+    Ok(plan)
+}

@@ -1,0 +1,472 @@
+//! Deleting a snapshot whose content is in a file of its own: what rests on the file gets its content, or
+//! gives it its own. Pure.
+//!
+//! With one overlay there are two ways, and the one that moves less is taken: *commit* writes what the
+//! overlay holds into the file below, which then takes the overlay's place, so that whoever named the overlay
+//! has to name the other; *stream* reads what the file below holds into the overlay, and every path stays.
+
+use crate::disk::family::{DiskDelete, Family, Member, Merged, Rewrite, Running, Switch, Wishes};
+use crate::disk::merging::{How, Merging};
+use crate::domain::Format;
+use crate::error::{Error, Result};
+use crate::plan::Step;
+use crate::plan::deletion::{Change, Deletion};
+use crate::disk::proof::{FrozenFile, SECTOR};
+use crate::tool::quote;
+
+/// Refuses to delete the snapshot of a disk.
+pub(super) fn refuse(family: &Family, why: impl Into<String>) -> Error {
+    Error::refused(format!("The snapshot of {} cannot be deleted", family.record.vdev))
+        .because(why.into())
+}
+
+/// Plans to delete a snapshot whose content is the file `base`.
+///
+/// `only_stream`: the file is a copy that takes nobody's place.
+pub(super) fn delete(
+    family: &Family,
+    proof: Option<&FrozenFile>,
+    wishes: Wishes,
+    only_stream: bool,
+) -> Result<DiskDelete> {
+    let mut plan = DiskDelete::default();
+    let Some(base) = &family.base else {
+        plan.notes.push(format!("{}: its file is gone already", family.record.vdev));
+        return Ok(plan);
+    };
+    let shown = quote(&base.path);
+    let facts = base.facts.as_ref().map_err(|why| refuse(family, format!("{shown}: {why}")))?;
+    if let Some(mark) = base.merging().filter(|mark| mark.id != family.id) {
+        return Err(refuse(family, format!("{shown} is part of another deletion, of snapshot {}", mark.id))
+            .hint("finish that first: xl-snapshot list shows it"));
+    }
+    let proof = proof.ok_or_else(|| refuse(family, "the record has no proof of it"))?;
+    if facts.inode != proof.inode {
+        plan.kept = Some(format!("{shown} is another file than at the snapshot"));
+        return Ok(plan);
+    }
+    let is_moved = matches!(base.merging().map(|mark| &mark.how), Some(How::Commit(_)));
+    if let Some(keeper) = base.keepers.iter().find(|keeper| keeper.proven && !is_moved) {
+        plan.kept = Some(format!("{shown} stays: snapshot {} is in it as well", keeper.name));
+        return Ok(plan);
+    }
+    let committed = match base.merging().map(|mark| &mark.how) {
+        Some(How::Commit(overlay)) => Some(overlay),
+        _ => None,
+    };
+    let untouched = facts.is_as(proof.file_size, proof.mtime);
+    if !untouched && !family.overlays.is_empty() {
+        return Err(refuse(
+            family,
+            format!("{shown} was written to since, and {} rests on it", quote(&family.overlays[0].path)),
+        )
+        .hint("the snapshot is lost; remove its image by hand, and leave the disks as they are"));
+    }
+    if let Some(overlay) = committed {
+        return finish_commit(family, base, overlay, plan);
+    }
+    match family.overlays.as_slice() {
+        [] => {}
+        [overlay] if !wishes.flatten || !overlay.is_foreign() => {
+            merge(family, base, overlay, only_stream, &mut plan)?;
+        }
+        overlays if wishes.flatten => {
+            for overlay in overlays {
+                let online = check(family, base, overlay, false)?;
+                stream(family, base, overlay, online, &mut plan)?;
+            }
+        }
+        overlays => {
+            let all: Vec<_> = overlays.iter().map(|overlay| named(overlay)).collect();
+            return Err(refuse(family, format!("{shown} is the base of {}", all.join(" and ")))
+                .hint(
+                    "--flatten copies it into each of them; or remove those that nobody needs any more",
+                ));
+        }
+    }
+    if plan.merged.iter().any(|merged| merged.how == "commit") {
+        return Ok(plan);
+    }
+    if let Some(who) = base.opened_by.first() {
+        return Err(refuse(family, format!("{shown} is open in {who}")).hint("end that first"));
+    }
+    if plan.merged.is_empty() && !base.open_in.is_empty() && base.users.is_empty() {
+        let who = &base.open_in[0].id;
+        return Err(refuse(family, format!("{shown} is open in the QEMU of domain {who}")));
+    }
+    match keep(base, untouched) {
+        Some(why) => plan.kept = Some(format!("{shown} stays: {why}")),
+        None => remove(base, &mut plan),
+    }
+    Ok(plan)
+}
+
+fn remove(member: &Member, plan: &mut DiskDelete) {
+    plan.removals.push(Step::RemoveFile { path: member.path.clone() });
+    plan.removed.push(member.path.display().to_string());
+}
+
+/// Who an overlay belongs to.
+fn named(member: &Member) -> String {
+    let path = quote(&member.path);
+    let user = member.users.first().map(|user| format!("{} of {}", user.vdev, user.domain));
+    let keeper = member.keepers.first().map(|keeper| format!("snapshot {}", keeper.name));
+    match user.or(keeper) {
+        Some(who) => format!("{path} ({who})"),
+        None => format!("{path} (which no snapshot and no known domain names)"),
+    }
+}
+
+/// Why the file with the content is not removed, if so.
+fn keep(base: &Member, untouched: bool) -> Option<String> {
+    let inside = || base.inside.as_ref().is_ok_and(Vec::is_empty);
+    let why = if let Some(user) = base.users.first() {
+        format!("it is {} of {}", user.vdev, user.domain)
+    } else if let Some(keeper) = base.keepers.first() {
+        format!("snapshot {} is in it as well", keeper.name)
+    } else if !inside() {
+        "there are internal snapshots in it".into()
+    } else if !base.ours {
+        format!("it was not made by this program; if nobody needs it: rm {}", quote(&base.path))
+    } else if !untouched {
+        "it was written to since the snapshot".into()
+    } else {
+        return None;
+    };
+    Some(why)
+}
+
+/// Who merges the overlay with the base, after everything that forbids it.
+fn check<'a>(
+    family: &Family,
+    base: &Member,
+    overlay: &'a Member,
+    alone: bool,
+) -> Result<Option<&'a Running>> {
+    let refuse = |why: String| refuse(family, why);
+    let shown = quote(&overlay.path);
+    match &overlay.inside {
+        Ok(inside) if inside.is_empty() => {}
+        Ok(_) => {
+            return Err(refuse(format!(
+                "{shown} has internal snapshots, which a merge would damage"
+            ))
+            .hint("delete those first: xl-snapshot list --all, qemu-img snapshot -l"));
+        }
+        Err(why) => return Err(refuse(format!("{shown}: {why}"))),
+    }
+    let online = overlay.open_in.first();
+    let others = [overlay].into_iter().chain(alone.then_some(base));
+    for member in others {
+        if let Some(who) = member.is_open_elsewhere(online) {
+            return Err(refuse(format!("{} is open in {who}", quote(&member.path)))
+                .hint("end that first"));
+        }
+    }
+    if let Some(running) = online {
+        if let Some(why) = &running.trouble {
+            return Err(refuse(format!("domain {}: {why}", running.id)));
+        }
+        if family.online(running).is_none() {
+            return Err(refuse(format!(
+                "the QEMU of domain {} has {shown} open, but none of its disks rests on it",
+                running.id
+            )));
+        }
+    }
+    for keeper in &overlay.keepers {
+        if !keeper.proven {
+            return Err(refuse(format!(
+                "snapshot {} is broken already: {shown} is not as it was",
+                keeper.name
+            ))
+            .hint("delete that one first"));
+        }
+        if let Some(why) = &keeper.fixed {
+            return Err(refuse(format!(
+                "the record of snapshot {} in {} cannot be updated: {why}",
+                keeper.name,
+                quote(&keeper.image)
+            ))
+            .hint("delete that one first"));
+        }
+    }
+    Ok(online)
+}
+
+/// Plans the merge that moves less.
+fn merge(
+    family: &Family,
+    base: &Member,
+    overlay: &Member,
+    only_stream: bool,
+    plan: &mut DiskDelete,
+) -> Result<()> {
+    if overlay.is_foreign() {
+        return Err(refuse(family, format!("a clone rests on it: {}", named(overlay)))
+            .hint("delete the clone first, or give the clone a copy: --flatten"));
+    }
+    let online = check(family, base, overlay, false)?;
+    let no_stream = why_no_stream(base, overlay);
+    let no_commit = match only_stream {
+        true => Some("it is a copy that takes nobody's place".into()),
+        false => why_no_commit(family, base, overlay, online),
+    };
+    let streams = base.allocated;
+    let commits = overlay.allocated;
+    // A tie changes no path.
+    match (no_stream, no_commit) {
+        (None, None) if streams <= commits => stream(family, base, overlay, online, plan)?,
+        (None, Some(_)) => return stream(family, base, overlay, online, plan),
+        (_, None) => commit(family, base, overlay, online, plan)?,
+        (Some(stream), Some(commit)) => {
+            return Err(refuse(
+                family,
+                format!(
+                    "{} and {} cannot be merged: no stream, because {stream}; no commit, because {commit}",
+                    quote(&base.path),
+                    quote(&overlay.path)
+                ),
+            ));
+        }
+    }
+    if let Some(merged) = plan.merged.last_mut() {
+        merged.instead = Some(streams.max(commits));
+    }
+    Ok(())
+}
+
+fn needs(what: u64, member: &Member) -> Option<String> {
+    let (_, free) = member.room;
+    (what > free).then(|| {
+        format!(
+            "{} MiB may be needed on the file system of {}, where {} MiB are free",
+            what.div_ceil(1 << 20),
+            quote(&member.path),
+            free >> 20
+        )
+    })
+}
+
+/// An overlay that is no guest's disk is below other images, and snapshots are proven by it.
+fn must_be_marked(member: &Member) -> bool {
+    member.users.is_empty()
+}
+
+fn why_no_stream(base: &Member, overlay: &Member) -> Option<String> {
+    if !base.inside.as_ref().is_ok_and(Vec::is_empty) {
+        return Some("there are internal snapshots in the base, which would stay alone".into());
+    }
+    let marks = must_be_marked(overlay).then(|| overlay.unmarkable.clone()).flatten();
+    marks.or_else(|| needs(base.allocated, overlay))
+}
+
+fn why_no_commit(
+    family: &Family,
+    base: &Member,
+    overlay: &Member,
+    online: Option<&Running>,
+) -> Option<String> {
+    let sector = |size: u64| size.next_multiple_of(SECTOR);
+    if let Some(why) = &base.unmarkable {
+        return Some(why.clone());
+    }
+    if base.facts.is_err() {
+        return Some("the base is no regular file".into());
+    }
+    if !matches!(base.format, Format::Raw | Format::Qcow2) {
+        return Some(format!("the base has the format {}", base.format.name()));
+    }
+    if sector(base.virtual_size) > sector(overlay.virtual_size) {
+        return Some("the base is larger than the overlay".into());
+    }
+    if let Some(user) = base.users.first() {
+        return Some(format!("the base is {} of {}", user.vdev, user.domain));
+    }
+    if let Some(keeper) = base.keepers.first() {
+        return Some(format!("the base is the content of snapshot {} too", keeper.name));
+    }
+    if overlay.users.is_empty() && overlay.keepers.is_empty() {
+        return Some("nobody knows who names the overlay".into());
+    }
+    if let Some(who) = base.is_open_elsewhere(online) {
+        return Some(format!("the base is open in {who}"));
+    }
+    for above in family.on(overlay) {
+        if let Some(who) = above.is_open_elsewhere(online) {
+            return Some(format!("{}, which rests on it, is open in {who}", quote(&above.path)));
+        }
+        if must_be_marked(above) && above.unmarkable.is_some() {
+            return above.unmarkable.clone();
+        }
+        if let Some(keeper) = above.keepers.iter().find(|keeper| keeper.fixed.is_some()) {
+            return Some(format!("the record of snapshot {} cannot be updated", keeper.name));
+        }
+    }
+    needs(overlay.allocated, base)
+}
+
+pub(super) fn begin(family: &Family, member: &Member, how: How) -> Option<Step> {
+    let facts = member.facts.as_ref().ok()?;
+    let mark = Merging {
+        id: family.id,
+        how,
+        size: facts.size,
+        mtime: facts.mtime,
+        writable: facts.writable,
+    };
+    Some(Step::Delete(Deletion::Begin { file: member.path.clone(), mark }))
+}
+
+fn stream(
+    family: &Family,
+    base: &Member,
+    overlay: &Member,
+    online: Option<&Running>,
+    plan: &mut DiskDelete,
+) -> Result<()> {
+    let bytes = base.allocated;
+    if let Some(why) = needs(bytes, overlay) {
+        return Err(refuse(family, why).hint("make room"));
+    }
+    if must_be_marked(overlay) {
+        if let Some(why) = &overlay.unmarkable {
+            return Err(refuse(family, format!("{}: {why}", quote(&overlay.path))));
+        }
+        plan.merges.extend(begin(family, overlay, How::Stream(base.path.clone())));
+        plan.written.push((overlay.path.clone(), false));
+        plan.rewrites.extend(written(overlay));
+    }
+    plan.merges.push(Step::Delete(Deletion::Stream {
+        online: online.and_then(|running| family.online(running)),
+        top: overlay.path.clone(),
+        base: base.path.clone(),
+        below: base.below.clone(),
+        bytes,
+    }));
+    plan.online.extend(online.map(|running| running.id.clone()));
+    let (device, free) = overlay.room;
+    plan.room.push((device, free, bytes, overlay.path.clone()));
+    plan.merged.push(Merged {
+        how: "stream",
+        from: base.path.clone(),
+        into: overlay.path.clone(),
+        bytes,
+        instead: None,
+    });
+    Ok(())
+}
+
+pub(super) fn written(member: &Member) -> impl Iterator<Item = Rewrite> {
+    member.keepers.iter().map(|keeper| Rewrite {
+        keeper: keeper.clone(),
+        change: Change::Written { vdev: keeper.vdev.clone() },
+    })
+}
+
+fn commit(
+    family: &Family,
+    base: &Member,
+    overlay: &Member,
+    online: Option<&Running>,
+    plan: &mut DiskDelete,
+) -> Result<()> {
+    let bytes = overlay.allocated;
+    let by = online.and_then(|running| family.online(running));
+    plan.merges.extend(begin(family, base, How::Commit(overlay.path.clone())));
+    for above in family.on(overlay).filter(|above| must_be_marked(above)) {
+        plan.merges.extend(begin(family, above, How::Relink));
+    }
+    plan.merges.push(Step::Delete(Deletion::Commit {
+        online: by.clone(),
+        top: overlay.path.clone(),
+        base: base.image(),
+        bytes,
+    }));
+    let active = overlay.users.iter().any(|user| user.cfg.is_none());
+    if let Some(online) = by.filter(|_| active) {
+        plan.pivot = Some(Step::Delete(Deletion::Pivot {
+            online,
+            top: overlay.path.clone(),
+            base: base.path.clone(),
+        }));
+    }
+    plan.online.extend(online.map(|running| running.id.clone()));
+    let (device, free) = base.room;
+    plan.room.push((device, free, bytes, base.path.clone()));
+    plan.merged.push(Merged {
+        how: "commit",
+        from: overlay.path.clone(),
+        into: base.path.clone(),
+        bytes,
+        instead: None,
+    });
+    settle_commit(family, base, overlay, online, plan);
+    Ok(())
+}
+
+/// What follows once the base has all that the overlay holds.
+fn settle_commit(
+    family: &Family,
+    base: &Member,
+    overlay: &Member,
+    online: Option<&Running>,
+    plan: &mut DiskDelete,
+) {
+    for above in family.on(overlay) {
+        // QEMU has done that for those it has open.
+        let by_qemu = online.is_some_and(|running| above.open_in.contains(running));
+        if !by_qemu {
+            plan.merges.push(Step::Delete(Deletion::Relink {
+                file: above.path.clone(),
+                below: base.image(),
+            }));
+        }
+        if must_be_marked(above) {
+            plan.written.push((above.path.clone(), false));
+            plan.rewrites.extend(written(above));
+        }
+    }
+    plan.written.push((base.path.clone(), !overlay.users.is_empty() || !base.users.is_empty()));
+    plan.rewrites.extend(overlay.keepers.iter().map(|keeper| Rewrite {
+        keeper: keeper.clone(),
+        change: Change::Moved { vdev: keeper.vdev.clone(), to: base.image() },
+    }));
+    plan.switches.extend(overlay.users.iter().map(|user| Switch {
+        user: user.clone(),
+        domain: online.filter(|_| user.cfg.is_none()).map(|running| running.id.clone()),
+        to: base.image(),
+    }));
+    remove(overlay, plan);
+}
+
+/// Goes on with a commit that was cut short.
+fn finish_commit(
+    family: &Family,
+    base: &Member,
+    overlay: &std::path::Path,
+    mut plan: DiskDelete,
+) -> Result<DiskDelete> {
+    let overlay = family.overlays.iter().find(|member| member.path == overlay);
+    let Some(overlay) = overlay else {
+        // All was done but the last.
+        plan.written.push((base.path.clone(), !base.users.is_empty()));
+        plan.rewrites.extend(written(base));
+        return Ok(plan);
+    };
+    if base.users.is_empty() {
+        let online = check(family, base, overlay, true)?;
+        commit(family, base, overlay, online, &mut plan)?;
+        return Ok(plan);
+    }
+    // A guest writes to the base already: what the overlay holds is older.
+    let online = base.open_in.first();
+    plan.online.extend(online.map(|running| running.id.clone()));
+    settle_commit(family, base, overlay, online, &mut plan);
+    plan.switches.extend(base.users.iter().filter(|user| user.cfg.is_none()).map(|user| Switch {
+        user: user.clone(),
+        domain: online.map(|running| running.id.clone()),
+        to: base.image(),
+    }));
+    Ok(plan)
+}

@@ -1,0 +1,42 @@
+//! Deleting a snapshot that is the parent of a VHD.
+
+use crate::disk::family::{DiskDelete, Family};
+use crate::disk::merge;
+use crate::disk::proof::FrozenFile;
+use crate::error::Result;
+use crate::plan::Step;
+use crate::tool::quote;
+
+/// Plans to remove the file. One with children stays: vhd-util coalesces a child into its parent only, and
+/// only while nobody has either open.
+pub(super) fn plan(family: &Family, proof: Option<&FrozenFile>) -> Result<DiskDelete> {
+    let mut plan = DiskDelete::default();
+    let Some(base) = &family.base else {
+        plan.notes.push(format!("{}: its file is gone already", family.record.vdev));
+        return Ok(plan);
+    };
+    let shown = quote(&base.path);
+    let facts = base.facts.as_ref().map_err(|why| merge::refuse(family, why.clone()))?;
+    if proof.is_none_or(|proof| proof.inode != facts.inode) {
+        plan.kept = Some(format!("{shown} is another file than at the snapshot"));
+        return Ok(plan);
+    }
+    if let Some(child) = family.children.first() {
+        let (child, parent) = (quote(child), shown);
+        return Err(merge::refuse(family, format!("{child} is a child of {parent}")).hint(format!(
+            "VHDs are merged by their own tool, while no domain uses them: vhd-util coalesce -n {child}"
+        )));
+    }
+    if let Some(who) = base.is_open_elsewhere(None) {
+        return Err(merge::refuse(family, format!("{shown} is open in {who}")).hint("end that first"));
+    }
+    match (base.users.first(), base.ours) {
+        (Some(user), _) => plan.kept = Some(format!("{shown} stays: it is {} of {}", user.vdev, user.domain)),
+        (None, false) => plan.kept = Some(format!("{shown} stays: it was not made by this program")),
+        (None, true) => {
+            plan.removals.push(Step::RemoveFile { path: base.path.clone() });
+            plan.removed.push(base.path.display().to_string());
+        }
+    }
+    Ok(plan)
+}

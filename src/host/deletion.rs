@@ -1,0 +1,564 @@
+//! Looking at a snapshot that is to be deleted: who rests on its disks, and who has them open. Changes
+//! nothing.
+//!
+//! Who rests on a file is looked for, because no lock tells it: in the records of other snapshots, the disks
+//! of running domains, xl configuration files, and the directories of the disks.
+
+pub mod steps;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::delete::{Involved, Seen};
+use crate::disk::FileFacts;
+use crate::disk::chain::FileId;
+use crate::disk::kind::Content;
+use crate::disk::proof::FrozenFile;
+use crate::disk::family::{Family, Keeper, Member, Running, User, is_our_name};
+use crate::domain::{DomainConfig, DomainId, Format};
+use crate::error::{Error, Result};
+use crate::host::image::rewrite;
+use crate::host::libxl::XlCfg;
+use crate::host::look::{monitor, trouble};
+use crate::host::openers::{self, Ours};
+use crate::host::qmp::Qmp;
+use crate::host::toolstack::Toolstack;
+use crate::host::{files, list, process, savers, tools};
+use crate::list::{DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, Running as Listed};
+use crate::memory::peek::{Extent, Peek};
+use crate::memory::{DELETING, deleting_path, is_deleting};
+use crate::plan::deletion::Image;
+use crate::record::{DiskRecord, Parent, Record, ToldBy};
+use crate::spec;
+use crate::tool::volumes::Volume;
+use crate::tool::{check_path, quote};
+
+/// Where xl's configuration files usually are.
+const CONFIGURATIONS: [&str; 2] = ["/etc/xen", "/etc/xen/auto"];
+
+/// A snapshot that is named.
+#[derive(Debug)]
+pub struct Named {
+    /// Its image, or the file of its record, by its own name.
+    pub image: PathBuf,
+    /// Whether that has the name that says that the snapshot is being deleted.
+    pub marked: bool,
+    /// Its record.
+    pub record: Record,
+    /// What the file takes, in bytes.
+    pub allocated: u64,
+}
+
+/// Finds a snapshot by the path of its image, or by DOMAIN/NAME, also if its deletion was cut short.
+pub fn named(text: &Path) -> Result<Named> {
+    let image = match fs::symlink_metadata(text) {
+        Ok(_) => spec::absolute(text)?,
+        Err(_) if fs::symlink_metadata(deleting_path(text)).is_ok() => spec::absolute(text)?,
+        Err(_) => list::by_name_of(text, true)?.unwrap_or(spec::absolute(text)?),
+    };
+    let own = image.to_str().and_then(|path| path.strip_suffix(DELETING)).map(PathBuf::from);
+    let image = own.unwrap_or(image);
+    let marked = fs::symlink_metadata(&image).is_err();
+    let there = if marked { deleting_path(&image) } else { image.clone() };
+    let refused = || {
+        Error::refused(format!("Snapshot {}", quote(text)))
+            .hint("name the snapshot as DOMAIN/NAME, or by its image or record; xl-snapshot list shows all")
+    };
+    let ImageSeen { peek, allocated, .. } = list::one(there);
+    match peek.map_err(|why| refused().because(why))? {
+        Peek::Snapshot { record, extent: Extent::Unfinished, .. } if !record.complete => {
+            Err(refused().because("it was never completed, or is being made").hint(
+                "if no create is running, its leftovers are removed by the next create with --clean",
+            ))
+        }
+        Peek::Snapshot { record, .. } => Ok(Named { image, marked, record: *record, allocated }),
+        Peek::Damaged(why) => Err(refused().because(why)),
+        Peek::SaveFile => Err(refused().because("it is a save file of xl, which names no disks")),
+        Peek::Foreign | Peek::Later => Err(refused().because("it is no snapshot")),
+    }
+}
+
+/// An xl configuration file.
+struct Configured {
+    path: PathBuf,
+    name: String,
+    disks: Vec<DiskNow>,
+}
+
+/// Everything that is looked at.
+struct World<'a> {
+    record: &'a Record,
+    files: Files,
+    /// The images by what they are, each with one of its paths.
+    by_id: BTreeMap<FileId, (PathBuf, Kind)>,
+    others: Vec<(&'a ImageSeen, &'a Record)>,
+    configured: Vec<Configured>,
+    running: Vec<Run>,
+    openers: Vec<(FileId, openers::Opener)>,
+    named_as_overlay: BTreeSet<PathBuf>,
+}
+
+/// A running domain, with what its QEMU says if it has to do with the snapshot.
+struct Run {
+    running: Running,
+    same: bool,
+    /// The image of each disk.
+    tops: Vec<(String, FileId)>,
+    involved: Option<Involved>,
+}
+
+/// Looks at a snapshot. Without a toolstack, as where no domain runs. `directory`: that of the memory images.
+pub fn look(toolstack: Option<&Toolstack>, named: &Named, directory: PathBuf) -> Result<Seen> {
+    let record = &named.record;
+    let own = named.image.parent().unwrap_or(Path::new("/")).to_owned();
+    let mut unseen = Vec::new();
+    let images = list::images(&[directory, own], &[], &mut unseen).map_err(|error| {
+        Error::refused("The other snapshots cannot be looked at").because(error)
+    })?;
+    let listed = toolstack.map(|toolstack| list::domains(toolstack, &mut unseen)).unwrap_or_default();
+    let configured = configured(record);
+    let mut stopped: Vec<Listed> = configured
+        .iter()
+        .map(|cfg| Listed {
+            name: cfg.name.clone(),
+            uuid: Uuid::nil(),
+            domid: None,
+            disks: cfg.disks.clone(),
+        })
+        .collect();
+    stopped.extend(listed.iter().cloned());
+    let around = around(record, &stopped);
+    let files = list::files_with(&images, &stopped, around, |_| true);
+    let others: Vec<_> = images.iter().filter_map(|image| other(image, record.id)).collect();
+    let mut world = World {
+        record,
+        by_id: by_id(&files),
+        files,
+        others,
+        configured,
+        running: Vec::new(),
+        openers: Vec::new(),
+        named_as_overlay: named_as_overlay(&images),
+    };
+    let relevant = world.relevant();
+    world.openers = openers::of_files(&relevant, &Ours::default());
+    for (toolstack, domain) in toolstack.iter().flat_map(|it| listed.iter().map(move |d| (it, d))) {
+        let run = world.run(toolstack, domain)?;
+        world.running.push(run);
+    }
+    let on_volume = |disk: &DiskRecord| matches!(disk.snapshot.kind().content(), Content::Volume(_));
+    let volumes = match record.disks.iter().any(on_volume) {
+        true => tools::volumes(),
+        false => Ok(Vec::new()),
+    };
+    let families =
+        record.disks.iter().map(|disk| world.family(disk, &volumes)).collect::<Vec<_>>();
+    let begun = world.by_id.keys().filter_map(|id| world.member(*id, None)).filter(|member| {
+        member.merging().is_some_and(|mark| mark.id == record.id)
+    });
+    let begun = begun.collect();
+    let runs = world.running.iter().any(|run| run.same);
+    let cfg = record.domain.cfg.clone().filter(|cfg| cfg.is_file()).or_else(|| {
+        let own = world.configured.iter().find(|cfg| cfg.name == record.domain.name);
+        own.map(|cfg| cfg.path.clone())
+    });
+    let children = world.children();
+    Ok(Seen {
+        image: named.image.clone(),
+        marked: named.marked,
+        record: record.clone(),
+        allocated: named.allocated,
+        families,
+        begun,
+        children,
+        domains: world.running.into_iter().filter_map(|run| run.involved).collect(),
+        runs,
+        cfg,
+        unseen,
+    })
+}
+
+fn other(image: &ImageSeen, id: Uuid) -> Option<(&ImageSeen, &Record)> {
+    match &image.peek {
+        Ok(Peek::Snapshot { record, .. })
+            if record.id != id
+                && record.complete
+                && !is_deleting(&image.path)
+                && image.path.extension().is_none_or(|extension| extension != "partial") =>
+        {
+            Some((image, record))
+        }
+        _ => None,
+    }
+}
+
+fn named_as_overlay(images: &[ImageSeen]) -> BTreeSet<PathBuf> {
+    let records = images.iter().filter_map(|image| match &image.peek {
+        Ok(Peek::Snapshot { record, .. }) => Some(record),
+        _ => None,
+    });
+    records
+        .flat_map(|record| &record.disks)
+        .filter_map(|disk| disk.snapshot.kind().new_file().map(|file| file.path.to_owned()))
+        .collect()
+}
+
+/// What xl's configuration files say, as far as they can be read.
+fn configured(record: &Record) -> Vec<Configured> {
+    let usual = CONFIGURATIONS.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
+    let mut paths: BTreeSet<PathBuf> =
+        usual.flatten().filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect();
+    paths.extend(record.domain.cfg.iter().filter_map(|path| fs::canonicalize(path).ok()));
+    paths.retain(|path| path.is_file() && check_path(path).is_ok());
+    paths.into_iter().filter_map(|path| configuration(path).ok()).collect()
+}
+
+fn configuration(path: PathBuf) -> Result<Configured, Box<dyn std::error::Error>> {
+    let cfg = XlCfg::open(&path)?;
+    let name = cfg.name()?;
+    let disks = cfg.disks()?.into_iter().filter_map(|disk| {
+        let path = disk.pdev_path?;
+        let (path, kind) = match path.strip_prefix("vhd:") {
+            Some(path) => (path.into(), Kind::TapVhd),
+            None if disk.format == "qcow2" => (path, Kind::Image(ImageFormat::Qcow2)),
+            None => (path, Kind::Image(ImageFormat::Other)),
+        };
+        Some(DiskNow { vdev: disk.vdev, path: path.into(), kind })
+    });
+    Ok(Configured { disks: disks.collect(), path, name })
+}
+
+/// The qcow2 images and VHDs in the directories of the disks, whatever their names.
+fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
+    let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
+    for disk in &record.disks {
+        directories.extend(disk.path.parent().map(Path::to_owned));
+        let new = disk.snapshot.kind().new_file();
+        directories.extend(new.and_then(|file| file.path.parent()).map(Path::to_owned));
+    }
+    let tops = domains.iter().flat_map(|domain| &domain.disks);
+    directories.extend(tops.filter_map(|disk| disk.path.parent().map(Path::to_owned)));
+    directories.retain(|directory| !directory.starts_with("/dev") && directory.is_absolute());
+    let entries = directories.iter().filter_map(|path| fs::read_dir(path).ok()).flatten().flatten();
+    entries.filter_map(|entry| Some((entry.path(), kind_of(&entry.path())?))).collect()
+}
+
+/// What a file begins as. Nothing is opened but its first bytes; its own header then says what is below.
+fn kind_of(path: &Path) -> Option<Kind> {
+    let mut start = [0; 8];
+    let length = files::open(path).and_then(|mut file| file.read(&mut start)).ok()?;
+    match &start[..length] {
+        [b'Q', b'F', b'I', 0xfb, ..] => Some(Kind::Image(ImageFormat::Qcow2)),
+        b"conectix" => Some(Kind::TapVhd),
+        _ => None,
+    }
+}
+
+fn id_of(seen: &FileSeen) -> Option<FileId> {
+    seen.facts.as_ref().ok().map(FileFacts::id).or(seen.link.as_ref().ok().map(|link| link.id))
+}
+
+fn by_id(files: &Files) -> BTreeMap<FileId, (PathBuf, Kind)> {
+    let mut by_id: BTreeMap<FileId, (PathBuf, Kind)> = BTreeMap::new();
+    for (key, seen) in files {
+        let Some(id) = id_of(seen) else { continue };
+        // What is named as qcow2 by anybody has the header of one.
+        let better = key.1 == Kind::Image(ImageFormat::Qcow2);
+        if better || !by_id.contains_key(&id) {
+            by_id.insert(id, key.clone());
+        }
+    }
+    by_id
+}
+
+impl World<'_> {
+    fn id(&self, path: &Path) -> Option<FileId> {
+        let kinds = [
+            Kind::Image(ImageFormat::Qcow2),
+            Kind::Image(ImageFormat::Other),
+            Kind::TapVhd,
+        ];
+        let seen = kinds.iter().find_map(|kind| self.files.get(&(path.to_owned(), *kind)));
+        seen.and_then(id_of).or_else(|| files::identity(path))
+    }
+
+    fn seen(&self, id: FileId) -> Option<&FileSeen> {
+        self.files.get(self.by_id.get(&id)?)
+    }
+
+    fn below(&self, id: FileId) -> Option<FileId> {
+        let link = self.seen(id)?.link.as_ref().ok()?;
+        let (path, _) = link.below().ok()??;
+        self.id(&path)
+    }
+
+    fn on(&self, id: FileId) -> Vec<FileId> {
+        self.by_id.keys().copied().filter(|other| self.below(*other) == Some(id)).collect()
+    }
+
+    fn base(&self, disk: &DiskRecord) -> Option<FileId> {
+        match disk.snapshot.kind().content() {
+            Content::Nowhere | Content::Volume(_) => None,
+            Content::Inside(_) => self.id(&disk.path),
+            Content::Frozen(frozen) => self.id(frozen.copy.unwrap_or(&disk.path)),
+        }
+    }
+
+    /// The images that a deletion may write to or remove, and those on them.
+    fn relevant(&self) -> Vec<FileId> {
+        let mut relevant = BTreeSet::new();
+        for base in self.record.disks.iter().filter_map(|disk| self.base(disk)) {
+            relevant.insert(base);
+            for overlay in self.on(base) {
+                relevant.insert(overlay);
+                relevant.extend(self.on(overlay));
+            }
+        }
+        relevant.into_iter().collect()
+    }
+
+    /// A running domain; its QEMU is asked if it has one of the images open.
+    fn run(&self, toolstack: &Toolstack, domain: &Listed) -> Result<Run> {
+        let domid = domain.domid.unwrap_or_default();
+        let id = DomainId { domid, uuid: domain.uuid, name: domain.name.clone() };
+        let same = (!domain.uuid.is_nil() && domain.uuid == self.record.domain.uuid)
+            || domain.name == self.record.domain.name;
+        let configured = domain.disks.iter();
+        let tops: Vec<(String, FileId)> = configured
+            .filter_map(|disk| Some((disk.vdev.clone(), self.id(&disk.path)?)))
+            .collect();
+        let mut run =
+            Run { running: Running { id, trouble: None }, same, tops, involved: None };
+        if !self.openers.iter().any(|(_, opener)| opener.domid == Some(domid)) {
+            return Ok(run);
+        }
+        let id = run.running.id.clone();
+        let of = |error| trouble(&id.name, error);
+        run.running.trouble = self.look_at_qemu(&id, &mut run.tops)?;
+        let stored = toolstack.stored_config(domid).map_err(of)?;
+        let config = DomainConfig::parse(&stored).map_err(|error| trouble(&id.name, error))?;
+        if config.dm_restrict() {
+            run.running.trouble = Some("its QEMU is confined (dm_restrict)".into());
+        }
+        if let Some(why) = not_now(toolstack, &id)? {
+            run.running.trouble = Some(why);
+        }
+        let vbds = toolstack.vbds(domid).map_err(|error| trouble(&id.name, error))?;
+        run.involved = Some(Involved {
+            stored,
+            monitor: monitor(toolstack, &id)?.found,
+            params: vbds.into_iter().map(|vbd| (vbd.vdev, vbd.params)).collect(),
+            id,
+        });
+        Ok(run)
+    }
+
+    /// The images that the guest writes to, by its QEMU; why nothing is to be merged there now.
+    fn look_at_qemu(
+        &self,
+        domain: &DomainId,
+        tops: &mut Vec<(String, FileId)>,
+    ) -> Result<Option<String>> {
+        let of = |error| trouble(&domain.name, error);
+        let mut qmp = Qmp::connect(domain.domid).map_err(of)?;
+        for (vdev, node) in qmp.disks().map_err(of)? {
+            let Some(file) = self.id(&node.file) else { continue };
+            tops.retain(|(other, _)| *other != vdev);
+            tops.push((vdev.clone(), file));
+        }
+        let ours = format!("xl-snapshot-{}-", &self.record.id.simple().to_string()[..8]);
+        let jobs = qmp.jobs().map_err(of)?;
+        let other = jobs.into_iter().find(|job| !job.id.starts_with(&ours));
+        Ok(other.map(|job| format!("the block job {} is at work in its QEMU", job.id)))
+    }
+
+    fn family(&self, disk: &DiskRecord, volumes: &Result<Vec<Volume>, String>) -> Family {
+        let base = self.base(disk);
+        let is_copy = disk.snapshot.kind().content().frozen_file(&disk.path) != Some(&disk.path);
+        let own = matches!(disk.snapshot.kind().content(), Content::Inside(_)) || !is_copy;
+        let format = disk.format.filter(|_| own);
+        let overlays: Vec<FileId> = base.map(|base| self.on(base)).unwrap_or_default();
+        let above = overlays.iter().flat_map(|overlay| {
+            let on = self.on(*overlay).into_iter();
+            on.filter_map(|id| Some((*overlay, self.member(id, None)?)))
+        });
+        let vdevs = self.running.iter().filter(|run| run.involved.is_some()).filter_map(|run| {
+            let has = |top: FileId| self.chain(top).any(|id| Some(id) == base);
+            let (vdev, _) = run.tops.iter().find(|(_, top)| has(*top))?;
+            Some((run.running.id.clone(), vdev.clone()))
+        });
+        Family {
+            record: disk.clone(),
+            id: self.record.id,
+            above: above.collect(),
+            vdevs: vdevs.collect(),
+            children: self.vhd_children(disk),
+            base: base.and_then(|base| self.member(base, format)),
+            overlays: overlays.into_iter().filter_map(|id| self.member(id, None)).collect(),
+            volumes: volumes.clone(),
+        }
+    }
+
+    fn chain(&self, top: FileId) -> impl Iterator<Item = FileId> {
+        std::iter::successors(Some(top), |id| self.below(*id)).take(crate::disk::chain::MAX_LENGTH)
+    }
+
+    fn vhd_children(&self, disk: &DiskRecord) -> Vec<PathBuf> {
+        let own = self.files.get(&(disk.path.clone(), Kind::TapVhd)).and_then(|seen| seen.vhd);
+        let (true, Some(own)) = (disk.snapshot.kind().content().is_tap_vhd(), own) else {
+            return Vec::new();
+        };
+        let is_child = |seen: &FileSeen| {
+            seen.vhd.is_some_and(|vhd| vhd.facts.differencing && vhd.parent == Some(own.facts.uuid))
+        };
+        let all = self.files.iter().filter(|(_, seen)| is_child(seen));
+        all.map(|((path, _), _)| path.clone()).collect()
+    }
+
+    fn member(&self, id: FileId, format: Option<Format>) -> Option<Member> {
+        let (path, kind) = self.by_id.get(&id)?;
+        let seen = self.seen(id)?;
+        let link = seen.link.as_ref().ok();
+        let header = link.and_then(|link| link.header.as_ref());
+        let qcow2 = *kind == Kind::Image(ImageFormat::Qcow2);
+        let below = link.map(|link| link.below()).transpose();
+        let inside = match &below {
+            Err(why) => Err(why.clone()),
+            Ok(_) => seen.inside.clone(),
+        };
+        let below = below.ok().flatten().flatten();
+        let virtual_size = match header {
+            Some(header) => header.size,
+            None => seen.facts.as_ref().map_or(0, |facts| facts.size),
+        };
+        let opened: Vec<_> =
+            self.openers.iter().filter(|(other, _)| *other == id).map(|(_, who)| who).collect();
+        let open_in = self.running.iter().filter(|run| {
+            opened.iter().any(|opener| opener.domid == Some(run.running.id.domid))
+        });
+        let open_in: Vec<Running> = open_in.map(|run| run.running.clone()).collect();
+        let listed = |domid: u32| open_in.iter().any(|running| running.id.domid == domid);
+        let others = opened.iter().filter(|opener| !opener.domid.is_some_and(listed));
+        let mut opened_by: Vec<String> = others.map(|opener| opener.who.clone()).collect();
+        if opened.is_empty() && seen.facts.is_ok() && openers::is_locked(path) {
+            opened_by.push("a program on another host".into());
+        }
+        let room = files::room(path).map_or((0, 0), |room| (room.device, room.free));
+        Some(Member {
+            path: path.clone(),
+            id,
+            format: if qcow2 { Format::Qcow2 } else { format.unwrap_or(Format::Raw) },
+            facts: seen.facts.clone(),
+            allocated: seen.allocated,
+            virtual_size,
+            below: below.map(|(path, format)| Image { path, format }),
+            inside,
+            users: self.users(id),
+            keepers: self.keepers(id, seen),
+            open_in,
+            opened_by,
+            ours: is_our_name(path) || self.named_as_overlay.contains(path),
+            room,
+            unmarkable: files::merging::trouble(path),
+        })
+    }
+
+    fn users(&self, id: FileId) -> Vec<User> {
+        let mut users = Vec::new();
+        for run in &self.running {
+            let own = run.tops.iter().filter(|(_, top)| *top == id);
+            users.extend(own.map(|(vdev, _)| User {
+                domain: run.running.id.name.clone(),
+                same: run.same,
+                vdev: vdev.clone(),
+                cfg: None,
+            }));
+        }
+        for cfg in &self.configured {
+            let own = cfg.disks.iter().filter(|disk| self.id(&disk.path) == Some(id));
+            users.extend(own.map(|disk| User {
+                domain: cfg.name.clone(),
+                same: cfg.name == self.record.domain.name,
+                vdev: disk.vdev.clone(),
+                cfg: Some(cfg.path.clone()),
+            }));
+        }
+        users
+    }
+
+    fn keepers(&self, id: FileId, seen: &FileSeen) -> Vec<Keeper> {
+        let Ok(facts) = &seen.facts else { return Vec::new() };
+        let proof_of = |disk: &DiskRecord| -> Option<FrozenFile> {
+            let Content::Frozen(frozen) = disk.snapshot.kind().content() else { return None };
+            let path = frozen.copy.unwrap_or(&disk.path);
+            frozen.proof.cloned().filter(|_| self.id(path) == Some(id))
+        };
+        let mut keepers = Vec::new();
+        for (image, record) in &self.others {
+            for disk in &record.disks {
+                let Some(proof) = proof_of(disk) else { continue };
+                if proof.inode == facts.inode {
+                    keepers.push(Keeper {
+                        vdev: disk.vdev.clone(),
+                        proven: facts.is_as(proof.file_size, proof.mtime),
+                        ..self.keeper(image, record)
+                    });
+                }
+            }
+        }
+        keepers
+    }
+
+    fn keeper(&self, image: &ImageSeen, record: &Record) -> Keeper {
+        // As long as it may become.
+        let mut longest = record.clone();
+        longest.parent = Some(Parent::Snapshot(record.id));
+        longest.parent_by = Some(ToldBy::Disks);
+        for disk in &mut longest.disks {
+            let bases = self.record.disks.iter().map(|base| &base.path);
+            if let Some(path) = bases.max_by_key(|path| path.as_os_str().len())
+                && path.as_os_str().len() > disk.path.as_os_str().len()
+            {
+                disk.path.clone_from(path);
+            }
+        }
+        let Record { domain, .. } = record;
+        Keeper {
+            image: image.path.clone(),
+            name: record.name.to_string(),
+            id: record.id,
+            vdev: String::new(),
+            same: domain.name == self.record.domain.name
+                || (!domain.uuid.is_nil() && domain.uuid == self.record.domain.uuid),
+            proven: true,
+            fixed: rewrite::trouble(&image.path, &longest),
+        }
+    }
+
+    /// Snapshots that name this one as their parent.
+    fn children(&self) -> Vec<Keeper> {
+        let parent = Some(Parent::Snapshot(self.record.id));
+        let children = self.others.iter().filter(|(_, record)| record.parent == parent);
+        let keepers = children.map(|(image, record)| self.keeper(image, record));
+        // Of one that cannot be told, list says that its parent is gone.
+        keepers.filter(|keeper| keeper.fixed.is_none()).collect()
+    }
+}
+
+/// Why nothing is to be merged under a domain now, if so.
+fn not_now(toolstack: &Toolstack, domain: &DomainId) -> Result<Option<String>> {
+    let info = toolstack.domain_info(domain.domid).map_err(|error| trouble(&domain.name, error))?;
+    if info.is_none_or(|info| info.shutdown || info.dying) {
+        return Ok(Some("it is being saved, migrated, shut down or destroyed".into()));
+    }
+    let saver = savers::other(domain).map_err(|error| trouble("the programs that save", error))?;
+    if let Some(pid) = saver {
+        return Ok(Some(format!("process {pid} saves its memory")));
+    }
+    let pid = toolstack.qemu_pid(domain.domid).map_err(|error| trouble(&domain.name, error))?;
+    process::qemu_trouble(domain.domid, pid).map_err(|error| trouble("the domain's QEMU", error))
+}

@@ -1,0 +1,206 @@
+//! Merges of images under a running guest: block jobs of its QEMU, from their start to their end.
+//!
+//! A job that a process began that is gone now is found by its name, and waited for like one's own.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::host::files;
+use crate::host::qmp::jobs::{Job, Nodes};
+use crate::host::qmp::{Qmp, QmpError};
+use crate::tool::quote;
+
+/// How often a job is looked at.
+const POLL: Duration = Duration::from_millis(200);
+/// How long a job may not come nearer to its end: a guest may write as fast as a commit follows.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Who waits for a job.
+#[expect(missing_debug_implementations, reason = "it is made of functions")]
+pub struct Waiting<'a> {
+    /// Told how many bytes are done, of how many.
+    pub show: &'a mut dyn FnMut(u64, u64),
+    /// Whether the user wants it to end.
+    pub stopped: &'a dyn Fn() -> bool,
+    /// After how long without progress the job is taken back.
+    pub patience: Duration,
+}
+
+/// Two images of a disk of a guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    /// The name of the job.
+    pub job: &'a str,
+    /// The node of the guest's disk.
+    pub root: &'a str,
+    /// The overlay.
+    pub top: &'a Path,
+    /// The image on which it rests.
+    pub base: &'a Path,
+}
+
+/// Commits the overlay to the image below it. If it is the guest's disk itself, the job stays, ready for
+/// [`pivot`].
+pub fn commit<S: Read + Write>(
+    qmp: &mut Qmp<S>,
+    pair: Pair<'_>,
+    waiting: &mut Waiting<'_>,
+) -> Result<()> {
+    if job(qmp, pair.job)?.is_none() {
+        let (Some(top), Some(base)) = (node(qmp, pair.top)?, node(qmp, pair.base)?) else {
+            // QEMU does not have both open any more: it was done.
+            return Ok(());
+        };
+        let active = top == pair.root;
+        let nodes = Nodes {
+            root: pair.root,
+            top: &top,
+            base: Some(&base),
+            backing_file: (!active).then_some(pair.base),
+        };
+        qmp.commit(pair.job, nodes).map_err(qemu("begin to commit"))?;
+    }
+    wait(qmp, pair.job, waiting, true)
+}
+
+/// Streams the image below an overlay into it; then it rests on `below`, or on nothing.
+pub fn stream<S: Read + Write>(
+    qmp: &mut Qmp<S>,
+    pair: Pair<'_>,
+    below: Option<&Path>,
+    waiting: &mut Waiting<'_>,
+) -> Result<()> {
+    if job(qmp, pair.job)?.is_none() {
+        let Some(top) = node(qmp, pair.top)? else {
+            return Err(Error::failed(format!("QEMU does not have {} open", quote(pair.top))));
+        };
+        if node(qmp, pair.base)?.is_none() {
+            return Ok(());
+        }
+        let below_node = match below {
+            None => None,
+            Some(path) => Some(node(qmp, path)?.ok_or_else(|| {
+                Error::failed(format!("QEMU does not have {} open", quote(path)))
+            })?),
+        };
+        let nodes = Nodes {
+            root: pair.root,
+            top: &top,
+            base: below_node.as_deref(),
+            backing_file: below,
+        };
+        qmp.stream(pair.job, nodes).map_err(qemu("begin to stream"))?;
+    }
+    wait(qmp, pair.job, waiting, false)
+}
+
+/// Switches the guest's disk to the image below, once a commit is ready. Closes the overlay: as long as it
+/// is open as a node of its own, no other snapshot can be taken (seen with QEMU 7.2: "node is used as
+/// backing hd of 'xvda-qcow2'").
+pub fn pivot<S: Read + Write>(
+    qmp: &mut Qmp<S>,
+    pair: Pair<'_>,
+    waiting: &mut Waiting<'_>,
+) -> Result<()> {
+    if let Some(job) = job(qmp, pair.job)? {
+        if job.status == "ready" {
+            qmp.complete_job(pair.job).map_err(qemu("complete the commit"))?;
+        }
+        wait(qmp, pair.job, waiting, false)?;
+    }
+    if let Some(orphan) = node(qmp, pair.top)? {
+        match qmp.delete_node(&orphan) {
+            // One that QEMU made for itself goes by itself.
+            Ok(()) | Err(QmpError::Refused { .. }) => {}
+            Err(error) => return Err(qemu("close the overlay")(error)),
+        }
+    }
+    Ok(())
+}
+
+/// QEMU's name of the image in a file; `None` if it does not have it open.
+pub fn node<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Option<String>> {
+    let nodes = qmp.named_nodes().map_err(qemu("tell its images"))?;
+    let mut found = nodes
+        .into_iter()
+        .filter(|node| node.is_image() && (node.file == path || files::same(&node.file, path)));
+    match (found.next(), found.next()) {
+        (first, None) => Ok(first.map(|node| node.node_name)),
+        (_, Some(_)) => Err(Error::failed(format!("QEMU has {} open twice", quote(path)))
+            .hint("an HVM guest that has not unplugged its emulated disks has them open twice: shut it down first")),
+    }
+}
+
+fn job<S: Read + Write>(qmp: &mut Qmp<S>, id: &str) -> Result<Option<Job>> {
+    let jobs = qmp.jobs().map_err(qemu("tell its jobs"))?;
+    Ok(jobs.into_iter().find(|job| job.id == id))
+}
+
+/// Waits for the end of a job, or until it is ready if that is enough.
+///
+/// # Errors
+///
+/// If it fails, makes no progress, or the user wants it to end: then it is taken back, and the guest goes on
+/// with the images as they were.
+fn wait<S: Read + Write>(
+    qmp: &mut Qmp<S>,
+    id: &str,
+    waiting: &mut Waiting<'_>,
+    ready_is_enough: bool,
+) -> Result<()> {
+    let (mut least, mut since) = (u64::MAX, Instant::now());
+    let mut ending = None;
+    loop {
+        // It ended and is not there any more: whoever dismissed it has seen its end.
+        let Some(job) = job(qmp, id)? else { return ending.map_or(Ok(()), Err) };
+        match job.status.as_str() {
+            "concluded" => {
+                qmp.dismiss_job(id).map_err(qemu("dismiss the job"))?;
+                let why = job.error.map(|why| {
+                    Error::failed("The block job of the guest's QEMU failed")
+                        .because(why)
+                        .hint("the guest goes on; make room if there was none, and repeat the command")
+                });
+                return match (ending, why) {
+                    (Some(ending), _) => Err(ending),
+                    (None, Some(why)) => Err(why),
+                    (None, None) => Ok(()),
+                };
+            }
+            "ready" if ready_is_enough && ending.is_none() => return Ok(()),
+            _ => {}
+        }
+        (waiting.show)(job.current_progress, job.total_progress);
+        let left = job.total_progress.saturating_sub(job.current_progress);
+        if left < least {
+            (least, since) = (left, Instant::now());
+        }
+        if ending.is_none() {
+            ending = if (waiting.stopped)() {
+                Some(Error::failed("Stopped by a signal"))
+            } else if since.elapsed() > waiting.patience {
+                Some(
+                    Error::failed(format!(
+                        "The block job made no progress for {} s: {} MiB were still left",
+                        waiting.patience.as_secs(),
+                        left >> 20
+                    ))
+                    .hint("the guest writes as fast as its disk is merged; repeat the command when it is less busy"),
+                )
+            } else {
+                None
+            };
+            if ending.is_some() {
+                qmp.cancel_job(id).map_err(qemu("cancel the job"))?;
+            }
+        }
+        thread::sleep(POLL);
+    }
+}
+
+pub fn qemu(what: &'static str) -> impl Fn(QmpError) -> Error {
+    move |error| Error::failed(format!("The guest's QEMU could not {what}")).because(error)
+}
