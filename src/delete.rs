@@ -15,8 +15,8 @@ use crate::plan::deletion::{Change, Deletion};
 use crate::plan::{Plan, ReplaceCfg, Step, StoreConfig, Stranded, Text, Whose, XenstoreWrite};
 use crate::process::Process;
 use crate::record::{DisksOnly, Parent, Record};
-use crate::tool::quote;
 use crate::tool::check_path;
+use crate::tool::quote;
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +131,7 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
 
     let mut written: Vec<(PathBuf, bool)> =
         disks.iter().flat_map(|disk| disk.written.clone()).collect();
-    let mut changes: Vec<Rewrite> =
-        disks.iter().flat_map(|disk| disk.rewrites.clone()).collect();
+    let mut changes: Vec<Rewrite> = disks.iter().flat_map(|disk| disk.rewrites.clone()).collect();
     for member in &seen.begun {
         if written.iter().any(|(path, _)| *path == member.path) {
             continue;
@@ -148,9 +147,7 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     }
     plan.onward.extend(records(seen, &changes));
     plan.onward.extend(disks.iter().flat_map(|disk| disk.removals.clone()));
-    plan.onward.extend(
-        written.into_iter().map(|(file, _)| Step::Delete(Deletion::End { file })),
-    );
+    plan.onward.extend(written.into_iter().map(|(file, _)| Step::Delete(Deletion::End { file })));
     plan.onward.push(Step::RemoveFile { path: marked });
     plan.stranded = Stranded {
         down: String::new(),
@@ -223,7 +220,11 @@ fn switch(
         plan.onward.extend(disks.iter().filter_map(|disk| disk.pivot.clone()).filter(|pivot| {
             matches!(pivot, Step::Delete(Deletion::Pivot { online, .. }) if online.domain == *id)
         }));
-        plan.onward.push(store(Whose::Libxl, involved.stored.clone().into(), config.to_json().into()));
+        plan.onward.push(store(
+            Whose::Libxl,
+            involved.stored.clone().into(),
+            config.to_json().into(),
+        ));
         let stored = rewrites.stored.iter().filter(|(domain, ..)| domain == id);
         plan.onward.extend(stored.map(|(_, old, new)| store(Whose::Xl, old.clone(), new.clone())));
         plan.onward.extend((!writes.is_empty()).then_some(Step::Xenstore(writes)));
@@ -287,8 +288,9 @@ pub fn plan_memory_only(seen: &Seen) -> Result<(Plan, PathBuf)> {
             .because(why)
     };
     if seen.marked {
-        return Err(refused("it is being deleted".into())
-            .hint("finish that: leave out --memory-only"));
+        return Err(
+            refused("it is being deleted".into()).hint("finish that: leave out --memory-only")
+        );
     }
     if seen.record.disks_only.is_some() {
         return Err(refused("it has none".into()));
@@ -338,7 +340,6 @@ fn record_path(image: &Path) -> PathBuf {
     let stem = [".xlsave.zst", ".xlsave"].iter().find_map(|ending| text.strip_suffix(ending));
     PathBuf::from(format!("{}.record", stem.unwrap_or(&text)))
 }
-
 
 /// The parent that the files marked as current have from now on.
 pub fn heir(record: &Record) -> Option<uuid::Uuid> {

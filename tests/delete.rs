@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use uuid::Uuid;
 use xl_snapshot::delete::{self, Seen};
 use xl_snapshot::disk::family::Wishes;
+use xl_snapshot::disk::kind::Content;
+use xl_snapshot::disk::kinds::{External, Internal};
 use xl_snapshot::domain::{Format, GuestType};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::deletion::{self, steps};
@@ -92,7 +94,8 @@ impl Place {
         self.next += 1;
         // Through a raw file of the same content, as there is no guest.
         let mut bytes = content(&path, self.format, None);
-        let range = usize::try_from(at * UNIT).unwrap()..usize::try_from((at + units) * UNIT).unwrap();
+        let range =
+            usize::try_from(at * UNIT).unwrap()..usize::try_from((at + units) * UNIT).unwrap();
         bytes[range].fill(pattern);
         let raw = self.path("write.raw");
         fs::write(&raw, bytes).unwrap();
@@ -192,8 +195,8 @@ impl Place {
             mtime: facts.mtime,
             inode: facts.inode,
         };
-        let kept = Kept::External { overlay: overlay.clone(), proof: Some(proof) };
-        let mut record = self.record(name, kept);
+        let kept = External { overlay: overlay.clone(), proof: Some(proof) };
+        let mut record = self.record(name, kept.into());
         record.parent = parent.map(Parent::Snapshot);
         let bytes = content(&self.top, self.format, None);
         let id = self.save(name, record, bytes);
@@ -206,7 +209,7 @@ impl Place {
         run(Tool::QemuImg, &["snapshot", "-q", "-c", name, &self.top.display().to_string()]);
         let info = xl_snapshot::host::tools::image(&self.top, Format::Qcow2).unwrap();
         let proof: QcowSnapshot = info.snapshots().into_iter().find(|s| s.name == name).unwrap();
-        let record = self.record(name, Kept::Internal { proof: Some(proof) });
+        let record = self.record(name, Internal { proof: Some(proof) }.into());
         let bytes = content(&self.top, self.format, None);
         self.save(name, record, bytes)
     }
@@ -239,8 +242,8 @@ impl Place {
             assert_eq!(snapshot.state, State::Good, "{context}: {name}: {:?}", snapshot.why);
             let record = image::rewrite::read(&self.image(name)).unwrap();
             let disk = &record.disks[0];
-            let inside = match &disk.snapshot {
-                Kept::Internal { proof } => Some(proof.as_ref().unwrap().id.clone()),
+            let inside = match disk.snapshot.kind().content() {
+                Content::Inside(proof) => Some(proof.unwrap().id.clone()),
                 _ => None,
             };
             let now = content(&disk.path, disk.format.unwrap(), inside.as_deref());

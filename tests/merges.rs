@@ -102,7 +102,8 @@ impl Chain {
     fn new() -> Chain {
         let chain = Chain { directory: tempfile::tempdir().unwrap() };
         run(&["qemu-img", "create", "-q", "-f", "raw", &chain.text("a"), "16M"]);
-        for (below, format, image) in [("a", "raw", "b"), ("b", "qcow2", "c"), ("c", "qcow2", "d")] {
+        for (below, format, image) in [("a", "raw", "b"), ("b", "qcow2", "c"), ("c", "qcow2", "d")]
+        {
             let (below, image) = (chain.text(below), chain.text(image));
             let args = ["create", "-q", "-f", "qcow2", "-F", format, "-b", &below, &image];
             run(&[&["qemu-img"], &args[..]].concat());
@@ -145,11 +146,8 @@ fn pair<'a>(root: &'a str, top: &'a Path, base: &'a Path) -> Pair<'a> {
 }
 
 fn patiently<T>(what: impl FnOnce(&mut Waiting<'_>) -> T) -> T {
-    let mut waiting = Waiting {
-        show: &mut |_, _| (),
-        stopped: &|| false,
-        patience: Duration::from_secs(60),
-    };
+    let mut waiting =
+        Waiting { show: &mut |_, _| (), stopped: &|| false, patience: Duration::from_secs(60) };
     what(&mut waiting)
 }
 
@@ -265,11 +263,8 @@ fn a_commit_that_does_not_converge_is_cancelled() {
     lines.push(r#"{"return": {}}"#.to_owned());
     let answers = io::Cursor::new((lines.join("\n") + "\n").into_bytes());
     let mut qmp = Qmp::greet(Busy { answers, asked: Vec::new() }).unwrap();
-    let mut waiting = Waiting {
-        show: &mut |_, _| (),
-        stopped: &|| false,
-        patience: Duration::from_millis(150),
-    };
+    let mut waiting =
+        Waiting { show: &mut |_, _| (), stopped: &|| false, patience: Duration::from_millis(150) };
     let (top, base) = (Path::new("/top"), Path::new("/base"));
     let error = merge::commit(&mut qmp, pair("n", top, base), &mut waiting).unwrap_err();
     assert!(error.to_string().contains("made no progress"), "{error}");

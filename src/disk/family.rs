@@ -7,10 +7,10 @@ use uuid::Uuid;
 use crate::disk::FileFacts;
 use crate::disk::chain::FileId;
 use crate::disk::merging::Merging;
+use crate::disk::proof::QcowSnapshot;
 use crate::domain::{DomainId, Format};
 use crate::plan::Step;
 use crate::plan::deletion::{Change, Image, Online};
-use crate::disk::proof::QcowSnapshot;
 use crate::record::DiskRecord;
 use crate::tool::volumes::Volume;
 

@@ -103,10 +103,7 @@ fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<
             file.size, proof.file_size
         ));
     }
-    Err(format!(
-        "it was written to since: last at {}, at the snapshot {}",
-        file.mtime, proof.mtime
-    ))
+    Err(format!("it was written to since: last at {}, at the snapshot {}", file.mtime, proof.mtime))
 }
 
 impl DiskFound {

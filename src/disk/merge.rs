@@ -7,11 +7,11 @@
 
 use crate::disk::family::{DiskDelete, Family, Member, Merged, Rewrite, Running, Switch, Wishes};
 use crate::disk::merging::{How, Merging};
+use crate::disk::proof::{FrozenFile, SECTOR};
 use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::plan::Step;
 use crate::plan::deletion::{Change, Deletion};
-use crate::disk::proof::{FrozenFile, SECTOR};
 use crate::tool::quote;
 
 /// Refuses to delete the snapshot of a disk.
@@ -37,8 +37,11 @@ pub(super) fn delete(
     let shown = quote(&base.path);
     let facts = base.facts.as_ref().map_err(|why| refuse(family, format!("{shown}: {why}")))?;
     if let Some(mark) = base.merging().filter(|mark| mark.id != family.id) {
-        return Err(refuse(family, format!("{shown} is part of another deletion, of snapshot {}", mark.id))
-            .hint("finish that first: xl-snapshot list shows it"));
+        return Err(refuse(
+            family,
+            format!("{shown} is part of another deletion, of snapshot {}", mark.id),
+        )
+        .hint("finish that first: xl-snapshot list shows it"));
     }
     let proof = proof.ok_or_else(|| refuse(family, "the record has no proof of it"))?;
     if facts.inode != proof.inode {
@@ -58,7 +61,10 @@ pub(super) fn delete(
     if !untouched && !family.overlays.is_empty() {
         return Err(refuse(
             family,
-            format!("{shown} was written to since, and {} rests on it", quote(&family.overlays[0].path)),
+            format!(
+                "{shown} was written to since, and {} rests on it",
+                quote(&family.overlays[0].path)
+            ),
         )
         .hint("the snapshot is lost; remove its image by hand, and leave the disks as they are"));
     }
@@ -77,7 +83,7 @@ pub(super) fn delete(
             }
         }
         overlays => {
-            let all: Vec<_> = overlays.iter().map(|overlay| named(overlay)).collect();
+            let all: Vec<_> = overlays.iter().map(named).collect();
             return Err(refuse(family, format!("{shown} is the base of {}", all.join(" and ")))
                 .hint(
                     "--flatten copies it into each of them; or remove those that nobody needs any more",
@@ -159,8 +165,9 @@ fn check<'a>(
     let others = [overlay].into_iter().chain(alone.then_some(base));
     for member in others {
         if let Some(who) = member.is_open_elsewhere(online) {
-            return Err(refuse(format!("{} is open in {who}", quote(&member.path)))
-                .hint("end that first"));
+            return Err(
+                refuse(format!("{} is open in {who}", quote(&member.path))).hint("end that first")
+            );
         }
     }
     if let Some(running) = online {

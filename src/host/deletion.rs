@@ -9,16 +9,17 @@ pub mod steps;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
 use crate::delete::{Involved, Seen};
 use crate::disk::FileFacts;
-use crate::disk::chain::FileId;
+use crate::disk::chain::{FileId, MAX_LENGTH};
+use crate::disk::family::{Family, Keeper, Member, Running, User, is_our_name};
 use crate::disk::kind::Content;
 use crate::disk::proof::FrozenFile;
-use crate::disk::family::{Family, Keeper, Member, Running, User, is_our_name};
 use crate::domain::{DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::image::rewrite;
@@ -119,7 +120,8 @@ pub fn look(toolstack: Option<&Toolstack>, named: &Named, directory: PathBuf) ->
     let images = list::images(&[directory, own], &[], &mut unseen).map_err(|error| {
         Error::refused("The other snapshots cannot be looked at").because(error)
     })?;
-    let listed = toolstack.map(|toolstack| list::domains(toolstack, &mut unseen)).unwrap_or_default();
+    let listed =
+        toolstack.map(|toolstack| list::domains(toolstack, &mut unseen)).unwrap_or_default();
     let configured = configured(record);
     let mut stopped: Vec<Listed> = configured
         .iter()
@@ -150,16 +152,18 @@ pub fn look(toolstack: Option<&Toolstack>, named: &Named, directory: PathBuf) ->
         let run = world.run(toolstack, domain)?;
         world.running.push(run);
     }
-    let on_volume = |disk: &DiskRecord| matches!(disk.snapshot.kind().content(), Content::Volume(_));
+    let on_volume =
+        |disk: &DiskRecord| matches!(disk.snapshot.kind().content(), Content::Volume(_));
     let volumes = match record.disks.iter().any(on_volume) {
         true => tools::volumes(),
         false => Ok(Vec::new()),
     };
-    let families =
-        record.disks.iter().map(|disk| world.family(disk, &volumes)).collect::<Vec<_>>();
-    let begun = world.by_id.keys().filter_map(|id| world.member(*id, None)).filter(|member| {
-        member.merging().is_some_and(|mark| mark.id == record.id)
-    });
+    let families = record.disks.iter().map(|disk| world.family(disk, &volumes)).collect::<Vec<_>>();
+    let begun = world
+        .by_id
+        .keys()
+        .filter_map(|id| world.member(*id, None))
+        .filter(|member| member.merging().is_some_and(|mark| mark.id == record.id));
     let begun = begun.collect();
     let runs = world.running.iter().any(|run| run.same);
     let cfg = record.domain.cfg.clone().filter(|cfg| cfg.is_file()).or_else(|| {
@@ -277,11 +281,8 @@ fn by_id(files: &Files) -> BTreeMap<FileId, (PathBuf, Kind)> {
 
 impl World<'_> {
     fn id(&self, path: &Path) -> Option<FileId> {
-        let kinds = [
-            Kind::Image(ImageFormat::Qcow2),
-            Kind::Image(ImageFormat::Other),
-            Kind::TapVhd,
-        ];
+        let kinds =
+            [Kind::Image(ImageFormat::Qcow2), Kind::Image(ImageFormat::Other), Kind::TapVhd];
         let seen = kinds.iter().find_map(|kind| self.files.get(&(path.to_owned(), *kind)));
         seen.and_then(id_of).or_else(|| files::identity(path))
     }
@@ -328,11 +329,9 @@ impl World<'_> {
         let same = (!domain.uuid.is_nil() && domain.uuid == self.record.domain.uuid)
             || domain.name == self.record.domain.name;
         let configured = domain.disks.iter();
-        let tops: Vec<(String, FileId)> = configured
-            .filter_map(|disk| Some((disk.vdev.clone(), self.id(&disk.path)?)))
-            .collect();
-        let mut run =
-            Run { running: Running { id, trouble: None }, same, tops, involved: None };
+        let tops: Vec<(String, FileId)> =
+            configured.filter_map(|disk| Some((disk.vdev.clone(), self.id(&disk.path)?))).collect();
+        let mut run = Run { running: Running { id, trouble: None }, same, tops, involved: None };
         if !self.openers.iter().any(|(_, opener)| opener.domid == Some(domid)) {
             return Ok(run);
         }
@@ -404,7 +403,7 @@ impl World<'_> {
     }
 
     fn chain(&self, top: FileId) -> impl Iterator<Item = FileId> {
-        std::iter::successors(Some(top), |id| self.below(*id)).take(crate::disk::chain::MAX_LENGTH)
+        iter::successors(Some(top), |id| self.below(*id)).take(MAX_LENGTH)
     }
 
     fn vhd_children(&self, disk: &DiskRecord) -> Vec<PathBuf> {
@@ -437,9 +436,10 @@ impl World<'_> {
         };
         let opened: Vec<_> =
             self.openers.iter().filter(|(other, _)| *other == id).map(|(_, who)| who).collect();
-        let open_in = self.running.iter().filter(|run| {
-            opened.iter().any(|opener| opener.domid == Some(run.running.id.domid))
-        });
+        let open_in = self
+            .running
+            .iter()
+            .filter(|run| opened.iter().any(|opener| opener.domid == Some(run.running.id.domid)));
         let open_in: Vec<Running> = open_in.map(|run| run.running.clone()).collect();
         let listed = |domid: u32| open_in.iter().any(|running| running.id.domid == domid);
         let others = opened.iter().filter(|opener| !opener.domid.is_some_and(listed));

@@ -86,12 +86,8 @@ pub fn stream<S: Read + Write>(
                 Error::failed(format!("QEMU does not have {} open", quote(path)))
             })?),
         };
-        let nodes = Nodes {
-            root: pair.root,
-            top: &top,
-            base: below_node.as_deref(),
-            backing_file: below,
-        };
+        let nodes =
+            Nodes { root: pair.root, top: &top, base: below_node.as_deref(), backing_file: below };
         qmp.stream(pair.job, nodes).map_err(qemu("begin to stream"))?;
     }
     wait(qmp, pair.job, waiting, false)
@@ -160,9 +156,9 @@ fn wait<S: Read + Write>(
             "concluded" => {
                 qmp.dismiss_job(id).map_err(qemu("dismiss the job"))?;
                 let why = job.error.map(|why| {
-                    Error::failed("The block job of the guest's QEMU failed")
-                        .because(why)
-                        .hint("the guest goes on; make room if there was none, and repeat the command")
+                    Error::failed("The block job of the guest's QEMU failed").because(why).hint(
+                        "the guest goes on; make room if there was none, and repeat the command",
+                    )
                 });
                 return match (ending, why) {
                     (Some(ending), _) => Err(ending),

@@ -93,7 +93,8 @@ impl<'a> World<'a> {
             let Ok(Peek::Snapshot { record, extent, .. }) = &image.peek else { continue };
             if !is_partial(&image.path)
                 && !is_deleting(&image.path)
-                && !world.by_id.contains_key(&record.id) {
+                && !world.by_id.contains_key(&record.id)
+            {
                 world.by_id.insert(record.id, world.known.len());
                 world.known.push(Known { record, image, extent });
             }

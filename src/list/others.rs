@@ -9,8 +9,8 @@ use super::report::{Other, OtherKind};
 use super::seen::{Asked, ImageSeen, Kind, is_partial};
 use crate::disk::kind::{NewFile, Role};
 use crate::disk::lvm;
-use crate::memory::{DELETING, PARTIAL, is_deleting};
 use crate::memory::peek::{Extent, Peek};
+use crate::memory::{DELETING, PARTIAL, is_deleting};
 use crate::record::Record;
 use crate::tool::{quote, volumes};
 

@@ -373,7 +373,8 @@ fn names_are_found_by_the_record() {
         image("/kept/web1/y.xlsave", Record { id: id(9), ..record(3, Vec::new()) }),
         image("/kept/web1/s3.xlsave", record(3, Vec::new())),
     ];
-    let find = |domain: &str, name: &str| by_name(&images, Path::new("/kept"), (domain, &[]), name);
+    let find =
+        |domain: &str, name: &str| by_name(&images, Path::new("/kept"), (domain, &[]), name, false);
     assert_eq!(find("web1", "s1").unwrap(), Path::new("/kept/web1/s1.xlsave"));
     assert_eq!(find("web2", "s1").unwrap_err(), "/kept has no snapshot s1 of web2");
     assert!(find("web1", "s2").is_err());
@@ -381,12 +382,12 @@ fn names_are_found_by_the_record() {
     assert!(several.contains("/kept/web1/y.xlsave, /kept/web1/s3.xlsave"), "{several}");
     let running = seen(Vec::new(), Vec::new()).domains;
     let renamed = Running { name: "new".into(), ..running[0].clone() };
-    let found = by_name(&images, Path::new("/kept"), ("new", &[renamed]), "s1").unwrap();
+    let found = by_name(&images, Path::new("/kept"), ("new", &[renamed]), "s1", false).unwrap();
     assert_eq!(found, Path::new("/kept/web1/s1.xlsave"));
     // One that is whole comes first.
     let mut images = images;
     let Ok(Peek::Snapshot { extent, .. }) = &mut images[1].peek else { unreachable!() };
     *extent = Extent::Unread;
-    let found = by_name(&images, Path::new("/kept"), ("web1", &[]), "s1").unwrap();
+    let found = by_name(&images, Path::new("/kept"), ("web1", &[]), "s1", false).unwrap();
     assert_eq!(found, Path::new("/kept/x.xlsave"));
 }

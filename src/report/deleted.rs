@@ -116,7 +116,10 @@ impl fmt::Display for Deleted {
             }
         }
         if self.freed > 0 {
-            rows.add("memory", format!("{}  {} freed", quote(&self.image), BinaryBytes(self.freed)));
+            rows.add(
+                "memory",
+                format!("{}  {} freed", quote(&self.image), BinaryBytes(self.freed)),
+            );
         }
         for disk in &self.disks {
             let mut lines: Vec<String> = disk
@@ -129,7 +132,9 @@ impl fmt::Display for Deleted {
                 })
                 .collect();
             lines.extend(disk.removed.iter().map(|removed| format!("{removed} is gone")));
-            lines.extend(disk.runs_on.iter().map(|path| format!("the guest now runs on {}", quote(path))));
+            lines.extend(
+                disk.runs_on.iter().map(|path| format!("the guest now runs on {}", quote(path))),
+            );
             lines.extend(disk.kept.clone());
             rows.add(&disk.vdev, lines.join("\n"));
         }

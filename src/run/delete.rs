@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock};
 use crate::host::{deletion, marks, rewrites};
+use crate::list::mark::Mark;
 use crate::plan::{Plan, Step};
 use crate::record::Record;
 use crate::report::{Deleted, DeletedDisk, Deletions, Failed, Merge, Planned, json_text};
@@ -33,6 +34,7 @@ pub(super) struct Options<'a> {
 
 /// What has become of a snapshot.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Outcome {
     /// It is gone, or its memory is.
     Deleted(Deleted),
@@ -109,9 +111,11 @@ fn lock_others(
 /// Disks that went on from the snapshot go on from the one before it.
 fn inherit_marks(record: &Record) {
     for disk in record.disks.iter().filter(|disk| marks::needs_one(disk)) {
-        let Some(mark) = marks::of(&disk.path).filter(|mark| mark.id == record.id) else { continue };
+        let Some(mark) = marks::of(&disk.path).filter(|mark| mark.id == record.id) else {
+            continue;
+        };
         match delete::heir(record) {
-            Some(id) => marks::put(&disk.path, crate::list::mark::Mark { id, at: mark.at }),
+            Some(id) => marks::put(&disk.path, Mark { id, at: mark.at }),
             None => marks::clear(&disk.path),
         }
     }

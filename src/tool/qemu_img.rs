@@ -73,9 +73,10 @@ pub fn snapshot_apply(path: &Path, id: &str) -> Invocation {
         .arg(image_opts(path))
 }
 
-/// Deletes an internal snapshot of a file nobody has open, by ID as [`snapshot_apply`].
-pub fn snapshot_delete(path: &Path, id: &str) -> Invocation {
-    Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-d", id, "--image-opts"])
+/// Deletes an internal snapshot of a file nobody has open. By name, and not by ID as [`snapshot_apply`]: `-d`
+/// looks for a name only (qemu-img.c, `bdrv_snapshot_find`; seen with QEMU 7.2).
+pub fn snapshot_delete(path: &Path, name: &str) -> Invocation {
+    Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-d", name, "--image-opts"])
         .arg(image_opts(path))
 }
 
@@ -250,8 +251,8 @@ mod tests {
         );
         assert_eq!(line(&resize(b, 512)), "qemu-img resize -q --shrink -f qcow2 /srv/b.img 512");
         assert_eq!(
-            line(&snapshot_delete(b, "12")),
-            "qemu-img snapshot -q -d 12 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/b.img'"
+            line(&snapshot_delete(b, "s1")),
+            "qemu-img snapshot -q -d s1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/b.img'"
         );
         assert_eq!(
             line(&copy_snapshot(a, "3", b, None)),

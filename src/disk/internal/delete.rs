@@ -26,8 +26,13 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
         plan.notes.push(format!("{vdev}: its snapshot {} in {shown} is gone already", proof.name));
         return Ok(plan);
     }
-    if inside.iter().filter(|other| other.id == proof.id).count() != 1 {
-        return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
+    // qemu-img goes by the name.
+    let same = |other: &&QcowSnapshot| other.id == proof.id || other.name == proof.name;
+    if inside.iter().filter(same).count() != 1 {
+        return Err(refuse(format!(
+            "several snapshots in {shown} have the name {} or the ID {}",
+            proof.name, proof.id
+        )));
     }
     let running = base.open_in.first();
     if let Some(who) = base.is_open_elsewhere(running) {
@@ -55,8 +60,11 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
             return Err(refuse(format!("{shown}: {why}")));
         }
         if let Some(keeper) = base.keepers.iter().find(|keeper| keeper.fixed.is_some()) {
-            return Err(refuse(format!("the record of snapshot {} cannot be updated", keeper.name))
-                .hint("delete that one first"));
+            return Err(refuse(format!(
+                "the record of snapshot {} cannot be updated",
+                keeper.name
+            ))
+            .hint("delete that one first"));
         }
         plan.merges.extend(merge::begin(family, base, How::Inside));
         plan.written.push((base.path.clone(), false));

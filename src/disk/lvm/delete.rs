@@ -12,7 +12,8 @@ pub(super) fn plan(family: &Family, group: &str, name: &str) -> Result<DiskDelet
     let mut plan = DiskDelete::default();
     let vdev = &family.record.vdev;
     let volumes = family.volumes.as_ref();
-    let volumes = volumes.map_err(|why| merge::refuse(family, format!("LVM does not answer: {why}")))?;
+    let volumes =
+        volumes.map_err(|why| merge::refuse(family, format!("LVM does not answer: {why}")))?;
     let tag = tag(family.id, vdev);
     let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
     match tagged.as_slice() {

@@ -28,11 +28,17 @@ pub(super) fn plan(family: &Family, proof: Option<&FrozenFile>) -> Result<DiskDe
         )));
     }
     if let Some(who) = base.is_open_elsewhere(None) {
-        return Err(merge::refuse(family, format!("{shown} is open in {who}")).hint("end that first"));
+        return Err(
+            merge::refuse(family, format!("{shown} is open in {who}")).hint("end that first")
+        );
     }
     match (base.users.first(), base.ours) {
-        (Some(user), _) => plan.kept = Some(format!("{shown} stays: it is {} of {}", user.vdev, user.domain)),
-        (None, false) => plan.kept = Some(format!("{shown} stays: it was not made by this program")),
+        (Some(user), _) => {
+            plan.kept = Some(format!("{shown} stays: it is {} of {}", user.vdev, user.domain))
+        }
+        (None, false) => {
+            plan.kept = Some(format!("{shown} stays: it was not made by this program"))
+        }
         (None, true) => {
             plan.removals.push(Step::RemoveFile { path: base.path.clone() });
             plan.removed.push(base.path.display().to_string());

@@ -5,13 +5,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::disk::kind::Proof;
+use crate::disk::proof::FrozenFile;
 use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::host::image::rewrite;
 use crate::host::{chain, files, tools};
 use crate::plan::deletion::{Change, Deletion, Image};
-use crate::disk::kind::Proof;
-use crate::disk::proof::FrozenFile;
 use crate::record::Record;
 use crate::tool::Invocation;
 use crate::tool::qemu_img;
@@ -31,9 +31,7 @@ pub fn perform(step: &Deletion, run: Run<'_>) -> Option<Result<()>> {
         | Deletion::Pivot { .. } => return None,
         Deletion::Mark { image, marked } => mark(image, marked).map_err(caused),
         Deletion::Begin { file, mark } => files::merging::begin(file, mark).map_err(caused),
-        Deletion::Commit { online: None, top, base, bytes } => {
-            commit(top, &base.path, *bytes, run)
-        }
+        Deletion::Commit { online: None, top, base, bytes } => commit(top, &base.path, *bytes, run),
         Deletion::Stream { online: None, top, base, below, bytes } => {
             stream(top, base, below.as_ref(), *bytes, run)
         }
@@ -41,14 +39,12 @@ pub fn perform(step: &Deletion, run: Run<'_>) -> Option<Result<()>> {
         Deletion::DeleteInside { online: None, file, snapshot } => {
             let image = tools::image(file, Format::Qcow2).map_err(Error::failed);
             image.and_then(|image| match image.snapshots().contains(snapshot) {
-                true => run(&qemu_img::snapshot_delete(file, &snapshot.id), None),
+                true => run(&qemu_img::snapshot_delete(file, &snapshot.name), None),
                 false => Ok(()),
             })
         }
         Deletion::Settle { file, live } => files::merging::settle(file, *live).map_err(caused),
-        Deletion::Rewrite { image, id, changes, .. } => {
-            replace(image, *id, changes)
-        }
+        Deletion::Rewrite { image, id, changes, .. } => replace(image, *id, changes),
         Deletion::End { file } => files::merging::end(file).map_err(caused),
         Deletion::WriteRecord { path, record } => write_record(path, record),
     })
@@ -69,13 +65,7 @@ fn commit(top: &Path, base: &Path, bytes: u64, run: Run<'_>) -> Result<()> {
     }
 }
 
-fn stream(
-    top: &Path,
-    base: &Path,
-    below: Option<&Image>,
-    bytes: u64,
-    run: Run<'_>,
-) -> Result<()> {
+fn stream(top: &Path, base: &Path, below: Option<&Image>, bytes: u64, run: Run<'_>) -> Result<()> {
     let below = below.map(|image| (image.path.as_path(), image.format));
     match rests_on(top, base)? {
         true => {
@@ -118,6 +108,7 @@ fn write_record(path: &Path, record: &Record) -> Result<()> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn caused(error: io::Error) -> Error {
     Error::failed(error.to_string())
 }

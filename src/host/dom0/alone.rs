@@ -100,7 +100,7 @@ impl Dom0 {
     pub(super) fn untake_internal(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
         match snapshot_named(path, name)? {
             None => Ok(()),
-            Some(snapshot) => self.run(&snapshot_delete(path, &snapshot.id)),
+            Some(snapshot) => self.run(&snapshot_delete(path, &snapshot.name)),
         }
     }
 
@@ -110,7 +110,7 @@ impl Dom0 {
             None => Ok(()),
             Some(snapshot) => {
                 self.run(&snapshot_apply(path, &snapshot.id))?;
-                self.run(&snapshot_delete(path, &snapshot.id))
+                self.run(&snapshot_delete(path, &snapshot.name))
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::guarded::started;
 use super::state::{Dom0, caused, failed};
+use crate::disk::proof::QcowSnapshot;
 use crate::error::{Error, Result};
 use crate::host::deletion::steps;
 use crate::host::guard::Note;
@@ -13,7 +14,6 @@ use crate::host::merge::{self, PATIENCE, Pair, Waiting};
 use crate::host::qmp::Qmp;
 use crate::host::{command, files};
 use crate::plan::deletion::{Deletion, Online};
-use crate::disk::proof::QcowSnapshot;
 use crate::tool::Invocation;
 
 /// What the bar says.
@@ -108,12 +108,7 @@ impl Dom0 {
         }
     }
 
-    fn delete_inside(
-        &self,
-        online: &Online,
-        file: &Path,
-        snapshot: &QcowSnapshot,
-    ) -> Result<()> {
+    fn delete_inside(&self, online: &Online, file: &Path, snapshot: &QcowSnapshot) -> Result<()> {
         self.the_same(&online.domain)?;
         let mut qmp = connect(online)?;
         let disks = qmp.disks().map_err(merge::qemu("tell its disks"))?;

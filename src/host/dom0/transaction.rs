@@ -209,7 +209,7 @@ fn of_files(
                 None => complete = false,
                 Some(snapshot) => left.push(Left {
                     what: format!("The snapshot {name} in {} is there", quote(file)),
-                    command: Some(snapshot_delete(file, &snapshot.id).to_string()),
+                    command: Some(snapshot_delete(file, &snapshot.name).to_string()),
                 }),
             },
             Err(why) => {
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(
             left[0].command.as_deref(),
             Some(
-                "qemu-img snapshot -q -d 7 --image-opts \
+                "qemu-img snapshot -q -d s1 --image-opts \
                  'driver=qcow2,file.driver=file,file.filename=/srv/xvda 1.qcow2'"
             )
         );

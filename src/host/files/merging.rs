@@ -7,7 +7,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rustix::fs::{
-    Timespec, Timestamps, XattrFlags, fremovexattr, fsetxattr, futimens, getxattr,
+    Timespec, Timestamps, UTIME_OMIT, XattrFlags, fremovexattr, fsetxattr, futimens, getxattr,
 };
 use rustix::io::Errno;
 
@@ -79,8 +79,6 @@ pub fn end(path: &Path) -> io::Result<()> {
         Err(error) => Err(error.into()),
     }
 }
-
-const UTIME_OMIT: i64 = rustix::fs::UTIME_OMIT as i64;
 
 /// As the kernel counts: nanoseconds forward from a whole second, also before 1970.
 fn timespec(time: Timestamp) -> io::Result<Timespec> {

@@ -137,7 +137,8 @@ fn bytes(file: &mut File, record: &Record) -> io::Result<Vec<u8>> {
     if !old.complete || old.image_size == 0 {
         return Err(odd("its record is at its end, because it went through a pipe"));
     }
-    let plain = header::encode(&config, record, MARK.len() + text.len()).map_err(io::Error::other)?;
+    let plain =
+        header::encode(&config, record, MARK.len() + text.len()).map_err(io::Error::other)?;
     if form == Form::Plain {
         return Ok(plain);
     }
@@ -149,17 +150,19 @@ fn bytes(file: &mut File, record: &Record) -> io::Result<Vec<u8>> {
     let bytes = frames::head(&plain, Level::DEFAULT, Some(marker))?;
     match bytes.len() as u64 == layout.head {
         true => Ok(bytes),
-        false => Err(odd("another version of zstd has compressed it, and its record has another room")),
+        false => {
+            Err(odd("another version of zstd has compressed it, and its record has another room"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::kind::Proof;
     use crate::memory::Image;
     use crate::memory::frames::{Marker, head};
     use crate::memory::header::record_space;
-    use crate::record::Kept;
     use crate::support::record::sample;
     use crate::support::streams::pv_stream;
 
@@ -177,14 +180,18 @@ mod tests {
             false => [plain, stream].concat(),
             true => {
                 let body = frames::frame(&stream, Level::DEFAULT).unwrap();
-                let length = (head(&plain, Level::DEFAULT, None).unwrap().len() + body.len()) as u64;
+                let length =
+                    (head(&plain, Level::DEFAULT, None).unwrap().len() + body.len()) as u64;
                 let marker = Marker { file_len: length, image_len: old.image_size };
                 [head(&plain, Level::DEFAULT, Some(marker)).unwrap(), body].concat()
             }
         };
         fs::write(path, bytes).unwrap();
         let mut new = old.clone();
-        let Kept::External { proof: Some(proof), .. } = &mut new.disks[1].snapshot else { panic!() };
+        let Proof::Frozen { proof: Some(proof), .. } = new.disks[1].snapshot.kind_mut().proof()
+        else {
+            panic!()
+        };
         proof.file_size += 1;
         new.disks[1].path = "/srv/somewhere/else/with a longer name.qcow2".into();
         (old, new)

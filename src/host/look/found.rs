@@ -346,7 +346,8 @@ fn disk_found(
         top_protected: top
             .is_some_and(|top| files::facts(top.file()).is_ok_and(|facts| !facts.writable)),
         below: below.map(|below| {
-            let written = |path: PathBuf| files::facts(&path).ok().map(|facts| (path, facts.written()));
+            let written =
+                |path: PathBuf| files::facts(&path).ok().map(|facts| (path, facts.written()));
             below.into_iter().filter_map(written).collect()
         }),
         used_by,

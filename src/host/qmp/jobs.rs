@@ -160,8 +160,9 @@ impl<S: Read + Write> Qmp<S> {
             name: Some(name.into()),
         };
         self.send::<blockdev_snapshot_delete_internal_sync>(&request(&command)?)?;
-        let _: IgnoredAny = self
-            .answer::<blockdev_snapshot_delete_internal_sync, _>(&mut Patience::WhileItLives(None))?;
+        let _: IgnoredAny = self.answer::<blockdev_snapshot_delete_internal_sync, _>(
+            &mut Patience::WhileItLives(None),
+        )?;
         Ok(())
     }
 }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::disk::merging::Merging;
-use crate::domain::{DomainId, Format};
 use crate::disk::proof::QcowSnapshot;
+use crate::domain::{DomainId, Format};
 use crate::record::{Parent, Record, ToldBy};
 use crate::tool::quote;
 
@@ -175,7 +175,12 @@ impl fmt::Display for Deletion {
         };
         match self {
             Deletion::Mark { image, marked } => {
-                write!(f, "mark the snapshot as being deleted: {} -> {}", quote(image), quote(marked))
+                write!(
+                    f,
+                    "mark the snapshot as being deleted: {} -> {}",
+                    quote(image),
+                    quote(marked)
+                )
             }
             Deletion::Begin { file, .. } => {
                 write!(f, "mark {} as being merged", quote(file))
