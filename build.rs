@@ -154,6 +154,7 @@ fn zsh_arguments(text: &str) -> String {
             ("'::spec -- ", "_xl-snapshot_specs"),
             ("':snapshot -- ", "_xl-snapshot_snapshots"),
             ("'*::places -- ", "_xl-snapshot_places"),
+            ("'*::snapshots -- ", "_xl-snapshot_snapshots"),
         ];
         let ours = ours.iter().find(|(start, _)| line.starts_with(start));
         lines.push(match (ours, line.rsplit_once(':')) {

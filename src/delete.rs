@@ -4,6 +4,9 @@
 //! same snapshot finds by the marks on its files how far the last one came. Until it is finished, every
 //! other snapshot is as good as before.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use crate::disk::family::{DiskDelete, Family, Member, Rewrite, Wishes};

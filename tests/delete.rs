@@ -17,7 +17,7 @@ use xl_snapshot::domain::{Format, GuestType};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::deletion::{self, steps};
 use xl_snapshot::host::libxl::XlCfg;
-use xl_snapshot::host::{cfg, command, files, image, list as host, rewrites};
+use xl_snapshot::host::{cfg, command, files, image, list as host, rewrites, tools};
 use xl_snapshot::list::{self, Asked, State};
 use xl_snapshot::memory::deleting_path;
 use xl_snapshot::memory::header::{self, MARK, record_space};
@@ -207,7 +207,7 @@ impl Place {
 
     fn internal(&mut self, name: &str) -> Uuid {
         run(Tool::QemuImg, &["snapshot", "-q", "-c", name, &self.top.display().to_string()]);
-        let info = xl_snapshot::host::tools::image(&self.top, Format::Qcow2).unwrap();
+        let info = tools::image(&self.top, Format::Qcow2).unwrap();
         let proof: QcowSnapshot = info.snapshots().into_iter().find(|s| s.name == name).unwrap();
         let record = self.record(name, Internal { proof: Some(proof) }.into());
         let bytes = content(&self.top, self.format, None);

@@ -26,8 +26,8 @@ use xl_snapshot::record::{
     VERSION,
 };
 use xl_snapshot::report::{
-    CfgReplaced, CfgTrouble, Created, CreatedDisk, Planned, Reverted, RevertedDisk, Shown,
-    ShownDisk, json_text,
+    CfgReplaced, CfgTrouble, Created, CreatedDisk, Deleted, DeletedDisk, Deletions, Failed, Merge,
+    Planned, Reverted, RevertedDisk, Shown, ShownDisk, json_text,
 };
 
 /// One report as it is printed.
@@ -54,6 +54,8 @@ fn samples() -> Vec<Sample> {
         sample("show-least", "SHOW", &shown(None, every_record(false))),
         sample("list", "LIST", &listing()),
         sample("list-least", "LIST", &listing_least()),
+        sample("delete", "DELETE", &deletions()),
+        sample("delete-least", "DELETE", &Deletions { snapshots: Vec::new(), failed: Vec::new() }),
         sample("dry-run", "DRY RUN", &planned()),
     ]
 }
@@ -92,6 +94,57 @@ fn created() -> Created {
             backup: "/etc/xen/web1.cfg.bak-s1".into(),
         }),
         cfg_disks: vec!["format=qcow2,vdev=xvda,access=rw,target=/srv/a.qcow2".into()],
+    }
+}
+
+fn deletions() -> Deletions {
+    let deleted = Deleted {
+        name: "s1".into(),
+        id: Uuid::from_u128(1),
+        domain: "web1".into(),
+        image: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),
+        freed: 144_610_000,
+        record: None,
+        total_ms: 5800.5,
+        disks: vec![DeletedDisk {
+            vdev: "xvda".into(),
+            snapshot: "external",
+            merged: vec![Merge {
+                how: "commit",
+                from: "/srv/web1-xvda.after-s1.qcow2".into(),
+                into: "/srv/a.qcow2".into(),
+                bytes: 65_536,
+            }],
+            runs_on: Some("/srv/a.qcow2".into()),
+            removed: vec!["/srv/web1-xvda.after-s1.qcow2".into()],
+            kept: None,
+        }],
+        cfgs: vec![CfgReplaced {
+            path: "/etc/xen/web1.cfg".into(),
+            backup: "/etc/xen/web1.cfg.bak-before-delete-20260301-020304".into(),
+        }],
+    };
+    let without_memory = Deleted {
+        record: Some("/var/lib/xen/snapshots/web1/s2.record".into()),
+        disks: Vec::new(),
+        cfgs: Vec::new(),
+        ..deleted.clone()
+    };
+    let kept = DeletedDisk {
+        merged: Vec::new(),
+        runs_on: None,
+        removed: Vec::new(),
+        kept: Some("/srv/a.qcow2 stays: it was not made by this program".into()),
+        ..deleted.disks[0].clone()
+    };
+    let not_removed = Deleted { disks: vec![kept], ..without_memory.clone() };
+    Deletions {
+        snapshots: vec![deleted, without_memory, not_removed],
+        failed: vec![Failed {
+            snapshot: "web1/s3".into(),
+            exit_status: 3,
+            why: "The snapshot of xvda cannot be deleted".into(),
+        }],
     }
 }
 

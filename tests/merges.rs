@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use xl_snapshot::host::merge::{self, Pair, Waiting};
 use xl_snapshot::host::qmp::Qmp;
 
@@ -79,8 +81,8 @@ impl Qemu {
 
     /// It writes what it has cached.
     fn end(mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let pid = Pid::from_raw(self.process.id().cast_signed());
+        kill(pid, Signal::SIGTERM).unwrap();
         self.process.wait().unwrap();
     }
 

@@ -58,7 +58,7 @@ _xl_snapshot() {
             fi
             ;;
         "create 1") _xl_snapshot_files toml ;;
-        "revert 0" | "show 0")
+        "revert 0" | "show 0" | "delete "*)
             _xl_snapshot_files xlsave toml
             _xl_snapshot_add files < <(compgen -G "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}/*/*.xlsave")
             _xl_snapshot_add files < <(_xl_snapshot_names)

@@ -60,5 +60,6 @@ for command in revert show
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_names)" -d snapshot
 end
 for at in 0 1 2 3
+    complete -c xl-snapshot -n "__fish_xl_snapshot_argument delete $at" -f -a "(__fish_xl_snapshot_names)" -d snapshot
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument list $at" -f -a "(__fish_xl_snapshot_places)" -d domain
 end

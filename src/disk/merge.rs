@@ -161,6 +161,13 @@ fn check<'a>(
         }
         Err(why) => return Err(refuse(format!("{shown}: {why}"))),
     }
+    if let Some(mark) = overlay.merging().filter(|mark| mark.id != family.id) {
+        return Err(refuse(format!(
+            "{shown} is part of another deletion, of snapshot {}",
+            mark.id
+        ))
+        .hint("finish that first: xl-snapshot list shows it"));
+    }
     let online = overlay.open_in.first();
     let others = [overlay].into_iter().chain(alone.then_some(base));
     for member in others {

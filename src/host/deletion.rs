@@ -369,6 +369,18 @@ impl World<'_> {
             tops.retain(|(other, _)| *other != vdev);
             tops.push((vdev.clone(), file));
         }
+        // An HVM guest that has not unplugged its emulated disks has each image twice.
+        let nodes = qmp.named_nodes().map_err(of)?;
+        let mut known = BTreeSet::new();
+        for node in nodes.iter().filter(|node| node.is_image()) {
+            let id = self.id(&node.file).filter(|id| self.openers.iter().any(|(o, _)| o == id));
+            if id.is_some_and(|id| !known.insert(id)) {
+                let file = quote(&node.file);
+                return Ok(Some(format!(
+                    "its QEMU has {file} open twice, as an emulated disk too"
+                )));
+            }
+        }
         let ours = format!("xl-snapshot-{}-", &self.record.id.simple().to_string()[..8]);
         let jobs = qmp.jobs().map_err(of)?;
         let other = jobs.into_iter().find(|job| !job.id.starts_with(&ours));

@@ -20,6 +20,7 @@ pub mod lock;
 pub mod look;
 pub mod marks;
 pub mod merge;
+pub mod merging;
 pub mod needs;
 pub mod openers;
 pub mod parallel;

@@ -1,6 +1,5 @@
 //! Deleting the snapshot of a volume.
 
-use super::tag;
 use crate::disk::family::{DiskDelete, Family};
 use crate::disk::merge;
 use crate::error::Result;
@@ -8,14 +7,13 @@ use crate::plan::Step;
 use crate::tool::volumes::{self, Volume};
 
 /// Plans to remove the snapshot, which is known by its tag.
-pub(super) fn plan(family: &Family, group: &str, name: &str) -> Result<DiskDelete> {
+pub(super) fn plan(family: &Family, tag: &str, (group, name): (&str, &str)) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let vdev = &family.record.vdev;
     let volumes = family.volumes.as_ref();
     let volumes =
         volumes.map_err(|why| merge::refuse(family, format!("LVM does not answer: {why}")))?;
-    let tag = tag(family.id, vdev);
-    let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
+    let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(tag)).collect();
     match tagged.as_slice() {
         [] => plan.notes.push(format!("{vdev}: its snapshot {group}/{name} is gone already")),
         [snapshot] if snapshot.open => {
@@ -30,7 +28,7 @@ pub(super) fn plan(family: &Family, group: &str, name: &str) -> Result<DiskDelet
                 .hint("wait for the end of that: lvs -a"));
         }
         [snapshot] => {
-            let call = volumes::remove_tagged(&snapshot.group, &snapshot.name, &tag);
+            let call = volumes::remove_tagged(&snapshot.group, &snapshot.name, tag);
             plan.removals.push(Step::Run(call));
             plan.removed.push(snapshot.path());
         }

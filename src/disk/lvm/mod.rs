@@ -217,7 +217,8 @@ impl Planner for Lvm {
     }
 
     fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
-        delete::plan(family, &self.group, &self.snapshot)
+        let tag = tag(family.id, &family.record.vdev);
+        delete::plan(family, &tag, (&self.group, &self.snapshot))
     }
 }
 

@@ -1,21 +1,15 @@
-//! The mark on a file that a deletion writes to: see [`Merging`].
+//! The mark on a file that a deletion writes to, as it is read: see [`Merging`].
 
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use jiff::Timestamp;
-use rustix::fs::{
-    Timespec, Timestamps, UTIME_OMIT, XattrFlags, fremovexattr, fsetxattr, futimens, getxattr,
-};
+use rustix::fs::getxattr;
 use rustix::io::Errno;
 
-use super::{PERMISSIONS, WRITE_BITS, open};
 use crate::disk::merging::{LONGEST, Merging};
 
 /// The name of the attribute; one of the class `user` is for regular files (xattr(7)).
-const NAME: &str = "user.xl-snapshot.merging";
+pub const NAME: &str = "user.xl-snapshot.merging";
 
 /// The mark on a file, if it has one.
 pub fn of(path: &Path) -> Option<Merging> {
@@ -34,104 +28,5 @@ pub fn trouble(path: &Path) -> Option<String> {
                 .into(),
         ),
         Err(error) => Some(io::Error::from(error).to_string()),
-    }
-}
-
-/// Marks a file, durably, and lets its owner write to it. One that has a mark keeps that: it tells how
-/// the file was before anything was done.
-pub fn begin(path: &Path, mark: &Merging) -> io::Result<()> {
-    let file = open(path)?;
-    if of(path).is_none() {
-        fsetxattr(&file, NAME, mark.to_string().as_bytes(), XattrFlags::CREATE)?;
-        file.sync_all()?;
-    }
-    let mode = file.metadata()?.mode() & PERMISSIONS;
-    file.set_permissions(Permissions::from_mode(mode | 0o200))
-}
-
-/// Gives a marked file its time again, durably, and takes the write permission if it had none. A file
-/// that a guest writes to keeps both as they are.
-pub fn settle(path: &Path, live: bool) -> io::Result<()> {
-    let Some(mark) = of(path).filter(|_| !live) else { return Ok(()) };
-    let file = open(path)?;
-    file.sync_all()?;
-    if !mark.writable {
-        let mode = file.metadata()?.mode() & PERMISSIONS;
-        file.set_permissions(Permissions::from_mode(mode & !WRITE_BITS))?;
-    }
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: timespec(mark.mtime)?,
-    };
-    futimens(&file, &times)?;
-    file.sync_all()
-}
-
-/// Takes the mark away, durably.
-pub fn end(path: &Path) -> io::Result<()> {
-    let file = match open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened?,
-    };
-    match fremovexattr(&file, NAME) {
-        Ok(()) => file.sync_all(),
-        Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// As the kernel counts: nanoseconds forward from a whole second, also before 1970.
-fn timespec(time: Timestamp) -> io::Result<Timespec> {
-    let nanoseconds = time.as_nanosecond();
-    let second = i64::try_from(nanoseconds.div_euclid(1_000_000_000)).map_err(io::Error::other)?;
-    let rest = i64::try_from(nanoseconds.rem_euclid(1_000_000_000)).map_err(io::Error::other)?;
-    Ok(Timespec { tv_sec: second, tv_nsec: rest })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::disk::merging::How;
-    use crate::host::files;
-
-    #[test]
-    fn a_file_is_as_it_was_to_who_asks() {
-        // On a file system with extended attributes.
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let path = directory.path().join("a.qcow2");
-        fs::write(&path, "before").unwrap();
-        files::protect(&path).unwrap();
-        let before = files::facts(&path).unwrap();
-        assert_eq!((trouble(&path), of(&path)), (None, None));
-        let mark = Merging {
-            id: Uuid::from_u128(1),
-            how: How::Inside,
-            size: before.size,
-            mtime: before.mtime,
-            writable: before.writable,
-        };
-        begin(&path, &mark).unwrap();
-        fs::write(&path, "after that").unwrap();
-        // The second try of a merge does not forget what was before the first.
-        begin(&path, &Merging { size: 10, ..mark.clone() }).unwrap();
-        let during = files::facts(&path).unwrap();
-        assert_eq!(during.merging, Some(mark));
-        assert!(during.writable && during.mtime > before.mtime);
-        assert!(during.is_as(before.size, before.mtime) && during.written() == before.mtime);
-        assert!(!during.is_as(before.size + 1, before.mtime));
-        settle(&path, false).unwrap();
-        let settled = files::facts(&path).unwrap();
-        assert_eq!((settled.mtime, settled.writable, settled.size), (before.mtime, false, 10));
-        assert!(settled.is_as(6, before.mtime) && settled.is_as(10, before.mtime));
-        end(&path).unwrap();
-        end(&path).unwrap();
-        let after = files::facts(&path).unwrap();
-        assert!(after.is_as(10, before.mtime) && !after.is_as(6, before.mtime));
-        settle(&path, false).unwrap();
-        end(&directory.path().join("none")).unwrap();
     }
 }

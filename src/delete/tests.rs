@@ -1,0 +1,310 @@
+//! The planner, from hand-made observations of a running guest. `tests/delete.rs` has real files.
+
+use std::slice;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::disk::FileFacts;
+use crate::disk::family::{Keeper, Running, User};
+use crate::disk::kinds::External;
+use crate::disk::merging::Merging;
+use crate::domain::Format;
+use crate::plan::Step;
+use crate::plan::deletion::Image;
+use crate::support::disks::{facts, proof};
+use crate::support::record::sample;
+
+const STORED: &str = r#"{"c_info": {"name": "web1"}, "disks": [
+    {"pdev_path": "/srv/o.qcow2", "vdev": "xvdb", "format": "qcow2", "readwrite": 1}]}"#;
+
+fn web1() -> DomainId {
+    DomainId { domid: 3, uuid: Uuid::from_u128(3), name: "web1".into() }
+}
+
+fn running() -> Running {
+    Running { id: web1(), trouble: None }
+}
+
+fn member(path: &str, inode: u64, allocated: u64) -> Member {
+    let facts = FileFacts { inode, ..facts() };
+    Member {
+        path: path.into(),
+        id: facts.id(),
+        format: Format::Qcow2,
+        facts: Ok(facts),
+        allocated,
+        virtual_size: 64 << 20,
+        below: None,
+        inside: Ok(Vec::new()),
+        users: Vec::new(),
+        keepers: Vec::new(),
+        open_in: vec![running()],
+        opened_by: Vec::new(),
+        ours: true,
+        room: (1, 1 << 40),
+        unmarkable: None,
+    }
+}
+
+fn keeper(name: &str) -> Keeper {
+    Keeper {
+        image: format!("/kept/web1/{name}.xlsave").into(),
+        name: name.into(),
+        id: Uuid::from_u128(9),
+        vdev: "xvdb".into(),
+        same: true,
+        proven: true,
+        fixed: None,
+    }
+}
+
+fn user() -> User {
+    User { domain: "web1".into(), same: true, vdev: "xvdb".into(), cfg: None }
+}
+
+/// `/srv/f.qcow2 <- /srv/o.qcow2`, of which the guest writes to the second one.
+fn seen(frozen: u64, overlay: u64) -> Seen {
+    let mut record = sample();
+    record.disks.remove(0);
+    record.disks.truncate(1);
+    record.disks[0].path = "/srv/f.qcow2".into();
+    record.disks[0].format = Some(Format::Qcow2);
+    let proof = proof();
+    let kept = External { overlay: "/srv/o.qcow2".into(), proof: Some(proof) };
+    record.disks[0].snapshot = kept.into();
+    let below = Image { path: "/srv/f.qcow2".into(), format: Format::Qcow2 };
+    let top =
+        Member { users: vec![user()], below: Some(below), ..member("/srv/o.qcow2", 6, overlay) };
+    let family = Family {
+        record: record.disks[0].clone(),
+        id: record.id,
+        base: Some(member("/srv/f.qcow2", facts().inode, frozen)),
+        overlays: vec![top],
+        above: Vec::new(),
+        children: Vec::new(),
+        vdevs: vec![(web1(), "xvdb".into())],
+        volumes: Ok(Vec::new()),
+    };
+    Seen {
+        image: "/kept/web1/s1.xlsave".into(),
+        marked: false,
+        record,
+        allocated: 1 << 20,
+        families: vec![family],
+        begun: Vec::new(),
+        children: Vec::new(),
+        domains: vec![Involved {
+            id: web1(),
+            stored: STORED.into(),
+            monitor: Some(Process { pid: 7, started: 700 }),
+            params: vec![(
+                "xvdb".into(),
+                vec![("/libxl/3/params".into(), "qcow2:/srv/o.qcow2".into())],
+            )],
+        }],
+        runs: true,
+        cfg: None,
+        unseen: Vec::new(),
+    }
+}
+
+fn planned(seen: &Seen, flatten: bool) -> Result<Plan> {
+    let disks = disks(seen, Wishes { flatten })?;
+    plan(seen, &disks, &Rewrites::default())
+}
+
+fn words(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(ToString::to_string).collect()
+}
+
+fn refused(seen: &Seen, told: &[&str]) {
+    let error = planned(seen, false).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    let text = error.chain().join(": ") + error.hint.as_deref().unwrap_or_default();
+    told.iter().for_each(|word| assert!(text.contains(word), "no {word:?} in {text}"));
+}
+
+fn overlay(seen: &mut Seen) -> &mut Member {
+    &mut seen.families[0].overlays[0]
+}
+
+fn base(seen: &mut Seen) -> &mut Member {
+    seen.families[0].base.as_mut().unwrap()
+}
+
+#[test]
+fn a_stream_changes_no_path_and_wins_a_tie() {
+    let plan = planned(&seen(5 << 20, 5 << 20), false).unwrap();
+    assert_eq!(words(&plan.prepare), ["make sure that domain 3 is configured as before"]);
+    assert_eq!(
+        words(&plan.onward),
+        [
+            "stream /srv/f.qcow2 into /srv/o.qcow2, 5 MiB at most, by the QEMU of domain 3",
+            "remove /srv/f.qcow2",
+            "remove /kept/web1/s1.xlsave.deleting",
+        ]
+    );
+    assert_eq!(
+        plan.notes,
+        ["stream of 5 MiB from /srv/f.qcow2 to /srv/o.qcow2; a commit would be of 5 MiB"]
+    );
+    assert!(plan.onward_again);
+    assert_eq!(
+        plan.stranded.left[0].command.as_deref(),
+        Some("xl-snapshot delete /kept/web1/s1.xlsave")
+    );
+}
+
+#[test]
+fn an_active_commit_stores_the_path_while_the_xl_process_is_held() {
+    let plan = planned(&seen(5 << 20, 4 << 20), false).unwrap();
+    assert_eq!(
+        words(&plan.onward),
+        [
+            "mark /srv/f.qcow2 as being merged",
+            "commit /srv/o.qcow2 to /srv/f.qcow2, 4 MiB at most, by the QEMU of domain 3",
+            "hold the domain's xl process 7",
+            "switch xvdb of the guest to /srv/f.qcow2",
+            "store libxl's configuration: xvdb -> /srv/f.qcow2",
+            "write to xenstore: /libxl/3/params = qcow2:/srv/f.qcow2",
+            "wake the domain's xl process 7",
+            "sync /srv/f.qcow2",
+            "remove /srv/o.qcow2",
+            "take the mark off /srv/f.qcow2",
+            "remove /kept/web1/s1.xlsave.deleting",
+        ]
+    );
+    // Whatever fails on the way, xl is let go on.
+    assert_eq!(words(&plan.stranded.steps), ["wake the domain's xl process 7"]);
+}
+
+#[test]
+fn what_a_guest_writes_to_is_never_overwritten_by_what_is_older() {
+    let mut seen = seen(5 << 20, 4 << 20);
+    let facts = base(&mut seen).facts.clone().unwrap();
+    base(&mut seen).users = vec![user()];
+    base(&mut seen).facts.as_mut().unwrap().merging = Some(Merging {
+        id: seen.record.id,
+        how: disk::merging::How::Commit("/srv/o.qcow2".into()),
+        size: facts.size,
+        mtime: facts.mtime,
+        writable: false,
+    });
+    overlay(&mut seen).users.clear();
+    overlay(&mut seen).open_in.clear();
+    seen.marked = true;
+    let plan = planned(&seen, false).unwrap();
+    let words = words(&plan.onward);
+    assert!(!words.iter().any(|word| word.starts_with("commit ")), "{words:?}");
+    assert!(words.contains(&"store libxl's configuration: xvdb -> /srv/f.qcow2".to_owned()));
+    assert!(words.contains(&"remove /srv/o.qcow2".to_owned()));
+    assert_eq!(plan.commit, None);
+}
+
+#[test]
+fn a_younger_snapshot_is_proven_anew() {
+    let mut commits = seen(5 << 20, 4 << 20);
+    overlay(&mut commits).users.clear();
+    overlay(&mut commits).keepers = vec![keeper("s2")];
+    let top = Member { users: vec![user()], ..member("/srv/t.qcow2", 7, 0) };
+    let id = overlay(&mut commits).id;
+    commits.families[0].above = vec![(id, top)];
+    let plan = planned(&commits, false).unwrap();
+    let rewrites: Vec<&Deletion> = plan
+        .onward
+        .iter()
+        .filter_map(|step| match step {
+            Step::Delete(rewrite @ Deletion::Rewrite { .. }) => Some(rewrite),
+            _ => None,
+        })
+        .collect();
+    let [Deletion::Rewrite { changes, name, .. }] = rewrites.as_slice() else { panic!() };
+    let moved = Change::Moved {
+        vdev: "xvdb".into(),
+        to: Image { path: "/srv/f.qcow2".into(), format: Format::Qcow2 },
+    };
+    assert_eq!((changes.as_slice(), name.as_str()), (slice::from_ref(&moved), "s2"));
+    // No guest's disk changes, and QEMU has the image above rest on the other one.
+    let text = words(&plan.onward).join("\n");
+    assert!(!text.contains("store") && !text.contains("have /srv/t.qcow2"), "{text}");
+    // Where its record cannot be replaced, nothing is done.
+    overlay(&mut commits).keepers[0].fixed = Some("no room".into());
+    refused(&commits, &["the record of snapshot s2", "no room"]);
+}
+
+#[test]
+fn what_would_do_harm_is_refused() {
+    let with = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = seen(5 << 20, 4 << 20);
+        change(&mut seen);
+        seen
+    };
+    let inside =
+        crate::record::QcowSnapshot { id: "1".into(), name: "i".into(), date: facts().mtime };
+    refused(
+        &with(&|seen| overlay(seen).inside = Ok(vec![inside.clone()])),
+        &["internal snapshots"],
+    );
+    refused(
+        &with(&|seen| overlay(seen).open_in[0].trouble = Some("the block job b is at work".into())),
+        &["the block job b is at work"],
+    );
+    refused(
+        &with(&|seen| overlay(seen).opened_by = vec!["qemu-nbd".into()]),
+        &["open in qemu-nbd"],
+    );
+    refused(&with(&|seen| seen.unseen = vec!["a directory".into()]), &["not known: a directory"]);
+    refused(
+        &with(&|seen| {
+            overlay(seen).room.1 = 0;
+            base(seen).room.1 = 0;
+        }),
+        &["5 MiB may be needed on the file system of /srv/o.qcow2", "4 MiB may be needed"],
+    );
+    refused(
+        &with(&|seen| {
+            let clone = User { domain: "web2".into(), same: false, ..user() };
+            overlay(seen).users = vec![clone];
+        }),
+        &["a clone rests on it: /srv/o.qcow2 (xvdb of web2)", "--flatten"],
+    );
+    let siblings = with(&|seen| {
+        let other = Member { open_in: Vec::new(), ..member("/srv/k.qcow2", 8, 0) };
+        seen.families[0].overlays.push(other);
+    });
+    refused(
+        &siblings,
+        &["is the base of /srv/o.qcow2 (xvdb of web1) and /srv/k.qcow2", "--flatten"],
+    );
+    let flat = words(&planned(&siblings, true).unwrap().onward);
+    assert_eq!(flat.iter().filter(|word| word.starts_with("stream ")).count(), 2, "{flat:?}");
+}
+
+#[test]
+fn where_one_way_is_closed_the_other_is_taken() {
+    let how = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = seen(5 << 20, 4 << 20);
+        change(&mut seen);
+        disks(&seen, Wishes::default()).unwrap()[0].merged[0].how
+    };
+    assert_eq!(how(&|_| ()), "commit");
+    assert_eq!(how(&|seen| base(seen).room.1 = 0), "stream");
+    assert_eq!(how(&|seen| base(seen).unmarkable = Some("no".into())), "stream");
+    assert_eq!(how(&|seen| base(seen).format = Format::Vhd), "stream");
+    assert_eq!(how(&|seen| base(seen).virtual_size = 65 << 20), "stream");
+    assert_eq!(how(&|seen| overlay(seen).users.clear()), "stream");
+}
+
+#[test]
+fn a_file_of_the_users_own_is_kept() {
+    let mut alone = seen(5 << 20, 4 << 20);
+    alone.families[0].overlays.clear();
+    base(&mut alone).open_in.clear();
+    let removed = |seen: &Seen| disks(seen, Wishes::default()).unwrap().remove(0).removed;
+    assert_eq!(removed(&alone), ["/srv/f.qcow2"]);
+    base(&mut alone).ours = false;
+    assert!(removed(&alone).is_empty());
+    let kept = disks(&alone, Wishes::default()).unwrap().remove(0).kept.unwrap();
+    assert!(kept.contains("rm /srv/f.qcow2"), "{kept}");
+}
