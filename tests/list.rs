@@ -353,8 +353,15 @@ fn fixed() -> Seen {
     });
     let mut inside: Vec<_> = (1..).zip(parents).map(|(at, (name, _))| proof(name, at)).collect();
     inside.push(proof("by-hand", 7));
-    let facts =
-        FileFacts { size: 1, mtime: at(0), inode: 1, lasting: true, device: 1, writable: true, merging: None };
+    let facts = FileFacts {
+        size: 1,
+        mtime: at(0),
+        inode: 1,
+        lasting: true,
+        device: 1,
+        writable: true,
+        merging: None,
+    };
     let path = PathBuf::from("/srv/a.qcow2");
     let kind = Kind::of_format(Some(Format::Qcow2));
     let link = Link { path: path.clone(), id: (1, 1), format: Format::Qcow2, header: None };

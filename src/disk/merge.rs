@@ -44,7 +44,7 @@ pub(super) fn delete(
         .hint("finish that first: xl-snapshot list shows it"));
     }
     let proof = proof.ok_or_else(|| refuse(family, "the record has no proof of it"))?;
-    if facts.inode != proof.inode {
+    if !facts.has_inode_of(proof) {
         plan.kept = Some(format!("{shown} is another file than at the snapshot"));
         return Ok(plan);
     }

@@ -513,7 +513,7 @@ impl World<'_> {
         for (image, record) in &self.others {
             for disk in &record.disks {
                 let Some(proof) = proof_of(disk) else { continue };
-                if proof.inode == facts.inode {
+                if facts.has_inode_of(&proof) {
                     keepers.push(Keeper {
                         vdev: disk.vdev.clone(),
                         proven: facts.is_as(proof.file_size, proof.mtime),

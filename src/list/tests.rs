@@ -50,8 +50,15 @@ fn image(path: &str, record: Record) -> ImageSeen {
 
 /// A file without anything below it.
 fn file(path: &str, inode: u64) -> FileSeen {
-    let facts =
-        FileFacts { size: 512, mtime: at(0), inode, lasting: true, device: 1, writable: true, merging: None };
+    let facts = FileFacts {
+        size: 512,
+        mtime: at(0),
+        inode,
+        lasting: true,
+        device: 1,
+        writable: true,
+        merging: None,
+    };
     let link = Link { path: path.into(), id: facts.id(), format: Format::Raw, header: None };
     FileSeen {
         facts: Ok(facts),

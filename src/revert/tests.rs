@@ -76,7 +76,8 @@ pub(crate) fn found() -> Found {
         inode: 77,
         lasting: true,
         device: 1,
-        writable: true, merging: None,
+        writable: true,
+        merging: None,
     };
     let a = image("/srv/a.qcow2", "qcow2", None, &[("1", "s1")]);
     let b = image("/srv/b.img", "raw", None, &[]);

@@ -31,7 +31,15 @@ pub(crate) const TAP: &str = r#"{"pdev_path": "vhd:/srv/c.vhd", "vdev": "xvdc", 
 
 pub(crate) fn facts() -> FileFacts {
     let mtime = "2026-03-01T02:03:04Z".parse().unwrap();
-    FileFacts { size: 1 << 20, mtime, inode: 5, lasting: true, device: 1, writable: true, merging: None }
+    FileFacts {
+        size: 1 << 20,
+        mtime,
+        inode: 5,
+        lasting: true,
+        device: 1,
+        writable: true,
+        merging: None,
+    }
 }
 
 /// Those of another file for each disk.

@@ -17,7 +17,7 @@ pub(super) fn plan(family: &Family, proof: Option<&FrozenFile>) -> Result<DiskDe
     };
     let shown = quote(&base.path);
     let facts = base.facts.as_ref().map_err(|why| merge::refuse(family, why.clone()))?;
-    if proof.is_none_or(|proof| proof.inode != facts.inode) {
+    if proof.is_none_or(|proof| !facts.has_inode_of(proof)) {
         plan.kept = Some(format!("{shown} is another file than at the snapshot"));
         return Ok(plan);
     }
