@@ -1,6 +1,7 @@
 # The only entry: `make` alone lists what there is.
 
 PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
 CARGO ?= cargo
 LAB := tests/lab/lab
 BINARY := target/release/xl-snapshot
@@ -63,9 +64,11 @@ lab: build ## start the lab with the program in it: tests/lab/lab ssh, tests/lab
 # Manual pages and completions are made by build.rs, in cargo's own directory. The package has the same
 # files: this is the only list of them.
 TO = $(DESTDIR)$(PREFIX)
+UNITS = $(TO)/lib/systemd/system
+SETTINGS = $(DESTDIR)$(SYSCONFDIR)/default/xl-snapshot
 SHARE = $(shell ls -td target/release/build/xl-snapshot-*/out/share | head -n 1)
 ZSH := site-functions
-install: ## install the program, its manual pages and completions (PREFIX, DESTDIR)
+install: ## install the program, its manual pages, completions and systemd units (PREFIX, DESTDIR)
 	@test -x $(BINARY) || { echo "run 'make build' first" >&2; exit 1; }
 	install -D -m 0755 $(BINARY) $(TO)/sbin/xl-snapshot
 	install -D -m 0644 -t $(TO)/share/man/man1 $(SHARE)/man/*.1
@@ -73,6 +76,9 @@ install: ## install the program, its manual pages and completions (PREFIX, DESTD
 	install -D -m 0644 $(SHARE)/completions/xl-snapshot.bash $(TO)/share/bash-completion/completions/xl-snapshot
 	install -D -m 0644 -t $(TO)/share/zsh/$(ZSH) $(SHARE)/completions/_xl-snapshot
 	install -D -m 0644 -t $(TO)/share/fish/vendor_completions.d $(SHARE)/completions/xl-snapshot.fish
+	for unit in service timer; do sed 's,@SBINDIR@,$(PREFIX)/sbin,; s,@SYSCONFDIR@,$(SYSCONFDIR),' \
+		share/systemd/xl-snapshot@.$$unit.in | install -D -m 0644 /dev/stdin $(UNITS)/xl-snapshot@.$$unit || exit; done
+	test -e $(SETTINGS) || install -D -m 0644 share/systemd/default $(SETTINGS)
 	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot/examples cfg-examples/*
 	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot README.md BENCHMARKS.md
 	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot/docs docs/*.md

@@ -41,6 +41,7 @@ fn manual(cli: &Command, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir("share/man")? {
         let path = entry?.path();
         let file = path.file_name().and_then(|name| name.to_str()).expect("named by us");
+        let file = file.strip_suffix(".in").expect("a page with marks");
         let page = fs::read_to_string(&path)?;
         let filled = match file.strip_suffix(".1") {
             Some(name) => fill(&page, command(cli, name))?,
@@ -50,7 +51,8 @@ fn manual(cli: &Command, to: &Path) -> io::Result<()> {
     }
     cli.get_subcommands().try_for_each(|sub| {
         let page = format!("{}.1", sub.get_display_name().unwrap_or_default());
-        fs::metadata(Path::new("share/man").join(&page)).map_err(missing(&page)).map(drop)
+        let source = format!("{page}.in");
+        fs::metadata(Path::new("share/man").join(&source)).map_err(missing(&source)).map(drop)
     })
 }
 
@@ -155,6 +157,9 @@ fn zsh_arguments(text: &str) -> String {
             ("':snapshot -- ", "_xl-snapshot_snapshots"),
             ("'*::places -- ", "_xl-snapshot_places"),
             ("'*::snapshots -- ", "_xl-snapshot_snapshots"),
+            ("':whose -- ", "_xl-snapshot_whose"),
+            ("'*-d+[", "_xl-snapshot_disks"),
+            ("'*--disk=[", "_xl-snapshot_disks"),
         ];
         let ours = ours.iter().find(|(start, _)| line.starts_with(start));
         lines.push(match (ours, line.rsplit_once(':')) {

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint, value_parser};
 
 /// Take and revert snapshots of whole Xen domains: memory and every disk at one instant.
 ///
@@ -14,18 +14,20 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 #[command(
     name = "xl-snapshot",
     version,
-    max_term_width = 100,
+    max_term_width = 80,
     after_help = "Examples:
   xl-snapshot create web1 --name before-upgrade
   xl-snapshot list --tree web1
   xl-snapshot show /var/lib/xen/snapshots/web1/before-upgrade.xlsave
   xl-snapshot revert web1/before-upgrade
 
-Exit status: 0 done; 1 failed, everything is as it was before; 2 wrong command line or input file;
-3 refused before any change; 4 failed, and something is left to do (the message says what).
+Exit status: 0 done; 1 failed, everything is as it was before; 2 wrong command
+line or input file; 3 refused before any change; 4 failed, and something is left
+to do (the message says what).
 
-Environment: XL_SNAPSHOT_DIR is the directory for memory images, an absolute path (default
-/var/lib/xen/snapshots). NO_COLOR, if not empty, turns off colours and other escape sequences."
+Environment: XL_SNAPSHOT_DIR is the directory for memory images, an absolute
+path (default /var/lib/xen/snapshots). NO_COLOR, if not empty, turns off colours
+and other escape sequences."
 )]
 pub struct Cli {
     /// What to do.
@@ -46,13 +48,15 @@ pub enum Command {
     List(ListArgs),
     /// Show a snapshot, and whether it can be reverted to.
     Show(ShowArgs),
+    /// Delete the snapshots of a domain that no rule keeps, the oldest first.
+    Prune(PruneArgs),
 }
 
 /// The command line of `create`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   xl-snapshot create web1
-  xl-snapshot create web1 --name before-upgrade --description 'kernel 6.1 to 6.12'
+  xl-snapshot create web1 --name before-upgrade --description 'kernel 6.12'
   xl-snapshot create web1 -d xvda,internal -d xvdb,external -d xvdc,none
   xl-snapshot create /etc/xen/web1.cfg --dry-run
   xl-snapshot create web1 --compress zstd
@@ -62,24 +66,30 @@ pub enum Command {
 
 How to snapshot a disk, VDEV,HOW:
   internal            take a snapshot inside the qcow2 image (default for qcow2)
-  external[,file=F]   freeze the image; the guest continues in a new one: a qcow2 overlay, or a
-                      child of a VHD that tapdisk serves (default for all other images)
-  lvm[,size=S]        take a snapshot of the logical volume (default for those); for a thick volume,
-                      with room for S of changes (default: for all changes)
-  reflink[,file=F]    make an instant copy of a raw image, on a file system that can share content
+  external[,file=F]   freeze the image; the guest continues in a new one: a qcow2
+                      overlay, or a child of a VHD that tapdisk serves (default
+                      for all other images)
+  lvm[,size=S]        take a snapshot of the logical volume (default for those);
+                      for a thick volume, with room for S of changes (default:
+                      for all changes)
+  reflink[,file=F]    make an instant copy of a raw image, on a file system that
+                      can share content
   none                leave the disk out
 
-Raw images on blkback and VHDs on tapdisk cannot be switched under a running guest. With external,
-the whole domain is restored from the image just written, and stands still until that is done.
-Read-only disks and CD-ROMs are left out. A writable disk that cannot be snapshotted is an error
-before anything changes; leave it out with none. The same holds for drives that QEMU has in addition
-to the disks of the configuration (device_model_args); VDEV is then QEMU's name for the drive.
+Raw images on blkback and VHDs on tapdisk cannot be switched under a running
+guest. With external, the whole domain is restored from the image just written,
+and stands still until that is done. Read-only disks and CD-ROMs are left out. A
+writable disk that cannot be snapshotted is an error before anything changes;
+leave it out with none. The same holds for drives that QEMU has in addition to
+the disks of the configuration (device_model_args); VDEV is then QEMU's name for
+the drive.
 
-To restore a compressed image without this program, use zstd -dc FILE | xl restore /dev/stdin. A high
-compression level cannot keep up with Xen: the guest is paused longer, above all with --no-live.
+zstd -dc FILE | xl restore /dev/stdin restores a compressed image without this
+program. A high compression level cannot keep up with Xen: the guest is paused
+longer, above all with --no-live.
 
-If you name the domain by its configuration file, the disk entries in it are updated to name the new
-images. The old file is kept as FILE.bak-NAME.")]
+If you name the domain by its configuration file, the disk entries in it are
+updated to name the new images. The old file is kept as FILE.bak-NAME.")]
 pub struct CreateArgs {
     /// The domain: its name, number, UUID, or the path of its xl configuration file.
     pub domain: String,
@@ -144,18 +154,20 @@ pub struct CreateArgs {
   xl-snapshot revert gold.xlsave --as web2 --overlay-dir /srv/clones
   ssh backup 'cat web1.xlsave.zst' | xl-snapshot revert -
 
-Everything is checked before the domain is destroyed, except the checksums of an image that create has
-compressed; xl-snapshot show --verify checks those. The snapshot stays and can be reverted to again.
-What the domain wrote since the snapshot is kept, and its place is printed, unless you give
---discard-current.
+Everything is checked before the domain is destroyed, except the checksums of an
+image that create has compressed; xl-snapshot show --verify checks those. The
+snapshot stays and can be reverted to again. What the domain wrote since the
+snapshot is kept, and its place is printed, unless you give --discard-current.
 
-With --as, a new domain with its own name, UUID and MAC addresses continues from the snapshot. The
-original domain and its disks are not affected. You can create any number of them, also at the same
-time. Overlays, thin volumes and VHDs rest on the snapshot, so keep it; internal snapshots and thick
-volumes are copied into qcow2 images.
+With --as, a new domain with its own name, UUID and MAC addresses continues from
+the snapshot. The original domain and its disks are not affected. You can create
+any number of them, also at the same time. Overlays, thin volumes and VHDs rest
+on the snapshot, so keep it; internal snapshots and thick volumes are copied
+into qcow2 images.
 
-For a snapshot without memory, revert puts the disks back, updates the configuration file to name them
-and starts the domain from it. Describe a snapshot made by hand in a SPEC.toml with the key config.")]
+For a snapshot without memory, revert puts the disks back, updates the
+configuration file to name them and starts the domain from it. Describe a
+snapshot made by hand in a SPEC.toml with the key config.")]
 pub struct RevertArgs {
     /// The snapshot: DOMAIN/NAME, its memory image (- for standard input), its record, or the SPEC.toml
     /// that names it.
@@ -196,16 +208,19 @@ pub struct RevertArgs {
   xl-snapshot delete web1/monday web1/tuesday
   xl-snapshot delete /srv/snapshots/gold.xlsave --flatten
 
-Every other snapshot, and every clone, stays as good as before. Whether the domain runs does not matter.
+Every other snapshot, and every clone, stays as good as before. Whether the
+domain runs does not matter.
 
-An external snapshot keeps its content in a file on which an overlay rests; the two are merged. A commit
-writes the overlay's content into that file, which takes its place; a stream reads that file's content
-into the overlay, and no path changes. Whichever moves less is done, and the plan says how much. A file
-that you made yourself is never removed. Where several images rest on the file, as with clones, delete
-refuses, unless you give --flatten.
+An external snapshot keeps its content in a file on which an overlay rests; the
+two are merged. A commit writes the overlay's content into that file, which
+takes its place; a stream reads that file's content into the overlay, and no
+path changes. Whichever moves less is done, and the plan says how much. A file
+that you made yourself is never removed. Where several images rest on the file,
+as with clones, delete refuses, unless you give --flatten.
 
-What was cut short, by Ctrl-C, a full disk or a power cut, is finished by the same command. Until then
-list shows the snapshot as being deleted, and revert refuses it.")]
+What was cut short, by Ctrl-C, a full disk or a power cut, is finished by the
+same command. Until then list shows the snapshot as being deleted, and revert
+refuses it.")]
 pub struct DeleteArgs {
     /// The snapshots: DOMAIN/NAME, their memory images or records. One failure does not stop the others.
     #[arg(value_name = "SNAPSHOT", required = true, value_hint = ValueHint::FilePath)]
@@ -230,10 +245,12 @@ pub struct DeleteArgs {
   xl-snapshot list --json web1 web2
   xl-snapshot list --metrics >x.new && mv x.new xl-snapshot.prom
 
-* marks the snapshot that the running domain continues from. ? marks the youngest snapshot, where only
-the dates can tell. SIZE is the space that the memory image takes on its file system.
+* marks the snapshot that the running domain continues from. ? marks the
+youngest snapshot, where only the dates can tell. SIZE is the space that the
+memory image takes on its file system.
 
-list reads only the headers of images, and starts no tool but lvs. show checks more.")]
+list reads only the headers of images, and starts no tool but lvs. show checks
+more.")]
 pub struct ListArgs {
     /// A domain (its name, UUID, number or xl configuration file), or a directory of snapshots with a
     /// slash in it [default: all in XL_SNAPSHOT_DIR or /var/lib/xen/snapshots].
@@ -261,7 +278,8 @@ pub struct ListArgs {
   xl-snapshot show --json before-upgrade.toml
   zstd -dc web1.xlsave.zst | xl-snapshot show -
 
-show changes nothing. For each disk, it says whether it can still be put back, and if not, why.")]
+show changes nothing. For each disk, it says whether it can still be put back,
+and if not, why.")]
 pub struct ShowArgs {
     /// The snapshot: DOMAIN/NAME, its memory image (- for standard input), its record, or the SPEC.toml
     /// that names it.
@@ -272,6 +290,58 @@ pub struct ShowArgs {
     /// Print the result as JSON (see xl-snapshot-json(5)).
     #[arg(long)]
     pub json: bool,
+}
+
+/// The command line of `prune`.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("keep").required(true).multiple(true).args([
+        "keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly",
+    ]),
+    override_usage = "xl-snapshot prune [OPTIONS] --keep-<PERIOD> <N>... <DOMAIN>",
+    after_help = "Examples:
+  xl-snapshot prune --dry-run --keep-last 3 web1
+  xl-snapshot prune --keep-last 3 --keep-daily 7 --keep-weekly 4 web1
+  xl-snapshot prune --prefix snap- --keep-daily 7 --json --quiet web1
+
+Each rule keeps the newest snapshot of each of the last N hours, days, weeks
+(from Monday) or months in which there are any, by UTC. A snapshot is deleted if
+no rule keeps it. Snapshots that cannot be reverted to never take the place of
+one that can.
+
+The snapshot that the running domain continues from is always kept, and so is
+one that a clone, or a snapshot of a clone, rests on.
+
+Only snapshots in XL_SNAPSHOT_DIR are known; see xl-snapshot list. If one cannot
+be deleted, the others are all the same, and the exit status is 4."
+)]
+pub struct PruneArgs {
+    /// The domain: its name, number, UUID, or the path of its xl configuration
+    /// file.
+    #[arg(value_name = "DOMAIN")]
+    pub whose: String,
+    /// Keep the last N snapshots.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub keep_last: Option<u32>,
+    /// Keep one snapshot for each of the last N hours.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub keep_hourly: Option<u32>,
+    /// Keep one snapshot for each of the last N days.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub keep_daily: Option<u32>,
+    /// Keep one snapshot for each of the last N weeks.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub keep_weekly: Option<u32>,
+    /// Keep one snapshot for each of the last N months.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub keep_monthly: Option<u32>,
+    /// Count and delete only snapshots whose names begin with PREFIX, such as
+    /// snap- for those that were not given a name.
+    #[arg(long, value_name = "PREFIX", value_hint = ValueHint::Other)]
+    pub prefix: Option<String>,
+    /// The options that commands share.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// The options of the commands that change something.

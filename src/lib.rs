@@ -21,6 +21,7 @@ pub mod names;
 pub mod need;
 pub mod plan;
 pub mod process;
+pub mod prune;
 pub mod record;
 pub mod release;
 pub mod report;

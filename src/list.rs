@@ -4,6 +4,7 @@
 //! the lists of snapshots in qcow2 files, what images rest on, LVM's tags and origins, the parents of VHDs.
 
 mod descent;
+mod holders;
 pub mod mark;
 mod others;
 mod report;
@@ -14,6 +15,7 @@ pub mod table;
 use std::path::Path;
 
 pub use self::descent::parent_of_now;
+pub use self::holders::holders;
 pub use self::report::{
     Apart, Current, DiskState, Listing, Other, OtherKind, Snapshot, State, Told, Tree, metrics,
 };

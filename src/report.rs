@@ -4,6 +4,7 @@
 mod deleted;
 mod messages;
 mod progress;
+mod pruned;
 mod voice;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 pub use self::deleted::{Deleted, DeletedDisk, Deletions, Failed, Merge};
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
+pub use self::pruned::{Pruned, PrunedSnapshot};
 use crate::disk::kind::{Content, Role};
 use crate::names::is_plain;
 use crate::need::{Rank, Trouble};
@@ -337,18 +339,27 @@ impl fmt::Display for Shown {
             Some(_) => rows.add("", "read completely; it has no checksums"),
             None => {}
         }
+        // What is lost of a disk stands beside it, unless a trouble with a hint has the same cause.
+        let told: Vec<_> =
+            self.troubles.iter().filter(|trouble| trouble.rank != Rank::Lost).collect();
         for (disk, now) in record.disks.iter().zip(&self.disks) {
             let how = match disk.snapshot.is_left_out() {
                 true => "not in the snapshot",
                 false => disk.snapshot.name(),
             };
             rows.add(&disk.vdev, format!("{how}, {}: {}", quote(&disk.path), now.state));
-            for line in now.why.iter().chain(&now.note) {
-                rows.add("", line);
+            let about = format!("Disk {} ", disk.vdev);
+            let is_told = |why: &String| {
+                told.iter().any(|t| t.about.starts_with(&about) && t.why.ends_with(why.as_str()))
+            };
+            if let Some(why) = now.why.as_ref().filter(|why| !is_told(why)) {
+                rows.add("", why);
+            }
+            if let Some(note) = &now.note {
+                rows.add("", note);
             }
         }
-        // What is lost of a disk stands beside it.
-        for trouble in self.troubles.iter().filter(|trouble| trouble.rank != Rank::Lost) {
+        for trouble in told {
             rows.add("trouble", trouble.to_string());
             rows.add("", format!("hint: {}", trouble.hint));
         }

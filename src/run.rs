@@ -6,6 +6,7 @@ pub mod guard;
 mod list;
 mod named;
 mod output;
+mod prune;
 mod revert;
 mod session;
 mod show;
@@ -22,5 +23,6 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
         Command::Delete(args) => delete::delete(&args, carry_out),
         Command::List(args) => list::list(&args),
         Command::Show(args) => show::show(&args),
+        Command::Prune(args) => prune::prune(&args, carry_out),
     }
 }

@@ -11,6 +11,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 const XL: &str = "#!/bin/sh
+if [ \"$2\" = -l ]; then
+    echo '                \"vdev\": \"xvda\",'
+    exit
+fi
 echo 'Name                ID   Mem VCPUs      State   Time(s)'
 echo 'Domain-0             0  2048     2     r-----      16.1'
 echo 'web1                 3   128     1     -b----       0.4'
@@ -18,8 +22,11 @@ echo 'web2                 4   128     1     -b----       0.4'
 echo 'db1                  5   128     1     r-----      16.4'
 ";
 
+/// The only disk there is.
+const XVDA: [&str; 5] = ["xvda,internal", "xvda,external", "xvda,lvm", "xvda,reflink", "xvda,none"];
+
 /// The words typed, and what must be offered; directories apart, whose form is each shell's own.
-const CASES: [(&[&str], &[&str]); 15] = [
+const CASES: [(&[&str], &[&str]); 22] = [
     (&["re"], &["revert"]),
     (&["create", ""], &["db1", "web1", "web2", "web9.cfg"]),
     (&["create", "db"], &["db1"]),
@@ -29,16 +36,44 @@ const CASES: [(&[&str], &[&str]); 15] = [
     (&["create", "web1", "--memory", "oth"], &["other.txt"]),
     (
         &["revert", "-p", ""],
-        &["KEPT/web1/old.xlsave", "s.xlsave", "spec.toml", "web1/old", "web1/packed"],
+        &[
+            "KEPT/web1/old.xlsave",
+            "KEPT/web1/packed.xlsave.zst",
+            "KEPT/web1/still.record",
+            "s.xlsave",
+            "s.xlsave.zst",
+            "spec.toml",
+            "web1.record",
+            "web1/old",
+            "web1/packed",
+            "web1/still",
+        ],
     ),
     (&["revert", "--disc"], &["--discard-current"]),
-    (&["show", "s"], &["s.xlsave", "spec.toml"]),
+    (&["show", "s"], &["s.xlsave", "s.xlsave.zst", "spec.toml"]),
     // This one with XL_SNAPSHOT_DIR.
-    (&["show", ""], &["ELSEWHERE/web1/new.xlsave", "s.xlsave", "spec.toml", "web1/new"]),
+    (
+        &["show", ""],
+        &[
+            "ELSEWHERE/web1/new.xlsave",
+            "s.xlsave",
+            "s.xlsave.zst",
+            "spec.toml",
+            "web1.record",
+            "web1/new",
+        ],
+    ),
     (&["show", "web1/p"], &["web1/packed"]),
     (&["list", ""], &["db1", "web1", "web2"]),
     (&["list", "--tree", "web1", "d"], &["db1"]),
     (&["list", "--me"], &["--metrics"]),
+    (&["prune", ""], &["db1", "web1", "web2"]),
+    (&["prune", "--keep-daily", "7", "--prefix", "snap-", "d"], &["db1"]),
+    (&["prune", "--keep-w"], &["--keep-weekly"]),
+    (&["create", "web1", "-d", ""], &XVDA),
+    (&["create", "web1", "--disk", "xvdb,n"], &["xvdb,none"]),
+    (&["create", "-d", "xvdb,internal", "w"], &["web1", "web2", "web9.cfg"]),
+    (&["create", "web1", "-d", "xvda,e"], &["xvda,external"]),
 ];
 
 fn all_cases(shell: &[&str], harness: &str, completions: &str) {
@@ -50,11 +85,13 @@ fn all_cases(shell: &[&str], harness: &str, completions: &str) {
     for path in [&work.join("sub"), &work.join("web1"), &images, &others, &bin] {
         fs::create_dir_all(path).unwrap();
     }
-    for name in ["web9.cfg", "spec.toml", "s.xlsave", "other.txt"] {
+    let names = ["web9.cfg", "spec.toml", "s.xlsave", "s.xlsave.zst", "web1.record", "other.txt"];
+    for name in names {
         fs::write(work.join(name), "").unwrap();
     }
     fs::write(images.join("old.xlsave"), "").unwrap();
     fs::write(images.join("packed.xlsave.zst"), "").unwrap();
+    fs::write(images.join("still.record"), "").unwrap();
     fs::write(others.join("new.xlsave"), "").unwrap();
     fs::write(bin.join("xl"), XL).unwrap();
     fs::set_permissions(bin.join("xl"), Permissions::from_mode(0o755)).unwrap();

@@ -27,7 +27,7 @@ use xl_snapshot::record::{
 };
 use xl_snapshot::report::{
     CfgReplaced, CfgTrouble, Created, CreatedDisk, Deleted, DeletedDisk, Deletions, Failed, Merge,
-    Planned, Reverted, RevertedDisk, Shown, ShownDisk, json_text,
+    Planned, Pruned, PrunedSnapshot, Reverted, RevertedDisk, Shown, ShownDisk, json_text,
 };
 
 /// One report as it is printed.
@@ -56,6 +56,7 @@ fn samples() -> Vec<Sample> {
         sample("list-least", "LIST", &listing_least()),
         sample("delete", "DELETE", &deletions()),
         sample("delete-least", "DELETE", &Deletions { snapshots: Vec::new(), failed: Vec::new() }),
+        sample("prune", "PRUNE", &pruned()),
         sample("dry-run", "DRY RUN", &planned()),
     ]
 }
@@ -404,6 +405,46 @@ fn listing_least() -> Listing {
         hidden: 3,
         unseen: Vec::new(),
     }
+}
+
+fn pruned() -> Pruned {
+    let snapshot = |day: &str, name: &str, why: &[&str]| PrunedSnapshot {
+        name: name.into(),
+        id: Uuid::from_u128(1),
+        created: format!("{day}T02:03:04Z").parse().unwrap(),
+        image: format!("/var/lib/xen/snapshots/web1/{name}.xlsave").into(),
+        size_on_disk: 144_613_376,
+        why: why.iter().map(ToString::to_string).collect(),
+    };
+    Pruned {
+        domain: "web1".into(),
+        dry_run: true,
+        deleted: vec![snapshot("2026-01-01", "snap-20260101-020304", &["no rule keeps it"])],
+        kept: vec![
+            snapshot(
+                "2025-12-31",
+                "before-upgrade",
+                &["web1 continues from it", "web2 rests on it"],
+            ),
+            snapshot("2026-03-01", "snap-20260301-020304", &["last", "daily"]),
+        ],
+        failed: vec![snapshot("2026-01-02", "snap-20260102-020304", &["Two images rest on it"])],
+    }
+}
+
+/// What people read of the same.
+#[test]
+fn pruned_snapshots_are_told_with_the_reasons() {
+    assert_eq!(
+        pruned().to_string(),
+        "\
+web1: 1 of 4 snapshots would be deleted, images of 137.91 MiB
+  keep    before-upgrade        2025-12-31 02:03  web1 continues from it, web2 rests on it
+  delete  snap-20260101-020304  2026-01-01 02:03  no rule keeps it
+  failed  snap-20260102-020304  2026-01-02 02:03  Two images rest on it
+  keep    snap-20260301-020304  2026-03-01 02:03  last, daily
+"
+    );
 }
 
 fn planned() -> Planned {

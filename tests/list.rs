@@ -6,7 +6,7 @@
 
 use std::env;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
@@ -629,6 +629,53 @@ fn a_clone_and_its_own_snapshots() {
 }
 
 #[test]
+fn a_clone_and_its_snapshots_hold_all_that_lies_below_them() {
+    let mut host = Host::new(2);
+    let how = [How::External, How::Internal];
+    let a = host.create("a", &how);
+    let b = host.create("b", &how);
+    let c = host.create("c", &how);
+    let uuid = Uuid::from_u128(43);
+    let clone = |name: &str| {
+        let overlay = host.directory.path().join(name);
+        overlay_on(&b.disks[0].path, &overlay);
+        running("web2", uuid, &[overlay])
+    };
+    let web2 = clone("web2-xvda.qcow2");
+    let held = |domains| list::holders(&host.seen(domains)).into_iter().collect::<Vec<_>>();
+    // Its own domain rests on them as well, which is no reason.
+    assert_eq!(held(vec![host.running()]), []);
+    let both = |who: &[&str]| {
+        let who = || who.iter().map(|who| (*who).to_owned()).collect();
+        let mut both = vec![(a.id, who()), (b.id, who())];
+        both.sort();
+        both
+    };
+    assert_eq!(held(vec![host.running(), web2.clone()]), both(&["web2"]));
+    // A snapshot of the clone, which does not run.
+    let proof = FrozenFile {
+        virtual_size: 1 << 20,
+        file_size: 1,
+        mtime: Timestamp::now(),
+        inode: fs::metadata(&web2.disks[0].path).unwrap().ino(),
+    };
+    let taken = Record {
+        disks: vec![DiskRecord {
+            vdev: "xvda".into(),
+            path: web2.disks[0].path.clone(),
+            format: Some(Format::Qcow2),
+            snapshot: Kept::External(External { overlay: "/no/such".into(), proof: Some(proof) }),
+        }],
+        ..record("web2", uuid, "s", Timestamp::now())
+    };
+    fs::create_dir(host.kept().join("web2")).unwrap();
+    write_image(&host.kept().join("web2/s.xlsave"), &taken);
+    assert_eq!(held(vec![host.running()]), both(&["web2/s"]));
+    assert_eq!(held(vec![web2]), both(&["web2", "web2/s"]));
+    assert!(host.list().snapshots.iter().any(|snapshot| snapshot.id == c.id));
+}
+
+#[test]
 fn what_is_gone_or_changed_is_told() {
     let mut host = Host::new(2);
     host.create("a", &[How::Internal, How::Internal]);
@@ -809,7 +856,15 @@ fn the_command_line_of_list() {
     assert!(!prints(&["list", "web2"], &kept).contains("web1"));
     let directory = format!("{}/", kept.display());
     assert_eq!(prints(&["list", &directory], Path::new("/nowhere")), table);
-    assert_eq!(program(&["list"], Path::new("/no/such")).status.code(), Some(0));
+    for args in [["list", "web1"], ["show", "web1/a"], ["list", "--metrics"]] {
+        let output = program(&args, Path::new("/no/such"));
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{errors}");
+        assert!(
+            errors.contains("XL_SNAPSHOT_DIR=/no/such: There is no such directory"),
+            "{errors}"
+        );
+    }
     for wrong in [["list", "./none"], ["list", "/no/such/"]] {
         assert_eq!(program(&wrong, &kept).status.code(), Some(3));
     }

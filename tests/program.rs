@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 #![expect(clippy::disallowed_methods, reason = "the program that is tested is no tool of it")]
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::process::{Command, Output, Stdio};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_xl-snapshot");
@@ -68,6 +68,12 @@ fn a_wrong_command_line_is_2() {
         &["show", "x", "--wait", "1"],
         &["list", "--tree", "--json"],
         &["list", "--metrics", "--json"],
+        &["prune", "web1"],
+        &["prune", "web1", "--prefix", "snap-"],
+        &["prune", "web1", "--keep-last", "0"],
+        &["prune", "web1", "--keep-daily", "-1"],
+        &["prune", "--keep-last", "1"],
+        &["prune", "--keep-last", "1", "/"],
     ] {
         fails(args, &[], 2);
     }
@@ -122,6 +128,91 @@ fn a_result_that_nobody_gets_is_a_failure() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{errors}");
     assert!(errors.contains("Writing the result to standard output: No space left"), "{errors}");
+}
+
+/// As `xl-snapshot list | head -n 1` may do it.
+#[test]
+fn a_reader_that_has_read_enough_is_no_failure() {
+    let kept = tempfile::tempdir().unwrap();
+    for args in [["show", IMAGE].as_slice(), &["list"], &["list", "--json"], &["list", "--metrics"]]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(PROGRAM);
+        command.args(args).env_clear().env("XL_SNAPSHOT_DIR", kept.path()).stdout(writer);
+        let output = command.output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {errors}");
+        assert!(!errors.contains("xl-snapshot:"), "{args:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_misspelt_command_or_option_gets_a_tip() {
+    for (args, tip) in [
+        (["lst", "web1"].as_slice(), "'list'"),
+        (&["pruen", "web1"], "'prune'"),
+        (&["create", "web1", "--nmae", "x"], "'--name'"),
+        (&["prune", "web1", "--keep-dayly", "7"], "'--keep-daily'"),
+    ] {
+        let errors = fails(args, &[], 2);
+        assert!(
+            errors.lines().any(|l| l.contains("tip:") && l.contains(tip)),
+            "{args:?}: {errors}"
+        );
+    }
+}
+
+#[test]
+fn the_cause_of_a_missing_disk_is_told_once() {
+    let output = program(&["show", IMAGE], &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("xvda     internal, /srv/a.qcow2: missing\n"), "{text}");
+    assert_eq!(text.matches("/srv/a.qcow2: No such file").count(), 1, "{text}");
+    // Of xvda, xvdb and the CD-ROM.
+    assert_eq!(text.matches("No such file").count(), 3, "{text}");
+}
+
+#[test]
+fn an_image_that_is_compressed_otherwise_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    for (program_of, ending) in [("gzip", "gz"), ("xz", "xz")] {
+        let path = directory.path().join(format!("s1.xlsave.{ending}"));
+        let to = fs::File::create(&path).unwrap();
+        let packed = Command::new(program_of).args(["-c", IMAGE]).stdout(to).status().unwrap();
+        assert!(packed.success());
+        let errors = fails(&["show", path.to_str().unwrap()], &[], 3);
+        assert!(
+            errors.contains(&format!("It is compressed by {program_of}, and only zstd")),
+            "{errors}"
+        );
+    }
+}
+
+/// What the user has written is an input file; what the host has is not.
+#[test]
+fn an_input_file_that_cannot_be_read_is_2_in_every_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("binary.toml"), [0xff; 40]).unwrap();
+    fs::write(path("wrong.toml"), "memry = 1\n").unwrap();
+    fs::write(path("no-cfg.toml"), "name = \"s1\"\nconfig = \"none.cfg\"\n").unwrap();
+    fs::write(path("wrong.cfg"), "name = [").unwrap();
+    fs::create_dir(path("directory.toml")).unwrap();
+    for spec in ["none.toml", "binary.toml", "wrong.toml", "directory.toml", "no-cfg.toml"] {
+        for command in ["show", "revert"] {
+            fails(&[command, &path(spec)], &[], 2);
+        }
+        if spec != "no-cfg.toml" {
+            fails(&["create", "web1", &path(spec)], &[], 2);
+        }
+    }
+    for args in [
+        ["list", &path("wrong.cfg")].as_slice(),
+        &["prune", "--keep-last", "1", &path("wrong.cfg")],
+    ] {
+        fails(args, &[], 2);
+    }
 }
 
 #[test]

@@ -24,16 +24,33 @@ _xl_snapshot_files() {
 # Snapshots as DOMAIN/NAME.
 _xl_snapshot_names() {
     local file
-    for file in "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}"/*/*.{xlsave,xlsave.zst}; do
+    for file in "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}"/*/*.{xlsave,xlsave.zst,record}; do
         [[ -e $file ]] || continue
         file=${file%.zst}
         file=${file%.xlsave}
+        file=${file%.record}
         printf '%s\n' "${file#"${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}"/}"
     done
 }
 
+# How to snapshot the disk whose name is typed, or any disk of a running domain.
+_xl_snapshot_disks() {
+    local vdev
+    { [[ $cur == *,* ]] && echo "${cur%%,*}" || xl list -l 2>/dev/null | awk -F'"' '$2 == "vdev" && $4 ~ /^[a-z0-9]+$/ {print $4}' | sort -u; } |
+        while read -r vdev; do
+            printf '%s\n' "$vdev",{internal,external,lvm,reflink,none}
+        done
+}
+
 _xl_snapshot() {
-    local cur=${COMP_WORDS[COMP_CWORD]} at=0 i
+    local cur=${COMP_WORDS[COMP_CWORD]} at=0 i previous=${COMP_WORDS[COMP_CWORD - 1]}
+    [[ $previous != = ]] || previous=${COMP_WORDS[COMP_CWORD - 2]}
+    if [[ ${COMP_WORDS[1]} == create && $previous == @(-d|--disk) ]]; then
+        COMPREPLY=()
+        # With what is typed as it stands: %q would quote the comma.
+        _xl_snapshot_add files < <(_xl_snapshot_disks)
+        return
+    fi
     # The number of the argument, options and their values not counted; bash splits --name=value.
     for ((i = 2; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -59,16 +76,18 @@ _xl_snapshot() {
             ;;
         "create 1") _xl_snapshot_files toml ;;
         "revert 0" | "show 0" | "delete "*)
-            _xl_snapshot_files xlsave toml
-            _xl_snapshot_add files < <(compgen -G "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}/*/*.xlsave")
+            _xl_snapshot_files xlsave xlsave.zst record toml
+            for i in xlsave xlsave.zst record; do
+                _xl_snapshot_add files < <(compgen -G "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}/*/*.$i")
+            done
             _xl_snapshot_add files < <(_xl_snapshot_names)
             ;;
-        "list "*)
+        "prune 0" | "list "*)
             _xl_snapshot_add < <(
                 xl list 2>/dev/null | awk 'NR > 1 && $1 != "Domain-0" {print $1}'
                 _xl_snapshot_names | sed 's,/.*,,' | sort -u
             )
-            ((${#COMPREPLY[@]} > 0)) || _xl_snapshot_files
+            ((${#COMPREPLY[@]} > 0)) || [[ ${COMP_WORDS[1]} != list ]] || _xl_snapshot_files
             ;;
         *) _xl__snapshot "$@" ;;
     esac

@@ -32,7 +32,7 @@ end
 function __fish_xl_snapshot_kept
     set -l directory /var/lib/xen/snapshots
     test -z "$XL_SNAPSHOT_DIR"; or set directory $XL_SNAPSHOT_DIR
-    set -l files $directory/*/*.xlsave
+    set -l files $directory/*/*.xlsave $directory/*/*.xlsave.zst $directory/*/*.record
     printf '%s\n' $files
 end
 
@@ -40,9 +40,21 @@ end
 function __fish_xl_snapshot_names
     set -l directory /var/lib/xen/snapshots
     test -z "$XL_SNAPSHOT_DIR"; or set directory $XL_SNAPSHOT_DIR
-    set -l files $directory/*/*.xlsave $directory/*/*.xlsave.zst
+    set -l files $directory/*/*.xlsave $directory/*/*.xlsave.zst $directory/*/*.record
     for file in $files
-        string replace -r '\.xlsave(\.zst)?$' '' (string sub -s (math (string length $directory) + 2) $file)
+        string replace -r '\.(xlsave(\.zst)?|record)$' '' (string sub -s (math (string length $directory) + 2) $file)
+    end
+end
+
+# How to snapshot the disk whose name is typed, or any disk of a running domain.
+function __fish_xl_snapshot_disks
+    set -l typed (commandline -ct | string replace -r '^--disk=' '')
+    set -l vdevs (string replace -r ',.*' '' -- $typed)
+    if not string match -q '*,*' -- $typed
+        set vdevs (xl list -l 2>/dev/null | awk -F'"' '$2 == "vdev" {print $4}' | sort -u)
+    end
+    for vdev in $vdevs
+        printf '%s\n' $vdev,{internal,external,lvm,reflink,none}
     end
 end
 
@@ -55,7 +67,7 @@ complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 0" -f -a "(__fish
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 0" -f -a "(__fish_xl_snapshot_files .cfg)"
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 1" -f -a "(__fish_xl_snapshot_files .toml)"
 for command in revert show
-    complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_files .xlsave .toml)"
+    complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_files .xlsave .xlsave.zst .record .toml)"
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_kept)" -d "memory image"
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_names)" -d snapshot
 end
@@ -63,3 +75,5 @@ for at in 0 1 2 3
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument delete $at" -f -a "(__fish_xl_snapshot_names)" -d snapshot
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument list $at" -f -a "(__fish_xl_snapshot_places)" -d domain
 end
+complete -c xl-snapshot -n "__fish_xl_snapshot_argument prune 0" -f -a "(__fish_xl_snapshot_places)" -d domain
+complete -c xl-snapshot -n "__fish_seen_subcommand_from create" -s d -l disk -x -a "(__fish_xl_snapshot_disks)"

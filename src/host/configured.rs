@@ -61,6 +61,7 @@ pub fn read(path: &Path) -> Result<Configured> {
 
 /// Looks for the snapshots without memory that somebody made by hand, as a SPEC.toml tells.
 pub fn by_hand(request: &Request, cfg: &Path, now: Timestamp) -> Result<Record> {
+    look::name_in(cfg)?;
     let Configured { config, uuid } = read(cfg)?;
     by_hand::record(request, (&config, uuid), cfg, &Host, now)
 }

@@ -38,6 +38,28 @@ const BLOCK: u64 = 512;
 
 // ---- images
 
+/// Where snapshots are looked for if no directory is named.
+///
+/// # Errors
+///
+/// If the user has set one that is not there: it may not be mounted, or be misspelt, and is not to look empty. The
+/// default one comes with the first snapshot.
+pub fn directory() -> Result<PathBuf> {
+    let variable = env::var_os(spec::DIRECTORY_VARIABLE).filter(|value| !value.is_empty());
+    let is_set = variable.is_some();
+    let directory = spec::directory(variable)?;
+    match fs::metadata(&directory) {
+        Err(error) if is_set && error.kind() == io::ErrorKind::NotFound => {
+            let name = format!("{}={}", spec::DIRECTORY_VARIABLE, quote(&directory));
+            Err(Error::refused(name).because("There is no such directory").hint(format!(
+                "create makes it with the first snapshot; else see what is mounted: findmnt -T {}",
+                quote(&directory)
+            )))
+        }
+        _ => Ok(directory),
+    }
+}
+
 /// What there is in directories and one level below them; of those `alone`, not below them.
 ///
 /// # Errors
@@ -429,7 +451,7 @@ pub fn by_name_of(text: &Path, deleting: bool) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let Some((domain, name)) = text.to_str().and_then(parts) else { return Ok(None) };
-    let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
+    let directory = directory()?;
     let refused = |why: String| {
         Error::refused(format!("{} names no snapshot, and there is no such file", quote(text)))
             .because(why)

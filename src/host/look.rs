@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use domains::name_of;
-pub use domains::{Domain, again, domain};
+pub use domains::{Domain, again, domain, name_in};
 pub use found::{for_revert, for_show};
 use jiff::Timestamp;
 pub(super) use trouble::trouble;

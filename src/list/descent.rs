@@ -178,6 +178,13 @@ impl<'a> World<'a> {
         self.seen.volumes.as_ref().ok()?.get(*at)
     }
 
+    /// The snapshots that have just this file as their frozen one.
+    pub(super) fn frozen_in(&self, file: &FileSeen) -> Vec<usize> {
+        let by_id = file.link.as_ref().ok().and_then(|link| self.frozen.get(&link.id));
+        let by_uuid = file.vhd.and_then(|vhd| self.vhds.get(&vhd.facts.uuid));
+        by_id.into_iter().chain(by_uuid).flatten().copied().collect()
+    }
+
     /// The snapshot of which an entry in a qcow2 file's list is a part.
     pub(super) fn of_entry(&self, entry: &QcowSnapshot) -> Vec<usize> {
         let key = (entry.id.as_str(), entry.name.as_str(), entry.date);

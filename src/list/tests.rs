@@ -333,6 +333,32 @@ fn a_domain_that_was_renamed_or_has_another_uuid_is_the_same() {
     assert!(metrics(&listing).contains("xl_snapshot_count{domain=\"web1\"} 3\n"));
 }
 
+/// Prometheus, "Text-based format": what a label's value escapes, and one HELP and TYPE for each family.
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    let mut records = vec![record(1, Vec::new())];
+    records[0].domain.name = "a\\b \"c\"\nd\x1b{}".into();
+    let mut seen = seen(records, Vec::new());
+    seen.domains.clear();
+    let text = metrics(&list(&seen, &Asked::default()));
+    assert!(text.contains("{domain=\"a\\\\b \\\"c\\\"\\nd {}\"} 1\n"), "{text}");
+    let mut helped = Vec::new();
+    for block in text.split("# HELP ").skip(1) {
+        let mut lines = block.lines();
+        let name = lines.next().unwrap().split_once(' ').expect("words of help").0;
+        assert!(!helped.contains(&name), "{name} comes twice");
+        helped.push(name);
+        assert_eq!(lines.next(), Some(&*format!("# TYPE {name} gauge")));
+        for line in lines {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            assert!(series == name || series.starts_with(&format!("{name}{{domain=\"")), "{line}");
+            value.parse::<i64>().unwrap();
+        }
+    }
+    let ends = ["count", "broken", "image_bytes", "newest_timestamp_seconds", "damaged_images"];
+    assert_eq!(helped, ends.map(|end| format!("xl_snapshot_{end}")));
+}
+
 #[test]
 fn a_domain_is_asked_for_by_what_it_has() {
     let mut old = record(1, Vec::new());

@@ -46,12 +46,21 @@ pub enum Tail {
     Foreign,
 }
 
+/// What people compress images with, and how it begins (magic(5)).
+const COMPRESSED: [(&str, &[u8]); 4] =
+    [("gzip", b"\x1f\x8b"), ("xz", b"\xfd7zXZ\0"), ("bzip2", b"BZh"), ("lz4", b"\x04\x22M\x18")];
+
 /// Why a header is not one.
 #[derive(Debug, thiserror::Error)]
 pub enum BadHeader {
     /// Another kind of file.
     #[error("It is not a save file of xl (the first 32 bytes are something else)")]
     Magic,
+    /// A file that another program has compressed.
+    #[error(
+        "It is compressed by {0}, and only zstd is read: unpack it, or pass {0} -dc FILE by a pipe, as -"
+    )]
+    Compressed(&'static str),
     /// Written on a machine of other byte order.
     #[error("It was written on a machine of another byte order ({0:#010x})")]
     ByteOrder(u32),
@@ -140,7 +149,8 @@ fn read_fixed(input: &mut impl Read) -> Result<u32, BadHeader> {
     let mut magic = [0; 32];
     input.read_exact(&mut magic)?;
     if magic != *MAGIC {
-        return Err(BadHeader::Magic);
+        let program = COMPRESSED.iter().find(|(_, start)| magic.starts_with(start));
+        return Err(program.map_or(BadHeader::Magic, |(name, _)| BadHeader::Compressed(name)));
     }
     let byte_order = word(input)?;
     if byte_order != BYTE_ORDER {
@@ -308,6 +318,7 @@ mod tests {
             Header::read(&mut bytes.as_slice())
         };
         assert!(matches!(with(0, 0), Err(BadHeader::Magic)));
+        assert!(matches!(with(0, 0x0008_8b1f), Err(BadHeader::Compressed("gzip"))));
         assert!(matches!(with(32, 0x0403_0201), Err(BadHeader::ByteOrder(0x0403_0201))));
         assert!(matches!(with(36, 7), Err(BadHeader::Flags(7))));
         assert!(matches!(with(44, u32::MAX), Err(BadHeader::Length(u32::MAX))));

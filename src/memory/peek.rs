@@ -7,7 +7,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::frames::{self, Unpacked};
-use super::header::{self, MARK, MAX_RECORD};
+use super::header::{self, BadHeader, MARK, MAX_RECORD};
 use super::{BadImage, Form, check_length};
 use crate::record::{NOT_YET, Record};
 
@@ -87,7 +87,7 @@ pub fn peek<F: Read + Seek>(file: &mut F, length: u64, effort: Effort) -> io::Re
     };
     match peeked {
         Ok(peek) => Ok(peek),
-        Err(BadImage::Header(header::BadHeader::RecordLength(length)))
+        Err(BadImage::Header(BadHeader::RecordLength(length)))
             if effort == Effort::Little && length <= MAX_RECORD =>
         {
             Ok(Peek::Later)
@@ -115,7 +115,7 @@ fn record_file(file: &mut impl Read, effort: Effort) -> Result<Peek, BadImage> {
 fn parse(tail: &[u8], effort: Effort) -> Result<Record, BadImage> {
     let text = tail.trim_ascii_end();
     if tail.len() > MAX_RECORD || (text.len() > USUAL && effort == Effort::Little) {
-        return Err(header::BadHeader::RecordLength(tail.len()).into());
+        return Err(BadHeader::RecordLength(tail.len()).into());
     }
     match header::parse_tail(text) {
         header::Tail::Record(text) => Ok(Record::parse(&text)?),
@@ -129,10 +129,7 @@ fn parse(tail: &[u8], effort: Effort) -> Result<Record, BadImage> {
 fn in_header(input: &mut impl Read, effort: Effort) -> Result<Record, BadImage> {
     let tail_len = header::read_to_tail(input)?;
     if tail_len > MAX_RECORD as u64 {
-        return Err(header::BadHeader::RecordLength(
-            usize::try_from(tail_len).unwrap_or(usize::MAX),
-        )
-        .into());
+        return Err(BadHeader::RecordLength(usize::try_from(tail_len).unwrap_or(usize::MAX)).into());
     }
     let mut tail = Vec::new();
     input.take(tail_len).read_to_end(&mut tail)?;
@@ -175,7 +172,7 @@ fn at_the_end<F: Read + Seek>(
     // Most records are short.
     for most in [USUAL as u64, MAX_RECORD as u64] {
         if most > USUAL as u64 && effort == Effort::Little {
-            return Err(header::BadHeader::RecordLength(USUAL).into());
+            return Err(BadHeader::RecordLength(USUAL).into());
         }
         file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
         let mut end = Vec::new();
@@ -191,7 +188,9 @@ fn compressed<F: Read + Seek>(file: &mut F, length: u64) -> Result<Peek, BadImag
     let record = match in_header(&mut Unpacked::new(file.by_ref())?, Effort::Full) {
         Err(BadImage::NoRecord) => return Ok(Peek::SaveFile),
         // Anybody may compress anything.
-        Err(BadImage::Header(header::BadHeader::Magic)) => return Ok(Peek::Foreign),
+        Err(BadImage::Header(BadHeader::Magic | BadHeader::Compressed(_))) => {
+            return Ok(Peek::Foreign);
+        }
         record => record?,
     };
     let layout = frames::layout(file, length.min(MOST)).ok();

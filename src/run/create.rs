@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::named::read_spec;
-use super::output::{print_done, print_plan, text, write_stdout};
+use super::output::{print_done, print_plan, text, write};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, CreateArgs};
 use crate::create::{self, ImagePlace, Job};
@@ -168,7 +168,7 @@ fn clean_up(
 fn print_plans(clean: Option<&Plan>, plan: &Plan, json: bool) -> Result<()> {
     match clean {
         None => print_plan(plan, json),
-        Some(clean) if json => write_stdout(&json_text(&Planned::from(plan).after(clean))),
-        Some(clean) => write_stdout(&format!("{clean}{plan}")),
+        Some(clean) if json => write(&json_text(&Planned::from(plan).after(clean))),
+        Some(clean) => write(&format!("{clean}{plan}")),
     }
 }

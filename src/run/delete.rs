@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::output::{print_done, print_plan, write_stdout};
+use super::output::{print_done, print_plan, write};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, DeleteArgs};
 use crate::delete::{self, Seen};
@@ -196,7 +196,7 @@ fn print_plans(plans: &[Plan], json: bool) -> Result<()> {
         [plan] => print_plan(plan, json),
         plans if json => {
             let plans: Vec<Planned> = plans.iter().map(Planned::from).collect();
-            write_stdout(&json_text(&plans))
+            write(&json_text(&plans))
         }
         plans => plans.iter().try_for_each(|plan| print_plan(plan, false)),
     }

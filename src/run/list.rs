@@ -1,13 +1,12 @@
 //! `list`, from the command line to the list.
 
-use std::env;
 use std::path::{Path, PathBuf};
 
-use super::output::{print, write_stdout};
+use super::output::{print, write};
 use crate::cli::ListArgs;
 use crate::error::{Error, Result};
-use crate::host::libxl::cfg_name;
 use crate::host::list as host;
+use crate::host::look;
 use crate::host::toolstack::Toolstack;
 use crate::list::{self, Asked, Tree, metrics};
 use crate::report::{Reporter, printable};
@@ -15,24 +14,19 @@ use crate::spec;
 use crate::tool::quote;
 
 /// What an argument means.
-enum Place {
+pub(super) enum Place {
     Directory(PathBuf),
     Domain(String),
 }
 
 /// A path has a slash in it; what has none is a domain.
-fn place(text: &str) -> Result<Place> {
+pub(super) fn place(text: &str) -> Result<Place> {
     let path = Path::new(text);
     if !text.contains('/') && !matches!(text, "." | "..") {
         return Ok(Place::Domain(text.to_owned()));
     }
     if path.is_file() {
-        let name = cfg_name(path).map_err(|why| {
-            Error::usage(format!("The configuration file {} is not understood", quote(path)))
-                .because(why)
-                .hint("give a domain, a directory of snapshots, or an xl configuration file")
-        })?;
-        return Ok(Place::Domain(name));
+        return Ok(Place::Domain(look::name_in(path)?));
     }
     match path.is_dir() {
         true => Ok(Place::Directory(spec::absolute(path)?)),
@@ -55,7 +49,7 @@ pub fn list(args: &ListArgs) -> Result<()> {
         }
     }
     if directories.is_empty() {
-        directories.push(spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?);
+        directories.push(host::directory()?);
     }
     let mut unseen = Vec::new();
     let images = host::images(&directories, &[], &mut unseen).map_err(|error| {
@@ -75,10 +69,10 @@ pub fn list(args: &ListArgs) -> Result<()> {
     let seen = host::look(images, domains, unseen, args.all);
     let listing = list::list(&seen, &asked);
     if args.metrics {
-        return write_stdout(&metrics(&listing));
+        return write(&metrics(&listing));
     }
     if args.tree {
-        write_stdout(&printable(&Tree(&listing).to_string()))?;
+        write(&printable(&Tree(&listing).to_string()))?;
     } else {
         print(&listing, args.json)?;
     }

@@ -9,16 +9,18 @@ use crate::plan::Plan;
 use crate::report::{Planned, json_text, printable};
 
 pub(super) fn print_plan(plan: &Plan, json: bool) -> Result<()> {
-    write_stdout(&if json { json_text(&Planned::from(plan)) } else { printable(&plan.to_string()) })
+    write(&if json { json_text(&Planned::from(plan)) } else { printable(&plan.to_string()) })
 }
 
+/// Prints what was found, or would be done.
 pub(super) fn print<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
-    write_stdout(&text(report, json))
+    write(&text(report, json))
 }
 
 /// Prints what was done: that it was done, nothing can change any more.
 pub(super) fn print_done<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
-    print(report, json).map_err(|error| {
+    write_stdout(&text(report, json)).map_err(|error| {
+        let error = lost(error);
         let left = Left {
             what: format!(
                 "All was done, but the report of it is lost:\n{}",
@@ -34,10 +36,21 @@ pub(super) fn text<R: Serialize + ToString>(report: &R, json: bool) -> String {
     if json { json_text(report) } else { printable(&report.to_string()) }
 }
 
-pub(super) fn write_stdout(text: &str) -> Result<()> {
-    io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()).map_err(|error| {
-        Error::failed("Writing the result to standard output")
-            .because(error)
-            .hint("see where standard output goes")
-    })
+/// Writes what nobody needs to the end: who reads only its beginning (`head`) has closed the pipe, and knows it.
+pub(super) fn write(text: &str) -> Result<()> {
+    match write_stdout(text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(lost),
+    }
+}
+
+fn lost(error: io::Error) -> Error {
+    Error::failed("Writing the result to standard output")
+        .because(error)
+        .hint("see where standard output goes")
+}
+
+fn write_stdout(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())?;
+    io::stdout().flush()
 }

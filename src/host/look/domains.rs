@@ -1,5 +1,6 @@
 //! Which domain is meant: by what the user has named, and by what a snapshot says.
 
+use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -11,6 +12,7 @@ use crate::host::libxl::{DomainInfo, LibxlError, ShutdownReason, cfg_name};
 use crate::host::toolstack::Toolstack;
 use crate::spec::absolute;
 use crate::state::State;
+use crate::tool::quote;
 
 /// A domain as the user named it.
 #[derive(Debug, Clone)]
@@ -27,11 +29,14 @@ impl Domain {
     /// The same domain, with the xl configuration file that a SPEC.toml says, if it was not named by one.
     pub fn with_cfg(mut self, config: Option<&Path>) -> Result<Self> {
         let Some(path) = config.filter(|_| self.cfg.is_none()) else { return Ok(self) };
-        let refused = || Error::refused(format!("The xl configuration file {}", path.display()));
-        let name = cfg_name(path).map_err(|why| refused().because(why))?;
+        let wrong = |why: Box<dyn StdError + Send + Sync>| {
+            Error::usage(format!("The xl configuration file {}", path.display()))
+                .because(why)
+                .hint("correct config in the SPEC.toml, or the file: xl create -n FILE")
+        };
+        let name = cfg_name(path).map_err(|why| wrong(why.into()))?;
         if name != self.id.name {
-            let why = format!("it is that of {name}, not of {}", self.id.name);
-            return Err(refused().because(why).hint("correct config in the SPEC.toml"));
+            return Err(wrong(format!("it is that of {name}, not of {}", self.id.name).into()));
         }
         self.cfg = Some(path.to_owned());
         Ok(self)
@@ -80,11 +85,7 @@ pub fn domain(toolstack: &Toolstack, text: &str) -> Result<Domain> {
             "give a name, a number, a UUID or an xl configuration file; xl list shows the domains",
         ));
     }
-    let name = cfg_name(path).map_err(|why| {
-        Error::usage(format!("The configuration file {text} is not understood"))
-            .because(why)
-            .hint("see what xl says of it: xl create -n FILE")
-    })?;
+    let name = name_in(path)?;
     let cfg = Some(absolute(path)?);
     // What a file says is a name, also if it is some domain's number or UUID.
     Ok(match only(&domains, &name, |id| id.name == name)? {
@@ -92,6 +93,16 @@ pub fn domain(toolstack: &Toolstack, text: &str) -> Result<Domain> {
         None => {
             Domain { id: DomainId { domid: 0, uuid: Uuid::nil(), name }, state: State::Off, cfg }
         }
+    })
+}
+
+/// The name of the domain in an xl configuration file that the user has named.
+pub fn name_in(cfg: &Path) -> Result<String> {
+    cfg_name(cfg).map_err(|why| {
+        let quoted = quote(cfg);
+        Error::usage(format!("The configuration file {quoted} is not understood"))
+            .because(why)
+            .hint(format!("see what xl says of it: xl create -n {quoted}"))
     })
 }
 

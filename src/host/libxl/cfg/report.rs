@@ -14,6 +14,8 @@ use crate::host::libxl::owned::Malloced;
 
 /// How much of its complaints is shown, in bytes.
 pub(super) const REPORT_LIMIT: usize = 4 << 10;
+/// How many lines of it are told.
+const REPORT_LINES: usize = 4;
 
 /// A `FILE` in memory, into which libxlutil writes its complaints.
 pub(super) struct Report {
@@ -73,8 +75,13 @@ impl Report {
         let bytes = unsafe { slice::from_raw_parts(text.cast::<u8>(), length) };
         let new = bytes.get(self.taken.replace(length)..).unwrap_or_default();
         let new = new.get(..REPORT_LIMIT).unwrap_or(new);
-        let lines: Vec<_> =
-            String::from_utf8_lossy(new).lines().map(str::trim).map(printable).collect();
+        let new = String::from_utf8_lossy(new);
+        let mut lines: Vec<_> = new.lines().map(str::trim).map(printable).collect();
+        // Of a file of another kind, it says one for each line.
+        let more = lines.split_off(lines.len().min(REPORT_LINES)).len();
+        if more > 0 {
+            lines.push(format!("and {more} more"));
+        }
         lines.join("; ")
     }
 }

@@ -16,6 +16,14 @@ fn reads_a_name() {
 }
 
 #[test]
+fn a_file_of_another_kind_is_no_flood() {
+    let error = parse(&"key-word = true\n".repeat(100)).unwrap_err().to_string();
+    assert!(error.contains(":1: config parsing error"), "{error}");
+    assert!(error.contains("; and ") && error.ends_with(" more"), "{error}");
+    assert!(error.len() < 1000, "{error}");
+}
+
+#[test]
 fn reads_a_file() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("web1.cfg");

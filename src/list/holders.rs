@@ -1,0 +1,60 @@
+//! Which snapshots of a domain other domains rest on: clones, and the snapshots of clones. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::descent::World;
+use super::seen::{FileSeen, Kind, Seen};
+use crate::disk::chain::MAX_LENGTH;
+
+/// By the snapshot, the domains, and their snapshots as `DOMAIN/NAME`, that have a frozen file of it below one of
+/// their disks, at any depth.
+pub fn holders(seen: &Seen) -> BTreeMap<Uuid, BTreeSet<String>> {
+    let world = World::new(seen);
+    let mut holders: BTreeMap<Uuid, BTreeSet<String>> = BTreeMap::new();
+    let mut add = |path: &Path, kind, domain: &str, who: &str| {
+        for number in world.frozen_below(path, kind) {
+            let record = world.known[number].record;
+            if world.whose(record) != domain {
+                holders.entry(record.id).or_default().insert(who.to_owned());
+            }
+        }
+    };
+    for domain in &seen.domains {
+        let disks = domain.disks.iter();
+        disks.for_each(|disk| add(&disk.path, disk.kind, &domain.name, &domain.name));
+    }
+    for known in &world.known {
+        let domain = world.whose(known.record);
+        let who = format!("{domain}/{}", known.record.name);
+        let disks = known.record.disks.iter().filter(|disk| !disk.snapshot.is_left_out());
+        disks.for_each(|disk| add(&disk.path, Kind::of_record(disk), domain, &who));
+    }
+    holders
+}
+
+impl World<'_> {
+    /// The snapshots that have a file, or one that it rests on, as their frozen file.
+    fn frozen_below(&self, path: &Path, kind: Kind) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        let mut file = self.file(path, kind);
+        for _ in 0..MAX_LENGTH {
+            let Some(this) = file else { break };
+            found.extend(self.frozen_in(this));
+            file = self.below(this);
+        }
+        found
+    }
+
+    fn below(&self, file: &FileSeen) -> Option<&FileSeen> {
+        if let Some(vhd) = file.vhd {
+            let parent = vhd.parent.filter(|_| vhd.facts.differencing)?;
+            let mut all = self.seen.files.values();
+            return all.find(|other| other.vhd.is_some_and(|vhd| vhd.facts.uuid == parent));
+        }
+        let (path, format) = file.link.as_ref().ok()?.below().ok()??;
+        self.file(&path, Kind::of_format(Some(format)))
+    }
+}

@@ -1,0 +1,99 @@
+//! The systemd units: systemd understands them, and the program understands what they call it with.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+#![expect(clippy::disallowed_methods, reason = "systemd-analyze is no tool of the program")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use clap::Parser;
+use xl_snapshot::cli::{self, Cli};
+
+fn share(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("share/systemd").join(file);
+    fs::read_to_string(path).unwrap()
+}
+
+/// As `make install` fills it in.
+fn unit(kind: &str, sbin: &str) -> String {
+    let text = share(&format!("xl-snapshot@.{kind}.in"));
+    text.replace("@SBINDIR@", sbin).replace("@SYSCONFDIR@", "/etc")
+}
+
+/// What systemd-analyze(1) has to say of the units.
+fn complaints(units: &[(&str, String)]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let mut names = Vec::new();
+    for (kind, text) in units {
+        fs::write(directory.path().join(format!("xl-snapshot@.{kind}")), text).unwrap();
+        names.push(format!("xl-snapshot@web1.{kind}"));
+    }
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args(names)
+        .env("SYSTEMD_UNIT_PATH", format!("{}:", directory.path().display()))
+        .output()
+        .expect("make setup installs systemd");
+    let words = String::from_utf8(output.stderr).unwrap();
+    let ours: Vec<_> = words.lines().filter(|line| line.contains("xl-snapshot@")).collect();
+    assert!(output.status.success() || !ours.is_empty(), "{words}");
+    ours.join("\n")
+}
+
+#[test]
+fn systemd_understands_the_units() {
+    let program = env!("CARGO_BIN_EXE_xl-snapshot");
+    let sbin = Path::new(program).parent().unwrap().to_str().unwrap();
+    let units = ["service", "timer"].map(|kind| (kind, unit(kind, sbin)));
+    assert_eq!(complaints(&units), "");
+    // What the check rests on.
+    for (kind, from, to) in [
+        ("service", "KillMode=process", "KillMode=nobody"),
+        ("timer", "OnCalendar=*-*-* 01:00:00", "OnCalendar=sometimes"),
+    ] {
+        let wrong = unit(kind, sbin).replace(from, to);
+        assert!(complaints(&[(kind, wrong)]).contains(&format!("@.{kind}:")), "{to}");
+    }
+}
+
+/// The settings, as systemd.exec(5) reads them: comments, and quotes around values.
+fn settings() -> BTreeMap<String, String> {
+    let text = share("default");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.split_once('=').unwrap();
+            let [value] = &shlex::split(value).unwrap()[..] else { panic!("{line}") };
+            (name.to_owned(), value.clone())
+        })
+        .collect()
+}
+
+#[test]
+fn the_program_understands_the_units() {
+    let settings = settings();
+    let text = unit("service", "/usr/sbin");
+    let mut commands = Vec::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/sbin/")) {
+        let mut words = Vec::new();
+        // systemd.service(5): $NAME as a word of its own becomes as many words as it has.
+        for word in shlex::split(line).unwrap() {
+            match word.strip_prefix('$') {
+                Some(name) => words.extend(shlex::split(&settings[name]).unwrap()),
+                None => words.push(word.replace("%I", "-odd name")),
+            }
+        }
+        commands.push(Cli::try_parse_from(words).unwrap_or_else(|why| panic!("{line}: {why}")));
+    }
+    let [create, prune] = commands.try_into().unwrap();
+    let (cli::Command::Create(create), cli::Command::Prune(prune)) =
+        (create.command, prune.command)
+    else {
+        panic!("other commands")
+    };
+    assert_eq!((create.domain.as_str(), create.common.wait), ("-odd name", Some(600)));
+    assert_eq!((prune.whose.as_str(), prune.prefix.as_deref()), ("-odd name", Some("snap-")));
+    assert_eq!((prune.keep_last, prune.keep_daily, prune.keep_weekly), (Some(3), Some(7), Some(4)));
+}
