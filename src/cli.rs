@@ -146,12 +146,15 @@ pub struct CreateArgs {
 
 /// The command line of `revert`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("beside").args(["clone_name", "restore_first"])))]
 #[command(after_help = "Examples:
   xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
   xl-snapshot revert --dry-run before-upgrade.toml
   xl-snapshot revert --wait 60 web1.xlsave.zst
   xl-snapshot revert web1.record
   xl-snapshot revert gold.xlsave --as web2 --overlay-dir /srv/clones
+  xl-snapshot revert web1/before-upgrade --restore-first
+  xl-snapshot revert web1/before-upgrade --restore-first --rehearse
   ssh backup 'cat web1.xlsave.zst' | xl-snapshot revert -
 
 Everything is checked before the domain is destroyed, except the checksums of an
@@ -164,6 +167,15 @@ the snapshot. The original domain and its disks are not affected. You can create
 any number of them, also at the same time. Overlays, thin volumes and VHDs rest
 on the snapshot, so keep it; internal snapshots and thick volumes are copied
 into qcow2 images.
+
+With --restore-first, the running domain is not touched until the new one is
+whole. Then it is paused, the new one takes its name and runs, and the old one
+is destroyed. This needs the memory of the domain twice, and a second image of
+every disk: overlays, thin volumes, reflink copies and VHDs have one, internal
+snapshots and thick volumes only with --copy. It is not possible with what two
+domains cannot share: PCI and USB devices, TPMs, fixed VNC displays, SPICE,
+sockets, vifname. A domain that does not run is reverted as without
+--restore-first.
 
 For a snapshot without memory, revert puts the disks back, updates the
 configuration file to name them and starts the domain from it. Describe a
@@ -182,9 +194,21 @@ pub struct RevertArgs {
     )]
     pub clone_name: Option<String>,
     /// Directory for the disks of the new domain, NAME-VDEV.qcow2 (thin logical volumes stay in their
-    /// pool).
-    #[arg(long, value_name = "DIR", requires = "clone_name", value_hint = ValueHint::DirPath)]
+    /// pool). With --restore-first, the directory for copies [default: that of the disk's own image].
+    #[arg(long, value_name = "DIR", requires = "beside", value_hint = ValueHint::DirPath)]
     pub overlay_dir: Option<PathBuf>,
+    /// Restore the domain, paused, while the old one runs; then replace it. The guest is away for a moment
+    /// only, and a restore that fails changes nothing. Needs the domain's memory twice.
+    #[arg(long)]
+    pub restore_first: bool,
+    /// With --restore-first, copy disks that can have a second image in no other way: those with
+    /// internal snapshots, and thick logical volumes.
+    #[arg(long, requires = "restore_first")]
+    pub copy: bool,
+    /// With --restore-first, restore the domain beside the running one, make sure that it is whole, and
+    /// remove it again: the snapshot is good.
+    #[arg(long, requires = "restore_first", conflicts_with_all = ["dry_run", "discard_current", "paused"])]
+    pub rehearse: bool,
     /// Keep the MAC addresses of the original domain instead of new ones.
     #[arg(long, requires = "clone_name")]
     pub keep_macs: bool,

@@ -44,7 +44,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         keep: &keep,
         running: found.same.is_some(),
         discard: false,
-        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid }),
+        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid, heir: false }),
         tight: false,
         volumes: &found.volumes,
     };
@@ -148,6 +148,16 @@ fn check_domain(found: &Found, wishes: &Wishes) -> Result<()> {
 
 /// A disk without a snapshot can be shared only if nobody writes to it.
 fn check_left_out(found: &Found) -> Result<()> {
+    match writable_left_out(found)? {
+        None => Ok(()),
+        Some(error) => Err(error
+            .because("two domains would write to it")
+            .hint("take a snapshot with that disk in it")),
+    }
+}
+
+/// The refusal of a disk that two domains would have and that is not in the snapshot, if there is one.
+pub(crate) fn writable_left_out(found: &Found) -> Result<Option<Error>> {
     let disks = found.config.disks().map_err(|why| {
         Error::refused(format!("The configuration in snapshot {}", found.record.name)).because(why)
     })?;
@@ -155,16 +165,10 @@ fn check_left_out(found: &Found) -> Result<()> {
         .iter()
         .zip(&found.disks)
         .find(|(disk, found)| found.record.snapshot.is_left_out() && disk.writable && !disk.cdrom);
-    match shared {
-        None => Ok(()),
-        Some((disk, _)) => Err(Error::refused(format!(
-            "Disk {} ({}) is not in the snapshot",
-            disk.vdev,
-            disk.file().display()
-        ))
-        .because("two domains would write to it")
-        .hint("take a snapshot with that disk in it")),
-    }
+    Ok(shared.map(|(disk, _)| {
+        let path = disk.file().display();
+        Error::refused(format!("Disk {} ({path}) is not in the snapshot", disk.vdev))
+    }))
 }
 
 #[cfg(test)]

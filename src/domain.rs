@@ -302,6 +302,14 @@ impl DomainConfig {
         Ok(())
     }
 
+    /// Gives it another name, and changes nothing else.
+    pub fn set_name(&mut self, name: &str) -> Result<(), BadConfig> {
+        let info = self.0.get_mut("c_info").and_then(Value::as_object_mut);
+        let info = info.ok_or_else(|| BadConfig::Missing("c_info".into()))?;
+        info.insert("name".into(), json!(name));
+        Ok(())
+    }
+
     /// Makes disk `vdev` point to another image. The rest of its entry stays as it is.
     pub fn set_image(&mut self, vdev: &str, path: &Path, format: Format) -> Result<(), BadConfig> {
         let entry = self

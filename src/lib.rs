@@ -25,6 +25,7 @@ pub mod prune;
 pub mod record;
 pub mod release;
 pub mod report;
+pub mod restore_first;
 pub mod revert;
 pub mod run;
 pub mod show;

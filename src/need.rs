@@ -78,6 +78,8 @@ pub enum What {
         /// What Xen takes for it besides.
         overhead: u64,
     },
+    /// The same without any that dom0 would have to give away first.
+    FreeMemory(u64),
 }
 
 /// How bad a trouble is: the worst one is told first.
@@ -146,6 +148,15 @@ pub(crate) fn script(name: &str) -> PathBuf {
 }
 
 impl What {
+    /// The same, but memory must be free already.
+    #[must_use]
+    pub fn without_ballooning(self) -> What {
+        match self {
+            What::Memory { guest, overhead } => What::FreeMemory(guest.saturating_add(overhead)),
+            other => other,
+        }
+    }
+
     /// What an administrator does if it is not there, or in use.
     pub fn remedy(&self, rank: Rank) -> String {
         match self {
@@ -174,7 +185,7 @@ impl What {
             }
             What::Pci(device) => format!("make it assignable: xl pci-assignable-add {device}"),
             What::Port { .. } => "end that program, or let it use another port".into(),
-            What::Memory { .. } => {
+            What::Memory { .. } | What::FreeMemory(_) => {
                 "shut another domain down, or take memory from one: xl mem-set".into()
             }
         }

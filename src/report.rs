@@ -5,6 +5,7 @@ mod deleted;
 mod messages;
 mod progress;
 mod pruned;
+mod rehearsed;
 mod voice;
 
 use std::fmt;
@@ -18,6 +19,7 @@ pub use self::deleted::{Deleted, DeletedDisk, Deletions, Failed, Merge};
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
 pub use self::pruned::{Pruned, PrunedSnapshot};
+pub use self::rehearsed::Rehearsed;
 use crate::disk::kind::{Content, Role};
 use crate::names::is_plain;
 use crate::need::{Rank, Trouble};
@@ -196,6 +198,11 @@ pub struct Reverted {
     pub paused: bool,
     /// Whether it goes on with its memory; else it was started anew.
     pub memory: bool,
+    /// Whether it was restored while the old one ran.
+    pub restored_first: bool,
+    /// How long there was no running domain, in milliseconds: from the pause or the destruction of the old one
+    /// until the new one ran. Not known if none ran before, or if the new one was left paused.
+    pub outage_ms: Option<f64>,
     /// How long everything took, in milliseconds.
     pub total_ms: f64,
     /// Each disk of the snapshot.
@@ -251,6 +258,9 @@ impl fmt::Display for Reverted {
             if let Some(kept) = &disk.kept {
                 rows.add("", format!("the previous contents are kept in {kept}"));
             }
+        }
+        if let Some(ms) = self.outage_ms {
+            rows.add("outage", format!("{ms:.0} ms"));
         }
         rows.add("total", format!("{:.1} s", self.total_ms / 1000.0));
         self.cfg.iter().for_each(|cfg| rows.add("config", cfg.to_string()));

@@ -71,6 +71,8 @@ pub struct Found {
     pub attached: Vec<String>,
     /// The host's logical volumes; looked at only if the snapshot has one.
     pub volumes: std::result::Result<Vec<Volume>, String>,
+    /// What xenstore has of the domain in `/vm/UUID`; looked at only if another one is to be restored beside it.
+    pub vm: Vec<(String, String)>,
     /// What is missing of what put-back and restore need.
     pub troubles: Vec<Trouble>,
     /// The time of the revert.
@@ -384,7 +386,7 @@ fn check_start(found: &Found) -> Result<()> {
     }
 }
 
-fn check_domain(found: &Found) -> Result<()> {
+pub(crate) fn check_domain(found: &Found) -> Result<()> {
     let of = |running: &Running| (running.id.clone(), running.state);
     refuse_domain(
         &found.record.domain,

@@ -27,7 +27,8 @@ use xl_snapshot::record::{
 };
 use xl_snapshot::report::{
     CfgReplaced, CfgTrouble, Created, CreatedDisk, Deleted, DeletedDisk, Deletions, Failed, Merge,
-    Planned, Pruned, PrunedSnapshot, Reverted, RevertedDisk, Shown, ShownDisk, json_text,
+    Planned, Pruned, PrunedSnapshot, Rehearsed, Reverted, RevertedDisk, Shown, ShownDisk,
+    json_text,
 };
 
 /// One report as it is printed.
@@ -50,6 +51,7 @@ fn samples() -> Vec<Sample> {
         sample("create-least", "CREATE", &created_least()),
         sample("revert", "REVERT", &reverted()),
         sample("revert-least", "REVERT", &reverted_least()),
+        sample("rehearse", "REHEARSAL", &rehearsed()),
         sample("show", "SHOW", &shown(Some("checksums"), every_record(true))),
         sample("show-least", "SHOW", &shown(None, every_record(false))),
         sample("list", "LIST", &listing()),
@@ -174,6 +176,8 @@ fn reverted() -> Reverted {
         clone_of: Some("web1".into()),
         paused: false,
         memory: true,
+        restored_first: true,
+        outage_ms: Some(12.5),
         total_ms: 12_300.0,
         disks: vec![
             RevertedDisk {
@@ -205,11 +209,24 @@ fn reverted_least() -> Reverted {
     Reverted {
         domid: None,
         clone_of: None,
+        restored_first: false,
+        outage_ms: None,
         disks: Vec::new(),
         cfg: None,
         cfg_trouble: None,
         cfg_disks: Vec::new(),
         ..reverted()
+    }
+}
+
+fn rehearsed() -> Rehearsed {
+    Rehearsed {
+        name: "s1".into(),
+        id: Uuid::from_u128(1),
+        domain: "web1".into(),
+        uuid: Uuid::from_u128(2),
+        rehearsed: true,
+        total_ms: 12_300.0,
     }
 }
 

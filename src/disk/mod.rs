@@ -27,6 +27,7 @@ use jiff::Timestamp;
 
 use self::family::{DiskDelete, Family, Wishes};
 pub use self::found::{DiskFound, short_of_room};
+use self::kind::{Content, Volume};
 use self::kinds::How;
 pub(crate) use self::parts::mib;
 pub use self::parts::{Beside, Context, DiskCreate, DiskRevert, RevertContext, Room, Space};
@@ -159,6 +160,18 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
 /// Plans to delete the snapshot of one disk.
 pub fn delete(family: &Family, wishes: Wishes) -> Result<DiskDelete> {
     family.record.snapshot.planner().delete(family, wishes)
+}
+
+/// Why a domain that is restored beside the running one can have no second image of a disk but by a copy, if that
+/// is so.
+pub fn copied_beside(disk: &DiskRecord) -> Option<&'static str> {
+    match disk.snapshot.kind().content() {
+        Content::Inside(_) => Some("its snapshot is inside of the image that the domain writes to"),
+        Content::Volume(Volume { thick: true, .. }) => {
+            Some("a thick snapshot can be merged into its volume only")
+        }
+        Content::Nowhere | Content::Frozen(_) | Content::Volume(_) => None,
+    }
 }
 
 /// What has to be there to put one disk back, besides what [`revert`] looks at itself. For a new domain

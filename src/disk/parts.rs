@@ -91,10 +91,12 @@ pub struct RevertContext<'a> {
 /// A new domain from a snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct Beside<'a> {
-    /// Its name, which can be a part of a path.
+    /// Its name, which can be a part of a path; of an heir what its volumes are told by.
     pub name: &'a str,
     /// Its UUID.
     pub uuid: Uuid,
+    /// Whether it is to take the place of the domain of the snapshot.
+    pub heir: bool,
 }
 
 /// What one disk adds to the plan of `revert`.
@@ -123,6 +125,11 @@ pub struct DiskRevert {
     pub room: Option<Room>,
     /// What the user should know of it.
     pub note: Option<String>,
+    /// Of an heir: steps once it has taken the place of the other domain, before `discard`. Its image has
+    /// the name in `settled` then.
+    pub settle: Vec<Step>,
+    /// See there.
+    pub settled: Option<(PathBuf, Format)>,
 }
 
 /// The room for a copy of a snapshot.

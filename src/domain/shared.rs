@@ -59,6 +59,12 @@ impl DomainConfig {
         found
     }
 
+    /// The names in dom0 that the user gave network devices (`vifname`).
+    pub fn named_nics(&self) -> impl Iterator<Item = &str> {
+        let nics = self.0["nics"].as_array().into_iter().flatten();
+        nics.filter_map(|nic| nic["ifname"].as_str()).filter(|name| !name.is_empty())
+    }
+
     /// What a guest can write to and no snapshot has, for people.
     pub fn not_saved(&self) -> impl Iterator<Item = &'static str> {
         const WRITTEN: [(&str, &str); 3] = [

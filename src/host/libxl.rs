@@ -13,6 +13,7 @@ mod domain_info;
 mod error;
 mod gate;
 mod logger;
+mod names;
 mod owned;
 mod progress;
 mod suspend;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use domains::name_of;
 pub use domains::{Domain, again, domain, name_in};
-pub use found::{for_revert, for_show};
+pub use found::{Way, for_revert, for_show};
 use jiff::Timestamp;
 pub(super) use trouble::trouble;
 

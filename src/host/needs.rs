@@ -146,6 +146,7 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
             Answer::busy(holder.map(why))
         }
         What::Memory { guest, overhead } => memory((*guest, *overhead), around),
+        What::FreeMemory(kib) => free_memory(*kib, around),
     }
 }
 
@@ -337,6 +338,31 @@ fn needed(guest: u64, overhead: u64, gives_back: bool) -> u64 {
     if gives_back { guest } else { guest.saturating_add(overhead) }
 }
 
+/// What is free, while the domain keeps its own.
+fn free_memory(needed: u64, around: Around<'_>) -> Answer {
+    let Some(toolstack) = around.toolstack else {
+        return Answer::unseen("whether there is enough free memory");
+    };
+    match toolstack.host() {
+        Ok(host) => Answer::busy(short_of_memory(needed, host.free_kib)),
+        Err(why) => {
+            Answer::Trouble(Rank::Busy, format!("how much memory is free is not known: {why}"))
+        }
+    }
+}
+
+fn short_of_memory(needed: u64, free: u64) -> Option<String> {
+    let mib = |kib: u64| kib.div_ceil(1024);
+    (free < needed).then(|| {
+        format!(
+            "beside the running domain it takes {} MiB of memory, and {} MiB are free: {} MiB are missing",
+            mib(needed),
+            free / 1024,
+            mib(needed - free)
+        )
+    })
+}
+
 /// Whether xl takes memory from dom0 for a new domain (xl.conf(5), `autoballoon`: by default only where
 /// Xen was not told `dom0_mem`).
 fn autoballoons(xl_conf: &str, commandline: &str) -> bool {
@@ -445,6 +471,19 @@ mod tests {
         assert_eq!(needed(65536, 2048, false), 67584);
         assert_eq!(needed(65536, 2048, true), 65536);
         assert_eq!(needed(u64::MAX, 1, false), u64::MAX);
+    }
+
+    #[test]
+    fn memory_beside_a_running_domain_has_to_be_free() {
+        assert_eq!(short_of_memory(100 << 10, 100 << 10), None);
+        let why = short_of_memory((100 << 10) + 1, 99 << 10).unwrap();
+        assert!(why.contains("it takes 101 MiB of memory, and 99 MiB are free: 2 MiB are missing"));
+        assert_eq!(
+            What::Memory { guest: 5, overhead: 2 }.without_ballooning(),
+            What::FreeMemory(7)
+        );
+        let bridge = || What::Bridge("xenbr0".into());
+        assert_eq!(bridge().without_ballooning(), bridge());
     }
 
     #[test]

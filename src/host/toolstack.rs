@@ -112,6 +112,11 @@ impl Toolstack {
         self.xenstore.loops(domid)
     }
 
+    /// See [`Xenstore::below`].
+    pub fn below(&self, directory: &str) -> XenstoreResult<Vec<(String, String)>> {
+        self.xenstore.below(directory)
+    }
+
     /// See [`Xenstore::pools`].
     pub fn pools(&self) -> XenstoreResult<Vec<(String, String)>> {
         self.xenstore.pools()

@@ -29,6 +29,9 @@ impl XenstoreError {
     }
 }
 
+/// How many keys are read of a directory that has less than ten.
+const MAX_KEYS: usize = 1000;
+
 /// A connection to xenstored.
 pub struct Xenstore(XsUnix);
 
@@ -171,7 +174,36 @@ impl Xenstore {
         Ok(())
     }
 
-    fn write(&self, path: &str, value: &str) -> Result<(), XenstoreError> {
+    /// All keys below a directory with their values, by their paths in it. What is no text is left out.
+    pub fn below(&self, directory: &str) -> Result<Vec<(String, String)>, XenstoreError> {
+        let mut found = Vec::new();
+        let mut todo = vec![String::new()];
+        while let Some(at) = todo.pop().filter(|_| found.len() < MAX_KEYS) {
+            let path = format!("{directory}{at}");
+            let names = optional(&path, self.0.directory(&path))?.unwrap_or_default();
+            for name in names.iter().filter(|name| !name.is_empty()) {
+                let key = format!("{at}/{name}");
+                match self.read(&format!("{directory}{key}")) {
+                    Ok(value) => {
+                        let value = value.filter(|value| !value.is_empty());
+                        found.extend(value.map(|value| (key[1..].to_owned(), value)));
+                    }
+                    Err(error) if error.is_unreadable() => {}
+                    Err(error) => return Err(error),
+                }
+                todo.push(key);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes a key and all below it, if it is there.
+    pub fn remove(&self, path: &str) -> Result<(), XenstoreError> {
+        optional(path, self.0.rm(path)).map(drop)
+    }
+
+    /// Writes a value.
+    pub fn write(&self, path: &str, value: &str) -> Result<(), XenstoreError> {
         self.0.write(path, value).map_err(|source| XenstoreError { path: path.to_owned(), source })
     }
 }

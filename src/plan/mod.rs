@@ -19,6 +19,7 @@ mod execute;
 #[cfg(test)]
 pub mod faults;
 mod step;
+mod switch;
 mod text;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use execute::{Perform, Reached, TakenOver, execute, take_over, undo};
 pub use step::deletion;
 pub use step::{Action, ImageStart, ReplaceCfg, Step, StoreConfig, Target, Whose, XenstoreWrite};
 
+pub use switch::{Heir, Image, Switch};
 pub use text::Text;
 
 use crate::error::Left;

@@ -13,7 +13,7 @@ use crate::domain::DomainId;
 use crate::error::Left;
 use crate::memory::frames::Level;
 use crate::names::SnapshotName;
-use crate::plan::Text;
+use crate::plan::{Switch, Text};
 use crate::process::Process;
 use crate::record::Record;
 use crate::tool::Invocation;
@@ -432,6 +432,8 @@ pub enum Step {
         /// The file.
         path: PathBuf,
     },
+    /// Has a domain take the place of another one.
+    Switch(Switch),
 }
 
 impl Step {
@@ -491,6 +493,7 @@ impl Step {
             Step::Restore { uuid, domain, .. } => {
                 Some(Step::DiscardDomain { uuid: *uuid, domain: domain.clone() })
             }
+            Step::Switch(switch) => switch.undo().map(Step::Switch),
             Step::Together(steps) => {
                 Step::together(steps.iter().rev().filter_map(Step::undo).collect())
             }
@@ -520,6 +523,12 @@ impl Step {
 
     /// Whether the guest goes on with this step.
     pub fn lets_guest_run(&self) -> bool {
-        matches!(self, Step::Resume { .. } | Step::Unpause { .. } | Step::LetRun { .. })
+        matches!(
+            self,
+            Step::Resume { .. }
+                | Step::Unpause { .. }
+                | Step::LetRun { .. }
+                | Step::Switch(Switch::Run { .. })
+        )
     }
 }

@@ -111,6 +111,7 @@ pub(crate) fn found() -> Found {
         config: DomainConfig::parse(CONFIG).unwrap(),
         attached: Vec::new(),
         volumes: Ok(Vec::new()),
+        vm: Vec::new(),
         troubles: Vec::new(),
         named: None,
         same: Some(running(3, record.domain.uuid)),

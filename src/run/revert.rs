@@ -13,10 +13,12 @@ use crate::cli::RevertArgs;
 use crate::clone;
 use crate::error::{Error, Kind, Result};
 use crate::host::lock::Hold;
-use crate::host::{look, marks, rewrites};
+use crate::host::look::{self, Way};
+use crate::host::{marks, rewrites};
 use crate::list::mark::Mark;
 use crate::record::Record;
-use crate::report::{CfgReplaced, CfgTrouble, Reverted, RevertedDisk};
+use crate::report::{CfgReplaced, CfgTrouble, Rehearsed, Reverted, RevertedDisk};
+use crate::restore_first;
 use crate::revert::{self, CfgAfter, Wishes};
 use crate::spec::absolute;
 use crate::tool::quote;
@@ -72,6 +74,21 @@ fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
     }))
 }
 
+/// What is asked for of a domain that is restored before it is replaced.
+fn first(args: &RevertArgs) -> Result<Option<restore_first::Wishes>> {
+    let wishes = || {
+        Ok(restore_first::Wishes {
+            paused: args.paused,
+            discard_current: args.discard_current,
+            copy: args.copy,
+            directory: args.overlay_dir.as_deref().map(absolute).transpose()?,
+            rehearse: args.rehearse,
+            uuid: Uuid::new_v4(),
+        })
+    };
+    args.restore_first.then(wishes).transpose()
+}
+
 /// Does what the command line asks for.
 pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let started = Instant::now();
@@ -81,6 +98,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let domain = &record.domain;
     let operation = format!("revert {}", record.name);
     let beside = beside(args)?;
+    let mut first = first(args)?;
     // Who only reads the snapshot shares it with others who do.
     let (operation, hold) = match &beside {
         None => (operation, Hold::Alone),
@@ -89,25 +107,64 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let lock = take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, hold)?;
     let name = quote(&args.snapshot);
     let now = Timestamp::now();
-    let found = look::for_revert(&dom0.toolstack, &snapshot, &cfg, &name, beside.as_ref(), now)?;
-    let mut revert = match &beside {
-        None => {
+    let look = |way: Way<'_>| look::for_revert(&dom0.toolstack, &snapshot, &cfg, &name, way, now);
+    let mut found = match (&beside, &first) {
+        (Some(wishes), _) => look(Way::Clone(wishes))?,
+        (None, Some(wishes)) => look(Way::First(wishes))?,
+        (None, None) => look(Way::Plain)?,
+    };
+    if found.same.is_none() && first.as_ref().is_some_and(|first| !first.rehearse) {
+        // Nothing runs that could go on meanwhile.
+        first = None;
+        found = look(Way::Plain)?;
+    }
+    let nothing_first = args.restore_first && first.is_none();
+    let mut revert = match (&beside, &first) {
+        (None, Some(wishes)) => {
+            let revert = restore_first::plan(&found, wishes)?;
+            let keep = revert::keep_name(found.now);
+            match wishes.rehearse {
+                true => revert,
+                false => {
+                    let cfg = rewrites::for_revert(&cfg, &domain.name, &revert.changes, &keep)?;
+                    revert.with_cfg(cfg)
+                }
+            }
+        }
+        (None, None) => {
             let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
             let revert = revert::plan(&found, wishes)?;
             let keep = revert::keep_name(found.now);
             let cfg = rewrites::for_revert(&cfg, &domain.name, &revert.changes, &keep)?;
             revert.with_cfg(cfg)
         }
-        Some(wishes) => clone::plan(&found, wishes)?,
+        (Some(wishes), _) => clone::plan(&found, wishes)?,
     };
     // Of one that cannot be looked at, more is told.
     let running = found.same.as_ref().and_then(|same| look::config(&dom0.toolstack, &same.id).ok());
     revert.plan.notes.extend(trust::note(&found.config, running.as_ref()));
+    if nothing_first {
+        let note =
+            format!("{} does not run: it is reverted as without --restore-first", domain.name);
+        revert.plan.notes.push(note);
+    }
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     let memory = snapshot.source.is_some();
     dom0.source = snapshot.source;
     dom0.be_guarded(&revert.plan, &lock)?;
     tell_planned(&dom0.reporter, &revert.plan, started);
+    if first.as_ref().is_some_and(|first| first.rehearse) {
+        carry_out(&revert.plan, &mut dom0)?;
+        let report = Rehearsed {
+            name: record.name.to_string(),
+            id: record.id,
+            domain: domain.name.clone(),
+            uuid: domain.uuid,
+            rehearsed: true,
+            total_ms: started.elapsed().as_secs_f64() * 1000.0,
+        };
+        return print_done(&report, args.common.json);
+    }
     let marks = Marks::take(&found.record, &revert.images);
     match carry_out(&revert.plan, &mut dom0) {
         Ok(()) => marks.set(record.id),
@@ -139,12 +196,14 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         clone_of: beside.map(|_| domain.name.clone()),
         memory,
         paused: args.paused,
+        outage_ms: dom0.outage().map(|outage| outage.as_secs_f64() * 1000.0),
+        restored_first: first.is_some(),
         total_ms: started.elapsed().as_secs_f64() * 1000.0,
         disks: disks
             .map(|((disk, image), kept)| RevertedDisk {
                 vdev: disk.vdev.clone(),
                 runs_on: image.clone().unwrap_or_else(|| disk.path.clone()),
-                kept: kept.filter(|_| !args.discard_current),
+                kept: kept.filter(|_| first.is_some() || !args.discard_current),
                 why: disk.snapshot.kind().why_left_out().map(str::to_owned),
             })
             .collect(),

@@ -2,6 +2,7 @@
  * For `make bench`: when a domain does not run, seen from outside, and what libxl costs alone.
  *
  *   watch DOMID COMMAND...     while the command runs; one line of name=value, times in microseconds
+ *   heirs DOMID COMMAND...     the same of whatever domain has the UUID of that one
  *   cost COMMAND...            the same without watching a domain
  *   bare DOMID live|still      libxl's suspend into a file and its resume, nothing else: the floor
  *
@@ -29,6 +30,7 @@
 #define INTERVAL_NS 500000
 /* Memory and the end of the command are looked at once in so many looks at the domain. */
 #define SELDOM 16
+#define MOST_DOMAINS 64
 
 static void die(const char *what)
 {
@@ -51,6 +53,19 @@ static int runs(xc_interface *xc, uint32_t domid)
 
 	return xc_domain_getinfolist(xc, domid, 1, &info) == 1 && info.domain == domid &&
 	       !(info.flags & not_running);
+}
+
+/* Whether one of the domains with that UUID runs. */
+static int one_runs(xc_interface *xc, const xen_domain_handle_t uuid)
+{
+	const uint32_t not_running = XEN_DOMINF_dying | XEN_DOMINF_shutdown | XEN_DOMINF_paused;
+	xc_domaininfo_t info[MOST_DOMAINS];
+	int count = xc_domain_getinfolist(xc, 0, MOST_DOMAINS, info), i;
+
+	for (i = 0; i < count; i++)
+		if (!memcmp(info[i].handle, uuid, sizeof(xen_domain_handle_t)) && !(info[i].flags & not_running))
+			return 1;
+	return 0;
 }
 
 /* The most memory a process ever had, in KiB (proc_pid_status(5), VmHWM); 0 once it has ended. */
@@ -89,7 +104,7 @@ static long long own_cpu_us(pid_t pid)
 }
 
 /* Domain 0 stands for none: what is not watched is not slowed down by it either. */
-static int watch(uint32_t domid, char **command)
+static int watch(uint32_t domid, int heirs, char **command)
 {
 	const struct timespec interval = { 0, domid ? INTERVAL_NS : SELDOM * INTERVAL_NS };
 	const struct sched_param first = { .sched_priority = 1 };
@@ -99,10 +114,13 @@ static int watch(uint32_t domid, char **command)
 	struct rusage usage;
 	xc_interface *xc = xc_interface_open(NULL, NULL, 0);
 	siginfo_t end = { 0 };
+	xc_domaininfo_t info;
 	pid_t pid;
 
 	if (!xc)
 		die("libxenctrl");
+	if (heirs && (xc_domain_getinfolist(xc, domid, 1, &info) != 1 || info.domain != domid))
+		die("the domain");
 	begin = last = now_us();
 	pid = fork();
 	if (pid < 0)
@@ -115,7 +133,7 @@ static int watch(uint32_t domid, char **command)
 	if (sched_setscheduler(0, SCHED_FIFO, &first))
 		die("sched_setscheduler");
 	do {
-		running = !domid || runs(xc, domid);
+		running = !domid || (heirs ? one_runs(xc, info.handle) : runs(xc, domid));
 		now = now_us();
 		if (now - last > gap)
 			gap = now - last;
@@ -177,11 +195,13 @@ static int bare(uint32_t domid, int live)
 int main(int argc, char **argv)
 {
 	if (argc > 3 && !strcmp(argv[1], "watch"))
-		return watch((uint32_t)strtoul(argv[2], NULL, 10), argv + 3);
+		return watch((uint32_t)strtoul(argv[2], NULL, 10), 0, argv + 3);
+	if (argc > 3 && !strcmp(argv[1], "heirs"))
+		return watch((uint32_t)strtoul(argv[2], NULL, 10), 1, argv + 3);
 	if (argc > 2 && !strcmp(argv[1], "cost"))
-		return watch(0, argv + 2);
+		return watch(0, 0, argv + 2);
 	if (argc == 4 && !strcmp(argv[1], "bare"))
 		return bare((uint32_t)strtoul(argv[2], NULL, 10), !strcmp(argv[3], "live"));
-	fprintf(stderr, "usage: %s watch DOMID COMMAND... | cost COMMAND... | bare DOMID live|still\n", argv[0]);
+	fprintf(stderr, "usage: %s watch DOMID COMMAND... | heirs DOMID COMMAND... | cost COMMAND... | bare DOMID live|still\n", argv[0]);
 	return 125;
 }

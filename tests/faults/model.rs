@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use xl_snapshot::error::{Error, Result};
 use xl_snapshot::plan::{
-    Action, Perform, Plan, Reached, Step, StoreConfig, Target, Text, Whose, undo,
+    Action, Perform, Plan, Reached, Step, StoreConfig, Switch, Target, Text, Whose, undo,
 };
 use xl_snapshot::tool::volumes::rename;
 
@@ -70,6 +70,14 @@ pub struct State {
     pub cfg_replaced: bool,
     /// The record of a snapshot without memory.
     pub record: Image,
+    /// A domain of the same UUID that was restored beside the guest.
+    pub beside: Guest,
+    /// Whether the guest has given up its name.
+    pub nameless: bool,
+    /// Whether the one beside it has that name.
+    pub named: bool,
+    /// The names of volumes that get other ones.
+    pub volumes: BTreeSet<String>,
 }
 
 /// A host as a model.
@@ -80,6 +88,8 @@ pub struct Model {
     made: BTreeSet<PathBuf>,
     old: BTreeMap<String, Text>,
     undoing: BTreeSet<String>,
+    /// Volumes that get other names, and those.
+    renames: Vec<(String, String)>,
 }
 
 impl Model {
@@ -111,16 +121,75 @@ impl Model {
                 deleted: BTreeSet::new(),
                 cfg_replaced: false,
                 record: Image::Absent,
+                beside: Guest::Gone,
+                nameless: false,
+                named: false,
+                volumes: plan.finish.iter().filter_map(renamed).map(|(from, _)| from).collect(),
             },
             made: BTreeSet::new(),
             old: originals(&plan.prepare),
             undoing: calls.collect(),
+            renames: plan.finish.iter().filter_map(renamed).collect(),
         }
     }
 
     fn make(&mut self, path: &Path) {
         self.state.files.insert(path.to_owned());
         self.made.insert(path.to_owned());
+    }
+
+    /// Two domains of one UUID and one MAC address: never do both run, or have the same name.
+    fn switch(&mut self, switch: &Switch) -> Result<()> {
+        let state = &mut self.state;
+        match switch {
+            Switch::Restore { .. } => state.beside = Guest::Paused,
+            // In a rehearsal it is the only one.
+            Switch::Check { .. } if ![state.beside, state.guest].contains(&Guest::Paused) => {
+                return Err(Error::failed("it is not there, paused"));
+            }
+            Switch::Check { .. } => {}
+            Switch::Discard { .. } => {
+                if state.beside == Guest::Runs {
+                    return Err(Error::failed("it runs"));
+                }
+                state.beside = Guest::Gone;
+            }
+            Switch::Leave { .. } => state.nameless = true,
+            Switch::Return { .. } => state.nameless = false,
+            Switch::TakeName { .. } if !state.nameless => {
+                return Err(Error::failed("the other one has the name"));
+            }
+            Switch::TakeName { .. } => state.named = true,
+            Switch::DropName { .. } => state.named = false,
+            Switch::Run { .. } if state.guest == Guest::Runs => {
+                return Err(Error::failed("both would run"));
+            }
+            Switch::Run { .. } => state.beside = Guest::Runs,
+            Switch::Destroy { .. } => state.guest = Guest::Gone,
+            Switch::RenameVolume { from, to, .. } => {
+                let there = (state.volumes.contains(from), state.volumes.contains(to));
+                // The volume that has the name now is another one, which got it after this was done.
+                if there == (true, true) && self.renames.iter().any(|(_, other)| other == from) {
+                    return Ok(());
+                }
+                if there == (true, true) {
+                    return Err(Error::failed("there is a volume of that name"));
+                }
+                state.volumes.remove(from);
+                state.volumes.insert(to.clone());
+            }
+            Switch::Settle { .. } => {
+                let not_yet = self.renames.iter().any(|(from, to)| {
+                    let image = self.renames.iter().any(|(other, _)| other == to);
+                    image && state.volumes.contains(from)
+                });
+                if not_yet {
+                    return Err(Error::failed("a volume was not renamed"));
+                }
+                state.ran.insert(switch.to_string());
+            }
+        }
+        Ok(())
     }
 
     fn store(&mut self, store: &StoreConfig) {
@@ -135,6 +204,11 @@ fn slot(whose: Whose) -> (usize, &'static str) {
         Whose::Libxl => (0, "libxl"),
         Whose::Xl => (1, "xl"),
     }
+}
+
+fn renamed(step: &Step) -> Option<(String, String)> {
+    let Step::Switch(Switch::RenameVolume { from, to, .. }) = step else { return None };
+    Some((from.clone(), to.clone()))
 }
 
 /// What the configurations hold that the steps change.
@@ -247,6 +321,9 @@ impl Perform for Model {
                     state.guest = Guest::Paused;
                 }
             }
+            Step::LetRun { .. } if state.beside == Guest::Runs => {
+                return Err(Error::failed("both would run"));
+            }
             Step::LetRun { .. } => {
                 state.paused = false;
                 if state.guest == Guest::Paused {
@@ -271,6 +348,7 @@ impl Perform for Model {
             }
             Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
             Step::Delete(_) => drop(state.ran.insert(step.to_string())),
+            Step::Switch(switch) => self.switch(switch)?,
             Step::Resize { .. }
             | Step::Arm { .. }
             | Step::Disarm
@@ -299,6 +377,7 @@ impl Perform for Model {
             }
             Step::Restore { .. } | Step::CreateDomain { .. } => Ok(self.state.guest != Guest::Gone),
             Step::CompleteRecord => Ok(self.state.record == Image::Complete),
+            Step::Switch(Switch::Run { .. }) => Ok(self.state.beside == Guest::Runs),
             _ => Ok(false),
         }
     }
@@ -354,8 +433,10 @@ impl Perform for Faulty<'_> {
         let outcome = match fault {
             None => self.host.perform(step),
             Some(Fault::Fails) => Err(Error::failed("told to fail")),
-            // All or nothing: a transaction that failed has done nothing.
-            Some(Fault::FailsLate) if matches!(step, Step::Transaction { .. }) => {
+            // All or nothing: a commit that failed has done nothing.
+            Some(Fault::FailsLate)
+                if matches!(step, Step::Transaction { .. } | Step::Switch(Switch::Run { .. })) =>
+            {
                 Err(Error::failed("told to fail afterwards"))
             }
             Some(Fault::FailsLate) => {

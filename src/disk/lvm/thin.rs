@@ -6,7 +6,7 @@ use crate::disk::{Beside, DiskRevert, RevertContext};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::names::is_volume_part;
-use crate::plan::Step;
+use crate::plan::{Step, Switch};
 use crate::tool::volumes::{self, Volume, device};
 
 /// A new volume for another domain.
@@ -33,6 +33,44 @@ pub(super) fn thin_beside(
             undo: volumes::remove_tagged(recorded.group, &name, &tag),
         }],
         switch: Some((device(recorded.group, &name), Format::Raw)),
+        ..DiskRevert::default()
+    })
+}
+
+/// A new volume for a domain that takes the place of the one of the snapshot: the two volumes get their names
+/// once it has, as [`thin`] gives them.
+pub(super) fn thin_of_heir(
+    recorded: &Recorded<'_>,
+    snapshot: &Volume,
+    origin: Option<&Volume>,
+    volumes: &[Volume],
+    (context, domain): (RevertContext<'_>, Beside<'_>),
+) -> Result<DiskRevert> {
+    let DiskRevert { discard, kept, switch, .. } =
+        thin(recorded, snapshot, origin, volumes, context)?;
+    let keep = keep_name(recorded, volumes, context)?;
+    let name = format!("{}.{}", recorded.volume, domain.name);
+    check_name(recorded.group, &name).map_err(|why| refuse_revert(recorded.disk, why))?;
+    let tag = format!("xl-snapshot-revert:{}", context.keep);
+    let rename = |from: &str, to: &str| {
+        Step::Switch(Switch::RenameVolume {
+            group: recorded.group.to_owned(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+    };
+    let own = origin.map(|_| rename(recorded.volume, &keep));
+    let named = recorded.disk.path.clone();
+    Ok(DiskRevert {
+        prepare: vec![Step::Undoable {
+            call: volumes::volume_of_thin(&snapshot.path(), &name, &tag),
+            undo: volumes::remove_tagged(recorded.group, &name, &tag),
+        }],
+        switch: Some((device(recorded.group, &name), Format::Raw)),
+        settle: own.into_iter().chain([rename(&name, recorded.volume)]).collect(),
+        settled: Some(switch.unwrap_or((named, Format::Raw))),
+        kept,
+        discard,
         ..DiskRevert::default()
     })
 }

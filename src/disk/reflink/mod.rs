@@ -52,6 +52,24 @@ impl Planner for Reflink {
         let proof = found.check_frozen(copy, self.proof.as_ref())?;
         let path = &found.record.path;
         let keep = &found.place.path;
+        if context.beside.is_some_and(|domain| domain.heir) {
+            let new = aside(keep);
+            // Where the domain runs on the file itself, and nothing rests on that, nothing needs it then.
+            let writable = found.file.as_ref().is_ok_and(|file| file.writable);
+            let own = writable && !found.runs_elsewhere();
+            let discard = own.then(|| Step::RemoveFile { path: path.clone() });
+            return Ok(DiskRevert {
+                prepare: vec![Step::Clone {
+                    from: copy.to_owned(),
+                    to: new.clone(),
+                    writable: true,
+                }],
+                switch: Some((new, Format::Raw)),
+                kept: found.kept_in_top(),
+                discard: discard.into_iter().collect(),
+                ..DiskRevert::default()
+            });
+        }
         if context.beside.is_some() {
             // Whose directory need not be on the file system of the copy.
             let overlay = keep;
@@ -124,12 +142,15 @@ fn aside(keep: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::disk::kinds::Kept;
-    use crate::disk::{FileFacts, Place, Served};
+    use crate::disk::{Beside, FileFacts, Place, Served, revert};
     use crate::plan::undo;
     use crate::support::disks::{
-        LOOP, facts, found, plan_one, proof, refused, refused_once_changed, revert_one, seen, words,
+        LOOP, facts, found, plan_one, proof, refused, refused_once_changed, revert_context,
+        revert_one, seen, words,
     };
 
     const COPY: &str = "/srv/web1-xvdb.at-s1.img";
@@ -220,6 +241,32 @@ mod tests {
             assert_eq!(planned.switch, Some((new.into(), Format::Raw)));
             assert_eq!((planned.put_back, planned.discard), (vec![], vec![]));
             assert_eq!(planned.kept, found.kept_in_top());
+        }
+    }
+
+    #[test]
+    fn a_domain_that_is_restored_first_gets_a_raw_file_of_its_own() {
+        let planned = |found: &DiskFound| {
+            let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
+            let heir = Beside { name: "after-revert-x", uuid: Uuid::nil(), heir: true };
+            let context = revert_context(&keep, &volumes);
+            revert(found, RevertContext { beside: Some(heir), ..context }).unwrap()
+        };
+        let place = Place { path: "/srv/web1-xvdb.before-revert-x.img".into(), trouble: None };
+        let found = DiskFound { place, ..snapshot() };
+        let new = "/srv/web1-xvdb.after-revert-x.img";
+        let first = planned(&found);
+        assert_eq!(words(&first.prepare), [format!("clone {COPY} to {new}")]);
+        assert_eq!(words(&undo(&first.prepare)), [format!("remove {new}")]);
+        assert_eq!(first.switch, Some((new.into(), Format::Raw)));
+        assert_eq!((first.put_back, first.settle), (vec![], vec![]));
+        assert_eq!(first.discard, [Step::RemoveFile { path: "/srv/b.img".into() }]);
+        // What others rest on, or the domain has left, is not for us to delete.
+        let mut base = found.clone();
+        base.file.as_mut().unwrap().writable = false;
+        let left = DiskFound { top_id: Some((9, 9)), ..found };
+        for found in [base, left] {
+            assert_eq!(planned(&found).discard, []);
         }
     }
 

@@ -91,9 +91,7 @@ impl Dom0 {
         if self.info(domain)?.is_some_and(|info| info.paused) {
             self.toolstack.libxl().unpause(domain.domid).map_err(caused)?;
         }
-        if let Some(stopped) = self.suspended_at.take() {
-            self.done.pause = Some(stopped.elapsed());
-        }
+        self.runs_again();
         Ok(())
     }
 
@@ -131,7 +129,12 @@ impl Dom0 {
     }
 
     pub(super) fn create_domain(&mut self, domain: &str, path: &Path, paused: bool) -> Result<()> {
-        let Err(error) = self.run(&create_domain(path, paused)) else { return Ok(()) };
+        let Err(error) = self.run(&create_domain(path, paused)) else {
+            if !paused {
+                self.runs_again();
+            }
+            return Ok(());
+        };
         // It may have the new files open; they are of no use to anybody only if it is gone.
         match self.domid_of_name(domain)? {
             None => Err(error),

@@ -67,6 +67,16 @@ impl Dom0 {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Renames a volume, if that was not done before.
+    pub(super) fn rename_volume(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
+        let volumes = tools::volumes().map_err(Error::failed)?;
+        let is_there = |name: &str| volumes.iter().any(|v| v.group == group && v.name == name);
+        match is_there(from) || !is_there(to) {
+            true => self.run(&rename_volume(group, from, to)),
+            false => Ok(()),
+        }
+    }
+
     /// Gives a volume its name again, if it has the other one and none has its own.
     pub(super) fn rename_volume_back(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
         let volumes = tools::volumes().map_err(Error::failed)?;

@@ -13,6 +13,7 @@ use super::state::{Dom0, caused, failed, meddled};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::host::image::Source;
+use crate::host::libxl::DomainInfo;
 use crate::host::lock::Turn;
 use crate::host::process::{self, Handle, Watch};
 use crate::host::qmp::Qmp;
@@ -72,12 +73,15 @@ impl Dom0 {
     /// libxl pauses the domain and has its QEMU end before anything else. Then it waits for 2 s
     /// (`LIBXL_QEMU_BODGE_TIMEOUT`, libxl_internal.h), in which the disks can be put back: a thread waits
     /// with it.
-    pub(super) fn destroy(&mut self, domain: &DomainId, way_out: &Left) -> Result<()> {
+    pub(super) fn destroy(&mut self, domain: &DomainId, way_out: Option<&Left>) -> Result<()> {
         let domid = domain.domid;
-        self.way_back = self.image.is_some().then(|| way_out.clone());
+        self.way_back = way_out.filter(|_| self.image.is_some()).cloned();
         let qemu = self.held_qemu(domid)?;
         // However far it came, the domain does not run any more.
-        let begun = |error: Error| error.unfinished(vec![way_out.clone()]);
+        let begun = |error: Error| match way_out {
+            Some(left) => error.unfinished(vec![left.clone()]),
+            None => error,
+        };
         if self.is_listed(domain)? {
             let libxl = open_libxl(&self.reporter).map_err(caused)?;
             let destroy = move || libxl.destroy(domid).map_err(caused);
@@ -136,6 +140,11 @@ impl Dom0 {
         else {
             return Ok(());
         };
+        self.destroy_paused(info)
+    }
+
+    /// Destroys a domain that nobody has let run yet.
+    pub(super) fn destroy_paused(&self, info: &DomainInfo) -> Result<()> {
         if !info.paused {
             return Err(Error::failed(format!("Somebody has let domain {} run", info.domid))
                 .hint("see what it is for (xl list) before you destroy it"));
@@ -168,6 +177,13 @@ impl Dom0 {
         config: &str,
         image: Option<&Path>,
     ) -> Result<()> {
+        let Err(error) = self.run_restore(config, image) else { return Ok(()) };
+        let discarded = self.discard_domain(uuid);
+        self.not_restored(error, discarded, domain)
+    }
+
+    /// Has xl restore a domain, paused.
+    pub(super) fn run_restore(&mut self, config: &str, image: Option<&Path>) -> Result<()> {
         if let Some(image) = image {
             self.source = Some(self.written_image(image)?);
         }
@@ -202,16 +218,25 @@ impl Dom0 {
         self.turn = None;
         meter.end();
         self.meters.push(meter);
-        let Err(error) = result else { return Ok(()) };
-        // xl itself removes a domain that it could not restore, unless it had to be killed.
-        let Err(why) = self.discard_domain(uuid) else { return Err(caused(error)) };
+        result.map_err(caused)
+    }
+
+    /// The error of a restore, after which what xl left of the domain was destroyed: it removes itself what it
+    /// could not restore, unless it had to be killed.
+    pub(super) fn not_restored(
+        &mut self,
+        error: Error,
+        discarded: Result<()>,
+        domain: &str,
+    ) -> Result<()> {
+        let Err(why) = discarded else { return Err(error) };
         // It may have the new files open.
         self.made.clear();
         let left = Left {
             what: format!("What xl has restored is still there: {}", why.chain().join(": ")),
             command: Some(format!("xl destroy {}", quote(domain))),
         };
-        Err(caused(error).unfinished(vec![left]))
+        Err(error.unfinished(vec![left]))
     }
 
     /// The image that this operation has written: the very file, if it is open.
@@ -224,12 +249,20 @@ impl Dom0 {
     }
 
     pub(super) fn unpause(&mut self, uuid: Uuid) -> Result<()> {
-        let domid = self.domid(uuid)?;
+        self.let_restored_run(self.domid(uuid)?)
+    }
+
+    pub(super) fn let_restored_run(&mut self, domid: u32) -> Result<()> {
         self.toolstack.libxl().unpause(domid).map_err(caused)?;
-        if let Some(suspended) = self.suspended_at.take() {
-            self.done.pause = Some(suspended.elapsed());
-        }
+        self.runs_again();
         Ok(())
+    }
+
+    /// From here on the guest runs.
+    pub(super) fn runs_again(&mut self) {
+        if let Some(since) = self.suspended_at.take().or(self.down_since.take()) {
+            self.done.pause = Some(since.elapsed());
+        }
     }
 
     pub(super) fn drop_internal(

@@ -9,9 +9,11 @@ mod memory;
 mod round;
 mod state;
 mod suspend;
+mod switch;
 mod transaction;
 
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use self::disks::{rename, rename_back};
@@ -120,8 +122,9 @@ impl Dom0 {
                 // One that we have suspended was proven when its disks were: it must not stay so.
                 if self.suspended_at.is_none() {
                     self.the_only(domain)?;
+                    self.down_since.get_or_insert_with(Instant::now);
                 }
-                self.destroy(domain, way_out)
+                self.destroy(domain, Some(way_out))
             }
             Step::AwaitDestroyed { domain } => self.await_destroyed(domain),
             Step::AwaitClosed { volume } => disks::await_closed(volume),
@@ -136,6 +139,7 @@ impl Dom0 {
             Step::DropInternal { uuid, domain, vdev, name } => {
                 self.drop_internal(*uuid, domain, vdev, name)
             }
+            Step::Switch(switch) => self.switch(switch),
         }
     }
 }
@@ -159,6 +163,8 @@ impl Perform for Dom0 {
         if reached != Reached::End {
             return self.tell(&Note::Reached(reached));
         }
+        // What has begun is not cut short by our end; that it failed, its own step tells.
+        drop(self.destroying.take().map(JoinHandle::join));
         // It ends as soon as it hears of it, so that it is told once.
         let lost = self.guard.take().is_some_and(|guard| !guard.dismiss());
         self.finish_speaking();
@@ -175,12 +181,13 @@ impl Perform for Dom0 {
         match step {
             Step::Transaction { domain, actions } => self.settle_transaction(domain.domid, actions),
             // libxl begins with its QEMU.
-            Step::Destroy { domain, way_out } => self.destroy(domain, way_out).map(|()| true),
+            Step::Destroy { domain, way_out } => self.destroy(domain, Some(way_out)).map(|()| true),
             // xl removes a domain that it could not restore.
             Step::Restore { uuid, .. } => Ok(self.domid_of(*uuid)?.is_some()),
             Step::CreateDomain { domain, .. } => Ok(self.domid_of_name(domain)?.is_some()),
             Step::CompleteRecord => Ok(self.is_recorded()),
             Step::Delete(deletion) => Ok(Dom0::settle_deletion(deletion)),
+            Step::Switch(switch) => self.settle_switch(switch),
             _ => Ok(false),
         }
     }

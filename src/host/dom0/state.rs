@@ -68,6 +68,8 @@ pub struct Dom0 {
     pub(super) protected: BTreeMap<PathBuf, Permissions>,
     pub(super) virtual_sizes: BTreeMap<String, u64>,
     pub(super) suspended_at: Option<Instant>,
+    /// When the destruction of a domain began that was not suspended.
+    pub(super) down_since: Option<Instant>,
     /// When it will have stood still for too long, and how long that is.
     pub(super) pause_limit: Option<(Instant, Duration)>,
     /// How long the guest's processors had run when it was suspended, in nanoseconds.
@@ -126,6 +128,7 @@ impl Dom0 {
             protected: BTreeMap::new(),
             virtual_sizes: BTreeMap::new(),
             suspended_at: None,
+            down_since: None,
             pause_limit: None,
             cpu_time: None,
             other_saver: None,
@@ -147,12 +150,32 @@ impl Dom0 {
         self.done
     }
 
+    /// How long the guest was away or stood still, if it did and runs again.
+    pub fn outage(&self) -> Option<Duration> {
+        self.done.pause
+    }
+
     /// The number of the domain with this UUID, if there is one.
     pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
         let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
         let is_it =
             |domain: &&DomainInfo| domain.uuid == uuid && !domain.dying && domain.domid != 0;
         Ok(domains.iter().find(is_it).map(|domain| domain.domid))
+    }
+
+    /// The domain with this UUID and name, if there is one: two may have the UUID.
+    pub(super) fn named(&self, uuid: Uuid, name: &str) -> Result<Option<DomainInfo>> {
+        let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
+        for info in domains {
+            if info.uuid != uuid || info.dying || info.domid == 0 {
+                continue;
+            }
+            let its = self.toolstack.domain_name(info.domid).map_err(failed("List the domains"))?;
+            if its.as_deref() == Some(name) {
+                return Ok(Some(info));
+            }
+        }
+        Ok(None)
     }
 
     /// The number of the domain of this name, if there is one.
@@ -209,7 +232,7 @@ impl Dom0 {
     pub(super) fn the_same(&self, domain: &DomainId) -> Result<DomainInfo> {
         let Some(info) = self.info(domain)? else {
             let now = self.toolstack.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();
-            return Err(match self.domid_of(domain.uuid)? {
+            return Err(match self.named(domain.uuid, &domain.name)?.map(|info| info.domid) {
                 // Its number is still there, with another UUID.
                 _ if is_kept_by_xl(&now) && now.starts_with(&format!("{}-", domain.name)) => {
                     Error::failed(format!(

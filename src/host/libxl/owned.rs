@@ -40,6 +40,12 @@ unsafe impl Managed for sys::libxl_domain_config {
 }
 
 // SAFETY: as above, from _libxl_types.h.
+unsafe impl Managed for sys::libxl_domain_create_info {
+    const INIT: unsafe extern "C" fn(*mut Self) = sys::libxl_domain_create_info_init;
+    const DISPOSE: unsafe extern "C" fn(*mut Self) = sys::libxl_domain_create_info_dispose;
+}
+
+// SAFETY: as above, from _libxl_types.h.
 unsafe impl Managed for sys::libxl_device_disk {
     const INIT: unsafe extern "C" fn(*mut Self) = sys::libxl_device_disk_init;
     const DISPOSE: unsafe extern "C" fn(*mut Self) = sys::libxl_device_disk_dispose;

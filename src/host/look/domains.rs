@@ -10,6 +10,7 @@ use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::libxl::{DomainInfo, LibxlError, ShutdownReason, cfg_name};
 use crate::host::toolstack::Toolstack;
+use crate::restore_first::temporary;
 use crate::spec::absolute;
 use crate::state::State;
 use crate::tool::quote;
@@ -176,10 +177,22 @@ fn only(
         None => Ok(Some(one.clone())),
         Some(other) => Err(Error::refused(format!("Two domains have the UUID {}", one.id.uuid))
             .because(both(one, other))
-            .hint(
-                "a snapshot belongs to a UUID: give one of them another uuid= in its configuration file, \
-                 and start it again",
-            )),
+            .hint(hint_of_twins(one, other))),
+    }
+}
+
+fn hint_of_twins(one: &Listed, other: &Listed) -> String {
+    let of = |new: &Listed, old: &Listed| new.id.name == temporary(&old.id.name);
+    let left = [(one, other), (other, one)].into_iter().find(|(new, old)| of(new, old));
+    match left {
+        Some((new, _)) => format!(
+            "a revert --restore-first is under way or was cut short; then destroy what it has left: \
+             xl destroy {}",
+            new.id.domid
+        ),
+        None => "a snapshot belongs to a UUID: give one of them another uuid= in its configuration file, \
+                 and start it again"
+            .into(),
     }
 }
 
@@ -258,6 +271,9 @@ mod tests {
         }
         refused(with_uuid(&domains, Uuid::from_u128(7)), &["app-a", "app-b"]);
         assert_eq!(number(named(&domains, "web")), 5);
+        let domains = [listed(3, 7, "web1"), listed(4, 7, "web1.restoring")];
+        let hint = named(&domains, "web1").unwrap_err().hint.unwrap();
+        assert!(hint.ends_with("xl destroy 4"), "{hint}");
     }
 
     #[test]

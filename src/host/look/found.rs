@@ -24,6 +24,7 @@ use crate::host::toolstack::Toolstack;
 use crate::names::{is_file_part, same_vdev};
 use crate::need::{self, Rank, Trouble};
 use crate::record::{DiskRecord, Record};
+use crate::restore_first;
 use crate::revert::{Cfg, Found, Onward, Running, refuse_domain};
 use crate::show::Looked;
 use crate::state::{State, stamp};
@@ -32,21 +33,44 @@ use crate::tool::volumes;
 use crate::tool::volumes::device;
 use crate::tool::{Tool, quote};
 
-/// Looks at a snapshot and the host for `revert`; for a new domain `beside` that of the snapshot, if
-/// one is wished for. `cfg` is the domain's xl configuration file, as far as it is known.
+/// How a snapshot is reverted to.
+#[derive(Debug, Clone, Copy)]
+pub enum Way<'a> {
+    /// The domain is destroyed, and restored then.
+    Plain,
+    /// A new domain is made beside it.
+    Clone(&'a clone::Wishes),
+    /// The domain is restored beside itself, and then replaced.
+    First(&'a restore_first::Wishes),
+}
+
+/// Looks at a snapshot and the host for `revert`. `cfg` is the domain's xl configuration file, as far as it is
+/// known.
 pub fn for_revert(
     toolstack: &Toolstack,
     snapshot: &Snapshot,
     cfg: &Cfg,
     name: &str,
-    beside: Option<&clone::Wishes>,
+    way: Way<'_>,
     now: Timestamp,
 ) -> Result<Found> {
+    let beside = match way {
+        Way::Clone(wishes) => Some(wishes),
+        Way::Plain | Way::First(_) => None,
+    };
+    let first = match way {
+        Way::First(wishes) => Some(wishes),
+        Way::Plain | Way::Clone(_) => None,
+    };
+    // The disks of the domain are only read then, and what it has it keeps.
+    let two = !matches!(way, Way::Plain);
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
     }
-    if let Some(wishes) = beside.filter(|wishes| !wishes.directory.is_dir()) {
-        let directory = quote(&wishes.directory);
+    let directory = beside.map(|wishes| &wishes.directory);
+    let directory = directory.or_else(|| first.and_then(|wishes| wishes.directory.as_ref()));
+    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+        let directory = quote(directory);
         return Err(Error::refused(format!("There is no directory {directory}"))
             .hint(format!("make it: mkdir -p {directory}")));
     }
@@ -105,7 +129,12 @@ pub fn for_revert(
         });
     }
     let place = |disk: &DiskRecord| match beside {
-        None => revert_place(&record, disk, now),
+        None => match first.and_then(|wishes| wishes.directory.as_deref()) {
+            Some(directory) if disk::copied_beside(disk).is_some() => {
+                place_in(directory, &record, disk, now)
+            }
+            _ => revert_place(&record, disk, now),
+        },
         Some(wishes) => {
             let path = wishes.directory.join(beside_file_name(wishes.name.as_str(), disk));
             Place { trouble: files::trouble(&path), path }
@@ -113,7 +142,7 @@ pub fn for_revert(
     };
     let mut disks = in_parallel(&record.disks, |disk| {
         let mut found = disk_found(disk, place(disk), &current, &others);
-        found.room = room_needed(&found, beside.is_some());
+        found.room = room_needed(&found, two);
         found
     });
     if let Some(running) = same.as_ref().filter(|_| beside.is_none()) {
@@ -125,15 +154,24 @@ pub fn for_revert(
     };
     let volumes = volumes_for(&record);
     let snapshot = name.to_owned();
-    let mut needs = need::of_revert(&disks, Some(&config), wanted, beside.is_some())
+    let mut needs = need::of_revert(&disks, Some(&config), wanted, two)
         .map_err(|error| trouble(&record.domain.name, error))?;
+    if first.is_some() {
+        needs.iter_mut().for_each(|need| need.what = need.what.clone().without_ballooning());
+    }
     if let Onward::Start(_) = &onward {
         needs.extend(need::of_start(&config, &record.domain.name));
     }
     let domid = same.as_ref().map(|same| same.id.domid);
-    let gone = domid.filter(|_| beside.is_none());
-    let (troubles, _) =
+    let gone = domid.filter(|_| !two);
+    let (mut troubles, _) =
         needs::troubles(&needs, Around { toolstack: Some(toolstack), gone, same: domid });
+    let mut vm = Vec::new();
+    if first.is_some() {
+        troubles.extend(taken_names(&domains, &record.domain.name));
+        let path = format!("/vm/{}", record.domain.uuid);
+        vm = toolstack.below(&path).map_err(|error| trouble(&path, error))?;
+    }
     Ok(Found {
         snapshot,
         record,
@@ -144,9 +182,26 @@ pub fn for_revert(
         disks,
         attached,
         volumes,
+        vm,
         troubles,
         now,
     })
+}
+
+/// Domains that have the names that are needed while a domain is restored beside itself.
+fn taken_names(domains: &[Listed], name: &str) -> Vec<Trouble> {
+    let taken = restore_first::names(name).into_iter().filter_map(|name| with_name(domains, &name));
+    taken
+        .map(|other| Trouble {
+            rank: Rank::Busy,
+            about: format!("{name} cannot be restored while it runs"),
+            why: format!("there is a domain {} already ({})", other.id.name, other.id.domid),
+            hint: format!(
+                "if an earlier revert has left it, destroy it: xl destroy {}; else rename it",
+                other.id.domid
+            ),
+        })
+        .collect()
 }
 
 /// A domain that is there, with the xl process that watches it.
@@ -389,9 +444,13 @@ fn room_at(to: &Path, needed: u64) -> Result<Room, String> {
 
 /// Where a file for the reverted guest can be made: beside the one of the snapshot.
 fn revert_place(record: &Record, disk: &DiskRecord, now: Timestamp) -> Place {
+    place_in(disk.path.parent().unwrap_or(Path::new("/")), record, disk, now)
+}
+
+fn place_in(directory: &Path, record: &Record, disk: &DiskRecord, now: Timestamp) -> Place {
     let domain = &record.domain.name;
     let domain = if is_file_part(domain) { domain.as_str() } else { "domain" };
     let name = disk::revert_file_name(domain, disk, &record.name, &stamp(now));
-    let path = disk.path.parent().unwrap_or(Path::new("/")).join(name);
+    let path = directory.join(name);
     Place { trouble: files::trouble(&path), path }
 }

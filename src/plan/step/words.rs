@@ -64,12 +64,16 @@ impl Step {
             Step::CreateDomain { cfg, paused, .. } => Some(create_domain(cfg, *paused).to_string()),
             Step::Resume { otherwise, .. } => otherwise.clone(),
             Step::Delete(deletion) => deletion.by_hand(),
+            Step::Switch(switch) => switch.by_hand(),
             _ => None,
         }
     }
 
     /// What a person has to know to do this step, where no command does it.
     pub fn in_words(&self) -> Option<String> {
+        if let Step::Switch(switch) = self {
+            return switch.in_words();
+        }
         let Step::ReplaceCfg(cfg) = self else { return None };
         let entries: Vec<_> = cfg.entries.iter().map(|entry| literal(entry, "'")).collect();
         Some(format!(
@@ -233,6 +237,7 @@ impl fmt::Display for Step {
             Step::DropInternal { vdev, name, .. } => {
                 write!(f, "delete the internal snapshot {name} of {vdev}")
             }
+            Step::Switch(switch) => write!(f, "{switch}"),
         }
     }
 }

@@ -1,0 +1,215 @@
+//! A domain that was restored beside the running one takes its place.
+//!
+//! Both have the same UUID: it is by name that they are told apart. Xen does not mind two domains of one UUID, and
+//! libxl keeps its files by number and UUID. Only `/vm/UUID` in xenstore there can be one of: libxl removes and
+//! fills it whenever it makes such a domain, and removes what `/local/domain/N/vm` names when it destroys one
+//! (libxl_create.c, `libxl__domain_make`; libxl_domain.c, `devices_destroy_cb`). So the old domain gets another
+//! one before it is destroyed, and its own back if the new one is.
+
+use std::ffi::CString;
+
+use uuid::Uuid;
+
+use super::state::{Dom0, caused, failed, meddled};
+use crate::disk::Served;
+use crate::domain::{DomainConfig, DomainId};
+use crate::error::{Error, Result};
+use crate::host::libxl::DomainInfo;
+use crate::host::process;
+use crate::plan::{Heir, Image, Switch, XenstoreWrite};
+use crate::tool::quote;
+
+impl Dom0 {
+    pub(super) fn switch(&mut self, switch: &Switch) -> Result<()> {
+        match switch {
+            Switch::Restore { heir, config } => self.restore_beside(heir, config),
+            Switch::Check { uuid, domain } => self.check_restored(*uuid, domain),
+            Switch::Discard { heir } => self.discard_heir(heir),
+            Switch::Leave { heir } => self.leave(heir),
+            Switch::Return { heir } => self.rename_back(&heir.aside(), &heir.old.name),
+            Switch::TakeName { heir } => {
+                let domid = self.heir(heir, &heir.temporary)?.domid;
+                let libxl = self.toolstack.libxl();
+                libxl.rename(domid, &heir.temporary, &heir.old.name).map_err(caused)
+            }
+            Switch::DropName { heir } => match self.find_heir(heir, &heir.old.name)? {
+                Some(new) => {
+                    let libxl = self.toolstack.libxl();
+                    libxl.rename(new.domid, &heir.old.name, &heir.temporary).map_err(caused)
+                }
+                None => Ok(()),
+            },
+            Switch::Run { heir } => {
+                let domid = self.heir(heir, &heir.old.name)?.domid;
+                self.let_restored_run(domid)
+            }
+            Switch::Destroy { heir } => {
+                let old = heir.aside();
+                if self.is_gone(&old)? {
+                    return Ok(());
+                }
+                // Who was killed in the middle of it may have taken the name away.
+                let name = self.toolstack.domain_name(old.domid).map_err(caused)?;
+                if name.is_some_and(|name| name != old.name) {
+                    return Err(meddled(&format!("renamed domain {old}")));
+                }
+                self.destroy(&old, None)
+            }
+            Switch::RenameVolume { group, from, to } => self.rename_volume(group, from, to),
+            Switch::Settle { heir, images } => self.settle_config(heir, images),
+        }
+    }
+
+    /// Whether the new domain runs: whoever began to let it was killed.
+    pub(super) fn settle_switch(&self, switch: &Switch) -> Result<bool> {
+        let Switch::Run { heir } = switch else { return Ok(false) };
+        Ok(self.find_heir(heir, &heir.old.name)?.is_some_and(|new| !new.paused))
+    }
+
+    fn restore_beside(&mut self, heir: &Heir, config: &str) -> Result<()> {
+        self.the_same(&heir.old)?;
+        let Err(error) = self.run_restore(config, None) else { return Ok(()) };
+        let discarded = self.discard_heir(heir);
+        self.not_restored(error, discarded, &heir.temporary)
+    }
+
+    fn check_restored(&self, uuid: Uuid, name: &str) -> Result<()> {
+        let trouble = |why: String| {
+            Error::failed(format!("The restored domain {name} is not whole"))
+                .because(why)
+                .hint("see its logs in /var/log/xen (xl-NAME.log, qemu-dm-NAME.log)")
+        };
+        let Some(info) = self.named(uuid, name)? else {
+            return Err(trouble("it is not there any more".into()));
+        };
+        if !info.paused {
+            return Err(meddled(&format!("let the restored domain {name} run")));
+        }
+        if let Some(why) = info.shutdown_reason {
+            return Err(trouble(format!("it {why}")));
+        }
+        let domid = info.domid;
+        match self.toolstack.qemu_pid(domid).map_err(caused)? {
+            Some(pid) if !process::is_qemu_of(pid, domid) => {
+                Err(trouble(format!("its QEMU (process {pid}) has ended")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Destroys the new domain, if it is there.
+    fn discard_heir(&mut self, heir: &Heir) -> Result<()> {
+        self.await_orphans();
+        if let Some(new) = self.find_heir(heir, &heir.temporary)? {
+            self.destroy_paused(&new)?;
+        }
+        self.put_vm_back(heir)
+    }
+
+    /// The domain that was to be replaced may have been rebooted meanwhile, and have another number.
+    fn put_vm_back(&self, heir: &Heir) -> Result<()> {
+        let DomainId { uuid, name, .. } = &heir.old;
+        let Some(old) = self.named(*uuid, name)? else { return Ok(()) };
+        let (domid, vm) = (old.domid, format!("/vm/{uuid}"));
+        let key = format!("/local/domain/{domid}/vm");
+        let own = self.toolstack.read(&key).map_err(caused)?;
+        let called = self.toolstack.read(&format!("{vm}/name")).map_err(caused)?;
+        if own.as_ref() == Some(&vm) && called.as_ref() == Some(name) {
+            return Ok(());
+        }
+        self.toolstack.libxl().preserve(domid, name, c"", *uuid).map_err(caused)?;
+        self.check_vm(domid, name, *uuid)?;
+        let xenstore = self.toolstack.xenstore();
+        if domid == heir.old.domid {
+            for (key, value) in &heir.keys {
+                xenstore.write(&format!("{vm}/{key}"), value).map_err(caused)?;
+            }
+        }
+        xenstore.remove(&format!("/vm/{}", heir.vm)).map_err(caused)
+    }
+
+    /// libxl does not tell if its transaction failed at the end.
+    fn check_vm(&self, domid: u32, name: &str, vm: Uuid) -> Result<()> {
+        let now = self.toolstack.read(&format!("/local/domain/{domid}/vm")).map_err(caused)?;
+        let called = self.toolstack.domain_name(domid).map_err(caused)?;
+        if now == Some(format!("/vm/{vm}")) && called.as_deref() == Some(name) {
+            return Ok(());
+        }
+        Err(Error::failed(format!("Xenstore did not take the change of domain {domid}"))
+            .hint("see whether xenstored has room and works: xenstore-ls /vm"))
+    }
+
+    fn leave(&mut self, heir: &Heir) -> Result<()> {
+        let old = &heir.old;
+        self.the_same(old)?;
+        let suffix = CString::new(heir.suffix.as_str()).map_err(failed("Rename it"))?;
+        let libxl = self.toolstack.libxl();
+        libxl.preserve(old.domid, &old.name, &suffix, heir.vm).map_err(caused)?;
+        self.check_vm(old.domid, &heir.aside().name, heir.vm)
+    }
+
+    fn rename_back(&self, domain: &DomainId, name: &str) -> Result<()> {
+        let is_it = self.info(domain)?.is_some()
+            && self.toolstack.domain_name(domain.domid).map_err(caused)?.as_ref()
+                == Some(&domain.name);
+        match is_it {
+            true => self.toolstack.libxl().rename(domain.domid, &domain.name, name).map_err(caused),
+            false => Ok(()),
+        }
+    }
+
+    /// The new domain, if it is there under that name. The old one is never it.
+    fn find_heir(&self, heir: &Heir, name: &str) -> Result<Option<DomainInfo>> {
+        let found = self.named(heir.old.uuid, name)?;
+        Ok(found.filter(|info| info.domid != heir.old.domid))
+    }
+
+    fn heir(&self, heir: &Heir, name: &str) -> Result<DomainInfo> {
+        self.find_heir(heir, name)?.ok_or_else(|| {
+            Error::failed(format!("There is no domain {name} any more"))
+                .hint("see what has become of it: xl list, and its log in /var/log/xen")
+        })
+    }
+
+    fn settle_config(&self, heir: &Heir, images: &[Image]) -> Result<()> {
+        let name = &heir.old.name;
+        let domid = self.heir(heir, name)?.domid;
+        let stored = self.toolstack.stored_config(domid).map_err(caused)?;
+        let mut config = DomainConfig::parse(&stored).map_err(caused)?;
+        config.set_name(name).map_err(caused)?;
+        let disks = config.disks().map_err(caused)?;
+        // A volume that could not be renamed has still the name it had: the other one is another's.
+        let has_old_name = |image: &&Image| {
+            let mut disks = disks.iter().filter(|disk| disk.vdev == image.vdev);
+            disks.any(|disk| disk.path != image.path && disk.path.exists())
+        };
+        let (not_yet, images): (Vec<&Image>, Vec<&Image>) = images.iter().partition(has_old_name);
+        let mut writes = Vec::new();
+        let vbds = self.toolstack.vbds(domid).map_err(caused)?;
+        for Image { vdev, path, format } in images {
+            config.set_image(vdev, path, *format).map_err(caused)?;
+            for vbd in vbds.iter().filter(|vbd| vbd.vdev == *vdev) {
+                let path = path.display();
+                let new = match vbd.served {
+                    Served::Qemu => format!("{}:{path}", format.xenstore()),
+                    _ => path.to_string(),
+                };
+                writes.extend(vbd.params.iter().map(|(key, old)| XenstoreWrite {
+                    path: key.clone(),
+                    new: new.clone(),
+                    old: old.clone(),
+                }));
+            }
+        }
+        self.toolstack.libxl().store_config(domid, &config.to_json()).map_err(caused)?;
+        self.toolstack.xenstore().replace(&writes).map_err(caused)?;
+        match not_yet.as_slice() {
+            [] => Ok(()),
+            [image, ..] => Err(Error::failed(format!(
+                "Disk {} was not renamed to {}",
+                image.vdev,
+                quote(&image.path)
+            ))),
+        }
+    }
+}

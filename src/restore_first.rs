@@ -1,0 +1,309 @@
+//! `revert --restore-first`: the domain is restored on disks of its own while the old one runs, and takes its
+//! place when it is whole. Pure.
+//!
+//! Until the new one runs, nothing of the old one but its name has changed, and that is given back: every step
+//! before that can be undone. Once it runs, what is left to do can be repeated until it is done.
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::clone;
+use crate::create::drives;
+use crate::disk::{self, Beside, DiskRevert, RevertContext};
+use crate::domain::{BadConfig, DomainConfig};
+use crate::error::{Error, Result};
+use crate::names::SnapshotName;
+use crate::plan::{Heir, Image, Plan, Step, Switch, undo};
+use crate::record::DiskRecord;
+use crate::revert::{
+    CfgAfter, DiskChange, Found, Onward, Revert, Running, cfg, check_domain, check_image,
+    keep_name, no_trouble,
+};
+use crate::state::{State, stamp};
+
+/// What the name of the old domain ends with once it has been replaced.
+const REPLACED: &str = ".replaced";
+
+/// What the user asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wishes {
+    /// Leave the domain paused.
+    pub paused: bool,
+    /// Delete what the domain wrote since.
+    pub discard_current: bool,
+    /// Copy what can have a second image in no other way.
+    pub copy: bool,
+    /// Where those copies go, absolute; beside the disk's own image if nothing is said.
+    pub directory: Option<PathBuf>,
+    /// Restore it, see that it is whole, and take it away again.
+    pub rehearse: bool,
+    /// A new UUID: in a rehearsal that of the domain, else for what xenstore keeps of the old one.
+    pub uuid: Uuid,
+}
+
+/// The name that the new domain has until it takes the place of the old one.
+pub fn temporary(domain: &str) -> String {
+    format!("{domain}.restoring")
+}
+
+/// The names that are needed meanwhile.
+pub fn names(domain: &str) -> [String; 2] {
+    [temporary(domain), format!("{domain}{REPLACED}")]
+}
+
+/// Plans it, or refuses it.
+///
+/// # Errors
+///
+/// What is in the way: nothing was changed.
+pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
+    let record = &found.record;
+    let name = &record.domain.name;
+    if let Onward::Start(_) = found.onward {
+        return Err(Error::refused(format!("The snapshot {} has no memory", record.name))
+            .because("the domain is started anew, which cannot be done beside the running one")
+            .hint("revert without --restore-first"));
+    }
+    check_image(found)?;
+    check_domain(found)?;
+    check_once(found)?;
+    let disks = disks(found, wishes)?;
+
+    let mut config = found.config.clone();
+    let broken = |why: BadConfig| {
+        Error::refused(format!("The configuration in snapshot {}", record.name)).because(why)
+    };
+    for (disk, seen) in disks.iter().zip(&found.disks) {
+        if let Some((path, format)) = &disk.switch {
+            config.set_image(&seen.record.vdev, path, *format).map_err(broken)?;
+        }
+    }
+    let files = Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect());
+    if wishes.rehearse {
+        config.rename(&temporary(name), wishes.uuid, true).map_err(broken)?;
+        let plan = rehearsal(found, wishes, files, &config);
+        return Ok(reverted(plan, found, disks, wishes));
+    }
+    config.set_name(&temporary(name)).map_err(broken)?;
+    let Some(old) = &found.same else {
+        return Err(Error::refused(format!("Domain {name} does not run"))
+            .hint("revert without --restore-first"));
+    };
+    let plan = switch(found, wishes, old, (files, &config, &disks));
+    Ok(reverted(plan, found, disks, wishes))
+}
+
+/// The plan: all that takes time is done while the old domain runs.
+fn switch(
+    found: &Found,
+    wishes: &Wishes,
+    old: &Running,
+    (files, config, disks): (Option<Step>, &DomainConfig, &[DiskRevert]),
+) -> Plan {
+    let record = &found.record;
+    let heir = Heir {
+        temporary: temporary(&record.domain.name),
+        old: old.id.clone(),
+        suffix: REPLACED.into(),
+        vm: wishes.uuid,
+        keys: found.vm.clone(),
+    };
+    let mut prepare = vec![Step::CheckThere { domain: old.id.clone() }];
+    prepare.extend(files);
+    prepare.push(Step::Switch(Switch::Restore { heir: heir.clone(), config: config.to_json() }));
+    let domain = heir.temporary.clone();
+    prepare.push(Step::Switch(Switch::Check { uuid: old.id.uuid, domain }));
+    // One that asks for a reboot now is not started again by its xl process: it is replaced.
+    prepare.extend(old.monitor.map(|process| Step::HoldMonitor { process }));
+    // One that stands still may do so: nobody would know whose pause to take back.
+    if old.state == State::Running {
+        prepare.push(Step::Pause { domain: old.id.clone() });
+    }
+    prepare.push(Step::Switch(Switch::Leave { heir: heir.clone() }));
+    prepare.push(Step::Switch(Switch::TakeName { heir: heir.clone() }));
+    let run = Step::Switch(Switch::Run { heir: heir.clone() });
+    let mut finish = vec![
+        Step::Switch(Switch::Destroy { heir: heir.clone() }),
+        Step::AwaitDestroyed { domain: heir.aside() },
+    ];
+    finish.extend(old.monitor.map(|process| Step::WakeMonitor { process }));
+    finish.extend(disks.iter().flat_map(|disk| disk.settle.clone()));
+    let images = disks.iter().zip(&found.disks).filter_map(|(disk, seen)| {
+        let (path, format) = disk.settled.clone()?;
+        Some(Image { vdev: seen.record.vdev.clone(), path, format })
+    });
+    finish.push(Step::Switch(Switch::Settle { heir, images: images.collect() }));
+    if wishes.discard_current {
+        finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
+    }
+    Plan {
+        title: format!("Revert of {} to {}, restored first", record.domain.name, record.name),
+        notes: notes(found, disks, wishes),
+        prepare,
+        commit: (!wishes.paused).then_some(run),
+        onward_again: true,
+        finish,
+        ..Plan::default()
+    }
+}
+
+fn rehearsal(found: &Found, wishes: &Wishes, files: Option<Step>, config: &DomainConfig) -> Plan {
+    let record = &found.record;
+    let domain = temporary(&record.domain.name);
+    let uuid = wishes.uuid;
+    let mut prepare: Vec<Step> = files.into_iter().collect();
+    prepare.push(Step::Restore {
+        uuid,
+        domain: domain.clone(),
+        config: config.to_json(),
+        image: None,
+    });
+    prepare.push(Step::Switch(Switch::Check { uuid, domain }));
+    Plan {
+        title: format!("Rehearsal of the revert of {} to {}", record.domain.name, record.name),
+        finish: undo(&prepare),
+        prepare,
+        onward_again: true,
+        ..Plan::default()
+    }
+}
+
+/// The plans of the disks, none of which touches what the old domain writes to before that is gone.
+fn disks(found: &Found, wishes: &Wishes) -> Result<Vec<DiskRevert>> {
+    let record = &found.record;
+    let refuse = |disk: &DiskRecord, why: &str| {
+        Error::refused(format!(
+            "Disk {} ({}) has no second image while the domain runs",
+            disk.vdev,
+            disk.path.display()
+        ))
+        .because(why.to_owned())
+    };
+    for seen in &found.disks {
+        let disk = &seen.record;
+        let Some(why) = disk::copied_beside(disk) else { continue };
+        if !wishes.copy {
+            return Err(
+                refuse(disk, why).hint("copy it (--copy), or revert without --restore-first")
+            );
+        }
+        if seen.place.path.starts_with("/dev") {
+            return Err(
+                refuse(disk, "its copy needs a directory").hint("choose one: --overlay-dir DIR")
+            );
+        }
+    }
+    check_left_out(found)?;
+    let keep = keep_name(found.now);
+    let name: SnapshotName =
+        format!("after-revert-{}", stamp(found.now)).parse().expect("a time stamp is a legal name");
+    let context = RevertContext {
+        uuid: record.domain.uuid,
+        domain: &record.domain.name,
+        id: record.id,
+        created: record.created,
+        keep: &keep,
+        running: found.same.is_some(),
+        discard: wishes.discard_current,
+        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid, heir: true }),
+        tight: false,
+        volumes: &found.volumes,
+    };
+    let disks = found.disks.iter().map(|disk| disk::revert(disk, context)).collect();
+    let disks = no_trouble(found, disks)?;
+    let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
+    if let Some(why) = disk::short_of_room(&rooms) {
+        return Err(Error::refused(format!(
+            "The copies of the disks of {} have no room",
+            record.domain.name
+        ))
+        .because(why)
+        .hint(
+            "make room, choose another place with --overlay-dir, or revert without --restore-first",
+        ));
+    }
+    Ok(disks)
+}
+
+/// What the first wrote last may come after what the second has read.
+fn check_left_out(found: &Found) -> Result<()> {
+    match clone::writable_left_out(found)? {
+        None => Ok(()),
+        Some(error) => Err(error
+            .because("two domains would have it open for writing")
+            .hint("revert without --restore-first, or take a snapshot with that disk in it")),
+    }
+}
+
+/// Refuses what two domains cannot have at a time, running or not.
+fn check_once(found: &Found) -> Result<()> {
+    let config = &found.config;
+    let mut once = config.unshareable();
+    let displays = config.clone().share_vnc();
+    once.extend(displays.iter().map(|display| format!("VNC on the fixed display {display}")));
+    once.extend(config.named_nics().map(|name| format!("a network device called {name} in dom0")));
+    let drives = drives::configured(config);
+    once.extend(drives.into_iter().map(|drive| format!("the drive {}", drive.image)));
+    if once.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!("{} cannot be restored while it runs", found.record.domain.name))
+        .because(format!("its configuration has what two domains cannot have: {}", once.join(", ")))
+        .hint("revert without --restore-first"))
+}
+
+fn notes(found: &Found, disks: &[DiskRevert], wishes: &Wishes) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (disk, seen) in disks.iter().zip(&found.disks) {
+        let vdev = &seen.record.vdev;
+        if let Some(why) = seen.record.snapshot.kind().why_left_out() {
+            notes.push(format!("disk {vdev} is not put back: {why}"));
+        }
+        notes.extend(disk.note.iter().map(|note| format!("disk {vdev}: {note}")));
+        notes.extend(disk.kept.as_ref().map(|kept| {
+            match wishes.discard_current && !disk.discard.is_empty() {
+                true => format!("what {vdev} holds now is deleted: {kept}"),
+                false => format!("what {vdev} holds now stays in {kept}"),
+            }
+        }));
+    }
+    notes.extend(found.attached.iter().map(|disk| {
+        format!("{disk} is not in the snapshot: the guest goes on without it; its content is not touched")
+    }));
+    notes
+}
+
+fn reverted(plan: Plan, found: &Found, mut disks: Vec<DiskRevert>, wishes: &Wishes) -> Revert {
+    for disk in &mut disks {
+        // By the name that it has in the end.
+        disk.switch = disk.settled.clone().or(disk.switch.take());
+        if wishes.discard_current && !disk.discard.is_empty() {
+            disk.kept = None;
+        }
+    }
+    let pairs = disks.iter().zip(&found.disks);
+    let changes: Vec<DiskChange> = pairs
+        .filter_map(|(disk, seen)| {
+            let mut change = cfg::change(disk, seen)?;
+            // The volume that has the name now is another one than before, and the file need not be changed.
+            let same = disk.settled.as_ref().is_some_and(|(path, _)| *path == seen.record.path);
+            let here = seen.top.as_deref().is_none_or(|top: &Path| top == seen.record.path);
+            change.needed &= !(same && here);
+            Some(change)
+        })
+        .collect();
+    let needed = changes.iter().filter(|change| change.needed);
+    let cfg_lines = needed.map(|DiskChange { change, .. }| change.entry()).collect();
+    Revert {
+        plan,
+        images: disks.iter().map(|d| d.switch.as_ref().map(|(path, _)| path.clone())).collect(),
+        kept: disks.into_iter().map(|disk| disk.kept).collect(),
+        changes,
+        cfg_lines,
+        cfg: CfgAfter::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests;
