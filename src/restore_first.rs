@@ -79,7 +79,8 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
             config.set_image(&seen.record.vdev, path, *format).map_err(broken)?;
         }
     }
-    let files = Step::together(disks.iter().flat_map(|disk| disk.prepare.clone()).collect());
+    let steps: Vec<_> = disks.iter().map(|disk| disk.prepare.as_slice()).collect();
+    let files = Step::in_rounds(&steps);
     if wishes.rehearse {
         config.rename(&temporary(name), wishes.uuid, true).map_err(broken)?;
         let plan = rehearsal(found, wishes, files, &config);
@@ -99,7 +100,7 @@ fn switch(
     found: &Found,
     wishes: &Wishes,
     old: &Running,
-    (files, config, disks): (Option<Step>, &DomainConfig, &[DiskRevert]),
+    (files, config, disks): (Vec<Step>, &DomainConfig, &[DiskRevert]),
 ) -> Plan {
     let record = &found.record;
     let heir = Heir {
@@ -148,11 +149,11 @@ fn switch(
     }
 }
 
-fn rehearsal(found: &Found, wishes: &Wishes, files: Option<Step>, config: &DomainConfig) -> Plan {
+fn rehearsal(found: &Found, wishes: &Wishes, files: Vec<Step>, config: &DomainConfig) -> Plan {
     let record = &found.record;
     let domain = temporary(&record.domain.name);
     let uuid = wishes.uuid;
-    let mut prepare: Vec<Step> = files.into_iter().collect();
+    let mut prepare = files;
     prepare.push(Step::Restore {
         uuid,
         domain: domain.clone(),
