@@ -326,10 +326,8 @@ impl DomainConfig {
         entry["pdev_path"] = json!(path);
         entry["format"] = json!(format.name());
         // blkback cannot serve it; libxl then chooses QEMU.
-        if format != Format::Raw
-            && let Some(entry) = entry.as_object_mut()
-            && entry.get("backend").is_some_and(|backend| backend == "phy")
-        {
+        let by_blkback = entry.get("backend").is_some_and(|backend| backend == "phy");
+        if let (true, Some(entry)) = (format != Format::Raw && by_blkback, entry.as_object_mut()) {
             entry.shift_remove("backend");
         }
         Ok(())

@@ -11,13 +11,14 @@
 mod room;
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
+use std::io::{self, Read, Write};
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
 use zstd::Encoder;
 use zstd::zstd_safe::CParameter;
 
@@ -37,7 +38,7 @@ const MAX_THREADS: usize = 4;
 /// A thread that compresses what is written into its pipe.
 #[derive(Debug)]
 pub struct Compressor {
-    pipe: PipeWriter,
+    pipe: File,
     thread: JoinHandle<io::Result<u64>>,
     room: Arc<Room>,
 }
@@ -53,7 +54,8 @@ impl Compressor {
         encoder.multithread(u32::try_from(threads).expect("a small number"))?;
         encoder.set_parameter(CParameter::JobSize(JOB))?;
         encoder.set_parameter(CParameter::OverlapSizeLog(OVERLAP))?;
-        let (reader, pipe) = pipe()?;
+        let (reader, pipe) = pipe2(OFlag::O_CLOEXEC)?;
+        let (reader, pipe) = (File::from(reader), File::from(pipe));
         // A pipe of the usual size works as well.
         let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(1 << 20));
         let theirs = Arc::clone(&room);
@@ -88,11 +90,7 @@ impl Compressor {
     }
 }
 
-fn compress(
-    mut pipe: PipeReader,
-    encoder: Encoder<'static, Output>,
-    room: &Room,
-) -> io::Result<u64> {
+fn compress(mut pipe: File, encoder: Encoder<'static, Output>, room: &Room) -> io::Result<u64> {
     let result = pump(&mut pipe, encoder, room);
     if let Err(error) = &result {
         // Before the pipe is closed: whoever fails because of that asks at once.
@@ -102,17 +100,13 @@ fn compress(
     result
 }
 
-fn pump(
-    pipe: &mut PipeReader,
-    mut encoder: Encoder<'static, Output>,
-    room: &Room,
-) -> io::Result<u64> {
+fn pump(pipe: &mut File, mut encoder: Encoder<'static, Output>, room: &Room) -> io::Result<u64> {
     let mut total = 0;
     let mut chunk = Vec::with_capacity(CHUNK);
     loop {
         // Whole chunks: libxl's first bytes are taken whatever becomes of them, because it cannot
         // cope with an error there (`host/libxl/suspend.rs`).
-        let count = pipe.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+        let count = Read::by_ref(pipe).take(CHUNK as u64).read_to_end(&mut chunk)?;
         room.check()?;
         if count == 0 {
             encoder.finish()?;

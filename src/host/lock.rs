@@ -1,6 +1,6 @@
 //! One of us per domain at a time.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::libc::O_NOFOLLOW;
 use nix::unistd::geteuid;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -203,14 +205,14 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Takes the lock if it is free.
 fn is_taken(file: &File, hold: Hold) -> io::Result<bool> {
-    let locked = match hold {
-        Hold::Alone => file.try_lock(),
-        Hold::Shared => file.try_lock_shared(),
+    let operation = match hold {
+        Hold::Alone => FlockOperation::NonBlockingLockExclusive,
+        Hold::Shared => FlockOperation::NonBlockingLockShared,
     };
-    match locked {
+    match flock(file, operation) {
         Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(error),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

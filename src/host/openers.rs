@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::unistd::getpid;
 use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 
 use crate::disk::chain::FileId;
@@ -97,7 +98,7 @@ pub fn of_ports(wanted: &[u16], ours: &Ours) -> Vec<(u16, String)> {
 
 /// Calls `each` with every descriptor of every other process: its path in /proc, and what it leads to.
 fn each_descriptor(ours: &Ours, each: &mut dyn FnMut(i32, &str, &[u8])) {
-    let own = std::process::id().cast_signed();
+    let own = getpid().as_raw();
     let Ok(processes) = fs::read_dir("/proc") else { return };
     for process in processes.flatten() {
         let Ok(pid) = process.file_name().to_string_lossy().parse::<i32>() else { continue };
@@ -301,7 +302,7 @@ mod tests {
         let found = of_files(&[id, (0, 0)], &Ours::default());
         let who = format!("sleep (process {pid})");
         assert_eq!(found, [(id, Opener { who, domid: None, writes: false })]);
-        let ours = Ours { processes: vec![pid.cast_signed()], loops: Vec::new() };
+        let ours = Ours { processes: vec![pid as i32], loops: Vec::new() };
         assert_eq!(of_files(&[id], &ours), []);
         drop(reader);
         assert_eq!(of_files(&[id], &Ours::default()), []);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::getpid;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 pub use self::activity::{Hang, Watch, Work};
@@ -31,7 +32,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// Whether this process is not scheduled in the usual way.
 pub fn is_scheduled_oddly() -> bool {
-    stat(std::process::id().cast_signed()).is_some_and(|stat| stat.policy != 0)
+    stat(getpid().as_raw()).is_some_and(|stat| stat.policy != 0)
 }
 
 /// A process that is held by a descriptor: it may end, but its number cannot become another one's.

@@ -479,10 +479,8 @@ impl<'a> World<'a> {
     /// A VHD knows its parent by a UUID, wherever that is.
     fn claim_of_vhd(&self, file: &FileSeen, asked: Asked) -> Claim {
         let Some(mut vhd) = file.vhd else { return Claim::Silent };
-        if asked.me.is_none()
-            && let Some(number) =
-                self.vhds.get(&vhd.facts.uuid).and_then(|all| self.latest(all, asked))
-        {
+        let itself = || self.vhds.get(&vhd.facts.uuid).and_then(|all| self.latest(all, asked));
+        if let (None, Some(number)) = (&asked.me, itself()) {
             return Claim::Of(number, ToldBy::Disks);
         }
         for _ in 0..MAX_LENGTH {

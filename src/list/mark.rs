@@ -6,6 +6,7 @@
 //! snapshot it names is one that the file can descend from, and none of that file was taken since.
 
 use std::fmt;
+use std::str;
 
 use jiff::Timestamp;
 use uuid::Uuid;

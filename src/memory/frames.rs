@@ -238,12 +238,12 @@ pub fn layout<F: Read + Seek>(file: &mut F, length: u64) -> Result<Layout, BadFr
     let Some(first) = first else { return Err(BadFrames::Truncated { length }) };
     let mut layout = Layout { ours: None, head: 0, checksums: first.checksum };
     // Whatever follows the frame of another program is not looked at here.
-    if let Ok(Some(second)) = Frames::new(file, first.end, length)?.next()
-        && second.skippable
-        && let Some(marker) = Marker::read(file, second.end)?
-    {
-        layout.ours = Some((first.end, marker));
-        layout.head = second.end;
+    if let Ok(Some(second)) = Frames::new(file, first.end, length)?.next() {
+        let marker = if second.skippable { Marker::read(file, second.end)? } else { None };
+        if let Some(marker) = marker {
+            layout.ours = Some((first.end, marker));
+            layout.head = second.end;
+        }
     }
     Ok(layout)
 }
@@ -340,7 +340,7 @@ impl<'f, F: Read + Seek> Frames<'f, F> {
     fn skip(&mut self, count: u64) -> Result<(), BadFrames> {
         self.advance(count)?;
         // At most four gigabytes, the length of a skippable frame.
-        self.file.seek_relative(count.cast_signed())?;
+        self.file.seek_relative(i64::try_from(count).expect("32 bits"))?;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The header of an `xl save` file: encoding and decoding. Pure.
 
 use std::io::{self, Read};
+use std::str;
 
 use crate::record::Record;
 

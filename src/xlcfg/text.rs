@@ -204,9 +204,8 @@ fn tokens(text: &[u8]) -> Result<Vec<(Token, Range<usize>)>, Bad> {
     let mut at = 0;
     // Names, quotes and so on are ASCII, so that every span begins and ends between characters of any encoding
     // that an editor would save such a file in.
-    while let rest = &text[at..]
-        && let Some(first) = rest.first()
-    {
+    while let Some(first) = text.get(at) {
+        let rest = &text[at..];
         let run = |part: fn(&u8) -> bool| rest.iter().take_while(|byte| part(byte)).count();
         let (token, length) = match first {
             b' ' | b'\t' => {

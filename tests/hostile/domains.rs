@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::Path;
+use std::str;
 
 use jiff::Timestamp;
 use proptest::prelude::{Strategy, prop_oneof};

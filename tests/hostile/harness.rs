@@ -111,10 +111,10 @@ impl<'a> Trial<'a> {
         let bound = BASE + self.target.factor * input.len() as u64;
         let peak = memory.bytes_max;
         assert!(peak <= bound, "{} bytes cost {peak} bytes of memory", input.len());
-        self.inputs.update(|inputs| inputs + 1);
-        self.accepted.update(|count| count + u64::from(accepted));
-        self.peak.update(|most| most.max(peak));
-        self.slowest.update(|most| most.max(took));
+        self.inputs.set(self.inputs.get() + 1);
+        self.accepted.set(self.accepted.get() + u64::from(accepted));
+        self.peak.set(self.peak.get().max(peak));
+        self.slowest.set(self.slowest.get().max(took));
     }
 
     fn report(&self) {

@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 use std::path::PathBuf;
+use std::str;
 
 use jiff::Timestamp;
 use proptest::collection::vec;
@@ -320,7 +321,7 @@ fn image_bytes() -> BoxedStrategy<Vec<u8>> {
             record.complete = !behind;
             // Off by one now and then.
             let size = if layout == 7 { length as i64 + off } else { length as i64 };
-            record.image_size = if behind { 0 } else { size.cast_unsigned() };
+            record.image_size = if behind { 0 } else { size as u64 };
             let mut tail = format!("# xl-snapshot record\n{}", record.to_toml());
             if layout == 6 {
                 tail.clear();

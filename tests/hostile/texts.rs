@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::str;
 
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof};

@@ -126,7 +126,7 @@ impl Running {
                 false => command.process_group(0).spawn()?,
             };
             // It is there until it is reaped.
-            let handle = Handle::of_pid(child.id().cast_signed());
+            let handle = Handle::of_pid(child.id() as i32);
             match handle.and_then(|handle| handle.ok_or(io::ErrorKind::NotFound.into())) {
                 Ok(handle) => Ok((child, handle, stdout, stderr)),
                 Err(error) => {

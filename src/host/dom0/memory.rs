@@ -17,10 +17,11 @@ use crate::tool::quote;
 
 impl Dom0 {
     pub(super) fn open_image(&mut self, start: &ImageStart) -> Result<()> {
-        if let Target::File(path) = &start.target
-            && start.make_directory
-            && let Some(directory) = path.parent()
-        {
+        let directory = match &start.target {
+            Target::File(path) if start.make_directory => path.parent(),
+            _ => None,
+        };
+        if let Some(directory) = directory {
             files::make_directories(directory)
                 .map_err(failed(format!("Make the directory {}", directory.display())))?;
         }
