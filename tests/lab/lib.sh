@@ -282,7 +282,7 @@ xl_monitor_pid() {
 	local - proc
 	{ set +x; } 2>/dev/null
 	for proc in /proc/[1-9]*; do
-		if [[ $proc/fd/1 -ef /var/log/xen/xl-$1.log && $proc/exe -ef /usr/lib/xen-4.17/bin/xl ]]; then
+		if [[ $proc/fd/1 -ef /var/log/xen/xl-$1.log && $proc/exe -ef /lab/xen/bin/xl ]]; then
 			echo "${proc#/proc/}"
 			return
 		fi

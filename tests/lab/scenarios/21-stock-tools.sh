@@ -11,8 +11,8 @@ create g s1.xlsave --name s1 --no-live
 [[ ! -e s1.xlsave.partial ]]
 xl-snapshot create g --name s2 --memory - --no-live >s2.xlsave
 for image in s1 s2; do
-	PYTHONPATH=/usr/lib/xen-4.17/lib/python \
-		/usr/lib/xen-4.17/bin/verify-stream-v2 -f xl -i $image.xlsave
+	PYTHONPATH=/lab/xen/lib/python \
+		/lab/xen/bin/verify-stream-v2 -f xl -i $image.xlsave
 done
 more_ticks g 3
 not_torn g

@@ -44,7 +44,7 @@ more_ticks g 3
 not_torn g
 [[ -z $(ls -- *after-s1* s1.xlsave* 2>/dev/null) ]] || fail "left: $(ls)"
 ! grep -q after-s1 plain.out || fail "the image names an overlay that is not there"
-PYTHONPATH=/usr/lib/xen-4.17/lib/python /usr/lib/xen-4.17/bin/verify-stream-v2 -q -f xl -i plain.out
+PYTHONPATH=/lab/xen/lib/python /lab/xen/bin/verify-stream-v2 -q -f xl -i plain.out
 
 # We begin when xl is saving it.
 xl save -c g plain.out &

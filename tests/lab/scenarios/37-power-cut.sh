@@ -30,7 +30,7 @@ power_disk again
 [[ $(ls p) != *partial* ]] || fail "an unfinished image: $(ls p)"
 xl-snapshot show p/s1.xlsave --json >show.json
 [[ $(json revertible <show.json) == true ]] || fail "it cannot be reverted to: $(<show.json)"
-PYTHONPATH=/usr/lib/xen-4.17/lib/python /usr/lib/xen-4.17/bin/verify-stream-v2 -q -f xl -i p/s1.xlsave
+PYTHONPATH=/lab/xen/lib/python /lab/xen/bin/verify-stream-v2 -q -f xl -i p/s1.xlsave
 qemu_img_check_all
 xl-snapshot revert -v p/s1.xlsave
 more_ticks g 4

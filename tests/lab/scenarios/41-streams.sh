@@ -49,8 +49,8 @@ create g packed.xlsave.zst --name packed --no-live --compress zstd:1
 [[ $(json image_size <packed.xlsave.zst.json) == $(stat -c %s packed.xlsave.zst) ]] || fail "the size is not that of the file"
 zstd -dcq packed.xlsave.zst >plain.xlsave
 (($(stat -c %s packed.xlsave.zst) * 3 < $(stat -c %s plain.xlsave) * 2)) || fail "it is not compressed"
-PYTHONPATH=/usr/lib/xen-4.17/lib/python \
-	/usr/lib/xen-4.17/bin/verify-stream-v2 -f xl -i plain.xlsave
+PYTHONPATH=/lab/xen/lib/python \
+	/lab/xen/bin/verify-stream-v2 -f xl -i plain.xlsave
 xl-snapshot show packed.xlsave.zst --verify >show.out
 grep -q 'its checksums are right' show.out || fail "show: $(<show.out)"
 xl-snapshot show plain.xlsave --verify >show.out

@@ -4,7 +4,7 @@
 # timeout: 600
 . /lab/t/lib.sh
 
-xl=/usr/lib/xen-4.17/bin/xl log=/var/log/xen/xl-g.log
+xl=/lab/xen/bin/xl log=/var/log/xen/xl-g.log
 qcow2 a.qcow2 32M
 qcow2 b.qcow2 32M
 snap=(--no-live -d xvda,external)
