@@ -3,43 +3,45 @@
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 LAB := tests/lab/lab
-BINARY := target/release/xl-snapshot
-FAULTY := target/release/examples/xl-snapshot-faults
-CARGO_DEB := 3.8.0
+BINARY := $(TARGET)/release/xl-snapshot
+FAULTY := $(TARGET)/release/examples/xl-snapshot-faults
 
-.PHONY: help setup build check test test-all soak bench demo lab install deb clean
+.PHONY: help setup build faulty check test test-all mixed soak bench demo lab install deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: ## install what building and testing need (Debian 12, root)
-	@tests/lab/setup-host
+setup: ## install what building and testing need (Debian 12 or 13, root); NEED=build: only building
+	@tests/lab/setup-host $(NEED)
 
 build: setup ## build the program
 	@$(CARGO) build --release --locked
 
-# In the release profile, whose build the lab needs anyway.
+# The program, but that it fails on command.
+faulty: build
+	@$(CARGO) build --release --locked --example xl-snapshot-faults
+
+# In the release profile, whose build the lab needs anyway. Debian 12's own Rust comes without clippy.
 check: setup ## the quick part of the tests: format, lints, unit tests, real qemu-img
-	@rm -rf target/reliability target/lab/logs/*/reliability
+	@rm -rf target/reliability target/lab/*/logs/*/reliability
 	@$(CARGO) fmt --all --check
-	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
+		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
+	else echo 'no cargo-clippy: the lints were not run' >&2; fi
 	@$(CARGO) test --release --workspace --locked --quiet
 
-# The lab's disk is made by the network and one processor, the program by the other.
-test: setup ## check, then the scenarios on a real Xen host in the lab
-	@mkdir -p target; tests/lab/build-dom0 >target/lab-build.log 2>&1 & image=$$!; \
-	$(MAKE) --no-print-directory check build && \
-	{ wait $$image || { cat target/lab-build.log; exit 1; }; }
-	@$(MAKE) --no-print-directory deb
-	@$(LAB) install $(BINARY) $(FAULTY) target/debian/xl-snapshot_*.deb
-	@$(LAB) run $(SLOW) && tests/reliability
+test: setup ## check, then real Xen in the lab: the scenarios on this machine's release, a core on the other
+	@tests/lab/test $(SLOW)
 
 test-all: SLOW := --slow
-test-all: test ## the same, with the slow scenarios (HVM guests)
+test-all: test ## the same with the slow scenarios (HVM guests), everything on both releases, and mixed
 
-soak: build ## hundreds of kills at random moments, hours of hostile input (SOAK_ROUNDS, HOSTILE_SECONDS)
-	@$(CARGO) build --release --locked --example xl-snapshot-faults
+mixed: setup ## snapshots of Xen 4.17 on Xen 4.20 and back, in one lab after the other (XL_LAB_DIR)
+	@tests/lab/mixed
+
+soak: faulty ## hundreds of kills at random moments, hours of hostile input (SOAK_ROUNDS, HOSTILE_SECONDS)
 	@HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(CARGO) test --release --locked --test hostile -- --nocapture
 	@$(LAB) install $(BINARY) $(FAULTY)
 	@$(LAB) run soak && tests/reliability
@@ -66,7 +68,7 @@ lab: build ## start the lab with the program in it: tests/lab/lab ssh, tests/lab
 TO = $(DESTDIR)$(PREFIX)
 UNITS = $(TO)/lib/systemd/system
 SETTINGS = $(DESTDIR)$(SYSCONFDIR)/default/xl-snapshot
-SHARE = $(shell ls -td target/release/build/xl-snapshot-*/out/share | head -n 1)
+SHARE = $(shell ls -td $(TARGET)/release/build/xl-snapshot-*/out/share | head -n 1)
 ZSH := site-functions
 install: ## install the program, its manual pages, completions and systemd units (PREFIX, DESTDIR)
 	@test -x $(BINARY) || { echo "run 'make build' first" >&2; exit 1; }
@@ -85,17 +87,19 @@ install: ## install the program, its manual pages, completions and systemd units
 	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot/docs/pictures docs/pictures/*.svg
 	install -D -m 0644 CHANGELOG.md $(TO)/share/doc/xl-snapshot/changelog
 
-# cargo-deb is compiled without optimisation, which would take longer than it saves for a small package,
-# and stays in target/. Debian's zsh looks elsewhere for packages' completions than for its own.
-deb: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
-deb: build ## build the Debian package: target/debian/*.deb
-	@test "$$($(CARGO) deb --version 2>/dev/null)" = "cargo-deb $(CARGO_DEB)" || \
-	$(CARGO) install --quiet --locked --debug --no-default-features --version =$(CARGO_DEB) \
-		--root target/tools --target-dir target/tools/build cargo-deb
-	@rm -rf target/package target/debian
-	@$(MAKE) --no-print-directory --silent install DESTDIR=target/package PREFIX=/usr ZSH=vendor-completions
-	@$(CARGO) deb --no-build --no-strip --quiet
+# Debian's zsh looks elsewhere for packages' completions than for its own. With SUITE, in a Debian of that
+# suite (tests/lab/in-suite): the package is then in target/SUITE/debian.
+ifdef SUITE
+deb: setup
+	@$(CARGO) fetch --quiet --locked
+	@XL_LAB_SUITE=$(SUITE) tests/lab/in-suite make NEED=build deb
+else
+deb: build ## build the Debian package for this release, or SUITE=bookworm|trixie: target/debian/*.deb
+	@rm -rf $(TARGET)/package $(TARGET)/debian
+	@$(MAKE) --no-print-directory --silent install DESTDIR=$(TARGET)/package PREFIX=/usr ZSH=vendor-completions
+	@share/debian/build $(TARGET)/package $(TARGET)/debian
+endif
 
 clean: ## remove what was built, the lab's disk included
-	@$(LAB) down 2>/dev/null || true
+	@for suite in $$($(LAB) suites); do XL_LAB_SUITE=$$suite $(LAB) down 2>/dev/null || true; done
 	@rm -rf target

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Every refusal: before any change, with its exit code and a message that says what to do.
 # timeout: 600
+# core
 . /lab/t/lib.sh
 
 for disk in a b; do qcow2 $disk.qcow2 64M; done
