@@ -25,6 +25,7 @@ use crate::names::same_vdev;
 use crate::need;
 use crate::plan::{ImageStart, Plan, Step, Stranded, Target};
 use crate::record::{NOT_YET, Record};
+use crate::release::xl_exits_at_suspend;
 use crate::spec::DiskWish;
 use crate::state::State;
 use crate::tool::{check_path, quote};
@@ -189,7 +190,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     let actions = actions(disks);
     let mut prepare = prepare(id, disks, &actions);
     prepare.push(Step::OpenImage(Box::new(start)));
-    prepare.extend(seen.monitor.map(|process| Step::HoldMonitor { process }));
+    prepare.extend(seen.to_hold().map(|process| Step::HoldMonitor { process }));
     prepare.push(Step::Suspend {
         domain: id.clone(),
         live,
@@ -228,7 +229,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         };
         plan.finish.push(Step::Resume { domain: id.clone(), otherwise });
         plan.finish.extend(switch.keys);
-        plan.finish.extend(seen.monitor.map(|process| Step::WakeMonitor { process }));
+        plan.finish.extend(seen.to_hold().map(|process| Step::WakeMonitor { process }));
         plan.finish.push(Step::CompleteImage);
     } else {
         let (onward, stranded) = restore_steps(job, seen, disks)?;
@@ -278,7 +279,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     };
     let mut onward = Vec::new();
     // It has seen nothing yet, and ends with the domain.
-    onward.extend(seen.monitor.map(|process| Step::WakeMonitor { process }));
+    onward.extend(seen.to_hold().map(|process| Step::WakeMonitor { process }));
     let way_out = stranded.left[1].clone();
     onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
     // The proofs are taken of images that nobody has open.
@@ -383,6 +384,7 @@ fn no_monitor(seen: &Seen) -> Option<String> {
     match (seen.monitor, seen.unsure_monitors.as_slice()) {
         (Some(_), _) => None,
         (None, []) => Some("the domain has no xl process that would handle its reboot".into()),
+        (None, _) if !xl_exits_at_suspend(&seen.xen) => None,
         (None, pids) => Some(format!(
             "no xl process says that it watches this domain, so none is held; one that does may end \
              when the domain is suspended, and not handle its next reboot (possible: {})",

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::names::{is_vdev, same_vdev};
-use crate::release::BOOT_LOADER;
+use crate::release::{BOOT_LOADER, TAPBACK};
 
 /// The format of a disk image, `libxl_disk_format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +143,8 @@ pub struct Disk {
     /// Whether QEMU is to serve it. Else libxl chooses: the kernel, for raw images (libxl_device.c,
     /// `disk_try_backend`).
     pub by_qemu: bool,
+    /// Whether tapback is to serve it (`backendtype=tap`).
+    pub by_tapback: bool,
 }
 
 impl Disk {
@@ -366,6 +368,7 @@ fn disk(entry: &Value) -> Result<Disk, BadConfig> {
         script: text("script"),
         backend_domain: text("backend_domname"),
         by_qemu: text("backend").as_deref() == Some("qdisk"),
+        by_tapback: text("backend").as_deref() == Some(TAPBACK),
     })
 }
 

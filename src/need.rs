@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use self::collect::{of_domain, of_revert, of_start};
+pub use self::collect::{of_domain, of_memory, of_revert, of_start};
 use crate::domain::Format;
 use crate::error::Error;
 use crate::tool::quote;
@@ -80,6 +80,10 @@ pub enum What {
     },
     /// The same without any that dom0 would have to give away first.
     FreeMemory(u64),
+    /// A Xen that is not older than the one that saved the memory, as `4.20.1`.
+    Xen(String),
+    /// A QEMU of Xen's that can serve images of a format.
+    Served(Format),
 }
 
 /// How bad a trouble is: the worst one is told first.
@@ -188,6 +192,14 @@ impl What {
             What::Memory { .. } | What::FreeMemory(_) => {
                 "shut another domain down, or take memory from one: xl mem-set".into()
             }
+            What::Xen(version) => format!(
+                "revert to it on a host with Xen {version} or newer; this host's is told by: xl info"
+            ),
+            What::Served(format) => format!(
+                "install a QEMU for Xen that serves {0}, or move the disk to qcow2: qemu-img convert -f {0} \
+                 -O qcow2",
+                format.qemu()
+            ),
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Tool {
     Lvm,
     /// VHD files, from blktap.
     VhdUtil,
+    /// The QEMU that serves the disks of domains. It is only asked what it can do.
+    Qemu,
 }
 
 impl Tool {
@@ -32,6 +34,7 @@ impl Tool {
             Tool::Xl => "xl",
             Tool::Lvm => "lvm",
             Tool::VhdUtil => "vhd-util",
+            Tool::Qemu => "qemu-system-i386",
         }
     }
 
@@ -42,6 +45,7 @@ impl Tool {
             Tool::Xl => "install Xen's tools (Debian: apt install xen-utils)",
             Tool::Lvm => "install it (Debian: apt install lvm2)",
             Tool::VhdUtil => "it is a part of blktap, which Debian does not have",
+            Tool::Qemu => "install it (Debian: apt install qemu-system-xen)",
         }
     }
 
@@ -49,7 +53,7 @@ impl Tool {
     /// the processor, reads or writes, it may take days.
     fn patience(self) -> Duration {
         Duration::from_secs(match self {
-            Tool::QemuImg | Tool::VhdUtil => 120,
+            Tool::QemuImg | Tool::VhdUtil | Tool::Qemu => 120,
             // xl waits for hotplug scripts, for a bootloader, and for Xen to free memory.
             Tool::Xl | Tool::Lvm => 300,
         })
@@ -58,7 +62,7 @@ impl Tool {
     /// What to do after it has hung.
     pub fn after_hang(self) -> &'static str {
         match self {
-            Tool::QemuImg | Tool::VhdUtil => {
+            Tool::QemuImg | Tool::VhdUtil | Tool::Qemu => {
                 "check that its storage answers (dmesg), then try again"
             }
             Tool::Xl => {
@@ -125,6 +129,19 @@ impl fmt::Display for Invocation {
         }
         Ok(())
     }
+}
+
+/// Asks QEMU which formats it can serve, for each as `-drive format=NAME`; it then ends.
+pub fn formats_served() -> Invocation {
+    Invocation::new(Tool::Qemu, ["-machine", "none", "-nodefaults", "-display", "none"])
+        .args(["-drive", "format=help"])
+}
+
+/// The formats in QEMU's answer, those that it only reads left out (blockdev.c, `drive_new`): `None` if it is no
+/// such answer.
+pub fn parse_served(answer: &str) -> Option<Vec<&str>> {
+    let line = answer.lines().find_map(|line| line.strip_prefix("Supported formats:"))?;
+    Some(line.split_whitespace().collect())
 }
 
 /// Starts a domain from its xl configuration file. By an option: xl takes an argument with an `=` in it for
@@ -196,5 +213,13 @@ mod tests {
         assert_eq!(check_path(Path::new("/srv/a\nb")), Err(BadPath::Control));
         let latin1 = OsStr::from_bytes(b"/srv/\xe4");
         assert_eq!(check_path(Path::new(latin1)), Err(BadPath::Encoding));
+    }
+
+    #[test]
+    fn what_qemu_serves_is_read_from_its_help() {
+        let answer = "Supported formats: blkdebug luks qcow2 raw\n\
+                      Supported formats (read-only): bochs vpc\n";
+        assert_eq!(parse_served(answer).unwrap(), ["blkdebug", "luks", "qcow2", "raw"]);
+        assert_eq!(parse_served("qemu-system-i386: -drive: no\n"), None);
     }
 }

@@ -7,6 +7,7 @@ use crate::disk::DiskSeen;
 use crate::domain::{DomainConfig, DomainId};
 use crate::need::Trouble;
 use crate::process::Process;
+use crate::release::xl_exits_at_suspend;
 use crate::state::State;
 use crate::tool::volumes::Volume;
 
@@ -51,6 +52,13 @@ pub struct Seen {
     pub image: ImagePlace,
     /// The file systems of the image, of the disks and of their new images, as far as they are known.
     pub spaces: Vec<Space>,
+}
+
+impl Seen {
+    /// The xl process that would take the suspend for the domain's end.
+    pub(super) fn to_hold(&self) -> Option<Process> {
+        self.monitor.filter(|_| xl_exits_at_suspend(&self.xen))
+    }
 }
 
 /// The file system that a file is on, or will be.

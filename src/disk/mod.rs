@@ -35,11 +35,12 @@ use self::parts::{refuse, refuse_by_hand, refuse_revert};
 use self::planner::ByHand;
 pub use self::planner::HostView;
 pub use self::seen::{DiskSeen, FileFacts, Node, Place, Sectors, Served};
-use crate::domain::Disk;
+use crate::domain::{Disk, Format};
 use crate::error::Result;
 use crate::names::SnapshotName;
 use crate::need::What;
 use crate::record::DiskRecord;
+use crate::release::TAPBACK;
 use crate::spec::Wish;
 use crate::tool::check_path;
 
@@ -98,6 +99,9 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
     }
     match &seen.served {
         Some(Served::Qemu | Served::Blkback | Served::Nobody) => None,
+        Some(Served::Other(what)) if what == TAPBACK => {
+            Some("it is served by tapback (backendtype=tap)".into())
+        }
         Some(Served::Other(what)) => Some(format!("it is served by {what}")),
         None => Some("xenstore does not say what serves it".into()),
     }
@@ -209,6 +213,20 @@ pub fn by_hand(
     let chain = view.chain(disk.file(), format).map_err(refuse)?;
     let top = chain.first().ok_or_else(|| refuse("qemu-img says nothing of it".into()))?;
     wish.how.by_hand(disk, &ByHand { wish, name, format, chain: &chain, top, view })
+}
+
+/// The formats that QEMU has to serve for it once it is put back: that of the disk and those it rests on.
+pub fn formats(found: &DiskFound) -> Vec<Format> {
+    if found.record.snapshot.is_left_out() || found.record.snapshot.kind().content().is_tap_vhd() {
+        return Vec::new();
+    }
+    let mut formats: Vec<Format> = found.record.format.into_iter().collect();
+    for link in found.own.iter().flatten() {
+        if !formats.contains(&link.format) {
+            formats.push(link.format);
+        }
+    }
+    formats
 }
 
 /// The file that the snapshot of a disk would make, when the user does not say where: beside the

@@ -25,6 +25,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 pub use self::running::{Started, feed, run, run_all, run_on};
 use crate::host::process::{self, Hang};
 use crate::host::surroundings::{ENVIRONMENT, undisturbed};
+use crate::release::QEMUS;
 use crate::tool::Tool;
 
 /// Where programs may lie. Not `PATH`: this runs as root, whatever the caller's environment.
@@ -118,7 +119,11 @@ pub fn pass_nothing_on() {
 
 /// The absolute path of a tool.
 pub fn find(tool: Tool) -> Result<PathBuf, CommandError> {
-    find_program(tool.name()).ok_or(CommandError::NotFound(tool))
+    let found = match tool {
+        Tool::Qemu => QEMUS.iter().map(PathBuf::from).find(|path| path.is_file()),
+        _ => find_program(tool.name()),
+    };
+    found.ok_or(CommandError::NotFound(tool))
 }
 
 fn find_program(name: &str) -> Option<PathBuf> {

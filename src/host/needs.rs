@@ -1,5 +1,7 @@
 //! Looking whether what a revert needs is there. Changes nothing.
 
+mod served;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -17,6 +19,7 @@ use crate::host::files;
 use crate::host::openers::{self, Opener, Ours};
 use crate::host::toolstack::Toolstack;
 use crate::need::{Need, Rank, Trouble, What};
+use crate::release::is_newer;
 
 /// What a directory must have free, in bytes, for what libxl and QEMU write there.
 const STATE_ROOM: u64 = 1 << 20;
@@ -147,6 +150,8 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
         }
         What::Memory { guest, overhead } => memory((*guest, *overhead), around),
         What::FreeMemory(kib) => free_memory(*kib, around),
+        What::Xen(version) => xen(version, around),
+        What::Served(format) => served::answer(*format),
     }
 }
 
@@ -307,6 +312,19 @@ fn pci(device: &str, around: Around<'_>) -> Answer {
     let assignable = name.is_some_and(|name| name == "pciback" || name == "xen-pciback");
     let why = format!("the PCI device {device} is not assignable to a domain");
     Answer::missing((around.gone.is_none() && !assignable).then_some(why))
+}
+
+/// Whether this Xen reads what that one has written.
+fn xen(version: &str, around: Around<'_>) -> Answer {
+    let Some(toolstack) = around.toolstack else {
+        return Answer::unseen(&format!("whether this host's Xen reads what Xen {version} saved"));
+    };
+    match toolstack.version().map(|here| here.to_string()) {
+        Ok(here) => Answer::missing(is_newer(version, &here).then(|| {
+            format!("its memory was saved by Xen {version}, and the older Xen {here} runs here")
+        })),
+        Err(error) => Answer::Trouble(Rank::Missing, format!("the version of Xen: {error}")),
+    }
 }
 
 /// What is free, what the domain gives back, and what xl may take from dom0.

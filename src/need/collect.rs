@@ -4,6 +4,7 @@ use super::{Need, What, script};
 use crate::disk::{self, DiskFound};
 use crate::domain::{BadConfig, Disk, DomainConfig, Format};
 use crate::names::same_vdev;
+use crate::record::Record;
 
 /// What a revert needs: the disks of the snapshot, and what the configuration in it names. For a new
 /// domain `beside` that of the snapshot, the disks of the old one are only read.
@@ -21,7 +22,8 @@ pub fn of_revert(
     for found in disks {
         let record = &found.record;
         let about = format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display());
-        let whats = disk::needs(found, beside);
+        let mut whats = disk::needs(found, beside);
+        whats.extend(disk::formats(found).into_iter().filter_map(served));
         needs.extend(whats.into_iter().map(|what| Need { about: about.clone(), what }));
     }
     let Some(config) = config else { return Ok(needs) };
@@ -59,6 +61,15 @@ pub fn of_domain(
     Ok(needs)
 }
 
+/// What the memory of a snapshot needs of the host, if it has one.
+pub fn of_memory(record: &Record, domain: &str) -> Option<Need> {
+    let known = record.disks_only.is_none() && !record.xen.is_empty();
+    known.then(|| Need {
+        about: format!("{domain} cannot be restored"),
+        what: What::Xen(record.xen.clone()),
+    })
+}
+
 /// What a start needs besides, of the configuration file of a domain whose snapshot has no memory.
 pub fn of_start(config: &DomainConfig, domain: &str) -> Vec<Need> {
     let about = format!("{domain} cannot be started");
@@ -70,11 +81,19 @@ pub fn of_start(config: &DomainConfig, domain: &str) -> Vec<Need> {
 /// (libxl_dom.c, `libxl__userdata_path`; xl_utils.c, `do_daemonize`; libxl_internal.c,
 /// `libxl__device_model_savefile`).
 const STATE: [&str; 3] = ["/var/lib/xen", "/var/log/xen", "/run/xen"];
+
+/// What QEMU needs to serve a format. It always has raw and qcow2: libxl itself starts it with those.
+fn served(format: Format) -> Option<What> {
+    (!matches!(format, Format::Raw | Format::Qcow2)).then_some(What::Served(format))
+}
+
 fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
     if let Some(domain) = &disk.backend_domain {
         return vec![What::Backend(domain.clone())];
     }
     let mut needs: Vec<_> = disk.script.iter().map(|name| What::Program(script(name))).collect();
+    let by_qemu = as_it_is && disk.script.is_none() && !disk.by_tapback;
+    needs.extend(disk.format.filter(|_| by_qemu).and_then(served));
     // What a script is told may be no path at all; an empty drive has none.
     let is_file = disk.script.is_none() || disk.is_tap_vhd();
     if as_it_is && is_file && !disk.path.as_os_str().is_empty() {
@@ -92,6 +111,7 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::record::sample;
 
     #[test]
     fn a_disk_is_needed_as_its_entry_says() {
@@ -115,7 +135,20 @@ mod tests {
         assert_eq!(whats(tap, true), [script, usable("/v", false)]);
         let drbd = r#"{"pdev_path": "r0", "vdev": "xvda", "script": "block-drbd", "readwrite": 1}"#;
         assert_eq!(whats(drbd, true), [What::Program("/etc/xen/scripts/block-drbd".into())]);
+        let vhd = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "readwrite": 1}"#;
+        assert_eq!(whats(vhd, true), [What::Served(Format::Vhd), usable("/v", true)]);
+        let tapback = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "backend": "tap"}"#;
+        assert_eq!(whats(tapback, true), [usable("/v", false)]);
         let driver = r#"{"pdev_path": "/a", "vdev": "xvda", "backend_domname": "storage"}"#;
         assert_eq!(whats(driver, true), [What::Backend("storage".into())]);
+    }
+
+    #[test]
+    fn memory_needs_the_release_that_saved_it() {
+        let record = sample();
+        let need = of_memory(&record, "web1").unwrap();
+        assert_eq!(need.what, What::Xen("4.17.7".into()));
+        let unknown = Record { xen: String::new(), ..record };
+        assert_eq!(of_memory(&unknown, "web1"), None);
     }
 }

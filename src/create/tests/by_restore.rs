@@ -165,6 +165,22 @@ fn the_monitor_is_woken_before_its_domain_is_destroyed() {
 }
 
 #[test]
+fn a_monitor_that_survives_a_suspend_is_not_held() {
+    let job = job("s1", &[]);
+    for (xen, held) in [("4.17.7", true), ("4.20.1", false)] {
+        let by_restore = Seen { xen: xen.into(), ..seen_on_loop(&job) };
+        let by_qemu = Seen { xen: xen.into(), ..seen(&job) };
+        for seen in [by_restore, by_qemu] {
+            let plan = plan(&job, &seen).unwrap();
+            let steps = [&plan.prepare[..], &plan.onward, &plan.finish].concat();
+            let holds =
+                |step: &&Step| matches!(step, Step::HoldMonitor { .. } | Step::WakeMonitor { .. });
+            assert_eq!(steps.iter().filter(holds).count(), if held { 2 } else { 0 }, "{xen}");
+        }
+    }
+}
+
+#[test]
 fn the_image_is_complete_before_anything_is_restored_from_it() {
     let onward = planned(&[], |_| {}).onward;
     let at = |wanted: fn(&Step) -> bool| onward.iter().position(wanted).unwrap();

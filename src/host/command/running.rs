@@ -258,7 +258,7 @@ impl Running {
     pub(super) fn give_up(mut self) -> CommandError {
         let end = match self.tool {
             Tool::Lvm => self.ask_to_end(),
-            Tool::QemuImg | Tool::Xl | Tool::VhdUtil => self.kill(),
+            Tool::QemuImg | Tool::Xl | Tool::VhdUtil | Tool::Qemu => self.kill(),
         };
         let end = match end {
             Ok(end) => end,

@@ -156,6 +156,7 @@ pub fn for_revert(
     let snapshot = name.to_owned();
     let mut needs = need::of_revert(&disks, Some(&config), wanted, two)
         .map_err(|error| trouble(&record.domain.name, error))?;
+    needs.extend(need::of_memory(&record, wanted));
     if first.is_some() {
         needs.iter_mut().for_each(|need| need.what = need.what.clone().without_ballooning());
     }
@@ -292,8 +293,9 @@ pub fn for_show(
     if let Some(domid) = same {
         count_live_bitmaps(domid, &mut disks);
     }
-    let needs = need::of_revert(&disks, config, &record.domain.name, false)
+    let mut needs = need::of_revert(&disks, config, &record.domain.name, false)
         .map_err(|error| trouble(&record.domain.name, error))?;
+    needs.extend(need::of_memory(record, &record.domain.name));
     let (needed, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
     let by_name = refusal.map(|refusal| Trouble::of_error(&refusal, Rank::Busy));
     let troubles = by_name.into_iter().chain(needed).collect();
