@@ -3,8 +3,9 @@
 # shellcheck shell=bash
 . /lab/t/lib.sh
 
-# The disks of the guest, in its order; xvdh is a CD-ROM.
-kinds=(internal external thin thick raw reflink vhd)
+# The disks of the guest, in its order; xvdh is a CD-ROM. Where QEMU serves no VHD, xvdg is a qcow2 file.
+kinds=(internal external thin thick raw reflink)
+if serves vpc; then kinds+=(vhd); fi
 
 # kinds_up NAME WORD...: a guest with a disk of each kind.
 kinds_up() {
@@ -19,12 +20,18 @@ kinds_up() {
 	raw e.img 64M
 	xfs_up x
 	raw x/f.img 64M
-	qemu-img create -q -f vpc g.vhd 64M
+	local last="format=qcow2,vdev=xvdg,access=rw,target=$w/g.qcow2"
+	if serves vpc; then
+		qemu-img create -q -f vpc g.vhd 64M
+		last="format=vhd,vdev=xvdg,access=rw,target=$w/g.vhd"
+	else
+		qcow2 g.qcow2 64M
+	fi
 	raw cd.iso 1M
 	guest_up "$name" "$@" a.qcow2 b.qcow2 /dev/vg0/thin /dev/vg0/thick \
 		"format=raw,vdev=xvde,access=rw,backendtype=qdisk,target=$w/e.img" \
 		"format=raw,vdev=xvdf,access=rw,target=$w/x/f.img" \
-		"format=vhd,vdev=xvdg,access=rw,target=$w/g.vhd" \
+		"$last" \
 		"format=raw,vdev=xvdh,access=ro,devtype=cdrom,target=$w/cd.iso"
 	wait_tick "$name" 2
 }

@@ -63,6 +63,12 @@ expect_exit() {
 qcow2() { qemu-img create -q -f qcow2 "$1" "$2"; }
 raw() { rm -f "$1" && truncate -s "$2" "$1"; }
 
+# serves FORMAT: whether Xen's QEMU can serve images of a format, by QEMU's name of it.
+serves() {
+	/usr/libexec/xen-qemu-system-i386 -machine none -nodefaults -display none -drive format=help |
+		grep '^Supported formats:' | grep -qw "$1"
+}
+
 # vg_up NAME SIZE: a volume group on a loop device; taken down after the scenario.
 vg_up() {
 	local loop
