@@ -38,7 +38,8 @@ test: setup ## check, then real Xen in the lab: the scenarios on this machine's 
 test-all: SLOW := --slow
 test-all: test ## the same with the slow scenarios (HVM guests), everything on both releases, and mixed
 
-mixed: setup ## snapshots of Xen 4.17 on Xen 4.20 and back, in one lab after the other (XL_LAB_DIR)
+mixed: setup ## snapshots of Xen 4.17 on Xen 4.20 and back, in one lab after the other
+	@for suite in $$($(LAB) suites); do XL_LAB_SUITE=$$suite tests/lab/program || exit 1; done
 	@tests/lab/mixed
 
 soak: faulty ## hundreds of kills at random moments, hours of hostile input (SOAK_ROUNDS, HOSTILE_SECONDS)
@@ -59,9 +60,9 @@ demo: setup ## a snapshot and a revert of a running guest, told by their real ou
 	{ wait $$image || { cat target/lab-build.log; exit 1; }; }
 	@tests/lab/demo
 
-lab: build ## start the lab with the program in it: tests/lab/lab ssh, tests/lab/lab down
+lab: setup ## start the lab with the program in it (XL_LAB_SUITE): tests/lab/lab ssh, tests/lab/lab down
+	@tests/lab/program
 	@$(LAB) up
-	@$(LAB) install $(BINARY)
 
 # Manual pages and completions are made by build.rs, in cargo's own directory. The package has the same
 # files: this is the only list of them.

@@ -104,12 +104,10 @@ pub fn by_name<'a>(
     let asked = Asked { domains: vec![domain.to_owned()], all: false };
     let mut found: Vec<(&Record, &ImageSeen)> = Vec::new();
     for image in images {
-        if let Ok(Peek::Snapshot { record, .. }) = &image.peek
-            && asked.wants(&record.domain.name, record.domain.uuid, running)
-            && record.name.as_str() == name
-            && !is_partial(&image.path)
-            && (deleting || !is_deleting(&image.path))
-        {
+        let Ok(Peek::Snapshot { record, .. }) = &image.peek else { continue };
+        let wanted = asked.wants(&record.domain.name, record.domain.uuid, running);
+        let whole = !is_partial(&image.path) && (deleting || !is_deleting(&image.path));
+        if wanted && record.name.as_str() == name && whole {
             found.push((record, image));
         }
     }

@@ -281,9 +281,8 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         ("--compress", flags.compress.is_some() || spec.compress.is_some()),
         ("--max-pause", flags.max_pause.or(spec.max_pause).is_some()),
     ];
-    if let Some((option, _)) = of_memory.iter().find(|(_, said)| *said)
-        && (disk_only || record.is_some())
-    {
+    let without_memory = disk_only || record.is_some();
+    if let Some((option, _)) = of_memory.iter().find(|(_, said)| *said && without_memory) {
         return Err(Error::usage(format!("{option} is for snapshots with memory")).hint(format!(
             "leave it out, or leave out {}",
             if disk_only { "--disk-only" } else { "--record" }

@@ -129,9 +129,7 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskS
     }
     // The kernel will serve it, and leave out a last sector that is not whole; qemu-img counts it.
     let in_kernel = disk.format == Some(Format::Raw) && !disk.by_qemu && disk.script.is_none();
-    if let (Some(node), Ok(facts)) = (&mut node, &file)
-        && in_kernel
-    {
+    if let (true, Some(node), Ok(facts)) = (in_kernel, &mut node, &file) {
         node.virtual_size = facts.size - facts.size % SECTOR;
     }
     let reflink = job.clones(&disk.vdev);

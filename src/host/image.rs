@@ -146,10 +146,11 @@ impl ImageWriter {
             let length = writer.file.metadata()?.len();
             // A file that was never begun well is as good as lost.
             let layout = frames::layout(&mut writer.file, length).ok();
-            if let Some((_, Some(marker))) = layout.and_then(|layout| layout.ours)
-                && marker.file_len == length
-            {
-                compress.state = Packing::Done(marker);
+            match layout.and_then(|layout| layout.ours) {
+                Some((_, Some(marker))) if marker.file_len == length => {
+                    compress.state = Packing::Done(marker);
+                }
+                _ => {}
             }
         }
         Ok(writer)

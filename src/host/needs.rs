@@ -447,10 +447,11 @@ mod tests {
             What::Memory { guest: 1, overhead: 1 },
             What::Pool("p".into()),
             What::Backend("d".into()),
+            What::Xen("4.20.1".into()),
         ];
         let needs = needs.map(|what| Need { about: "It".into(), what });
         let (troubles, unseen) = troubles(&needs, NOWHERE);
-        assert_eq!((troubles.len(), unseen.len()), (0, 3));
+        assert_eq!((troubles.len(), unseen.len()), (0, 4));
     }
 
     #[test]

@@ -106,13 +106,14 @@ impl State {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.room.state();
-        if let Err(error) = state.reserve(&self.file, bytes.len() as u64)
+        match state.reserve(&self.file, bytes.len() as u64) {
             // Before the last time it was reserved, more was on its way.
-            && !state.sealed
-        {
-            // Under the same lock: nobody seals it in between.
-            state.fail(&error);
-            return Err(error);
+            Err(error) if !state.sealed => {
+                // Under the same lock: nobody seals it in between.
+                state.fail(&error);
+                return Err(error);
+            }
+            _ => {}
         }
         drop(state);
         let count = self.file.write(bytes)?;
