@@ -5,10 +5,19 @@
  *
  *   tap-ctl check                   0: the module is there
  *   tap-ctl create -a vhd:FILE      prints the device, /dev/xen/blktap-2/tapdevN, the same as /dev/nbdN
+ *                                   (as Xen's script block-tap calls it before 4.19)
+ *   tap-ctl allocate                loads the module, and prints a device as above (from 4.19 on)
+ *   tap-ctl spawn                   prints the PID of a daemon that serves nothing yet
+ *   tap-ctl attach -p PID -m MINOR  0: both are there
+ *   tap-ctl open -p PID -m MINOR -a vhd:FILE
+ *                                   the daemon serves the file
+ *   tap-ctl detach -p PID -m MINOR  ends a daemon that serves nothing
+ *   tap-ctl free -m MINOR           takes allocate back
  *   tap-ctl list [-t TYPE] [-f FILE] [-p PID] [-m MINOR]
  *   tap-ctl destroy -p PID -m MINOR returns when the file is complete and the daemon is gone
  *
- * A daemon has a file /run/tapdisk/PID, "MINOR FILE". Its child, which only waits in the kernel, is named
+ * A daemon has a file /run/tapdisk/PID, "MINOR FILE"; one that serves nothing yet has a socket, PID.socket.
+ * /run/tapdisk/minor.N is there while device N is allocated. Its child, which only waits in the kernel, is named
  * tapdisk-nbd, so that `pgrep -x tapdisk` counts disks.
  */
 #define _GNU_SOURCE
@@ -21,6 +30,7 @@
 #include <linux/nbd.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +39,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -152,15 +163,15 @@ static void serve(int sock, struct vhd *leaf)
 }
 
 /*
- * Takes the first free device; its descriptor, or a negative errno. Never open one for writing: udev
+ * Takes the device *minor, or if that is negative the first free one; its descriptor, or a negative errno. Never open one for writing: udev
  * watches for the close of such a descriptor, and then reads from a disk that is about to go.
  */
 static int claim_device(int sock, uint64_t size, int *minor)
 {
 	char path[64];
-	int fd;
+	int fd, last = *minor < 0 ? MAX_DEVICES - 1 : *minor;
 
-	for (*minor = 0; *minor < MAX_DEVICES; ++*minor) {
+	for (*minor = *minor < 0 ? 0 : *minor; *minor <= last; ++*minor) {
 		snprintf(path, sizeof(path), "/sys/block/nbd%d/pid", *minor);
 		if (!access(path, F_OK))
 			continue;
@@ -222,9 +233,9 @@ static void forget(int pid)
 	unlink(path);
 }
 
-static int run_disk(const char *file, int answer_fd)
+static int run_disk(const char *file, int minor, int answer_fd)
 {
-	struct started started = { 0, -1 };
+	struct started started = { 0, minor };
 	struct vhd *leaf = NULL;
 	int ends[2], device = -1, err;
 	pid_t child = -1;
@@ -261,12 +272,38 @@ static int run_disk(const char *file, int answer_fd)
 	return err;
 }
 
-/* tapdisk FILE: started by tap-ctl create only, with the pipe for its answer as standard input. */
+/* Waits at a socket for "MINOR FILE", for as long as block-tap may take. */
+static int run_later(int listening)
+{
+	struct pollfd p = { .fd = listening, .events = POLLIN };
+	char text[PATH_MAX + 16];
+	int conn, minor, n = 0;
+	ssize_t length;
+
+	if (poll(&p, 1, PATIENCE_MS) != 1)
+		return -ETIMEDOUT;
+	conn = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
+	if (conn < 0)
+		return -errno;
+	close(listening);
+	length = read(conn, text, sizeof(text) - 1);
+	if (length <= 0)
+		return -EPIPE;
+	text[length] = '\0';
+	if (sscanf(text, "%d %n", &minor, &n) != 1 || !n)
+		return -EINVAL;
+	return run_disk(text + n, minor, conn);
+}
+
+/*
+ * tapdisk FILE: started by tap-ctl only, with the pipe for its answer as standard input; without FILE, with
+ * the socket at which it is told.
+ */
 int tapdisk_main(int argc, char **argv)
 {
 	int null = open("/dev/null", O_RDWR), answer_fd;
 
-	if (argc != 2 || null < 0)
+	if (argc > 2 || null < 0)
 		return -EINVAL;
 	prctl(PR_SET_NAME, "tapdisk");
 	/* Whoever started the hotplug script waits for the end of its output: keep nothing of it. */
@@ -280,7 +317,7 @@ int tapdisk_main(int argc, char **argv)
 	syscall(SYS_close_range, 4u, ~0u, 0u);
 	fcntl(3, F_SETFD, FD_CLOEXEC);
 	umask(022);
-	return run_disk(argv[1], 3);
+	return argc == 2 ? run_disk(argv[1], -1, 3) : run_later(3);
 }
 
 /* ---- tap-ctl */
@@ -360,6 +397,121 @@ static int create_disk(const char *target)
 	if (!err)
 		printf("%s\n", path);
 	return err;
+}
+
+static void socket_path(int pid, struct sockaddr_un *at)
+{
+	memset(at, 0, sizeof(*at));
+	at->sun_family = AF_UNIX;
+	snprintf(at->sun_path, sizeof(at->sun_path), RUN_DIR "/%d.socket", pid);
+}
+
+static void free_minor(int minor)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), RUN_DIR "/minor.%d", minor);
+	unlink(path);
+}
+
+static int allocate(void)
+{
+	char *modprobe[] = { "modprobe", "blktap", NULL }, *none[] = { "PATH=/usr/sbin:/sbin", NULL };
+	char path[64];
+	int minor, fd, status;
+	pid_t child;
+
+	if (posix_spawn(&child, "/usr/sbin/modprobe", NULL, NULL, modprobe, none) ||
+	    waitpid(child, &status, 0) != child || status)
+		return -ENODEV;
+	mkdir(RUN_DIR, 0755);
+	for (minor = 0; minor < MAX_DEVICES; ++minor) {
+		snprintf(path, sizeof(path), "/sys/block/nbd%d", minor);
+		if (access(path, F_OK))
+			break;
+		snprintf(path, sizeof(path), "/sys/block/nbd%d/pid", minor);
+		if (!access(path, F_OK))
+			continue;
+		snprintf(path, sizeof(path), RUN_DIR "/minor.%d", minor);
+		fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+		if (fd < 0)
+			continue;
+		close(fd);
+		printf(DEV_DIR "/tapdev%d\n", minor);
+		return 0;
+	}
+	return -ENODEV;
+}
+
+static int spawn_daemon(void)
+{
+	struct sockaddr_un at;
+	int listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), ready[2];
+	pid_t child;
+	char byte;
+
+	if (listening < 0 || pipe2(ready, O_CLOEXEC))
+		return -errno;
+	mkdir(RUN_DIR, 0755);
+	child = fork();
+	if (child < 0)
+		return -errno;
+	if (child == 0) {
+		setsid();
+		socket_path((int)getpid(), &at);
+		unlink(at.sun_path);
+		if (bind(listening, (struct sockaddr *)&at, sizeof(at)) || listen(listening, 1) ||
+		    chdir("/") || dup2(listening, 0) < 0 || write(ready[1], "", 1) != 1)
+			_exit(1);
+		execl("/proc/self/exe", "tapdisk", (char *)NULL);
+		_exit(1);
+	}
+	close(ready[1]);
+	if (read(ready[0], &byte, 1) != 1)
+		return -EIO;
+	printf("%d\n", (int)child);
+	return 0;
+}
+
+static int attach(int pid, int minor)
+{
+	struct sockaddr_un at;
+	char path[64];
+
+	socket_path(pid, &at);
+	snprintf(path, sizeof(path), RUN_DIR "/minor.%d", minor);
+	return access(at.sun_path, F_OK) || access(path, F_OK) ? -ENOENT : 0;
+}
+
+static int detach(int pid)
+{
+	struct sockaddr_un at;
+
+	socket_path(pid, &at);
+	return kill(pid, SIGKILL) || unlink(at.sun_path) ? -errno : 0;
+}
+
+static int open_disk(int pid, int minor, const char *target)
+{
+	struct started started = { -EIO, -1 };
+	struct sockaddr_un at;
+	char path[64];
+	int conn = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
+
+	if (strncmp(target, "vhd:/", 5))
+		return -EINVAL;
+	socket_path(pid, &at);
+	if (conn < 0 || connect(conn, (struct sockaddr *)&at, sizeof(at)) ||
+	    dprintf(conn, "%d %s", minor, target + 4) < 0)
+		return -errno;
+	unlink(at.sun_path);
+	if (read(conn, &started, sizeof(started)) != sizeof(started))
+		started.err = -EIO;
+	close(conn);
+	err = started.err;
+	if (!err)
+		err = wait_ready(minor);
+	return err ? err : make_node(minor, path, sizeof(path));
 }
 
 /* Reads a daemon's note, and removes the note of a daemon that was killed. */
@@ -442,6 +594,7 @@ static int destroy_disk(int pid, int minor)
 		err = -ETIMEDOUT;
 	snprintf(path, sizeof(path), DEV_DIR "/tapdev%d", minor);
 	unlink(path);
+	free_minor(minor);
 	return err;
 }
 
@@ -480,7 +633,21 @@ static int dispatch(int argc, char **argv)
 		return list_disks(type, file, pid, minor);
 	if (!strcmp(command, "destroy") && pid > 0 && minor >= 0)
 		return destroy_disk(pid, minor);
-	fprintf(stderr, "usage: tap-ctl check|create|list|destroy OPTION...\n");
+	if (!strcmp(command, "allocate"))
+		return allocate();
+	if (!strcmp(command, "spawn"))
+		return spawn_daemon();
+	if (!strcmp(command, "attach") && pid > 0 && minor >= 0)
+		return attach(pid, minor);
+	if (!strcmp(command, "open") && pid > 0 && minor >= 0 && target)
+		return open_disk(pid, minor, target);
+	if (!strcmp(command, "detach") && pid > 0)
+		return detach(pid);
+	if (!strcmp(command, "free") && minor >= 0) {
+		free_minor(minor);
+		return 0;
+	}
+	fprintf(stderr, "usage: tap-ctl COMMAND OPTION...\n");
 	return -EINVAL;
 }
 
