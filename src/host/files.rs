@@ -51,9 +51,8 @@ pub fn facts(path: &Path) -> io::Result<FileFacts> {
         size: meta.len(),
         mtime: Timestamp::new(meta.mtime(), nanoseconds).map_err(io::Error::other)?,
         inode: meta.ino(),
-        lasting: !statfs(path).is_ok_and(|stat| {
-            PASSING_INODES.contains(&(stat.f_type.cast_unsigned() & 0xffff_ffff))
-        }),
+        lasting: !statfs(path)
+            .is_ok_and(|stat| PASSING_INODES.contains(&(stat.f_type as u64 & 0xffff_ffff))),
         device: meta.dev(),
         writable: meta.mode() & WRITE_BITS != 0,
         merging: merging::of(path),
@@ -176,7 +175,7 @@ pub fn room(path: &Path) -> io::Result<Room> {
     let stat = statvfs(directory)?;
     // What a FUSE file system without an end says is more than there is.
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-    let kind = statfs(directory)?.f_type.cast_unsigned();
+    let kind = statfs(directory)?.f_type as u64;
     Ok(Room {
         device: file_system(directory)?,
         // A ramfs has no end, and says 0 of 0.

@@ -153,9 +153,11 @@ impl Planner for Lvm {
             )
             .hint("a revert that was cut short may have merged it: repeat that one first"));
         }
-        if let ([snapshot], None) = (tagged.as_slice(), context.beside)
-            && let Some(why) = snapshot.sick()
-        {
+        let sick = match (tagged.as_slice(), context.beside) {
+            ([snapshot], None) => snapshot.sick(),
+            _ => None,
+        };
+        if let Some(why) = sick {
             return Err(refuse_revert(disk, why));
         }
         match tagged.as_slice() {
