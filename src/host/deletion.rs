@@ -4,15 +4,18 @@
 //! Who rests on a file is looked for, because no lock tells it: in the records of other snapshots, the disks
 //! of running domains, xl configuration files, and the directories of the disks.
 
+mod around;
+mod named;
 pub mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::Read;
 use std::iter;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
+
+use self::around::{Configured, around, configured};
+pub use self::named::{Named, named};
 
 use crate::delete::{Involved, Seen};
 use crate::disk::FileFacts;
@@ -23,72 +26,18 @@ use crate::disk::proof::FrozenFile;
 use crate::domain::{DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::image::rewrite;
-use crate::host::libxl::XlCfg;
 use crate::host::look::{monitor, trouble};
 use crate::host::openers::{self, Ours};
 use crate::host::qmp::Qmp;
 use crate::host::toolstack::Toolstack;
 use crate::host::{files, list, process, savers, tools};
-use crate::list::{DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, Running as Listed};
-use crate::memory::peek::{Extent, Peek};
-use crate::memory::{DELETING, deleting_path, is_deleting};
+use crate::list::{FileSeen, Files, ImageFormat, ImageSeen, Kind, Running as Listed};
+use crate::memory::is_deleting;
+use crate::memory::peek::Peek;
 use crate::plan::deletion::Image;
 use crate::record::{DiskRecord, Parent, Record, ToldBy};
-use crate::spec;
+use crate::tool::quote;
 use crate::tool::volumes::Volume;
-use crate::tool::{check_path, quote};
-
-/// Where xl's configuration files usually are.
-const CONFIGURATIONS: [&str; 2] = ["/etc/xen", "/etc/xen/auto"];
-
-/// A snapshot that is named.
-#[derive(Debug)]
-pub struct Named {
-    /// Its image, or the file of its record, by its own name.
-    pub image: PathBuf,
-    /// Whether that has the name that says that the snapshot is being deleted.
-    pub marked: bool,
-    /// Its record.
-    pub record: Record,
-    /// What the file takes, in bytes.
-    pub allocated: u64,
-}
-
-/// Finds a snapshot by the path of its image, or by DOMAIN/NAME, also if its deletion was cut short.
-pub fn named(text: &Path) -> Result<Named> {
-    let image = match fs::symlink_metadata(text) {
-        Ok(_) => spec::absolute(text)?,
-        Err(_) if fs::symlink_metadata(deleting_path(text)).is_ok() => spec::absolute(text)?,
-        Err(_) => list::by_name_of(text, true)?.unwrap_or(spec::absolute(text)?),
-    };
-    let own = image.to_str().and_then(|path| path.strip_suffix(DELETING)).map(PathBuf::from);
-    let image = own.unwrap_or(image);
-    let marked = fs::symlink_metadata(&image).is_err();
-    let there = if marked { deleting_path(&image) } else { image.clone() };
-    let refused = || {
-        Error::refused(format!("Snapshot {}", quote(text)))
-            .hint("name the snapshot as DOMAIN/NAME, or by its image or record; xl-snapshot list shows all")
-    };
-    let ImageSeen { peek, allocated, .. } = list::one(there);
-    match peek.map_err(|why| refused().because(why))? {
-        Peek::Snapshot { record, extent: Extent::Unfinished, .. } if !record.complete => {
-            Err(refused().because("it was never completed, or is being made").hint(
-                "if no create is running, its leftovers are removed by the next create with --clean",
-            ))
-        }
-        Peek::Snapshot { record, .. } => Ok(Named { image, marked, record: *record, allocated }),
-        Peek::Damaged(why) => Err(refused().because(why)),
-        Peek::SaveFile => Err(refused().because("it is a save file of xl, which names no disks")),
-        Peek::Foreign | Peek::Later => Err(refused().because("it is no snapshot")),
-    }
-}
-
-/// An xl configuration file.
-struct Configured {
-    path: PathBuf,
-    name: String,
-    disks: Vec<DiskNow>,
-}
 
 /// Everything that is looked at.
 struct World<'a> {
@@ -209,57 +158,6 @@ fn named_as_overlay(images: &[ImageSeen]) -> BTreeSet<PathBuf> {
         .flat_map(|record| &record.disks)
         .filter_map(|disk| disk.snapshot.kind().new_file().map(|file| file.path.to_owned()))
         .collect()
-}
-
-/// What xl's configuration files say, as far as they can be read.
-fn configured(record: &Record) -> Vec<Configured> {
-    let usual = CONFIGURATIONS.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
-    let mut paths: BTreeSet<PathBuf> =
-        usual.flatten().filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect();
-    paths.extend(record.domain.cfg.iter().filter_map(|path| fs::canonicalize(path).ok()));
-    paths.retain(|path| path.is_file() && check_path(path).is_ok());
-    paths.into_iter().filter_map(|path| configuration(path).ok()).collect()
-}
-
-fn configuration(path: PathBuf) -> Result<Configured, Box<dyn std::error::Error>> {
-    let cfg = XlCfg::open(&path)?;
-    let name = cfg.name()?;
-    let disks = cfg.disks()?.into_iter().filter_map(|disk| {
-        let path = disk.pdev_path?;
-        let (path, kind) = match path.strip_prefix("vhd:") {
-            Some(path) => (path.into(), Kind::TapVhd),
-            None if disk.format == "qcow2" => (path, Kind::Image(ImageFormat::Qcow2)),
-            None => (path, Kind::Image(ImageFormat::Other)),
-        };
-        Some(DiskNow { vdev: disk.vdev, path: path.into(), kind })
-    });
-    Ok(Configured { disks: disks.collect(), path, name })
-}
-
-/// The qcow2 images and VHDs in the directories of the disks, whatever their names.
-fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
-    let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
-    for disk in &record.disks {
-        directories.extend(disk.path.parent().map(Path::to_owned));
-        let new = disk.snapshot.kind().new_file();
-        directories.extend(new.and_then(|file| file.path.parent()).map(Path::to_owned));
-    }
-    let tops = domains.iter().flat_map(|domain| &domain.disks);
-    directories.extend(tops.filter_map(|disk| disk.path.parent().map(Path::to_owned)));
-    directories.retain(|directory| !directory.starts_with("/dev") && directory.is_absolute());
-    let entries = directories.iter().filter_map(|path| fs::read_dir(path).ok()).flatten().flatten();
-    entries.filter_map(|entry| Some((entry.path(), kind_of(&entry.path())?))).collect()
-}
-
-/// What a file begins as. Nothing is opened but its first bytes; its own header then says what is below.
-fn kind_of(path: &Path) -> Option<Kind> {
-    let mut start = [0; 8];
-    let length = files::open(path).and_then(|mut file| file.read(&mut start)).ok()?;
-    match &start[..length] {
-        [b'Q', b'F', b'I', 0xfb, ..] => Some(Kind::Image(ImageFormat::Qcow2)),
-        b"conectix" => Some(Kind::TapVhd),
-        _ => None,
-    }
 }
 
 fn id_of(seen: &FileSeen) -> Option<FileId> {

@@ -1,0 +1,75 @@
+//! What may rest on a snapshot, besides what records and running domains name: xl's configuration files, and
+//! what lies in the directories of the disks.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::host::files;
+use crate::host::libxl::XlCfg;
+use crate::list::{DiskNow, ImageFormat, Kind, Running as Listed};
+use crate::record::Record;
+use crate::tool::check_path;
+
+/// Where xl's configuration files usually are.
+const CONFIGURATIONS: [&str; 2] = ["/etc/xen", "/etc/xen/auto"];
+
+/// An xl configuration file.
+pub(super) struct Configured {
+    pub(super) path: PathBuf,
+    pub(super) name: String,
+    pub(super) disks: Vec<DiskNow>,
+}
+
+/// What xl's configuration files say, as far as they can be read.
+pub(super) fn configured(record: &Record) -> Vec<Configured> {
+    let usual = CONFIGURATIONS.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
+    let mut paths: BTreeSet<PathBuf> =
+        usual.flatten().filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect();
+    paths.extend(record.domain.cfg.iter().filter_map(|path| fs::canonicalize(path).ok()));
+    paths.retain(|path| path.is_file() && check_path(path).is_ok());
+    paths.into_iter().filter_map(|path| configuration(path).ok()).collect()
+}
+
+fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
+    let cfg = XlCfg::open(&path)?;
+    let name = cfg.name()?;
+    let disks = cfg.disks()?.into_iter().filter_map(|disk| {
+        let path = disk.pdev_path?;
+        let (path, kind) = match path.strip_prefix("vhd:") {
+            Some(path) => (path.into(), Kind::TapVhd),
+            None if disk.format == "qcow2" => (path, Kind::Image(ImageFormat::Qcow2)),
+            None => (path, Kind::Image(ImageFormat::Other)),
+        };
+        Some(DiskNow { vdev: disk.vdev, path: path.into(), kind })
+    });
+    Ok(Configured { disks: disks.collect(), path, name })
+}
+
+/// The qcow2 images and VHDs in the directories of the disks, whatever their names.
+pub(super) fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
+    let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
+    for disk in &record.disks {
+        directories.extend(disk.path.parent().map(Path::to_owned));
+        let new = disk.snapshot.kind().new_file();
+        directories.extend(new.and_then(|file| file.path.parent()).map(Path::to_owned));
+    }
+    let tops = domains.iter().flat_map(|domain| &domain.disks);
+    directories.extend(tops.filter_map(|disk| disk.path.parent().map(Path::to_owned)));
+    directories.retain(|directory| !directory.starts_with("/dev") && directory.is_absolute());
+    let entries = directories.iter().filter_map(|path| fs::read_dir(path).ok()).flatten().flatten();
+    entries.filter_map(|entry| Some((entry.path(), kind_of(&entry.path())?))).collect()
+}
+
+/// What a file begins as. Nothing is opened but its first bytes; its own header then says what is below.
+fn kind_of(path: &Path) -> Option<Kind> {
+    let mut start = [0; 8];
+    let length = files::open(path).and_then(|mut file| file.read(&mut start)).ok()?;
+    match &start[..length] {
+        [b'Q', b'F', b'I', 0xfb, ..] => Some(Kind::Image(ImageFormat::Qcow2)),
+        b"conectix" => Some(Kind::TapVhd),
+        _ => None,
+    }
+}
