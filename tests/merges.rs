@@ -81,7 +81,7 @@ impl Qemu {
 
     /// It writes what it has cached.
     fn end(mut self) {
-        let pid = Pid::from_raw(self.process.id().cast_signed());
+        let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap());
         kill(pid, Signal::SIGTERM).unwrap();
         self.process.wait().unwrap();
     }
