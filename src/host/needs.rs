@@ -11,6 +11,7 @@ use nix::libc::O_NONBLOCK;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
+use self::served::Served;
 use crate::disk::chain::FileId;
 use crate::disk::qcow2::{Ailment, Header};
 use crate::domain::Format;
@@ -151,7 +152,11 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
         What::Memory { guest, overhead } => memory((*guest, *overhead), around),
         What::FreeMemory(kib) => free_memory(*kib, around),
         What::Xen(version) => xen(version, around),
-        What::Served(format) => served::answer(*format),
+        What::Served(format) => match served::ask(*format) {
+            Served::Yes => Answer::There,
+            Served::No(why) => Answer::Trouble(Rank::Missing, why),
+            Served::Unknown(what) => Answer::Unseen(what),
+        },
     }
 }
 
