@@ -430,9 +430,9 @@ impl World<'_> {
         longest.parent_by = Some(ToldBy::Disks);
         for disk in &mut longest.disks {
             let bases = self.record.disks.iter().map(|base| &base.path);
-            if let Some(path) = bases.max_by_key(|path| path.as_os_str().len())
-                && path.as_os_str().len() > disk.path.as_os_str().len()
-            {
+            let own = disk.path.as_os_str().len();
+            let longer = bases.filter(|path| path.as_os_str().len() > own);
+            if let Some(path) = longer.max_by_key(|path| path.as_os_str().len()) {
                 disk.path.clone_from(path);
             }
         }
