@@ -39,7 +39,7 @@ first_went_back() {
 # consoles_again: the logs of the consoles have the names of their domains, as after a logrotate.
 consoles_again() { kill -HUP "$(pidof xenconsoled)"; }
 
-uuid_of() { xl list -v "$1" | awk 'NR == 2 {for (i = 1; i <= NF; i++) if ($i ~ /^[0-9a-f-]{36}$/) print $i}'; }
+uuid_of() { xl list -v "$1" | awk 'NR == 2 {for (i = 1; i <= NF; i++) if (length($i) == 36 && $i ~ /^[0-9a-f-]+$/) print $i}'; }
 
 # nothing_between: there is one g, and nothing of what was there meanwhile.
 nothing_between() {
