@@ -48,7 +48,7 @@ pub enum Command {
     List(ListArgs),
     /// Show a snapshot, and whether it can be reverted to.
     Show(ShowArgs),
-    /// Delete the snapshots of a domain that no rule keeps, the oldest first.
+    /// Delete old snapshots of a domain: those that no rule keeps, the oldest first.
     Prune(PruneArgs),
 }
 
@@ -193,8 +193,9 @@ pub struct RevertArgs {
         value_hint = ValueHint::Other
     )]
     pub clone_name: Option<String>,
-    /// Directory for the disks of the new domain, NAME-VDEV.qcow2 (thin logical volumes stay in their
-    /// pool). With --restore-first, the directory for copies [default: that of the disk's own image].
+    /// With --as, the directory for the disks of the new domain, NAME-VDEV.qcow2 (thin logical volumes
+    /// stay in their pool); required. With --restore-first, the directory for copies [default there: that of
+    /// the disk's own image].
     #[arg(long, value_name = "DIR", requires = "beside", value_hint = ValueHint::DirPath)]
     pub overlay_dir: Option<PathBuf>,
     /// Restore the domain, paused, while the old one runs; then replace it. The guest is away for a moment
@@ -209,7 +210,7 @@ pub struct RevertArgs {
     /// remove it again: the snapshot is good.
     #[arg(long, requires = "restore_first", conflicts_with_all = ["dry_run", "discard_current", "paused"])]
     pub rehearse: bool,
-    /// Keep the MAC addresses of the original domain instead of new ones.
+    /// With --as, keep the MAC addresses of the original domain instead of new ones.
     #[arg(long, requires = "clone_name")]
     pub keep_macs: bool,
     /// Leave the domain paused.

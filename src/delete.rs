@@ -14,6 +14,7 @@ use crate::disk::{self, mib};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::memory::deleting_path;
+use crate::names::same_vdev;
 use crate::plan::deletion::{Change, Deletion};
 use crate::plan::{Plan, ReplaceCfg, Step, StoreConfig, Stranded, Text, Whose, XenstoreWrite};
 use crate::process::Process;
@@ -129,6 +130,11 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     for disk in disks {
         plan.onward.extend(disk.merges.clone());
     }
+    // A merge may take hours. Whoever started the domain meanwhile did so on the images that go below.
+    if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
+        let (uuid, domain) = (domain.uuid, domain.name.clone());
+        plan.onward.push(Step::CheckDown { uuid, domain });
+    }
     let woken = switch(seen, disks, rewrites, &mut plan)?;
     plan.onward.extend(rewrites.cfgs.iter().cloned().map(Step::ReplaceCfg));
 
@@ -140,7 +146,8 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
             continue;
         }
         written.push((member.path.clone(), !member.users.is_empty()));
-        changes.extend(member.keepers.iter().map(|keeper| Rewrite {
+        let proven = member.keepers.iter().filter(|keeper| keeper.proven);
+        changes.extend(proven.map(|keeper| Rewrite {
             keeper: keeper.clone(),
             change: Change::Written { vdev: keeper.vdev.clone() },
         }));
@@ -201,11 +208,34 @@ fn switch(
                 .hint(format!("see what libxl has stored of it: xl list -l {}", quote(&id.name)))
         };
         let mut config = DomainConfig::parse(&involved.stored).map_err(broken)?;
-        let (mut what, mut writes) = (Vec::new(), Vec::new());
+        let mut writes = Vec::new();
+        let store = |whose, old: Text, new: Text, what: String| {
+            Step::StoreConfig(StoreConfig { domain: id.clone(), whose, new, old, what })
+        };
+        held.extend(involved.monitor);
+        plan.onward.extend(involved.monitor.map(|process| Step::HoldMonitor { process }));
+        // What was prepared is hours old.
+        let (domain, stored) = (id.clone(), involved.stored.clone());
+        plan.onward.push(Step::CheckSame { domain, stored });
+        // Each disk is stored as it is switched: should the next one fail, a reboot finds this one's new image.
+        let mut old: Text = involved.stored.clone().into();
         for switch in &switches {
             let (vdev, to) = (&switch.user.vdev, &switch.to);
+            plan.onward.extend(
+                disks
+                    .iter()
+                    .filter(|disk| pivots(disk, id, vdev))
+                    .flat_map(|disk| disk.pivot.clone()),
+            );
             config.set_image(vdev, &to.path, to.format).map_err(broken)?;
-            what.push(format!("{vdev} -> {}", to.path.display()));
+            let new: Text = config.to_json().into();
+            plan.onward.push(store(
+                Whose::Libxl,
+                old,
+                new.clone(),
+                format!("{vdev} -> {}", to.path.display()),
+            ));
+            old = new;
             let params = involved.params.iter().filter(|(other, _)| other == vdev);
             writes.extend(params.flat_map(|(_, keys)| keys).map(|(path, old)| XenstoreWrite {
                 path: path.clone(),
@@ -213,27 +243,26 @@ fn switch(
                 old: old.clone(),
             }));
         }
-        let what = what.join(", ");
-        let store = |whose, old: Text, new: Text| {
-            let (domain, what) = (id.clone(), what.clone());
-            Step::StoreConfig(StoreConfig { domain, whose, new, old, what })
-        };
-        held.extend(involved.monitor);
-        plan.onward.extend(involved.monitor.map(|process| Step::HoldMonitor { process }));
-        plan.onward.extend(disks.iter().filter_map(|disk| disk.pivot.clone()).filter(|pivot| {
-            matches!(pivot, Step::Delete(Deletion::Pivot { online, .. }) if online.domain == *id)
-        }));
-        plan.onward.push(store(
-            Whose::Libxl,
-            involved.stored.clone().into(),
-            config.to_json().into(),
-        ));
+        let what: Vec<_> = switches
+            .iter()
+            .map(|switch| format!("{} -> {}", switch.user.vdev, switch.to.path.display()))
+            .collect();
         let stored = rewrites.stored.iter().filter(|(domain, ..)| domain == id);
-        plan.onward.extend(stored.map(|(_, old, new)| store(Whose::Xl, old.clone(), new.clone())));
+        plan.onward.extend(
+            stored.map(|(_, old, new)| store(Whose::Xl, old.clone(), new.clone(), what.join(", "))),
+        );
         plan.onward.extend((!writes.is_empty()).then_some(Step::Xenstore(writes)));
         plan.onward.extend(involved.monitor.map(|process| Step::WakeMonitor { process }));
     }
     Ok(held)
+}
+
+/// Whether a disk's merge ends by switching this disk of that domain.
+fn pivots(disk: &DiskDelete, domain: &DomainId, vdev: &str) -> bool {
+    disk.pivot.iter().any(|step| {
+        matches!(step, Step::Delete(Deletion::Pivot { online, .. })
+            if online.domain == *domain && same_vdev(&online.vdev, vdev))
+    })
 }
 
 /// One step for each record that changes.

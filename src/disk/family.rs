@@ -182,7 +182,7 @@ pub struct DiskDelete {
     /// What is done first: marks and merges.
     pub merges: Vec<Step>,
     /// What switches the guest's disk.
-    pub pivot: Option<Step>,
+    pub pivot: Vec<Step>,
     /// Disks that get another image.
     pub switches: Vec<Switch>,
     /// Files that were written to, and whether a guest goes on writing to them.

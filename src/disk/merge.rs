@@ -48,15 +48,14 @@ pub(super) fn delete(
         plan.kept = Some(format!("{shown} is another file than at the snapshot"));
         return Ok(plan);
     }
-    let is_moved = matches!(base.merging().map(|mark| &mark.how), Some(How::Commit(_)));
-    if let Some(keeper) = base.keepers.iter().find(|keeper| keeper.proven && !is_moved) {
+    let committed = match base.merging().map(|mark| &mark.how) {
+        Some(How::Commit(overlay) | How::Pivot(overlay)) => Some(overlay),
+        _ => None,
+    };
+    if let Some(keeper) = base.keepers.iter().find(|keeper| keeper.proven && committed.is_none()) {
         plan.kept = Some(format!("{shown} stays: snapshot {} is in it as well", keeper.name));
         return Ok(plan);
     }
-    let committed = match base.merging().map(|mark| &mark.how) {
-        Some(How::Commit(overlay)) => Some(overlay),
-        _ => None,
-    };
     let untouched = facts.is_as(proof.file_size, proof.mtime);
     if !untouched && !family.overlays.is_empty() {
         return Err(refuse(
@@ -262,9 +261,10 @@ fn needs(what: u64, member: &Member) -> Option<String> {
     })
 }
 
-/// An overlay that is no guest's disk is below other images, and snapshots are proven by it.
-fn must_be_marked(member: &Member) -> bool {
-    member.users.is_empty()
+/// An image that is no guest's disk is below other images, and snapshots are proven by it. So is one that only a
+/// configuration file from before still names.
+pub(super) fn must_be_marked(member: &Member) -> bool {
+    member.users.is_empty() || member.keepers.iter().any(|keeper| keeper.proven)
 }
 
 fn why_no_stream(base: &Member, overlay: &Member) -> Option<String> {
@@ -343,6 +343,14 @@ fn stream(
     if let Some(why) = needs(bytes, overlay) {
         return Err(refuse(family, why).hint("make room"));
     }
+    let frozen = overlay.facts.as_ref().is_ok_and(|facts| !facts.writable);
+    if frozen && overlay.users.is_empty() && overlay.keepers.is_empty() {
+        let shown = quote(&overlay.path);
+        return Err(refuse(family, format!("{shown} is frozen, but no known snapshot names it")).hint(format!(
+            "if its snapshot is in another directory, move that below XL_SNAPSHOT_DIR; if there is none any more: \
+             chmod u+w {shown}"
+        )));
+    }
     if must_be_marked(overlay) {
         if let Some(why) = &overlay.unmarkable {
             return Err(refuse(family, format!("{}: {why}", quote(&overlay.path))));
@@ -372,7 +380,8 @@ fn stream(
 }
 
 pub(super) fn written(member: &Member) -> impl Iterator<Item = Rewrite> {
-    member.keepers.iter().map(|keeper| Rewrite {
+    // What is broken already must not be proven anew.
+    member.keepers.iter().filter(|keeper| keeper.proven).map(|keeper| Rewrite {
         keeper: keeper.clone(),
         change: Change::Written { vdev: keeper.vdev.clone() },
     })
@@ -399,7 +408,8 @@ fn commit(
     }));
     let active = overlay.users.iter().any(|user| user.cfg.is_none());
     if let Some(online) = by.filter(|_| active) {
-        plan.pivot = Some(Step::Delete(Deletion::Pivot {
+        plan.pivot.extend(begin(family, base, How::Pivot(overlay.path.clone())));
+        plan.pivot.push(Step::Delete(Deletion::Pivot {
             online,
             top: overlay.path.clone(),
             base: base.path.clone(),
@@ -441,7 +451,7 @@ fn settle_commit(
             plan.rewrites.extend(written(above));
         }
     }
-    plan.written.push((base.path.clone(), !overlay.users.is_empty() || !base.users.is_empty()));
+    plan.written.push((base.path.clone(), !must_be_marked(overlay) || !base.users.is_empty()));
     plan.rewrites.extend(overlay.keepers.iter().map(|keeper| Rewrite {
         keeper: keeper.clone(),
         change: Change::Moved { vdev: keeper.vdev.clone(), to: base.image() },
@@ -468,6 +478,18 @@ fn finish_commit(
         plan.rewrites.extend(written(base));
         return Ok(plan);
     };
+    let pivoted = matches!(base.merging().map(|mark| &mark.how), Some(How::Pivot(_)));
+    let runs_on_it = overlay.users.iter().any(|user| user.cfg.is_none());
+    if pivoted && base.users.is_empty() && !runs_on_it {
+        let (base, overlay) = (quote(&base.path), quote(&overlay.path));
+        return Err(refuse(
+            family,
+            format!("a guest may have written to {base} after {overlay} was merged into it, and is down now"),
+        )
+        .hint(format!(
+            "name {base} in the domain's configuration file in /etc/xen, start the domain, and repeat the command"
+        )));
+    }
     if base.users.is_empty() {
         let online = check(family, base, overlay, true)?;
         commit(family, base, overlay, online, &mut plan)?;

@@ -37,6 +37,8 @@ pub struct Merging {
 pub enum How {
     /// It gets what this overlay holds.
     Commit(PathBuf),
+    /// It has that, and a running guest may write to it from now on: the overlay is older then.
+    Pivot(PathBuf),
     /// It gets what this image below it holds.
     Stream(PathBuf),
     /// It gets another image below it, of the same content.

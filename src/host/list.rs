@@ -25,6 +25,7 @@ use crate::list::mark::Mark;
 use crate::list::{
     self, DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, Running, Seen, VhdSeen, table,
 };
+use crate::memory::deleting_path;
 use crate::memory::peek::{Effort, Peek, peek};
 use crate::names::SnapshotName;
 use crate::plan::Target;
@@ -438,7 +439,11 @@ pub fn parent(job: &Job, config: &DomainConfig, name: &str) -> Option<(Parent, T
 ///
 /// If there is no such snapshot, or several.
 pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
-    by_name_of(text, false)
+    // One whose deletion was cut short is told as such, but never taken for another one of its name.
+    by_name_of(text, false).or_else(|why| match by_name_of(text, true) {
+        Ok(Some(deleting)) => Ok(Some(deleting)),
+        Ok(None) | Err(_) => Err(why),
+    })
 }
 
 /// The same, also of one whose deletion was cut short if that is wanted.
@@ -447,7 +452,8 @@ pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
 ///
 /// If there is no such snapshot, or several.
 pub fn by_name_of(text: &Path, deleting: bool) -> Result<Option<PathBuf>> {
-    if fs::symlink_metadata(text).is_ok() {
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    if is_there(text) || is_there(&deleting_path(text)) {
         return Ok(None);
     }
     let Some((domain, name)) = text.to_str().and_then(parts) else { return Ok(None) };
@@ -455,7 +461,10 @@ pub fn by_name_of(text: &Path, deleting: bool) -> Result<Option<PathBuf>> {
     let refused = |why: String| {
         Error::refused(format!("{} names no snapshot, and there is no such file", quote(text)))
             .because(why)
-            .hint(format!("xl-snapshot list {} shows those there are", quote(domain)))
+            .hint(match domain.contains('/') {
+                true => "see which there are: xl-snapshot list".to_owned(),
+                false => format!("see which there are: xl-snapshot list {}", quote(domain)),
+            })
     };
     let images = images(std::slice::from_ref(&directory), &[], &mut Vec::new())
         .map_err(|error| refused(format!("{}: {error}", directory.display())))?;

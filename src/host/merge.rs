@@ -63,7 +63,11 @@ pub fn commit<S: Read + Write>(
         };
         qmp.commit(pair.job, nodes).map_err(qemu("begin to commit"))?;
     }
-    wait(qmp, pair.job, waiting, true)
+    wait(qmp, pair.job, waiting, true)?;
+    match node(qmp, pair.top)? {
+        Some(top) if top != pair.root => close(qmp, &top),
+        _ => Ok(()),
+    }
 }
 
 /// Streams the image below an overlay into it; then it rests on `below`, or on nothing.
@@ -90,12 +94,25 @@ pub fn stream<S: Read + Write>(
             Nodes { root: pair.root, top: &top, base: below_node.as_deref(), backing_file: below };
         qmp.stream(pair.job, nodes).map_err(qemu("begin to stream"))?;
     }
-    wait(qmp, pair.job, waiting, false)
+    wait(qmp, pair.job, waiting, false)?;
+    match node(qmp, pair.base)? {
+        Some(base) => close(qmp, &base),
+        None => Ok(()),
+    }
 }
 
-/// Switches the guest's disk to the image below, once a commit is ready. Closes the overlay: as long as it
-/// is open as a node of its own, no other snapshot can be taken (seen with QEMU 7.2: "node is used as
-/// backing hd of 'xvda-qcow2'").
+/// Closes an image that no disk rests on any more: as long as it is open as a node of its own, its file keeps
+/// its space, and no other snapshot can be taken (seen with QEMU 7.2: "node is used as backing hd of
+/// 'xvda-qcow2'"). QEMU refuses it for one that is in use, and for one that it made for itself, which goes by
+/// itself.
+fn close<S: Read + Write>(qmp: &mut Qmp<S>, node: &str) -> Result<()> {
+    match qmp.delete_node(node) {
+        Ok(()) | Err(QmpError::Refused { .. }) => Ok(()),
+        Err(error) => Err(qemu("close an image")(error)),
+    }
+}
+
+/// Switches the guest's disk to the image below, once a commit is ready, and closes the overlay.
 pub fn pivot<S: Read + Write>(
     qmp: &mut Qmp<S>,
     pair: Pair<'_>,
@@ -107,14 +124,10 @@ pub fn pivot<S: Read + Write>(
         }
         wait(qmp, pair.job, waiting, false)?;
     }
-    if let Some(orphan) = node(qmp, pair.top)? {
-        match qmp.delete_node(&orphan) {
-            // One that QEMU made for itself goes by itself.
-            Ok(()) | Err(QmpError::Refused { .. }) => {}
-            Err(error) => return Err(qemu("close the overlay")(error)),
-        }
+    match node(qmp, pair.top)? {
+        Some(orphan) => close(qmp, &orphan),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// QEMU's name of the image in a file; `None` if it does not have it open.
@@ -171,7 +184,10 @@ fn wait<S: Read + Write>(
         }
         (waiting.show)(job.current_progress, job.total_progress);
         let left = job.total_progress.saturating_sub(job.current_progress);
-        if left < least {
+        if job.total_progress == 0 {
+            // QEMU still finds out how much there is.
+            since = Instant::now();
+        } else if left < least {
             (least, since) = (left, Instant::now());
         }
         if ending.is_none() {

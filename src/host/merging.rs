@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, XattrFlags, fremovexattr, fsetxattr, futimens};
 use rustix::io::Errno;
 
-use crate::disk::merging::Merging;
+use crate::disk::merging::{How, Merging};
 use crate::host::files::merging::{NAME, of};
 use crate::host::files::open;
 
@@ -18,12 +18,15 @@ const WRITE_BITS: u32 = 0o222;
 /// Reading, writing and execution.
 const PERMISSIONS: u32 = 0o777;
 
-/// Marks a file, durably, and lets its owner write to it. One that has a mark keeps that: it tells how
-/// the file was before anything was done.
+/// Marks a file, durably, and lets its owner write to it. One that has a mark keeps what that says of how the
+/// file was before anything was done.
 pub fn begin(path: &Path, mark: &Merging) -> io::Result<()> {
     let file = open(path)?;
-    if of(path).is_none() {
-        fsetxattr(&file, NAME, mark.to_string().as_bytes(), XattrFlags::CREATE)?;
+    let before = of(path);
+    let goes_on = matches!(mark.how, How::Pivot(_));
+    if before.is_none() || goes_on {
+        let mark = Merging { how: mark.how.clone(), ..before.unwrap_or_else(|| mark.clone()) };
+        fsetxattr(&file, NAME, mark.to_string().as_bytes(), XattrFlags::empty())?;
         file.sync_all()?;
     }
     let mode = file.metadata()?.mode() & PERMISSIONS;
@@ -76,7 +79,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::disk::merging::How;
     use crate::host::files;
     use crate::host::files::merging::trouble;
 
@@ -101,7 +103,10 @@ mod tests {
         // The second try of a merge does not forget what was before the first.
         begin(&path, &Merging { size: 10, ..mark.clone() }).unwrap();
         let during = files::facts(&path).unwrap();
-        assert_eq!(during.merging, Some(mark));
+        assert_eq!(during.merging, Some(mark.clone()));
+        let pivot = How::Pivot("/srv/o.qcow2".into());
+        begin(&path, &Merging { how: pivot.clone(), size: 10, ..mark.clone() }).unwrap();
+        assert_eq!(of(&path), Some(Merging { how: pivot, ..mark }));
         assert!(during.writable && during.mtime > before.mtime);
         assert!(during.is_as(before.size, before.mtime) && during.written() == before.mtime);
         assert!(!during.is_as(before.size + 1, before.mtime));

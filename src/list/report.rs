@@ -494,7 +494,10 @@ pub fn metrics(listing: &Listing) -> String {
         sum.count += 1;
         sum.broken += u64::from(matches!(snapshot.state, State::Broken | State::Unfinished));
         sum.size = sum.size.saturating_add(snapshot.size_on_disk);
-        sum.newest = sum.newest.max(Some(snapshot.created.as_second()));
+        // Else nobody would notice that each new one is broken.
+        if !matches!(snapshot.state, State::Broken | State::Unfinished) {
+            sum.newest = sum.newest.max(Some(snapshot.created.as_second()));
+        }
     }
     let mut text = String::new();
     let mut family = |name: &str, help: &str, value: &dyn Fn(&Sums) -> Option<String>| {
@@ -511,7 +514,7 @@ pub fn metrics(listing: &Listing) -> String {
     family("image_bytes", "What the images of its snapshots take on their file systems.", &|sum| {
         Some(sum.size.to_string())
     });
-    family("newest_timestamp_seconds", "When its youngest snapshot was taken.", &|sum| {
+    family("newest_timestamp_seconds", "When its youngest good snapshot was taken.", &|sum| {
         sum.newest.map(|time| time.to_string())
     });
     let damaged = listing.others.iter().filter(|other| other.kind == OtherKind::Damaged).count();

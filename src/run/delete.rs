@@ -11,7 +11,7 @@ use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, DeleteArgs};
 use crate::delete::{self, Seen};
 use crate::disk::family::{DiskDelete, Wishes};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Left, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock};
 use crate::host::{deletion, marks, rewrites};
@@ -182,12 +182,20 @@ pub fn delete(args: &DeleteArgs, carry_out: Execute) -> Result<()> {
             }
         }
     }
+    let changed = !done.is_empty();
     if args.common.dry_run {
         print_plans(&plans, args.common.json)?;
     } else if !done.is_empty() || args.common.json {
         print_done(&Deletions { snapshots: done, failed }, args.common.json)?;
     }
-    all_in_one(errors)
+    // Refused, or as it was, is one of them and not all.
+    all_in_one(errors).map_err(|error| match changed && error.kind != Kind::Unfinished {
+        true => {
+            let left = Left { what: error.chain().join(": "), command: None };
+            error.unfinished(vec![left])
+        }
+        false => error,
+    })
 }
 
 fn print_plans(plans: &[Plan], json: bool) -> Result<()> {

@@ -30,11 +30,14 @@ pub(super) fn place(text: &str) -> Result<Place> {
     }
     match path.is_dir() {
         true => Ok(Place::Directory(spec::absolute(path)?)),
-        false => Err(Error::refused(format!("There is no directory {}", quote(path)))
-            .hint(
-                "give a domain, a directory of snapshots, or an xl configuration file: that also for a domain \
-                 with a slash in its name",
-            )),
+        false => Err(Error::refused(match path.exists() {
+            true => format!("{} is neither a directory nor a file", quote(path)),
+            false => format!("There is no directory or file {}", quote(path)),
+        })
+        .hint(
+            "name a domain, a directory of snapshots, or an xl configuration file; if the domain's name has a \
+             slash, name its configuration file. To describe one snapshot: xl-snapshot show DOMAIN/NAME",
+        )),
     }
 }
 

@@ -54,8 +54,15 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
         online = family.online(running);
         plan.online.push(id.clone());
     }
+    if let Some(mark) = base.merging().filter(|mark| mark.id != family.id) {
+        return Err(refuse(format!(
+            "{shown} is part of another deletion, of snapshot {}",
+            mark.id
+        ))
+        .hint("finish that first: xl-snapshot list shows it"));
+    }
     // Younger snapshots are proven by the file.
-    if base.users.is_empty() {
+    if merge::must_be_marked(base) {
         if let Some(why) = &base.unmarkable {
             return Err(refuse(format!("{shown}: {why}")));
         }

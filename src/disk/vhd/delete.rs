@@ -22,10 +22,9 @@ pub(super) fn plan(family: &Family, proof: Option<&FrozenFile>) -> Result<DiskDe
         return Ok(plan);
     }
     if let Some(child) = family.children.first() {
-        let (child, parent) = (quote(child), shown);
-        return Err(merge::refuse(family, format!("{child} is a child of {parent}")).hint(format!(
-            "VHDs are merged by their own tool, while no domain uses them: vhd-util coalesce -n {child}"
-        )));
+        return Err(merge::refuse(family, format!("{} is a child of {shown}", quote(child))).hint(
+            "delete the younger snapshots first, and remove the children that nobody needs",
+        ));
     }
     if let Some(who) = base.is_open_elsewhere(None) {
         return Err(

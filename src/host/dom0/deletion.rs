@@ -94,7 +94,11 @@ impl Dom0 {
     }
 
     fn pivot(&mut self, online: &Online, top: &Path, base: &Path) -> Result<()> {
-        self.online(online, top, base, &mut |qmp, pair, waiting| merge::pivot(qmp, pair, waiting))?;
+        // Not stopped between the disks of a domain: it takes a moment.
+        self.online(online, top, base, &mut |qmp, pair, waiting| {
+            let Waiting { show, patience, .. } = waiting;
+            merge::pivot(qmp, pair, &mut Waiting { show, stopped: &|| false, patience: *patience })
+        })?;
         let mut qmp = connect(online)?;
         let (_, file) = root(&mut qmp, online)?;
         match files::same(&file, base) {

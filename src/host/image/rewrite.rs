@@ -10,6 +10,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc::ENAMETOOLONG;
+
 use crate::host::{files, record_file};
 use crate::memory::frames::{self, Level};
 use crate::memory::header::{self, Header, MARK, MAX_RECORD, Tail};
@@ -71,6 +73,8 @@ pub fn finish(path: &Path) -> io::Result<()> {
     let new = beside(path);
     let log = match files::open(&new) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // The name of the image may just be short enough: then there is no such file either.
+        Err(error) if error.raw_os_error() == Some(ENAMETOOLONG) => return Ok(()),
         log => log?,
     };
     let mut bytes = Vec::new();

@@ -147,7 +147,7 @@ good n1 s2 s4
 # ---- several at once: what is refused does not stop the others
 
 take w1 -d xvda,external -d xvdb,external
-expect_exit 3 xl-snapshot delete g/none g/w1 >delete.out 2>errors.out
+expect_exit 4 xl-snapshot delete g/none g/w1 >delete.out 2>errors.out
 good n1 s2 s4
 more_ticks g 2
 not_torn g
