@@ -23,7 +23,7 @@ use crate::revert::{
 use crate::state::{State, stamp};
 
 /// What the name of the old domain ends with once it has been replaced.
-const REPLACED: &str = ".replaced";
+pub const REPLACED: &str = ".replaced";
 
 /// What the user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,9 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     }
     check_image(found)?;
     check_domain(found)?;
-    check_once(found)?;
+    if found.same.is_some() {
+        check_once(found)?;
+    }
     let disks = disks(found, wishes)?;
 
     let mut config = found.config.clone();
@@ -117,8 +119,9 @@ fn switch(
     prepare.push(Step::Switch(Switch::Check { uuid: old.id.uuid, domain }));
     // One that asks for a reboot now is not started again by its xl process: it is replaced.
     prepare.extend(old.monitor.map(|process| Step::HoldMonitor { process }));
-    // One that stands still may do so: nobody would know whose pause to take back.
-    if old.state == State::Running {
+    // One that is paused may stay so: nobody would know whose pause to take back. One that is suspended may be
+    // resumed by whoever did that.
+    if old.state != State::Paused {
         prepare.push(Step::Pause { domain: old.id.clone() });
     }
     prepare.push(Step::Switch(Switch::Leave { heir: heir.clone() }));
@@ -244,6 +247,7 @@ fn check_once(found: &Found) -> Result<()> {
     let displays = config.clone().share_vnc();
     once.extend(displays.iter().map(|display| format!("VNC on the fixed display {display}")));
     once.extend(config.named_nics().map(|name| format!("a network device called {name} in dom0")));
+    once.extend(config.routed().map(|ip| format!("a route to {ip} (vif-route, vif-nat)")));
     let drives = drives::configured(config);
     once.extend(drives.into_iter().map(|drive| format!("the drive {}", drive.image)));
     if once.is_empty() {

@@ -146,13 +146,19 @@ note: what xvdb holds now is deleted: the volume vg0/thin.before-revert-20260302
 }
 
 #[test]
-fn a_guest_that_stands_still_is_not_paused() {
-    for state in [State::Paused, State::Suspended, State::Shutdown] {
+fn a_guest_that_is_paused_is_not_paused_again() {
+    let states = [
+        (State::Paused, false),
+        (State::Running, true),
+        (State::Suspended, true),
+        (State::Shutdown, true),
+    ];
+    for (state, pauses) in states {
         let mut found = found();
         found.same.as_mut().unwrap().state = state;
         found.same.as_mut().unwrap().monitor = None;
         let steps = plan(&found, &wishes()).unwrap().plan.prepare;
-        assert!(!steps.iter().any(Step::stops_guest), "{steps:?}");
+        assert_eq!(steps.iter().any(Step::stops_guest), pauses, "{steps:?}");
         assert!(!steps.iter().any(|step| matches!(step, Step::HoldMonitor { .. })));
     }
 }

@@ -56,7 +56,7 @@ impl Planner for Reflink {
             let new = aside(keep);
             // Where the domain runs on the file itself, and nothing rests on that, nothing needs it then.
             let writable = found.file.as_ref().is_ok_and(|file| file.writable);
-            let own = writable && !found.runs_elsewhere();
+            let own = writable && found.top_id.is_some() && !found.runs_elsewhere();
             let discard = own.then(|| Step::RemoveFile { path: path.clone() });
             return Ok(DiskRevert {
                 prepare: vec![Step::Clone {

@@ -13,6 +13,7 @@ use crate::host::guard::Note;
 use crate::host::merge::{self, PATIENCE, Pair, Waiting};
 use crate::host::qmp::Qmp;
 use crate::host::{command, files};
+use crate::names::same_vdev;
 use crate::plan::deletion::{Deletion, Online};
 use crate::tool::Invocation;
 
@@ -116,7 +117,7 @@ impl Dom0 {
         self.the_same(&online.domain)?;
         let mut qmp = connect(online)?;
         let disks = qmp.disks().map_err(merge::qemu("tell its disks"))?;
-        let node = disks.into_iter().find(|(vdev, _)| *vdev == online.vdev);
+        let node = disks.into_iter().find(|(vdev, _)| same_vdev(vdev, &online.vdev));
         let node = node.map(|(_, node)| node).filter(|node| files::same(&node.file, file));
         let Some(node) = node else {
             return Err(Error::failed(format!(
@@ -140,7 +141,7 @@ fn connect(online: &Online) -> Result<Qmp> {
 /// The node of a guest's disk and its file.
 fn root(qmp: &mut Qmp, online: &Online) -> Result<(String, PathBuf)> {
     let disks = qmp.disks().map_err(merge::qemu("tell its disks"))?;
-    let root = disks.into_iter().find(|(vdev, _)| *vdev == online.vdev);
+    let root = disks.into_iter().find(|(vdev, _)| same_vdev(vdev, &online.vdev));
     root.map(|(_, node)| (node.name, node.file))
         .ok_or_else(|| Error::failed(format!("QEMU does not know disk {}", online.vdev)))
 }

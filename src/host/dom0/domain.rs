@@ -20,6 +20,7 @@ use crate::host::qmp::Qmp;
 use crate::host::toolstack::{XL_CONFIG, open_libxl};
 use crate::host::{command, files};
 use crate::memory::header;
+use crate::names::same_vdev;
 use crate::plan::{StoreConfig, Whose};
 use crate::tool::qemu_img::snapshot_delete;
 use crate::tool::{Invocation, Tool, quote};
@@ -118,7 +119,14 @@ impl Dom0 {
         let result = match self.destroying.take() {
             Some(thread) => joined(thread),
             None if self.is_gone(domain)? => Ok(()),
-            None => self.toolstack.libxl().destroy(domain.domid).map_err(caused),
+            None => {
+                // Whoever gave it another name wants to keep it.
+                let name = self.toolstack.domain_name(domain.domid).map_err(caused)?;
+                if name.is_some_and(|name| name != domain.name) {
+                    return Err(meddled(&format!("renamed domain {domain}")));
+                }
+                self.toolstack.libxl().destroy(domain.domid).map_err(caused)
+            }
         };
         result.map_err(|error| self.with_way_back(error))
     }
@@ -280,12 +288,13 @@ impl Dom0 {
         };
         let mut qmp = Qmp::connect(domid).map_err(failed("Talk to QEMU"))?;
         let disks = qmp.disks().map_err(failed("Ask QEMU for the disks"))?;
-        let (_, node) = disks.iter().find(|(other, _)| other == vdev).ok_or_else(|| {
-            Error::failed(format!("QEMU does not know disk {vdev}")).hint(format!(
-                "delete it when the domain is down: {}",
-                snapshot_delete(Path::new("FILE"), name)
-            ))
-        })?;
+        let (_, node) =
+            disks.iter().find(|(other, _)| same_vdev(other, vdev)).ok_or_else(|| {
+                Error::failed(format!("QEMU does not know disk {vdev}")).hint(format!(
+                    "delete it when the domain is down: {}",
+                    snapshot_delete(Path::new("FILE"), name)
+                ))
+            })?;
         qmp.delete_internal(&node.name, name).map_err(failed("Delete the snapshot"))
     }
 }

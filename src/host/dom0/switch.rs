@@ -69,7 +69,12 @@ impl Dom0 {
     fn restore_beside(&mut self, heir: &Heir, config: &str) -> Result<()> {
         self.the_same(&heir.old)?;
         let Err(error) = self.run_restore(config, None) else { return Ok(()) };
-        let discarded = self.discard_heir(heir);
+        // What xenstore lost is given back when this step is undone, which tells if it cannot be.
+        self.await_orphans();
+        let discarded = match self.find_heir(heir, &heir.temporary) {
+            Ok(Some(new)) => self.destroy_paused(&new),
+            other => other.map(drop),
+        };
         self.not_restored(error, discarded, &heir.temporary)
     }
 
@@ -100,6 +105,9 @@ impl Dom0 {
     /// Destroys the new domain, if it is there.
     fn discard_heir(&mut self, heir: &Heir) -> Result<()> {
         self.await_orphans();
+        if self.find_heir(heir, &heir.old.name)?.is_some_and(|new| new.paused) {
+            return Err(Error::failed(format!("It is still called {}", heir.old.name)));
+        }
         if let Some(new) = self.find_heir(heir, &heir.temporary)? {
             self.destroy_paused(&new)?;
         }
@@ -141,7 +149,9 @@ impl Dom0 {
 
     fn leave(&mut self, heir: &Heir) -> Result<()> {
         let old = &heir.old;
-        self.the_same(old)?;
+        if !self.the_same(old)?.paused {
+            return Err(meddled(&format!("let domain {old} run")));
+        }
         let suffix = CString::new(heir.suffix.as_str()).map_err(failed("Rename it"))?;
         let libxl = self.toolstack.libxl();
         libxl.preserve(old.domid, &old.name, &suffix, heir.vm).map_err(caused)?;

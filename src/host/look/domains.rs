@@ -10,7 +10,7 @@ use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::libxl::{DomainInfo, LibxlError, ShutdownReason, cfg_name};
 use crate::host::toolstack::Toolstack;
-use crate::restore_first::temporary;
+use crate::restore_first::{REPLACED, names, temporary};
 use crate::spec::absolute;
 use crate::state::State;
 use crate::tool::quote;
@@ -183,8 +183,28 @@ fn only(
 
 fn hint_of_twins(one: &Listed, other: &Listed) -> String {
     let of = |new: &Listed, old: &Listed| new.id.name == temporary(&old.id.name);
-    let left = [(one, other), (other, one)].into_iter().find(|(new, old)| of(new, old));
-    match left {
+    let pairs = [(one, other), (other, one)];
+    // It had taken the other one's place, or was about to.
+    let replaced = |(new, old): &(&Listed, &Listed)| old.id.name == names(&new.id.name)[1];
+    if let Some((new, old)) = pairs.into_iter().find(replaced) {
+        return format!(
+            "a revert --restore-first is under way or was cut short: {} was replaced by {}. If that runs, destroy the \
+             old one: xl destroy {}",
+            old.id.domid, new.id.domid, old.id.domid
+        );
+    }
+    let between = |(new, old): (&Listed, &Listed)| {
+        let name = old.id.name.strip_suffix(REPLACED)?;
+        (new.id.name == temporary(name)).then(|| (new.id.domid, old.id.domid, name.to_owned()))
+    };
+    if let Some((new, old, name)) = pairs.into_iter().find_map(between) {
+        return format!(
+            "a revert --restore-first is under way or was cut short; then take it back: xl destroy {new}; xl rename \
+             {old} {}; xl unpause {old}",
+            quote(&name)
+        );
+    }
+    match pairs.into_iter().find(|(new, old)| of(new, old)) {
         Some((new, _)) => format!(
             "a revert --restore-first is under way or was cut short; then destroy what it has left: \
              xl destroy {}",
