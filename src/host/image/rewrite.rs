@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::ENAMETOOLONG;
 
+use crate::domain::DomainConfig;
 use crate::host::{files, record_file};
 use crate::memory::frames::{self, Level};
 use crate::memory::header::{self, Header, MARK, MAX_RECORD, Tail};
 use crate::memory::{Form, partial_path, read_front};
-use crate::record::Record;
+use crate::record::{DiskRecord, Record};
 
 /// The end of the name of the file beside an image.
 const NEW: &str = ".new-record";
@@ -141,8 +142,11 @@ fn bytes(file: &mut File, record: &Record) -> io::Result<Vec<u8>> {
     if !old.complete || old.image_size == 0 {
         return Err(odd("its record is at its end, because it went through a pipe"));
     }
-    let plain =
-        header::encode(&config, record, MARK.len() + text.len()).map_err(io::Error::other)?;
+    // The domain is restored with the disks of the configuration: they move with those of the record.
+    let moved = with_disks(&config, &old, record)?;
+    let room = MARK.len() + text.len() + config.len();
+    let space = room.checked_sub(moved.len()).ok_or_else(|| odd("its header has no room"))?;
+    let plain = header::encode(&moved, record, space).map_err(io::Error::other)?;
     if form == Form::Plain {
         return Ok(plain);
     }
@@ -160,6 +164,24 @@ fn bytes(file: &mut File, record: &Record) -> io::Result<Vec<u8>> {
     }
 }
 
+/// libxl's configuration with the images that have other paths in the new record.
+fn with_disks(config: &str, old: &Record, new: &Record) -> io::Result<String> {
+    let moved = |disk: &&DiskRecord| {
+        old.disks.iter().any(|before| before.vdev == disk.vdev && before.path != disk.path)
+    };
+    let mut moved = new.disks.iter().filter(moved).peekable();
+    if moved.peek().is_none() {
+        return Ok(config.to_owned());
+    }
+    let mut config = DomainConfig::parse(config).map_err(io::Error::other)?;
+    for DiskRecord { vdev, path, format, .. } in moved {
+        // Nothing but a merge moves an image, and that knows the format.
+        let Some(format) = *format else { continue };
+        config.set_image(vdev, path, format).map_err(io::Error::other)?;
+    }
+    Ok(config.to_json())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,16 +192,32 @@ mod tests {
     use crate::support::record::sample;
     use crate::support::streams::pv_stream;
 
-    const CONFIG: &str = r#"{"c_info":{"type":"pv","name":"web1"}}"#;
+    /// As libxl writes it, with white space.
+    fn config(record: &Record) -> String {
+        let disk = |disk: &DiskRecord| {
+            let path = disk.path.display();
+            format!(r#"{{ "vdev": "{}", "pdev_path": "{path}", "format": "qcow2" }}"#, disk.vdev)
+        };
+        let disks: Vec<_> = record.disks.iter().map(disk).collect();
+        format!(
+            r#"{{ "c_info": {{ "type": "pv", "name": "web1" }}, "disks": [ {} ] }}"#,
+            disks.join(", ")
+        )
+    }
+
+    fn paths(config: &str) -> Vec<PathBuf> {
+        let disks = DomainConfig::parse(config).unwrap().disks().unwrap();
+        disks.iter().map(|disk| disk.file().to_owned()).collect()
+    }
 
     /// A whole image, and the other record that it is to get.
     fn image(path: &Path, compressed: bool) -> (Record, Record) {
         let mut old = sample();
         let space = record_space(&old);
         let stream = pv_stream();
-        let length = header::encode(CONFIG, &old, space).unwrap().len() + stream.len();
+        let length = header::encode(&config(&old), &old, space).unwrap().len() + stream.len();
         old.image_size = length as u64;
-        let plain = header::encode(CONFIG, &old, space).unwrap();
+        let plain = header::encode(&config(&old), &old, space).unwrap();
         let bytes = match compressed {
             false => [plain, stream].concat(),
             true => {
@@ -198,6 +236,7 @@ mod tests {
         };
         proof.file_size += 1;
         new.disks[1].path = "/srv/somewhere/else/with a longer name.qcow2".into();
+        new.disks[1].format = Some(crate::domain::Format::Qcow2);
         (old, new)
     }
 
@@ -212,7 +251,10 @@ mod tests {
             assert_eq!(trouble(&path, &new), None);
             replace(&path, &new).unwrap();
             let after = Image::read(&mut File::open(&path).unwrap()).unwrap();
-            assert_eq!((after.record, after.config.as_str()), (new.clone(), CONFIG));
+            assert_eq!(after.record, new);
+            // What xl restore reads names the image that moved, and the others as before.
+            let expected: Vec<_> = new.disks.iter().map(|disk| disk.path.clone()).collect();
+            assert_eq!(paths(&after.config), expected);
             assert_eq!(fs::metadata(&path).unwrap().len(), before.len() as u64);
             replace(&path, &old).unwrap();
             assert_eq!(read(&path).unwrap(), old);
