@@ -165,6 +165,8 @@ fn an_active_commit_stores_the_path_while_the_xl_process_is_held() {
             "mark /srv/f.qcow2 as being merged",
             "commit /srv/o.qcow2 to /srv/f.qcow2, 4 MiB at most, by the QEMU of domain 3",
             "hold the domain's xl process 7",
+            "make sure that domain 3 is configured as before",
+            "mark /srv/f.qcow2: the guest may write to it from now on",
             "switch xvdb of the guest to /srv/f.qcow2",
             "store libxl's configuration: xvdb -> /srv/f.qcow2",
             "write to xenstore: /libxl/3/params = qcow2:/srv/f.qcow2",
@@ -279,6 +281,63 @@ fn what_would_do_harm_is_refused() {
     );
     let flat = words(&planned(&siblings, true).unwrap().onward);
     assert_eq!(flat.iter().filter(|word| word.starts_with("stream ")).count(), 2, "{flat:?}");
+}
+
+#[test]
+fn an_old_configuration_file_does_not_hide_that_a_file_is_frozen() {
+    // The frozen file of s2, which g.cfg still names from before.
+    let mut stale = seen(4 << 20, 5 << 20);
+    overlay(&mut stale).users = vec![User { cfg: Some("/etc/xen/web1.cfg".into()), ..user() }];
+    overlay(&mut stale).keepers = vec![keeper("s2")];
+    let onward = words(&planned(&stale, false).unwrap().onward);
+    let expected = [
+        "mark /srv/o.qcow2 as being merged",
+        "update the record of snapshot s2 in /kept/web1/s2.xlsave",
+    ];
+    expected.iter().for_each(|step| assert!(onward.contains(&(*step).to_owned()), "{onward:?}"));
+    // What is broken already is not proven anew: the merge is refused.
+    overlay(&mut stale).keepers[0].proven = false;
+    refused(&stale, &["snapshot s2 is broken already"]);
+}
+
+#[test]
+fn a_frozen_file_that_nobody_names_is_not_written_to() {
+    let mut unknown = seen(4 << 20, 5 << 20);
+    overlay(&mut unknown).users.clear();
+    overlay(&mut unknown).facts.as_mut().unwrap().writable = false;
+    refused(&unknown, &["is frozen, but no known snapshot names it", "chmod u+w /srv/o.qcow2"]);
+}
+
+#[test]
+fn an_overlay_is_not_merged_again_once_a_guest_may_have_written_to_the_base() {
+    let mut down = seen(5 << 20, 4 << 20);
+    let FileFacts { size, mtime, writable, .. } = base(&mut down).facts.clone().unwrap();
+    base(&mut down).facts.as_mut().unwrap().merging = Some(Merging {
+        id: down.record.id,
+        how: disk::merging::How::Pivot("/srv/o.qcow2".into()),
+        size,
+        mtime,
+        writable,
+    });
+    // The guest still runs on the overlay: it was not switched.
+    let onward = words(&planned(&down, false).unwrap().onward).join("\n");
+    assert!(onward.contains("commit /srv/o.qcow2 to /srv/f.qcow2"), "{onward}");
+    overlay(&mut down).users.clear();
+    overlay(&mut down).open_in.clear();
+    refused(&down, &["may have written to /srv/f.qcow2", "/etc/xen"]);
+}
+
+#[test]
+fn whoever_started_the_domain_during_a_merge_keeps_its_image() {
+    let mut off = seen(5 << 20, 4 << 20);
+    (off.runs, off.domains) = (false, Vec::new());
+    base(&mut off).open_in.clear();
+    overlay(&mut off).open_in.clear();
+    overlay(&mut off).users = vec![User { cfg: Some("/etc/xen/web1.cfg".into()), ..user() }];
+    let onward = words(&planned(&off, false).unwrap().onward);
+    let at = |start: &str| onward.iter().position(|step| step.starts_with(start)).unwrap();
+    assert!(at("commit ") < at("make sure that web1 "), "{onward:?}");
+    assert!(at("make sure that web1 ") < at("remove /srv/o.qcow2"), "{onward:?}");
 }
 
 #[test]

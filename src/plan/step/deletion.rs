@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::disk::merging::Merging;
+use crate::disk::merging::{How, Merging};
 use crate::disk::proof::QcowSnapshot;
 use crate::domain::{DomainId, Format};
 use crate::record::{Parent, Record, ToldBy};
@@ -182,9 +182,12 @@ impl fmt::Display for Deletion {
                     quote(marked)
                 )
             }
-            Deletion::Begin { file, .. } => {
-                write!(f, "mark {} as being merged", quote(file))
-            }
+            Deletion::Begin { file, mark } => match mark.how {
+                How::Pivot(_) => {
+                    write!(f, "mark {}: the guest may write to it from now on", quote(file))
+                }
+                _ => write!(f, "mark {} as being merged", quote(file)),
+            },
             Deletion::Commit { online, top, base, bytes } => write!(
                 f,
                 "commit {} to {}, {} at most{}",
