@@ -161,7 +161,7 @@ xl destroy g
 gone g
 # The base has a snapshot inside, so that only a commit is left; but nobody knows who names the overlay.
 refused 3 'nobody knows who names the overlay' xl-snapshot delete g/o2
-sed "s,^disk = .*,disk = [${disks%,}]," g.cfg >/etc/xen/g.cfg
+sed "s|^disk = .*|disk = [${disks%,}]|" g.cfg >/etc/xen/g.cfg
 xl-snapshot delete -v g/o2 >delete.out
 grep -q 'commit' delete.out || fail "$(<delete.out)"
 xl-snapshot delete -v g/o1 >delete.out
