@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -13,14 +13,14 @@ use xl_snapshot::delete::{self, Seen};
 use xl_snapshot::disk::family::Wishes;
 use xl_snapshot::disk::kind::Content;
 use xl_snapshot::disk::kinds::{External, Internal};
-use xl_snapshot::domain::{Format, GuestType};
+use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::deletion::{self, steps};
 use xl_snapshot::host::libxl::XlCfg;
 use xl_snapshot::host::{cfg, command, files, image, list as host, rewrites, tools};
 use xl_snapshot::list::{self, Asked, State};
 use xl_snapshot::memory::deleting_path;
-use xl_snapshot::memory::header::{self, MARK, record_space};
+use xl_snapshot::memory::header::{self, Header, MARK, record_space};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::record::{
     DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, VERSION,
@@ -164,13 +164,19 @@ impl Place {
             fs::write(self.image(name), MARK.to_owned() + &record.to_toml()).unwrap();
         } else {
             let memory = vec![7; 4096];
-            let config = r#"{"c_info":{"name":"web1"}}"#;
+            let disk = &record.disks[0];
+            let config = format!(
+                r#"{{"c_info": {{"name": "web1"}}, "disks": [{{"vdev": "{}", "pdev_path": "{}", "format": "{}"}}]}}"#,
+                disk.vdev,
+                disk.path.display(),
+                disk.format.unwrap().name()
+            );
             let mut space = record.clone();
             space.image_size = 1 << 40;
             let space = record_space(&space);
-            let header = header::encode(config, &record, space).unwrap();
+            let header = header::encode(&config, &record, space).unwrap();
             record.image_size = (header.len() + memory.len()) as u64;
-            let header = header::encode(config, &record, space).unwrap();
+            let header = header::encode(&config, &record, space).unwrap();
             fs::write(self.image(name), [header, memory].concat()).unwrap();
         }
         self.content.insert(name.to_owned(), bytes);
@@ -242,6 +248,12 @@ impl Place {
             assert_eq!(snapshot.state, State::Good, "{context}: {name}: {:?}", snapshot.why);
             let record = image::rewrite::read(&self.image(name)).unwrap();
             let disk = &record.disks[0];
+            // The domain is restored with the disks of its configuration.
+            if record.image_size > 0 {
+                let header = Header::read(&mut File::open(self.image(name)).unwrap()).unwrap();
+                let disks = DomainConfig::parse(&header.config).unwrap().disks().unwrap();
+                assert_eq!(disks[0].file(), disk.path, "{context}: {name}");
+            }
             let inside = match disk.snapshot.kind().content() {
                 Content::Inside(proof) => Some(proof.unwrap().id.clone()),
                 _ => None,
