@@ -7,6 +7,9 @@
 use std::fs::{self, OpenOptions};
 use std::process::{Command, Output, Stdio};
 
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_xl-snapshot");
 /// A path that a domain's name cannot have, so that this is refused on a Xen host as well.
 const NOBODY: &str = "/no/such/domain";
@@ -136,7 +139,7 @@ fn a_reader_that_has_read_enough_is_no_failure() {
     let kept = tempfile::tempdir().unwrap();
     for args in [["show", IMAGE].as_slice(), &["list"], &["list", "--json"], &["list", "--metrics"]]
     {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         drop(reader);
         let mut command = Command::new(PROGRAM);
         command.args(args).env_clear().env("XL_SNAPSHOT_DIR", kept.path()).stdout(writer);

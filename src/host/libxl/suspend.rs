@@ -188,12 +188,14 @@ impl fmt::Debug for Aborter<'_> {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::{Read, Write, pipe},
+        io::{Read, Write},
         os::fd::AsFd,
         sync::atomic::{AtomicBool, Ordering},
         thread,
         time::Duration,
     };
+
+    use nix::unistd::pipe;
 
     use super::*;
 
