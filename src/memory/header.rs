@@ -74,9 +74,10 @@ pub enum BadHeader {
     /// The configuration is not text.
     #[error("The configuration in its header is not text")]
     Text,
-    /// Too short, or a failing disk.
+    #[error("It is empty, or too short for a memory image")]
+    Short,
     #[error("Reading its header failed")]
-    Io(#[from] io::Error),
+    Io(#[source] io::Error),
     /// A record that is not one of ours.
     #[error("The snapshot record is {0} bytes long, {MAX_RECORD} are allowed")]
     RecordLength(usize),
@@ -88,6 +89,15 @@ pub enum BadHeader {
         /// The length kept.
         space: usize,
     },
+}
+
+impl From<io::Error> for BadHeader {
+    fn from(error: io::Error) -> BadHeader {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => BadHeader::Short,
+            _ => BadHeader::Io(error),
+        }
+    }
 }
 
 /// The bytes to keep for a record so that its proofs can be filled in later without moving what
