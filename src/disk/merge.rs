@@ -367,16 +367,21 @@ fn stream(
         bytes,
     }));
     plan.online.extend(online.map(|running| running.id.clone()));
-    let (device, free) = overlay.room;
-    plan.room.push((device, free, bytes, overlay.path.clone()));
+    copies(plan, "stream", base, overlay);
+    Ok(())
+}
+
+/// Counts what a merge moves, and the room that this may take.
+fn copies(plan: &mut DiskDelete, how: &'static str, from: &Member, into: &Member) {
+    let (device, free) = into.room;
+    plan.room.push((device, free, from.allocated, into.path.clone()));
     plan.merged.push(Merged {
-        how: "stream",
-        from: base.path.clone(),
-        into: overlay.path.clone(),
-        bytes,
+        how,
+        from: from.path.clone(),
+        into: into.path.clone(),
+        bytes: from.allocated,
         instead: None,
     });
-    Ok(())
 }
 
 pub(super) fn written(member: &Member) -> impl Iterator<Item = Rewrite> {
@@ -416,15 +421,7 @@ fn commit(
         }));
     }
     plan.online.extend(online.map(|running| running.id.clone()));
-    let (device, free) = base.room;
-    plan.room.push((device, free, bytes, base.path.clone()));
-    plan.merged.push(Merged {
-        how: "commit",
-        from: overlay.path.clone(),
-        into: base.path.clone(),
-        bytes,
-        instead: None,
-    });
+    copies(plan, "commit", overlay, base);
     settle_commit(family, base, overlay, online, plan);
     Ok(())
 }
