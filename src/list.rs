@@ -92,15 +92,14 @@ fn snapshot(world: &World<'_>, number: usize) -> Snapshot {
 /// UUID of one of `running`.
 ///
 /// # Errors
-///
-/// A sentence, if there is none or there are several.
+/// If there is none, or there are several.
 pub fn by_name<'a>(
     images: &'a [ImageSeen],
     directory: &Path,
     (domain, running): (&str, &[Running]),
     name: &str,
     deleting: bool,
-) -> Result<&'a Path, String> {
+) -> Result<&'a Path, NotNamed> {
     let asked = Asked { domains: vec![domain.to_owned()], all: false };
     let mut found: Vec<(&Record, &ImageSeen)> = Vec::new();
     for image in images {
@@ -112,17 +111,24 @@ pub fn by_name<'a>(
         }
     }
     let Some((first, _)) = found.first() else {
-        return Err(format!("{} has no snapshot {name} of {domain}", directory.display()));
+        let shown = directory.display();
+        return Err(NotNamed::Nothing(format!("{shown} has no snapshot {name} of {domain}")));
     };
     if found.iter().any(|(record, _)| record.id != first.id) {
         let paths = found.iter().map(|(_, image)| image.path.display().to_string());
-        return Err(format!(
-            "there are several snapshots {name} of {domain}: {}",
-            paths.collect::<Vec<_>>().join(", ")
-        ));
+        return Err(NotNamed::Several(paths.collect::<Vec<_>>().join(", ")));
     }
     found.sort_by_key(|(_, image)| image.rank());
     Ok(&found[0].1.path)
+}
+
+/// Why `DOMAIN/NAME` names no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotNamed {
+    /// There is none; why.
+    Nothing(String),
+    /// There are several; their images.
+    Several(String),
 }
 
 #[cfg(test)]

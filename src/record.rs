@@ -201,12 +201,19 @@ fn checked(path: &Path) -> Result<(), BadRecord> {
     }
 }
 
+impl From<toml::de::Error> for BadRecord {
+    // Without the excerpt, and on one line: `list` has a line for each image.
+    fn from(error: toml::de::Error) -> BadRecord {
+        BadRecord::Toml(error.message().lines().collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// Why a text is not a record.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRecord {
     /// Not TOML, or not ours.
-    #[error("The snapshot record is not well-formed")]
-    Toml(#[from] toml::de::Error),
+    #[error("The snapshot record is not well-formed: {0}")]
+    Toml(String),
     /// Written by a newer program.
     #[error("The snapshot record has version {0}, this program reads version {VERSION}")]
     Version(i64),

@@ -829,7 +829,7 @@ fn domain_and_name_are_a_snapshot_wherever_one_is() {
     refused("web2/a", "has no snapshot a of web2");
     let other = record("web1", host.uuid, "b", Timestamp::now());
     write_image(&host.image("other"), &other);
-    refused("web1/b", "there are several snapshots b of web1");
+    refused("web1/b", "web1/b names several snapshots");
     refused("./web1/a", "No such file");
     // A file comes first.
     let mut command = Command::new(PROGRAM);

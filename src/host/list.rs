@@ -23,7 +23,8 @@ use crate::host::toolstack::Toolstack;
 use crate::host::{files, marks, tools};
 use crate::list::mark::Mark;
 use crate::list::{
-    self, DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, Running, Seen, VhdSeen, table,
+    self, DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, NotNamed, Running, Seen, VhdSeen,
+    table,
 };
 use crate::memory::deleting_path;
 use crate::memory::peek::{Effort, Peek, peek};
@@ -458,16 +459,23 @@ pub fn by_name_of(text: &Path, deleting: bool) -> Result<Option<PathBuf>> {
     }
     let Some((domain, name)) = text.to_str().and_then(parts) else { return Ok(None) };
     let directory = directory()?;
-    let refused = |why: String| {
-        Error::refused(format!("{} names no snapshot, and there is no such file", quote(text)))
-            .because(why)
-            .hint(match domain.contains('/') {
-                true => "see which there are: xl-snapshot list".to_owned(),
-                false => format!("see which there are: xl-snapshot list {}", quote(domain)),
-            })
+    let refused = |why: NotNamed| match why {
+        NotNamed::Nothing(why) => {
+            Error::refused(format!("{} names no snapshot, and there is no such file", quote(text)))
+                .because(why)
+                .hint(match domain.contains('/') {
+                    true => "see which there are: xl-snapshot list".to_owned(),
+                    false => format!("see which there are: xl-snapshot list {}", quote(domain)),
+                })
+        }
+        NotNamed::Several(images) => {
+            Error::refused(format!("{} names several snapshots", quote(text)))
+                .because(images)
+                .hint("name the image of the one you mean")
+        }
     };
     let images = images(std::slice::from_ref(&directory), &[], &mut Vec::new())
-        .map_err(|error| refused(format!("{}: {error}", directory.display())))?;
+        .map_err(|error| refused(NotNamed::Nothing(format!("{}: {error}", directory.display()))))?;
     let find = |running: &[Running]| {
         list::by_name(&images, &directory, (domain, running), name, deleting).map(Path::to_owned)
     };

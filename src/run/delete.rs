@@ -51,8 +51,9 @@ pub(super) enum Outcome {
 /// change, 1 failed and all is as it was, 4 something is left to do.
 pub(super) fn one(path: &Path, options: Options<'_>, carry_out: Execute) -> Result<Outcome> {
     let started = Instant::now();
-    let mut dom0 = open(options.common)?;
+    // A name that is mistyped is told on any host.
     let named = deletion::named(path)?;
+    let mut dom0 = open(options.common)?;
     let Record { domain, name, .. } = &named.record;
     let whose = (domain.uuid, domain.name.as_str());
     let lock = take_lock(&dom0, options.common, whose, &format!("delete {name}"), Hold::Alone)?;
@@ -225,7 +226,11 @@ fn all_in_one(errors: Vec<Error>) -> Result<()> {
         None => Ok(()),
         Some(worst) => Err(errors.fold(worst, |mut worst, mut other| {
             worst.left.append(&mut other.left);
-            worst.and_also(other)
+            // What stops all of them, such as a host without Xen, is told once.
+            match worst.chain() == other.chain() {
+                true => worst,
+                false => worst.and_also(other),
+            }
         })),
     }
 }
