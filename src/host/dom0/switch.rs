@@ -128,10 +128,9 @@ impl Dom0 {
         self.toolstack.libxl().preserve(domid, name, c"", *uuid).map_err(caused)?;
         self.check_vm(domid, name, *uuid)?;
         let xenstore = self.toolstack.xenstore();
-        if domid == heir.old.domid {
-            for (key, value) in &heir.keys {
-                xenstore.write(&format!("{vm}/{key}"), value).map_err(caused)?;
-            }
+        // After a reboot, the time of its start is that of the boot before: still better than none.
+        for (key, value) in &heir.keys {
+            xenstore.write(&format!("{vm}/{key}"), value).map_err(caused)?;
         }
         xenstore.remove(&format!("/vm/{}", heir.vm)).map_err(caused)
     }
