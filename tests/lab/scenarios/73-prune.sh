@@ -3,18 +3,11 @@
 # first; the kept ones revert; the current one and what a clone rests on stay; exit statuses.
 # timeout: 400
 . /lab/t/lib.sh
-
-export XL_SNAPSHOT_DIR=$LAB_WORK/kept
-mkdir -p kept/g new
+. /lab/t/kept.sh
 
 # pruned KEY <JSON: the names in that list, on one line.
 pruned() { python3 -c 'import json,sys; print(*[s["name"] for s in json.load(sys.stdin)[sys.argv[1]]])' "$1"; }
 names() { xl-snapshot list --json g | python3 -c 'import json,sys; print(*[s["name"] for s in json.load(sys.stdin)["snapshots"]])'; }
-take() {
-	local name=$1
-	shift
-	create g "kept/g/$name.xlsave" --name "$name" --no-live "$@"
-}
 
 qcow2 a.qcow2 32M
 qcow2 b.qcow2 32M
