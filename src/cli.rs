@@ -20,6 +20,7 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint, value_parse
   xl-snapshot list --tree web1
   xl-snapshot show /var/lib/xen/snapshots/web1/before-upgrade.xlsave
   xl-snapshot revert web1/before-upgrade
+  xl-snapshot export web1/before-upgrade /backup/web1
 
 Exit status: 0 done; 1 failed, everything is as it was before; 2 wrong command
 line or input file; 3 refused before any change; 4 failed, and something is left
@@ -44,6 +45,8 @@ pub enum Command {
     Revert(RevertArgs),
     /// Delete snapshots, and merge disks that rest on them.
     Delete(DeleteArgs),
+    /// Copy a snapshot, its memory and whole disks, into a directory that needs nothing else.
+    Export(ExportArgs),
     /// List snapshots, which descends from which, and whether they can be reverted to.
     List(ListArgs),
     /// Show a snapshot, and whether it can be reverted to.
@@ -256,6 +259,42 @@ pub struct DeleteArgs {
     /// Copy the snapshot into each of the images that rest on it, if they are several.
     #[arg(long)]
     pub flatten: bool,
+    /// The options of the commands that change something.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The command line of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  xl-snapshot export web1/before-upgrade /backup/web1-before-upgrade
+  xl-snapshot export --no-memory web1/before-upgrade /backup/web1-disks
+  xl-snapshot export --dry-run web1/before-upgrade /backup/web1
+  xl-snapshot export web1/monday - | ssh backup 'tar -x -C /srv/backup'
+
+The directory has the memory image, compressed, the domain's xl configuration
+file, if it is known, and each disk as one qcow2 image, as it was at the
+snapshot. It can be moved, and copied to other hosts (keep the files' times:
+cp -a, rsync -a, tar). There, revert --as creates a new domain from it, and
+qemu-img, qemu-nbd and guestmount read the disks.
+
+The domain may run. Until the export has ended, its snapshots cannot be deleted,
+and no snapshot of it is taken; other commands wait for that with --wait.
+
+An export that fails or is interrupted leaves nothing. After a power cut,
+DIRECTORY.partial may be left: the same command removes it first.")]
+pub struct ExportArgs {
+    /// The snapshot: DOMAIN/NAME, its memory image, its record, or the SPEC.toml that names it.
+    pub snapshot: PathBuf,
+    /// The directory, which is made, or - for a tar archive on standard output.
+    #[arg(value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// Leave the memory out: the disks and a record of them.
+    #[arg(long)]
+    pub no_memory: bool,
+    /// For an archive, make each file in DIR first, one at a time [default: /var/tmp].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub work_dir: Option<PathBuf>,
     /// The options of the commands that change something.
     #[command(flatten)]
     pub common: Common,

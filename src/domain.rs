@@ -327,10 +327,13 @@ impl DomainConfig {
         let path = path.to_str().ok_or_else(|| BadConfig::Missing("UTF-8 path".into()))?;
         entry["pdev_path"] = json!(path);
         entry["format"] = json!(format.name());
-        // blkback cannot serve it; libxl then chooses QEMU.
-        let by_blkback = entry.get("backend").is_some_and(|backend| backend == "phy");
-        if let (true, Some(entry)) = (format != Format::Raw && by_blkback, entry.as_object_mut()) {
-            entry.shift_remove("backend");
+        // Neither blkback nor tapdisk can serve it; libxl then chooses QEMU.
+        if let (true, Some(entry)) = (format != Format::Raw, entry.as_object_mut()) {
+            for (key, other) in [("backend", "phy"), ("script", "block-tap")] {
+                if entry.get(key).is_some_and(|value| value == other) {
+                    entry.shift_remove(key);
+                }
+            }
         }
         Ok(())
     }

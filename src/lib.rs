@@ -12,6 +12,7 @@ pub mod delete;
 pub mod disk;
 pub mod domain;
 pub mod error;
+pub mod export;
 pub mod host;
 pub mod json;
 pub mod leftover;

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
+use crate::disk::kinds::How;
 use crate::list::{Current, Listing, Other, OtherKind, Snapshot, State};
 
 /// In seconds.
@@ -187,8 +188,15 @@ pub fn verdicts<'a>(
     of: &str,
     rules: &Rules,
 ) -> Vec<Verdict<'a>> {
-    let mut own: Vec<&Snapshot> =
-        listing.snapshots.iter().filter(|snapshot| snapshot.group == of).collect();
+    // An export is a copy that somebody keeps.
+    let is_export = |snapshot: &&Snapshot| {
+        snapshot.disks.iter().any(|disk| disk.snapshot == How::Exported.name())
+    };
+    let mut own: Vec<&Snapshot> = listing
+        .snapshots
+        .iter()
+        .filter(|snapshot| snapshot.group == of && !is_export(snapshot))
+        .collect();
     own.sort_by_key(|snapshot| (snapshot.created, snapshot.id));
     let counts = |snapshot: &&&Snapshot| snapshot.name.starts_with(&rules.prefix);
     let counted: Vec<&Snapshot> = own.iter().filter(counts).copied().collect();

@@ -15,9 +15,9 @@ use uuid::Uuid;
 
 use crate::disk::kind::Said;
 pub use crate::disk::kinds::Kept;
-pub use crate::disk::proof::{FrozenFile, QcowSnapshot, SECTOR};
+pub use crate::disk::proof::{ANY_INODE, FrozenFile, QcowSnapshot, SECTOR};
 use crate::domain::{Format, GuestType};
-use crate::names::{SnapshotName, is_plain, is_vdev, is_volume_part};
+use crate::names::{SnapshotName, is_file_part, is_plain, is_vdev, is_volume_part};
 use crate::tool::{BadPath, check_path};
 
 /// The version of the record this program writes, and the only one it reads.
@@ -182,6 +182,11 @@ impl DiskRecord {
                 Said::File(path) => checked(path)?,
             }
         }
+        if self.snapshot.kind().is_beside_image() {
+            // A name, and no path that would lead elsewhere.
+            let path = self.path.to_string_lossy();
+            return name(&path, is_file_part);
+        }
         // The path of one that was left out is for messages only: it may be no file at all.
         if self.snapshot.is_left_out() { Ok(()) } else { checked(&self.path) }
     }
@@ -243,6 +248,20 @@ impl Record {
         toml::to_string(self).expect("a record has only values that TOML can say")
     }
 
+    /// Whether it is of an export: its disks are copies, which lie beside the image.
+    pub fn is_export(&self) -> bool {
+        self.disks.iter().any(|disk| disk.snapshot.kind().is_beside_image())
+    }
+
+    /// Gives the disks that lie beside the image their paths.
+    pub fn found_in(&mut self, directory: &Path) {
+        for disk in &mut self.disks {
+            if disk.snapshot.kind().is_beside_image() {
+                disk.path = directory.join(&disk.path);
+            }
+        }
+    }
+
     /// Reads a record. The version is looked at first, so that a newer record is told from a
     /// broken one.
     pub fn parse(text: &str) -> Result<Self, BadRecord> {
@@ -272,7 +291,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::kinds::{External, LeftOut, Lvm, Reflink, Vhd};
+    use crate::disk::kinds::{Exported, External, LeftOut, Lvm, Reflink, Vhd};
     use crate::support::record::sample;
 
     #[test]
@@ -421,6 +440,25 @@ mod tests {
         let mut record = sample();
         record.disks[2].path = "nbd:localhost:10809".into();
         assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
+    }
+
+    #[test]
+    fn disks_of_an_export_are_beside_the_image_wherever_that_is() {
+        let mut record = sample();
+        assert!(!record.is_export());
+        record.disks[0].snapshot = Kept::Exported(Exported { proof: None });
+        record.disks[0].path = "xvda.qcow2".into();
+        assert!(record.is_export());
+        let mut read = Record::parse(&record.to_toml()).unwrap();
+        assert_eq!(read, record);
+        read.found_in(Path::new("/srv/backup"));
+        assert_eq!(read.disks[0].path, Path::new("/srv/backup/xvda.qcow2"));
+        assert_eq!(read.disks[1], record.disks[1]);
+        for path in ["", "/srv/a", "../a", "a/b", ".a", "-a", "a\nb"] {
+            record.disks[0].path = path.into();
+            let error = Record::parse(&record.to_toml()).unwrap_err();
+            assert!(matches!(error, BadRecord::Name(_)), "{error}");
+        }
     }
 
     #[test]

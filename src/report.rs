@@ -2,6 +2,7 @@
 //! output, for people or as JSON.
 
 mod deleted;
+mod exported;
 mod messages;
 mod progress;
 mod pruned;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub use self::deleted::{Deleted, DeletedDisk, Deletions, Failed, Merge};
+pub use self::exported::{Exported, ExportedDisk};
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
 pub use self::pruned::{Pruned, PrunedSnapshot};
@@ -377,7 +379,13 @@ impl fmt::Display for Shown {
             rows.add("unknown", unseen);
         }
         rows.fmt(f)?;
-        let verdict = if self.revertible { "can be reverted to" } else { "cannot be reverted to" };
+        let verdict = match (self.revertible, record.is_export()) {
+            (true, true) if record.disks_only.is_some() => "its disks are whole",
+            (true, true) => "a new domain can be created from it: revert --as",
+            (false, true) => "no new domain can be created from it",
+            (true, false) => "can be reverted to",
+            (false, false) => "cannot be reverted to",
+        };
         writeln!(f, "  {verdict}")
     }
 }

@@ -2,6 +2,7 @@
 
 mod create;
 mod delete;
+mod export;
 pub mod guard;
 mod list;
 mod named;
@@ -21,6 +22,7 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
         Command::Create(args) => create::create(args, carry_out),
         Command::Revert(args) => revert::revert(&args, carry_out),
         Command::Delete(args) => delete::delete(&args, carry_out),
+        Command::Export(args) => export::export(&args, carry_out),
         Command::List(args) => list::list(&args),
         Command::Show(args) => show::show(&args),
         Command::Prune(args) => prune::prune(&args, carry_out),

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::disk::kind::{Content, Frozen};
-use crate::disk::{self, DiskFound, RevertContext};
+use crate::disk::{self, Beside, DiskFound, RevertContext};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::memory::{Form, Image};
@@ -47,6 +47,7 @@ pub fn show(
     looked: Looked,
 ) -> Shown {
     let keep: SnapshotName = "show".parse().expect("a legal name");
+    let clone = Beside { name: "show", uuid: Uuid::nil(), heir: false };
     let context = RevertContext {
         uuid: Uuid::nil(),
         domain: "",
@@ -56,7 +57,8 @@ pub fn show(
         running: looked.runs,
         // Too little room to keep what a disk holds now does not harm the snapshot.
         discard: true,
-        beside: None,
+        // Nothing else can be done with an export.
+        beside: record.is_export().then_some(clone),
         tight: false,
         volumes: &looked.volumes,
     };

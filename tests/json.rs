@@ -14,7 +14,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
-use xl_snapshot::disk::kinds::{External, Internal, LeftOut, Lvm, Reflink, Vhd};
+use xl_snapshot::disk::kinds::{
+    Exported as ExportedCopy, External, Internal, LeftOut, Lvm, Reflink, Vhd,
+};
 use xl_snapshot::domain::{DomainId, Format, GuestType};
 use xl_snapshot::list::{
     Apart, Current, DiskState, Listing, Other, OtherKind, Snapshot, State, Told,
@@ -26,9 +28,9 @@ use xl_snapshot::record::{
     VERSION,
 };
 use xl_snapshot::report::{
-    CfgReplaced, CfgTrouble, Created, CreatedDisk, Deleted, DeletedDisk, Deletions, Failed, Merge,
-    Planned, Pruned, PrunedSnapshot, Rehearsed, Reverted, RevertedDisk, Shown, ShownDisk,
-    json_text,
+    CfgReplaced, CfgTrouble, Created, CreatedDisk, Deleted, DeletedDisk, Deletions, Exported,
+    ExportedDisk, Failed, Merge, Planned, Pruned, PrunedSnapshot, Rehearsed, Reverted,
+    RevertedDisk, Shown, ShownDisk, json_text,
 };
 
 /// One report as it is printed.
@@ -58,6 +60,8 @@ fn samples() -> Vec<Sample> {
         sample("list-least", "LIST", &listing_least()),
         sample("delete", "DELETE", &deletions()),
         sample("delete-least", "DELETE", &Deletions { snapshots: Vec::new(), failed: Vec::new() }),
+        sample("export", "EXPORT", &exported()),
+        sample("export-least", "EXPORT", &exported_least()),
         sample("prune", "PRUNE", &pruned()),
         sample("dry-run", "DRY RUN", &planned()),
     ]
@@ -97,6 +101,42 @@ fn created() -> Created {
             backup: "/etc/xen/web1.cfg.bak-s1".into(),
         }),
         cfg_disks: vec!["format=qcow2,vdev=xvda,access=rw,target=/srv/a.qcow2".into()],
+    }
+}
+
+fn exported() -> Exported {
+    let disk = |vdev: &str, file: Option<&str>, why: Option<&str>| ExportedDisk {
+        vdev: vdev.into(),
+        file: file.map(Into::into),
+        size_on_disk: file.map(|_| 1_376_256),
+        why: why.map(Into::into),
+    };
+    Exported {
+        name: "s1".into(),
+        id: Uuid::from_u128(1),
+        domain: "web1".into(),
+        directory: Some("/backup/web1-s1".into()),
+        archive: None,
+        image: "s1.xlsave.zst".into(),
+        memory: true,
+        image_size: Some(38_610_000),
+        total_ms: 5800.5,
+        disks: vec![
+            disk("xvda", Some("xvda.qcow2"), None),
+            disk("xvdb", None, Some("it is read-only")),
+        ],
+    }
+}
+
+fn exported_least() -> Exported {
+    Exported {
+        directory: None,
+        archive: Some("web1-s1".into()),
+        image: "s1.record".into(),
+        memory: false,
+        image_size: None,
+        disks: Vec::new(),
+        ..exported()
     }
 }
 
@@ -285,6 +325,7 @@ fn every_record(complete: bool) -> Record {
         }),
         Kept::Reflink(Reflink { copy: file("c.img"), proof: frozen() }),
         Kept::Vhd(Vhd { child: file("c.vhd"), proof: frozen() }),
+        Kept::Exported(ExportedCopy { proof: frozen() }),
     ];
     let disks = kinds.into_iter().zip('a'..).map(|(snapshot, letter)| DiskRecord {
         vdev: format!("xvd{letter}"),

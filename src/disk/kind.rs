@@ -169,6 +169,12 @@ pub trait Kind {
         self.new_file().map(|file| file.path)
     }
 
+    /// Whether the disk's file lies beside the image, in whichever directory that is: the record has its name
+    /// only.
+    fn is_beside_image(&self) -> bool {
+        false
+    }
+
     /// Whether nothing but a mark tells from which snapshot of this kind a file descends.
     fn needs_mark(&self) -> bool {
         false

@@ -17,6 +17,7 @@ macro_rules! kinds {
             "lvm" => Lvm(crate::disk::lvm::kept::Lvm),
             "reflink" => Reflink(crate::disk::reflink::kept::Reflink),
             "vhd" => Vhd(crate::disk::vhd::kept::Vhd),
+            "exported" => Exported(crate::disk::exported::kept::Exported),
             "none" => None(crate::disk::none::kept::LeftOut),
         }
     };

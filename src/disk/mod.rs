@@ -5,6 +5,8 @@
 //! needs. [`tool`](crate::tool) has the arguments and answers of their tools.
 
 pub mod chain;
+mod exported;
+pub mod exporting;
 pub mod external;
 pub mod family;
 mod found;
@@ -25,6 +27,7 @@ pub mod vhd;
 
 use jiff::Timestamp;
 
+use self::exporting::DiskExport;
 use self::family::{DiskDelete, Family, Wishes};
 pub use self::found::{DiskFound, short_of_room};
 use self::kind::{Content, Volume};
@@ -159,6 +162,26 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
     let planned = planned.map_err(|error| found.if_moved(error))?;
     found.check_below(context.created)?;
     Ok(planned)
+}
+
+/// Says from where the content of one disk is copied, once it is known to be that of the snapshot. `None` if the disk is
+/// not in the snapshot.
+pub fn export(found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
+    let record = &found.record;
+    if record.snapshot.is_left_out() {
+        return Ok(None);
+    }
+    let planned = match &found.used_by {
+        Some(user) => Err(refuse_revert(record, format!("it is also used by {user}"))),
+        None => record.snapshot.planner().export(found, context),
+    };
+    let planned = planned.map_err(|error| found.if_moved(error));
+    let planned = planned.and_then(|planned| found.check_below(context.created).map(|()| planned));
+    // The same troubles as those of a revert, in an operation of another name.
+    planned.map_err(|mut error| {
+        error.message = exporting::refused(record);
+        error
+    })
 }
 
 /// Plans to delete the snapshot of one disk.

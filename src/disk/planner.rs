@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::kinds::{How, kinds};
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, FileFacts, RevertContext};
@@ -43,6 +44,10 @@ pub(super) trait Planner {
 
     /// What has to be there to put it back, besides what [`Planner::revert`] looks at itself.
     fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What>;
+
+    /// Says from where the content is copied, once it is known to be that of the snapshot. `None` if the disk is not
+    /// in the snapshot.
+    fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>>;
 
     /// Plans to delete the snapshot of the disk.
     fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {

@@ -34,9 +34,12 @@ pub struct FrozenFile {
     pub file_size: u64,
     /// When it was last written to.
     pub mtime: Timestamp,
-    /// Its inode number: a copy is another file.
+    /// Its inode number: a copy is another file. [`ANY_INODE`] of a file that is meant to be copied.
     pub inode: u64,
 }
+
+/// The inode number of a file that may be copied: no file has it.
+pub const ANY_INODE: u64 = 0;
 
 /// The size of a sector in bytes, in which QEMU and Linux count.
 pub const SECTOR: u64 = 512;

@@ -8,8 +8,7 @@ use crate::disk::chain::{FileId, Link};
 use crate::disk::merging::Merging;
 use crate::disk::qcow2::{Ailment, Header};
 use crate::domain::Disk;
-use crate::record::FrozenFile;
-use crate::record::{QcowSnapshot, SECTOR};
+use crate::record::{ANY_INODE, FrozenFile, QcowSnapshot, SECTOR};
 use crate::tool::vhd_util;
 
 /// What is known of a file.
@@ -36,7 +35,7 @@ impl FileFacts {
     /// Whether its inode is the one of then, where that says anything. Where it does not, the path, the length and the
     /// time are what tells a file.
     pub fn has_inode_of(&self, proof: &FrozenFile) -> bool {
-        !self.lasting || self.inode == proof.inode
+        !self.lasting || proof.inode == ANY_INODE || self.inode == proof.inode
     }
 
     /// Which file it is.

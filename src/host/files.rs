@@ -18,7 +18,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, ioctl_ficlone, statfs, statx};
 
-pub use self::naming::{has_name, rename_new, try_naming};
+pub use self::naming::{has_name, rename_directory, rename_new, try_naming};
 use crate::disk::FileFacts;
 use crate::disk::chain::FileId;
 

@@ -125,7 +125,10 @@ fn image(path: PathBuf, effort: Effort) -> ImageSeen {
         }
         let mut file = files::open(&path)?;
         let meta = file.metadata()?;
-        let peeked = peek(&mut file, meta.len(), effort).map_err(|error| error.to_string());
+        let mut peeked = peek(&mut file, meta.len(), effort).map_err(|error| error.to_string());
+        if let (Ok(Peek::Snapshot { record, .. }), Some(directory)) = (&mut peeked, path.parent()) {
+            record.found_in(&std::path::absolute(directory)?);
+        }
         Ok(((meta.dev(), meta.ino()), meta.blocks().saturating_mul(BLOCK), peeked))
     };
     match look() {

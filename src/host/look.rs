@@ -1,6 +1,7 @@
 //! Looking at the host: everything the planners need to know. Changes nothing.
 
 mod domains;
+mod exportable;
 mod found;
 mod trouble;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use domains::name_of;
 pub use domains::{Domain, again, domain, name_in};
+pub use exportable::{Exportable, for_export};
 pub use found::{Way, for_revert, for_show};
 use jiff::Timestamp;
 pub(super) use trouble::trouble;

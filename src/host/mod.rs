@@ -10,6 +10,7 @@ pub mod compress;
 pub mod configured;
 pub mod deletion;
 pub mod dom0;
+pub mod export;
 pub mod files;
 pub mod guard;
 pub mod image;

@@ -154,6 +154,11 @@ pub fn wake(process: Process) -> io::Result<()> {
     Handle::open(process)?.map_or(Ok(()), |handle| handle.send(Signal::CONT))
 }
 
+/// Asks a process to end (SIGTERM), if it is still there.
+pub fn end(process: Process) -> io::Result<()> {
+    Handle::open(process)?.map_or(Ok(()), |handle| handle.send(Signal::TERM))
+}
+
 #[cfg(test)]
 mod tests {
     use super::stat::Stat;

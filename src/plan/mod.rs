@@ -28,8 +28,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use execute::{Perform, Reached, TakenOver, execute, take_over, undo};
-pub use step::deletion;
 pub use step::{Action, ImageStart, ReplaceCfg, Step, StoreConfig, Target, Whose, XenstoreWrite};
+pub use step::{deletion, export};
 
 pub use switch::{Heir, Image, Switch};
 pub use text::Text;

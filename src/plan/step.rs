@@ -1,6 +1,7 @@
 //! One step of a plan: what it does and how it is undone.
 
 pub mod deletion;
+pub mod export;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::process::Process;
 use crate::record::Record;
 use crate::tool::Invocation;
 use deletion::Deletion;
+use export::Export;
 
 /// Where a memory image is written to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -427,6 +429,8 @@ pub enum Step {
     },
     /// One step of a deletion.
     Delete(Deletion),
+    /// One step of an export.
+    Export(Export),
     /// Removes a file that is not needed any more.
     RemoveFile {
         /// The file.
@@ -493,6 +497,7 @@ impl Step {
             Step::Restore { uuid, domain, .. } => {
                 Some(Step::DiscardDomain { uuid: *uuid, domain: domain.clone() })
             }
+            Step::Export(export) => export.undo().map(Step::Export),
             Step::Switch(switch) => switch.undo().map(Step::Switch),
             Step::Together(steps) => {
                 Step::together(steps.iter().rev().filter_map(Step::undo).collect())
@@ -513,6 +518,7 @@ impl Step {
                 | Step::DiscardRecord
                 | Step::Disarm
                 | Step::UntakeInternal { .. }
+                | Step::Export(Export::Discard { .. })
         )
     }
 

@@ -5,7 +5,7 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
-use crate::list::{Apart, Told};
+use crate::list::{Apart, DiskState, Told};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -69,6 +69,22 @@ fn all_words(
         format!("{}: {}", verdict.snapshot.name, why.join(", ")).trim_end().to_owned()
     };
     verdicts.iter().map(line).collect()
+}
+
+#[test]
+fn an_export_is_neither_counted_nor_deleted() {
+    let mut listing = of_times(&["2026-03-01T01:00:00Z", "2026-03-02T01:00:00Z"]);
+    listing.snapshots[1].disks.push(DiskState {
+        vdev: "xvda".into(),
+        snapshot: "exported",
+        image: "/backup/x/xvda.qcow2".into(),
+        size_on_disk: None,
+        state: State::Good,
+        why: None,
+    });
+    let rules = Rules { last: 1, ..Rules::default() };
+    assert_eq!(words(&listing, &rules).len(), 1);
+    assert!(words(&listing, &rules)[0].starts_with("s1: "));
 }
 
 #[test]

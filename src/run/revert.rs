@@ -1,6 +1,6 @@
 //! `revert`, from the command line to the report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use crate::clone;
 use crate::error::{Error, Kind, Result};
 use crate::host::lock::Hold;
 use crate::host::look::{self, Way};
+use crate::host::snapshot::Snapshot;
 use crate::host::{marks, rewrites};
 use crate::list::mark::Mark;
 use crate::record::Record;
@@ -89,10 +90,34 @@ fn first(args: &RevertArgs) -> Result<Option<restore_first::Wishes>> {
     args.restore_first.then(wishes).transpose()
 }
 
+/// A domain's own disks cannot be put back from an export, which has copies of them.
+fn refuse_in_place(snapshot: &Snapshot, image: &Path) -> Error {
+    let Record { name, domain, .. } = &snapshot.record;
+    let refused =
+        Error::refused(format!("{} cannot be reverted to the export of {name}", domain.name))
+            .because("an export has copies of the disks, not the disks themselves");
+    match snapshot.source {
+        Some(_) => refused.hint(format!(
+            "create a new domain from it: xl-snapshot revert --as NAME --overlay-dir DIR {}. On a host without {}, \
+             --as {} --keep-macs makes it the same one for others",
+            quote(image),
+            domain.name,
+            quote(&domain.name)
+        )),
+        None => refused.hint(
+            "it has no memory: give its disks, or qcow2 overlays on them (qemu-img create), to a domain by its xl \
+             configuration file",
+        ),
+    }
+}
+
 /// Does what the command line asks for.
 pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let started = Instant::now();
     let Named { snapshot, cfg } = Named::open(&args.snapshot)?;
+    if snapshot.record.is_export() && args.clone_name.is_none() {
+        return Err(refuse_in_place(&snapshot, &args.snapshot));
+    }
     let mut dom0 = open(&args.common)?;
     let record = snapshot.record.clone();
     let domain = &record.domain;

@@ -124,6 +124,58 @@ pub fn copy_snapshot(
     call.arg(from).arg(to)
 }
 
+/// The whole content of a disk, with all that lies below its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whole {
+    /// Of an image or a device.
+    Image { path: PathBuf, format: Format },
+    /// Of a snapshot inside of a qcow2 image, by its ID.
+    Inside { path: PathBuf, id: String },
+    /// Of a VHD without a parent, as tapdisk reads it.
+    TapVhd { path: PathBuf },
+}
+
+impl Whole {
+    /// The options that say what is read, and the file.
+    fn words(&self) -> (Vec<OsString>, OsString) {
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect();
+        match self {
+            Whole::Image { path, format } => (words(&["-f", format.qemu()]), path.into()),
+            Whole::Inside { path, id } => {
+                (words(&["-f", "qcow2", "-l", &snapshot_option(id)]), path.into())
+            }
+            Whole::TapVhd { path } => (words(&["--image-opts"]), vhd_opts(path)),
+        }
+    }
+}
+
+/// Copies the whole content of a disk into a new image that rests on nothing, without the parts that are zero. `-U`:
+/// the QEMU of a guest may hold the image, and does not write to what is read.
+pub fn flatten(from: &Whole, to: &Path) -> Invocation {
+    let (options, from) = from.words();
+    Invocation::new(Tool::QemuImg, ["convert", "-q", "-U"])
+        .args(options)
+        .args(["-O", "qcow2"])
+        .arg(from)
+        .arg(to)
+}
+
+/// Asks how long [`flatten`]'s copy can be, as JSON.
+pub fn measure_whole(from: &Whole) -> Invocation {
+    let (options, from) = from.words();
+    Invocation::new(Tool::QemuImg, ["measure", "-U", "--output=json"])
+        .args(options)
+        .args(["-O", "qcow2"])
+        .arg(from)
+}
+
+/// A VHD of the size that its footer states: of some writers, QEMU would take the size of a disk geometry, which is
+/// less (block/vpc.c).
+fn vhd_opts(path: &Path) -> OsString {
+    let path = path.to_string_lossy().replace(',', ",,");
+    format!("driver=vpc,force_size_calc=current_size,file.driver=file,file.filename={path}").into()
+}
+
 /// Gives an image that nobody has open another size in bytes, also a smaller one.
 pub fn resize(path: &Path, size: u64) -> Invocation {
     Invocation::new(Tool::QemuImg, ["resize", "-q", "--shrink", "-f", "qcow2"])

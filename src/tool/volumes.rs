@@ -131,6 +131,11 @@ impl Volume {
         }
     }
 
+    /// Whether it has a device.
+    pub fn is_active(&self) -> bool {
+        self.major >= 0
+    }
+
     /// Whether it has the device number `(major, minor)`.
     pub fn has_device(&self, (major, minor): (u64, u64)) -> bool {
         u64::try_from(self.major) == Ok(major) && u64::try_from(self.minor) == Ok(minor)

@@ -136,8 +136,10 @@ impl Walk {
             (self.place.top, self.place.format) = (disk.path.clone(), Format::Qcow2);
         } else {
             self.taken += 1;
-            let overlay =
-                self.place.path("disks").join(format!("web1-xvda.after-{name}.{}.qcow2", self.taken));
+            let overlay = self
+                .place
+                .path("disks")
+                .join(format!("web1-xvda.after-{name}.{}.qcow2", self.taken));
             self.overlay(&overlay, &disk.path, disk.format.unwrap());
             (self.place.top, self.place.format) = (overlay, Format::Qcow2);
         }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use xl_snapshot::error::{Error, Result};
+use xl_snapshot::plan::export::Export;
 use xl_snapshot::plan::{
     Action, Perform, Plan, Reached, Step, StoreConfig, Switch, Target, Text, Whose, undo,
 };
@@ -192,6 +193,27 @@ impl Model {
         Ok(())
     }
 
+    fn export(&mut self, export: &Export, step: &Step) {
+        let state = &mut self.state;
+        match export {
+            Export::Begin { directory, .. } => drop(state.files.insert(directory.clone())),
+            Export::Discard { directory, .. } => drop(state.files.remove(directory)),
+            Export::Name { from, to, .. } => {
+                state.files.remove(from);
+                state.files.insert(to.clone());
+            }
+            Export::End { .. } => drop(state.ran.insert(step.to_string())),
+            // In the directory, of no use to anybody, or nothing that stays here.
+            Export::Clear { .. }
+            | Export::Disk(_)
+            | Export::Cfg { .. }
+            | Export::Memory(_)
+            | Export::Record { .. }
+            | Export::EndArchive
+            | Export::Send { .. } => {}
+        }
+    }
+
     fn store(&mut self, store: &StoreConfig) {
         let (slot, key) = slot(store.whose);
         let changed = self.old.get(key) != Some(&store.new);
@@ -347,6 +369,7 @@ impl Perform for Model {
                 }
             }
             Step::Together(steps) => steps.iter().try_for_each(|step| self.perform(step))?,
+            Step::Export(export) => self.export(export, step),
             Step::Delete(_) => drop(state.ran.insert(step.to_string())),
             Step::Switch(switch) => self.switch(switch)?,
             Step::Resize { .. }
@@ -377,6 +400,7 @@ impl Perform for Model {
             }
             Step::Restore { .. } | Step::CreateDomain { .. } => Ok(self.state.guest != Guest::Gone),
             Step::CompleteRecord => Ok(self.state.record == Image::Complete),
+            Step::Export(Export::Name { to, .. }) => Ok(self.state.files.contains(to)),
             Step::Switch(Switch::Run { .. }) => Ok(self.state.beside == Guest::Runs),
             _ => Ok(false),
         }
@@ -435,7 +459,12 @@ impl Perform for Faulty<'_> {
             Some(Fault::Fails) => Err(Error::failed("told to fail")),
             // All or nothing: a commit that failed has done nothing.
             Some(Fault::FailsLate)
-                if matches!(step, Step::Transaction { .. } | Step::Switch(Switch::Run { .. })) =>
+                if matches!(
+                    step,
+                    Step::Transaction { .. }
+                        | Step::Switch(Switch::Run { .. })
+                        | Step::Export(Export::Name { .. })
+                ) =>
             {
                 Err(Error::failed("told to fail afterwards"))
             }

@@ -190,6 +190,12 @@ fn check_record(record: &Record) {
         let mut paths = vec![&disk.path];
         match &disk.snapshot {
             Kept::None(_) => continue,
+            // In whichever directory the image is: a name that leads nowhere else.
+            Kept::Exported(_) => {
+                let name = disk.path.to_str().unwrap();
+                assert!(!name.is_empty() && !name.starts_with(['-', '.']) && !name.contains('/'));
+                continue;
+            }
             Kept::Internal(_) => {}
             Kept::External(External { overlay: file, .. })
             | Kept::Reflink(Reflink { copy: file, .. })

@@ -12,6 +12,7 @@ pub(super) mod kept;
 use std::path::Path;
 
 use self::kept::External;
+use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::merge;
 use crate::disk::parts::{node, place, record, refuse, refuse_by_hand, refuse_revert};
@@ -23,6 +24,7 @@ use crate::need::What;
 use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, FrozenFile, SECTOR};
 use crate::spec::Wish;
+use crate::tool::qemu_img::Whole;
 use crate::tool::{check_path, qemu_img};
 
 /// QEMU's limit for the name of a node (block.c, `node_name[32]`).
@@ -116,6 +118,15 @@ impl Planner for External {
 
     fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
         vec![What::Still(found.record.path.clone())]
+    }
+
+    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+        let record = &found.record;
+        let proof = found.check_frozen(&record.path, self.proof.as_ref())?;
+        let format =
+            record.format.ok_or_else(|| refuse_revert(record, "its format is not known"))?;
+        let from = Whole::Image { path: record.path.clone(), format };
+        Ok(Some(DiskExport::of(from).fitting(found, proof.whole_sectors())))
     }
 
     fn by_hand(disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord> {

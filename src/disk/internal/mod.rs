@@ -4,6 +4,7 @@ mod delete;
 pub(super) mod kept;
 
 use self::kept::Internal;
+use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
@@ -14,9 +15,57 @@ use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::need::What;
 use crate::plan::{Action, Step};
-use crate::record::DiskRecord;
+use crate::record::{DiskRecord, QcowSnapshot};
 use crate::spec::Wish;
+use crate::tool::qemu_img::{ImageInfo, Whole};
 use crate::tool::{check_path, qemu_img, quote};
+
+impl Internal {
+    /// The proof of the snapshot, once it is known to be there, and what qemu-img says of the image.
+    fn checked<'a>(&'a self, found: &'a DiskFound) -> Result<(&'a QcowSnapshot, &'a ImageInfo)> {
+        let refuse = |why: String| refuse_revert(&found.record, why);
+        let proof = self
+            .proof
+            .as_ref()
+            .ok_or_else(|| refuse("the record has no proof of its snapshot".into()))?;
+        found.file.as_ref().map_err(|why| refuse(why.clone()))?;
+        let image = found.image.as_ref().map_err(|why| refuse(why.clone()))?;
+        let snapshots = image.snapshots();
+        let same_name: Vec<_> = snapshots.iter().filter(|s| s.name == proof.name).collect();
+        if !same_name.contains(&proof) {
+            return Err(refuse(match same_name.first() {
+                None => format!("its snapshot {:?} is gone", proof.name),
+                Some(other) => format!(
+                    "its snapshot {:?} is another one: ID {} of {}, not ID {} of {}",
+                    proof.name, other.id, other.date, proof.id, proof.date
+                ),
+            }));
+        }
+        if snapshots.iter().filter(|s| s.id == proof.id).count() != 1 {
+            return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
+        }
+        Ok((proof, image))
+    }
+}
+
+/// The sizes that the guest saw at the snapshot and that the image has now, in bytes: qemu-img gives a copy of a
+/// snapshot the latter.
+fn sizes(found: &DiskFound, image: &ImageInfo) -> Result<(u64, u64)> {
+    let refuse = |why: String| refuse_revert(&found.record, why);
+    let (then, now) = (found.size_then.clone().map_err(refuse)?, image.virtual_size);
+    if then <= now {
+        return Ok((then, now));
+    }
+    Err(refuse(format!(
+        "the image was {} at the snapshot and is {} now: a copy would lack the end of the disk",
+        mib(then),
+        mib(now)
+    ))
+    .hint(format!(
+        "give the image that size again, with no domain running on it: qemu-img resize -f qcow2 {} {then}",
+        quote(&found.record.path)
+    )))
+}
 
 impl Planner for Internal {
     fn is_default(seen: &DiskSeen) -> bool {
@@ -82,26 +131,8 @@ impl Planner for Internal {
         let record = &found.record;
         let path = &record.path;
         let refuse = |why: String| refuse_revert(record, why);
-        let proof = self
-            .proof
-            .as_ref()
-            .ok_or_else(|| refuse("the record has no proof of its snapshot".into()))?;
-        found.file.as_ref().map_err(|why| refuse(why.clone()))?;
-        let image = found.image.as_ref().map_err(|why| refuse(why.clone()))?;
+        let (proof, image) = self.checked(found)?;
         let snapshots = image.snapshots();
-        let same_name: Vec<_> = snapshots.iter().filter(|s| s.name == proof.name).collect();
-        if !same_name.contains(&proof) {
-            return Err(refuse(match same_name.first() {
-                None => format!("its snapshot {:?} is gone", proof.name),
-                Some(other) => format!(
-                    "its snapshot {:?} is another one: ID {} of {}, not ID {} of {}",
-                    proof.name, other.id, other.date, proof.id, proof.date
-                ),
-            }));
-        }
-        if snapshots.iter().filter(|s| s.id == proof.id).count() != 1 {
-            return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
-        }
         // It is deleted by its name, which must mean no other one.
         if snapshots.iter().any(|s| s.name == keep.as_str() || s.id == keep.as_str()) {
             return Err(refuse(format!("it already has a snapshot {keep}"))
@@ -138,19 +169,7 @@ impl Planner for Internal {
             });
         }
 
-        // qemu-img gives a copy of a snapshot the size that the image has now.
-        let (then, now) = (found.size_then.clone().map_err(refuse)?, image.virtual_size);
-        if then > now {
-            return Err(refuse(format!(
-                "the image was {} at the snapshot and is {} now: a copy would lack the end of the disk",
-                mib(then),
-                mib(now)
-            ))
-            .hint(format!(
-                "give the image that size again, with no domain running on it: qemu-img resize -f qcow2 {} {then}",
-                quote(path)
-            )));
-        }
+        let (then, now) = sizes(found, image)?;
         let room = found.room_for_copy()?.clone();
         let backing = match (&image.full_backing_filename, &image.backing_filename_format) {
             (None, _) => None,
@@ -191,6 +210,13 @@ impl Planner for Internal {
             false if found.needs_copy() => What::Still(path),
             false => What::Alone(path),
         }]
+    }
+
+    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+        let (proof, image) = self.checked(found)?;
+        let (then, now) = sizes(found, image)?;
+        let from = Whole::Inside { path: found.record.path.clone(), id: proof.id.clone() };
+        Ok(Some(DiskExport { fit: (then < now).then_some(then), ..DiskExport::of(from) }))
     }
 
     fn by_hand(disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord> {

@@ -7,6 +7,7 @@
 
 mod before;
 mod delete;
+mod export;
 pub(super) mod kept;
 mod recorded;
 mod thin;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use self::kept::Lvm;
 use self::recorded::{Recorded, check_name, keep_name};
 use self::thin::{thin, thin_beside, thin_of_heir};
+use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::planner::Planner;
@@ -219,6 +221,10 @@ impl Planner for Lvm {
     fn needs(&self, _: &DiskFound, beside: bool) -> Vec<What> {
         let in_place = self.size.is_some() && !beside;
         in_place.then(|| What::Alone(device(&self.group, &self.volume))).into_iter().collect()
+    }
+
+    fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
+        export::plan(self, found, context).map(Some)
     }
 
     fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {

@@ -3,6 +3,7 @@
 pub(super) mod kept;
 
 use self::kept::LeftOut;
+use crate::disk::exporting::DiskExport;
 use crate::disk::parts::record;
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
@@ -49,6 +50,10 @@ impl Planner for LeftOut {
         let only_read = [CDROM, READ_ONLY].contains(&self.why.as_str());
         let note = only_read.then(|| found.rewritten(context.created)).flatten();
         Ok(DiskRevert { note, ..DiskRevert::default() })
+    }
+
+    fn export(&self, _: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+        Ok(None)
     }
 
     fn needs(&self, _: &DiskFound, _: bool) -> Vec<What> {

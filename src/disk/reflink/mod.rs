@@ -8,6 +8,7 @@ pub(super) mod kept;
 use std::path::{Path, PathBuf};
 
 use self::kept::Reflink;
+use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::merge;
 use crate::disk::parts::{place, record, refuse};
@@ -18,7 +19,7 @@ use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
 use crate::spec::Wish;
-use crate::tool::qemu_img;
+use crate::tool::qemu_img::{self, Whole};
 
 impl Planner for Reflink {
     /// Plans a copy.
@@ -126,6 +127,12 @@ impl Planner for Reflink {
         let path = &found.record.path;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
         vec![copy, What::Still(path.clone()), What::Renames(directory)]
+    }
+
+    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+        let proof = found.check_frozen(&self.copy, self.proof.as_ref())?;
+        let from = Whole::Image { path: self.copy.clone(), format: Format::Raw };
+        Ok(Some(DiskExport::of(from).fitting(found, proof.whole_sectors())))
     }
 
     /// A clone may rest on the copy.

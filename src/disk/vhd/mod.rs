@@ -8,8 +8,9 @@ pub(super) mod kept;
 
 use self::kept::Vhd;
 pub use self::kept::target;
+use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DiskDelete, Family, Wishes};
-use crate::disk::parts::{place, record, refuse};
+use crate::disk::parts::{place, record, refuse, refuse_revert};
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
 use crate::domain::Format;
@@ -17,6 +18,7 @@ use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
 use crate::spec::Wish;
+use crate::tool::qemu_img::Whole;
 use crate::tool::vhd_util::{MAX_DEPTH, snapshot};
 
 impl Planner for Vhd {
@@ -81,6 +83,21 @@ impl Planner for Vhd {
 
     fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
         vec![What::Still(found.record.path.clone())]
+    }
+
+    /// QEMU reads a VHD, but not its parents.
+    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+        let record = &found.record;
+        let proof = found.check_frozen(&record.path, self.proof.as_ref())?;
+        if let Some((parent, _)) = found.below.iter().flatten().next() {
+            let why = format!("it is a VHD with a parent, {}", parent.display());
+            return Err(refuse_revert(record, why).hint(
+                "QEMU does not read parents: merge the chain with vhd-util coalesce, while the domain is \
+                 down, or export the first snapshot of it",
+            ));
+        }
+        let from = Whole::TapVhd { path: record.path.clone() };
+        Ok(Some(DiskExport::of(from).fitting(found, proof.whole_sectors())))
     }
 
     fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {

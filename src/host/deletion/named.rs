@@ -47,6 +47,15 @@ pub fn named(text: &Path) -> Result<Named> {
                 "if no create is running, its leftovers are removed by the next create with --clean",
             ))
         }
+        Peek::Snapshot { record, .. } if record.is_export() => {
+            let directory = image.parent().unwrap_or(Path::new("/"));
+            Err(refused().because("it is an export, whose directory is all there is of it").hint(
+                format!(
+                    "once no domain has an overlay on its disks, remove it: rm -r {}",
+                    quote(directory)
+                ),
+            ))
+        }
         Peek::Snapshot { record, .. } => Ok(Named { image, marked, record: *record, allocated }),
         Peek::Damaged(why) => Err(refused().because(why)),
         Peek::SaveFile => Err(refused().because("it is a save file of xl, which names no disks")),

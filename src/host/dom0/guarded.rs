@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::host::guard::{DoneBefore, Guard, Note};
 use crate::host::image::ImageWriter;
 use crate::host::lock::Lock;
-use crate::host::process::{Handle, Watch};
+use crate::host::process::{self, Handle, Watch};
 use crate::host::record_file::RecordFile;
 use crate::host::surroundings::Unstoppable;
 use crate::plan::{Plan, Step};
@@ -61,6 +61,14 @@ impl Dom0 {
         self.image = start.zip(done.image).and_then(|(start, id)| {
             Some((ImageWriter::adopt(start, id).ok()?, start.record.clone()))
         });
+    }
+
+    /// Has the tools end that were left behind, whose files nobody needs.
+    pub(super) fn end_orphans(&self) {
+        for (_, process) in &self.orphans {
+            // It is waited for then, whether it was told or not.
+            let _ = process::end(*process);
+        }
     }
 
     /// Waits for the tools that were left behind, so that nothing is taken back while it is being made.

@@ -4,6 +4,7 @@ mod alone;
 mod deletion;
 mod disks;
 mod domain;
+mod export;
 mod guarded;
 mod memory;
 mod round;
@@ -21,8 +22,10 @@ use self::guarded::started;
 use self::state::{caused, failed};
 use self::suspend::write_back;
 use crate::error::Result;
+use crate::host::export::steps;
 use crate::host::guard::Note;
 use crate::host::{command, files, process};
+use crate::plan::export::Export;
 use crate::plan::{Perform, Reached, Step};
 use crate::tool::Invocation;
 use crate::tool::qemu_img::{base_of, resize, snapshot_create};
@@ -62,6 +65,9 @@ impl Dom0 {
     }
 
     fn carry_out(&mut self, step: &Step) -> Result<()> {
+        if let Step::Export(Export::Discard { .. }) = step {
+            self.end_orphans();
+        }
         if step.can_wait() {
             self.await_orphans();
         }
@@ -136,6 +142,7 @@ impl Dom0 {
             Step::DiscardDomain { uuid, .. } => self.discard_domain(*uuid),
             Step::Unpause { uuid, .. } => self.unpause(*uuid),
             Step::Delete(deletion) => self.delete(deletion),
+            Step::Export(export) => self.export(export),
             Step::DropInternal { uuid, domain, vdev, name } => {
                 self.drop_internal(*uuid, domain, vdev, name)
             }
@@ -187,6 +194,7 @@ impl Perform for Dom0 {
             Step::CreateDomain { domain, .. } => Ok(self.domid_of_name(domain)?.is_some()),
             Step::CompleteRecord => Ok(self.is_recorded()),
             Step::Delete(deletion) => Ok(Dom0::settle_deletion(deletion)),
+            Step::Export(export) => Ok(steps::settle(export)),
             Step::Switch(switch) => self.settle_switch(switch),
             _ => Ok(false),
         }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::round::Round;
 use crate::domain::DomainId;
 use crate::error::{Error, Left, Result};
+use crate::host::export::steps::Exporter;
 use crate::host::guard::Guard;
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{DomainInfo, Libxl};
@@ -93,6 +94,8 @@ pub struct Dom0 {
     pub(super) meters: Vec<Meter>,
     /// With which a save is watched; closed only then, too.
     pub(super) lookout: Option<Libxl>,
+    /// What an export has made so far.
+    pub(super) exporter: Exporter,
     pub(super) done: Done,
 }
 
@@ -141,6 +144,7 @@ impl Dom0 {
             messages: Vec::new(),
             meters: Vec::new(),
             lookout: None,
+            exporter: Exporter::default(),
             done: Done::default(),
         }
     }

@@ -25,6 +25,18 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     rename_by(&WAYS, from, to)
 }
 
+/// Gives a directory another name; fails if that is taken. There are no links to directories: where the file system
+/// cannot do both at once, what takes the name in between keeps it if there is anything in it.
+pub fn rename_directory(from: &Path, to: &Path) -> io::Result<()> {
+    match without_replacing(from, to) {
+        Err(error) if is_not_offered(&error) => match fs::symlink_metadata(to) {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(from, to),
+        },
+        renamed => renamed,
+    }
+}
+
 /// Whether this open file has this name; a link does not count.
 pub fn has_name(file: &File, path: &Path) -> bool {
     let named = name_of(path).ok();

@@ -221,7 +221,7 @@ fn is_empty_shell(toolstack: &Toolstack, domid: u32, state: State) -> bool {
 }
 
 /// The host's logical volumes, if the snapshot has one.
-fn volumes_for(record: &Record) -> Result<Vec<volumes::Volume>, String> {
+pub(super) fn volumes_for(record: &Record) -> Result<Vec<volumes::Volume>, String> {
     match record
         .disks
         .iter()
@@ -233,7 +233,7 @@ fn volumes_for(record: &Record) -> Result<Vec<volumes::Volume>, String> {
 }
 
 /// The disks of the domain that would be reverted; none if it has just gone.
-fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
+pub(super) fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
     let json = match toolstack.config_json(domid) {
         Ok(json) => json,
         Err(error) if error.is_not_found() => return Ok(Vec::new()),
@@ -267,8 +267,9 @@ pub fn for_show(
     config: Option<&DomainConfig>,
     now: Timestamp,
 ) -> Result<Looked> {
-    // Without memory, it may have another UUID now.
-    let around = toolstack.filter(|_| record.disks_only.is_none()).map(|toolstack| {
+    // Without memory, it may have another UUID now. Of an export, only another domain is made.
+    let export = record.is_export();
+    let around = toolstack.filter(|_| record.disks_only.is_none() && !export).map(|toolstack| {
         let domains = listed(toolstack)?;
         let named = with_name(&domains, &record.domain.name).map(|named| (named.id, named.state));
         let same = with_uuid(&domains, record.domain.uuid)?
@@ -286,14 +287,17 @@ pub fn for_show(
     };
     let (same, current, others, refusal) = around;
     let mut disks = in_parallel(&record.disks, |disk| {
-        let mut found = disk_found(disk, revert_place(record, disk, now), &current, &others);
+        let mut place = revert_place(record, disk, now);
+        // An overlay is made elsewhere: the export may be where nobody can write.
+        place.trouble = place.trouble.filter(|_| !export);
+        let mut found = disk_found(disk, place, &current, &others);
         found.room = room_needed(&found, false);
         found
     });
     if let Some(domid) = same {
         count_live_bitmaps(domid, &mut disks);
     }
-    let mut needs = need::of_revert(&disks, config, &record.domain.name, false)
+    let mut needs = need::of_revert(&disks, config, &record.domain.name, export)
         .map_err(|error| trouble(&record.domain.name, error))?;
     needs.extend(need::of_memory(record, &record.domain.name));
     let (needed, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
@@ -320,7 +324,7 @@ fn count_live_bitmaps(domid: u32, disks: &mut [DiskFound]) {
     }
 }
 
-fn disk_found(
+pub(super) fn disk_found(
     disk: &DiskRecord,
     place: Place,
     current: &[Disk],

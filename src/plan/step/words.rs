@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::export::Export;
 use super::{Action, Step, Target, Whose};
 use crate::domain::DomainId;
 use crate::tool::qemu_img::{resize, snapshot_create, snapshot_delete};
@@ -15,6 +16,7 @@ impl Step {
         let told = |call: &Invocation| words.contains(&format!("`{call}`"));
         match self {
             Step::NewFile { path, fill } if told(fill) => format!("make {}", quote(path)),
+            Step::Export(Export::Disk(copy)) if told(&copy.fill) => format!("copy {}", copy.vdev),
             Step::Run(call) | Step::Undoable { call, .. } if told(call) => {
                 let lvm = call.args.first().filter(|_| call.tool == Tool::Lvm);
                 format!("run {}", lvm.map_or(call.tool.name().into(), quote))
@@ -64,6 +66,7 @@ impl Step {
             Step::CreateDomain { cfg, paused, .. } => Some(create_domain(cfg, *paused).to_string()),
             Step::Resume { otherwise, .. } => otherwise.clone(),
             Step::Delete(deletion) => deletion.by_hand(),
+            Step::Export(export) => export.by_hand(),
             Step::Switch(switch) => switch.by_hand(),
             _ => None,
         }
@@ -234,6 +237,7 @@ impl fmt::Display for Step {
             }
             Step::Unpause { domain, .. } => write!(f, "unpause {domain}"),
             Step::Delete(deletion) => deletion.fmt(f),
+            Step::Export(export) => export.fmt(f),
             Step::DropInternal { vdev, name, .. } => {
                 write!(f, "delete the internal snapshot {name} of {vdev}")
             }

@@ -1,0 +1,38 @@
+//! What a record keeps of a disk of an export.
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::kind::{Content, Frozen, Keys, Kind, Proof, Reader, Said, Wishable};
+use crate::disk::proof::FrozenFile;
+
+/// The disk's file is a copy of what the disk held, which lies beside the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exported {
+    /// The proof; absent only while the record is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<FrozenFile>,
+}
+
+impl Wishable for Exported {
+    /// `export` makes it of a snapshot.
+    const KEYS: Option<Keys> = None;
+}
+
+impl Kind for Exported {
+    fn content(&self) -> Content<'_> {
+        Content::Frozen(Frozen { copy: None, reader: Reader::Qemu, proof: self.proof.as_ref() })
+    }
+
+    fn proof(&mut self) -> Proof<'_> {
+        Proof::Frozen { copy: None, proof: &mut self.proof }
+    }
+
+    fn said(&self) -> Vec<Said<'_>> {
+        Vec::new()
+    }
+
+    fn is_beside_image(&self) -> bool {
+        true
+    }
+}

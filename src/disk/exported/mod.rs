@@ -1,0 +1,143 @@
+//! Disks of an export: whole copies that lie beside the image, on whichever host.
+//!
+//! They are the disks of no domain, so they are not put back: a new domain gets overlays on them.
+
+pub(super) mod kept;
+
+use self::kept::Exported;
+use crate::disk::exporting::DiskExport;
+use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::parts::{refuse, refuse_revert};
+use crate::disk::planner::Planner;
+use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, merge};
+use crate::domain::Format;
+use crate::error::Result;
+use crate::need::What;
+use crate::plan::Step;
+use crate::record::FrozenFile;
+use crate::spec::Wish;
+use crate::tool::qemu_img::{Whole, create_overlay};
+
+impl Exported {
+    /// The proof, once the copy is known to be whole. Whoever handed us the export may have named any file below it.
+    fn checked<'a>(&'a self, found: &DiskFound) -> Result<&'a FrozenFile> {
+        let record = &found.record;
+        let proof = found.check_frozen(&record.path, self.proof.as_ref())?;
+        let own = found.own.as_ref().map_err(|why| refuse_revert(record, why.clone()))?;
+        if record.format != Some(Format::Qcow2) || own.len() != 1 {
+            let why = "it is no qcow2 image that rests on nothing, as export makes it";
+            return Err(refuse_revert(record, why));
+        }
+        Ok(proof)
+    }
+}
+
+impl Planner for Exported {
+    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+        Err(refuse(&seen.disk, "export makes such copies, of a snapshot".into()))
+    }
+
+    /// Plans an overlay for a new domain.
+    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+        let record = &found.record;
+        if context.beside.is_none_or(|domain| domain.heir) {
+            return Err(refuse_revert(record, "it is a copy in an export, not the disk itself")
+                .hint(
+                    "create a new domain from the export: xl-snapshot revert --as NAME --overlay-dir DIR IMAGE",
+                ));
+        }
+        let proof = self.checked(found)?;
+        let overlay = &found.place.path;
+        let fill = create_overlay(overlay, &record.path, Format::Qcow2, proof.whole_sectors());
+        Ok(DiskRevert {
+            prepare: vec![Step::NewFile { path: overlay.clone(), fill }],
+            switch: Some((overlay.clone(), Format::Qcow2)),
+            ..DiskRevert::default()
+        })
+    }
+
+    fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
+        vec![What::Still(found.record.path.clone())]
+    }
+
+    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+        self.checked(found)?;
+        let from = Whole::Image { path: found.record.path.clone(), format: Format::Qcow2 };
+        Ok(Some(DiskExport::of(from)))
+    }
+
+    /// What a record leads to is no reason to remove a file that may be the only copy.
+    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+        Err(merge::refuse(family, "it is a copy in an export")
+            .hint("remove the directory of the export, once no domain has an overlay on its disks"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::disk::{Beside, revert};
+    use crate::record::Kept;
+    use crate::support::disks::{found, link, proof, refused, revert_context, revert_one, words};
+
+    fn exported() -> DiskFound {
+        let mut found =
+            found("/srv/x/xvdb.qcow2", Kept::Exported(Exported { proof: Some(proof()) }));
+        found.record.format = Some(Format::Qcow2);
+        found.own = Ok(vec![link("/srv/x/xvdb.qcow2", Format::Qcow2, None)]);
+        found
+    }
+
+    fn beside(found: &DiskFound) -> Result<DiskRevert> {
+        let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
+        let domain = Beside { name: "web2", uuid: Uuid::nil(), heir: false };
+        revert(found, RevertContext { beside: Some(domain), ..revert_context(&keep, &volumes) })
+    }
+
+    #[test]
+    fn a_new_domain_gets_an_overlay() {
+        let planned = beside(&exported()).unwrap();
+        assert_eq!(
+            words(&planned.prepare),
+            [
+                "make /srv/new: qemu-img create -q -u -f qcow2 -F qcow2 -b /srv/x/xvdb.qcow2 /srv/new 67108864"
+            ]
+        );
+        assert_eq!(planned.switch, Some(("/srv/new".into(), Format::Qcow2)));
+        assert_eq!((planned.put_back, planned.kept, planned.discard), (vec![], None, vec![]));
+    }
+
+    #[test]
+    fn nothing_is_put_back() {
+        refused(revert_one(&exported()), &["it is a copy in an export", "revert --as NAME"]);
+    }
+
+    #[test]
+    fn a_copy_that_rests_on_something_is_refused() {
+        let mut on_secret = exported();
+        let below = Some(("/etc/shadow", "raw"));
+        on_secret.own = Ok(vec![
+            link("/srv/x/xvdb.qcow2", Format::Qcow2, below),
+            link("/etc/shadow", Format::Raw, None),
+        ]);
+        refused(beside(&on_secret), &["rests on nothing"]);
+        let mut raw = exported();
+        raw.record.format = Some(Format::Raw);
+        refused(beside(&raw), &["rests on nothing"]);
+    }
+
+    #[test]
+    fn a_copy_has_any_inode_and_the_time_of_the_export() {
+        let mut found = exported();
+        let Kept::Exported(Exported { proof: Some(proof) }) = &mut found.record.snapshot else {
+            unreachable!()
+        };
+        proof.inode = crate::record::ANY_INODE;
+        found.frozen.as_mut().unwrap().inode = 4711;
+        beside(&found).unwrap();
+        found.frozen.as_mut().unwrap().size += 1;
+        refused(beside(&found), &["it was written to since"]);
+    }
+}

@@ -1,0 +1,96 @@
+//! An archive on standard output, or what stands for that.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::export::tar::{self, Entry};
+use crate::host::files;
+
+/// So much goes into a pipe at once that has any room (pipe(7), PIPE_BUF): whoever waits for more could not be stopped.
+const PIECE: usize = 4096;
+/// How often it is seen whether the user wants it to end.
+const POLL: u16 = 200;
+/// How long nobody may read anything.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Standard output itself, past the buffer of the standard library: nothing else is written there.
+pub(super) fn open() -> io::Result<File> {
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+}
+
+/// Where it goes, and what is told on the way.
+pub(super) struct Told<'a> {
+    pub(super) output: &'a File,
+    pub(super) show: &'a mut dyn FnMut(u64, u64),
+    pub(super) stopped: &'a dyn Fn() -> bool,
+}
+
+/// Writes a directory's header.
+pub(super) fn directory(name: &str, told: &mut Told<'_>) -> io::Result<()> {
+    let header = tar::header(name, "", Entry::Directory, 0o700, 0);
+    write(&header.ok_or(io::ErrorKind::InvalidInput)?, told)
+}
+
+/// Writes a file.
+pub(super) fn file(directory: &str, path: &Path, told: &mut Told<'_>) -> io::Result<()> {
+    let name =
+        path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut file = files::open(path)?;
+    let meta = file.metadata()?;
+    let (size, mode) = (meta.len(), meta.mode() & 0o777);
+    let seconds = u64::try_from(meta.mtime()).unwrap_or(0);
+    let header = tar::header(directory, name, Entry::File(size), mode, seconds);
+    write(&header.ok_or(io::ErrorKind::InvalidInput)?, told)?;
+    let mut chunk = vec![0; 1 << 20];
+    let mut left = size;
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+        file.read_exact(&mut chunk[..want])?;
+        write(&chunk[..want], told)?;
+        left -= want as u64;
+        (told.show)(size - left, size);
+    }
+    write(&vec![0; tar::padding(size)], told)
+}
+
+/// Ends the archive.
+pub(super) fn end(told: &mut Told<'_>) -> io::Result<()> {
+    write(&tar::END, told)
+}
+
+fn write(bytes: &[u8], told: &Told<'_>) -> io::Result<()> {
+    let mut output = told.output;
+    let mut since = Instant::now();
+    for piece in bytes.chunks(PIECE) {
+        let mut piece = piece;
+        while !piece.is_empty() {
+            if (told.stopped)() {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "stopped by a signal"));
+            }
+            let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut fds, PollTimeout::from(POLL))? == 0 {
+                if since.elapsed() >= PATIENCE {
+                    let why = format!("nobody has read anything for {} s", PATIENCE.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                }
+                continue;
+            }
+            match output.write(piece) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    piece = &piece[count..];
+                    since = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! Looking at the disks of a snapshot, for `export`. Changes nothing.
+
+use std::path::Path;
+
+use super::disks_of_others;
+use super::domains::{listed, with_uuid};
+use super::found::{disk_found, disks_of, volumes_for};
+use crate::disk::{self, DiskFound, Place};
+use crate::error::Result;
+use crate::export;
+use crate::host::needs::{self, Around};
+use crate::host::parallel::in_parallel;
+use crate::host::toolstack::Toolstack;
+use crate::need::{Need, Trouble};
+use crate::record::Record;
+use crate::tool::volumes;
+
+/// What an export reads.
+#[derive(Debug)]
+pub struct Exportable {
+    /// The disks, in the order of the record.
+    pub disks: Vec<DiskFound>,
+    /// The host's logical volumes; looked at only if the snapshot has one.
+    pub volumes: std::result::Result<Vec<volumes::Volume>, String>,
+    /// Who writes to what would be read.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Looks at the disks of a snapshot for `export`, which copies them into a directory that is new. Without a toolstack,
+/// running domains are not known.
+pub fn for_export(
+    toolstack: Option<&Toolstack>,
+    record: &Record,
+    directory: &Path,
+) -> Result<Exportable> {
+    let domains = toolstack.map(listed).transpose()?.unwrap_or_default();
+    let same = with_uuid(&domains, record.domain.uuid)?.map(|same| same.id.domid);
+    let (current, others) = match toolstack {
+        Some(toolstack) => (
+            same.map_or(Ok(Vec::new()), |domid| disks_of(toolstack, domid))?,
+            disks_of_others(toolstack, same)?,
+        ),
+        None => Default::default(),
+    };
+    let disks = in_parallel(&record.disks, |disk| {
+        let path = directory.join(export::disk_name(disk));
+        disk_found(disk, Place { path, trouble: None }, &current, &others)
+    });
+    let mut needs = Vec::new();
+    for found in disks.iter().filter(|found| !found.record.snapshot.is_left_out()) {
+        let about = disk::exporting::refused(&found.record);
+        let whats = disk::needs(found, true);
+        needs.extend(whats.into_iter().map(|what| Need { about: about.clone(), what }));
+    }
+    let (troubles, _) = needs::troubles(&needs, Around { toolstack, gone: None, same });
+    Ok(Exportable { disks, volumes: volumes_for(record), troubles })
+}

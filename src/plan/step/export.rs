@@ -1,0 +1,160 @@
+//! The steps of an export. All but the last write into a directory of their own, which is removed as a whole if one
+//! of them fails.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::plan::{ImageStart, Target, Text};
+use crate::record::Record;
+use crate::tool::{Invocation, quote};
+
+/// The name of the file that marks the directory of an export until it is complete.
+pub const MARK: &str = ".xl-snapshot-export";
+
+/// A disk that is copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCopy {
+    /// The guest's name of the disk.
+    pub vdev: String,
+    /// The new file.
+    pub to: PathBuf,
+    /// What fills it.
+    pub fill: Invocation,
+    /// The size that it gets then, in bytes, where that is another one.
+    pub fit: Option<u64>,
+    /// What it takes at most, in bytes.
+    pub most: u64,
+    /// The time that it gets, which proves it: in whole seconds, as every archive keeps it.
+    pub time: Timestamp,
+}
+
+/// One step of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Export {
+    /// Removes the directory that an export left which was cut short.
+    Clear {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Makes the directory, and marks it as ours.
+    Begin {
+        /// The directory.
+        directory: PathBuf,
+        /// What tells it from that of another export.
+        token: Uuid,
+    },
+    /// Removes that directory, if it is there.
+    Discard {
+        /// The directory.
+        directory: PathBuf,
+        /// What tells it from that of another export.
+        token: Uuid,
+    },
+    /// Copies the whole content of a disk.
+    Disk(Box<DiskCopy>),
+    /// Writes the xl configuration file of the domain.
+    Cfg {
+        /// The new file.
+        path: PathBuf,
+        /// Its text.
+        text: Text,
+    },
+    /// Writes the memory image: that of the snapshot, compressed, with the record of the export.
+    Memory(Box<ImageStart>),
+    /// Writes the record into a file of its own.
+    Record {
+        /// The new file.
+        path: PathBuf,
+        /// The record, without proofs.
+        record: Box<Record>,
+    },
+    /// Writes a file to standard output, as a part of a tar archive, and removes it.
+    Send {
+        /// The file.
+        file: PathBuf,
+        /// Its directory in the archive.
+        directory: String,
+    },
+    /// Gives the directory its name.
+    Name {
+        /// The directory.
+        from: PathBuf,
+        /// Its name.
+        to: PathBuf,
+        /// What tells it from that of another export.
+        token: Uuid,
+    },
+    /// Ends the archive.
+    EndArchive,
+    /// Takes the mark out of the directory.
+    End {
+        /// The directory.
+        directory: PathBuf,
+        /// What tells it from that of another export.
+        token: Uuid,
+    },
+}
+
+impl Export {
+    /// The step that takes this one back.
+    pub(super) fn undo(&self) -> Option<Export> {
+        match self {
+            Export::Begin { directory, token } => {
+                Some(Export::Discard { directory: directory.clone(), token: *token })
+            }
+            _ => None,
+        }
+    }
+
+    /// The command a person types to do this step, where there is one.
+    pub(super) fn by_hand(&self) -> Option<String> {
+        match self {
+            Export::Clear { directory } | Export::Discard { directory, .. } => {
+                Some(format!("rm -r {}", quote(directory)))
+            }
+            Export::Name { from, to, .. } => Some(format!("mv -nT {} {}", quote(from), quote(to))),
+            Export::End { directory, .. } => Some(format!("rm {}", quote(directory.join(MARK)))),
+            _ => None,
+        }
+    }
+}
+
+/// As in "could not ...".
+impl fmt::Display for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Export::Clear { directory } => {
+                write!(f, "remove {}, which an earlier export has left", quote(directory))
+            }
+            Export::Begin { directory, .. } => write!(f, "make the directory {}", quote(directory)),
+            Export::Discard { directory, .. } => write!(f, "remove {}", quote(directory)),
+            Export::Disk(copy) => {
+                let mib = copy.most.div_ceil(1 << 20);
+                write!(f, "copy {}, {mib} MiB at most: {}", copy.vdev, copy.fill)
+            }
+            Export::Cfg { path, .. } => {
+                write!(f, "write the xl configuration file {}", quote(path))
+            }
+            Export::Memory(start) => match &start.target {
+                Target::File(path) => {
+                    write!(f, "write the memory image {}", quote(path))?;
+                    start.compress.map_or(Ok(()), |level| write!(f, ", compressed by {level}"))
+                }
+                Target::Stdout => write!(f, "write the memory image"),
+            },
+            Export::Record { path, .. } => write!(f, "write the record {}", quote(path)),
+            Export::Send { file, .. } => {
+                write!(f, "send {} to standard output and remove it", quote(file))
+            }
+            Export::Name { from, to, .. } => {
+                write!(f, "sync {} and rename it to {}", quote(from), quote(to))
+            }
+            Export::EndArchive => write!(f, "end the archive"),
+            Export::End { directory, .. } => write!(f, "take the mark out of {}", quote(directory)),
+        }
+    }
+}

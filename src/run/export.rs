@@ -1,0 +1,103 @@
+//! `export`, from the command line to the report.
+
+use std::io::{self, IsTerminal};
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::named::Named;
+use super::output::{print_done, print_plan, text};
+use super::session::{Execute, open, take_lock, tell_planned};
+use crate::cli::ExportArgs;
+use crate::error::{Error, Result};
+use crate::export::{self, To, Wishes, archive_name, disk_name, image_name};
+use crate::host::export::look;
+use crate::host::lock::Hold;
+use crate::report::{Exported, ExportedDisk};
+use crate::spec::absolute;
+
+/// Where files are made for an archive: they are large, and /tmp may be memory.
+const WORK: &str = "/var/tmp";
+
+/// Where it goes.
+fn to(args: &ExportArgs) -> Result<To> {
+    if args.directory.as_os_str() != "-" {
+        if args.work_dir.is_some() {
+            return Err(Error::usage("--work-dir is for an archive, DIRECTORY -")
+                .hint("leave it out: the files are made where they stay"));
+        }
+        return Ok(To::Directory(absolute(&args.directory)?));
+    }
+    if io::stdout().is_terminal() && !args.common.dry_run {
+        return Err(Error::usage("Standard output is a terminal, and would get a tar archive")
+            .hint("send it somewhere: xl-snapshot export SNAPSHOT - | ssh HOST tar -x -C DIR"));
+    }
+    let work = args.work_dir.as_deref().unwrap_or(WORK.as_ref());
+    Ok(To::Stdout(absolute(work)?))
+}
+
+/// Does what the command line asks for.
+pub(super) fn export(args: &ExportArgs, carry_out: Execute) -> Result<()> {
+    let started = Instant::now();
+    if args.snapshot.as_os_str() == "-" {
+        return Err(Error::usage("An image on standard input cannot be exported")
+            .hint("name the snapshot as DOMAIN/NAME, or by its image or record"));
+    }
+    let wishes = Wishes { memory: !args.no_memory, to: to(args)?, token: Uuid::new_v4() };
+    let domain = Named::open(&args.snapshot)?.snapshot.record.domain;
+    let mut dom0 = open(&args.common)?;
+    let operation = format!("export {}", args.snapshot.display());
+    // Others may read it as well. Nobody may delete it, or revert to it, until it is copied.
+    let whose = (domain.uuid, domain.name.as_str());
+    let lock = take_lock(&dom0, &args.common, whose, &operation, Hold::Shared)?;
+    // Whoever was waited for may have deleted it.
+    let Named { mut snapshot, cfg } = Named::open(&args.snapshot)?;
+    // A snapshot without memory is exported without.
+    let wishes = Wishes { memory: wishes.memory && snapshot.source.is_some(), ..wishes };
+    let found = look::look(Some(&dom0.toolstack), &snapshot, &cfg, &wishes)?;
+    let writer = format!("xl-snapshot {}", env!("CARGO_PKG_VERSION"));
+    let plan = export::plan(&found, &wishes, &writer)?;
+    let Some(lock) = lock else { return print_plan(&plan, args.common.json) };
+    dom0.source = snapshot.source.take().filter(|_| wishes.memory);
+    dom0.be_guarded(&plan, &lock)?;
+    let reporter = dom0.reporter.clone();
+    tell_planned(&reporter, &plan, started);
+    carry_out(&plan, &mut dom0)?;
+
+    let made = dom0.exported();
+    let record = &found.record;
+    let directory = match &wishes.to {
+        To::Directory(directory) => Some(directory.clone()),
+        To::Stdout(_) => None,
+    };
+    let report = Exported {
+        name: record.name.to_string(),
+        id: record.id,
+        domain: record.domain.name.clone(),
+        archive: directory.is_none().then(|| archive_name(record)),
+        directory,
+        image: image_name(record, wishes.memory),
+        memory: wishes.memory,
+        image_size: made.image,
+        total_ms: started.elapsed().as_secs_f64() * 1000.0,
+        disks: record
+            .disks
+            .iter()
+            .map(|disk| {
+                let why = disk.snapshot.kind().why_left_out().map(str::to_owned);
+                ExportedDisk {
+                    vdev: disk.vdev.clone(),
+                    file: why.is_none().then(|| disk_name(disk)),
+                    size_on_disk: made.disks.get(&disk.vdev).copied(),
+                    why,
+                }
+            })
+            .collect(),
+    };
+    // Standard output has the archive then.
+    if report.directory.is_none() {
+        reporter.note(&text(&report, args.common.json));
+        return Ok(());
+    }
+    print_done(&report, args.common.json)
+}
