@@ -51,6 +51,8 @@ pub enum Command {
     List(ListArgs),
     /// Show a snapshot, and whether it can be reverted to.
     Show(ShowArgs),
+    /// Serve a disk of a snapshot read-only, to NBD clients such as backup programs.
+    Serve(ServeArgs),
     /// Delete old snapshots of a domain: those that no rule keeps, the oldest first.
     Prune(PruneArgs),
 }
@@ -354,6 +356,54 @@ pub struct ShowArgs {
     /// Print the result as JSON (see xl-snapshot-json(5)).
     #[arg(long)]
     pub json: bool,
+}
+
+/// The command line of `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  xl-snapshot serve web1/nightly xvda --socket /run/web1-xvda.sock
+  xl-snapshot serve web1/nightly xvda --socket /run/web1-xvda.sock --once
+  xl-snapshot serve --json web1.record xvdb --socket /run/web1-xvdb.sock
+
+Clients read the disk as it was at the snapshot, while the guest runs on:
+  nbdinfo 'nbd+unix:///?socket=/run/web1-xvda.sock'
+  nbdcopy 'nbd+unix:///?socket=/run/web1-xvda.sock' - | restic backup --stdin
+  nbd-client -unix /run/web1-xvda.sock /dev/nbd0 -readonly
+
+The socket is there once clients can connect, and is removed at the end. Only
+root can connect to it. Nothing is changed, and nobody can write.
+
+While a disk is served, its snapshot cannot be deleted, and an internal or
+logical volume snapshot cannot be reverted to: those commands refuse, and say
+why. The guest, and new snapshots of it, are not affected.")]
+pub struct ServeArgs {
+    /// The snapshot: DOMAIN/NAME, its memory image, its record, or the SPEC.toml that names it.
+    pub snapshot: PathBuf,
+    /// The disk, by the guest's name of it, such as xvda.
+    #[arg(value_name = "VDEV", value_hint = ValueHint::Other)]
+    pub vdev: String,
+    /// Serve on the Unix socket PATH, in a directory that only root can write to.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// End when the first client has gone [default: at SIGTERM or SIGINT].
+    #[arg(long)]
+    pub once: bool,
+    /// Give the export a name [default: the empty one, which clients ask for if they are told none].
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_hint = ValueHint::Other)]
+    pub export_name: String,
+    /// Wait up to SECONDS for another xl-snapshot that is working on the domain [default: refuse at
+    /// once].
+    #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other)]
+    pub wait: Option<u32>,
+    /// Print what is served, and where, as JSON (see xl-snapshot-json(5)).
+    #[arg(long)]
+    pub json: bool,
+    /// Print only errors and the result.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print how qemu-nbd is started.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
 }
 
 /// The command line of `prune`.

@@ -7,6 +7,7 @@ mod messages;
 mod progress;
 mod pruned;
 mod rehearsed;
+mod serving;
 mod voice;
 
 use std::fmt;
@@ -22,6 +23,7 @@ pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
 pub use self::pruned::{Pruned, PrunedSnapshot};
 pub use self::rehearsed::Rehearsed;
+pub use self::serving::Serving;
 use crate::disk::kind::{Content, Role};
 use crate::names::is_plain;
 use crate::need::{Rank, Trouble};

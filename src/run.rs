@@ -9,6 +9,7 @@ mod named;
 mod output;
 mod prune;
 mod revert;
+mod serve;
 mod session;
 mod show;
 
@@ -25,6 +26,7 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
         Command::Export(args) => export::export(&args, carry_out),
         Command::List(args) => list::list(&args),
         Command::Show(args) => show::show(&args),
+        Command::Serve(args) => serve::serve(&args),
         Command::Prune(args) => prune::prune(&args, carry_out),
     }
 }

@@ -1,6 +1,7 @@
 //! Commands as data: which tool, with which arguments. Pure; `host/command.rs` runs them.
 
 pub mod qemu_img;
+pub mod qemu_nbd;
 pub mod vhd_util;
 pub mod volumes;
 
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub enum Tool {
     /// Disk images, from qemu-utils.
     QemuImg,
+    /// The server of disk images, from qemu-utils.
+    QemuNbd,
     /// Xen's own tool, for `xl restore` and `xl create`.
     Xl,
     /// Logical volumes, from lvm2; its first argument is the command.
@@ -31,6 +34,7 @@ impl Tool {
     pub fn name(self) -> &'static str {
         match self {
             Tool::QemuImg => "qemu-img",
+            Tool::QemuNbd => "qemu-nbd",
             Tool::Xl => "xl",
             Tool::Lvm => "lvm",
             Tool::VhdUtil => "vhd-util",
@@ -41,7 +45,7 @@ impl Tool {
     /// What to do when it is not there.
     pub fn remedy(self) -> &'static str {
         match self {
-            Tool::QemuImg => "install it (Debian: apt install qemu-utils)",
+            Tool::QemuImg | Tool::QemuNbd => "install it (Debian: apt install qemu-utils)",
             Tool::Xl => "install Xen's tools (Debian: apt install xen-utils)",
             Tool::Lvm => "install it (Debian: apt install lvm2)",
             Tool::VhdUtil => "it is a part of blktap, which Debian does not have",
@@ -53,7 +57,7 @@ impl Tool {
     /// the processor, reads or writes, it may take days.
     fn patience(self) -> Duration {
         Duration::from_secs(match self {
-            Tool::QemuImg | Tool::VhdUtil | Tool::Qemu => 120,
+            Tool::QemuImg | Tool::QemuNbd | Tool::VhdUtil | Tool::Qemu => 120,
             // xl waits for hotplug scripts, for a bootloader, and for Xen to free memory.
             Tool::Xl | Tool::Lvm => 300,
         })
@@ -62,7 +66,7 @@ impl Tool {
     /// What to do after it has hung.
     pub fn after_hang(self) -> &'static str {
         match self {
-            Tool::QemuImg | Tool::VhdUtil | Tool::Qemu => {
+            Tool::QemuImg | Tool::QemuNbd | Tool::VhdUtil | Tool::Qemu => {
                 "check that its storage answers (dmesg), then try again"
             }
             Tool::Xl => {

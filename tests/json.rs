@@ -30,7 +30,7 @@ use xl_snapshot::record::{
 use xl_snapshot::report::{
     CfgReplaced, CfgTrouble, Created, CreatedDisk, Deleted, DeletedDisk, Deletions, Exported,
     ExportedDisk, Failed, Merge, Planned, Pruned, PrunedSnapshot, Rehearsed, Reverted,
-    RevertedDisk, Shown, ShownDisk, json_text,
+    RevertedDisk, Serving, Shown, ShownDisk, json_text,
 };
 
 /// One report as it is printed.
@@ -62,6 +62,7 @@ fn samples() -> Vec<Sample> {
         sample("delete-least", "DELETE", &Deletions { snapshots: Vec::new(), failed: Vec::new() }),
         sample("export", "EXPORT", &exported()),
         sample("export-least", "EXPORT", &exported_least()),
+        sample("serve", "SERVE", &serving()),
         sample("prune", "PRUNE", &pruned()),
         sample("dry-run", "DRY RUN", &planned()),
     ]
@@ -137,6 +138,21 @@ fn exported_least() -> Exported {
         image_size: None,
         disks: Vec::new(),
         ..exported()
+    }
+}
+
+fn serving() -> Serving {
+    Serving {
+        name: "s1".into(),
+        id: Uuid::from_u128(1),
+        domain: "web1".into(),
+        vdev: "xvda".into(),
+        snapshot: "external",
+        image: "/srv/a.qcow2".into(),
+        size: 64 << 20,
+        socket: "/run/web1.sock".into(),
+        export: "disk".into(),
+        uri: Serving::uri("/run/web1.sock", "disk"),
     }
 }
 

@@ -10,6 +10,7 @@
 //! must not die between the suspend and the resume of a device.
 
 mod running;
+mod server;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -23,6 +24,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 pub use self::running::{Started, feed, run, run_all, run_on};
+pub use self::server::{Server, become_server};
 use crate::host::process::{self, Hang};
 use crate::host::surroundings::{ENVIRONMENT, undisturbed};
 use crate::release::QEMUS;
@@ -34,6 +36,8 @@ const DIRECTORIES: [&str; 6] =
 
 /// What this program is called when it starts another one that is to outlive us, by its first argument.
 pub const STARTER: &str = "xl-snapshot-start";
+/// What it is called when it starts one that ends with us, and that serves clients on its standard input.
+pub const SERVER: &str = "xl-snapshot-server";
 /// Give back the defaults of scheduling, for themselves and for the program that takes their place: no safe call
 /// does that. Whether the second one is needed cannot be seen.
 const SCHEDULED: &[&str] = &["chrt", "--other", "0"];

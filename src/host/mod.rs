@@ -31,6 +31,7 @@ pub mod record_file;
 pub mod rewrites;
 pub mod savers;
 pub mod snapshot;
+pub mod socket;
 pub mod start;
 pub mod surroundings;
 pub mod tools;

@@ -12,6 +12,8 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 
 use crate::disk::chain::FileId;
 use crate::host::files::{self, identities};
+use crate::host::process;
+use crate::tool::Tool;
 
 /// A program or device that has something open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,8 +165,23 @@ fn socket(target: &[u8]) -> Option<u64> {
     text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
+/// What serves a disk of a snapshot is named by us, who have started it: it ends with us.
+fn name_of_server(pid: i32) -> Option<String> {
+    let parent = process::parent(pid)?;
+    let (program, _) = program(parent);
+    let arguments = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
+    let serves = arguments.split(|byte| *byte == 0).nth(1)? == b"serve";
+    (serves && program == "xl-snapshot").then(|| format!("xl-snapshot serve (process {parent})"))
+}
+
 /// The name of a process, and the number of the domain whose QEMU it is.
 fn name(pid: i32) -> (String, Option<u32>) {
+    let (program, domid) = program(pid);
+    let server = (program == Tool::QemuNbd.name()).then(|| name_of_server(pid)).flatten();
+    (server.unwrap_or_else(|| format!("{program} (process {pid})")), domid)
+}
+
+fn program(pid: i32) -> (String, Option<u32>) {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let domid = domid_of_qemu(&arguments);
     let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
@@ -172,8 +189,7 @@ fn name(pid: i32) -> (String, Option<u32>) {
         .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
         .or_else(|| Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned()))
         .unwrap_or_else(|| "a program".into());
-    let program = program.trim_end_matches(" (deleted)");
-    (format!("{program} (process {pid})"), domid)
+    (program.trim_end_matches(" (deleted)").to_owned(), domid)
 }
 
 /// What libxl starts QEMU with (libxl_dm.c): `-xen-domid N`.

@@ -22,8 +22,8 @@ pub use self::activity::{Hang, Watch, Work};
 pub use self::monitor::{
     Monitor, Watched, is_installed, is_qemu_of, is_saver_of, qemu_trouble, xl_monitor,
 };
-pub use self::stat::identify;
 use self::stat::stat;
+pub use self::stat::{identify, parent};
 use crate::host::image::FileId;
 use crate::process::Process;
 

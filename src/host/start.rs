@@ -27,6 +27,9 @@ pub fn begin(also: &[&str], guard: fn() -> ExitCode) -> Option<ExitCode> {
     if name == command::STARTER {
         return Some(start(&arguments.collect::<Vec<_>>()));
     }
+    if name == command::SERVER {
+        return Some(serve(&arguments.collect::<Vec<_>>()));
+    }
     let error = match settle(&name, also) {
         Ok(()) => return None,
         Err(error) => error,
@@ -52,6 +55,16 @@ fn settle(name: &OsStr, also: &[&str]) -> Result<(), Error> {
             .because(why)
             .hint("make sure that /proc is mounted")
     })
+}
+
+/// Becomes a program that serves clients, and ends with the process that has started us.
+fn serve(arguments: &[OsString]) -> ExitCode {
+    let why = match arguments {
+        [parent, program @ ..] => command::become_server(parent, program),
+        [] => io::ErrorKind::InvalidInput.into(),
+    };
+    report::print_error(&Error::failed("Start qemu-nbd").because(why));
+    NOT_STARTED.into()
 }
 
 /// Becomes another program, which outlives whoever has started us.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::parallel::in_parallel;
 use crate::host::{chain, command, files};
 use crate::tool::volumes::{self, Volume};
-use crate::tool::{Invocation, Tool, check_path};
+use crate::tool::{Invocation, Tool, check_path, parse_served};
 use crate::tool::{qemu_img, vhd_util};
 
 /// Refuses if a tool is not there.
@@ -34,6 +34,14 @@ pub fn info(path: &Path, format: Format) -> Result<qemu_img::ImageInfo, String> 
     let output = command::run(&qemu_img::info(path, format)).map_err(|error| error.to_string())?;
     qemu_img::ImageInfo::parse(&output)
         .map_err(|error| format!("qemu-img's answer on {}: {error}", path.display()))
+}
+
+/// The formats that QEMU's tools know.
+pub fn formats() -> Result<Vec<String>, String> {
+    let output = command::run(&qemu_img::help()).map_err(|error| error.to_string())?;
+    let formats = parse_served(&String::from_utf8_lossy(&output))
+        .map(|all| all.into_iter().map(str::to_owned).collect());
+    formats.ok_or_else(|| "qemu-img does not say which formats it knows".to_owned())
 }
 
 /// The size of the copy that `measure` asks for, of something in `from`.

@@ -27,6 +27,13 @@ pub(super) fn open(common: &Common) -> Result<Dom0> {
             .because(why)
             .hint("raise the limit, or run this as root, who may")
     })?;
+    let stop = catch_signals()?;
+    let reporter = Reporter::new(common.quiet, common.verbose);
+    Ok(Dom0::new(Toolstack::open(&reporter)?, reporter, stop))
+}
+
+/// Has the signals that end a program say no more than that it is to end.
+pub(super) fn catch_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     // Not SIGCHLD: that is libxl's.
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -39,33 +46,42 @@ pub(super) fn open(common: &Common) -> Result<Dom0> {
                 .hint("nothing was changed; try again")
         })?;
     }
-    let reporter = Reporter::new(common.quiet, common.verbose);
-    Ok(Dom0::new(Toolstack::open(&reporter)?, reporter, stop))
+    Ok(stop)
 }
 
 /// One of us per domain; a dry run changes nothing and needs no lock. Waits for it if that was asked for.
 pub(super) fn take_lock(
     dom0: &Dom0,
     common: &Common,
-    (uuid, domain): (Uuid, &str),
+    whose: (Uuid, &str),
     operation: &str,
     hold: Hold,
 ) -> Result<Option<Lock>> {
     if common.dry_run {
         return Ok(None);
     }
-    let seconds = common.wait.unwrap_or_default();
+    lock((&dom0.reporter, &|| dom0.interrupted()), common.wait, whose, operation, hold).map(Some)
+}
+
+/// The same of what is no plan. `stopped` is whether the user wants it to end.
+pub(super) fn lock(
+    (reporter, stopped): (&Reporter, &dyn Fn() -> bool),
+    wait: Option<u32>,
+    (uuid, domain): (Uuid, &str),
+    operation: &str,
+    hold: Hold,
+) -> Result<Lock> {
+    let seconds = wait.unwrap_or_default();
     let patience = Patience {
         limit: Duration::from_secs(seconds.into()),
         waits: &|holder| {
-            let reporter = &dom0.reporter;
             reporter
                 .note(&format!("note: waiting for {domain}, {seconds} s at most: {holder} has it"));
         },
-        stopped: &|| dom0.interrupted(),
+        stopped,
     };
-    let patience = common.wait.is_some().then_some(&patience);
-    Lock::take((uuid, domain), operation, hold, patience).map(Some)
+    let patience = wait.is_some().then_some(&patience);
+    Lock::take((uuid, domain), operation, hold, patience)
 }
 
 /// Says what is to be known of a plan before it is carried out. Called when messages wait for nobody any more: who cannot

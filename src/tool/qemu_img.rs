@@ -136,6 +136,22 @@ pub enum Whole {
 }
 
 impl Whole {
+    /// The file or device.
+    pub fn path(&self) -> &Path {
+        match self {
+            Whole::Image { path, .. } | Whole::Inside { path, .. } | Whole::TapVhd { path } => path,
+        }
+    }
+
+    /// Its format.
+    pub fn format(&self) -> Format {
+        match self {
+            Whole::Image { format, .. } => *format,
+            Whole::Inside { .. } => Format::Qcow2,
+            Whole::TapVhd { .. } => Format::Vhd,
+        }
+    }
+
     /// The options that say what is read, and the file.
     fn words(&self) -> (Vec<OsString>, OsString) {
         let words = |words: &[&str]| words.iter().map(OsString::from).collect();
@@ -171,7 +187,7 @@ pub fn measure_whole(from: &Whole) -> Invocation {
 
 /// A VHD of the size that its footer states: of some writers, QEMU would take the size of a disk geometry, which is
 /// less (block/vpc.c).
-fn vhd_opts(path: &Path) -> OsString {
+pub(super) fn vhd_opts(path: &Path) -> OsString {
     let path = path.to_string_lossy().replace(',', ",,");
     format!("driver=vpc,force_size_calc=current_size,file.driver=file,file.filename={path}").into()
 }
@@ -210,8 +226,13 @@ pub fn parse_measure(json: &[u8]) -> Result<u64, serde_json::Error> {
     Ok(serde_json::from_slice::<Measured>(json)?.required)
 }
 
+/// Asks for its help, which lists the formats it knows: qemu-nbd knows the same.
+pub fn help() -> Invocation {
+    Invocation::new(Tool::QemuImg, ["--help"])
+}
+
 /// What `-l` takes. Commas are doubled.
-fn snapshot_option(id: &str) -> String {
+pub(super) fn snapshot_option(id: &str) -> String {
     format!("snapshot.id={}", id.replace(',', ",,"))
 }
 

@@ -11,10 +11,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 use rustix::process::{Resource, Rlimit, prlimit};
 
-use super::{CommandError, End, STARTER, find, ourselves, program_at};
+use super::{CommandError, End, SERVER, STARTER, find, ourselves, program_at};
 use crate::host::parallel::in_parallel;
 use crate::host::process::{self, Handle, Hang, Watch};
 use crate::host::surroundings::{ENVIRONMENT, undisturbed};
@@ -111,9 +111,15 @@ impl Running {
             let (stdout, stderr) = (memory_file()?, memory_file()?);
             // What xl leaves running lives for as long as the domain.
             let outlives = call.tool == Tool::Xl;
-            let mut command = if outlives { ourselves(STARTER) } else { program_at(&program) };
+            let serves = call.tool == Tool::QemuNbd;
+            let mut command = match call.tool {
+                Tool::Xl => ourselves(STARTER),
+                Tool::QemuNbd => ourselves(SERVER),
+                _ => program_at(&program),
+            };
             command
-                .args(outlives.then_some(&program))
+                .args(serves.then(|| getpid().to_string()))
+                .args((outlives || serves).then_some(&program))
                 .args(&call.args)
                 .env_clear()
                 .envs(ENVIRONMENT)
@@ -214,7 +220,7 @@ impl Running {
         Ok(())
     }
 
-    fn finish(self) -> Result<Vec<u8>, CommandError> {
+    pub(super) fn finish(self) -> Result<Vec<u8>, CommandError> {
         self.finish_with(None)
     }
 
@@ -258,7 +264,7 @@ impl Running {
     pub(super) fn give_up(mut self) -> CommandError {
         let end = match self.tool {
             Tool::Lvm => self.ask_to_end(),
-            Tool::QemuImg | Tool::Xl | Tool::VhdUtil | Tool::Qemu => self.kill(),
+            Tool::QemuImg | Tool::QemuNbd | Tool::Xl | Tool::VhdUtil | Tool::Qemu => self.kill(),
         };
         let end = match end {
             Ok(end) => end,
@@ -267,6 +273,27 @@ impl Running {
         let stderr = tail(&mut self.stderr).unwrap_or_else(|why| why.to_string());
         let hang = self.hang.expect("it is given up because it hangs");
         CommandError::Hung { tool: self.tool, command: self.command, hang, end, stderr }
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.handle.pid()
+    }
+
+    /// Waits until it is gone, but not for longer than `limit`.
+    pub(super) fn gone_within(&self, limit: Duration) -> Result<bool, CommandError> {
+        let command = || self.command.clone();
+        let gone = self.handle.gone_within(limit);
+        gone.map_err(|source| CommandError::Io { command: command(), source })
+    }
+
+    /// Whether it does nothing any more.
+    pub(super) fn hangs(&mut self) -> bool {
+        self.hang = self.watch.look();
+        self.hang.is_some()
+    }
+
+    pub(super) fn end(mut self) -> Result<End, CommandError> {
+        self.kill().map_err(|source| CommandError::Io { command: self.command, source })
     }
 
     fn kill(&mut self) -> io::Result<End> {

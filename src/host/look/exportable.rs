@@ -1,9 +1,9 @@
-//! Looking at the disks of a snapshot, for `export`. Changes nothing.
+//! Looking at the disks of a snapshot, for `export` and `serve`. Changes nothing.
 
 use std::path::Path;
 
 use super::disks_of_others;
-use super::domains::{listed, with_uuid};
+use super::domains::{listed, with_name, with_uuid};
 use super::found::{disk_found, disks_of, volumes_for};
 use crate::disk::{self, DiskFound, Place};
 use crate::error::Result;
@@ -34,7 +34,10 @@ pub fn for_export(
     directory: &Path,
 ) -> Result<Exportable> {
     let domains = toolstack.map(listed).transpose()?.unwrap_or_default();
-    let same = with_uuid(&domains, record.domain.uuid)?.map(|same| same.id.domid);
+    let domain = &record.domain;
+    // Without memory, it may have another UUID now.
+    let same = with_uuid(&domains, domain.uuid)?.or_else(|| with_name(&domains, &domain.name));
+    let same = same.map(|same| same.id.domid);
     let (current, others) = match toolstack {
         Some(toolstack) => (
             same.map_or(Ok(Vec::new()), |domid| disks_of(toolstack, domid))?,

@@ -9,6 +9,8 @@ use crate::process::Process;
 pub(super) struct Stat {
     pub(super) pid: i32,
     pub(super) state: char,
+    /// The process that has started it, or has taken it over.
+    pub(super) parent: i32,
     /// Its process group.
     pub(super) group: i32,
     /// Processor time that it has used, in clock ticks.
@@ -28,6 +30,7 @@ impl Stat {
         Some(Stat {
             pid,
             state: words.first()?.chars().next()?,
+            parent: words.get(1)?.parse().ok()?,
             group: words.get(2)?.parse().ok()?,
             cpu: number(11)? + number(12)?,
             started: number(19)?,
@@ -43,6 +46,11 @@ pub(super) fn stat(pid: i32) -> Option<Stat> {
 /// The process that has this number now.
 pub fn identify(pid: i32) -> Option<Process> {
     Some(Process { pid, started: stat(pid)?.started })
+}
+
+/// The process that has started another one, or has taken it over.
+pub fn parent(pid: i32) -> Option<i32> {
+    Some(stat(pid)?.parent)
 }
 
 /// The numbers of all processes.
