@@ -67,6 +67,7 @@ pub enum Command {
   xl-snapshot create web1 --compress zstd
   xl-snapshot create web1 --wait 600 --json --quiet
   xl-snapshot create /etc/xen/web1.cfg --record web1.record
+  xl-snapshot create web1.cfg --record web1.record --disk-only --quiesce agent
   xl-snapshot create web1 --memory - | zstd | ssh backup 'cat > web1.xlsave.zst'
 
 How to snapshot a disk, VDEV,HOW:
@@ -132,12 +133,22 @@ pub struct CreateArgs {
     /// configuration file, and not run (but see --disk-only).
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub record: Option<PathBuf>,
-    /// Take the disks of a running domain without its memory; needs --crash-consistent and --record.
+    /// Take the disks of a running domain without its memory; needs --record, and --quiesce or
+    /// --crash-consistent.
     #[arg(long)]
     pub disk_only: bool,
     /// Accept a crash-consistent snapshot, as after a power cut.
     #[arg(long)]
     pub crash_consistent: bool,
+    /// With --disk-only, freeze the guest's file systems while its disks are snapshotted: by QEMU's guest
+    /// agent in it (agent), or by PROGRAM, an absolute path, which is called as PROGRAM freeze DOMAIN and
+    /// PROGRAM thaw DOMAIN.
+    #[arg(long, value_name = "agent|PROGRAM", value_hint = ValueHint::FilePath)]
+    pub quiesce: Option<String>,
+    /// Thaw the file systems after SECONDS, and abort if the disks are not snapshotted by then
+    /// [default: 10].
+    #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other)]
+    pub freeze_timeout: Option<f64>,
     /// First remove what interrupted creates of this domain have left, for example after a power cut.
     #[arg(long)]
     pub clean: bool,

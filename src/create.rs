@@ -9,13 +9,15 @@ pub mod room;
 mod seen;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use job::Job;
 pub use parts::Rewrites;
 pub use seen::{ImagePlace, Seen, Space};
 
-use self::parts::{Switch, actions, broken, left_out, name_of, new_record, prepare, switch};
+use self::parts::{
+    Switch, actions, broken, images, left_out, name_of, new_record, prepare, switch,
+};
 use crate::disk::kind::{Content, Role};
 use crate::disk::{self, DiskCreate, DiskSeen, lvm, mib};
 use crate::domain::GuestType;
@@ -436,12 +438,6 @@ fn image_start(
     let record = Record { image_size, ..record };
     let config = seen.config.to_json();
     Ok(ImageStart { target, make_directory, config, record, compress: job.request.compress })
-}
-
-/// The images of the disks that are in the snapshot.
-fn images(disks: &[DiskCreate]) -> Vec<PathBuf> {
-    let taken = disks.iter().filter(|disk| !disk.record.snapshot.is_left_out());
-    taken.map(|disk| disk.record.path.clone()).collect()
 }
 
 #[cfg(test)]

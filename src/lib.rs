@@ -23,6 +23,7 @@ pub mod need;
 pub mod plan;
 pub mod process;
 pub mod prune;
+pub mod quiesce;
 pub mod record;
 pub mod release;
 pub mod report;

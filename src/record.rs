@@ -18,6 +18,7 @@ pub use crate::disk::kinds::Kept;
 pub use crate::disk::proof::{ANY_INODE, FrozenFile, QcowSnapshot, SECTOR};
 use crate::domain::{Format, GuestType};
 use crate::names::{SnapshotName, is_file_part, is_plain, is_vdev, is_volume_part};
+use crate::quiesce::Quiesced;
 use crate::tool::{BadPath, check_path};
 
 /// The version of the record this program writes, and the only one it reads.
@@ -65,6 +66,9 @@ pub struct Record {
     /// What told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_by: Option<ToldBy>,
+    /// How the guest's file systems were frozen, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiesced: Option<Quiesced>,
     /// The domain it was taken of.
     pub domain: DomainRecord,
     /// Every disk of the domain, also those left out.
@@ -120,6 +124,8 @@ pub enum DisksOnly {
     Offline,
     /// It ran: they are what a power cut would have left.
     CrashConsistent,
+    /// It ran, and its file systems were frozen.
+    Quiesced,
     /// Somebody has made their snapshots by hand, who knows how.
     ByHand,
 }
@@ -129,6 +135,7 @@ impl fmt::Display for DisksOnly {
         f.write_str(match self {
             DisksOnly::Offline => "the domain did not run",
             DisksOnly::CrashConsistent => "the disks are what a power cut would have left",
+            DisksOnly::Quiesced => "the guest's file systems were frozen",
             DisksOnly::ByHand => "the disks were snapshotted by hand",
         })
     }
@@ -283,6 +290,7 @@ impl Record {
         [&record.domain.name, &record.writer, &record.xen]
             .into_iter()
             .try_for_each(|text| plain(text))?;
+        record.quiesced.iter().try_for_each(|quiesced| plain(&quiesced.by))?;
         record.domain.cfg.iter().try_for_each(|cfg| checked(cfg))?;
         Ok(record)
     }

@@ -28,6 +28,7 @@ use crate::disk::kind::{Content, Role};
 use crate::names::is_plain;
 use crate::need::{Rank, Trouble};
 use crate::plan::{Plan, Step};
+use crate::quiesce::Quiesced;
 use crate::record::{DisksOnly, Record};
 use crate::tool::quote;
 use crate::tool::volumes::device;
@@ -50,8 +51,10 @@ pub struct Created {
     pub restored: bool,
     /// The record of a snapshot without memory.
     pub record: Option<PathBuf>,
-    /// What its disks are worth: `offline` or `crash-consistent`.
+    /// What its disks are worth: `offline`, `quiesced` or `crash-consistent`.
     pub disks_only: Option<DisksOnly>,
+    /// How the guest's file systems were frozen, if they were.
+    pub quiesced: Option<Quiesced>,
     /// The memory image; absent on a pipe, and if there is none.
     pub image: Option<PathBuf>,
     /// Its length in bytes; absent on a pipe.
@@ -155,6 +158,7 @@ impl fmt::Display for Created {
             },
         );
         self.record.iter().for_each(|record| rows.add("record", quote(record)));
+        self.quiesced.iter().for_each(|quiesced| rows.add("frozen", quiesced.to_string()));
         for disk in &self.disks {
             let (image, runs_on) = (quote(&disk.image), quote(&disk.runs_on));
             rows.add(
@@ -202,6 +206,8 @@ pub struct Reverted {
     pub paused: bool,
     /// Whether it goes on with its memory; else it was started anew.
     pub memory: bool,
+    /// How the guest's file systems were frozen for the snapshot, if they were.
+    pub quiesced: Option<Quiesced>,
     /// Whether it was restored while the old one ran.
     pub restored_first: bool,
     /// How long there was no running domain, in milliseconds: from the pause or the destruction of the old one
@@ -249,7 +255,10 @@ impl fmt::Display for Reverted {
         };
         let mut rows = Rows::default();
         if !self.memory {
-            rows.add("memory", "none: it was started anew");
+            rows.add("memory", match self.quiesced {
+                None => "none: it was started anew",
+                Some(_) => "none: it was started anew, from file systems that were frozen for the snapshot",
+            });
         }
         for disk in &self.disks {
             rows.add(
@@ -342,6 +351,10 @@ impl fmt::Display for Shown {
             Some(kind) => {
                 rows.add("memory", format!("none: {kind}"));
                 rows.add("record", quote(&self.image));
+                record
+                    .quiesced
+                    .iter()
+                    .for_each(|quiesced| rows.add("frozen", quiesced.to_string()));
             }
             None => {
                 let compressed = if self.compressed { ", compressed" } else { "" };

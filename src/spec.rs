@@ -12,6 +12,7 @@ use crate::disk::kinds::How;
 use crate::error::{Error, Result};
 use crate::memory::frames::{BadLevel, Level};
 use crate::names::{SnapshotName, is_drive, is_vdev, same_vdev};
+use crate::quiesce::Wanted;
 use crate::tool::{check_path, quote};
 
 /// The default directory for memory images.
@@ -163,6 +164,8 @@ pub struct Request {
     pub disk_only: bool,
     /// Accept a crash-consistent snapshot.
     pub crash_consistent: bool,
+    /// Who freezes the guest's file systems meanwhile, if anybody does.
+    pub quiesce: Option<Wanted>,
     /// The disks that differ from the default.
     pub disks: Vec<DiskWish>,
 }
@@ -186,6 +189,9 @@ pub struct Flags {
     pub record: Option<PathBuf>,
     pub disk_only: bool,
     pub crash_consistent: bool,
+    pub quiesce: Option<String>,
+    /// `--freeze-timeout`, in seconds
+    pub freeze_timeout: Option<f64>,
     pub disks: Vec<String>,
     /// `--max-pause`, in seconds
     pub max_pause: Option<f64>,
@@ -217,6 +223,10 @@ pub struct Spec {
     /// Whether to accept a crash-consistent snapshot.
     #[serde(default)]
     pub crash_consistent: bool,
+    /// Who freezes the guest's file systems: `agent`, or the absolute path of a program.
+    pub quiesce: Option<String>,
+    /// For how long they may be frozen, in seconds.
+    pub freeze_timeout: Option<f64>,
     /// The disks that differ from the default.
     #[serde(default, rename = "disk")]
     pub disks: Vec<SpecDisk>,
@@ -288,8 +298,15 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
             if disk_only { "--disk-only" } else { "--record" }
         )));
     }
+    let quiesce = Wanted::new(
+        flags.quiesce.or(spec.quiesce).as_deref(),
+        flags.freeze_timeout.or(spec.freeze_timeout),
+    )?;
+    if quiesce.is_some() {
+        check_quiesce(disk_only, crash_consistent, flags.paused)?;
+    }
     // To insist on what has no name is more than to forget it: that is refused with the reason.
-    if crash_consistent && record.is_none() {
+    if (crash_consistent || quiesce.is_some()) && record.is_none() {
         return Err(Error::usage("A snapshot without memory is known by its record")
             .hint("name a file for it: --record FILE"));
     }
@@ -340,9 +357,27 @@ pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
         record,
         disk_only,
         crash_consistent,
+        quiesce,
         config: spec.config.as_deref().map(absolute).transpose()?,
         disks,
     })
+}
+
+/// Refuses what does not go with a freeze.
+fn check_quiesce(disk_only: bool, crash_consistent: bool, paused: bool) -> Result<()> {
+    if !disk_only {
+        return Err(Error::usage("--quiesce is for --disk-only")
+            .hint("use both options or neither: a snapshot with memory needs no freeze"));
+    }
+    if crash_consistent {
+        return Err(Error::usage("--quiesce and --crash-consistent contradict each other")
+            .hint("leave out --crash-consistent"));
+    }
+    if paused {
+        return Err(Error::usage("A paused guest cannot thaw its file systems")
+            .hint("leave out --paused; xl pause pauses it afterwards"));
+    }
+    Ok(())
 }
 
 fn pause_limit(seconds: f64) -> Result<Duration> {

@@ -1,5 +1,6 @@
 //! Commands as data: which tool, with which arguments. Pure; `host/command.rs` runs them.
 
+pub mod guest_agent;
 pub mod qemu_img;
 pub mod qemu_nbd;
 pub mod vhd_util;

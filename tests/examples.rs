@@ -146,6 +146,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         dom0_qemu: true,
         shadow_paging: true,
         spaces: Vec::new(),
+        way: None,
         above_target: None,
         image: ImagePlace::File { path: "/image".into(), trouble: None, free: 1 << 40 },
     }

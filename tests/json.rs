@@ -23,6 +23,7 @@ use xl_snapshot::list::{
 };
 use xl_snapshot::need::{Rank, Trouble};
 use xl_snapshot::plan::{Plan, Step};
+use xl_snapshot::quiesce::Quiesced;
 use xl_snapshot::record::{
     DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy,
     VERSION,
@@ -50,11 +51,14 @@ fn sample(name: &'static str, section: &'static str, report: &impl Serialize) ->
 fn samples() -> Vec<Sample> {
     vec![
         sample("create", "CREATE", &created()),
+        sample("create-program", "CREATE", &created_by_program()),
         sample("create-least", "CREATE", &created_least()),
         sample("revert", "REVERT", &reverted()),
+        sample("revert-program", "REVERT", &reverted_by_program()),
         sample("revert-least", "REVERT", &reverted_least()),
         sample("rehearse", "REHEARSAL", &rehearsed()),
         sample("show", "SHOW", &shown(Some("checksums"), every_record(true))),
+        sample("show-program", "SHOW", &shown(None, record_by_program())),
         sample("show-least", "SHOW", &shown(None, every_record(false))),
         sample("list", "LIST", &listing()),
         sample("list-least", "LIST", &listing_least()),
@@ -91,7 +95,8 @@ fn created() -> Created {
         live: true,
         restored: false,
         record: Some("/root/web1.record".into()),
-        disks_only: Some(DisksOnly::CrashConsistent),
+        disks_only: Some(DisksOnly::Quiesced),
+        quiesced: Some(quiesced(Some(3))),
         image: Some("/var/lib/xen/snapshots/web1/s1.xlsave".into()),
         image_size: Some(144_610_000),
         pause_ms: Some(366.25),
@@ -156,6 +161,22 @@ fn serving() -> Serving {
     }
 }
 
+fn created_by_program() -> Created {
+    Created { quiesced: Some(quiesced(None)), ..created() }
+}
+
+fn reverted_by_program() -> Reverted {
+    Reverted { quiesced: Some(quiesced(None)), ..reverted() }
+}
+
+fn record_by_program() -> Record {
+    Record { quiesced: Some(quiesced(None)), ..every_record(true) }
+}
+
+fn quiesced(file_systems: Option<u64>) -> Quiesced {
+    Quiesced { by: "agent".into(), file_systems, frozen_ms: 42 }
+}
+
 fn deletions() -> Deletions {
     let deleted = Deleted {
         name: "s1".into(),
@@ -212,6 +233,7 @@ fn created_least() -> Created {
         domid: None,
         record: None,
         disks_only: None,
+        quiesced: None,
         image: None,
         image_size: None,
         pause_ms: None,
@@ -232,6 +254,7 @@ fn reverted() -> Reverted {
         clone_of: Some("web1".into()),
         paused: false,
         memory: true,
+        quiesced: Some(quiesced(Some(3))),
         restored_first: true,
         outage_ms: Some(12.5),
         total_ms: 12_300.0,
@@ -265,6 +288,7 @@ fn reverted_least() -> Reverted {
     Reverted {
         domid: None,
         clone_of: None,
+        quiesced: None,
         restored_first: false,
         outage_ms: None,
         disks: Vec::new(),
@@ -362,6 +386,7 @@ fn every_record(complete: bool) -> Record {
         xen: "4.17.7".into(),
         image_size: 144_610_000,
         parent: complete.then(|| Parent::Snapshot(Uuid::from_u128(9))),
+        quiesced: complete.then(|| quiesced(Some(3))),
         parent_by: complete.then_some(ToldBy::Disks),
         domain: DomainRecord {
             name: "web1".into(),
@@ -651,7 +676,7 @@ fn every_value_of_a_word_is_in_the_manual() {
     let page = Path::new(env!("OUT_DIR")).join("share/man/xl-snapshot-json.5");
     let page = fs::read_to_string(page).unwrap();
     let kinds: Vec<_> = every_record(true).disks.iter().map(|disk| disk.snapshot.name()).collect();
-    let worth = ["offline", "crash-consistent", "by-hand"];
+    let worth = ["offline", "crash-consistent", "quiesced", "by-hand"];
     let states = ["present", "changed", "missing", "none", "checksums", "structure"];
     for word in kinds.into_iter().chain(states).chain(worth) {
         assert!(has_word(&page, word), "no word of {word}");

@@ -136,6 +136,7 @@ impl Host {
         }
         let record = Record {
             parent: parent.map(|(parent, _)| parent),
+            quiesced: None,
             parent_by: parent.map(|(_, by)| by),
             disks,
             ..record("web1", self.uuid, name, created)
@@ -206,6 +207,7 @@ fn record(domain: &str, uuid: Uuid, name: &str, created: Timestamp) -> Record {
         xen: "4.17.7".into(),
         image_size: 0,
         parent: None,
+        quiesced: None,
         parent_by: None,
         domain: DomainRecord {
             name: domain.into(),
@@ -326,6 +328,7 @@ fn fixed() -> Seen {
         let record = Record {
             id: Uuid::from_u128(u128::from(minute.unsigned_abs())),
             parent: Some(parent.map_or(Parent::None, |id| Parent::Snapshot(Uuid::from_u128(id)))),
+            quiesced: None,
             parent_by: Some(ToldBy::Mark),
             disks: vec![disk("xvda", internal()), disk("hdc", none())],
             ..record("web1", uuid, name, at(minute))
@@ -606,6 +609,7 @@ fn a_clone_and_its_own_snapshots() {
     let proof = snapshots(&overlay).pop();
     let taken = Record {
         parent: Some(Parent::Snapshot(a.id)),
+        quiesced: None,
         parent_by: Some(ToldBy::Disks),
         disks: vec![DiskRecord {
             vdev: "xvda".into(),

@@ -120,6 +120,7 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         xen: String::new(),
         image_size: 0,
         parent: None,
+        quiesced: None,
         parent_by: None,
         domain: DomainRecord {
             name: "web1".into(),

@@ -58,6 +58,17 @@ fn systemd_understands_the_units() {
     }
 }
 
+#[test]
+fn systemd_understands_the_unit_for_guests() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("cfg-examples/qemu-ga-xen.service");
+    let text = fs::read_to_string(example).unwrap();
+    // A program that is there.
+    let text = text.replace("/usr/sbin/qemu-ga", "/bin/true");
+    assert_eq!(complaints(&[("service", text.clone())]), "");
+    let wrong = text.replace("Restart=always", "Restart=perhaps");
+    assert!(complaints(&[("service", wrong)]).contains("@.service:"));
+}
+
 /// The settings, as systemd.exec(5) reads them: comments, and quotes around values.
 fn settings() -> BTreeMap<String, String> {
     let text = share("default");

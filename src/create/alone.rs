@@ -1,14 +1,18 @@
 //! Snapshots of the disks without the memory: of a domain that does not run, or, if the user insists, of
 //! one that does.
 
-use super::parts::{Rewrites, actions, left_out, name_of, new_record, prepare, switch};
+use std::time::Duration;
+
+use super::parts::{Rewrites, actions, images, left_out, name_of, new_record, prepare, switch};
 use super::{ImagePlace, Job, Seen, room};
 use crate::disk::DiskCreate;
+use crate::domain::DomainId;
 use crate::error::{Error, Result};
-use crate::plan::{Plan, Step};
+use crate::plan::{Freeze, Plan, Step};
+use crate::quiesce::Way;
 use crate::record::{DisksOnly, Record};
 use crate::state::State;
-use crate::tool::check_path;
+use crate::tool::{check_path, quote};
 
 /// Why disks alone are no snapshot of a domain that runs ("domain snapshot", RFC V9 on xen-devel).
 const NOT_WORTH_IT: &str = "without its memory, the disks of a running guest are what a power cut \
@@ -29,13 +33,19 @@ pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
         }
         return Ok(());
     }
-    if !job.request.crash_consistent {
+    if !job.request.crash_consistent && job.request.quiesce.is_none() {
         return Err(Error::refused(format!("Domain {domain} ({}) runs", seen.domain.domid))
             .because(NOT_WORTH_IT)
             .hint(
-                "take its memory as well (without --record and --disk-only), shut it down first, or \
-                 say that it is good enough: --disk-only --crash-consistent",
+                "take its memory as well (without --record and --disk-only), shut it down first, have its \
+                 file systems frozen (--disk-only --quiesce agent), or say that it is good enough: \
+                 --disk-only --crash-consistent",
             ));
+    }
+    if job.request.quiesce.is_some() && seen.state == State::Paused {
+        return Err(Error::refused(format!("Domain {domain} ({}) is paused", seen.domain.domid))
+            .because("it can neither freeze nor thaw its file systems")
+            .hint(format!("let it run first: xl unpause {}", quote(&domain))));
     }
     if seen.cfg.is_none() {
         return Err(Error::refused(format!(
@@ -72,11 +82,17 @@ pub(super) fn plan(
     notes.extend(room::notes(job, seen, disks));
     let id = &seen.domain;
     let actions = actions(disks);
-    let mut prepare = prepare(id, disks, &actions);
+    let freeze = Freezing::of(job, seen).filter(|_| running);
+    // Before anything is made: most of what can go wrong with a freeze shows here.
+    let reach = freeze.as_ref().map(Freezing::reach);
+    let mut prepare: Vec<Step> = reach.into_iter().chain(prepare(id, disks, &actions)).collect();
     prepare.push(Step::OpenRecord { path: path.clone(), record: Box::new(record) });
     let still = disks.iter().flat_map(|disk| disk.still.clone());
     let title = format!("Snapshot {} of the disks of {domain}", job.name);
     if !running {
+        if job.request.quiesce.is_some() {
+            notes.push("the domain does not run: nothing has to be frozen".into());
+        }
         prepare.push(Step::CheckDown { uuid: id.uuid, domain });
         prepare.extend(Step::together(still.collect()));
         prepare.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
@@ -84,7 +100,14 @@ pub(super) fn plan(
         return Ok(Plan { title, notes, prepare, commit, ..Plan::default() });
     }
 
-    notes.push(format!("{NOT_WORTH_IT}, as you have said"));
+    notes.push(match &freeze {
+        None => format!("{NOT_WORTH_IT}, as you have said"),
+        Some(freeze) => format!(
+            "while the file systems of {} are frozen, whatever writes there waits, for {} s at most",
+            id.name,
+            freeze.limit.as_secs_f64()
+        ),
+    });
     let still: Vec<Step> = still.collect();
     // One step is one instant; between two of them the guest must not write. One that is paused already
     // stays so.
@@ -92,21 +115,68 @@ pub(super) fn plan(
     let stop = moments > 1 && seen.state == State::Running;
     // Nobody may start the domain anew between the stored configuration and the disks.
     prepare.extend(seen.monitor.map(|process| Step::HoldMonitor { process }));
+    prepare.extend(freeze.as_ref().map(|freeze| freeze.begin(disks)));
     prepare.extend(stop.then_some(Step::Pause { domain: id.clone() }));
     prepare.extend(Step::together(still));
     let switch = switch(seen, disks, rewrites)?;
     prepare.push(Step::CheckSame { domain: id.clone(), stored: seen.stored.clone() });
+    // Not before the freeze, which may take seconds: meanwhile the configuration must be that of the disks.
     prepare.extend(switch.store);
+    prepare.extend(freeze.as_ref().map(Freezing::check));
     let mut finish = Vec::new();
     if stop && !job.request.paused {
         finish.push(Step::LetRun { domain: id.clone() });
     } else if job.request.paused && !stop && seen.state == State::Running {
         finish.push(Step::Pause { domain: id.clone() });
     }
+    finish.extend(freeze.as_ref().map(Freezing::thaw));
     finish.extend(switch.keys);
     finish.extend(seen.monitor.map(|process| Step::WakeMonitor { process }));
+    finish.extend(freeze.as_ref().map(Freezing::confirm));
     finish.push(Step::CompleteRecord);
     finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
     let commit = (!actions.is_empty()).then(|| Step::Transaction { domain: id.clone(), actions });
     Ok(Plan { title, notes, prepare, commit, finish, ..Plan::default() })
+}
+
+/// The steps of a freeze.
+struct Freezing<'a> {
+    domain: &'a DomainId,
+    way: &'a Way,
+    limit: Duration,
+}
+
+impl<'a> Freezing<'a> {
+    fn of(job: &Job, seen: &'a Seen) -> Option<Freezing<'a>> {
+        let wanted = job.request.quiesce.as_ref()?;
+        Some(Freezing { domain: &seen.domain, way: seen.way.as_ref()?, limit: wanted.limit })
+    }
+
+    fn parts(&self) -> (DomainId, Way) {
+        (self.domain.clone(), self.way.clone())
+    }
+
+    fn reach(&self) -> Step {
+        let (domain, way) = self.parts();
+        Step::Freeze(Freeze::Reach { domain, way })
+    }
+
+    fn begin(&self, disks: &[DiskCreate]) -> Step {
+        let (domain, way) = self.parts();
+        Step::Freeze(Freeze::Begin { domain, way, limit: self.limit, disks: images(disks) })
+    }
+
+    fn check(&self) -> Step {
+        Step::Freeze(Freeze::Check { domain: self.domain.clone() })
+    }
+
+    fn thaw(&self) -> Step {
+        let (domain, way) = self.parts();
+        Step::Freeze(Freeze::Thaw { domain, way })
+    }
+
+    fn confirm(&self) -> Step {
+        let (domain, way) = self.parts();
+        Step::Freeze(Freeze::Confirm { domain, way })
+    }
 }

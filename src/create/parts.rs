@@ -1,6 +1,8 @@
 //! What snapshots with and without memory share: the record, the steps of the disks, and what makes the
 //! toolstack name new images.
 
+use std::path::PathBuf;
+
 use super::{Job, Seen};
 use crate::disk::DiskCreate;
 use crate::domain::{BadConfig, DomainConfig, DomainId};
@@ -42,6 +44,7 @@ pub(super) fn new_record(
         image_size: 0,
         parent: job.parent.map(|(parent, _)| parent),
         parent_by: job.parent.map(|(_, by)| by),
+        quiesced: None,
         domain: DomainRecord {
             name,
             uuid: seen.domain.uuid,
@@ -70,6 +73,12 @@ pub(super) fn broken(domain: &str, why: BadConfig) -> Error {
     Error::refused(format!("The configuration of {domain} is not understood"))
         .because(why)
         .hint(format!("see what libxl has stored of it: xl list -l {}", quote(domain)))
+}
+
+/// The images of the disks that are in the snapshot.
+pub(super) fn images(disks: &[DiskCreate]) -> Vec<PathBuf> {
+    let taken = disks.iter().filter(|disk| !disk.record.snapshot.is_left_out());
+    taken.map(|disk| disk.record.path.clone()).collect()
 }
 
 /// What QEMU does to the disks it serves.

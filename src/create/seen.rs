@@ -7,6 +7,7 @@ use crate::disk::DiskSeen;
 use crate::domain::{DomainConfig, DomainId};
 use crate::need::Trouble;
 use crate::process::Process;
+use crate::quiesce::Way;
 use crate::release::xl_exits_at_suspend;
 use crate::state::State;
 use crate::tool::volumes::Volume;
@@ -48,6 +49,8 @@ pub struct Seen {
     /// If the guest has more memory than it should: what it has, and its target, in KiB. The configuration has what
     /// the guest has.
     pub above_target: Option<(u64, u64)>,
+    /// Who freezes its file systems, if that is asked for.
+    pub way: Option<Way>,
     /// Where the image is to be.
     pub image: ImagePlace,
     /// The file systems of the image, of the disks and of their new images, as far as they are known.

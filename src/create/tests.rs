@@ -4,6 +4,7 @@ mod alone;
 mod by_restore;
 mod descent;
 mod executed;
+mod freeze;
 mod kinds;
 mod notes;
 mod rewrites;
@@ -22,7 +23,7 @@ use crate::error::Kind;
 use crate::plan::{ReplaceCfg, StoreConfig, Text, Whose};
 use crate::process::Process;
 use crate::record::QcowSnapshot;
-use crate::spec::{Flags, MemoryTarget, Spec, merge};
+use crate::spec::{Flags, MemoryTarget, Request, Spec, merge};
 use crate::support::disks::{facts_of, words};
 
 pub(super) const CONFIG: &str = r#"{
@@ -106,6 +107,7 @@ pub(super) fn seen(job: &Job) -> Seen {
             free: 1 << 40,
         },
         spaces: Vec::new(),
+        way: None,
         above_target: None,
     }
 }

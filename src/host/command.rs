@@ -20,10 +20,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-pub use self::running::{Started, feed, run, run_all, run_on};
+pub use self::running::{Started, end_program, feed, run, run_all, run_on, run_program};
 pub use self::server::{Server, become_server};
 use crate::host::process::{self, Hang};
 use crate::host::surroundings::{ENVIRONMENT, undisturbed};
@@ -71,6 +72,15 @@ pub enum CommandError {
         /// Its exit status, or the signal.
         status: ExitStatus,
         /// The end of what it wrote to standard error.
+        stderr: String,
+    },
+    /// It took longer than it may.
+    #[error("`{command}` did not end in {} s and was killed; it said: {stderr}", .limit.as_secs_f64())]
+    TooSlow {
+        /// As it can be pasted into a shell.
+        command: String,
+        limit: Duration,
+        /// The end of what it said.
         stderr: String,
     },
     /// It made no progress.

@@ -109,6 +109,7 @@ pub fn for_create(toolstack: &Toolstack, domain: &Domain, cfg: &Path, job: &Job)
         dom0_qemu: dom0_qemu(toolstack)?,
         shadow_paging: false,
         spaces: spaces(&disks, &image),
+        way: None,
         above_target: None,
         disks,
         image,

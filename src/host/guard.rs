@@ -34,6 +34,7 @@ use crate::host::lock::Lock;
 use crate::host::surroundings;
 use crate::plan::{Plan, Reached, Step, Target};
 use crate::process::Process;
+use crate::quiesce::Frost;
 use crate::tool::Tool;
 
 /// What the guard is called, by its first argument and in ps(1).
@@ -65,6 +66,8 @@ pub enum Note {
     Image(FileId),
     /// A tool was started, as this process.
     Started(Tool, Process),
+    /// What has become of the freeze of the guest's file systems; none if there was none.
+    Frost(Option<Frost>),
 }
 
 /// What had been done when the program was killed.
@@ -80,6 +83,8 @@ pub struct DoneBefore {
     pub image: Option<FileId>,
     /// The tools it started.
     pub started: Vec<(Tool, Process)>,
+    /// The freeze of the guest's file systems.
+    pub frost: Option<Frost>,
 }
 
 impl DoneBefore {
@@ -90,6 +95,7 @@ impl DoneBefore {
             Note::Protected(path, mode) => drop(self.protected.insert(path, mode)),
             Note::Image(id) => self.image = Some(id),
             Note::Started(tool, process) => self.started.push((tool, process)),
+            Note::Frost(frost) => self.frost = frost,
         }
     }
 }

@@ -116,6 +116,7 @@ pub fn for_create(
         spaces: spaces(&disks, &image),
         above_target,
         disks,
+        way: None,
         image,
         troubles: troubles(toolstack, &domain.id, job, &config)?,
         config,

@@ -3,6 +3,7 @@
 //! [`look`] reads, [`dom0`] changes. Above them everything is pure. Only [`libxl`] has `unsafe`;
 //! only [`command`] starts programs, our own [`guard`] too.
 
+pub mod agent;
 pub mod cfg;
 pub mod chain;
 pub mod command;
@@ -12,6 +13,7 @@ pub mod deletion;
 pub mod dom0;
 pub mod export;
 pub mod files;
+pub mod freezer;
 pub mod guard;
 pub mod image;
 pub mod leftovers;
@@ -27,6 +29,7 @@ pub mod openers;
 pub mod parallel;
 pub mod process;
 pub mod qmp;
+pub mod quiesce;
 pub mod record_file;
 pub mod rewrites;
 pub mod savers;

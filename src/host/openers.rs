@@ -98,6 +98,23 @@ pub fn of_ports(wanted: &[u16], ours: &Ours) -> Vec<(u16, String)> {
         .collect()
 }
 
+/// Whether somebody is connected to the listening socket at `path` or waits to be
+/// accepted (/proc/net/unix: state 3 and 2).
+pub fn is_connected(path: &Path) -> bool {
+    let table = fs::read(UNIX_SOCKETS).unwrap_or_default();
+    table.split(|byte| *byte == b'\n').any(|line| connection(line, path))
+}
+
+/// The table of all sockets of the name space (proc_net(5)).
+const UNIX_SOCKETS: &str = "/proc/net/unix";
+
+/// A line of it: `Num RefCount Protocol Flags Type St Inode Path`.
+fn connection(line: &[u8], path: &Path) -> bool {
+    let mut words = line.splitn(8, |byte| *byte == b' ').filter(|word| !word.is_empty());
+    let Some(state) = words.nth(5) else { return false };
+    matches!(state, b"02" | b"03") && line.ends_with(&[b" ", path.as_os_str().as_bytes()].concat())
+}
+
 /// Calls `each` with every descriptor of every other process: its path in /proc, and what it leads to.
 fn each_descriptor(ours: &Ours, each: &mut dyn FnMut(i32, &str, &[u8])) {
     let own = getpid().as_raw();
@@ -282,6 +299,20 @@ mod tests {
 
     use super::*;
     use crate::host::command;
+
+    #[test]
+    fn connections_are_told_from_listeners() {
+        let line = |state: &str, path: &str| {
+            let text =
+                format!("000000006e1f2a3b: 00000003 00000000 00000000 0001 {state} 53079 {path}");
+            connection(text.as_bytes(), Path::new("/run/a b.sock"))
+        };
+        assert!(line("03", "/run/a b.sock") && line("02", "/run/a b.sock"));
+        assert!(!line("01", "/run/a b.sock") && !line("03", "/run/b.sock"));
+        assert!(
+            !connection(b"", Path::new("/run/a")) && !connection(b"Num RefCount", Path::new("/r"))
+        );
+    }
 
     /// A program that has a file open until it is dropped.
     struct Reader(std::process::Child);

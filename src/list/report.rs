@@ -254,6 +254,7 @@ impl Snapshot {
     fn size(&self) -> String {
         match self.memory {
             true => BinaryBytes(self.size_on_disk).to_string(),
+            false if self.disks_only == Some(DisksOnly::Quiesced) => "quiesced".into(),
             false => "no memory".into(),
         }
     }

@@ -28,6 +28,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use execute::{Perform, Reached, TakenOver, execute, take_over, undo};
+pub use step::freeze::Freeze;
 pub use step::{Action, ImageStart, ReplaceCfg, Step, StoreConfig, Target, Whose, XenstoreWrite};
 pub use step::{deletion, export};
 

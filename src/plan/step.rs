@@ -1,6 +1,7 @@
 //! One step of a plan: what it does and how it is undone.
 
 pub mod deletion;
+pub mod freeze;
 pub mod export;
 mod words;
 
@@ -19,6 +20,7 @@ use crate::process::Process;
 use crate::record::Record;
 use crate::tool::Invocation;
 use deletion::Deletion;
+use freeze::Freeze;
 use export::Export;
 
 /// Where a memory image is written to.
@@ -429,6 +431,8 @@ pub enum Step {
     },
     /// One step of a deletion.
     Delete(Deletion),
+    /// Freezes or thaws a guest's file systems.
+    Freeze(Freeze),
     /// One step of an export.
     Export(Export),
     /// Removes a file that is not needed any more.
@@ -499,6 +503,7 @@ impl Step {
             }
             Step::Export(export) => export.undo().map(Step::Export),
             Step::Switch(switch) => switch.undo().map(Step::Switch),
+            Step::Freeze(freeze) => freeze.undo().map(Step::Freeze),
             Step::Together(steps) => {
                 Step::together(steps.iter().rev().filter_map(Step::undo).collect())
             }

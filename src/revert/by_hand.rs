@@ -61,6 +61,7 @@ pub fn record(
         xen: String::new(),
         image_size: 0,
         parent: None,
+        quiesced: None,
         parent_by: None,
         domain: DomainRecord {
             name: config.name().map_err(broken)?.to_owned(),

@@ -18,7 +18,7 @@ use crate::host::dom0::Dom0;
 use crate::host::lock::Hold;
 use crate::host::look::{self, Domain};
 use crate::host::surroundings::stdout_is_nowhere;
-use crate::host::{configured, leftovers, list, marks, rewrites};
+use crate::host::{configured, leftovers, list, marks, quiesce, rewrites};
 use crate::leftover::{self, Leftover};
 use crate::plan::{Plan, Target, execute};
 use crate::report::{CfgReplaced, Created, Planned, json_text};
@@ -41,6 +41,8 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         record: args.record,
         disk_only: args.disk_only,
         crash_consistent: args.crash_consistent,
+        quiesce: args.quiesce,
+        freeze_timeout: args.freeze_timeout,
         disks: args.disks,
         max_pause: args.max_pause,
         paused: args.paused,
@@ -85,7 +87,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         let reporter = &dom0.reporter;
         leftovers.iter().for_each(|left| reporter.note(&format!("note: {left} (see --clean)")));
     }
-    let (seen, qmp) = match (domain.state, &domain.cfg) {
+    let (mut seen, qmp) = match (domain.state, &domain.cfg) {
         (State::Off, Some(cfg)) => {
             create::check_memory(&job, &domain.id.name)?;
             (configured::for_create(&dom0.toolstack, &domain, cfg, &job)?, None)
@@ -93,6 +95,9 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         _ => look::for_create(&dom0.toolstack, &domain, &job)?,
     };
     dom0.qmp = qmp;
+    if let Some(wanted) = job.request.quiesce.as_ref().filter(|_| seen.state != State::Off) {
+        seen.way = Some(quiesce::way(&dom0.toolstack, &domain.id, &seen.config, wanted)?);
+    }
     let job = {
         let parent = list::parent(&job, &seen.config, &domain.id.name);
         job.descending_from(parent)
@@ -122,6 +127,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         restored,
         record: job.request.record.clone(),
         disks_only: record.disks_only,
+        quiesced: record.quiesced.clone(),
         image: match seen.image {
             ImagePlace::File { path, .. } => Some(path),
             ImagePlace::Stdout | ImagePlace::Record { .. } => None,

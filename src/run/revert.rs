@@ -220,6 +220,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         },
         clone_of: beside.map(|_| domain.name.clone()),
         memory,
+        quiesced: record.quiesced.clone(),
         paused: args.paused,
         outage_ms: dom0.outage().map(|outage| outage.as_secs_f64() * 1000.0),
         restored_first: first.is_some(),

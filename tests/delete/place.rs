@@ -135,6 +135,7 @@ impl Place {
             xen: "4.17".into(),
             image_size: 0,
             parent: None,
+            quiesced: None,
             parent_by: None,
             domain: DomainRecord {
                 name: "web1".into(),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use xl_snapshot::error::{Error, Result};
 use xl_snapshot::plan::export::Export;
 use xl_snapshot::plan::{
-    Action, Perform, Plan, Reached, Step, StoreConfig, Switch, Target, Text, Whose, undo,
+    Action, Freeze, Perform, Plan, Reached, Step, StoreConfig, Switch, Target, Text, Whose, undo,
 };
 use xl_snapshot::tool::volumes::rename;
 
@@ -79,6 +79,8 @@ pub struct State {
     pub named: bool,
     /// The names of volumes that get other ones.
     pub volumes: BTreeSet<String>,
+    /// Whether the guest's file systems are frozen.
+    pub frozen: bool,
 }
 
 /// A host as a model.
@@ -125,6 +127,7 @@ impl Model {
                 beside: Guest::Gone,
                 nameless: false,
                 named: false,
+                frozen: false,
                 volumes: plan.finish.iter().filter_map(renamed).map(|(from, _)| from).collect(),
             },
             made: BTreeSet::new(),
@@ -189,6 +192,25 @@ impl Model {
                 }
                 state.ran.insert(switch.to_string());
             }
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self, freeze: &Freeze) -> Result<()> {
+        let state = &mut self.state;
+        let done = match freeze {
+            Freeze::Reach { .. } => !state.frozen,
+            Freeze::Begin { .. } => state.guest == Guest::Runs && !state.frozen,
+            Freeze::Check { .. } => state.frozen,
+            // A guest that stands still does nothing.
+            Freeze::Thaw { .. } => state.guest == Guest::Runs || !state.frozen,
+            Freeze::Confirm { .. } => !state.frozen,
+        };
+        match freeze {
+            _ if !done => return Err(Error::failed("the guest does not do that now")),
+            Freeze::Begin { .. } => state.frozen = true,
+            Freeze::Thaw { .. } => state.frozen = false,
+            _ => {}
         }
         Ok(())
     }
@@ -372,6 +394,7 @@ impl Perform for Model {
             Step::Export(export) => self.export(export, step),
             Step::Delete(_) => drop(state.ran.insert(step.to_string())),
             Step::Switch(switch) => self.switch(switch)?,
+            Step::Freeze(freeze) => self.freeze(freeze)?,
             Step::Resize { .. }
             | Step::Arm { .. }
             | Step::Disarm

@@ -240,6 +240,7 @@ pub fn records() -> BoxedStrategy<Record> {
                 xen: "4.17.7".into(),
                 image_size: size,
                 parent: (size % 3 > 0).then(|| Parent::Snapshot(Uuid::from_u128(size.into()))),
+                quiesced: None,
                 parent_by: (size % 3 > 0).then_some(ToldBy::Mark),
                 domain,
                 disks,

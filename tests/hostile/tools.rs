@@ -14,11 +14,13 @@ use xl_snapshot::disk::{Node, lvm};
 use xl_snapshot::disk::{Space, vhd};
 use xl_snapshot::domain::GuestType;
 use xl_snapshot::host::qmp::Qmp;
+use xl_snapshot::names::is_plain;
 use xl_snapshot::plan::Action;
 use xl_snapshot::record::{
     DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
 };
 use xl_snapshot::tool::check_path;
+use xl_snapshot::tool::guest_agent::{self, NoAnswer};
 use xl_snapshot::tool::qemu_img::{self, ImageInfo};
 use xl_snapshot::tool::vhd_util;
 use xl_snapshot::tool::volumes;
@@ -41,6 +43,7 @@ fn fits_a_record(kept: Kept) {
         xen: String::new(),
         image_size: 0,
         parent: None,
+        quiesced: None,
         parent_by: None,
         domain: DomainRecord {
             name: "web1".into(),
@@ -375,4 +378,38 @@ fn talk(qemu: &mut Script<'_>) -> bool {
     let _ = qmp.transaction(&[overlay], &mut || ());
     let _ = qmp.delete_internal("node", "s1");
     true
+}
+
+#[test]
+fn guest_agent() {
+    let keys = &["return", "error", "desc", "supported_commands", "name", "enabled"];
+    run(&Target {
+        name: "guest-agent",
+        tokens: &[
+            "\"return\":",
+            "\"error\":",
+            "\"thawed\"",
+            "guest-fsfreeze-thaw",
+            "\\u001b",
+            "\u{202e}",
+        ],
+        made: answer(keys).prop_map(|value| value.to_string().into_bytes()).boxed(),
+        check: |input| {
+            let answers = [
+                guest_agent::count(input).map(drop),
+                guest_agent::is_frozen(input).map(drop),
+                guest_agent::missing(input).map(drop),
+            ];
+            for answer in &answers {
+                if let Err(NoAnswer::Refused(words) | NoAnswer::Unreadable(words)) = answer {
+                    assert!(
+                        words.chars().all(is_plain) && words.chars().count() < 300,
+                        "{words:?}"
+                    );
+                }
+            }
+            guest_agent::is_answer(input)
+        },
+        factor: 64,
+    });
 }

@@ -28,6 +28,7 @@ pub(crate) fn sample() -> Record {
         xen: "4.17.7".into(),
         image_size: 1 << 33,
         parent: None,
+        quiesced: None,
         parent_by: None,
         domain: DomainRecord {
             name: "web1".into(),

@@ -9,7 +9,7 @@ use crate::plan::faults::try_every_fault;
 use crate::record::DisksOnly;
 use crate::support::disks as disk;
 
-fn alone(disks: &[&str], crash_consistent: bool) -> Job {
+pub(super) fn alone(disks: &[&str], crash_consistent: bool) -> Job {
     let mut job = job("s1", disks);
     job.request.record = Some("/root/web1.record".into());
     job.request.disk_only = crash_consistent;
@@ -29,7 +29,7 @@ fn off(mut seen: Seen) -> Seen {
     recorded(seen)
 }
 
-fn recorded(mut seen: Seen) -> Seen {
+pub(super) fn recorded(mut seen: Seen) -> Seen {
     seen.cfg = Some("/etc/xen/web1.cfg".into());
     seen.image = ImagePlace::Record { path: "/root/web1.record".into(), trouble: None };
     seen
@@ -46,11 +46,11 @@ fn rewrites() -> Rewrites {
     Rewrites { cfg: Some(cfg), stored: Some(("old".into(), "new".into())) }
 }
 
-fn planned(job: &Job, seen: &Seen) -> Result<Plan> {
+pub(super) fn planned(job: &Job, seen: &Seen) -> Result<Plan> {
     super::super::plan(job, seen, &disks(job, seen)?, &rewrites())
 }
 
-fn record(plan: &Plan) -> &Record {
+pub(super) fn record(plan: &Plan) -> &Record {
     let record = plan.prepare.iter().find_map(|step| match step {
         Step::OpenRecord { record, .. } => Some(record),
         _ => None,
@@ -160,7 +160,7 @@ fn every_kind_of_disk_can_be_taken_of_a_domain_that_does_not_run() {
     assert!(try_every_fault(&plan, Guest::Gone) > 20);
 }
 
-fn refusal(job: &Job, seen: &Seen) -> (Kind, String) {
+pub(super) fn refusal(job: &Job, seen: &Seen) -> (Kind, String) {
     let error = planned(job, seen).unwrap_err();
     (error.kind, error.chain().join(": ") + ": " + error.hint.as_deref().unwrap_or_default())
 }

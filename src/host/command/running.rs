@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::iter;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
@@ -19,7 +21,7 @@ use crate::host::parallel::in_parallel;
 use crate::host::process::{self, Handle, Hang, Watch};
 use crate::host::surroundings::{ENVIRONMENT, undisturbed};
 use crate::process::Process;
-use crate::tool::{Invocation, Tool};
+use crate::tool::{Invocation, Tool, quote};
 
 /// How often the caller is informed that a program still runs.
 pub(super) const NOW_AND_THEN: Duration = Duration::from_millis(200);
@@ -85,6 +87,72 @@ pub fn feed(
         (Err(error), Err(source)) if source.kind() == io::ErrorKind::BrokenPipe => Err(error),
         (_, Err(source)) => Err(CommandError::Input { command: call.to_string(), source }),
     }
+}
+
+/// Runs a program of the user's to its end, for `limit` at most: what it waits for is not ours to watch. `started` is
+/// told its process.
+pub fn run_program(
+    program: &Path,
+    arguments: &[&str],
+    limit: Duration,
+    started: &dyn Fn(Process),
+) -> Result<(), CommandError> {
+    let command = iter::once(quote(program)).chain(arguments.iter().map(quote)).collect::<Vec<_>>();
+    let command = command.join(" ");
+    let io = |source| CommandError::Io { command: command.clone(), source };
+    let mut stderr = memory_file().map_err(io)?;
+    let mut child = program_at(program)
+        .args(arguments)
+        .env_clear()
+        .envs(ENVIRONMENT)
+        .stdin(Stdio::null())
+        .stdout(stderr.try_clone().map_err(io)?)
+        .stderr(stderr.try_clone().map_err(io)?)
+        .process_group(0)
+        .spawn()
+        .map_err(io)?;
+    let pid = child.id() as i32;
+    process::identify(pid).into_iter().for_each(started);
+    if !ends_within(pid, limit).unwrap_or(false) {
+        end_group(pid);
+        let _ = child.wait();
+        let stderr = tail(&mut stderr).map_err(io)?;
+        return Err(CommandError::TooSlow { command, limit, stderr });
+    }
+    let status = child.wait().map_err(io)?;
+    if status.success() {
+        return Ok(());
+    }
+    let stderr = tail(&mut stderr).map_err(io)?;
+    Err(CommandError::Failed { command, status, stderr })
+}
+
+/// A signal to us ends a wait early.
+fn ends_within(pid: i32, limit: Duration) -> io::Result<bool> {
+    let end = Instant::now() + limit;
+    let Some(handle) = Handle::of_pid(pid)? else { return Ok(true) };
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if handle.gone_within(left)? {
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
+        }
+    }
+}
+
+/// Kills a program that [`run_program`] of a process started that is gone now, if it still runs.
+pub fn end_program(process: Process) -> io::Result<()> {
+    let Some(handle) = Handle::open(process)? else { return Ok(()) };
+    end_group(process.pid);
+    handle.gone_within(KILLED).map(drop)
+}
+
+/// The helpers of a program too.
+fn end_group(pid: i32) {
+    // It is not reaped yet, or held: the number is its own.
+    let _ = kill(Pid::from_raw(-pid), Signal::SIGKILL);
 }
 
 pub(super) struct Running {

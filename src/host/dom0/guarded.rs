@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::state::{Dom0, failed};
 use crate::error::Result;
+use crate::host::freezer::Ice;
 use crate::host::guard::{DoneBefore, Guard, Note};
 use crate::host::image::ImageWriter;
 use crate::host::lock::Lock;
@@ -41,6 +42,7 @@ impl Dom0 {
         self.virtual_sizes.clone_from(&plan.virtual_sizes);
         self.made = done.made;
         self.orphans = done.started;
+        self.ice = Ice::adopted(done.frost);
         self.protected = done
             .protected
             .into_iter()

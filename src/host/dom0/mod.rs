@@ -4,6 +4,7 @@ mod alone;
 mod deletion;
 mod disks;
 mod domain;
+mod freeze;
 mod export;
 mod guarded;
 mod memory;
@@ -147,6 +148,7 @@ impl Dom0 {
                 self.drop_internal(*uuid, domain, vdev, name)
             }
             Step::Switch(switch) => self.switch(switch),
+            Step::Freeze(freeze) => self.freeze(freeze),
         }
     }
 }

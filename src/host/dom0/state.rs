@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::round::Round;
 use crate::domain::DomainId;
 use crate::error::{Error, Left, Result};
+use crate::host::freezer::Ice;
 use crate::host::export::steps::Exporter;
 use crate::host::guard::Guard;
 use crate::host::image::{ImageWriter, Source};
@@ -94,6 +95,8 @@ pub struct Dom0 {
     pub(super) meters: Vec<Meter>,
     /// With which a save is watched; closed only then, too.
     pub(super) lookout: Option<Libxl>,
+    /// The freeze of the guest's file systems.
+    pub(super) ice: Ice,
     /// What an export has made so far.
     pub(super) exporter: Exporter,
     pub(super) done: Done,
@@ -144,6 +147,7 @@ impl Dom0 {
             messages: Vec::new(),
             meters: Vec::new(),
             lookout: None,
+            ice: Ice::default(),
             exporter: Exporter::default(),
             done: Done::default(),
         }

@@ -68,16 +68,19 @@ impl Step {
             Step::Delete(deletion) => deletion.by_hand(),
             Step::Export(export) => export.by_hand(),
             Step::Switch(switch) => switch.by_hand(),
+            Step::Freeze(freeze) => freeze.by_hand(),
             _ => None,
         }
     }
 
     /// What a person has to know to do this step, where no command does it.
     pub fn in_words(&self) -> Option<String> {
-        if let Step::Switch(switch) = self {
-            return switch.in_words();
-        }
-        let Step::ReplaceCfg(cfg) = self else { return None };
+        let cfg = match self {
+            Step::Switch(switch) => return switch.in_words(),
+            Step::Freeze(freeze) => return freeze.in_words(),
+            Step::ReplaceCfg(cfg) => cfg,
+            _ => return None,
+        };
         let entries: Vec<_> = cfg.entries.iter().map(|entry| literal(entry, "'")).collect();
         Some(format!(
             "before the next xl create, give {} these disk entries, or it will write into the frozen \
@@ -242,6 +245,7 @@ impl fmt::Display for Step {
                 write!(f, "delete the internal snapshot {name} of {vdev}")
             }
             Step::Switch(switch) => write!(f, "{switch}"),
+            Step::Freeze(freeze) => freeze.fmt(f),
         }
     }
 }

@@ -1,0 +1,202 @@
+//! Freezing the guest's file systems, and thawing them whatever happens.
+//!
+//! From before the request on, [`Dom0`] and its guard know of the freeze: whoever is alive thaws. A thread thaws when
+//! the time is over, also while another step hangs.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::state::{Dom0, failed};
+use super::suspend::write_back;
+use crate::domain::DomainId;
+use crate::error::{Error, Result};
+use crate::host::agent::AgentError;
+use crate::host::command;
+use crate::host::freezer::{AGAIN, Freezer};
+use crate::host::guard::Note;
+use crate::plan::Freeze;
+use crate::quiesce::{Frost, Quiesced, Thawed, Way};
+use crate::record::DisksOnly;
+use crate::tool::guest_agent::is_disabled;
+
+/// How long thawing is tried.
+const THAW: Duration = Duration::from_secs(30);
+
+impl Dom0 {
+    pub(super) fn freeze(&mut self, step: &Freeze) -> Result<()> {
+        match step {
+            Freeze::Reach { domain, way } => {
+                let mut freezer = self.freezer(domain, way)?;
+                freezer.reach()?;
+                self.ice.freezer = Some(freezer);
+                Ok(())
+            }
+            Freeze::Begin { domain, limit, disks, .. } => {
+                write_back(disks)?;
+                self.begin_freeze(domain, *limit)
+            }
+            Freeze::Check { domain } => self.check_frozen(domain),
+            Freeze::Thaw { domain, way } => self.thaw(domain, way),
+            Freeze::Confirm { domain, way } => self.confirm(domain, way),
+        }
+    }
+
+    fn freezer(&self, domain: &DomainId, way: &Way) -> Result<Freezer> {
+        let qemu = self.toolstack.qemu_pid(domain.domid);
+        let qemu = qemu.map_err(failed("Look for the domain's QEMU"))?;
+        Ok(Freezer::new(domain.clone(), way.clone(), qemu))
+    }
+
+    fn begin_freeze(&mut self, domain: &DomainId, limit: Duration) -> Result<()> {
+        let missing = || Error::failed("Nobody was reached who freezes");
+        let mut freezer = self.ice.freezer.take().ok_or_else(missing)?;
+        self.the_same(domain)?;
+        freezer.ready()?;
+        let begun = Instant::now();
+        self.ice.begun = Some(begun);
+        let frost =
+            Frost { begun: Timestamp::now(), process: None, file_systems: None, thawed: None };
+        self.set_frost(Some(frost.clone()));
+        let guard = self.guard.as_ref();
+        let started = |process| {
+            if let Some(guard) = guard {
+                guard.tell(&Note::Frost(Some(Frost { process: Some(process), ..frost.clone() })));
+            }
+        };
+        let count = match freezer.freeze(limit, &started) {
+            Ok(count) => count,
+            Err(why) => {
+                let why = match why {
+                    Ok(AgentError::Refused { reason, .. }) if is_disabled(&reason) => {
+                        // Somebody else was faster, and thaws.
+                        self.set_frost(None);
+                        freezer.already()
+                    }
+                    Ok(why) => freezer.trouble(why),
+                    Err(error) => error,
+                };
+                self.ice.freezer = Some(freezer);
+                return Err(self.ended_instead(domain).unwrap_or(why));
+            }
+        };
+        self.set_frost(Some(Frost { file_systems: count, ..frost }));
+        if count == Some(0) {
+            self.ice.freezer = Some(freezer);
+            return Err(Error::failed(format!("Nothing was frozen in {domain}"))
+                .because("its agent has found no file system on a disk that it can freeze")
+                .hint("mount the file systems in the guest, or take a snapshot with --crash-consistent"));
+        }
+        self.ice.watchdog = Some(freezer.watch(limit.saturating_sub(begun.elapsed()))?);
+        Ok(())
+    }
+
+    /// That the guest has ended, if it has.
+    fn ended_instead(&self, domain: &DomainId) -> Option<Error> {
+        let how = match self.info(domain).ok()? {
+            None => "is gone".to_owned(),
+            Some(info) => info.ended()?.to_string(),
+        };
+        Some(
+            Error::failed(format!("Domain {domain} {how} meanwhile"))
+                .hint("take a snapshot of its disks while it does not run: leave out --disk-only and --quiesce"),
+        )
+    }
+
+    fn check_frozen(&self, domain: &DomainId) -> Result<()> {
+        if let Some(error) = self.ended_instead(domain) {
+            return Err(error);
+        }
+        match &self.ice.watchdog {
+            Some(watchdog) if !watchdog.is_over() => Ok(()),
+            _ => {
+                Err(Error::failed(format!("The file systems of {domain} were frozen for too long"))
+                    .because("they were thawed before the disks were snapshotted")
+                    .hint("give them more time: --freeze-timeout SECONDS"))
+            }
+        }
+    }
+
+    fn thaw(&mut self, domain: &DomainId, way: &Way) -> Result<()> {
+        let Some(frost) = self.ice.frost.clone().filter(|frost| frost.thawed.is_none()) else {
+            return Ok(());
+        };
+        if let Some(process) = frost.process.filter(|_| self.adopted) {
+            command::end_program(process).map_err(failed("End the program that freezes"))?;
+        }
+        let (mut freezer, early) = match (self.ice.watchdog.take(), self.ice.freezer.take()) {
+            (Some(watchdog), _) => watchdog.end()?,
+            (None, Some(freezer)) => (freezer, None),
+            (None, None) => (self.freezer(domain, way)?, None),
+        };
+        let over = "they were thawed when their time was over (--freeze-timeout)";
+        let doubt = match early {
+            Some(_) => Some(over.to_owned()),
+            None => match self.thaw_now(&mut freezer) {
+                Ok(doubt) => doubt,
+                Err(error) => {
+                    // It may be tried again.
+                    self.ice.freezer = Some(freezer);
+                    return Err(error);
+                }
+            },
+        };
+        let ms = match self.ice.begun {
+            Some(begun) => begun.elapsed().as_millis(),
+            None => Timestamp::now().duration_since(frost.begun).as_millis().max(0).unsigned_abs(),
+        };
+        let ms = u64::try_from(ms).unwrap_or(u64::MAX);
+        self.set_frost(Some(Frost { thawed: Some(Thawed { ms, doubt }), ..frost }));
+        Ok(())
+    }
+
+    /// Tries until they are thawed. Returns why they may have been thawed before, if so.
+    fn thaw_now(&self, freezer: &mut Freezer) -> Result<Option<String>> {
+        let end = Instant::now() + THAW;
+        loop {
+            let error = match freezer.thaw() {
+                Ok(Some(0)) => return Ok(Some("somebody else has thawed them".into())),
+                Ok(_) => return Ok(None),
+                Err(error) => error,
+            };
+            // With the guest, its freeze has ended.
+            if let Some(ended) = self.ended_instead(&freezer.domain) {
+                return Ok(Some(ended.message));
+            }
+            if Instant::now() >= end {
+                return Err(Error::failed(format!(
+                    "The file systems of {} are still frozen: whatever writes there waits",
+                    freezer.domain
+                ))
+                .because(error));
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    fn confirm(&mut self, domain: &DomainId, way: &Way) -> Result<()> {
+        let why = match self.ice.frost.clone() {
+            Some(Frost { file_systems, thawed: Some(Thawed { ms, doubt: None }), .. }) => {
+                let quiesced = Quiesced { by: way.name(), file_systems, frozen_ms: ms };
+                if let Some((_, record)) = &mut self.record {
+                    record.disks_only = Some(DisksOnly::Quiesced);
+                    record.quiesced = Some(quiesced);
+                }
+                return Ok(());
+            }
+            Some(Frost { thawed: Some(Thawed { doubt: Some(why), .. }), .. }) => why,
+            _ => "they could not be thawed".into(),
+        };
+        Err(Error::failed(format!(
+            "Whether the file systems of {domain} were frozen when its disks were snapshotted is not known"
+        ))
+        .because(why)
+        .hint("the snapshot is a crash-consistent one, and its record says so: delete it, and try again"))
+    }
+
+    fn set_frost(&mut self, frost: Option<Frost>) {
+        self.tell(&Note::Frost(frost.clone()));
+        self.ice.frost = frost;
+    }
+}

@@ -1,0 +1,94 @@
+//! The steps that freeze and thaw a guest's file systems.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::DomainId;
+use crate::quiesce::Way;
+use crate::tool::quote;
+
+/// A step of a freeze.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Freeze {
+    /// Makes sure that whoever freezes is there, and that nothing is frozen yet.
+    Reach { domain: DomainId, way: Way },
+    /// Freezes the file systems, and has them thawed when the time is over.
+    Begin {
+        domain: DomainId,
+        way: Way,
+        /// How long they may be frozen.
+        limit: Duration,
+        /// The images of the disks. What dom0 has cached of them is written to their storage before.
+        disks: Vec<PathBuf>,
+    },
+    /// Makes sure that the time is not over.
+    Check { domain: DomainId },
+    /// Thaws them, if we have frozen them.
+    Thaw { domain: DomainId, way: Way },
+    /// Writes into the record that they were frozen, if they were until they were thawed.
+    Confirm { domain: DomainId, way: Way },
+}
+
+impl Freeze {
+    /// What takes it back.
+    pub fn undo(&self) -> Option<Freeze> {
+        match self {
+            Freeze::Begin { domain, way, .. } => {
+                Some(Freeze::Thaw { domain: domain.clone(), way: way.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The command a person types to do it.
+    pub fn by_hand(&self) -> Option<String> {
+        match self {
+            Freeze::Thaw { domain, way } => Some(way.thaw_by_hand(&domain.name)),
+            _ => None,
+        }
+    }
+
+    /// What a person has to know to do it.
+    pub fn in_words(&self) -> Option<String> {
+        match self {
+            Freeze::Thaw { domain, .. } => Some(format!(
+                "whatever writes in {} waits until its file systems are thawed: by the command below, or in the \
+                 guest by `fsfreeze -u MOUNTPOINT` for each",
+                domain.name
+            )),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Freeze {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Freeze::Reach { domain, way: Way::Agent(line) } => write!(
+                f,
+                "make sure that the guest agent of {domain} answers at {}, and nothing is frozen",
+                quote(line.path())
+            ),
+            Freeze::Reach { way: Way::Program(path), .. } => {
+                write!(f, "make sure that only root can have written {}", quote(path))
+            }
+            Freeze::Begin { domain, way, limit, .. } => write!(
+                f,
+                "freeze the file systems of {domain}, for {} s at most, by {way}",
+                limit.as_secs_f64()
+            ),
+            Freeze::Check { domain } => {
+                write!(f, "make sure that the file systems of {domain} are still frozen")
+            }
+            Freeze::Thaw { domain, way } => {
+                write!(f, "thaw the file systems of {domain}, by {way}")
+            }
+            Freeze::Confirm { domain, .. } => {
+                write!(f, "note in the record that the file systems of {domain} were frozen")
+            }
+        }
+    }
+}
