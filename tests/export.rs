@@ -172,6 +172,7 @@ impl Place {
             image_size: 1 << 40,
             parent: None,
             parent_by: None,
+            quiesced: None,
             domain: DomainRecord {
                 name: "web1".into(),
                 uuid,

@@ -1,4 +1,4 @@
-//! The planner, from hand-made observations of a running guest. `tests/delete.rs` has real files.
+//! The planner, from hand-made observations of a running guest. `tests/delete/main.rs` has real files.
 
 use std::slice;
 
