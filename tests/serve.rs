@@ -104,6 +104,7 @@ impl Place {
             image_size: 0,
             parent: None,
             parent_by: None,
+            quiesced: None,
             domain: DomainRecord {
                 name: self.domain.clone(),
                 uuid: Uuid::new_v4(),

@@ -1,7 +1,6 @@
 //! The volume that has the content of a disk, for a copy of it.
 
 use super::kept::Lvm;
-use super::tag;
 use crate::disk::exporting::DiskExport;
 use crate::disk::parts::refuse_revert;
 use crate::disk::{DiskFound, RevertContext};
@@ -21,6 +20,7 @@ pub(super) fn plan(
     kept: &Lvm,
     found: &DiskFound,
     context: RevertContext<'_>,
+    tag: &str,
 ) -> Result<DiskExport> {
     let refuse = |why: String| refuse_revert(&found.record, why);
     let volumes = context.volumes.as_ref().map_err(|why| refuse(why.clone()))?;
@@ -28,9 +28,8 @@ pub(super) fn plan(
     if let Some(why) = volumes::ambiguous(volumes, group) {
         return Err(refuse(why));
     }
-    let tag = tag(context.id, &found.record.vdev);
     let tagged: Vec<&Volume> =
-        volumes.iter().filter(|volume| volume.group == *group && volume.has_tag(&tag)).collect();
+        volumes.iter().filter(|volume| volume.group == *group && volume.has_tag(tag)).collect();
     let snapshot = match tagged.as_slice() {
         [] => return Err(refuse(format!("its snapshot {group}/{name} is gone"))),
         [one] => *one,

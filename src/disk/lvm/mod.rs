@@ -224,7 +224,8 @@ impl Planner for Lvm {
     }
 
     fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
-        export::plan(self, found, context).map(Some)
+        let tag = tag(context.id, &found.record.vdev);
+        export::plan(self, found, context, &tag).map(Some)
     }
 
     fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
