@@ -25,6 +25,7 @@ pub mod needs;
 pub mod openers;
 pub mod parallel;
 pub mod process;
+pub mod pump;
 pub mod qmp;
 pub mod record_file;
 pub mod rewrites;
