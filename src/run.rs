@@ -1,5 +1,6 @@
 //! Runs a command line: looks, plans, executes, reports. A file per command.
 
+mod compact;
 mod create;
 mod delete;
 mod export;
@@ -27,6 +28,7 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
         Command::List(args) => list::list(&args),
         Command::Show(args) => show::show(&args),
         Command::Serve(args) => serve::serve(&args),
+        Command::Compact(args) => compact::compact(&args),
         Command::Prune(args) => prune::prune(&args, carry_out),
     }
 }

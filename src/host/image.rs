@@ -5,7 +5,7 @@ pub mod rewrite;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,9 @@ use crate::domain::DomainConfig;
 use crate::error::{Error, Left, Result};
 use crate::host::compress::Compressor;
 use crate::host::files;
+use crate::host::pump::Pump;
 use crate::memory::frames::{self, Level, Marker, Unpacked};
+use crate::memory::sums::Checked;
 use crate::memory::{Form, Image, PARTIAL, header, partial_path, read_front_of_stream};
 use crate::names::SnapshotName;
 use crate::plan::{ImageStart, Target};
@@ -29,6 +31,10 @@ pub struct ImageWriter {
     config: String,
     space: usize,
     compress: Option<Compress>,
+    /// Of a plain image in a file that this process has begun.
+    pump: Option<Pump>,
+    /// Why it has no checksums, if they could not be written.
+    without_sums: Option<io::Error>,
 }
 
 /// The progress of the compression of an image.
@@ -119,7 +125,15 @@ impl ImageWriter {
 
     fn begin(&mut self, start: &ImageStart) -> io::Result<()> {
         let plain = self.plain_header(&start.record)?;
-        let Some(compress) = &mut self.compress else { return self.file.write_all(&plain) };
+        let Some(compress) = &mut self.compress else {
+            self.file.write_all(&plain)?;
+            if let Target::File(path) = &self.target {
+                let directory = path.parent().ok_or(io::ErrorKind::NotFound)?;
+                let file = self.file.try_clone()?;
+                self.pump = Some(Pump::start(file, plain.len() as u64, directory)?);
+            }
+            return Ok(());
+        };
         let head = frames::head(&plain, compress.level, None)?;
         self.file.write_all(&head)?;
         let header = (plain.len() as u64, head.len() as u64);
@@ -161,8 +175,10 @@ impl ImageWriter {
             file,
             target: start.target.clone(),
             config: start.config.clone(),
-            space: header::record_space(&start.record),
+            space: header::aligned_space(&start.config, &start.record),
             compress: start.compress.map(|level| Compress { level, state: Packing::Lost }),
+            pump: None,
+            without_sums: None,
         }
     }
 
@@ -188,7 +204,7 @@ impl ImageWriter {
     pub fn fd(&self) -> BorrowedFd<'_> {
         match &self.compress {
             Some(Compress { state: Packing::Works(working), .. }) => working.compressor.fd(),
-            _ => self.file.as_fd(),
+            _ => self.pump.as_ref().and_then(Pump::fd).unwrap_or_else(|| self.file.as_fd()),
         }
     }
 
@@ -196,20 +212,33 @@ impl ImageWriter {
         self.compress.is_some()
     }
 
-    /// All of the guest's memory has come. Returns why it cannot be kept, if the compressor has failed.
-    pub fn seal(&self) -> Option<String> {
-        match &self.compress {
-            Some(Compress { state: Packing::Works(working), .. }) => working.compressor.seal(),
+    /// All of the guest's memory has come, if it was `saved`. Returns why it cannot be kept, if so. A plain
+    /// image has it in its file from now on.
+    pub fn seal(&mut self, saved: bool) -> Option<String> {
+        match (&self.compress, &mut self.pump) {
+            (Some(Compress { state: Packing::Works(working), .. }), _) => working.compressor.seal(),
+            (_, Some(pump)) => pump.seal(saved),
             _ => None,
         }
     }
 
-    /// Waits until all of the guest's memory is compressed and written; a plain image is already.
+    /// Why it has no checksums, if they could not be written.
+    pub fn without_sums(&self) -> Option<&io::Error> {
+        self.without_sums.as_ref()
+    }
+
+    /// Waits until all of the guest's memory is compressed and written; a plain image gets its checksums.
     ///
     /// # Errors
     ///
     /// The guest's memory is lost.
     pub fn drain(&mut self) -> io::Result<()> {
+        if let Some(mut pump) = self.pump.take() {
+            if let Some(why) = pump.seal(true) {
+                return Err(io::Error::other(why));
+            }
+            self.without_sums = pump.add_sums().err();
+        }
         let Some(compress) = &mut self.compress else { return Ok(()) };
         let working = match mem::replace(&mut compress.state, Packing::Lost) {
             Packing::Works(working) => working,
@@ -293,6 +322,9 @@ impl ImageWriter {
     pub fn discard(mut self) -> io::Result<()> {
         if let Some(Compress { state: Packing::Works(working), .. }) = self.compress.take() {
             working.compressor.abandon();
+        }
+        if let Some(pump) = self.pump.take() {
+            pump.abandon();
         }
         match &self.target {
             Target::Stdout => Ok(()),
@@ -380,9 +412,21 @@ impl Source {
         fits.then(|| self.file.try_clone()).transpose()
     }
 
+    /// What checks the memory while another process reads the file itself: the stream in a file of its own, if
+    /// there are checksums that were not checked yet.
+    pub fn beside(&self) -> io::Result<Option<Checked<File>>> {
+        let Image { stream_offset, sums, read_whole, .. } = self.image;
+        let Some(table) = sums.filter(|_| !read_whole) else { return Ok(None) };
+        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+        Ok(Some(Checked::new(file, stream_offset, table)))
+    }
+
     /// The stream of the image, as `xl restore` wants it behind a header.
     pub fn stream(&mut self) -> io::Result<Box<dyn Read + '_>> {
-        let Image { stream_offset, stream_len, form, .. } = self.image;
+        let Image { stream_offset, stream_len, form, sums, read_whole, .. } = self.image;
+        if let Some(table) = sums.filter(|_| !read_whole) {
+            return Ok(Box::new(Checked::new(&mut self.file, stream_offset, table)));
+        }
         if form == Form::Plain {
             self.file.seek(SeekFrom::Start(stream_offset))?;
             return Ok(Box::new(&mut self.file));

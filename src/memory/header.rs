@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::str;
 
+use super::entries::PAGE;
 use crate::record::Record;
 
 /// `SAVEFILE_MAGIC`: exactly 32 bytes, without a closing NUL.
@@ -105,6 +106,13 @@ impl From<io::Error> for BadHeader {
 pub fn record_space(record: &Record) -> usize {
     let now = MARK.len() + record.to_toml().len();
     (now + (1 + record.disks.len()) * PROOF_SPACE).next_multiple_of(4096)
+}
+
+/// The same, and more, so that what follows the header stands at a multiple of a page.
+pub fn aligned_space(config: &str, record: &Record) -> usize {
+    const BEFORE: usize = 48 + 4;
+    let before = BEFORE + config.len() + 1;
+    (before + record_space(record)).next_multiple_of(PAGE) - before
 }
 
 /// The header with the record padded to `space` bytes.

@@ -4,24 +4,30 @@
 //!   0  magic[32]  byteorder  mandatory_flags  optional_flags  optional_data_len
 //!  48  config_len, config (libxl JSON, NUL)          \ optional data; xl reads the first
 //!      "# xl-snapshot record\n", TOML, newlines      / part and skips the tail
-//!      libxl migration stream v2 ... END
+//!      libxl migration stream v2 ... END             pages at multiples of 4096, zeros as holes
+//!      [checksums of the pages]                       only in a plain file
 //!      ["# xl-snapshot record\n", TOML]              only if written to a pipe
 //! ```
 //!
-//! The whole may be compressed: [`frames`].
+//! The whole may be compressed: [`frames`]. How pages are placed: [`align`]; checksums: [`sums`].
 //!
 //! Source: Xen 4.17 tools/xl/xl.h (`struct save_file_header`), tools/xl/xl_saverestore.c
 //! (`save_domain_core_writeconfig`), docs/specs/libxl-migration-stream.pandoc.
 //!
 //! Works on anything that reads and seeks; opening files is `host/`'s.
 
+pub mod align;
+pub mod batches;
+pub mod entries;
 pub mod forward;
 pub mod frames;
 pub mod header;
 pub mod peek;
+pub mod places;
 pub mod stream;
+pub mod sums;
 
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::json::check_keys;
@@ -30,6 +36,7 @@ use crate::tool::quote;
 use forward::Forward;
 use frames::{Marker, Unpacked};
 use header::{Header, Tail};
+use sums::{Checked, Damage, Table};
 
 /// What marks the name of an image that is not complete.
 pub const PARTIAL: &str = ".partial";
@@ -106,6 +113,8 @@ pub struct Image {
     pub stream_len: u64,
     /// How it is stored.
     pub form: Form,
+    /// The checksums of the pages of a plain image, if it has any.
+    pub sums: Option<Table>,
     /// Whether every byte of it was read, and not only what tells its structure.
     pub read_whole: bool,
 }
@@ -120,6 +129,17 @@ pub enum Form {
         /// Whether a changed byte can be noticed.
         checksums: bool,
     },
+}
+
+/// What an image takes on its file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Its length.
+    pub apparent: u64,
+    /// What of it is stored: no holes.
+    pub on_disk: u64,
+    /// What of that is stored once for it and others; not known on all file systems.
+    pub shared: Option<u64>,
 }
 
 /// Why a file is not an image that can be reverted to.
@@ -154,6 +174,9 @@ pub enum BadImage {
         /// What there is.
         found: u64,
     },
+    /// Its checksums do not fit.
+    #[error(transparent)]
+    Damage(#[from] Damage),
     /// It cannot be read.
     #[error("Reading it failed")]
     Io(#[from] std::io::Error),
@@ -162,8 +185,8 @@ pub enum BadImage {
 impl Image {
     /// Reads the header and the record, and what tells whether the rest is whole:
     ///
-    /// * of a plain image a handful of bytes from every 4 MiB: it has no checksum, and a changed byte
-    ///   inside of a page cannot be noticed at all;
+    /// * of a plain image a handful of bytes from every 4 MiB: a changed byte inside of a page is noticed only
+    ///   by [`Self::read_all`], and only if the image has checksums;
     /// * of an image that this program compressed the length and the frames, block by block: a
     ///   changed byte is noticed only when it is unpacked ([`Self::read_all`]);
     /// * any other compressed image is unpacked, because only its end tells that it is whole.
@@ -179,9 +202,10 @@ impl Image {
         let (config, mut record) = front(file)?;
         let stream_offset = file.stream_position()?;
         let end = stream::walk(file, stream_offset, length)?;
+        let sums = if length > end { Table::read(file, end)? } else { None };
         if record.complete {
             check_length(record.image_size, length)?;
-            check_length(length, end)?;
+            check_length(length, behind_table(end, sums))?;
         } else {
             let behind = if length - end > header::MAX_RECORD as u64 {
                 Vec::new()
@@ -192,7 +216,7 @@ impl Image {
         }
         let stream_len = end - stream_offset;
         let form = Form::Plain;
-        Ok(Image { config, record, stream_offset, stream_len, form, read_whole: false })
+        Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: false })
     }
 
     fn read_compressed<F: Read + Seek>(file: &mut F, length: u64) -> Result<Image, BadImage> {
@@ -219,7 +243,8 @@ impl Image {
             .checked_sub(stream_offset)
             .ok_or(BadImage::Length { expected: stream_offset, found: image_len })?;
         frames::walk(file, length)?;
-        Ok(Image { config, record, stream_offset, stream_len, form, read_whole: false })
+        let sums = None;
+        Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: false })
     }
 
     /// Checks that all of a domain can be read from an image whose record is not complete yet. Of a compressed one
@@ -240,13 +265,21 @@ impl Image {
         }
         front(file)?;
         let start = file.stream_position()?;
-        check_length(length, stream::walk(file, start, length)?)
+        let end = stream::walk(file, start, length)?;
+        let sums = if length > end { Table::read(file, end)? } else { None };
+        check_length(length, behind_table(end, sums))
     }
 
     /// Reads every byte of an image that [`Self::read`] has taken, and checks its checksums, where it
     /// has any.
     pub fn read_all<F: Read + Seek>(&mut self, file: &mut F) -> Result<(), BadImage> {
         if self.read_whole {
+            return Ok(());
+        }
+        if let Some(table) = self.sums {
+            let mut stream = Checked::new(file, self.stream_offset, table);
+            io::copy(&mut stream, &mut io::sink()).map_err(damage)?;
+            self.read_whole = true;
             return Ok(());
         }
         file.rewind()?;
@@ -267,13 +300,17 @@ impl Image {
         let end = stream::walk(&mut input, stream_offset, u64::MAX)?;
         let behind = rest(&mut input, end)?;
         if record.complete {
-            check_length(record.image_size, end + behind.len() as u64)?;
-            check_length(record.image_size, end)?;
+            // What compresses an image has checksums of its own.
+            let expected = behind_table(end, Table::parse(&behind, end));
+            let more = io::copy(&mut input, &mut io::sink())?;
+            check_length(record.image_size, end + behind.len() as u64 + more)?;
+            check_length(record.image_size, expected)?;
         } else {
             record = with_proofs(&record, &behind)?;
         }
         let stream_len = end - stream_offset;
-        Ok(Image { config, record, stream_offset, stream_len, form, read_whole: true })
+        let sums = None;
+        Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: true })
     }
 }
 
@@ -304,6 +341,19 @@ fn with_proofs(front: &Record, behind: &[u8]) -> Result<Record, BadImage> {
     match record.image_size {
         0 => Ok(record),
         expected => Err(BadImage::Length { expected, found: 0 }),
+    }
+}
+
+/// Where an image ends whose stream ends there.
+fn behind_table(end: u64, table: Option<Table>) -> u64 {
+    end.saturating_add(table.map_or(0, |table| table.length()))
+}
+
+/// The damage that an error of [`Checked`] tells of.
+fn damage(error: io::Error) -> BadImage {
+    match error.downcast::<Damage>() {
+        Ok(damage) => damage.into(),
+        Err(error) => error.into(),
     }
 }
 

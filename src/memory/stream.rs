@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use super::entries::{BATCH_HEAD, PAGE, PAGE_DATA, entries, has_data, pfn};
 use crate::release::{LIBXC_STREAMS, LIBXL_STREAM};
 
 /// "LibxlFmt".
@@ -19,7 +20,7 @@ pub(crate) const LIBXC_IDENT: u32 = 0x5845_4e46;
 pub(crate) const LIBXC_END: u32 = 0;
 
 /// `REC_LENGTH_MAX`, xg_sr_stream_format.h: no record is longer.
-const MAX_RECORD: u32 = 128 << 20;
+pub(crate) const MAX_RECORD: u32 = 128 << 20;
 
 /// Why a stream is not whole.
 #[derive(Debug, thiserror::Error)]
@@ -54,28 +55,44 @@ pub enum BadStream {
 /// Walks the stream that begins at `start` in a file of `length` bytes (`u64::MAX` if that is not
 /// known) and returns the offset of the first byte behind it. It only ever seeks forward.
 pub fn walk<F: Read + Seek>(file: &mut F, start: u64, length: u64) -> Result<u64, BadStream> {
-    let mut walker = Walker { file, at: start, length };
-    let offset = walker.at;
-    if walker.be_u64()? != LIBXL_IDENT || walker.be_u32()? != LIBXL_STREAM {
-        return Err(BadStream::Ident { what: "libxl stream header", offset });
-    }
-    walker.skip(4)?; // options
-    loop {
-        match walker.record()? {
-            LIBXL_END => return Ok(walker.at),
-            LIBXL_LIBXC_CONTEXT => walker.libxc()?,
-            _ => {}
-        }
-    }
+    Walker { file, at: start, length, batches: None }.walk()
+}
+
+/// The same; tells of each page with data its number and where it stands, in the order of the file. What is no
+/// record of pages as this program knows them is passed over.
+pub fn pages<F: Read + Seek>(
+    file: &mut F,
+    start: u64,
+    length: u64,
+    page: &mut dyn FnMut(u64, u64),
+) -> Result<u64, BadStream> {
+    Walker { file, at: start, length, batches: Some(page) }.walk()
 }
 
 struct Walker<'f, F> {
     file: &'f mut F,
     at: u64,
     length: u64,
+    batches: Option<&'f mut dyn FnMut(u64, u64)>,
 }
 
 impl<F: Read + Seek> Walker<'_, F> {
+    fn walk(mut self) -> Result<u64, BadStream> {
+        let walker = &mut self;
+        let offset = walker.at;
+        if walker.be_u64()? != LIBXL_IDENT || walker.be_u32()? != LIBXL_STREAM {
+            return Err(BadStream::Ident { what: "libxl stream header", offset });
+        }
+        walker.skip(4)?; // options
+        loop {
+            match walker.record()? {
+                LIBXL_END => return Ok(walker.at),
+                LIBXL_LIBXC_CONTEXT => walker.libxc()?,
+                _ => {}
+            }
+        }
+    }
+
     fn libxc(&mut self) -> Result<(), BadStream> {
         let offset = self.at;
         let marker = self.be_u64()?;
@@ -86,7 +103,38 @@ impl<F: Read + Seek> Walker<'_, F> {
         }
         self.skip(8)?; // options, reserved
         self.skip(16)?; // domain header
-        while self.record()? != LIBXC_END {}
+        loop {
+            let offset = self.at;
+            match self.record()? {
+                LIBXC_END => return Ok(()),
+                PAGE_DATA if self.batches.is_some() => self.batch(offset)?,
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells of the pages in the record at this offset, behind which the walker stands.
+    fn batch(&mut self, offset: u64) -> Result<(), BadStream> {
+        const HEAD: u64 = 8 + BATCH_HEAD as u64;
+        let end = self.at;
+        let length = end - offset;
+        if length <= HEAD {
+            return Ok(());
+        }
+        self.at = offset + 8;
+        let count = u64::from(u32::from_ne_bytes(self.bytes()?));
+        self.at = end;
+        let Some(room) = (length - HEAD).checked_sub(8 * count) else { return Ok(()) };
+        let mut list = Vec::new();
+        self.file.seek(SeekFrom::Start(offset + HEAD))?;
+        self.file.by_ref().take(8 * count).read_to_end(&mut list)?;
+        let with_data: Vec<_> = entries(&list).filter(|entry| has_data(*entry)).collect();
+        if with_data.len() as u64 * PAGE as u64 != room {
+            return Ok(());
+        }
+        let Some(page) = &mut self.batches else { return Ok(()) };
+        let places = (offset + HEAD + 8 * count..).step_by(PAGE);
+        with_data.into_iter().zip(places).for_each(|(entry, at)| page(pfn(entry), at));
         Ok(())
     }
 

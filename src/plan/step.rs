@@ -1,8 +1,8 @@
 //! One step of a plan: what it does and how it is undone.
 
 pub mod deletion;
-pub mod freeze;
 pub mod export;
+pub mod freeze;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ use crate::process::Process;
 use crate::record::Record;
 use crate::tool::Invocation;
 use deletion::Deletion;
-use freeze::Freeze;
 use export::Export;
+use freeze::Freeze;
 
 /// Where a memory image is written to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! The domain: its configuration, its QEMU, its end and its restore.
 
+use std::io;
 use std::path::Path;
 use std::str;
 use std::sync::atomic::Ordering;
@@ -214,19 +215,35 @@ impl Dom0 {
                         .into_iter()
                         .for_each(&mut show);
                 };
-                command::run_on(&call, file, &mut look, &started)
+                // What was written a moment ago need not be read again.
+                let check = match image {
+                    None => source.beside().map_err(failed("Open the image"))?,
+                    Some(_) => None,
+                };
+                let name = &source.name;
+                thread::scope(|scope| {
+                    let check = check.map(|mut stream| {
+                        scope.spawn(move || io::copy(&mut stream, &mut io::sink()))
+                    });
+                    let restored = command::run_on(&call, file, &mut look, &started);
+                    let checked = check.map_or(Ok(0), |check| {
+                        check.join().expect("reading a file does not panic")
+                    });
+                    restored.map_err(caused)?;
+                    checked.map(drop).map_err(failed(format!("Verify image {name}")))
+                })
             }
             None => {
                 let head = header::encode_plain(config).map_err(failed("Write the header"))?;
                 let stream = source.stream().map_err(failed("Read the image"))?;
-                command::feed(&call, &head, stream, length, &mut show, &started)
+                command::feed(&call, &head, stream, length, &mut show, &started).map_err(caused)
             }
         };
         drop(started);
         self.turn = None;
         meter.end();
         self.meters.push(meter);
-        result.map_err(caused)
+        result
     }
 
     /// The error of a restore, after which what xl left of the domain was destroyed: it removes itself what it

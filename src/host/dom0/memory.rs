@@ -73,6 +73,9 @@ impl Dom0 {
         if let Err(why) = writer.drain() {
             return Err(writer.give_up(&record.name, why));
         }
+        if let Some(why) = writer.without_sums() {
+            self.messages.push(format!("note: the image has no checksums of its memory: {why}"));
+        }
         let path = writer.path();
         self.written = writer.file().ok();
         let way_back = self.way_back.clone();

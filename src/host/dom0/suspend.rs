@@ -149,9 +149,13 @@ impl Dom0 {
         let result = self.save(domain, live, max_pause, disks);
         self.suspend_failed = result.is_err();
         // libxl may not have noticed; if it has, it saw only that nobody read any more.
-        let trouble = self.image.as_ref().and_then(|(writer, _)| writer.seal());
+        let saved = result.is_ok();
+        let trouble = self.image.as_mut().and_then(|(writer, _)| writer.seal(saved));
+        self.suspend_failed |= trouble.is_some();
+        let compressed = self.image.as_ref().is_some_and(|(writer, _)| writer.is_compressed());
         let error = match (trouble, result) {
-            (Some(why), _) => Error::failed("Compressing the memory").because(why),
+            (Some(why), _) if compressed => Error::failed("Compressing the memory").because(why),
+            (Some(why), _) => Error::failed(why),
             (None, Ok(())) => return Ok(()),
             (None, Err(error)) => {
                 if error.is_aborted() {
