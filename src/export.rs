@@ -20,8 +20,8 @@ use crate::memory::frames::Level;
 use crate::memory::partial_path;
 use crate::names::is_file_part;
 use crate::need::{self, Rank, Trouble};
-use crate::plan::export::{DiskCopy, Export};
-use crate::plan::{ImageStart, Plan, Step, Target, Text};
+use crate::plan::export::{DiskCopy, Export, ImageCopy};
+use crate::plan::{Plan, Step, Text};
 use crate::record::{DiskRecord, DisksOnly, NOT_YET, Record};
 use crate::tool::qemu_img::flatten;
 use crate::tool::quote;
@@ -217,14 +217,13 @@ pub fn plan(found: &Found, wishes: &Wishes, writer: &str) -> Result<Plan> {
     let exported = self::record(record, wishes.memory, writer);
     let path = work.join(image_name(record, wishes.memory));
     prepare.push(match found.config.as_ref().filter(|_| wishes.memory) {
-        Some(config) => Export::Memory(Box::new(ImageStart {
-            target: Target::File(path.clone()),
-            make_directory: false,
+        Some(config) => Export::Memory(Box::new(ImageCopy {
+            path: path.clone(),
             config: config_of(config, &exported).map_err(|why| {
                 Error::refused(about()).because(why).hint("use the image as create wrote it")
             })?,
             record: exported,
-            compress: Some(Level::DEFAULT),
+            level: Level::DEFAULT,
         })),
         None => Export::Record { path: path.clone(), record: Box::new(exported) },
     });

@@ -16,8 +16,8 @@ use crate::host::deletion::steps::{Run, allocated};
 use crate::host::image::{ImageWriter, NotComplete, Source};
 use crate::host::record_file::RecordFile;
 use crate::host::{files, tools};
-use crate::plan::ImageStart;
-use crate::plan::export::{DiskCopy, Export};
+use crate::plan::export::{DiskCopy, Export, ImageCopy};
+use crate::plan::{ImageStart, Target};
 use crate::record::{ANY_INODE, FrozenFile, Record};
 use crate::tool::qemu_img;
 
@@ -90,7 +90,7 @@ impl Exporter {
             }
             Export::Disk(copy) => self.disk(copy, hands),
             Export::Cfg { path, text } => write_new(path, text.as_bytes()).map_err(caused),
-            Export::Memory(start) => self.memory(start, hands),
+            Export::Memory(copy) => self.memory(copy, hands),
             Export::Record { path, record } => self.record(path, record),
             Export::Send { file, directory } => self.send(file, directory, hands),
             Export::Name { from, to, .. } => place::name(from, to).map_err(caused),
@@ -146,13 +146,20 @@ impl Exporter {
         Ok(())
     }
 
-    fn memory(&mut self, start: &ImageStart, hands: &mut Hands<'_>) -> Result<()> {
+    fn memory(&mut self, copy: &ImageCopy, hands: &mut Hands<'_>) -> Result<()> {
+        let start = ImageStart {
+            target: Target::File(copy.path.clone()),
+            make_directory: false,
+            config: copy.config.clone(),
+            record: copy.record.clone(),
+            compress: Some(copy.level),
+        };
         let Hands { show, stopped, source, .. } = hands;
         let source =
             source.as_mut().ok_or_else(|| Error::failed("The memory image is not open"))?;
         let mut record = start.record.clone();
         self.prove(&mut record)?;
-        let mut writer = ImageWriter::start(start).map_err(caused)?;
+        let mut writer = ImageWriter::start(&start).map_err(caused)?;
         let total = source.image.stream_len;
         let pumped = writer.fd().try_clone_to_owned().map_err(caused).and_then(|pipe| {
             let mut pipe = File::from(pipe);

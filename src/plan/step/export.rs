@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::plan::{ImageStart, Target, Text};
+use crate::memory::frames::Level;
+use crate::plan::Text;
 use crate::record::Record;
 use crate::tool::{Invocation, quote};
 
@@ -30,6 +31,19 @@ pub struct DiskCopy {
     pub most: u64,
     /// The time that it gets, which proves it: in whole seconds, as every archive keeps it.
     pub time: Timestamp,
+}
+
+/// A memory image that is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageCopy {
+    /// The new file.
+    pub path: PathBuf,
+    /// libxl's JSON of the domain, with the names of the copies.
+    pub config: String,
+    /// The record, without proofs.
+    pub record: Record,
+    /// How hard it is compressed.
+    pub level: Level,
 }
 
 /// One step of an export.
@@ -64,7 +78,7 @@ pub enum Export {
         text: Text,
     },
     /// Writes the memory image: that of the snapshot, compressed, with the record of the export.
-    Memory(Box<ImageStart>),
+    Memory(Box<ImageCopy>),
     /// Writes the record into a file of its own.
     Record {
         /// The new file.
@@ -139,13 +153,12 @@ impl fmt::Display for Export {
             Export::Cfg { path, .. } => {
                 write!(f, "write the xl configuration file {}", quote(path))
             }
-            Export::Memory(start) => match &start.target {
-                Target::File(path) => {
-                    write!(f, "write the memory image {}", quote(path))?;
-                    start.compress.map_or(Ok(()), |level| write!(f, ", compressed by {level}"))
-                }
-                Target::Stdout => write!(f, "write the memory image"),
-            },
+            Export::Memory(copy) => write!(
+                f,
+                "write the memory image {}, compressed by {}",
+                quote(&copy.path),
+                copy.level
+            ),
             Export::Record { path, .. } => write!(f, "write the record {}", quote(path)),
             Export::Send { file, .. } => {
                 write!(f, "send {} to standard output and remove it", quote(file))
