@@ -48,6 +48,8 @@ pub enum Command {
     List(ListArgs),
     /// Show a snapshot, and whether it can be reverted to.
     Show(ShowArgs),
+    /// Make plain memory images take less space.
+    Compact(CompactArgs),
     /// Delete old snapshots of a domain: those that no rule keeps, the oldest first.
     Prune(PruneArgs),
 }
@@ -107,6 +109,10 @@ pub struct CreateArgs {
     /// Compress the memory image: zstd, zstd:LEVEL (1 to 19, default 3) or none.
     #[arg(long, value_name = "HOW")]
     pub compress: Option<String>,
+    /// Have the plain image share its storage with IMAGE, an image on the same file system, where pages are
+    /// equal [default: the snapshot that this one descends from, or the youngest, in the same directory].
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::FilePath, conflicts_with_all = ["compress", "record"])]
+    pub like: Option<PathBuf>,
     /// Choose how to snapshot one disk; the others get the default of their kind (see below).
     #[arg(short, long = "disk", value_name = "VDEV,HOW", value_hint = ValueHint::Other)]
     pub disks: Vec<String>,
@@ -309,12 +315,42 @@ pub struct ShowArgs {
     /// The snapshot: DOMAIN/NAME, its memory image (- for standard input), its record, or the SPEC.toml
     /// that names it.
     pub snapshot: PathBuf,
-    /// Read the whole image, and check its checksums if it is compressed (plain images have none).
+    /// Read the whole image, and check its checksums (plain images of earlier versions, and those that went
+    /// through a pipe, have none).
     #[arg(long)]
     pub verify: bool,
     /// Print the result as JSON (see xl-snapshot-json(5)).
     #[arg(long)]
     pub json: bool,
+}
+
+/// The command line of `compact`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  xl-snapshot compact web1/monday web1/tuesday
+  xl-snapshot compact --dry-run /srv/snapshots/*.xlsave
+  xl-snapshot compact --like gold.xlsave web2.xlsave
+
+create writes images so already; compact is for those of earlier versions, and for
+copies that have lost their holes. Pages of zeros become holes, every page is
+aligned, and checksums are added. On a file system that shares storage between
+files (XFS, Btrfs), equal pages are then stored once for the image and for an
+older one of its domain. Each image stays whole: xl restore reads it, and you can
+delete any of them.
+
+The new file is written beside the old one, read back, and takes its place. An
+image on which xl-snapshot is working is refused.")]
+pub struct CompactArgs {
+    /// The images: DOMAIN/NAME, or their files. One failure does not stop the others.
+    #[arg(value_name = "IMAGE", required = true, value_hint = ValueHint::FilePath)]
+    pub images: Vec<PathBuf>,
+    /// Share storage with this image [default: the snapshot that an image descends from, or the youngest
+    /// that is older, in the same directory].
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::FilePath)]
+    pub like: Option<PathBuf>,
+    /// The options of the commands that change something.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// The command line of `prune`.

@@ -1,6 +1,7 @@
 //! What the user gets to see: messages and progress on standard error, the result on standard
 //! output, for people or as JSON.
 
+mod compacted;
 mod deleted;
 mod messages;
 mod progress;
@@ -15,6 +16,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+pub use self::compacted::{Compaction, Compactions};
 pub use self::deleted::{Deleted, DeletedDisk, Deletions, Failed, Merge};
 pub use self::messages::{Reporter, error_text, print_error};
 pub use self::progress::Meter;
@@ -52,6 +54,10 @@ pub struct Created {
     pub image: Option<PathBuf>,
     /// Its length in bytes; absent on a pipe.
     pub image_size: Option<u64>,
+    /// What it takes on its file system, in bytes: pages of zeros take nothing.
+    pub size_on_disk: Option<u64>,
+    /// How much of that it shares with other images, in bytes; not known on all file systems.
+    pub shared: Option<u64>,
     /// How long the guest stood still, in milliseconds.
     pub pause_ms: Option<f64>,
     /// How long everything took, in milliseconds.
@@ -133,6 +139,18 @@ impl Created {
     }
 }
 
+/// The length of an image, what it takes, and what of that it shares.
+fn size_words(size: u64, on_disk: Option<u64>, shared: Option<u64>) -> String {
+    let mut words = BinaryBytes(size).to_string();
+    if let Some(on_disk) = on_disk.filter(|on_disk| *on_disk < size) {
+        words.push_str(&format!(", {} on disk", BinaryBytes(on_disk)));
+    }
+    if let Some(shared) = shared.filter(|shared| *shared > 0) {
+        words.push_str(&format!(", {} of that shared", BinaryBytes(shared)));
+    }
+    words
+}
+
 impl fmt::Display for Created {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let live = if self.live { ", live" } else { "" };
@@ -145,7 +163,11 @@ impl fmt::Display for Created {
             match (&self.image, self.image_size, self.disks_only) {
                 (_, _, Some(kind)) => format!("none: {kind}"),
                 (Some(image), Some(size), None) => {
-                    format!("{}  {}", quote(image), BinaryBytes(size))
+                    format!(
+                        "{}  {}",
+                        quote(image),
+                        size_words(size, self.size_on_disk, self.shared)
+                    )
                 }
                 _ => "to standard output".into(),
             },
@@ -283,6 +305,12 @@ pub struct Shown {
     pub image: String,
     /// Whether it is compressed.
     pub compressed: bool,
+    /// The length of the image in bytes; not known of standard input, and without memory.
+    pub size: Option<u64>,
+    /// What it takes on its file system, in bytes.
+    pub size_on_disk: Option<u64>,
+    /// How much of that it shares with other files, in bytes; not known on all file systems.
+    pub shared: Option<u64>,
     /// What was checked of all its bytes, if they were read: `checksums`, or `structure` if it has
     /// none.
     pub verified: Option<&'static str>,
@@ -342,6 +370,9 @@ impl fmt::Display for Shown {
             None => {
                 let compressed = if self.compressed { ", compressed" } else { "" };
                 rows.add("memory", format!("{}{compressed}", quote(&self.image)));
+                if let Some(size) = self.size {
+                    rows.add("size", size_words(size, self.size_on_disk, self.shared));
+                }
             }
         }
         match self.verified {
@@ -502,6 +533,9 @@ mod tests {
             troubles: Vec::new(),
             unseen: Vec::new(),
             compressed: false,
+            size: None,
+            size_on_disk: None,
+            shared: None,
             verified: None,
         };
         let text = shown.to_string();

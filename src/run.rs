@@ -1,5 +1,6 @@
 //! Runs a command line: looks, plans, executes, reports. A file per command.
 
+mod compact;
 mod create;
 mod delete;
 pub mod guard;
@@ -23,6 +24,7 @@ pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
         Command::Delete(args) => delete::delete(&args, carry_out),
         Command::List(args) => list::list(&args),
         Command::Show(args) => show::show(&args),
+        Command::Compact(args) => compact::compact(&args),
         Command::Prune(args) => prune::prune(&args, carry_out),
     }
 }

@@ -6,7 +6,7 @@ use crate::disk::kind::{Content, Frozen};
 use crate::disk::{self, DiskFound, RevertContext};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
-use crate::memory::{Form, Image};
+use crate::memory::{Form, Image, Sizes};
 use crate::names::SnapshotName;
 use crate::need::{Rank, Trouble};
 use crate::record::Record;
@@ -41,7 +41,7 @@ pub fn config_of(name: &str, image: &Image) -> Result<DomainConfig> {
 pub fn show(
     name: &str,
     record: Record,
-    image: Option<&Image>,
+    image: Option<(&Image, Option<Sizes>)>,
     verified: bool,
     config: Option<&DomainConfig>,
     looked: Looked,
@@ -64,11 +64,17 @@ pub fn show(
     let lost = lost.map(|error| Trouble::of_error(&error, Rank::Lost));
     let troubles: Vec<_> = lost.chain(looked.troubles).collect();
     let disks: Vec<ShownDisk> = looked.disks.iter().map(|disk| state(disk, context)).collect();
+    let (image, sizes) = image.unzip();
+    let sizes = sizes.flatten();
     Shown {
         image: name.to_owned(),
+        size: sizes.map(|sizes| sizes.apparent),
+        size_on_disk: sizes.map(|sizes| sizes.on_disk),
+        shared: sizes.and_then(|sizes| sizes.shared),
         compressed: image.is_some_and(|image| image.form != Form::Plain),
         verified: image.filter(|_| verified).map(|image| match image.form {
             Form::Zstd { checksums: true } => "checksums",
+            Form::Plain if image.sums.is_some() => "checksums",
             Form::Zstd { checksums: false } | Form::Plain => "structure",
         }),
         vcpus: config.map(|config| config.vcpus()),

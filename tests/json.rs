@@ -26,9 +26,9 @@ use xl_snapshot::record::{
     VERSION,
 };
 use xl_snapshot::report::{
-    CfgReplaced, CfgTrouble, Created, CreatedDisk, Deleted, DeletedDisk, Deletions, Failed, Merge,
-    Planned, Pruned, PrunedSnapshot, Rehearsed, Reverted, RevertedDisk, Shown, ShownDisk,
-    json_text,
+    CfgReplaced, CfgTrouble, Compaction, Compactions, Created, CreatedDisk, Deleted, DeletedDisk,
+    Deletions, Failed, Merge, Planned, Pruned, PrunedSnapshot, Rehearsed, Reverted, RevertedDisk,
+    Shown, ShownDisk, json_text,
 };
 
 /// One report as it is printed.
@@ -59,6 +59,7 @@ fn samples() -> Vec<Sample> {
         sample("delete", "DELETE", &deletions()),
         sample("delete-least", "DELETE", &Deletions { snapshots: Vec::new(), failed: Vec::new() }),
         sample("prune", "PRUNE", &pruned()),
+        sample("compact", "COMPACT", &compacted()),
         sample("dry-run", "DRY RUN", &planned()),
     ]
 }
@@ -89,6 +90,8 @@ fn created() -> Created {
         disks_only: Some(DisksOnly::CrashConsistent),
         image: Some("/var/lib/xen/snapshots/web1/s1.xlsave".into()),
         image_size: Some(144_610_000),
+        size_on_disk: Some(70_254_592),
+        shared: Some(68_681_728),
         pause_ms: Some(366.25),
         total_ms: 5800.5,
         disks: vec![disk("xvda", "external", None), disk("xvdb", "none", Some("it is read-only"))],
@@ -158,6 +161,8 @@ fn created_least() -> Created {
         disks_only: None,
         image: None,
         image_size: None,
+        size_on_disk: None,
+        shared: None,
         pause_ms: None,
         disks: Vec::new(),
         cfg: None,
@@ -240,6 +245,9 @@ fn shown(verified: Option<&'static str>, record: Record) -> Shown {
     Shown {
         image: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),
         compressed: verified.is_some(),
+        size: record.complete.then_some(144_610_000),
+        size_on_disk: record.complete.then_some(70_254_592),
+        shared: record.complete.then_some(68_681_728),
         verified,
         vcpus: record.complete.then_some(1),
         revertible: record.complete,
@@ -372,6 +380,7 @@ fn listing() -> Listing {
     let broken = Snapshot {
         memory: false,
         disks_only: Some(DisksOnly::Offline),
+        shared: None,
         state: State::Broken,
         why: vec!["xvda: it was written to since".into()],
         current: false,
@@ -404,7 +413,9 @@ fn listed() -> Snapshot {
         image: "/var/lib/xen/snapshots/web1/s1.xlsave".into(),
         memory: true,
         disks_only: None,
-        size_on_disk: 144_613_376,
+        size: 144_610_000,
+        size_on_disk: 70_254_592,
+        shared: Some(68_681_728),
         state: State::Good,
         why: Vec::new(),
         current: true,
@@ -421,6 +432,26 @@ fn listing_least() -> Listing {
         others: Vec::new(),
         hidden: 3,
         unseen: Vec::new(),
+    }
+}
+
+fn compacted() -> Compactions {
+    let image = |name: &str, rewritten, now: Option<u64>| Compaction {
+        image: format!("/var/lib/xen/snapshots/web1/{name}.xlsave").into(),
+        rewritten,
+        size: 144_610_000,
+        size_on_disk_before: 144_613_376,
+        size_on_disk: now,
+        shared: now.map(|_| 68_681_728),
+    };
+    Compactions {
+        dry_run: false,
+        images: vec![image("s1", true, Some(70_254_592)), image("s2", false, None)],
+        failed: vec![Failed {
+            snapshot: "web1/s3".into(),
+            exit_status: 3,
+            why: "Image web1/s3: It is compressed already".into(),
+        }],
     }
 }
 

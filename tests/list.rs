@@ -348,7 +348,9 @@ fn fixed() -> Seen {
     images.push(ImageSeen {
         path: "/kept/web1/cut.xlsave".into(),
         id: (1, 2),
+        length: 4096,
         allocated: 4096,
+        shared: None,
         peek: Ok(Peek::Foreign),
     });
     let mut inside: Vec<_> = (1..).zip(parents).map(|(at, (name, _))| proof(name, at)).collect();
@@ -388,7 +390,14 @@ fn fixed() -> Seen {
 fn image_of(path: &str, record: Record, allocated: u64) -> ImageSeen {
     let record = Box::new(record);
     let peek = Ok(Peek::Snapshot { record, form: None, extent: Extent::Whole });
-    ImageSeen { path: path.into(), id: (1, allocated), allocated, peek }
+    ImageSeen {
+        path: path.into(),
+        id: (1, allocated),
+        length: allocated,
+        allocated,
+        shared: None,
+        peek,
+    }
 }
 
 #[test]

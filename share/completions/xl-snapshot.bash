@@ -75,7 +75,7 @@ _xl_snapshot() {
             fi
             ;;
         "create 1") _xl_snapshot_files toml ;;
-        "revert 0" | "show 0" | "delete "*)
+        "revert 0" | "show 0" | "delete "* | "compact "*)
             _xl_snapshot_files xlsave xlsave.zst record toml
             for i in xlsave xlsave.zst record; do
                 _xl_snapshot_add files < <(compgen -G "${XL_SNAPSHOT_DIR:-/var/lib/xen/snapshots}/*/*.$i")

@@ -73,6 +73,7 @@ for command in revert show
 end
 for at in 0 1 2 3
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument delete $at" -f -a "(__fish_xl_snapshot_names)" -d snapshot
+    complete -c xl-snapshot -n "__fish_xl_snapshot_argument compact $at" -f -a "(__fish_xl_snapshot_kept)" -d "memory image"
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument list $at" -f -a "(__fish_xl_snapshot_places)" -d domain
 end
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument prune 0" -f -a "(__fish_xl_snapshot_places)" -d domain

@@ -20,7 +20,7 @@ use crate::domain::{DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::parallel::in_parallel;
 use crate::host::toolstack::Toolstack;
-use crate::host::{files, marks, tools};
+use crate::host::{extents, files, marks, tools};
 use crate::list::mark::Mark;
 use crate::list::{
     self, DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, NotNamed, Running, Seen, VhdSeen,
@@ -121,16 +121,29 @@ fn image(path: PathBuf, effort: Effort) -> ImageSeen {
             } else {
                 Err("it is not a regular file".to_owned())
             };
-            return Ok((id, 0, what));
+            return Ok((id, [0, 0], None, what));
         }
         let mut file = files::open(&path)?;
         let meta = file.metadata()?;
         let peeked = peek(&mut file, meta.len(), effort).map_err(|error| error.to_string());
-        Ok(((meta.dev(), meta.ino()), meta.blocks().saturating_mul(BLOCK), peeked))
+        // Of what is none of ours nobody asks.
+        let ours = matches!(peeked, Ok(Peek::Snapshot { .. }));
+        let shared = ours.then(|| extents::shared(&file)).flatten();
+        let sizes = [meta.len(), meta.blocks().saturating_mul(BLOCK)];
+        Ok(((meta.dev(), meta.ino()), sizes, shared, peeked))
     };
     match look() {
-        Ok((id, allocated, peek)) => ImageSeen { path, id, allocated, peek },
-        Err(error) => ImageSeen { path, id: (0, 0), allocated: 0, peek: Err(error.to_string()) },
+        Ok((id, [length, allocated], shared, peek)) => {
+            ImageSeen { path, id, length, allocated, shared, peek }
+        }
+        Err(error) => ImageSeen {
+            path,
+            id: (0, 0),
+            length: 0,
+            allocated: 0,
+            shared: None,
+            peek: Err(error.to_string()),
+        },
     }
 }
 

@@ -1,15 +1,17 @@
 //! The only effects: everything that touches Xen, QEMU, other programs or files.
 //!
-//! [`look`] reads, [`dom0`] changes. Above them everything is pure. Only [`libxl`] has `unsafe`;
+//! [`look`] reads, [`dom0`] changes. Above them everything is pure. Only [`libxl`] and [`extents`] have `unsafe`;
 //! only [`command`] starts programs, our own [`guard`] too.
 
 pub mod cfg;
 pub mod chain;
 pub mod command;
+pub mod compact;
 pub mod compress;
 pub mod configured;
 pub mod deletion;
 pub mod dom0;
+pub mod extents;
 pub mod files;
 pub mod guard;
 pub mod image;
@@ -30,6 +32,7 @@ pub mod qmp;
 pub mod record_file;
 pub mod rewrites;
 pub mod savers;
+pub mod sharing;
 pub mod snapshot;
 pub mod start;
 pub mod surroundings;

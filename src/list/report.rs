@@ -56,8 +56,12 @@ pub struct Snapshot {
     pub memory: bool,
     /// If it has none, what its disks are worth.
     pub disks_only: Option<DisksOnly>,
+    /// The length of the image in bytes.
+    pub size: u64,
     /// What the image takes on its file system, in bytes.
     pub size_on_disk: u64,
+    /// How much of that it shares with other files, in bytes; not known on all file systems.
+    pub shared: Option<u64>,
     /// Whether it can be reverted to, as far as a look at headers tells.
     pub state: State,
     /// Why not.
@@ -253,7 +257,13 @@ impl Snapshot {
 
     fn size(&self) -> String {
         match self.memory {
-            true => BinaryBytes(self.size_on_disk).to_string(),
+            true => {
+                let size = BinaryBytes(self.size_on_disk);
+                match self.shared.filter(|shared| *shared > 0) {
+                    Some(shared) => format!("{size} ({} shared)", BinaryBytes(shared)),
+                    None => size.to_string(),
+                }
+            }
             false => "no memory".into(),
         }
     }

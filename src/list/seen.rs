@@ -40,8 +40,12 @@ pub struct ImageSeen {
     pub path: PathBuf,
     /// Which file it is.
     pub id: FileId,
+    /// Its length in bytes.
+    pub length: u64,
     /// What it takes on its file system, in bytes.
     pub allocated: u64,
+    /// How much of that it shares with other files, in bytes, if that is known.
+    pub shared: Option<u64>,
     /// What it is; the error if it cannot be read, or is no file.
     pub peek: Result<Peek, String>,
 }

@@ -45,7 +45,14 @@ fn record(number: u8, disks: Vec<(&str, Kept)>) -> Record {
 
 fn image(path: &str, record: Record) -> ImageSeen {
     let whole = Peek::Snapshot { record: Box::new(record), form: None, extent: Extent::Whole };
-    ImageSeen { path: path.into(), id: (1, 0), allocated: 1 << 20, peek: Ok(whole) }
+    ImageSeen {
+        path: path.into(),
+        id: (1, 0),
+        length: 1 << 20,
+        allocated: 1 << 20,
+        shared: None,
+        peek: Ok(whole),
+    }
 }
 
 /// A file without anything below it.

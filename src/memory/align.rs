@@ -12,7 +12,8 @@ use std::io;
 
 use twox_hash::XxHash64;
 
-use super::batches::{BATCH_HEAD, PAGE, PAGE_DATA, Parser, Sink, absent, has_data};
+use super::batches::{Parser, Sink};
+use super::entries::{BATCH_HEAD, PAGE, PAGE_DATA, absent, has_data};
 
 /// A file that is written from its beginning to its end.
 pub trait Place {

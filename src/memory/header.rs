@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::str;
 
-use super::batches::PAGE;
+use super::entries::PAGE;
 use crate::record::Record;
 
 /// `SAVEFILE_MAGIC`: exactly 32 bytes, without a closing NUL.

@@ -18,10 +18,12 @@
 
 pub mod align;
 pub mod batches;
+pub mod entries;
 pub mod forward;
 pub mod frames;
 pub mod header;
 pub mod peek;
+pub mod places;
 pub mod stream;
 pub mod sums;
 

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::batches::{BATCH_HEAD, PAGE, PAGE_DATA, entries, has_data, pfn};
+use super::entries::{BATCH_HEAD, PAGE, PAGE_DATA, entries, has_data, pfn};
 use crate::release::{LIBXC_STREAMS, LIBXL_STREAM};
 
 /// "LibxlFmt".

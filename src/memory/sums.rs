@@ -15,7 +15,8 @@ use std::mem;
 use twox_hash::XxHash64;
 
 use super::align::page_sum;
-use super::batches::{PAGE, PAGE_DATA, Parser, Sink, has_data, pfn};
+use super::batches::{Parser, Sink};
+use super::entries::{PAGE, PAGE_DATA, has_data, pfn};
 
 const MAGIC: &[u8; 32] = b"xl-snapshot page checksums 1\n\0\0\0";
 /// What stands before the sums of pages.

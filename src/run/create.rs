@@ -15,15 +15,18 @@ use crate::cli::{Common, CreateArgs};
 use crate::create::{self, ImagePlace, Job};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
+use crate::host::image::Source;
 use crate::host::lock::Hold;
 use crate::host::look::{self, Domain};
 use crate::host::surroundings::stdout_is_nowhere;
-use crate::host::{configured, leftovers, list, marks, rewrites};
+use crate::host::{configured, files, leftovers, list, marks, rewrites, sharing};
 use crate::leftover::{self, Leftover};
+use crate::memory::Form;
 use crate::plan::{Plan, Target, execute};
 use crate::report::{CfgReplaced, Created, Planned, json_text};
 use crate::spec::{self, Flags, MemoryTarget, Spec};
 use crate::state::State;
+use crate::tool::quote;
 
 /// Does what the command line asks for.
 pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
@@ -67,6 +70,9 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     // Whoever was waited for may have given the domain another number, or changed what it does.
     let domain = look::again(&dom0.toolstack, domain)?;
     let job = Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory);
+    if let Some(like) = &args.like {
+        check_like(like, &job.image(&domain.id.name)?)?;
+    }
     let find =
         |path: &Path| leftovers::find(&dom0.toolstack, &domain.id, domain.cfg.as_deref(), path);
     let leftovers = match job.image(&domain.id.name) {
@@ -113,6 +119,16 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let record = done.record.expect("an executed plan has completed the record");
     // A guest that had to be restored runs by now.
     marks::set_all(&record);
+    let plain = job.request.compress.is_none();
+    let sizes = match &seen.image {
+        ImagePlace::File { path, .. } => {
+            let like = args.like.as_deref();
+            let told = plain.then(|| sharing::share_with_older(path, &record, like)).flatten();
+            told.iter().for_each(|told| reporter.note(&format!("note: {told}")));
+            files::open(path).and_then(|file| sharing::sizes(&file)).ok()
+        }
+        ImagePlace::Stdout | ImagePlace::Record { .. } => None,
+    };
     let report = Created {
         name: job.name.to_string(),
         id: job.id,
@@ -127,6 +143,8 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
             ImagePlace::Stdout | ImagePlace::Record { .. } => None,
         },
         image_size: done.image_size,
+        size_on_disk: sizes.map(|sizes| sizes.on_disk),
+        shared: sizes.and_then(|sizes| sizes.shared),
         pause_ms: done.pause.map(|pause| pause.as_secs_f64() * 1000.0),
         total_ms: started.elapsed().as_secs_f64() * 1000.0,
         disks: Created::disks(&record),
@@ -140,6 +158,27 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         print_done(&report, args.common.json)?
     }
     Ok(())
+}
+
+/// Refuses an image that nothing can be shared with.
+fn check_like(like: &Path, target: &Target) -> Result<()> {
+    let Target::File(image) = target else {
+        return Err(Error::usage("An image on standard output shares no storage")
+            .hint("give it a file, or leave out --like"));
+    };
+    let refused = |why: String| {
+        Err(Error::refused(format!("Image {}", quote(like))).because(why).hint(
+            "nothing was changed; leave out --like, or name a plain image on the same file system",
+        ))
+    };
+    if Source::open(like)?.image.form != Form::Plain {
+        return refused("it is compressed: no storage can be shared with it".into());
+    }
+    let directory = image.ancestors().skip(1).find(|directory| directory.is_dir());
+    match directory.and_then(|directory| sharing::trouble(like, directory)) {
+        Some(why) => refused(why),
+        None => Ok(()),
+    }
 }
 
 /// Removes what is left of earlier snapshots, but in a dry run. Returns how. Not of a domain that does not run: an unfinished image

@@ -212,7 +212,7 @@ fn print_plans(plans: &[Plan], json: bool) -> Result<()> {
 }
 
 /// The worst of several errors, which the others are told with.
-fn all_in_one(errors: Vec<Error>) -> Result<()> {
+pub(super) fn all_in_one(errors: Vec<Error>) -> Result<()> {
     let severity = |error: &Error| match error.kind {
         Kind::Unfinished => 3,
         Kind::Failed => 2,

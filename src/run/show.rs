@@ -6,7 +6,9 @@ use super::named::Named;
 use super::output::print;
 use crate::cli::ShowArgs;
 use crate::error::{Error, Result};
+use crate::host::image::Source;
 use crate::host::look;
+use crate::host::sharing;
 use crate::host::snapshot::Snapshot;
 use crate::host::toolstack::Toolstack;
 use crate::report::Reporter;
@@ -24,11 +26,14 @@ pub(super) fn show(args: &ShowArgs) -> Result<()> {
         _ => {}
     }
     let Snapshot { name, record, source } = snapshot;
-    let image = source.map(|source| source.image);
-    let config = image.as_ref().map(|image| show::config_of(&name, image)).transpose()?;
+    let is_named = args.snapshot.as_os_str() != "-";
+    let sizes = |source: &Source| sharing::sizes(&source.file).ok().filter(|_| is_named);
+    let image = source.map(|source| (sizes(&source), source.image));
+    let image = image.as_ref().map(|(sizes, image)| (image, *sizes));
+    let config = image.map(|(image, _)| show::config_of(&name, image)).transpose()?;
     // Without Xen, or without the right to use it, the disks are looked at all the same.
     let toolstack = Toolstack::open(&Reporter::new(true, 0)).ok();
     let looked = look::for_show(toolstack.as_ref(), &record, config.as_ref(), Timestamp::now())?;
-    let shown = show::show(&name, record, image.as_ref(), args.verify, config.as_ref(), looked);
+    let shown = show::show(&name, record, image, args.verify, config.as_ref(), looked);
     print(&shown, args.json)
 }

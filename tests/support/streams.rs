@@ -1,6 +1,6 @@
 //! Migration streams.
 
-use crate::memory::batches::has_data;
+use crate::memory::entries::has_data;
 use crate::memory::stream::{
     LIBXC_END, LIBXC_IDENT, LIBXC_MARKER, LIBXL_END, LIBXL_IDENT, LIBXL_LIBXC_CONTEXT,
 };

@@ -4,7 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use super::*;
-use crate::memory::batches::{PAGE, Parser, Sink, has_data, pfn};
+use crate::memory::batches::{Parser, Sink};
+use crate::memory::entries::{PAGE, has_data, pfn};
 use crate::memory::stream::walk;
 use crate::memory::sums::{Checked, Damage, Table as Sums};
 use crate::support::streams::{Entry, HVM, PV, guest_stream, page, pv_stream, rounds};

@@ -1,0 +1,84 @@
+use super::*;
+use crate::memory::header::{encode, encode_plain, record_space};
+use crate::memory::stream::pages;
+use crate::record::Record;
+use crate::support::record::sample;
+use crate::support::streams::{HVM, PV, guest_stream, pv_stream, rounds};
+
+const CONFIG: &str = r#"{"c_info":{"name":"web1"}}"#;
+
+/// As versions before wrote it.
+fn old_image(path: &Path, stream: &[u8]) -> Record {
+    let mut record = sample();
+    let space = record_space(&record);
+    let head = encode(CONFIG, &record, space).unwrap().len();
+    record.image_size = (head + stream.len()) as u64;
+    let bytes = [encode(CONFIG, &record, space).unwrap(), stream.to_vec()].concat();
+    fs::write(path, bytes).unwrap();
+    record
+}
+
+#[test]
+fn an_image_of_before_is_written_anew_and_says_the_same() {
+    for guest in [PV, HVM] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s1.xlsave");
+        let old = old_image(&path, &guest_stream(guest, &rounds(guest)));
+        fs::write(new_path(&path), "of a run that was killed").unwrap();
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        let mut source = Source::open(&path).unwrap();
+        let done = compact(&path, &mut source, None).unwrap();
+        assert!(done.after.on_disk < done.before.on_disk, "{done:?}");
+        let mut source = Source::open(&path).unwrap();
+        source.verify().unwrap();
+        let now = &source.image.record;
+        assert_eq!(*now, Record { image_size: now.image_size, ..old });
+        assert_eq!(source.image.config, CONFIG);
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), modified);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        let (start, length) = (source.image.stream_offset, source.image.stream_len);
+        pages(&mut source.file, start, start + length, &mut |_, at| assert_eq!(at % 4096, 0))
+            .unwrap();
+        // Once more, nothing is left to do.
+        let again = compact(&path, &mut source, None).unwrap();
+        assert_eq!(again.before, again.after);
+    }
+}
+
+#[test]
+fn what_cannot_be_written_anew_stays_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s1.xlsave");
+    old_image(&path, &pv_stream());
+    let bytes = fs::read(&path).unwrap();
+    let mut source = Source::open(&path).unwrap();
+    let error = compact(&path, &mut source, None).unwrap_err();
+    assert!(matches!(error, NotCompact::Foreign), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    // Another file has its name by now.
+    old_image(&path, &guest_stream(PV, &rounds(PV)));
+    let mut source = Source::open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, encode_plain(CONFIG).unwrap()).unwrap();
+    let error = compact(&path, &mut source, None).unwrap_err();
+    assert!(matches!(error, NotCompact::Changed), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), encode_plain(CONFIG).unwrap());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_damaged_image_is_not_given_new_checksums() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s1.xlsave");
+    old_image(&path, &guest_stream(PV, &rounds(PV)));
+    compact(&path, &mut Source::open(&path).unwrap(), None).unwrap();
+    let mut source = Source::open(&path).unwrap();
+    let (start, length) = (source.image.stream_offset, source.image.stream_len);
+    let mut last = 0;
+    pages(&mut source.file, start, start + length, &mut |_, at| last = at).unwrap();
+    let file = files::open_no_link(&path).unwrap();
+    file.write_all_at(b"x", last + 99).unwrap();
+    let error = Source::open(&path).unwrap().verify().unwrap_err();
+    assert!(error.chain().join(": ").contains("Page 0x11 of the guest's memory"), "{error:?}");
+    assert_eq!(error.exit_code(), 3);
+}

@@ -1,0 +1,111 @@
+use std::os::unix::fs::MetadataExt;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::*;
+use crate::host::image::{ImageWriter, Source};
+use crate::plan::{ImageStart, Target};
+use crate::record::{NOT_YET, Record};
+use crate::support::record::sample;
+use crate::support::streams::{Entry, HVM, guest_stream};
+
+/// A complete image of a guest with these pages.
+fn image(directory: &Path, number: u128, pages: &[Entry]) -> (PathBuf, Record) {
+    let path = directory.join(format!("s{number}.xlsave"));
+    let created = Timestamp::from_second(1_700_000_000 + i64::try_from(number).unwrap()).unwrap();
+    let id = Uuid::from_u128(number);
+    let record = Record { id, created, complete: false, image_size: NOT_YET, ..sample() };
+    let start = ImageStart {
+        target: Target::File(path.clone()),
+        make_directory: false,
+        config: r#"{"c_info":{"name":"web1"}}"#.into(),
+        record: record.clone(),
+        compress: None,
+    };
+    let mut writer = ImageWriter::start(&start).unwrap();
+    let batches: Vec<_> = pages.chunks(256).map(<[Entry]>::to_vec).collect();
+    let stream = guest_stream(HVM, &batches);
+    let pipe = writer.fd().try_clone_to_owned().unwrap();
+    io::Write::write_all(&mut File::from(pipe), &stream).unwrap();
+    assert_eq!(writer.seal(true), None);
+    let mut record = record;
+    writer.complete(&mut record).unwrap();
+    (path, record)
+}
+
+/// A guest that has changed every so many-th page since.
+fn guest(changed: u64) -> Vec<Entry> {
+    let seed = |pfn: u64| match pfn {
+        _ if pfn % 5 == 0 => 0,
+        _ if changed > 0 && pfn % 40 == changed => pfn + 10_000 * changed,
+        _ => pfn + 1,
+    };
+    (0..2048).map(|pfn| (pfn, seed(pfn))).collect()
+}
+
+#[test]
+fn the_one_it_descends_from_is_found_else_the_youngest_that_is_older() {
+    let directory = tempfile::tempdir().unwrap();
+    let all: Vec<_> = (1..=4).map(|n| image(directory.path(), n, &guest(0)[..9])).collect();
+    std::fs::write(directory.path().join("other"), "no image").unwrap();
+    let found = |record: &Record| older(directory.path(), record).unwrap();
+    assert_eq!(found(&all[3].1), (Some(all[2].0.clone()), 3));
+    assert_eq!(found(&all[0].1), (None, 0));
+    let parent = Some(Parent::Snapshot(all[1].1.id));
+    let descends = Record { parent, ..all[3].1.clone() };
+    assert_eq!(found(&descends), (Some(all[1].0.clone()), 3));
+    let mut other = all[3].1.clone();
+    other.domain.uuid = Uuid::from_u128(77);
+    assert_eq!(found(&other), (None, 0));
+}
+
+/// In a directory of a file system that shares content: `SHARING_DIRECTORY`, or what /var/tmp can do.
+#[test]
+fn what_did_not_change_is_stored_once_and_each_image_stays_whole() {
+    let place = std::env::var_os("SHARING_DIRECTORY").unwrap_or_else(|| "/var/tmp".into());
+    let directory = tempfile::tempdir_in(place).unwrap();
+    let (first, _) = image(directory.path(), 1, &guest(0));
+    let (second, record) = image(directory.path(), 2, &guest(3));
+    let bytes = [&first, &second].map(|path| std::fs::read(path).unwrap());
+    let told = share_with_older(&second, &record, None);
+    let able = trouble(&first, directory.path()).is_none();
+    assert_eq!(told.is_none(), able, "{told:?}");
+    if able {
+        let shared = share(&second, &first).unwrap();
+        let told = sizes(&files::open(&second).unwrap()).unwrap();
+        // 51 pages of 2048 are others, and a fifth is zeros.
+        let expected = (2048 - 2048 / 5 - 60) * 4096;
+        assert!(shared >= expected, "{shared}");
+        assert!(told.shared.unwrap() >= expected, "{told:?}");
+        assert!(told.on_disk < told.apparent);
+    } else {
+        // The third is told nothing any more.
+        let (third, record) = image(directory.path(), 3, &guest(7));
+        assert_eq!(share_with_older(&third, &record, None), None);
+        assert!(share_with_older(&third, &record, Some(&first)).is_some());
+    }
+    for (path, bytes) in [&first, &second].into_iter().zip(&bytes) {
+        assert!(std::fs::read(path).unwrap() == *bytes);
+        Source::open(path).unwrap().verify().unwrap();
+    }
+    std::fs::remove_file(&first).unwrap();
+    assert!(std::fs::read(&second).unwrap() == bytes[1]);
+    Source::open(&second).unwrap().verify().unwrap();
+    assert!(std::fs::metadata(&second).unwrap().blocks() * 512 < bytes[1].len() as u64);
+}
+
+#[test]
+fn an_image_of_before_has_nothing_to_share_and_says_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, _) = image(directory.path(), 1, &guest(0)[..300]);
+    let mut file = files::open(&first).unwrap();
+    let read = Image::read(&mut file).unwrap();
+    assert!(!Places::of(&mut file, &read).unwrap().is_empty());
+    let plain = crate::memory::header::encode_plain("{}").unwrap();
+    std::fs::write(directory.path().join("s0"), [&plain[..], &guest_stream(HVM, &[])].concat())
+        .unwrap();
+    let (second, record) = image(directory.path(), 2, &guest(0)[..300]);
+    assert_eq!(older(directory.path(), &record).unwrap(), (Some(first), 1));
+    drop(second);
+}
