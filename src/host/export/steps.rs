@@ -166,13 +166,13 @@ impl Exporter {
             let stream = source.stream().map_err(caused)?;
             pump(stream, &mut pipe, total, show, stopped)
         });
-        let whole = pumped.and_then(|()| match writer.seal() {
+        let whole = pumped.and_then(|()| match writer.seal(true) {
             Some(why) => Err(Error::failed("Compressing the image").because(why)),
             None => writer.drain().map_err(caused),
         });
         if let Err(error) = whole {
             // The compressor's reason, where our pipe just broke.
-            let error = match writer.seal() {
+            let error = match writer.seal(true) {
                 Some(why) if !(hands.stopped)() => {
                     Error::failed("Compressing the image").because(why)
                 }
