@@ -79,8 +79,9 @@ install: ## install the program, its manual pages, completions and systemd units
 	install -D -m 0644 $(SHARE)/completions/xl-snapshot.bash $(TO)/share/bash-completion/completions/xl-snapshot
 	install -D -m 0644 -t $(TO)/share/zsh/$(ZSH) $(SHARE)/completions/_xl-snapshot
 	install -D -m 0644 -t $(TO)/share/fish/vendor_completions.d $(SHARE)/completions/xl-snapshot.fish
-	for unit in service timer; do sed 's,@SBINDIR@,$(PREFIX)/sbin,; s,@SYSCONFDIR@,$(SYSCONFDIR),' \
-		share/systemd/xl-snapshot@.$$unit.in | install -D -m 0644 /dev/stdin $(UNITS)/xl-snapshot@.$$unit || exit; done
+	for unit in xl-snapshot@.service xl-snapshot@.timer xl-snapshot-backup@.service xl-snapshot-backup@.timer; do \
+		sed 's,@SBINDIR@,$(PREFIX)/sbin,; s,@SYSCONFDIR@,$(SYSCONFDIR),' share/systemd/$$unit.in | \
+		install -D -m 0644 /dev/stdin $(UNITS)/$$unit || exit; done
 	test -e $(SETTINGS) || install -D -m 0644 share/systemd/default $(SETTINGS)
 	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot/examples cfg-examples/*
 	install -D -m 0644 -t $(TO)/share/doc/xl-snapshot README.md BENCHMARKS.md

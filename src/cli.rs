@@ -2,9 +2,17 @@
 //!
 //! Included by build.rs as well, so it must not use the rest of the crate.
 
+#[path = "cli/backups.rs"]
+mod backups;
+#[path = "cli/common.rs"]
+mod common;
+
 use std::path::PathBuf;
 
-use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint, value_parser};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint, value_parser};
+
+pub use self::backups::{BackupArgs, ExportArgs, ServeArgs};
+pub use self::common::Common;
 
 /// Take and revert snapshots of whole Xen domains: memory and every disk at one instant.
 ///
@@ -51,6 +59,8 @@ pub enum Command {
     List(ListArgs),
     /// Show a snapshot, and whether it can be reverted to.
     Show(ShowArgs),
+    /// Copy the disks of a domain, as they are at one moment, into a new directory.
+    Backup(BackupArgs),
     /// Serve a disk of a snapshot read-only, to NBD clients such as backup programs.
     Serve(ServeArgs),
     /// Make plain memory images take less space.
@@ -283,42 +293,6 @@ pub struct DeleteArgs {
     pub common: Common,
 }
 
-/// The command line of `export`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  xl-snapshot export web1/before-upgrade /backup/web1-before-upgrade
-  xl-snapshot export --no-memory web1/before-upgrade /backup/web1-disks
-  xl-snapshot export --dry-run web1/before-upgrade /backup/web1
-  xl-snapshot export web1/monday - | ssh backup 'tar -x -C /srv/backup'
-
-The directory has the memory image, compressed, the domain's xl configuration
-file, if it is known, and each disk as one qcow2 image, as it was at the
-snapshot. It can be moved, and copied to other hosts (keep the files' times:
-cp -a, rsync -a, tar). There, revert --as creates a new domain from it, and
-qemu-img, qemu-nbd and guestmount read the disks.
-
-The domain may run. Until the export has ended, its snapshots cannot be deleted,
-and no snapshot of it is taken; other commands wait for that with --wait.
-
-An export that fails or is interrupted leaves nothing. After a power cut,
-DIRECTORY.partial may be left: the same command removes it first.")]
-pub struct ExportArgs {
-    /// The snapshot: DOMAIN/NAME, its memory image, its record, or the SPEC.toml that names it.
-    pub snapshot: PathBuf,
-    /// The directory, which is made, or - for a tar archive on standard output.
-    #[arg(value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
-    pub directory: PathBuf,
-    /// Leave the memory out: the disks and a record of them.
-    #[arg(long)]
-    pub no_memory: bool,
-    /// For an archive, make each file in DIR first, one at a time [default: /var/tmp].
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub work_dir: Option<PathBuf>,
-    /// The options of the commands that change something.
-    #[command(flatten)]
-    pub common: Common,
-}
-
 /// The command line of `list`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -374,54 +348,6 @@ pub struct ShowArgs {
     /// Print the result as JSON (see xl-snapshot-json(5)).
     #[arg(long)]
     pub json: bool,
-}
-
-/// The command line of `serve`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  xl-snapshot serve web1/nightly xvda --socket /run/web1-xvda.sock
-  xl-snapshot serve web1/nightly xvda --socket /run/web1-xvda.sock --once
-  xl-snapshot serve --json web1.record xvdb --socket /run/web1-xvdb.sock
-
-Clients read the disk as it was at the snapshot, while the guest runs on:
-  nbdinfo 'nbd+unix:///?socket=/run/web1-xvda.sock'
-  nbdcopy 'nbd+unix:///?socket=/run/web1-xvda.sock' - | restic backup --stdin
-  nbd-client -unix /run/web1-xvda.sock /dev/nbd0 -readonly
-
-The socket is there once clients can connect, and is removed at the end. Only
-root can connect to it. Nothing is changed, and nobody can write.
-
-While a disk is served, its snapshot cannot be deleted, and an internal or
-logical volume snapshot cannot be reverted to: those commands refuse, and say
-why. The guest, and new snapshots of it, are not affected.")]
-pub struct ServeArgs {
-    /// The snapshot: DOMAIN/NAME, its memory image, its record, or the SPEC.toml that names it.
-    pub snapshot: PathBuf,
-    /// The disk, by the guest's name of it, such as xvda.
-    #[arg(value_name = "VDEV", value_hint = ValueHint::Other)]
-    pub vdev: String,
-    /// Serve on the Unix socket PATH, in a directory that only root can write to.
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    pub socket: PathBuf,
-    /// End when the first client has gone [default: at SIGTERM or SIGINT].
-    #[arg(long)]
-    pub once: bool,
-    /// Give the export a name [default: the empty one, which clients ask for if they are told none].
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_hint = ValueHint::Other)]
-    pub export_name: String,
-    /// Wait up to SECONDS for another xl-snapshot that is working on the domain [default: refuse at
-    /// once].
-    #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other)]
-    pub wait: Option<u32>,
-    /// Print what is served, and where, as JSON (see xl-snapshot-json(5)).
-    #[arg(long)]
-    pub json: bool,
-    /// Print only errors and the result.
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Print how qemu-nbd is started.
-    #[arg(short, long, action = ArgAction::Count)]
-    pub verbose: u8,
 }
 
 /// The command line of `compact`.
@@ -503,25 +429,4 @@ pub struct PruneArgs {
     /// The options that commands share.
     #[command(flatten)]
     pub common: Common,
-}
-
-/// The options of the commands that change something.
-#[derive(Debug, Args)]
-pub struct Common {
-    /// Print the plan and change nothing.
-    #[arg(short = 'N', long)]
-    pub dry_run: bool,
-    /// Wait up to SECONDS for another xl-snapshot that is working on the domain [default: refuse at
-    /// once].
-    #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other)]
-    pub wait: Option<u32>,
-    /// Print the result as JSON (see xl-snapshot-json(5)).
-    #[arg(long)]
-    pub json: bool,
-    /// Print only errors and the result.
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Print each step and its time; give it twice to print libxl's messages too.
-    #[arg(short, long, action = ArgAction::Count)]
-    pub verbose: u8,
 }

@@ -1,6 +1,7 @@
 //! What the user gets to see: messages and progress on standard error, the result on standard
 //! output, for people or as JSON.
 
+mod backup;
 mod compacted;
 mod deleted;
 mod exported;
@@ -18,6 +19,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+pub use self::backup::Backup;
 pub use self::compacted::{Compaction, Compactions};
 pub use self::deleted::{Deleted, DeletedDisk, Deletions, Failed, Merge};
 pub use self::exported::{Exported, ExportedDisk};

@@ -1,5 +1,6 @@
 //! Runs a command line: looks, plans, executes, reports. A file per command.
 
+mod backup;
 mod compact;
 mod create;
 mod delete;
@@ -21,6 +22,7 @@ use crate::error::Result;
 /// Does what the command line asks for.
 pub fn run(cli: Cli, carry_out: Execute) -> Result<()> {
     match cli.command {
+        Command::Backup(args) => backup::backup(&args, carry_out),
         Command::Create(args) => create::create(args, carry_out),
         Command::Revert(args) => revert::revert(&args, carry_out),
         Command::Delete(args) => delete::delete(&args, carry_out),

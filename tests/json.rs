@@ -29,9 +29,9 @@ use xl_snapshot::record::{
     VERSION,
 };
 use xl_snapshot::report::{
-    CfgReplaced, CfgTrouble, Compaction, Compactions, Created, CreatedDisk, Deleted, DeletedDisk,
-    Deletions, Exported, ExportedDisk, Failed, Merge, Planned, Pruned, PrunedSnapshot, Rehearsed,
-    Reverted, RevertedDisk, Serving, Shown, ShownDisk, json_text,
+    Backup, CfgReplaced, CfgTrouble, Compaction, Compactions, Created, CreatedDisk, Deleted,
+    DeletedDisk, Deletions, Exported, ExportedDisk, Failed, Merge, Planned, Pruned, PrunedSnapshot,
+    Rehearsed, Reverted, RevertedDisk, Serving, Shown, ShownDisk, json_text,
 };
 
 /// One report as it is printed.
@@ -66,6 +66,8 @@ fn samples() -> Vec<Sample> {
         sample("delete-least", "DELETE", &Deletions { snapshots: Vec::new(), failed: Vec::new() }),
         sample("export", "EXPORT", &exported()),
         sample("export-least", "EXPORT", &exported_least()),
+        sample("backup", "BACKUP", &backup()),
+        sample("backup-least", "BACKUP", &backup_least()),
         sample("serve", "SERVE", &serving()),
         sample("prune", "PRUNE", &pruned()),
         sample("compact", "COMPACT", &compacted()),
@@ -147,6 +149,23 @@ fn exported_least() -> Exported {
         disks: Vec::new(),
         ..exported()
     }
+}
+
+fn backup() -> Backup {
+    Backup {
+        domain: "web1".into(),
+        name: "backup-20260301-020304".into(),
+        directory: "/backup/web1-backup-20260301-020304".into(),
+        disks_only: created().disks_only,
+        quiesced: created().quiesced,
+        cleaned: vec!["backup-20260228-020304".into()],
+        total_ms: 5800.5,
+        disks: exported().disks,
+    }
+}
+
+fn backup_least() -> Backup {
+    Backup { quiesced: None, cleaned: Vec::new(), disks: Vec::new(), ..backup() }
 }
 
 fn serving() -> Serving {

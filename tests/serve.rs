@@ -291,7 +291,7 @@ fn a_snapshot_inside_is_read_while_its_image_is_written_to() {
     let io = Command::new("qemu-io").args(["--image-opts", "-c", &write, &options]).output();
     assert!(io.unwrap().status.success());
     served.holds(1);
-    served.end(Signal::SIGINT);
+    served.end(Signal::SIGTERM);
 }
 
 #[test]

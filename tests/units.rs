@@ -18,7 +18,11 @@ fn share(file: &str) -> String {
 
 /// As `make install` fills it in.
 fn unit(kind: &str, sbin: &str) -> String {
-    let text = share(&format!("xl-snapshot@.{kind}.in"));
+    unit_of("xl-snapshot", kind, sbin)
+}
+
+fn unit_of(name: &str, kind: &str, sbin: &str) -> String {
+    let text = share(&format!("{name}@.{kind}.in"));
     text.replace("@SBINDIR@", sbin).replace("@SYSCONFDIR@", "/etc")
 }
 
@@ -47,6 +51,8 @@ fn systemd_understands_the_units() {
     let program = env!("CARGO_BIN_EXE_xl-snapshot");
     let sbin = Path::new(program).parent().unwrap().to_str().unwrap();
     let units = ["service", "timer"].map(|kind| (kind, unit(kind, sbin)));
+    assert_eq!(complaints(&units), "");
+    let units = ["service", "timer"].map(|kind| (kind, unit_of("xl-snapshot-backup", kind, sbin)));
     assert_eq!(complaints(&units), "");
     // What the check rests on.
     for (kind, from, to) in [
@@ -82,29 +88,44 @@ fn settings() -> BTreeMap<String, String> {
         .collect()
 }
 
-#[test]
-fn the_program_understands_the_units() {
+/// The commands that a unit starts.
+fn commands(name: &str) -> Vec<cli::Command> {
     let settings = settings();
-    let text = unit("service", "/usr/sbin");
+    let text = unit_of(name, "service", "/usr/sbin");
     let mut commands = Vec::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/sbin/")) {
         let mut words = Vec::new();
-        // systemd.service(5): $NAME as a word of its own becomes as many words as it has.
+        // systemd.service(5): $NAME as a word of its own becomes as many words as it has, ${NAME} stays one.
         for word in shlex::split(line).unwrap() {
-            match word.strip_prefix('$') {
-                Some(name) => words.extend(shlex::split(&settings[name]).unwrap()),
-                None => words.push(word.replace("%I", "-odd name")),
+            let one = word.strip_prefix("${").and_then(|name| name.strip_suffix('}'));
+            match (one, word.strip_prefix('$')) {
+                (Some(name), _) => words.push(settings[name].clone()),
+                (None, Some(name)) => words.extend(shlex::split(&settings[name]).unwrap()),
+                (None, None) => words.push(word.replace("%I", "-odd name")),
             }
         }
-        commands.push(Cli::try_parse_from(words).unwrap_or_else(|why| panic!("{line}: {why}")));
+        let parsed = Cli::try_parse_from(words).unwrap_or_else(|why| panic!("{line}: {why}"));
+        commands.push(parsed.command);
     }
-    let [create, prune] = commands.try_into().unwrap();
-    let (cli::Command::Create(create), cli::Command::Prune(prune)) =
-        (create.command, prune.command)
-    else {
+    commands
+}
+
+#[test]
+fn the_program_understands_the_units() {
+    let [create, prune] = commands("xl-snapshot").try_into().unwrap();
+    let (cli::Command::Create(create), cli::Command::Prune(prune)) = (create, prune) else {
         panic!("other commands")
     };
     assert_eq!((create.domain.as_str(), create.common.wait), ("-odd name", Some(600)));
     assert_eq!((prune.whose.as_str(), prune.prefix.as_deref()), ("-odd name", Some("snap-")));
     assert_eq!((prune.keep_last, prune.keep_daily, prune.keep_weekly), (Some(3), Some(7), Some(4)));
+}
+
+#[test]
+fn the_program_understands_the_unit_of_backups() {
+    let [backup] = commands("xl-snapshot-backup").try_into().unwrap();
+    let cli::Command::Backup(backup) = backup else { panic!("another command") };
+    assert_eq!((backup.domain.as_str(), backup.common.wait), ("-odd name", Some(600)));
+    assert_eq!(backup.directory, Path::new("/var/backups/xl-snapshot"));
+    assert_eq!(backup.quiesce.as_deref(), Some("agent"));
 }

@@ -65,7 +65,7 @@ _xl_snapshot() {
     fi
     COMPREPLY=()
     case "${COMP_WORDS[1]} $at" in
-        "create 0")
+        "create 0" | "backup 0")
             _xl_snapshot_add < <(xl list 2>/dev/null | awk 'NR > 1 && $1 != "Domain-0" {print $1}')
             if ((${#COMPREPLY[@]} > 0)); then
                 # Not as file names: a directory may have the name of a domain.

@@ -65,6 +65,7 @@ end
 
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 0" -f -a "(__fish_xl_snapshot_domains)" -d "running domain"
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 0" -f -a "(__fish_xl_snapshot_files .cfg)"
+complete -c xl-snapshot -n "__fish_xl_snapshot_argument backup 0" -f -a "(__fish_xl_snapshot_files .cfg)"
 complete -c xl-snapshot -n "__fish_xl_snapshot_argument create 1" -f -a "(__fish_xl_snapshot_files .toml)"
 for command in revert show export serve
     complete -c xl-snapshot -n "__fish_xl_snapshot_argument $command 0" -f -a "(__fish_xl_snapshot_files .xlsave .xlsave.zst .record .toml)"

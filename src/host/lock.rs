@@ -66,6 +66,14 @@ impl Lock {
         Lock::take_in(Path::new(DIRECTORY), domain, operation, hold, patience)
     }
 
+    /// Takes the lock of the backups of a domain, whose name can be a part of a path: one at a time, however many
+    /// operations each is made of.
+    pub fn of_backups(domain: &str, patience: Option<&Patience<'_>>) -> Result<Lock> {
+        let path = Path::new(DIRECTORY).join(format!("backup-{domain}.lock"));
+        let file = take_one(&path, domain, "backup", Hold::Alone, patience)?;
+        Ok(Lock { files: vec![file] })
+    }
+
     fn take_in(
         directory: &Path,
         (uuid, domain): (Uuid, &str),

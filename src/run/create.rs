@@ -23,13 +23,39 @@ use crate::host::{configured, files, leftovers, list, marks, quiesce, rewrites, 
 use crate::leftover::{self, Leftover};
 use crate::memory::Form;
 use crate::plan::{Plan, Target, execute};
-use crate::report::{CfgReplaced, Created, Planned, json_text};
+use crate::report::{CfgReplaced, Created, Planned, Reporter, json_text};
 use crate::spec::{self, Flags, MemoryTarget, Spec};
 use crate::state::State;
 use crate::tool::quote;
 
+/// What has become of it.
+pub(super) enum Outcome {
+    /// It is taken.
+    Created {
+        /// What there is to say.
+        report: Box<Created>,
+        /// Who says it if standard output has the image.
+        instead: Option<Reporter>,
+    },
+    /// It was a dry run: what would be done, what interrupted ones have left first.
+    Planned { clean: Option<Plan>, plan: Plan },
+}
+
 /// Does what the command line asks for.
 pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
+    let json = args.common.json;
+    match one(args, carry_out)? {
+        Outcome::Planned { clean, plan } => print_plans(clean.as_ref(), &plan, json),
+        Outcome::Created { report, instead: None } => print_done(&*report, json),
+        Outcome::Created { report, instead: Some(reporter) } => {
+            reporter.note(&text(&*report, json));
+            Ok(())
+        }
+    }
+}
+
+/// Takes a snapshot. Prints nothing on standard output.
+pub(super) fn one(args: CreateArgs, carry_out: Execute) -> Result<Outcome> {
     let started = Instant::now();
     let spec = match &args.spec {
         Some(path) => read_spec(path)?,
@@ -111,7 +137,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
     let disks = create::disks(&job, &seen)?;
     let rewrites = rewrites::for_create(&dom0.toolstack, &domain, &job, &create::changes(&disks))?;
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;
-    let Some(lock) = lock else { return print_plans(clean.as_ref(), &plan, args.common.json) };
+    let Some(lock) = lock else { return Ok(Outcome::Planned { clean, plan }) };
     let reporter = dom0.reporter.clone();
     dom0.be_guarded(&plan, &lock)?;
     tell_planned(&reporter, &plan, started);
@@ -157,13 +183,7 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
         cfg_disks: if domain.cfg.is_some() { Vec::new() } else { create::cfg_lines(&record) },
         cfg: rewrites.cfg.map(|cfg| CfgReplaced { path: cfg.path, backup: cfg.backup }),
     };
-    // Standard output carries the image then.
-    if to_stdout {
-        reporter.note(&text(&report, args.common.json))
-    } else {
-        print_done(&report, args.common.json)?
-    }
-    Ok(())
+    Ok(Outcome::Created { report: Box::new(report), instead: to_stdout.then_some(reporter) })
 }
 
 /// Refuses an image that nothing can be shared with.
@@ -210,7 +230,7 @@ fn clean_up(
 }
 
 /// Prints what would be done, as one object if that is to be JSON.
-fn print_plans(clean: Option<&Plan>, plan: &Plan, json: bool) -> Result<()> {
+pub(super) fn print_plans(clean: Option<&Plan>, plan: &Plan, json: bool) -> Result<()> {
     match clean {
         None => print_plan(plan, json),
         Some(clean) if json => write(&json_text(&Planned::from(plan).after(clean))),

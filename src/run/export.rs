@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::export::{self, To, Wishes, archive_name, disk_name, image_name};
 use crate::host::export::look;
 use crate::host::lock::Hold;
-use crate::report::{Exported, ExportedDisk};
+use crate::plan::Plan;
+use crate::report::{Exported, ExportedDisk, Reporter};
 use crate::spec::absolute;
 
 /// Where files are made for an archive: they are large, and /tmp may be memory.
@@ -36,8 +37,34 @@ fn to(args: &ExportArgs) -> Result<To> {
     Ok(To::Stdout(absolute(work)?))
 }
 
+/// What has become of it.
+pub(super) enum Outcome {
+    /// It is made.
+    Exported {
+        /// What there is to say.
+        report: Exported,
+        /// Who says it if standard output has the archive.
+        instead: Option<Reporter>,
+    },
+    /// It was a dry run: what would be done.
+    Planned(Plan),
+}
+
 /// Does what the command line asks for.
 pub(super) fn export(args: &ExportArgs, carry_out: Execute) -> Result<()> {
+    let json = args.common.json;
+    match one(args, carry_out)? {
+        Outcome::Planned(plan) => print_plan(&plan, json),
+        Outcome::Exported { report, instead: None } => print_done(&report, json),
+        Outcome::Exported { report, instead: Some(reporter) } => {
+            reporter.note(&text(&report, json));
+            Ok(())
+        }
+    }
+}
+
+/// Makes an export. Prints nothing but an archive on standard output.
+pub(super) fn one(args: &ExportArgs, carry_out: Execute) -> Result<Outcome> {
     let started = Instant::now();
     if args.snapshot.as_os_str() == "-" {
         return Err(Error::usage("An image on standard input cannot be exported")
@@ -57,7 +84,7 @@ pub(super) fn export(args: &ExportArgs, carry_out: Execute) -> Result<()> {
     let found = look::look(Some(&dom0.toolstack), &snapshot, &cfg, &wishes)?;
     let writer = format!("xl-snapshot {}", env!("CARGO_PKG_VERSION"));
     let plan = export::plan(&found, &wishes, &writer)?;
-    let Some(lock) = lock else { return print_plan(&plan, args.common.json) };
+    let Some(lock) = lock else { return Ok(Outcome::Planned(plan)) };
     dom0.source = snapshot.source.take().filter(|_| wishes.memory);
     dom0.be_guarded(&plan, &lock)?;
     let reporter = dom0.reporter.clone();
@@ -94,10 +121,6 @@ pub(super) fn export(args: &ExportArgs, carry_out: Execute) -> Result<()> {
             })
             .collect(),
     };
-    // Standard output has the archive then.
-    if report.directory.is_none() {
-        reporter.note(&text(&report, args.common.json));
-        return Ok(());
-    }
-    print_done(&report, args.common.json)
+    let instead = report.directory.is_none().then_some(reporter);
+    Ok(Outcome::Exported { report, instead })
 }

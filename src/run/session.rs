@@ -71,6 +71,18 @@ pub(super) fn lock(
     operation: &str,
     hold: Hold,
 ) -> Result<Lock> {
+    patiently((reporter, stopped), wait, domain, &|patience| {
+        Lock::take((uuid, domain), operation, hold, patience)
+    })
+}
+
+/// Takes what may have to be waited for.
+pub(super) fn patiently(
+    (reporter, stopped): (&Reporter, &dyn Fn() -> bool),
+    wait: Option<u32>,
+    domain: &str,
+    take: &dyn Fn(Option<&Patience<'_>>) -> Result<Lock>,
+) -> Result<Lock> {
     let seconds = wait.unwrap_or_default();
     let patience = Patience {
         limit: Duration::from_secs(seconds.into()),
@@ -80,8 +92,7 @@ pub(super) fn lock(
         },
         stopped,
     };
-    let patience = wait.is_some().then_some(&patience);
-    Lock::take((uuid, domain), operation, hold, patience)
+    take(wait.is_some().then_some(&patience))
 }
 
 /// Says what is to be known of a plan before it is carried out. Called when messages wait for nobody any more: who cannot

@@ -1,0 +1,275 @@
+//! `backup`: a snapshot of the disks alone, its export, and its deletion, in one. All of it or nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::create::{self, Outcome as Create, print_plans};
+use super::delete::{self, Options, Outcome as Deletion};
+use super::export::{self, Outcome as Export};
+use super::output::print_done;
+use super::session::{Execute, open, patiently};
+use crate::cli::{BackupArgs, Common, CreateArgs, ExportArgs};
+use crate::domain::{Disk, Format};
+use crate::error::{Error, Kind, Left, Result};
+use crate::host::dom0::Dom0;
+use crate::host::export::clear_leftovers;
+use crate::host::lock::Lock;
+use crate::host::look::{self, Domain};
+use crate::host::{backups, configured};
+use crate::names::{is_file_part, same_vdev};
+use crate::plan::Perform;
+use crate::report::{Backup, Created, Exported};
+use crate::spec::absolute;
+use crate::state::State;
+use crate::tool::quote;
+
+/// What the names of its snapshots begin with.
+const PREFIX: &str = "backup-";
+/// For how long it waits for others between its parts, if the user says nothing: a snapshot is not left for that.
+const WAIT: u32 = 600;
+
+/// Does what the command line asks for.
+pub(super) fn backup(args: &BackupArgs, carry_out: Execute) -> Result<()> {
+    let started = Instant::now();
+    let to = absolute(&args.directory)?;
+    if !to.is_dir() {
+        let shown = quote(&to);
+        return Err(Error::refused(format!("There is no directory {shown}"))
+            .because("each backup becomes a directory in it")
+            .hint(format!("make it, or mount what has it: mkdir -p {shown}; findmnt -T {shown}")));
+    }
+    let dom0 = open(&args.common)?;
+    let domain = look::domain(&dom0.toolstack, &args.domain)?;
+    let name = domain.id.name.clone();
+    if !is_file_part(&name) {
+        return Err(Error::refused(format!(
+            "The domain's name {name:?} cannot be a part of a path"
+        ))
+        .hint("export a snapshot of it to a directory whose name you choose"));
+    }
+    let records = backups::directory(&name)?;
+    let snapshot = format!("{PREFIX}{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
+    let record = records.join(format!("{snapshot}.record"));
+    let create = create_args(args, &dom0, &domain, &snapshot, &record)?;
+    if args.common.dry_run {
+        return match create::one(create, carry_out)? {
+            Create::Planned { clean, plan } => print_plans(clean.as_ref(), &plan, args.common.json),
+            Create::Created { .. } => unreachable!("a dry run creates nothing"),
+        };
+    }
+    let _lock =
+        patiently((&dom0.reporter, &|| dom0.interrupted()), args.common.wait, &name, &|it| {
+            Lock::of_backups(&name, it)
+        })?;
+    let common = later(&args.common);
+    let options = Options { memory_only: false, flatten: false, common: &common };
+    let delete = |record: &Path| delete::one(record, options, carry_out);
+
+    let cleaned = clean(&dom0, (&name, &records, &to), &delete)?;
+    backups::make(&records)?;
+    let Create::Created { report: created, .. } = create::one(create, carry_out)? else {
+        unreachable!("it is no dry run")
+    };
+    let directory = to.join(format!("{name}-{snapshot}"));
+    let export = ExportArgs {
+        snapshot: record.clone(),
+        directory: directory.clone(),
+        no_memory: true,
+        work_dir: None,
+        common: later(&args.common),
+    };
+    // What comes in between is for the parts that follow.
+    let exported = match dom0.interrupted() {
+        true => Err(Error::failed("Stopped by a signal").hint("repeat the command when it suits")),
+        false => export::one(&export, carry_out),
+    };
+    let undo = || {
+        let deleted = delete(&record)?;
+        forget_cfgs(&created, deleted);
+        Ok(())
+    };
+    let exported = match exported {
+        Ok(Export::Exported { report, .. }) => report,
+        Ok(Export::Planned(_)) => unreachable!("it is no dry run"),
+        Err(error) => return Err(without_export(error, undo(), &record)),
+    };
+    undo().map_err(|error| not_merged(error, &directory, &record))?;
+    print_done(&report(*created, exported, cleaned, started), args.common.json)
+}
+
+/// The snapshot of a backup: of the disks alone, none of them inside its image, because a deletion from
+/// there holds the guest up, and an overlay that is minutes old is merged at once.
+fn create_args(
+    args: &BackupArgs,
+    dom0: &Dom0,
+    domain: &Domain,
+    name: &str,
+    record: &Path,
+) -> Result<CreateArgs> {
+    let off = domain.state == State::Off;
+    let disks = match (off, &domain.cfg) {
+        (true, Some(cfg)) => configured::read(cfg)?.config.disks(),
+        _ => look::config(&dom0.toolstack, &domain.id)?.disks(),
+    };
+    let disks = disks.map_err(|why| {
+        Error::refused(format!("The configuration of {}", domain.id.name)).because(why)
+    })?;
+    let said = |disk: &Disk| {
+        let vdevs = args.disks.iter().filter_map(|wish| wish.split(',').next());
+        vdevs.into_iter().any(|vdev| same_vdev(vdev, &disk.vdev))
+    };
+    let inside = disks.iter().filter(|disk| {
+        disk.writable && !disk.cdrom && disk.format == Some(Format::Qcow2) && !said(disk)
+    });
+    let external = inside.map(|disk| format!("{},external", disk.vdev));
+    Ok(CreateArgs {
+        domain: args.domain.clone(),
+        spec: None,
+        name: Some(name.to_owned()),
+        memory: None,
+        compress: None,
+        like: None,
+        disks: args.disks.iter().cloned().chain(external).collect(),
+        live: false,
+        no_live: false,
+        max_pause: None,
+        paused: false,
+        record: Some(record.to_owned()),
+        // The disks of one that does not run are as it left them.
+        disk_only: !off,
+        crash_consistent: args.crash_consistent && !off,
+        quiesce: args.quiesce.clone().filter(|_| !off),
+        freeze_timeout: args.freeze_timeout.filter(|_| !off),
+        // Nothing but backups has its records there.
+        clean: true,
+        description: Some("taken by xl-snapshot backup, which deletes it".into()),
+        common: Common { dry_run: args.common.dry_run, ..later(&args.common) },
+    })
+}
+
+/// The common options of the parts: each waits for whoever came in between.
+fn later(common: &Common) -> Common {
+    let Common { json, quiet, verbose, wait, .. } = *common;
+    Common { dry_run: false, wait: Some(wait.unwrap_or(WAIT)), json, quiet, verbose }
+}
+
+/// Removes what backups have left that were killed together with their guards, as by a power cut. Returns the names of the
+/// snapshots.
+fn clean(
+    dom0: &Dom0,
+    (domain, records, to): (&str, &Path, &Path),
+    delete: &dyn Fn(&Path) -> Result<Deletion>,
+) -> Result<Vec<String>> {
+    let mut cleaned = Vec::new();
+    for (name, record) in backups::left(records, domain, PREFIX)? {
+        delete(&record).map_err(|error| {
+            Error::refused(format!("Snapshot {name}, which an earlier backup of {domain} has left"))
+                .because(error.chain().join(": "))
+                .hint(format!("nothing new was done; delete it first: {}", deletion(&record)))
+        })?;
+        dom0.reporter.note(&format!("note: deleted snapshot {name} of an earlier backup"));
+        cleaned.push(name);
+    }
+    let partial = clear_leftovers(to, &format!("{domain}-{PREFIX}")).map_err(|why| {
+        Error::refused(format!("What an earlier backup has left in {}", quote(to))).because(why)
+    })?;
+    for path in partial {
+        dom0.reporter.note(&format!("note: removed {}, of an earlier backup", quote(path)));
+    }
+    Ok(cleaned)
+}
+
+/// The xl configuration file named the overlays for a while; if it is as it was, nobody needs the copies of it.
+fn forget_cfgs(created: &Created, deleted: Deletion) {
+    let (Some(first), Deletion::Deleted(deleted)) = (&created.cfg, deleted) else { return };
+    let others = deleted.cfgs.iter().filter(|cfg| cfg.path == first.path);
+    backups::forget_copies(&first.path, &first.backup, others.map(|cfg| cfg.backup.as_path()));
+}
+
+fn deletion(record: &Path) -> String {
+    format!("xl-snapshot delete {}", quote(record))
+}
+
+/// There is no export: the snapshot goes as well.
+fn without_export(mut error: Error, deleted: Result<()>, record: &Path) -> Error {
+    match deleted {
+        Ok(()) => {
+            // A snapshot was taken, and is merged.
+            if error.kind != Kind::Unfinished {
+                error.kind = Kind::Failed;
+            }
+            error
+        }
+        Err(mut other) => {
+            let mut left = vec![Left {
+                what: "The snapshot that was taken is left; the domain runs on an overlay on it"
+                    .into(),
+                command: Some(deletion(record)),
+            }];
+            left.append(&mut other.left);
+            error.and_also(other).unfinished(left)
+        }
+    }
+}
+
+/// The backup is whole, but its snapshot is there still.
+fn not_merged(mut error: Error, directory: &Path, record: &Path) -> Error {
+    let mut left = vec![Left {
+        what: format!(
+            "The backup {} is complete; its snapshot is left, and the domain runs on an overlay on it",
+            quote(directory)
+        ),
+        command: Some(deletion(record)),
+    }];
+    left.append(&mut error.left);
+    error.unfinished(left)
+}
+
+fn report(created: Created, exported: Exported, cleaned: Vec<String>, started: Instant) -> Backup {
+    Backup {
+        domain: created.domain,
+        name: created.name,
+        directory: exported.directory.unwrap_or_else(PathBuf::new),
+        disks_only: created.disks_only,
+        quiesced: created.quiesced,
+        cleaned,
+        total_ms: started.elapsed().as_secs_f64() * 1000.0,
+        disks: exported.disks,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD: &str = "/var/lib/xen/snapshots/web1.backup/backup-1.record";
+
+    fn refused() -> Error {
+        Error::refused("Disk full")
+    }
+
+    #[test]
+    fn an_export_that_fails_leaves_nothing_to_do() {
+        let error = without_export(refused(), Ok(()), Path::new(RECORD));
+        assert_eq!((error.exit_code(), error.left.len()), (1, 0));
+        let error = without_export(refused().unfinished(Vec::new()), Ok(()), Path::new(RECORD));
+        assert_eq!(error.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_left_is_told_with_what_ends_it() {
+        let command = Some(format!("xl-snapshot delete {RECORD}"));
+        let left = Left { what: "half deleted".into(), command: None };
+        let busy = || Error::failed("Busy").unfinished(vec![left.clone()]);
+        let error = without_export(refused(), Err(busy()), Path::new(RECORD));
+        assert_eq!((error.exit_code(), error.message.as_str()), (4, "Disk full"));
+        assert_eq!(error.also[0].message, "Busy");
+        assert_eq!((&error.left[0].command, &error.left[1]), (&command, &left));
+        let error = not_merged(busy(), Path::new("/backup/web1-backup-1"), Path::new(RECORD));
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.left.iter().any(|left| left.command == command));
+        assert!(error.left.iter().any(|left| left.what.contains("web1-backup-1 is complete")));
+    }
+}
