@@ -68,6 +68,7 @@ fn samples() -> Vec<Sample> {
         sample("export-least", "EXPORT", &exported_least()),
         sample("backup", "BACKUP", &backup()),
         sample("backup-least", "BACKUP", &backup_least()),
+        sample("backup-program", "BACKUP", &backup_by_program()),
         sample("serve", "SERVE", &serving()),
         sample("prune", "PRUNE", &pruned()),
         sample("compact", "COMPACT", &compacted()),
@@ -166,6 +167,10 @@ fn backup() -> Backup {
 
 fn backup_least() -> Backup {
     Backup { quiesced: None, cleaned: Vec::new(), disks: Vec::new(), ..backup() }
+}
+
+fn backup_by_program() -> Backup {
+    Backup { quiesced: created_by_program().quiesced, ..backup() }
 }
 
 fn serving() -> Serving {
