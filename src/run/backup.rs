@@ -1,6 +1,6 @@
 //! `backup`: a snapshot of the disks alone, its export, and its deletion, in one. All of it or nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -231,7 +231,7 @@ fn report(created: Created, exported: Exported, cleaned: Vec<String>, started: I
     Backup {
         domain: created.domain,
         name: created.name,
-        directory: exported.directory.unwrap_or_else(PathBuf::new),
+        directory: exported.directory.unwrap_or_default(),
         disks_only: created.disks_only,
         quiesced: created.quiesced,
         cleaned,
