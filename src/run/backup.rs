@@ -51,7 +51,12 @@ pub(super) fn backup(args: &BackupArgs, carry_out: Execute) -> Result<()> {
     }
     let records = backups::directory(&name)?;
     let snapshot = format!("{PREFIX}{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
-    let record = records.join(format!("{snapshot}.record"));
+    // The directory is made when it is needed; until then, a plan has the record where it can be.
+    let place = match args.common.dry_run {
+        true => records.ancestors().find(|directory| directory.is_dir()).unwrap_or(&records),
+        false => &records,
+    };
+    let record = place.join(format!("{snapshot}.record"));
     let create = create_args(args, &dom0, &domain, &snapshot, &record)?;
     if args.common.dry_run {
         return match create::one(create, carry_out)? {
