@@ -1,6 +1,6 @@
 //! `backup`: a snapshot of the disks alone, its export, and its deletion, in one. All of it or nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -51,7 +51,12 @@ pub(super) fn backup(args: &BackupArgs, carry_out: Execute) -> Result<()> {
     }
     let records = backups::directory(&name)?;
     let snapshot = format!("{PREFIX}{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
-    let record = records.join(format!("{snapshot}.record"));
+    // The directory is made when it is needed; until then, a plan has the record where it can be.
+    let place = match args.common.dry_run {
+        true => records.ancestors().find(|directory| directory.is_dir()).unwrap_or(&records),
+        false => &records,
+    };
+    let record = place.join(format!("{snapshot}.record"));
     let create = create_args(args, &dom0, &domain, &snapshot, &record)?;
     if args.common.dry_run {
         return match create::one(create, carry_out)? {
@@ -231,7 +236,7 @@ fn report(created: Created, exported: Exported, cleaned: Vec<String>, started: I
     Backup {
         domain: created.domain,
         name: created.name,
-        directory: exported.directory.unwrap_or_else(PathBuf::new),
+        directory: exported.directory.unwrap_or_default(),
         disks_only: created.disks_only,
         quiesced: created.quiesced,
         cleaned,

@@ -29,6 +29,7 @@ use crate::state::State;
 use crate::tool::quote;
 
 /// What has become of it.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Outcome {
     /// It is taken.
     Created {
