@@ -102,8 +102,8 @@ pub fn compact(
         file.sync_all()?;
         let again = File::open(&new)?;
         let mut written =
-            Source::of(again, new.display().to_string()).map_err(|error| told(error.chain()))?;
-        written.verify().map_err(|error| told(error.chain()))?;
+            Source::of(again, new.display().to_string()).map_err(|error| told(&error.chain()))?;
+        written.verify().map_err(|error| told(&error.chain()))?;
         notes.extend(sharing::share_with_older(&new, &record, like));
         let is_same =
             files::has_name(&source.file, path) && source.file.metadata()?.len() == before.apparent;
@@ -127,7 +127,7 @@ pub fn compact(
     }
 }
 
-fn told(chain: Vec<String>) -> NotCompact {
+fn told(chain: &[String]) -> NotCompact {
     NotCompact::Io(io::Error::other(chain.join(": ")))
 }
 

@@ -114,7 +114,7 @@ pub(crate) fn rounds(guest: u32) -> Vec<Vec<Entry>> {
         (0..3).map(|batch| (batch * 300..(batch + 1) * 300).map(first).collect()).collect();
     // Nothing but pages that are not there.
     batches.push(vec![(900 | 0xf << 60, 0), (901 | 0xd << 60, 0)]);
-    batches.push((0..40).map(|pfn| (7 * pfn | kind(7 * pfn), pfn + 5000)).collect());
+    batches.push((0..40).map(|pfn| ((7 * pfn) | kind(7 * pfn), pfn + 5000)).collect());
     batches.push(vec![(17, 6000)]);
     batches
 }

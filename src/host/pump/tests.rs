@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
-use std::fs;
+use std::hint::black_box;
 use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
+use std::{env, fs};
 
 use super::*;
+use crate::memory::align::page_sum;
 use crate::memory::batches::{Parser, Sink};
 use crate::memory::entries::{PAGE, has_data, pfn};
 use crate::memory::stream::walk;
@@ -242,7 +244,7 @@ fn many_checksums_are_kept_in_a_file() {
 #[ignore = "a measurement"]
 fn pump_speed() {
     const PAGES: u64 = 256 << 10;
-    let directory = std::env::var_os("PUMP_DIRECTORY").unwrap_or_else(|| "/dev/shm".into());
+    let directory = env::var_os("PUMP_DIRECTORY").unwrap_or_else(|| "/dev/shm".into());
     let bytes = PAGES * PAGE as u64;
     for (what, part) in [("no zeros", 0), ("half zeros", 2), ("all zeros", 1)] {
         let stream_of = |first: u64| -> Vec<Entry> {
@@ -281,8 +283,7 @@ fn pump_speed() {
     let page = page(1);
     let times = 1 << 18;
     let started = Instant::now();
-    let sum = (0..times)
-        .fold(0, |sum: u64, _| sum ^ crate::memory::align::page_sum(std::hint::black_box(&page)));
+    let sum = (0..times).fold(0, |sum: u64, _| sum ^ page_sum(black_box(&page)));
     let rate = times as f64 * PAGE as f64 / 1e9 / started.elapsed().as_secs_f64();
     println!("checksums alone: {rate:.2} GB/s ({sum})");
     fs::metadata(&directory).unwrap();

@@ -1,10 +1,12 @@
 use std::os::unix::fs::MetadataExt;
+use std::{env, fs};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
 use crate::host::image::{ImageWriter, Source};
+use crate::memory::header;
 use crate::plan::{ImageStart, Target};
 use crate::record::{NOT_YET, Record};
 use crate::support::record::sample;
@@ -48,7 +50,7 @@ fn guest(changed: u64) -> Vec<Entry> {
 fn the_one_it_descends_from_is_found_else_the_youngest_that_is_older() {
     let directory = tempfile::tempdir().unwrap();
     let all: Vec<_> = (1..=4).map(|n| image(directory.path(), n, &guest(0)[..9])).collect();
-    std::fs::write(directory.path().join("other"), "no image").unwrap();
+    fs::write(directory.path().join("other"), "no image").unwrap();
     let found = |record: &Record| older(directory.path(), record).unwrap();
     assert_eq!(found(&all[3].1), (Some(all[2].0.clone()), 3));
     assert_eq!(found(&all[0].1), (None, 0));
@@ -63,11 +65,11 @@ fn the_one_it_descends_from_is_found_else_the_youngest_that_is_older() {
 /// In a directory of a file system that shares content: `SHARING_DIRECTORY`, or what /var/tmp can do.
 #[test]
 fn what_did_not_change_is_stored_once_and_each_image_stays_whole() {
-    let place = std::env::var_os("SHARING_DIRECTORY").unwrap_or_else(|| "/var/tmp".into());
+    let place = env::var_os("SHARING_DIRECTORY").unwrap_or_else(|| "/var/tmp".into());
     let directory = tempfile::tempdir_in(place).unwrap();
     let (first, _) = image(directory.path(), 1, &guest(0));
     let (second, record) = image(directory.path(), 2, &guest(3));
-    let bytes = [&first, &second].map(|path| std::fs::read(path).unwrap());
+    let bytes = [&first, &second].map(|path| fs::read(path).unwrap());
     let told = share_with_older(&second, &record, None);
     let able = trouble(&first, directory.path()).is_none();
     assert_eq!(told.is_none(), able, "{told:?}");
@@ -86,13 +88,13 @@ fn what_did_not_change_is_stored_once_and_each_image_stays_whole() {
         assert!(share_with_older(&third, &record, Some(&first)).is_some());
     }
     for (path, bytes) in [&first, &second].into_iter().zip(&bytes) {
-        assert!(std::fs::read(path).unwrap() == *bytes);
+        assert!(fs::read(path).unwrap() == *bytes);
         Source::open(path).unwrap().verify().unwrap();
     }
-    std::fs::remove_file(&first).unwrap();
-    assert!(std::fs::read(&second).unwrap() == bytes[1]);
+    fs::remove_file(&first).unwrap();
+    assert!(fs::read(&second).unwrap() == bytes[1]);
     Source::open(&second).unwrap().verify().unwrap();
-    assert!(std::fs::metadata(&second).unwrap().blocks() * 512 < bytes[1].len() as u64);
+    assert!(fs::metadata(&second).unwrap().blocks() * 512 < bytes[1].len() as u64);
 }
 
 #[test]
@@ -102,9 +104,8 @@ fn an_image_of_before_has_nothing_to_share_and_says_nothing() {
     let mut file = files::open(&first).unwrap();
     let read = Image::read(&mut file).unwrap();
     assert!(!Places::of(&mut file, &read).unwrap().is_empty());
-    let plain = crate::memory::header::encode_plain("{}").unwrap();
-    std::fs::write(directory.path().join("s0"), [&plain[..], &guest_stream(HVM, &[])].concat())
-        .unwrap();
+    let plain = header::encode_plain("{}").unwrap();
+    fs::write(directory.path().join("s0"), [&plain[..], &guest_stream(HVM, &[])].concat()).unwrap();
     let (second, record) = image(directory.path(), 2, &guest(0)[..300]);
     assert_eq!(older(directory.path(), &record).unwrap(), (Some(first), 1));
     drop(second);
