@@ -88,7 +88,7 @@ fn readers_end_with_the_same_guest_and_every_page_is_aligned() {
         for seed in [21, 5003, 6000] {
             let content = page(seed);
             let at = written.windows(8).position(|bytes| bytes == &content[..8]).unwrap();
-            assert_eq!((START as usize + at) % PAGE, 0);
+            assert_eq!((usize::try_from(START).unwrap() + at) % PAGE, 0);
             assert_eq!(&written[at..at + PAGE], content);
         }
         let table = Sums::read(&mut file, end).unwrap().unwrap();
