@@ -206,7 +206,12 @@ fn wait<S: Read + Write>(
                 None
             };
             if ending.is_some() {
-                qmp.cancel_job(id).map_err(qemu("cancel the job"))?;
+                match qmp.cancel_job(id) {
+                    Ok(()) => {}
+                    // It has ended meanwhile: the next look tells how.
+                    Err(QmpError::Refused { .. }) => ending = None,
+                    Err(error) => return Err(qemu("cancel the job")(error)),
+                }
             }
         }
         thread::sleep(POLL);
