@@ -137,6 +137,10 @@ fn pictures_are_those_of_the_data() {
     for name in committed {
         let here = fs::read_to_string(top().join("docs/pictures").join(&name)).unwrap();
         let there = fs::read_to_string(drawn.path().join(&name)).unwrap();
-        assert!(here == there, "run docs/pictures/draw: {} is not up to date", name.display());
+        assert!(
+            here == there,
+            "run docs/pictures/draw: {} is not up to date",
+            name.to_string_lossy()
+        );
     }
 }

@@ -35,6 +35,8 @@ pub struct ImageWriter {
     pump: Option<Pump>,
     /// Why it has no checksums, if they could not be written.
     without_sums: Option<io::Error>,
+    /// Another process began it, which may have been killed while it wrote the checksums.
+    adopted: bool,
 }
 
 /// The progress of the compression of an image.
@@ -156,6 +158,7 @@ impl ImageWriter {
                 .ok_or(io::ErrorKind::NotFound)?,
         };
         let mut writer = ImageWriter::of(file, start);
+        writer.adopted = true;
         if let (Some(compress), Target::File(_)) = (&mut writer.compress, &writer.target) {
             let length = writer.file.metadata()?.len();
             // A file that was never begun well is as good as lost.
@@ -179,6 +182,7 @@ impl ImageWriter {
             compress: start.compress.map(|level| Compress { level, state: Packing::Lost }),
             pump: None,
             without_sums: None,
+            adopted: false,
         }
     }
 
@@ -239,7 +243,7 @@ impl ImageWriter {
             }
             self.without_sums = pump.add_sums().err();
         }
-        let Some(compress) = &mut self.compress else { return Ok(()) };
+        let Some(compress) = &mut self.compress else { return self.cut_torn_sums() };
         let working = match mem::replace(&mut compress.state, Packing::Lost) {
             Packing::Works(working) => working,
             Packing::Lost => {
@@ -263,6 +267,17 @@ impl ImageWriter {
         }
         compress.state = Packing::Done(marker);
         Ok(())
+    }
+
+    /// A part of the checksums is of no use, and would make the image one of a wrong length.
+    fn cut_torn_sums(&mut self) -> io::Result<()> {
+        if !mem::take(&mut self.adopted) || self.target == Target::Stdout {
+            return Ok(());
+        }
+        match Image::torn_at(&mut self.file).map_err(io::Error::other)? {
+            Some(end) => self.file.set_len(end),
+            None => Ok(()),
+        }
     }
 
     /// Makes all of the guest's memory durable and proves that it can be read back, before nothing else has it

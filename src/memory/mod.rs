@@ -219,6 +219,17 @@ impl Image {
         Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: false })
     }
 
+    /// Where the stream of a plain image ends, if what stands behind it is no whole table of checksums.
+    pub fn torn_at<F: Read + Seek>(file: &mut F) -> Result<Option<u64>, BadImage> {
+        let length = file.seek(SeekFrom::End(0))?;
+        file.rewind()?;
+        front(file)?;
+        let start = file.stream_position()?;
+        let end = stream::walk(file, start, length)?;
+        let sums = if length > end { Table::read(file, end)? } else { None };
+        Ok((length != behind_table(end, sums)).then_some(end))
+    }
+
     fn read_compressed<F: Read + Seek>(file: &mut F, length: u64) -> Result<Image, BadImage> {
         let layout = frames::layout(file, length)?;
         let form = Form::Zstd { checksums: layout.checksums };

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::support::record::sample;
-use crate::support::streams::{pv_stream, pv_stream_of};
+use crate::support::streams::{HVM, guest_stream, pv_stream, pv_stream_of};
 
 fn start(directory: &Path, compress: Option<&str>) -> ImageStart {
     ImageStart {
@@ -268,6 +268,35 @@ fn what_is_damaged_is_never_fed_to_its_end() {
         }
     }
     assert!(noticed_early > 0);
+}
+
+/// The process that wrote a plain image was killed while it wrote the checksums: they are left out.
+#[test]
+fn a_torn_table_of_checksums_is_cut_off_by_another_process() {
+    let pages: Vec<_> = (0..300).map(|pfn| (pfn, pfn + 1)).collect();
+    let stream = guest_stream(HVM, &[pages]);
+    // From no byte of the table to all of it.
+    for cut in [0, 1, 8, 9, 60, 1000, u64::MAX] {
+        let directory = tempfile::tempdir().unwrap();
+        let start = start(directory.path(), None);
+        let mut writer = ImageWriter::start(&start).unwrap();
+        let id = writer.id().unwrap();
+        save(&writer, &stream);
+        assert_eq!(writer.seal(true), None);
+        let end = writer.file.metadata().unwrap().len();
+        writer.drain().unwrap();
+        let whole = writer.file.metadata().unwrap().len();
+        assert!(whole > end + 1000, "{whole} and {end}");
+        writer.file.set_len(whole.min(end.saturating_add(cut))).unwrap();
+        mem::forget(writer);
+        let mut adopted = ImageWriter::adopt(&start, id).unwrap();
+        adopted.drain().unwrap();
+        adopted.complete(&mut start.record.clone()).unwrap();
+        let length = fs::metadata(path(&start)).unwrap().len();
+        assert_eq!(length, if cut == u64::MAX { whole } else { end }, "{cut}");
+        let mut source = Source::open(path(&start)).unwrap();
+        source.verify().unwrap();
+    }
 }
 
 /// The process that compressed an image was killed: what is a guard to make of the file?
