@@ -192,10 +192,15 @@ pub fn verdicts<'a>(
     let is_export = |snapshot: &&Snapshot| {
         snapshot.disks.iter().any(|disk| disk.snapshot == How::Exported.name())
     };
+    // A backup takes its own away again; counted, it would have another one deleted for it.
+    let is_of_backup = |snapshot: &&Snapshot| {
+        let directory = snapshot.image.parent().and_then(|parent| parent.extension());
+        snapshot.name.starts_with("backup-") && directory.is_some_and(|end| end == "backup")
+    };
     let mut own: Vec<&Snapshot> = listing
         .snapshots
         .iter()
-        .filter(|snapshot| snapshot.group == of && !is_export(snapshot))
+        .filter(|snapshot| snapshot.group == of && !is_export(snapshot) && !is_of_backup(snapshot))
         .collect();
     own.sort_by_key(|snapshot| (snapshot.created, snapshot.id));
     let counts = |snapshot: &&&Snapshot| snapshot.name.starts_with(&rules.prefix);

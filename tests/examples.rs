@@ -301,7 +301,8 @@ fn specs_of_what_was_made_by_hand_find_it() {
             assert!(text.contains("#   xl-snapshot create "), "{}", path.display());
             continue;
         }
-        let revert = format!("#   xl-snapshot revert {}", path.file_name().unwrap().to_string_lossy());
+        let revert =
+            format!("#   xl-snapshot revert {}", path.file_name().unwrap().to_string_lossy());
         assert!(text.contains(&revert), "{}", path.display());
         let cfg = spec.config.clone().unwrap();
         let domain = example(cfg.file_name().unwrap().to_str().unwrap());

@@ -122,9 +122,13 @@ impl Dom0 {
         let Some(frost) = self.ice.frost.clone().filter(|frost| frost.thawed.is_none()) else {
             return Ok(());
         };
-        if let Some(process) = frost.process.filter(|_| self.adopted) {
-            command::end_program(process).map_err(failed("End the program that freezes"))?;
-        }
+        // Whether that works or not, the guest is thawed.
+        let ended = match frost.process.filter(|_| self.adopted) {
+            Some(process) => {
+                command::end_program(process).map_err(failed("End the program that freezes"))
+            }
+            None => Ok(()),
+        };
         let (mut freezer, early) = match (self.ice.watchdog.take(), self.ice.freezer.take()) {
             (Some(watchdog), _) => watchdog.end()?,
             (None, Some(freezer)) => (freezer, None),
@@ -148,7 +152,7 @@ impl Dom0 {
         };
         let ms = u64::try_from(ms).unwrap_or(u64::MAX);
         self.set_frost(Some(Frost { thawed: Some(Thawed { ms, doubt }), ..frost }));
-        Ok(())
+        ended
     }
 
     /// Tries until they are thawed. Returns why they may have been thawed before, if so.
