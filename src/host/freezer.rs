@@ -1,6 +1,8 @@
 //! Who freezes and thaws the file systems of a guest: its agent or a program, and the thread that thaws when the time
 //! is over.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -46,11 +48,23 @@ pub struct Freezer {
     agent: Option<Agent>,
 }
 
-/// Thaws when the time is over. It ends with the freezer, and, if it had to thaw, with how many were thawed.
+/// Thaws when the time is over.
 #[derive(Debug)]
 pub struct Watchdog {
-    thread: JoinHandle<(Freezer, Option<Option<u64>>)>,
+    /// Ends with the freezer, and whether it has thawed.
+    thread: JoinHandle<(Freezer, bool)>,
     stop: Sender<()>,
+    over: Arc<AtomicBool>,
+}
+
+/// How a [`Watchdog`] ended.
+#[derive(Debug)]
+pub struct Watched {
+    pub freezer: Freezer,
+    /// Whether the time was over: some file systems may have been thawed since, whatever was told of it.
+    pub over: bool,
+    /// Whether all are thawed.
+    pub thawed: bool,
 }
 
 impl Freezer {
@@ -163,19 +177,23 @@ impl Freezer {
     /// Thaws after `limit`, unless it is told that somebody else does.
     pub fn watch(mut self, limit: Duration) -> Result<Watchdog> {
         let (stop, told) = mpsc::channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let late = Arc::clone(&over);
         let watch = move || {
             let mut wait = limit;
             while told.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                if let Ok(count) = self.thaw() {
-                    return (self, Some(count));
+                // Before it is tried: what fails may have thawed some of them.
+                late.store(true, Ordering::SeqCst);
+                if self.thaw().is_ok() {
+                    return (self, true);
                 }
                 wait = AGAIN;
             }
-            (self, None)
+            (self, false)
         };
         let thread = thread::Builder::new().name("thaw".into()).spawn(watch);
         let thread = thread.map_err(|why| Error::failed("Start a thread").because(why))?;
-        Ok(Watchdog { thread, stop })
+        Ok(Watchdog { thread, stop, over })
     }
 }
 
@@ -185,13 +203,15 @@ fn program(why: CommandError) -> Error {
 
 impl Watchdog {
     pub fn is_over(&self) -> bool {
-        self.thread.is_finished()
+        self.over.load(Ordering::SeqCst)
     }
 
     /// Ends it, or waits until it has thawed.
-    pub fn end(self) -> Result<(Freezer, Option<Option<u64>>)> {
+    pub fn end(self) -> Result<Watched> {
         // It may have ended by itself.
         let _ = self.stop.send(());
-        self.thread.join().map_err(|_| Error::failed("The thread that thaws has panicked"))
+        let (freezer, thawed) =
+            self.thread.join().map_err(|_| Error::failed("The thread that thaws has panicked"))?;
+        Ok(Watched { freezer, over: self.over.load(Ordering::SeqCst), thawed })
     }
 }

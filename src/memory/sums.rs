@@ -86,7 +86,7 @@ impl Table {
     }
 
     /// Whether the table is as it was written.
-    fn is_good<F: Read + Seek>(&self, file: &mut F) -> io::Result<bool> {
+    pub fn is_good<F: Read + Seek>(&self, file: &mut F) -> io::Result<bool> {
         file.seek(SeekFrom::Start(self.at))?;
         let mut sum = TableSum::default();
         let mut left = self.length() - SUM;

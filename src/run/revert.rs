@@ -114,7 +114,7 @@ fn refuse_in_place(snapshot: &Snapshot, image: &Path) -> Error {
 /// Does what the command line asks for.
 pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let started = Instant::now();
-    let Named { snapshot, cfg } = Named::open(&args.snapshot)?;
+    let Named { mut snapshot, cfg } = Named::open(&args.snapshot)?;
     if snapshot.record.is_export() && args.clone_name.is_none() {
         return Err(refuse_in_place(&snapshot, &args.snapshot));
     }
@@ -172,6 +172,20 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         let note =
             format!("{} does not run: it is reverted as without --restore-first", domain.name);
         revert.plan.notes.push(note);
+    }
+    // Found only when the domain is destroyed, it would end the revert there.
+    if let Some(source) = &mut snapshot.source {
+        let damaged = source.leave_damaged_sums().map_err(|why| {
+            Error::refused(format!("Image {} cannot be read", source.name))
+                .because(why)
+                .hint("see the storage that it is on: dmesg; or revert to another snapshot")
+        })?;
+        if damaged {
+            revert.plan.notes.push(
+                "the checksums in the image are damaged, so that its memory cannot be verified"
+                    .into(),
+            );
+        }
     }
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     let memory = snapshot.source.is_some();

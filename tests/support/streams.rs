@@ -27,6 +27,18 @@ pub(crate) fn pv_stream_of(memory: u32) -> Vec<u8> {
             if at / 4096 % 3 == 0 { state.to_be_bytes()[0] } else { 7 }
         })
         .collect();
+    let mut bytes = heads();
+    bytes.extend([0; 16]);
+    bytes.extend(record(1, &pages));
+    bytes.extend(record(4, &[9; 13]));
+    bytes.extend(record(LIBXC_END, b""));
+    bytes.extend(record(2, b"emulator"));
+    bytes.extend(record(LIBXL_END, b""));
+    bytes
+}
+
+/// What stands before the records of libxc, up to the type of the guest.
+fn heads() -> Vec<u8> {
     let mut bytes = LIBXL_IDENT.to_be_bytes().to_vec();
     bytes.extend(2u32.to_be_bytes());
     bytes.extend(0u32.to_be_bytes());
@@ -35,12 +47,6 @@ pub(crate) fn pv_stream_of(memory: u32) -> Vec<u8> {
     bytes.extend(LIBXC_IDENT.to_be_bytes());
     bytes.extend(3u32.to_be_bytes());
     bytes.extend([0; 8]);
-    bytes.extend([0; 16]);
-    bytes.extend(record(1, &pages));
-    bytes.extend(record(4, &[9; 13]));
-    bytes.extend(record(LIBXC_END, b""));
-    bytes.extend(record(2, b"emulator"));
-    bytes.extend(record(LIBXL_END, b""));
     bytes
 }
 
@@ -64,14 +70,7 @@ pub(crate) const HVM: u32 = 2;
 
 /// A stream with these records of pages, as libxl writes it for a guest of this type.
 pub(crate) fn guest_stream(guest: u32, batches: &[Vec<Entry>]) -> Vec<u8> {
-    let mut bytes = LIBXL_IDENT.to_be_bytes().to_vec();
-    bytes.extend(2u32.to_be_bytes());
-    bytes.extend(0u32.to_be_bytes());
-    bytes.extend(record(LIBXL_LIBXC_CONTEXT, b""));
-    bytes.extend(LIBXC_MARKER.to_be_bytes());
-    bytes.extend(LIBXC_IDENT.to_be_bytes());
-    bytes.extend(3u32.to_be_bytes());
-    bytes.extend([0; 8]);
+    let mut bytes = heads();
     bytes.extend(guest.to_ne_bytes());
     bytes.extend(12u16.to_ne_bytes());
     bytes.extend([0; 2]);

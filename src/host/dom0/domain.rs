@@ -1,6 +1,6 @@
 //! The domain: its configuration, its QEMU, its end and its restore.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::path::Path;
 use std::str;
 use std::sync::atomic::Ordering;
@@ -29,6 +29,9 @@ use crate::tool::{Invocation, Tool, quote};
 /// How long a destroyed domain's QEMU may do nothing before it has closed its disks. While it writes, or waits for
 /// its storage, it is given all the time it needs.
 const QEMU_EXIT: Duration = Duration::from_secs(60);
+
+/// How much of an image is read at a time to verify it.
+const CHUNK: usize = 256 << 10;
 
 impl Dom0 {
     /// Replaces a configuration if it is the one that is to be replaced. That of a domain that is gone
@@ -222,7 +225,8 @@ impl Dom0 {
                 };
                 let name = &source.name;
                 thread::scope(|scope| {
-                    let check = check.map(|mut stream| {
+                    let check = check.map(|stream| {
+                        let mut stream = BufReader::with_capacity(CHUNK, stream);
                         scope.spawn(move || io::copy(&mut stream, &mut io::sink()))
                     });
                     let restored = command::run_on(&call, file, &mut look, &started);

@@ -14,7 +14,7 @@ use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::agent::AgentError;
 use crate::host::command;
-use crate::host::freezer::{AGAIN, Freezer};
+use crate::host::freezer::{AGAIN, Freezer, Watched};
 use crate::host::guard::Note;
 use crate::plan::Freeze;
 use crate::quiesce::{Frost, Quiesced, Thawed, Way};
@@ -129,23 +129,25 @@ impl Dom0 {
             }
             None => Ok(()),
         };
-        let (mut freezer, early) = match (self.ice.watchdog.take(), self.ice.freezer.take()) {
+        let unwatched = |freezer| Watched { freezer, over: false, thawed: false };
+        let watched = match (self.ice.watchdog.take(), self.ice.freezer.take()) {
             (Some(watchdog), _) => watchdog.end()?,
-            (None, Some(freezer)) => (freezer, None),
-            (None, None) => (self.freezer(domain, way)?, None),
+            (None, Some(freezer)) => unwatched(freezer),
+            (None, None) => unwatched(self.freezer(domain, way)?),
         };
-        let over = "they were thawed when their time was over (--freeze-timeout)";
-        let doubt = match early {
-            Some(_) => Some(over.to_owned()),
-            None => match self.thaw_now(&mut freezer) {
-                Ok(doubt) => doubt,
+        let Watched { mut freezer, over, thawed } = watched;
+        let mut doubt =
+            over.then(|| "they were thawed when their time was over (--freeze-timeout)".to_owned());
+        if !thawed {
+            match self.thaw_now(&mut freezer) {
+                Ok(why) => doubt = doubt.or(why),
                 Err(error) => {
                     // It may be tried again.
                     self.ice.freezer = Some(freezer);
                     return Err(error);
                 }
-            },
-        };
+            }
+        }
         let ms = match self.ice.begun {
             Some(begun) => begun.elapsed().as_millis(),
             None => Timestamp::now().duration_since(frost.begun).as_millis().max(0).unsigned_abs(),

@@ -270,6 +270,26 @@ fn what_is_damaged_is_never_fed_to_its_end() {
     assert!(noticed_early > 0);
 }
 
+#[test]
+fn memory_with_damaged_checksums_is_read_without_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = start(directory.path(), None);
+    let pages: Vec<_> = (0..300).map(|pfn| (pfn, pfn + 1)).collect();
+    image(&start, &guest_stream(HVM, &[pages]));
+    let mut source = Source::open(path(&start)).unwrap();
+    assert!(!source.leave_damaged_sums().unwrap());
+    let whole = fed(&mut source).unwrap();
+    // A byte in the middle of the table.
+    let mut bytes = fs::read(path(&start)).unwrap();
+    let at = bytes.len() - 1000;
+    bytes[at] ^= 1;
+    fs::write(path(&start), bytes).unwrap();
+    let mut source = Source::open(path(&start)).unwrap();
+    assert!(fed(&mut source).is_err());
+    assert!(source.leave_damaged_sums().unwrap());
+    assert!(fed(&mut source).unwrap() == whole);
+}
+
 /// The process that wrote a plain image was killed while it wrote the checksums: they are left out.
 #[test]
 fn a_torn_table_of_checksums_is_cut_off_by_another_process() {
