@@ -24,7 +24,7 @@ use crate::leftover::{self, Leftover};
 use crate::memory::Form;
 use crate::plan::{Plan, Target, execute};
 use crate::report::{CfgReplaced, Created, Planned, Reporter, json_text};
-use crate::spec::{self, Flags, MemoryTarget, Spec};
+use crate::spec::{self, MemoryTarget, Spec};
 use crate::state::State;
 use crate::tool::quote;
 
@@ -58,26 +58,24 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
 /// Takes a snapshot. Prints nothing on standard output.
 pub(super) fn one(args: CreateArgs, carry_out: Execute) -> Result<Outcome> {
     let started = Instant::now();
-    let spec = match &args.spec {
-        Some(path) => read_spec(path)?,
-        None => Spec::default(),
-    };
-    let flags = Flags {
+    let options = Spec {
         name: args.name,
         description: args.description,
         live: if args.no_live { Some(false) } else { args.live.then_some(true) },
         memory: args.memory,
         compress: args.compress,
+        config: None,
         record: args.record,
         disk_only: args.disk_only,
         crash_consistent: args.crash_consistent,
         quiesce: args.quiesce,
         freeze_timeout: args.freeze_timeout,
-        disks: args.disks,
+        disks: args.disks.iter().map(|disk| disk.parse()).collect::<Result<_>>()?,
         max_pause: args.max_pause,
         paused: args.paused,
     };
-    let request = spec::merge(flags, spec)?;
+    let file = args.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
+    let request = options.over(file).request()?;
     let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
     let to_stdout = request.memory == MemoryTarget::Stdout;
 
