@@ -34,7 +34,6 @@ pub(super) fn read_spec(path: &Path) -> Result<Spec> {
 
 /// What a snapshot's name on the command line means.
 pub(super) struct Named {
-    /// The snapshot.
     pub(super) snapshot: Snapshot,
     /// The domain's xl configuration file.
     pub(super) cfg: Cfg,
