@@ -1,7 +1,8 @@
-//! `revert --as`: from a snapshot and what is seen to a new domain beside that of the snapshot. Pure.
+//! `revert --as`: plans a new domain from a snapshot; the original domain is not affected. Pure.
 //!
-//! The disks of the snapshot's domain are read only: each disk gets a new image or volume that rests
-//! on the snapshot, or a copy of it. So one snapshot is the gold image of any number of domains.
+//! It only reads the disks of the original domain: each disk gets a new image or volume with the
+//! snapshot as its base, or a copy of it. So one snapshot can be the gold image of any number of
+//! domains.
 
 use std::path::PathBuf;
 
@@ -14,16 +15,14 @@ use crate::names::SnapshotName;
 use crate::plan::{Plan, Step};
 use crate::revert::{CfgAfter, DiskChange, Found, Revert, cfg, check_image, keep_name, no_trouble};
 
-/// What the user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
-    /// The name of the new domain. It becomes a part of the names of its files and volumes, so the
-    /// rules are those for names of snapshots.
+    /// The name of the new domain. Its files and volumes contain it, so the rules for snapshot
+    /// names apply.
     pub name: SnapshotName,
     pub uuid: Uuid,
-    /// The directory of its files, absolute.
     pub directory: PathBuf,
-    /// Whether its network devices have the addresses of the snapshot's domain.
+    /// Whether its network devices keep the MAC addresses of the original domain.
     pub keep_macs: bool,
     pub paused: bool,
 }
@@ -72,7 +71,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     let steps: Vec<_> = disks.iter().map(|disk| disk.prepare.as_slice()).collect();
     let mut prepare = Step::in_rounds(&steps);
     prepare.push(Step::AwaitTurn);
-    // Nothing of the old domain is touched: until the new one runs, all can be taken back.
+    // The old domain is not touched: until the new one runs, everything can be undone.
     prepare.push(Step::Restore {
         uuid: wishes.uuid,
         domain: name.to_string(),
@@ -115,7 +114,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         kept: vec![None; disks.len()],
         changes,
         cfg_lines,
-        // The new domain has none.
+        // The new domain has no configuration file.
         cfg: CfgAfter::Unknown,
     })
 }
@@ -146,7 +145,7 @@ fn check_domain(found: &Found, wishes: &Wishes) -> Result<()> {
     Ok(())
 }
 
-/// A disk without a snapshot can be shared only if nobody writes to it.
+/// Refuses a writable disk without a snapshot: two domains cannot share it.
 fn check_left_out(found: &Found) -> Result<()> {
     match writable_left_out(found)? {
         None => Ok(()),
@@ -156,7 +155,7 @@ fn check_left_out(found: &Found) -> Result<()> {
     }
 }
 
-/// The refusal of a disk that two domains would have and that is not in the snapshot, if there is one.
+/// The refusal of a writable disk that is not in the snapshot and that two domains would share.
 pub(crate) fn writable_left_out(found: &Found) -> Result<Option<Error>> {
     let disks = found.config.disks().map_err(|why| {
         Error::refused(format!("The configuration in snapshot {}", found.record.name)).because(why)

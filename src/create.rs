@@ -1,4 +1,4 @@
-//! `create`: from what is asked and what is seen to a plan. Pure.
+//! `create`: plans a snapshot from the request and the observations. Pure.
 
 mod alone;
 mod boot;
@@ -58,8 +58,8 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
         .iter()
         .map(|disk| disk::create(disk, job.wish(&disk.disk.vdev), context))
         .collect::<Result<Vec<_>>>()?;
-    // Xen does not support it (docs/features/qemu-deprivilege.pandoc): never find out when the domain
-    // is destroyed.
+    // Xen does not support it (docs/features/qemu-deprivilege.pandoc): refuse before the domain is
+    // destroyed.
     if let Some(disk) = disks.iter().find(|disk| confined && disk.by_restore) {
         let vdev = &disk.record.vdev;
         return Err(Error::refused(format!(
@@ -91,7 +91,7 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     Ok(disks)
 }
 
-/// Refuses to take the memory of a domain that does not run, before anything is looked at.
+/// Refuses to save the memory of a domain that does not run, before the host is inspected.
 pub fn check_memory(job: &Job, domain: &str) -> Result<()> {
     match job.request.without_memory() {
         true => Ok(()),
@@ -102,7 +102,7 @@ pub fn check_memory(job: &Job, domain: &str) -> Result<()> {
     }
 }
 
-/// What xl's configuration of the domain has to say from now on.
+/// The disk entries that change in xl's configuration of the domain.
 pub fn changes(disks: &[DiskCreate]) -> Vec<Change> {
     disks
         .iter()
@@ -163,7 +163,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     let by_restore: Vec<&str> =
         disks.iter().filter(|d| d.by_restore).map(|d| d.record.vdev.as_str()).collect();
     if !by_restore.is_empty() {
-        // The guest would be destroyed and not come back.
+        // The restore would fail after the domain is destroyed.
         if let Some(error) = need::refusal(seen.troubles.clone()) {
             return Err(error);
         }
@@ -199,20 +199,20 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         max_pause: job.request.max_pause,
         disks: images(disks),
     });
-    // The compressor still has the last megabytes when the guest could go on. Where it does not go on
-    // yet, or has nothing but the image to go on from, they are not left to chance.
+    // The compressor still holds the last megabytes when the guest could be resumed. If the guest
+    // stays paused, or is restored from the image, wait until they are written.
     if job.request.compress.is_some() && (job.request.paused || disks.iter().any(|d| d.by_restore))
     {
         prepare.push(Step::DrainImage);
     }
-    // The guest goes on from nothing else.
+    // The guest is restored from this image alone.
     if !by_restore.is_empty() {
         prepare.push(Step::SecureImage);
     }
     prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
     let switch =
         if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
-    // As late as can be, but before the configuration is ours.
+    // As late as possible, but before we change the stored configuration.
     prepare.push(Step::CheckStill { domain: id.clone(), stored: switch.unchecked(seen) });
     let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
@@ -247,7 +247,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     Ok(plan)
 }
 
-/// Steps that let the guest go on in a new domain, restored from the image on the new disks.
+/// Steps that destroy the domain and restore it from the image on the new disks.
 fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
     let domain = name_of(&seen.config)?;
     let ImagePlace::File { path, .. } = &seen.image else {
@@ -280,11 +280,11 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
         ],
     };
     let mut onward = Vec::new();
-    // It has seen nothing yet, and ends with the domain.
+    // It has not seen the suspend yet, and ends with the domain.
     onward.extend(seen.to_hold().map(|process| Step::WakeMonitor { process }));
     let way_out = stranded.left[1].clone();
     onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
-    // The proofs are taken of images that nobody has open.
+    // Proofs are taken only when nobody has the images open.
     onward.push(Step::AwaitDestroyed { domain: seen.domain.clone() });
     onward.push(Step::CompleteImage);
     onward.push(Step::Restore {
@@ -296,12 +296,12 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     Ok((onward, stranded))
 }
 
-/// What brings a guest back to the snapshot in an image.
+/// The command that reverts a domain to the snapshot in an image.
 fn revert_command(image: &Path) -> String {
     format!("xl-snapshot revert {}", quote(image))
 }
 
-/// No two disks may want the same new file.
+/// Refuses two disks with the same new file.
 fn check_new_files(disks: &[DiskCreate]) -> Result<()> {
     let mut files = BTreeSet::new();
     for disk in disks {
@@ -365,14 +365,14 @@ fn check_wishes(domain: &str, wishes: &[DiskWish], seen: &Seen) -> Result<()> {
     }
 }
 
-/// Why memory cannot be saved while the guest runs, if it cannot.
+/// Why the memory cannot be saved live, if it cannot.
 fn why_not_live(guest_type: GuestType, seen: &Seen, internal: bool) -> Option<&'static str> {
     match guest_type {
         GuestType::Pv if !seen.shadow_paging => {
             Some("this Xen has no shadow paging and cannot track the writes of a PV guest")
         }
-        // libxl then has QEMU inactivate all images, and internal snapshots fail until it goes on
-        // (QEMU 7.2, migration/savevm.c, qmp_xen_save_devices_state).
+        // During a live save, libxl makes QEMU inactivate all images, and internal snapshots fail
+        // until the guest is resumed (QEMU 7.2, migration/savevm.c, qmp_xen_save_devices_state).
         GuestType::Hvm if internal => {
             Some("QEMU takes no internal snapshots of an HVM guest that was saved live")
         }
@@ -380,7 +380,7 @@ fn why_not_live(guest_type: GuestType, seen: &Seen, internal: bool) -> Option<&'
     }
 }
 
-/// What is to be told of a domain whose xl process is not held.
+/// A note about a domain whose xl process is not stopped meanwhile.
 fn no_monitor(seen: &Seen) -> Option<String> {
     let list = |pids: &[i32]| pids.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
     match (seen.monitor, seen.unsure_monitors.as_slice()) {
@@ -419,7 +419,7 @@ fn image_start(
             Target::File(path.clone())
         }
     };
-    // Refused here rather than after the suspend.
+    // Refuse here rather than after the suspend.
     header::encode(&seen.config.to_json(), &record, header::record_space(&record)).map_err(
         |why| {
             Error::refused("The header of the memory image cannot be made")

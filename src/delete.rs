@@ -1,8 +1,8 @@
-//! `delete`: from what is asked and what is seen to a plan. Pure.
+//! `delete`: plans a deletion from the request and the observations. Pure.
 //!
-//! Everything that could be cut short may be begun again: the plan goes onward, and the next deletion of the
-//! same snapshot finds by the marks on its files how far the last one came. Until it is finished, every
-//! other snapshot is as good as before.
+//! An interrupted deletion can be repeated: the plan only goes forward, and the next deletion of the same
+//! snapshot reads from the marks on its files how far the last one came. Every other snapshot stays good
+//! meanwhile.
 
 #[cfg(test)]
 mod tests;
@@ -22,19 +22,19 @@ use crate::record::{DisksOnly, Parent, Record};
 use crate::tool::check_path;
 use crate::tool::quote;
 
-/// What was seen.
+/// Observations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Its image, or the file of its record, by its own name.
+    /// Its image, or the file of its record, under its original name.
     pub image: PathBuf,
-    /// Whether it has the name already that says that it is being deleted.
+    /// Whether it is already renamed to `FILE.deleting`.
     pub marked: bool,
     pub record: Record,
-    /// What the image takes on its file system, in bytes.
+    /// The allocated size of the image, in bytes.
     pub allocated: u64,
-    /// Its disks, in the order of the record.
+    /// In the order of the record.
     pub families: Vec<Family>,
-    /// Images that an earlier deletion of this snapshot has marked.
+    /// Images that an earlier deletion of this snapshot marked.
     pub begun: Vec<Member>,
     /// Other snapshots that descend from this one, and whose record can be replaced.
     pub children: Vec<disk::family::Keeper>,
@@ -42,35 +42,34 @@ pub struct Seen {
     pub domains: Vec<Involved>,
     /// Whether the snapshot's domain runs.
     pub runs: bool,
-    /// The xl configuration file of the domain, if one is known that exists.
+    /// The xl configuration file of the domain, if it is known and exists.
     pub cfg: Option<PathBuf>,
-    /// What could not be looked at.
+    /// What could not be inspected.
     pub unseen: Vec<String>,
 }
 
 /// A running domain whose QEMU may have to merge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Involved {
-    /// What it is.
     pub id: DomainId,
-    /// The text that libxl has stored of it.
+    /// The text that libxl has stored.
     pub stored: String,
-    /// Its xl process, if it has one.
+    /// Its xl process.
     pub monitor: Option<Process>,
-    /// The keys in xenstore that name its images, by the disk.
+    /// The keys in xenstore that name its images, for each disk.
     pub params: Vec<(String, Vec<(String, String)>)>,
 }
 
-/// Texts of xl's own configurations.
+/// New texts of xl's own configurations.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrites {
-    /// Files that name the images that go.
+    /// Files that name the images to be removed.
     pub cfgs: Vec<ReplaceCfg>,
-    /// What `xl config-update` stored, old and new, by the domain.
+    /// What `xl config-update` stored, old and new, for each domain.
     pub stored: Vec<(DomainId, Text, Text)>,
 }
 
-/// Decides what becomes of each disk, or refuses.
+/// Decides what to do with each disk, or refuses.
 pub fn disks(seen: &Seen, wishes: Wishes) -> Result<Vec<DiskDelete>> {
     if let Some(what) = seen.unseen.first() {
         return Err(refused(seen)
@@ -106,7 +105,6 @@ fn refused(seen: &Seen) -> Error {
     Error::refused(format!("Snapshot {name} of {} cannot be deleted", domain.name))
 }
 
-/// Plans the deletion.
 pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Plan> {
     let Record { name, domain, .. } = &seen.record;
     let marked = deleting_path(&seen.image);
@@ -129,7 +127,8 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     for disk in disks {
         plan.onward.extend(disk.merges.clone());
     }
-    // A merge may take hours. Whoever started the domain meanwhile did so on the images that go below.
+    // A merge may take hours. A domain that was started meanwhile uses the images that are removed
+    // below.
     if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
         let (uuid, domain) = (domain.uuid, domain.name.clone());
         plan.onward.push(Step::CheckDown { uuid, domain });
@@ -166,7 +165,7 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     Ok(plan)
 }
 
-/// What is left when a deletion was cut short.
+/// What remains after an interrupted deletion.
 pub fn half_deleted(image: &Path, name: &str) -> Left {
     Left {
         what: format!(
@@ -182,8 +181,8 @@ fn online<'a>(seen: &'a Seen, disks: &[DiskDelete]) -> Vec<&'a Involved> {
     seen.domains.iter().filter(takes_part).collect()
 }
 
-/// Disks of running domains that get another image: nobody starts such a domain anew until its stored
-/// configuration names that too.
+/// Switches disks of running domains to another image. Nobody may restart such a domain until its
+/// stored configuration names that image too.
 fn switch(
     seen: &Seen,
     disks: &[DiskDelete],
@@ -213,10 +212,11 @@ fn switch(
         };
         held.extend(involved.monitor);
         plan.onward.extend(involved.monitor.map(|process| Step::HoldMonitor { process }));
-        // What was prepared is hours old.
+        // The observations are hours old.
         let (domain, stored) = (id.clone(), involved.stored.clone());
         plan.onward.push(Step::CheckSame { domain, stored });
-        // Each disk is stored as it is switched: should the next one fail, a reboot finds this one's new image.
+        // The configuration is stored for each disk as it is switched: if the next one fails, a reboot finds
+        // the new image of this one.
         let mut old: Text = involved.stored.clone().into();
         for switch in &switches {
             let (vdev, to) = (&switch.user.vdev, &switch.to);
@@ -268,7 +268,7 @@ fn pivots(disk: &DiskDelete, domain: &DomainId, vdev: &str) -> bool {
 fn records(seen: &Seen, changes: &[Rewrite]) -> Vec<Step> {
     let mut steps: Vec<(PathBuf, Step)> = Vec::new();
     let parent = seen.record.parent.map(|parent| (parent, seen.record.parent_by));
-    // A record of before there was a parent in it: what descended from it is told by dates.
+    // A record from a version without parents: its descendants are known by dates.
     let inherited = seen.children.iter().map(|child| (child, Change::Parent(parent)));
     let rewritten = changes.iter().map(|rewrite| (&rewrite.keeper, rewrite.change.clone()));
     for (keeper, change) in rewritten.chain(inherited) {
@@ -311,7 +311,7 @@ fn notes(disks: &[DiskDelete]) -> Vec<String> {
     notes
 }
 
-/// Plans to remove the memory of a snapshot and leave the rest, as a record of the same name.
+/// Plans to remove the memory of a snapshot and keep its disks, in a record of the same name.
 pub fn plan_memory_only(seen: &Seen) -> Result<(Plan, PathBuf)> {
     let Record { name, domain, .. } = &seen.record;
     let refused = |why: String| {
@@ -365,14 +365,14 @@ pub fn plan_memory_only(seen: &Seen) -> Result<(Plan, PathBuf)> {
     Ok((plan, path))
 }
 
-/// Beside the image, with another ending.
+/// The path of the record: that of the image with another suffix.
 fn record_path(image: &Path) -> PathBuf {
     let text = image.to_string_lossy();
     let stem = [".xlsave.zst", ".xlsave"].iter().find_map(|ending| text.strip_suffix(ending));
     PathBuf::from(format!("{}.record", stem.unwrap_or(&text)))
 }
 
-/// The parent that the files marked as current have from now on.
+/// The new parent of files whose mark names this snapshot.
 pub fn heir(record: &Record) -> Option<uuid::Uuid> {
     match record.parent {
         Some(Parent::Snapshot(id)) => Some(id),

@@ -108,7 +108,6 @@ impl fmt::Display for GuestType {
 /// a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainId {
-    /// Its number.
     pub domid: u32,
     pub uuid: Uuid,
     pub name: String,
@@ -132,7 +131,6 @@ pub struct Disk {
     pub format: Option<Format>,
     /// Whether the guest may write to it.
     pub writable: bool,
-    /// Whether it is a CD-ROM drive.
     pub cdrom: bool,
     /// The hotplug script, if not libxl's own.
     pub script: Option<String>,
@@ -203,7 +201,6 @@ impl DomainConfig {
         self.0.to_string()
     }
 
-    /// All of it.
     pub(crate) fn json(&self) -> &Value {
         &self.0
     }
@@ -215,17 +212,14 @@ impl DomainConfig {
             .ok_or_else(|| BadConfig::Missing(pointer.into()))
     }
 
-    /// The domain's name.
     pub fn name(&self) -> Result<&str, BadConfig> {
         self.text("/c_info/name")
     }
 
-    /// The domain's UUID.
     pub fn uuid(&self) -> Result<Uuid, BadConfig> {
         self.text("/c_info/uuid")?.parse().map_err(|_| BadConfig::Missing("/c_info/uuid".into()))
     }
 
-    /// The kind of guest.
     pub fn guest_type(&self) -> Result<GuestType, BadConfig> {
         match self.text("/c_info/type")? {
             "pv" => Ok(GuestType::Pv),
@@ -245,7 +239,6 @@ impl DomainConfig {
             .unwrap_or(0)
     }
 
-    /// The number of virtual processors.
     pub fn vcpus(&self) -> u64 {
         self.0.pointer("/b_info/max_vcpus").and_then(Value::as_u64).unwrap_or(1)
     }
@@ -276,7 +269,6 @@ impl DomainConfig {
         BOOT_LOADER.iter().find_map(|place| self.text(place).ok()).filter(|name| !name.is_empty())
     }
 
-    /// The disks, in the order of the configuration.
     pub fn disks(&self) -> Result<Vec<Disk>, BadConfig> {
         let Some(disks) = self.0.get("disks") else { return Ok(Vec::new()) };
         let disks = disks.as_array().ok_or_else(|| BadConfig::Missing("disks".into()))?;

@@ -42,7 +42,7 @@ pub struct Record {
     pub name: SnapshotName,
     /// Tells this snapshot from every other one.
     pub id: Uuid,
-    /// When it was asked for.
+    /// The time of the request.
     pub created: Timestamp,
     /// The user's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -154,7 +154,7 @@ pub struct DomainRecord {
     pub guest_type: GuestType,
     /// Its memory in KiB.
     pub memory_kib: u64,
-    /// Its xl configuration file, if it was named by that.
+    /// Its xl configuration file, if the user named the domain by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cfg: Option<PathBuf>,
 }

@@ -25,7 +25,6 @@ use crate::state::{State, stamp};
 /// What the name of the old domain ends with once it has been replaced.
 pub const REPLACED: &str = ".replaced";
 
-/// What the user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
     /// Leave the domain paused.

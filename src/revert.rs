@@ -21,7 +21,6 @@ use crate::state::{State, stamp};
 use crate::tool::quote;
 use crate::tool::volumes::Volume;
 
-/// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wishes {
     /// Leave the domain paused.
@@ -33,11 +32,9 @@ pub struct Wishes {
 /// The domain as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// What it is.
     pub id: DomainId,
-    /// What it is doing.
     pub state: State,
-    /// Its xl process, if it has one.
+    /// Its xl process.
     pub monitor: Option<Process>,
 }
 

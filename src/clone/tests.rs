@@ -1,4 +1,4 @@
-//! The planner of new domains, from hand-made observations.
+//! Tests of the planner of new domains, with hand-made observations.
 
 use super::*;
 use crate::disk::Room;
@@ -24,7 +24,7 @@ fn wishes() -> Wishes {
     }
 }
 
-/// xvda has an internal snapshot, xvdb an external one; nobody is called web2.
+/// xvda has an internal snapshot, xvdb an external one; no domain has the name web2.
 fn found() -> Found {
     let mut found = reverted();
     found.named = None;

@@ -1,4 +1,4 @@
-//! Snapshots of the disks without the memory: of a domain that does not run, or, if the user insists, of
+//! Snapshots of the disks without the memory, of a domain that does not run or, with `--disk-only`, of
 //! one that does.
 
 use std::time::Duration;
@@ -14,11 +14,12 @@ use crate::record::{DisksOnly, Record};
 use crate::state::State;
 use crate::tool::{check_path, quote};
 
-/// Why disks alone are no snapshot of a domain that runs ("domain snapshot", RFC V9 on xen-devel).
+/// Why disks without memory are no snapshot of a running domain ("domain snapshot", RFC V9 on
+/// xen-devel).
 const NOT_WORTH_IT: &str = "without its memory, the disks of a running guest are what a power cut \
                             leaves: nobody knows whether its file systems and data bases survive that";
 
-/// Refuses what disks alone cannot be taken of.
+/// Refuses domains of which disks cannot be snapshotted without memory.
 pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
     let domain = name_of(&seen.config)?;
     if seen.state == State::Off {
@@ -58,7 +59,6 @@ pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
     Ok(())
 }
 
-/// Plans it.
 pub(super) fn plan(
     job: &Job,
     seen: &Seen,
@@ -83,7 +83,7 @@ pub(super) fn plan(
     let id = &seen.domain;
     let actions = actions(disks);
     let freeze = Freezing::of(job, seen).filter(|_| running);
-    // Before anything is made: most of what can go wrong with a freeze shows here.
+    // Before anything is created: most failures of a freeze show here.
     let reach = freeze.as_ref().map(Freezing::reach);
     let mut prepare: Vec<Step> = reach.into_iter().chain(prepare(id, disks, &actions)).collect();
     prepare.push(Step::OpenRecord { path: path.clone(), record: Box::new(record) });
@@ -109,18 +109,20 @@ pub(super) fn plan(
         ),
     });
     let still: Vec<Step> = still.collect();
-    // One step is one instant; between two of them the guest must not write. One that is paused already
-    // stays so.
+    // One step is one instant; between two steps the guest must not write, so pause it. A guest that is
+    // already paused stays paused.
     let moments = still.len() + usize::from(!actions.is_empty());
     let stop = moments > 1 && seen.state == State::Running;
-    // Nobody may start the domain anew between the stored configuration and the disks.
+    // Nobody may restart the domain between the change of the stored configuration and that of the
+    // disks.
     prepare.extend(seen.monitor.map(|process| Step::HoldMonitor { process }));
     prepare.extend(freeze.as_ref().map(|freeze| freeze.begin(disks)));
     prepare.extend(stop.then_some(Step::Pause { domain: id.clone() }));
     prepare.extend(Step::together(still));
     let switch = switch(seen, disks, rewrites)?;
     prepare.push(Step::CheckSame { domain: id.clone(), stored: seen.stored.clone() });
-    // Not before the freeze, which may take seconds: meanwhile the configuration must be that of the disks.
+    // After the freeze, which may take seconds: until the disks are switched, the stored configuration must
+    // name the old ones.
     prepare.extend(switch.store);
     prepare.extend(freeze.as_ref().map(Freezing::check));
     let mut finish = Vec::new();

@@ -5,10 +5,10 @@ use crate::disk::{DiskCreate, Served};
 use crate::domain::Format;
 use crate::error::{Error, Result};
 
-/// Refuses to give the disk that a boot loader reads an overlay, if the guest could not start again then.
-/// Returns what is to be told otherwise.
+/// Refuses an overlay on the disk that the boot loader reads if the guest could not start again with it.
+/// Otherwise returns a note.
 ///
-/// libxl has the loader read a raw image as it is; any other one it attaches to dom0, by dom0's own QEMU
+/// The loader reads a raw image directly; libxl attaches any other image to dom0 with dom0's own QEMU
 /// (libxl_disk.c, `libxl__device_disk_local_initiate_attach`). It takes the first disk of the configuration
 /// (libxl_bootloader.c).
 pub fn check(domain: &str, seen: &Seen, disks: &[DiskCreate]) -> Result<Option<String>> {
@@ -74,11 +74,11 @@ mod tests {
             let hint = error.hint.unwrap();
             assert_eq!(hint.contains("--disk xvdb,reflink"), served == Served::Blkback, "{hint}");
             assert!(hint.contains("start dom0's QEMU"), "{hint}");
-            // Another way, or left out.
+            // Another kind of snapshot, or left out.
             assert_eq!(told(&seen, &["xvdb,reflink"]).unwrap(), None);
             assert_eq!(told(&seen, &["xvdb,none"]).unwrap(), None);
         }
-        // Only the first disk is read, and one that is qcow2 already needed that QEMU before.
+        // The loader reads only the first disk, and a qcow2 disk needed that QEMU before.
         let mut seen = with_loader(Served::Qemu);
         seen.dom0_qemu = false;
         seen.disks.swap(0, 1);

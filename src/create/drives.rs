@@ -1,5 +1,5 @@
-//! Drives that QEMU has beside the disks of the configuration (`device_model_args`): nothing of them would be
-//! in a snapshot, and nobody would notice before the revert. Pure.
+//! Drives that QEMU has in addition to the disks of the configuration (`device_model_args`): a snapshot would
+//! not contain them, and the user would notice only at the revert. Pure.
 
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
@@ -8,13 +8,13 @@ use crate::spec::DiskWish;
 /// A drive that the guest may write to and that belongs to no disk of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drive {
-    /// QEMU's name of it.
+    /// QEMU's name for it.
     pub name: String,
-    /// Its image, in QEMU's words.
+    /// Its image, as QEMU names it.
     pub image: String,
 }
 
-/// Refuses a drive that the user has not left out. Returns what is to be told of the others.
+/// Refuses a drive that the user has not left out. Returns notes on the others.
 pub fn check(domain: &str, drives: &[Drive], wishes: &[DiskWish]) -> Result<Vec<String>> {
     drives
         .iter()
@@ -38,8 +38,8 @@ pub fn check(domain: &str, drives: &[Drive], wishes: &[DiskWish]) -> Result<Vec<
         .collect()
 }
 
-/// The drives that the QEMU of a domain will have, by the arguments in its configuration. A drive without
-/// an `id` has the name of its option or, of `-drive`, its number.
+/// The drives that the domain's QEMU will have, from the arguments in its configuration. A drive without
+/// an `id` gets the name of its option or, for `-drive`, its number.
 pub fn configured(config: &DomainConfig) -> Vec<Drive> {
     let arguments = config.device_model_args();
     let mut drives = Vec::new();
@@ -61,7 +61,7 @@ pub fn configured(config: &DomainConfig) -> Vec<Drive> {
     drives
 }
 
-/// What `-drive` or `-blockdev` says: options with commas between, or JSON.
+/// Parses `-drive` or `-blockdev`: options separated by commas, or JSON.
 fn drive(text: &str, number: usize) -> Option<Drive> {
     let json: Option<serde_json::Value> = serde_json::from_str(text).ok();
     let value = |key: &str| match &json {
@@ -83,7 +83,7 @@ fn drive(text: &str, number: usize) -> Option<Drive> {
     Some(Drive { name, image })
 }
 
-/// QEMU's lists of options: a comma in a value is doubled.
+/// Splits QEMU's list of options, in which a comma in a value is doubled.
 fn options(text: &str) -> Vec<(String, String)> {
     const COMMA: &str = "\0";
     text.replace(",,", COMMA)

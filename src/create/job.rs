@@ -1,4 +1,4 @@
-//! What is asked of `create`, defaults filled in. Pure.
+//! The request to `create` with its defaults filled in. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -14,26 +14,24 @@ use crate::record::{Parent, ToldBy};
 use crate::spec::{DEFAULT_DIRECTORY, MemoryTarget, Request, Wish};
 use crate::state::stamp;
 
-/// A request whose defaults are filled in: what needs a clock and a random number is decided once,
-/// before anything is looked at.
+/// A request with its defaults filled in: time and random ID are chosen once, before the host is
+/// inspected.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The snapshot's name.
     pub name: SnapshotName,
-    /// Its identity.
     pub id: Uuid,
-    /// When it was asked for.
+    /// The time of the request.
     pub now: Timestamp,
-    /// What the user asked for.
     pub request: Request,
-    /// Where memory images go when the user does not say.
+    /// The default directory for memory images.
     pub directory: PathBuf,
-    /// The snapshot that the domain's disks descend from, and what told it; `None` if that is not known.
+    /// The snapshot that the domain's disks descend from, and the source of this; `None` if it is not
+    /// known.
     pub parent: Option<(Parent, ToldBy)>,
 }
 
 impl Job {
-    /// Fills in a request.
+    /// Fills in the defaults of a request.
     pub fn new(request: Request, now: Timestamp, id: Uuid) -> Job {
         let name = request.name.clone().unwrap_or_else(|| {
             format!("snap-{}", stamp(now)).parse().expect("a time stamp is a legal name")
@@ -41,24 +39,24 @@ impl Job {
         Job { name, id, now, request, directory: DEFAULT_DIRECTORY.into(), parent: None }
     }
 
-    /// The same with the snapshot that the domain's disks descend from.
+    /// Sets the snapshot that the domain's disks descend from.
     #[must_use]
     pub fn descending_from(self, parent: Option<(Parent, ToldBy)>) -> Job {
         Job { parent, ..self }
     }
 
-    /// The same with another directory for memory images.
+    /// Sets the default directory for memory images.
     #[must_use]
     pub fn in_directory(self, directory: PathBuf) -> Job {
         Job { directory, ..self }
     }
 
-    /// Whether `image` goes where memory images go: directories are made there as they are needed.
+    /// Whether `image` is below the default directory: only there we create directories.
     pub fn is_in_our_directory(&self, image: &Path) -> bool {
         image.starts_with(&self.directory)
     }
 
-    /// Where the memory image of `domain` goes.
+    /// The path of the memory image of `domain`.
     pub fn image(&self, domain: &str) -> Result<Target> {
         match &self.request.memory {
             MemoryTarget::Stdout => Ok(Target::Stdout),
@@ -78,8 +76,8 @@ impl Job {
         self.directory.join(domain).join(format!("{}.{ending}", self.name))
     }
 
-    /// The files that the image may have to be: itself, and in our own directory also what a snapshot
-    /// of the same name has, compressed or not.
+    /// The files that must not exist: the image itself, and in our own directory also the image of a
+    /// snapshot of the same name, compressed or not.
     pub fn images_of_that_name(&self, image: &Path, domain: &str) -> Vec<PathBuf> {
         let mut images = vec![image.to_owned()];
         if self.request.memory == MemoryTarget::Default {
@@ -88,7 +86,7 @@ impl Job {
         images
     }
 
-    /// Where the file goes that the snapshot of a disk may make.
+    /// The path of the file that the snapshot of a disk may create.
     pub fn new_file(&self, domain: &str, disk: &Disk) -> Option<PathBuf> {
         let wish = self.wish(&disk.vdev);
         if let Some(file) = wish.and_then(|wish| wish.file.as_ref()) {
@@ -98,7 +96,7 @@ impl Job {
         is_file_part(domain).then(|| disk.file().parent().map(|directory| directory.join(name)))?
     }
 
-    /// What the user wishes for a disk.
+    /// The user's `--disk` option for a disk.
     pub fn wish(&self, vdev: &str) -> Option<&Wish> {
         self.request.disks.iter().find(|wish| same_vdev(&wish.vdev, vdev)).map(|wish| &wish.wish)
     }
@@ -108,7 +106,7 @@ impl Job {
         self.wish(vdev).is_some_and(|wish| wish.how.leaves_out())
     }
 
-    /// Whether the user wishes for what only a file system can do that clones files.
+    /// Whether the user wants a snapshot that needs a file system with reflinks.
     pub fn clones(&self, vdev: &str) -> bool {
         self.wish(vdev).is_some_and(|wish| wish.how.clones())
     }

@@ -1,5 +1,5 @@
-//! What snapshots with and without memory share: the record, the steps of the disks, and what makes the
-//! toolstack name new images.
+//! Common parts of snapshots with and without memory: the record, the steps of the disks, and the steps
+//! that make the toolstack name new images.
 
 use std::path::PathBuf;
 
@@ -11,17 +11,17 @@ use crate::plan::{Action, ReplaceCfg, Step, StoreConfig, Text, Whose, XenstoreWr
 use crate::record::{DomainRecord, Record, VERSION};
 use crate::tool::quote;
 
-/// Configuration files of xl as they have to be once disks have other images. Made by libxlutil's
-/// parser, so not here.
+/// New texts of xl's configuration files after disks get new images. libxlutil's parser makes them,
+/// so not here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrites {
-    /// The file the domain was named by.
+    /// The file that the user named the domain by.
     pub cfg: Option<ReplaceCfg>,
-    /// The text that `xl config-update` stored with the domain, which a reboot follows: old and new.
+    /// The text that `xl config-update` stored with the domain, which a reboot uses: old and new.
     pub stored: Option<(Text, Text)>,
 }
 
-/// The record of the snapshot, not complete yet.
+/// The record of the snapshot, without the proofs.
 pub(super) fn new_record(
     job: &Job,
     seen: &Seen,
@@ -56,7 +56,7 @@ pub(super) fn new_record(
     })
 }
 
-/// What is to be told of disks that are not in the snapshot.
+/// Notes on disks that are not in the snapshot.
 pub(super) fn left_out(disks: &[DiskCreate]) -> Vec<String> {
     let why = |disk: &DiskCreate| {
         let why = disk.record.snapshot.kind().why_left_out()?;
@@ -81,13 +81,13 @@ pub(super) fn images(disks: &[DiskCreate]) -> Vec<PathBuf> {
     taken.map(|disk| disk.record.path.clone()).collect()
 }
 
-/// What QEMU does to the disks it serves.
+/// The actions of QEMU's transaction on the disks that it serves.
 pub(super) fn actions(disks: &[DiskCreate]) -> Vec<Action> {
     disks.iter().filter_map(|disk| disk.action.clone()).collect()
 }
 
-/// What is done for the disks while the guest runs. QEMU comes first: it goes on reading while all
-/// new files are made, at the same time.
+/// The steps for the disks while the guest runs. QEMU comes first: it reads its command while all
+/// new files are created, at the same time.
 pub(super) fn prepare(domain: &DomainId, disks: &[DiskCreate], actions: &[Action]) -> Vec<Step> {
     let arm = || Step::Arm { domain: domain.clone(), actions: actions.to_vec() };
     let arm = (!actions.is_empty()).then(arm);
@@ -97,18 +97,18 @@ pub(super) fn prepare(domain: &DomainId, disks: &[DiskCreate], actions: &[Action
     arm.into_iter().chain(Step::together(files)).chain(others).collect()
 }
 
-/// What makes libxl and xenstore name the new images, for disks that get one.
+/// The steps that make libxl and xenstore name the new images.
 #[derive(Debug, Default)]
 pub(super) struct Switch {
-    /// The stored configurations, which save, migrate and reboot follow: they are true before the disks
-    /// are switched, because whoever starts the domain anew must not write into the frozen images.
+    /// The stored configurations, which save, migrate and reboot use. They change before the disks are
+    /// switched, because a restarted domain must not write into the frozen images.
     pub(super) store: Vec<Step>,
-    /// The keys in xenstore, which only tell: nobody waits for them.
+    /// The keys in xenstore, which only inform: nobody waits for them.
     pub(super) keys: Option<Step>,
 }
 
 impl Switch {
-    /// What libxl has stored of the domain, if no step compares it anyway.
+    /// The configuration that libxl has stored, if no other step compares it.
     pub(super) fn unchecked(&self, seen: &Seen) -> Option<String> {
         self.store.is_empty().then(|| seen.stored.clone())
     }

@@ -1,5 +1,5 @@
-//! Room on file systems: what an image takes, what stays free for others, and where a guest will soon
-//! have none. Pure.
+//! Space on file systems: the size of an image, the reserve for others, and where a guest will soon
+//! run out of space. Pure.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,32 +11,33 @@ use crate::error::{Error, Result};
 /// A save file is larger than the guest's memory by its page tables, device state and header.
 const IMAGE_OVERHEAD: u64 = 32 << 20;
 
-/// How small the memory of an idle guest may get. Nobody knows how large the image will be: a full
-/// disk is found out on the way, and the save taken back.
+/// The best compression ratio, of an idle guest. The size of the image is not known in advance: if
+/// the disk fills up, the save is undone.
 const BEST_COMPRESSION: u64 = 32;
 
-/// What a new, empty image takes: the tables of a qcow2 file, or those that an internal snapshot copies.
+/// The size of a new, empty image: the tables of a qcow2 file, or those that an internal snapshot
+/// copies.
 const EMPTY: u64 = 1 << 20;
 
-/// What a save leaves free for others who write to the file system, in bytes: as much as comes between two
-/// looks of the watch at 1 GB/s, and again; of a large file system, a part in [`RESERVED_PART`].
+/// What a save leaves free for other writers on the file system, in bytes: twice what is written at 1 GB/s
+/// between two checks; on a large file system, one part in [`RESERVED_PART`].
 const RESERVE: u64 = 256 << 20;
 const RESERVED_PART: u64 = 50;
 
-/// What a guest may write in a while. Less room for that is worth a word.
+/// What a guest may soon write. Less free space than this gets a note.
 const SOON: u64 = 1 << 30;
 
-/// The room that an image takes at least, in bytes: a live save of a guest that writes to its memory takes
-/// up to seven times the memory (libxenguest copies it in up to six rounds, and what is left then).
+/// The minimum size of an image, in bytes. A live save of a guest that writes to its memory takes up to
+/// seven times the memory (libxenguest copies it in up to six rounds, and then the rest).
 pub fn needed(memory_kib: u64, compressed: bool) -> u64 {
     let memory = memory_kib.saturating_mul(1024);
     let memory = if compressed { memory / BEST_COMPRESSION } else { memory };
     memory.saturating_add(IMAGE_OVERHEAD)
 }
 
-/// The free room of its file system at which a save is given up, in bytes: other guests' sparse images
-/// would get errors soon. `free` and `total` are those of the file system before the save. Where the image
-/// itself hardly fits, somebody has chosen that: it may take what it must.
+/// The free space at which a save is aborted, in bytes, before other guests' sparse images get errors.
+/// `free` and `total` are those of the file system before the save. If the image itself hardly fits, the
+/// user has chosen that: it may take the space that it needs.
 pub fn reserve(free: u64, total: u64, needed: u64) -> u64 {
     RESERVE.max(total / RESERVED_PART).min(free.saturating_sub(needed))
 }
@@ -64,8 +65,8 @@ pub(super) fn check(job: &Job, seen: &Seen, domain: &str, disks: &[DiskCreate]) 
         .hint("make room, or choose another place with --memory FILE"))
 }
 
-/// Says where a guest that writes will soon have no room: images grow from now on, also those that had
-/// all of their room before.
+/// Notes where a guest that writes will soon run out of space: images grow after the snapshot, also
+/// those that were fully allocated before.
 pub(super) fn notes(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Vec<String> {
     let image = match &seen.image {
         ImagePlace::File { path, .. } => {
@@ -91,7 +92,7 @@ pub(super) fn notes(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Vec<String>
     grow(seen, disks).into_iter().filter_map(note).chain(volatile(seen, disks)).collect()
 }
 
-/// Says what of the snapshot ends with the host.
+/// Notes which parts of the snapshot do not survive a reboot of the host.
 fn volatile(seen: &Seen, disks: &[DiskCreate]) -> Option<String> {
     let left_out = |file: &Path| {
         disks.iter().any(|disk| disk.record.path == file && disk.record.snapshot.is_left_out())
@@ -108,17 +109,17 @@ fn volatile(seen: &Seen, disks: &[DiskCreate]) -> Option<String> {
     })
 }
 
-/// What the images of disks take from a file system.
+/// The space that the images of disks need on a file system.
 #[derive(Debug, Default)]
 struct Growth {
-    /// When they are made.
+    /// At their creation.
     at_once: u64,
-    /// What the guest may write in a while.
+    /// After the guest has written for a while.
     soon: u64,
     vdevs: Vec<String>,
 }
 
-/// By the number of the file system, if that is known.
+/// Keyed by the number of the file system, if it is known.
 fn grow(seen: &Seen, disks: &[DiskCreate]) -> BTreeMap<Option<u64>, Growth> {
     let mut all: BTreeMap<_, Growth> = BTreeMap::new();
     for (disk, seen_disk) in disks.iter().zip(&seen.disks) {
@@ -145,7 +146,7 @@ mod tests {
         const GIB: u64 = 1 << 30;
         assert_eq!(reserve(100 * GIB, 100 * GIB, GIB), 2 * GIB);
         assert_eq!(reserve(5 * GIB, 8 * GIB, GIB), 256 << 20);
-        // Where it just fits, nobody is told that it does not.
+        // An image that just fits is not refused.
         assert_eq!(reserve(GIB, 8 * GIB, GIB - (10 << 20)), 10 << 20);
         assert_eq!(reserve(GIB, 8 * GIB, GIB), 0);
         assert_eq!(reserve(0, u64::MAX, u64::MAX), 0);

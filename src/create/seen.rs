@@ -1,4 +1,4 @@
-//! What is seen of a domain and the host, before a snapshot. Pure.
+//! Observations of a domain and the host before a snapshot. Pure.
 
 use std::path::PathBuf;
 
@@ -12,53 +12,51 @@ use crate::release::xl_exits_at_suspend;
 use crate::state::State;
 use crate::tool::volumes::Volume;
 
-/// What was seen of the domain and the host, while the guest runs.
+/// Observations of the domain and the host, while the guest runs.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// The domain. If it does not run its number is 0, and its UUID nil where its configuration file
+    /// If the domain does not run, its number is 0, and its UUID is nil if its configuration file
     /// names none.
     pub domain: DomainId,
-    /// What it is doing.
     pub state: State,
-    /// Its configuration, from libxl.
+    /// From libxl.
     pub config: DomainConfig,
-    /// Its xl configuration file, if it was named by that.
+    /// Its xl configuration file, if the user named the domain by it.
     pub cfg: Option<PathBuf>,
-    /// The text libxl has stored of it, which save, migrate and reboot follow.
+    /// The text that libxl has stored, which save, migrate and reboot use.
     pub stored: String,
-    /// Its disks, in the order of the configuration.
+    /// In the order of the configuration.
     pub disks: Vec<DiskSeen>,
-    /// Drives of its QEMU beside those.
+    /// Drives of its QEMU in addition to the disks.
     pub drives: Vec<Drive>,
-    /// The host's logical volumes; looked at only if a disk may be one.
+    /// The host's logical volumes; read only if a disk may be one.
     pub volumes: std::result::Result<Vec<Volume>, String>,
-    /// Its xl process, if it has one.
+    /// Its xl process.
     pub monitor: Option<Process>,
-    /// xl processes of which nothing tells whether one is its.
+    /// xl processes whose domain is unknown: one may be its.
     pub unsure_monitors: Vec<i32>,
-    /// The process that writes its memory somewhere, if there is one.
+    /// The process that is saving its memory, if there is one.
     pub saver: Option<i32>,
-    /// The running Xen release.
     pub xen: String,
     /// Whether Xen has shadow paging, without which it cannot track the writes of a PV guest.
     pub shadow_paging: bool,
     /// Whether dom0 has a QEMU of its own, without which a boot loader cannot read qcow2 images.
     pub dom0_qemu: bool,
-    /// What a revert would lack right away; looked at only if memory is saved.
+    /// What a revert would lack right away; checked only if memory is saved.
     pub troubles: Vec<Trouble>,
-    /// If the guest has more memory than it should: what it has, and its target, in KiB. The configuration has what
-    /// the guest has.
+    /// If the guest has more memory than its target: its memory and its target, in KiB. The configuration has its
+    /// memory.
     pub above_target: Option<(u64, u64)>,
-    /// Who freezes its file systems, if that is asked for.
+    /// How to freeze its file systems, if requested.
     pub way: Option<Way>,
-    /// Where the image is to be.
+    /// The place of the image.
     pub image: ImagePlace,
-    /// The file systems of the image, of the disks and of their new images, as far as they are known.
+    /// The file systems of the image, of the disks and of their new images, if known.
     pub spaces: Vec<Space>,
 }
 
 impl Seen {
-    /// The xl process that would take the suspend for the domain's end.
+    /// The xl process that would take the suspend for the end of the domain.
     pub(super) fn to_hold(&self) -> Option<Process> {
         self.monitor.filter(|_| xl_exits_at_suspend(&self.xen))
     }
@@ -68,31 +66,28 @@ impl Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
     pub file: PathBuf,
-    /// The number of the file system.
     pub device: u64,
-    /// What is free, in bytes.
+    /// The free space, in bytes.
     pub free: u64,
-    /// Whether it is in memory, so that it ends with the host.
+    /// Whether it is in memory (tmpfs), so that it does not survive a reboot.
     pub volatile: bool,
 }
 
-/// What is known of the place for the memory image.
+/// The place for the memory image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImagePlace {
-    /// A file.
     File {
         path: PathBuf,
-        /// Why it cannot be made, if it cannot.
+        /// Why the file cannot be created, if it cannot.
         trouble: Option<String>,
         /// The free space of its file system in bytes.
         free: u64,
     },
-    /// Standard output.
     Stdout,
-    /// There is none: a file for the record alone.
+    /// No image: a file for the record alone.
     Record {
         path: PathBuf,
-        /// Why it cannot be made, if it cannot.
+        /// Why the file cannot be created, if it cannot.
         trouble: Option<String>,
     },
 }

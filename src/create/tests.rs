@@ -1,4 +1,4 @@
-//! The planner, from hand-made observations.
+//! Tests of the planner, with hand-made observations.
 
 mod alone;
 mod by_restore;
@@ -116,7 +116,7 @@ fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
     super::plan(job, seen, &disks(job, seen)?, &Rewrites::default())
 }
 
-/// The beginning of the image that a plan makes.
+/// The beginning of the image that a plan creates.
 fn image_of(plan: &Plan) -> &ImageStart {
     let start = plan.prepare.iter().find_map(|step| match step {
         Step::OpenImage(start) => Some(start),
@@ -174,7 +174,7 @@ fn a_name_is_taken_by_an_image_of_either_form() {
     job.request.compress = Some("zstd".parse().unwrap());
     assert_eq!(job.image("web1").unwrap(), Target::File(packed.into()));
     assert_eq!(job.images_of_that_name(packed, "web1"), [packed, plain]);
-    // Where the user says which file, nothing else is meant.
+    // If the user names a file, no other file is used.
     job.request.memory = MemoryTarget::File("/x/y".into());
     assert_eq!(job.image("web1").unwrap(), Target::File("/x/y".into()));
     assert_eq!(job.images_of_that_name(Path::new("/x/y"), "web1"), [Path::new("/x/y")]);
@@ -186,7 +186,7 @@ fn images_go_where_the_user_keeps_them() {
     let image = PathBuf::from("/srv/kept/web1/s1.xlsave");
     assert_eq!(job.image("web1").unwrap(), Target::File(image.clone()));
     let mut seen = seen(&job);
-    // Directories are made there, and nowhere else.
+    // Directories are created there, and nowhere else.
     for (path, makes) in [(image, true), ("/var/lib/xen/snapshots/web1/s1.xlsave".into(), false)] {
         seen.image = ImagePlace::File { path, trouble: None, free: 1 << 40 };
         assert_eq!(image_of(&plan(&job, &seen).unwrap()).make_directory, makes);
@@ -230,7 +230,7 @@ fn an_image_and_what_the_disks_get_are_counted_together() {
     let text = spaces(7, memory + 33).unwrap_err().chain().join(": ");
     assert!(text.ends_with("needs at least 160, and the new images of its disks 2 MiB"), "{text}");
     spaces(8, memory + 33).unwrap();
-    // There is room for both, but not for what a guest writes with two disks of 64 MiB.
+    // There is space for both, but not for the writes of a guest with two disks of 64 MiB.
     let told = |plan: Plan| plan.notes.into_iter().find(|note| note.contains("I/O errors"));
     let note = told(spaces(7, memory + 134).unwrap()).unwrap();
     assert!(note.starts_with("the file system of /srv has 100 MiB left"), "{note}");
@@ -348,7 +348,7 @@ fn a_name_is_made_from_the_time() {
     assert_eq!(job.name.as_str(), "snap-20260301-020304");
 }
 
-/// Plans `s1` of a host that `change` has changed, expects a refusal, and returns its words.
+/// Plans `s1` on a host that `change` has changed, expects a refusal, and returns its text.
 fn refusal(disks: &[&str], change: impl FnOnce(&mut Seen)) -> (Kind, String) {
     let job = job("s1", disks);
     let mut seen = seen(&job);
@@ -373,7 +373,7 @@ fn what_is_refused() {
     refused(&[], "already has a snapshot", |seen| {
         seen.disks[0].node.as_mut().unwrap().snapshots[0].id = "s1".into();
     });
-    // Made by hand: qemu-img gives a name as often as it is asked to.
+    // Made by hand: qemu-img accepts a name that is already taken.
     refused(&[], "already has a snapshot \"s1\" (ID 1", |seen| {
         let snapshots = &mut seen.disks[0].node.as_mut().unwrap().snapshots;
         snapshots[0].name = "s1".into();

@@ -1,4 +1,5 @@
-//! The planner, from hand-made observations of a running guest. `tests/delete/main.rs` has real files.
+//! Tests of the planner, with hand-made observations of a running guest. `tests/delete/main.rs` uses
+//! real files.
 
 use std::slice;
 
@@ -63,7 +64,7 @@ fn user() -> User {
     User { domain: "web1".into(), same: true, vdev: "xvdb".into(), cfg: None }
 }
 
-/// `/srv/f.qcow2 <- /srv/o.qcow2`, of which the guest writes to the second one.
+/// `/srv/f.qcow2 <- /srv/o.qcow2`; the guest writes to the second one.
 fn seen(frozen: u64, overlay: u64) -> Seen {
     let mut record = sample();
     record.disks.remove(0);
@@ -177,7 +178,7 @@ fn an_active_commit_stores_the_path_while_the_xl_process_is_held() {
             "remove /kept/web1/s1.xlsave.deleting",
         ]
     );
-    // Whatever fails on the way, xl is let go on.
+    // Whatever fails, the xl process continues.
     assert_eq!(words(&plan.stranded.steps), ["wake the domain's xl process 7"]);
 }
 
@@ -227,10 +228,10 @@ fn a_younger_snapshot_is_proven_anew() {
         to: Image { path: "/srv/f.qcow2".into(), format: Format::Qcow2 },
     };
     assert_eq!((changes.as_slice(), name.as_str()), (slice::from_ref(&moved), "s2"));
-    // No guest's disk changes, and QEMU has the image above rest on the other one.
+    // No guest's disk changes, and QEMU makes the other image the base of the image above.
     let text = words(&plan.onward).join("\n");
     assert!(!text.contains("store") && !text.contains("have /srv/t.qcow2"), "{text}");
-    // Where its record cannot be replaced, nothing is done.
+    // If its record cannot be replaced, nothing is done.
     overlay(&mut commits).keepers[0].fixed = Some("no room".into());
     refused(&commits, &["the record of snapshot s2", "no room"]);
 }
@@ -285,7 +286,7 @@ fn what_would_do_harm_is_refused() {
 
 #[test]
 fn an_old_configuration_file_does_not_hide_that_a_file_is_frozen() {
-    // The frozen file of s2, which g.cfg still names from before.
+    // The frozen file of s2, which g.cfg still names.
     let mut stale = seen(4 << 20, 5 << 20);
     overlay(&mut stale).users = vec![User { cfg: Some("/etc/xen/web1.cfg".into()), ..user() }];
     overlay(&mut stale).keepers = vec![keeper("s2")];
@@ -295,7 +296,7 @@ fn an_old_configuration_file_does_not_hide_that_a_file_is_frozen() {
         "update the record of snapshot s2 in /kept/web1/s2.xlsave",
     ];
     expected.iter().for_each(|step| assert!(onward.contains(&(*step).to_owned()), "{onward:?}"));
-    // What is broken already is not proven anew: the merge is refused.
+    // A broken snapshot gets no new proof: the merge is refused.
     overlay(&mut stale).keepers[0].proven = false;
     refused(&stale, &["snapshot s2 is broken already"]);
 }

@@ -1,4 +1,4 @@
-//! Chains of images: each is named and its format stated by the one above it. Pure.
+//! Chains of images: each image names its backing file and states that file's format. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,11 @@ use crate::disk::qcow2::Header;
 use crate::domain::Format;
 use crate::tool::check_path;
 
-/// The longest chain we follow. QEMU has no limit of its own, but opens each file.
+/// The longest chain we follow. QEMU has no limit, but opens each file.
 pub const MAX_LENGTH: usize = 256;
 
-/// What tells a file or device from every other one, whatever its path: the number of its file system
-/// and its inode, or that of the device and 0.
+/// Identifies a file or device, whatever its path: the number of its file system and its inode, or
+/// the number of the device and 0.
 pub type FileId = (u64, u64);
 
 /// One image of a chain.
@@ -18,7 +18,6 @@ pub type FileId = (u64, u64);
 pub struct Link {
     /// Its path, as the image above names it.
     pub path: PathBuf,
-    /// Which file or device that is.
     pub id: FileId,
     /// Its format, as the image above states it.
     pub format: Format,
@@ -31,7 +30,7 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// If it is no file, or its format is not stated: what a guest has written must not decide it.
+    /// If it is no file, or its format is not stated: data that a guest wrote must not decide it.
     pub fn below(&self) -> Result<Option<(PathBuf, Format)>, String> {
         let Some(header) = &self.header else { return Ok(None) };
         let Some(backing) = &header.backing else { return Ok(None) };
@@ -57,15 +56,15 @@ impl Link {
         }
     }
 
-    /// Why it cannot be opened at all, if that is so.
+    /// Why it cannot be opened, if it cannot.
     pub fn unreadable(&self) -> Option<String> {
         let why = self.header.as_ref()?.unreadable()?;
         Some(format!("{}: {why}", self.path.display()))
     }
 }
 
-/// Why an image of another format than qcow2 cannot be part of a chain, if that is so. Those formats
-/// name a backing file without its format (QEMU, block/qcow.c and docs/interop/qed_spec.txt).
+/// Whether an image in a format other than qcow2 has a backing file. Those formats do not state its
+/// format (QEMU, block/qcow.c and docs/interop/qed_spec.txt).
 pub fn names_unstated(format: Format, start: &[u8]) -> bool {
     let any = |range: std::ops::Range<usize>| {
         start.get(range).is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0))

@@ -4,31 +4,30 @@ use crate::disk::DiskFound;
 use crate::record::DiskRecord;
 use crate::tool::qemu_img::Whole;
 
-/// What of one disk is copied.
+/// The copy of one disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskExport {
-    /// From where.
     pub from: Whole,
-    /// The size that the copy gets in the end, in bytes, if qemu-img gives it another one.
+    /// The final size of the copy, in bytes, if qemu-img gives it another one.
     pub fit: Option<u64>,
-    /// What the copy takes at most, in bytes, where that is known better than qemu-img can tell.
+    /// The maximum size of the copy, in bytes, if we know it better than qemu-img.
     pub most: Option<u64>,
 }
 
 impl DiskExport {
-    /// A copy that is as qemu-img makes it.
+    /// A copy with the size that qemu-img gives it.
     pub(super) fn of(from: Whole) -> DiskExport {
         DiskExport { from, fit: None, most: None }
     }
 
-    /// A copy of so many bytes, of a disk that QEMU may see longer.
+    /// A copy of `size` bytes, of a disk that QEMU may see longer.
     pub(super) fn fitting(self, found: &DiskFound, size: u64) -> DiskExport {
         let other = found.virtual_size.as_ref().is_ok_and(|seen| *seen != size);
         DiskExport { fit: other.then_some(size), ..self }
     }
 }
 
-/// The sentence of a refusal.
+/// The first sentence of a refusal.
 pub(crate) fn refused(record: &DiskRecord) -> String {
     format!("Disk {} ({}) cannot be exported", record.vdev, record.path.display())
 }

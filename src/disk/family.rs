@@ -1,4 +1,4 @@
-//! The images around one disk of a snapshot that is to be deleted: who rests on what, and who uses it. Pure.
+//! The images around one disk of a snapshot to be deleted: bases, overlays and users. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -14,43 +14,35 @@ use crate::plan::deletion::{Change, Image, Online};
 use crate::record::DiskRecord;
 use crate::tool::volumes::Volume;
 
-/// A domain that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// What it is.
     pub id: DomainId,
-    /// Why its images must not be merged now, if so.
+    /// Why its images must not be merged now, if they must not.
     pub trouble: Option<String>,
 }
 
-/// Whose disk an image is now.
+/// The domain disk that uses an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// The domain's name.
     pub domain: String,
-    /// Whether it is the domain of the snapshot.
     pub same: bool,
-    /// The guest's name of the disk.
     pub vdev: String,
-    /// The configuration file that says so; `None` if the domain runs.
+    /// The configuration file that names the image; `None` if the domain runs.
     pub cfg: Option<PathBuf>,
 }
 
-/// Another snapshot whose content an image is.
+/// Another snapshot whose content is in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keeper {
-    /// Its image, or the file of its record.
+    /// Its memory image, or the file of its record.
     pub image: PathBuf,
     pub name: String,
-    /// Its identity.
     pub id: Uuid,
-    /// The guest's name of the disk.
     pub vdev: String,
-    /// Whether it is of the same domain.
     pub same: bool,
-    /// Whether the image is as that snapshot's record says.
+    /// Whether the image matches the proof in that snapshot's record.
     pub proven: bool,
-    /// Why its record cannot be replaced, if so.
+    /// Why its record cannot be replaced, if it cannot.
     pub fixed: Option<String>,
 }
 
@@ -58,32 +50,30 @@ pub struct Keeper {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     pub path: PathBuf,
-    /// Which file that is.
     pub id: FileId,
     pub format: Format,
-    /// What is known of it; the error if it is no file.
+    /// Facts about it; the error if it is no file.
     pub facts: Result<FileFacts, String>,
-    /// What it takes on its file system, in bytes.
+    /// Its allocated size, in bytes.
     pub allocated: u64,
     /// The size a guest sees, in bytes.
     pub virtual_size: u64,
-    /// The image on which it rests.
+    /// Its backing file.
     pub below: Option<Image>,
-    /// The snapshots inside of it; the error if they cannot be read.
+    /// Its internal snapshots; the error if they cannot be read.
     pub inside: Result<Vec<QcowSnapshot>, String>,
-    /// The disks that it is now.
+    /// The domain disks that use it.
     pub users: Vec<User>,
-    /// Other snapshots that it is the content of.
+    /// Other snapshots whose content it has.
     pub keepers: Vec<Keeper>,
     /// The running domains whose QEMU has it open.
     pub open_in: Vec<Running>,
-    /// Who else has it open.
+    /// Other processes that have it open.
     pub opened_by: Vec<String>,
-    /// Whether this program made it.
     pub ours: bool,
-    /// The number of its file system, and what is free there, in bytes.
+    /// The number of its file system, and the free space there, in bytes.
     pub room: (u64, u64),
-    /// Why it cannot be marked, if so.
+    /// Why it cannot be marked, if it cannot.
     pub unmarkable: Option<String>,
 }
 
@@ -92,12 +82,12 @@ impl Member {
         Image { path: self.path.clone(), format: self.format }
     }
 
-    /// The mark that it has of a deletion.
+    /// Its mark of a deletion in progress.
     pub fn merging(&self) -> Option<&Merging> {
         self.facts.as_ref().ok()?.merging.as_ref()
     }
 
-    /// What is known of it and keeps it from being another domain's.
+    /// Whether another domain uses it.
     pub(super) fn is_foreign(&self) -> bool {
         self.users.iter().any(|user| !user.same) || self.keepers.iter().any(|keeper| !keeper.same)
     }
@@ -110,100 +100,86 @@ impl Member {
     }
 }
 
-/// What is seen of one disk of the snapshot.
+/// Observations of one disk of the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Family {
-    /// What the record says.
     pub record: DiskRecord,
-    /// The snapshot.
     pub id: Uuid,
-    /// The image that has the content, if it is there.
+    /// The image that has the content, if it exists.
     pub base: Option<Member>,
-    /// The images that rest on it.
+    /// The images whose backing file it is.
     pub overlays: Vec<Member>,
-    /// The images that rest on those.
+    /// The images on top of the overlays.
     pub above: Vec<(FileId, Member)>,
     /// Children of a VHD.
     pub children: Vec<PathBuf>,
-    /// The guest's disk that has the image in its chain, by the domain.
+    /// The disks that have the image in their chain, for each domain.
     pub vdevs: Vec<(DomainId, String)>,
     /// The host's logical volumes.
     pub volumes: Result<Vec<Volume>, String>,
 }
 
-/// What the user wishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wishes {
-    /// Whether images that rest on the snapshot get a copy of it each, where they are several.
+    /// Whether to stream the snapshot into each of several overlays.
     pub flatten: bool,
 }
 
-/// A merge, as it is told.
+/// A merge, for the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merged {
     /// `commit` or `stream`.
     pub how: &'static str,
-    /// What is copied.
     pub from: PathBuf,
-    /// Where to.
     pub into: PathBuf,
-    /// How much at most, in bytes.
+    /// At most.
     pub bytes: u64,
-    /// How much the other way would take, if there is one.
+    /// The bytes of the other way, if it is possible.
     pub instead: Option<u64>,
 }
 
-/// A disk of a domain that gets another image.
+/// A domain's disk that gets another image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switch {
-    /// Whose disk it is.
     pub user: User,
-    /// The domain, if it runs.
+    /// `None` if the domain does not run.
     pub domain: Option<DomainId>,
-    /// The image that it gets.
     pub to: Image,
 }
 
-/// What the record of another snapshot says then.
+/// A change in the record of another snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
-    /// That snapshot.
     pub keeper: Keeper,
-    /// What changes.
     pub change: Change,
 }
 
-/// What a deletion does to one disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskDelete {
-    /// What is done first: marks and merges.
+    /// Done first: marks and merges.
     pub merges: Vec<Step>,
-    /// What switches the guest's disk.
+    /// Steps that switch the guest's disk.
     pub pivot: Vec<Step>,
-    /// Disks that get another image.
     pub switches: Vec<Switch>,
-    /// Files that were written to, and whether a guest goes on writing to them.
+    /// Files that the merge writes to, and whether a guest keeps writing to them.
     pub written: Vec<(PathBuf, bool)>,
-    /// Records that change.
     pub rewrites: Vec<Rewrite>,
-    /// What is removed in the end.
+    /// Done last.
     pub removals: Vec<Step>,
-    /// The files and volumes that are removed, for people.
+    /// The files and volumes that are removed, for the report.
     pub removed: Vec<String>,
-    /// Why the file with the content is not.
+    /// Why the file with the content is not removed.
     pub kept: Option<String>,
-    /// The merges.
     pub merged: Vec<Merged>,
-    /// What is needed on which file system: its number, what is free, what is needed, a file on it.
+    /// The space needed on each file system: its number, the free bytes, the needed bytes, a file
+    /// on it.
     pub room: Vec<(u64, u64, u64, PathBuf)>,
-    /// The domains whose QEMU takes part.
     pub online: Vec<DomainId>,
-    /// What the user should know.
     pub notes: Vec<String>,
 }
 
 impl Family {
-    /// How QEMU is asked to merge the images of a disk.
+    /// The merge of a disk's images in a running QEMU.
     pub(super) fn online(&self, running: &Running) -> Option<Online> {
         let (_, vdev) = self.vdevs.iter().find(|(domain, _)| *domain == running.id)?;
         let id = self.id.simple().to_string();
@@ -214,14 +190,14 @@ impl Family {
         })
     }
 
-    /// The images on an overlay.
+    /// The images on top of an overlay.
     pub(super) fn on(&self, overlay: &Member) -> impl Iterator<Item = &Member> {
         let id = overlay.id;
         self.above.iter().filter(move |(below, _)| *below == id).map(|(_, member)| member)
     }
 }
 
-/// Whether a file has such a name as this program gives.
+/// Whether a file name has the form that this program uses.
 pub fn is_our_name(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     [".after-", ".at-", ".before-revert-"].iter().any(|part| name.contains(part))

@@ -1,5 +1,5 @@
-//! What is found of the disks of a snapshot, and the checks that it is still the one that was taken.
-//! Pure.
+//! Observations of the disks of a snapshot, and the checks that they are still those of the
+//! snapshot. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -16,58 +16,54 @@ use crate::plan::Step;
 use crate::record::{DiskRecord, FrozenFile, SECTOR};
 use crate::tool::{qemu_img, quote};
 
-/// What is said of a path that leads to nothing (ENOENT).
+/// The error text for ENOENT.
 const GONE: &str = "No such file";
 
-/// One disk of a snapshot, and the world around it now.
+/// One disk of a snapshot, and the current state of the host around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskFound {
-    /// What the record says.
     pub record: DiskRecord,
-    /// What is known of the file in the record; the error if it cannot be looked at.
+    /// Facts about the file in the record; the error if it cannot be read.
     pub file: std::result::Result<FileFacts, String>,
-    /// If the content stays in a file that nobody writes to any more, what is known of that file:
-    /// the one in the record, or its copy. The error else, or if it cannot be looked at.
+    /// If the content is in a frozen file, facts about that file: the one in the record, or its
+    /// copy. Otherwise, or if it cannot be read, an error.
     pub frozen: std::result::Result<FileFacts, String>,
-    /// The size a guest sees of the frozen file, in bytes; the error if that cannot be told.
+    /// The size a guest sees of the frozen file, in bytes; the error if it is unknown.
     pub virtual_size: std::result::Result<u64, String>,
-    /// If the snapshot is inside of the file in the record, what qemu-img says of that file. The
-    /// error else, or if it says nothing.
+    /// If the snapshot is internal, the answer of qemu-img about the file. Otherwise, or if there
+    /// is no answer, an error.
     pub image: std::result::Result<qemu_img::ImageInfo, String>,
-    /// The size the guest saw of a snapshot inside of that file, in bytes: the image may have been resized since.
-    /// The error if that cannot be told.
+    /// The size of the disk at an internal snapshot, in bytes: the image may have been resized since. The error
+    /// if it is unknown.
     pub size_then: std::result::Result<u64, String>,
-    /// The images the running domain has under this disk now, top first; empty if it does not run,
-    /// or if qemu-img does not know of chains of its kind.
+    /// The current chain of the running domain's disk, top first; empty if the domain does not run,
+    /// or if qemu-img does not support chains of its format.
     pub chain: Vec<Link>,
-    /// The file in the record and those below it, if it is an image that qemu-img knows, as they name each
-    /// other; the error if they cannot be followed.
+    /// The chain of the file in the record, if qemu-img knows its format; the error if the chain cannot be
+    /// followed.
     pub own: std::result::Result<Vec<Link>, String>,
-    /// The number of dirty bitmaps that the QEMU of the running domain will write into that file when it
-    /// ends.
+    /// The number of dirty bitmaps that the domain's QEMU will write into that file when it ends.
     pub live_bitmaps: u32,
-    /// The file the running domain writes to now.
+    /// The file that the running domain writes to.
     pub top: Option<PathBuf>,
-    /// Which file that is.
     pub top_id: Option<FileId>,
-    /// The parent of the file the running domain writes to now, if that is a VHD that has one.
+    /// The parent of that file, if it is a VHD that has one.
     pub top_parent: Option<FileId>,
-    /// Whether the file the running domain writes to now has lost its write permission: other
-    /// images rest on it.
+    /// Whether that file has lost its write permission: it is a base.
     pub top_protected: bool,
-    /// The files that the one with the content rests on, and when each was last written to; the
-    /// error if they are not known. What is no file here, such as a volume, is left out.
+    /// The bases of the file with the content, and when each was last written to; the error if they
+    /// are unknown. Bases that are no file here, such as volumes, are left out.
     pub below: std::result::Result<Vec<(PathBuf, Timestamp)>, String>,
-    /// Who else uses the files, besides the domain that will be destroyed.
+    /// Who else uses the files, apart from the domain that will be destroyed.
     pub used_by: Option<String>,
-    /// Where a new image can be made, should one be needed.
+    /// The place for a new image, if one is needed.
     pub place: Place,
-    /// The room for a copy of the snapshot, where [`DiskFound::needs_copy`] or a new domain needs one;
-    /// the error if it is not known.
+    /// The space for a copy of the snapshot, if [`DiskFound::needs_copy`] or a new domain needs one;
+    /// the error if it is unknown.
     pub room: Option<std::result::Result<Room, String>>,
 }
 
-/// Why file systems have too little for all copies at once, if they have.
+/// Which file system has too little space for all copies together, if any.
 pub fn short_of_room(rooms: &[&Room]) -> Option<String> {
     let takes: Vec<_> = rooms.iter().map(|room| (room.device, room.free, room.needed)).collect();
     let (device, free, needed) = shortage(&takes)?;
@@ -82,11 +78,11 @@ pub fn short_of_room(rooms: &[&Room]) -> Option<String> {
 
 /// Checks that nothing was written to a frozen file since.
 ///
-/// Noticed: every write that moves the file's time, another length, and (where inodes last) another file under its
-/// path, a copy of it or the base of another disk. Not noticed: a write of the same length after
-/// which somebody put the time back (`touch -r`). The time of the last change of the inode (ctime)
-/// would tell that, but also moves with a new owner, name or permission, which change nothing. The
-/// number of the file system is not in the record, because it may change when the host boots.
+/// Detected: every write that changes the file's time, another length, and (where inode numbers are stable)
+/// another file under its path, a copy of it or the base of another disk. Not detected: a write of the same length
+/// after which somebody restored the time (`touch -r`). The time of the last change of the inode (ctime) would
+/// show that, but also changes with a new owner, name or permission, which do not matter. The number of the file
+/// system is not in the record, because it may change when the host boots.
 fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
     if !file.has_inode_of(proof) {
         return Err(format!(
@@ -107,8 +103,8 @@ fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<
 }
 
 impl DiskFound {
-    /// A refusal with what to do if the file with the content was moved, where it may have been. A link is as good
-    /// as the file: proofs are of what it leads to. A copy cannot be proven, and a move to another file system is one.
+    /// Adds a hint to a refusal if the file with the content may have been moved. A link works like the file: proofs
+    /// are of its target. A copy cannot be proven, and a move to another file system is a copy.
     pub(super) fn if_moved(&self, error: Error) -> Error {
         let own = self.record.path.as_path();
         let (path, file, proof) = match self.record.snapshot.kind().content() {
@@ -134,9 +130,8 @@ impl DiskFound {
         }
     }
 
-    /// What every kind checks whose content stays in a file that nobody writes to any more: it is
-    /// there, it is the one of then and untouched, and there is a place for the new file that its
-    /// content goes to. Returns the proof.
+    /// The checks of every kind with a frozen file: the file exists, is the same one and is
+    /// unchanged, and there is a place for the new file. Returns the proof.
     pub(super) fn check_frozen<'a>(
         &self,
         path: &Path,
@@ -150,8 +145,8 @@ impl DiskFound {
         let file = self.frozen.as_ref().map_err(|why| refuse(why.clone()))?;
         check_untouched(file, proof).map_err(refuse)?;
         let virtual_size = self.virtual_size.as_ref().map_err(|why| refuse(why.clone()))?;
-        // Of a raw file the length has been compared. QEMU counts its last sector even if that is not whole,
-        // and who serves it may have known it before it grew.
+        // For a raw file the length has been compared. QEMU counts a partial last sector, and the backend
+        // may have the size from before it grew.
         let changed = match self.record.format {
             Some(Format::Raw) => proof.whole_sectors() > virtual_size.next_multiple_of(SECTOR),
             _ => *virtual_size != proof.virtual_size,
@@ -162,7 +157,7 @@ impl DiskFound {
                 proof.virtual_size
             )));
         }
-        // A write may come until it is destroyed, when nobody looks any more.
+        // The domain may write until it is destroyed, after this check.
         if self.top_id.is_some_and(|top| top == file.id()) {
             return Err(refuse("the domain runs on it now and may write to it".into()).hint(
                 "shut the domain down; the snapshot is good as long as nothing was written",
@@ -174,9 +169,8 @@ impl DiskFound {
         Ok(proof)
     }
 
-    /// Checks what lies below the file with the content, which shows through it. It was frozen before
-    /// the snapshot was asked for, so nothing may have been written to it since. Not noticed: another
-    /// file in its place that is older.
+    /// Checks the bases of the file with the content. They were frozen before the snapshot, so nobody
+    /// may have written to them since. Not detected: another, older file in the place of a base.
     pub(super) fn check_below(&self, created: Timestamp) -> Result<()> {
         let below = self.below.as_ref().map_err(|why| refuse_revert(&self.record, why.clone()))?;
         match below.iter().find(|(_, written)| *written > created) {
@@ -193,12 +187,12 @@ impl DiskFound {
         }
     }
 
-    /// Where that stays which the domain wrote since, if it goes on in another file.
+    /// The file that keeps what the domain wrote since, if the domain continues in another file.
     pub(super) fn kept_in_top(&self) -> Option<String> {
         self.top.as_ref().map(|top| top.display().to_string())
     }
 
-    /// The room that a copy of the snapshot takes, and the place for it, once both are good.
+    /// The space for a copy of the snapshot, after checking it and its place.
     pub(super) fn room_for_copy(&self) -> Result<&Room> {
         let refuse = |why: String| refuse_revert(&self.record, why);
         if let Some(trouble) = &self.place.trouble {
@@ -211,8 +205,8 @@ impl DiskFound {
         }
     }
 
-    /// Whether an internal snapshot has to be copied out of its file, because other images rest on
-    /// that: it lies below the running domain's image, or has the mark of a base.
+    /// Whether an internal snapshot must be copied out of its file because that file is a base: it
+    /// is in the running domain's chain, or has lost its write permission.
     pub fn needs_copy(&self) -> bool {
         let below = self.chain.iter().skip(1).any(|image| self.is_of_record(image));
         let marked = self.file.as_ref().is_ok_and(|file| !file.writable);
@@ -220,7 +214,7 @@ impl DiskFound {
         inside && (below || marked)
     }
 
-    /// What keeps qemu-img from putting an internal snapshot back, if something does.
+    /// Why qemu-img cannot apply an internal snapshot, if it cannot.
     pub fn ailment(&self) -> Option<Ailment> {
         let bitmaps = if self.runs_elsewhere() { 0 } else { self.live_bitmaps };
         self.header().and_then(Header::unwritable).or_else(|| Ailment::of_bitmaps(bitmaps))
@@ -231,7 +225,7 @@ impl DiskFound {
         self.own.as_ref().ok()?.first()?.header.as_ref()
     }
 
-    /// What the user should know of a disk that the guest only reads, and that somebody has written to since.
+    /// A note on a read-only disk that somebody has written to since.
     pub(super) fn rewritten(&self, created: Timestamp) -> Option<String> {
         let file = self.file.as_ref().ok().filter(|file| file.mtime > created)?;
         Some(format!(
@@ -241,7 +235,7 @@ impl DiskFound {
         ))
     }
 
-    /// What the user should know of an image that was resized since an internal snapshot.
+    /// A note on an image that was resized since an internal snapshot.
     pub(super) fn resized(&self) -> Option<String> {
         let (then, now) = (*self.size_then.as_ref().ok()?, self.image.as_ref().ok()?.virtual_size);
         (then != now)
@@ -253,13 +247,13 @@ impl DiskFound {
         self.file.as_ref().is_ok_and(|file| self.top_id.is_some_and(|top| top != file.id()))
     }
 
-    /// Whether an image is the file in the record, by whatever path it is named.
+    /// Whether an image is the file in the record, by any path.
     fn is_of_record(&self, image: &Link) -> bool {
         self.file.as_ref().is_ok_and(|file| image.id == file.id())
     }
 
-    /// The step that removes what the domain wrote since: its present overlay, if that rests
-    /// directly on the snapshot's file and nothing else can need it.
+    /// The step that removes what the domain wrote since: its current overlay, if the snapshot's
+    /// file is its backing file and nothing else can need it.
     pub(super) fn discard_top(&self) -> Vec<Step> {
         match self.chain.as_slice() {
             [top, below, ..]

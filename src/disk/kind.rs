@@ -1,31 +1,30 @@
-//! What a kind of disk snapshot tells of itself. Pure: it answers with data, and `host` does what they say.
+//! The properties of a kind of disk snapshot. Pure: it returns data, and `host` acts on them.
 //!
-//! [`Content`] and [`Proof`] name the few ways in which the content of a disk can be kept. The rest of the
-//! program works with those ways and does not know the kinds.
+//! [`Content`] and [`Proof`] list the ways to keep the content of a disk. The rest of the program works
+//! with those and does not know the kinds.
 
 use std::path::{Path, PathBuf};
 
 use crate::disk::proof::{FrozenFile, QcowSnapshot};
 use crate::domain::Format;
 
-/// Where the content of a disk at the snapshot is, and what proves it. A proof is absent only while the record
-/// is not complete.
+/// The place of the content of a disk at the snapshot, and its proof. A proof is absent only while the record
+/// is incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content<'a> {
     /// Nowhere: the disk is not in the snapshot.
     Nowhere,
     /// In a snapshot inside the disk's own qcow2 file.
     Inside(Option<&'a QcowSnapshot>),
-    /// In a file that nobody writes to any more.
+    /// In a frozen file: nobody writes to it any more.
     Frozen(Frozen<'a>),
     /// In a logical volume. Its tag is the proof.
     Volume(Volume<'a>),
 }
 
-/// A file that nobody writes to any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frozen<'a> {
-    /// The file, if it is a copy; else it is the disk's own file.
+    /// The copy; `None` if it is the disk's own file.
     pub copy: Option<&'a Path>,
     pub reader: Reader,
     pub proof: Option<&'a FrozenFile>,
@@ -38,7 +37,7 @@ pub enum Reader {
     Qemu,
     /// By tapdisk, as a VHD, with its parents.
     TapVhd,
-    /// By anybody: it has the bytes of the disk.
+    /// As it is: it has the bytes of the disk.
     Raw,
 }
 
@@ -52,7 +51,7 @@ pub struct Volume<'a> {
 }
 
 impl<'a> Content<'a> {
-    /// The file that nobody writes to any more, of a disk with this file.
+    /// The frozen file; `own` is the disk's own file.
     pub fn frozen_file(self, own: &'a Path) -> Option<&'a Path> {
         match self {
             Content::Frozen(frozen) => Some(frozen.copy.unwrap_or(own)),
@@ -60,7 +59,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// Whether QEMU reads the disk's own file, with the images below it, for the content.
+    /// Whether QEMU reads the content from the chain of the disk's own file.
     pub fn is_in_chain(self) -> bool {
         matches!(
             self,
@@ -78,9 +77,9 @@ impl<'a> Content<'a> {
 pub enum Proof<'a> {
     /// The record needs none.
     NotNeeded,
-    /// Of a snapshot inside the disk's own file.
+    /// For an internal snapshot.
     Inside(&'a mut Option<QcowSnapshot>),
-    /// Of a file that nobody writes to any more: the copy, or the disk's own file.
+    /// For a frozen file: the copy, or the disk's own file.
     Frozen { copy: Option<&'a Path>, proof: &'a mut Option<FrozenFile> },
 }
 
@@ -94,53 +93,51 @@ pub struct NewFile<'a> {
 /// What a new file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The guest goes on in it; it is a qcow2 overlay, which has nothing of its own until the guest writes.
+    /// A qcow2 overlay in which the guest continues; empty until the guest writes.
     Overlay,
-    /// The guest goes on in it.
+    /// A VHD in which the guest continues.
     Child,
     /// It has the content at the snapshot.
     Copy,
 }
 
-/// What of a record somebody may have put there who meant harm.
+/// Untrusted text of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Said<'a> {
-    /// For people.
+    /// For messages.
     Text(&'a str),
-    /// Of a volume group or a logical volume.
+    /// A name of a volume group or a logical volume.
     VolumePart(&'a str),
     File(&'a Path),
 }
 
-/// What the user may say to a wish for a kind.
+/// The keys that `--disk VDEV,KIND` accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
-    /// `file=PATH`.
     pub file: bool,
-    /// `size=SIZE`.
     pub size: bool,
 }
 
-/// The answers that need no snapshot.
+/// The properties that need no snapshot.
 pub trait Wishable {
-    /// What a wish for this kind takes; `None` if no user can ask for it.
+    /// The keys of this kind; `None` if the user cannot choose it.
     const KEYS: Option<Keys>;
-    /// Whether the file system has to be able to clone files.
+    /// Whether the file system must support reflinks.
     const CLONES: bool = false;
 
-    /// The file that the snapshot makes, when the user does not say where. `stem` names the domain and the disk.
+    /// The default name of the file that the snapshot creates. `stem` names the domain and the disk.
     fn new_file_name(stem: &str, snapshot: &str) -> String {
         format!("{stem}.after-{snapshot}.qcow2")
     }
 }
 
-/// The answers of what a record keeps.
+/// The properties of a recorded snapshot.
 pub trait Kind {
     fn content(&self) -> Content<'_>;
 
     fn proof(&mut self) -> Proof<'_>;
 
-    /// What has to be checked before it is believed.
+    /// The texts to check before they are trusted.
     fn said(&self) -> Vec<Said<'_>>;
 
     /// Why the disk is not in the snapshot, if it is not.
@@ -152,40 +149,40 @@ pub trait Kind {
         None
     }
 
-    /// What libxl is told of an image of this kind; `None` if nothing is to be told.
+    /// The path and format for libxl of an image of this kind; `None` if they do not change.
     fn target(&self, image: &Path, format: Option<Format>) -> Option<(PathBuf, Format)> {
         Some((image.to_owned(), format?))
     }
 
-    /// What libxl is told of the image in which the guest goes on, if that is a new one.
+    /// The path and format for libxl of the new image in which the guest continues, if there is
+    /// one.
     fn switched(&self) -> Option<(PathBuf, Format)> {
         None
     }
 
-    /// The file on a file system that takes what the guest writes from now on, if one grows. `own` is the disk's
-    /// own, unless that is a device.
+    /// The file that grows when the guest writes, if one does. `own` is the disk's own file, unless that is a
+    /// device.
     fn grows<'a>(&'a self, own: Option<&'a Path>) -> Option<&'a Path> {
         let _ = own;
         self.new_file().map(|file| file.path)
     }
 
-    /// Whether the disk's file lies beside the image, in whichever directory that is: the record has its name
-    /// only.
+    /// Whether the disk's file is in the directory of the image, and the record has only its name.
     fn is_beside_image(&self) -> bool {
         false
     }
 
-    /// Whether nothing but a mark tells from which snapshot of this kind a file descends.
+    /// Whether only a mark shows which snapshot of this kind a file descends from.
     fn needs_mark(&self) -> bool {
         false
     }
 
-    /// The ending of the file that a new domain has for the disk.
+    /// The suffix of the file that a new domain gets for the disk.
     fn clone_ending(&self) -> &'static str {
         "qcow2"
     }
 
-    /// The file that a revert makes. `stem` names the domain and the disk.
+    /// The name of the file that a revert creates. `stem` names the domain and the disk.
     fn revert_file_name(&self, stem: &str, snapshot: &str, stamp: &str) -> String {
         format!("{stem}.after-{snapshot}.{stamp}.qcow2")
     }

@@ -1,14 +1,14 @@
-//! The kinds of disk snapshots: the only place that lists them. Pure.
+//! The list of the kinds of disk snapshots. Pure.
 //!
-//! Each kind has a directory here: its `kept.rs` says what a record keeps of it, its `mod.rs` plans. They are
-//! two files because the steps of a plan hold records, so that a record cannot rest on what makes plans.
+//! Each kind has a directory here: `kept.rs` defines its part of the record, `mod.rs` its plans. They are two
+//! files because the steps of a plan contain records, so a record must not import from a planner.
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{Keys, Kind, Wishable};
 
-/// Calls a macro with the list: the name for users, scripts and records, the name here, and the type of what a
-/// record keeps. The first that takes a disk by default is taken.
+/// Calls a macro with the list: the name for users, scripts and records, the name here, and the type in the
+/// record. The first kind that is the default for a disk is chosen.
 macro_rules! kinds {
     ($then:ident) => {
         $then! {
@@ -26,7 +26,7 @@ pub(super) use kinds;
 
 macro_rules! make {
     ($($name:literal => $kind:ident($kept:path),)*) => {
-        /// What keeps the content of a disk, and the proof that it is still there.
+        /// How the content of a disk is kept, and its proof.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         pub enum Kept {
             $(#[serde(rename = $name)] $kind($kept),)*
@@ -70,28 +70,28 @@ macro_rules! make {
         impl How {
             pub const ALL: &[How] = &[$(How::$kind,)*];
 
-            /// Its name for users and scripts.
+            /// The name for users and scripts.
             pub fn name(self) -> &'static str {
                 match self {
                     $(How::$kind => $name,)*
                 }
             }
 
-            /// What a wish for it takes; `None` if no user can ask for it.
+            /// The keys that it accepts; `None` if the user cannot choose it.
             pub fn keys(self) -> Option<Keys> {
                 match self {
                     $(How::$kind => <$kept as Wishable>::KEYS,)*
                 }
             }
 
-            /// Whether the file system has to be able to clone files.
+            /// Whether the file system must support reflinks.
             pub fn clones(self) -> bool {
                 match self {
                     $(How::$kind => <$kept as Wishable>::CLONES,)*
                 }
             }
 
-            /// The file that the snapshot makes, when the user does not say where.
+            /// The default name of the file that the snapshot creates.
             pub fn new_file_name(self, stem: &str, snapshot: &str) -> String {
                 match self {
                     $(How::$kind => <$kept as Wishable>::new_file_name(stem, snapshot),)*
@@ -103,7 +103,7 @@ macro_rules! make {
 kinds!(make);
 
 impl Kept {
-    /// Its name for users and scripts.
+    /// The name for users and scripts.
     pub fn name(&self) -> &'static str {
         self.how().name()
     }
@@ -115,7 +115,7 @@ impl Kept {
 }
 
 impl How {
-    /// The one with a name, if a user can ask for it.
+    /// The kind with this name, if the user can choose it.
     pub fn of_wish(name: &str) -> Option<How> {
         How::ALL.iter().copied().find(|how| how.name() == name && how.keys().is_some())
     }

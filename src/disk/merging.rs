@@ -48,13 +48,12 @@ pub enum How {
 }
 
 impl Merging {
-    /// Reads a mark; anything else is none.
+    /// Parses a mark; anything else gives `None`.
     pub fn parse(text: &[u8]) -> Option<Merging> {
         serde_json::from_slice(text).ok()
     }
 }
 
-/// As it is written.
 impl fmt::Display for Merging {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)

@@ -110,7 +110,6 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
     }
 }
 
-/// Plans the snapshot of one disk.
 pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
     choose(seen, wish)?.create(seen, wish, context)
 }
@@ -184,7 +183,6 @@ pub fn export(found: &DiskFound, context: RevertContext<'_>) -> Result<Option<Di
     })
 }
 
-/// Plans to delete the snapshot of one disk.
 pub fn delete(family: &Family, wishes: Wishes) -> Result<DiskDelete> {
     family.record.snapshot.planner().delete(family, wishes)
 }

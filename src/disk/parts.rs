@@ -18,11 +18,9 @@ use crate::xlcfg::{Change, literal};
 /// What stands over all disks of one `create`.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// The snapshot's name.
     pub name: &'a SnapshotName,
-    /// Its identity.
     pub id: Uuid,
-    /// The host's logical volumes; looked at only if a disk may be one.
+    /// The host's logical volumes; read only if a disk may be one.
     pub volumes: &'a std::result::Result<Vec<Volume>, String>,
     /// Whether QEMU cannot open files by their names.
     pub confined: bool,
@@ -67,7 +65,6 @@ impl DiskCreate {
 pub struct RevertContext<'a> {
     /// The domain; nil if only its name is known.
     pub uuid: Uuid,
-    /// Its name.
     pub domain: &'a str,
     /// The snapshot's identity.
     pub id: Uuid,

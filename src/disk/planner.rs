@@ -49,7 +49,6 @@ pub(super) trait Planner {
     /// in the snapshot.
     fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>>;
 
-    /// Plans to delete the snapshot of the disk.
     fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
         let _ = (family, wishes);
         Ok(DiskDelete::default())

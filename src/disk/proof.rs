@@ -32,7 +32,6 @@ pub struct FrozenFile {
     pub virtual_size: u64,
     /// The length of the file in bytes.
     pub file_size: u64,
-    /// When it was last written to.
     pub mtime: Timestamp,
     /// Its inode number: a copy is another file. [`ANY_INODE`] of a file that is meant to be copied.
     pub inode: u64,

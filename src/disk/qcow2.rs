@@ -57,7 +57,6 @@ impl Ailment {
         (count > 0).then_some(Ailment::Bitmaps(count))
     }
 
-    /// What is wrong.
     pub fn why(self) -> String {
         match self {
             Ailment::Corrupt => {
@@ -93,17 +92,14 @@ pub struct Header {
     pub backing: Option<PathBuf>,
     /// QEMU's name of that file's format, if it is stated.
     pub backing_format: Option<String>,
-    /// The number of internal snapshots.
     pub snapshots: u32,
     /// Where in the file they are listed.
     pub snapshot_list: u64,
-    /// The number of persistent bitmaps.
     pub bitmaps: u32,
     /// The size the guest sees, in bytes.
     pub size: u64,
     /// The length of a cluster, in bytes.
     pub cluster: u64,
-    /// Whether its content is encrypted.
     pub encrypted: bool,
     /// The features whose bits whoever does not know them must not open it.
     pub incompatible: u64,

@@ -14,15 +14,11 @@ use crate::tool::vhd_util;
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileFacts {
-    /// Its length in bytes.
     pub size: u64,
-    /// When it was last written to.
     pub mtime: Timestamp,
-    /// Its inode number.
     pub inode: u64,
     /// Whether it keeps that number when its file system is mounted again.
     pub lasting: bool,
-    /// The number of its file system.
     pub device: u64,
     /// Whether anybody has write permission. We take it from the base of an overlay.
     pub writable: bool,
@@ -38,7 +34,6 @@ impl FileFacts {
         !self.lasting || proof.inode == ANY_INODE || self.inode == proof.inode
     }
 
-    /// Which file it is.
     pub fn id(&self) -> FileId {
         (self.device, self.inode)
     }
@@ -71,7 +66,6 @@ pub enum Served {
 /// What QEMU says of a disk, from `query-block`; if the domain does not run, what qemu-img says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// The name of the top node.
     pub name: String,
     /// The file it has open.
     pub file: PathBuf,
@@ -81,7 +75,6 @@ pub struct Node {
     pub read_only: bool,
     /// The size the guest sees, in bytes.
     pub virtual_size: u64,
-    /// The internal snapshots.
     pub snapshots: Vec<QcowSnapshot>,
     /// Why the file alone is not the disk's content, if that is so.
     pub elsewhere: Option<String>,

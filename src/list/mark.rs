@@ -17,21 +17,19 @@ pub const LONGEST: usize = 128;
 /// What a mark says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// The snapshot.
     pub id: Uuid,
     /// When the file had its content: the snapshot had been taken, or was put back.
     pub at: Timestamp,
 }
 
 impl Mark {
-    /// Reads a mark; anything else is none.
+    /// Parses a mark; anything else gives `None`.
     pub fn parse(text: &[u8]) -> Option<Mark> {
         let (id, at) = str::from_utf8(text).ok()?.split_once(' ')?;
         Some(Mark { id: id.parse().ok()?, at: at.parse().ok()? })
     }
 }
 
-/// As it is written.
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.id, self.at)

@@ -19,7 +19,7 @@ pub struct Listing {
     pub others: Vec<Other>,
     /// How many of those are not shown.
     pub hidden: usize,
-    /// What could not be looked at.
+    /// What could not be inspected.
     pub unseen: Vec<String>,
 }
 
@@ -31,12 +31,10 @@ pub struct Snapshot {
     pub group: String,
     /// The domain's name when it was taken.
     pub domain: String,
-    /// The domain's UUID.
     pub uuid: Uuid,
     pub name: String,
-    /// Its identity.
     pub id: Uuid,
-    /// When it was asked for.
+    /// The time of the request.
     pub created: Timestamp,
     /// The user's words.
     pub description: String,
@@ -48,7 +46,7 @@ pub struct Snapshot {
     pub disks_only: Option<DisksOnly>,
     /// The length of the image in bytes.
     pub size: u64,
-    /// What the image takes on its file system, in bytes.
+    /// The allocated size of the image, in bytes.
     pub size_on_disk: u64,
     /// How much of that it shares with other files, in bytes; not known on all file systems.
     pub shared: Option<u64>,
@@ -138,9 +136,7 @@ pub struct DiskState {
 pub struct Current {
     pub name: String,
     pub uuid: Uuid,
-    /// Its number.
     pub domid: Option<u32>,
-    /// That snapshot.
     pub id: Option<Uuid>,
     /// What tells that.
     pub told: Told,
@@ -210,7 +206,6 @@ impl OtherKind {
 /// Something that is no snapshot.
 #[derive(Debug, Clone, Serialize)]
 pub struct Other {
-    /// What it is.
     pub kind: OtherKind,
     /// The domain, where that is known.
     pub domain: Option<String>,
@@ -221,7 +216,6 @@ pub struct Other {
     pub path: PathBuf,
     /// The name of the snapshot, where it is one.
     pub name: Option<String>,
-    /// Its identity.
     pub id: Option<Uuid>,
     /// When it was taken.
     pub created: Option<Timestamp>,

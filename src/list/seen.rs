@@ -23,13 +23,13 @@ pub struct Seen {
     pub images: Vec<ImageSeen>,
     /// The files that records and domains name as disks, and those they rest on.
     pub files: Files,
-    /// The host's logical volumes; looked at only if a disk may be one.
+    /// The host's logical volumes; read only if a disk may be one.
     pub volumes: Result<Vec<Volume>, String>,
     /// The domains that run, with their disks.
     pub domains: Vec<Running>,
     /// Files beside the disks that have a name such as this program gives.
     pub strays: Vec<PathBuf>,
-    /// What could not be looked at.
+    /// What could not be inspected.
     pub unseen: Vec<String>,
 }
 
@@ -37,11 +37,9 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct ImageSeen {
     pub path: PathBuf,
-    /// Which file it is.
     pub id: FileId,
-    /// Its length in bytes.
     pub length: u64,
-    /// What it takes on its file system, in bytes.
+    /// Its allocated size, in bytes.
     pub allocated: u64,
     /// How much of that it shares with other files, in bytes, if that is known.
     pub shared: Option<u64>,
@@ -109,13 +107,13 @@ pub type Files = BTreeMap<(PathBuf, Kind), FileSeen>;
 pub struct FileSeen {
     /// What is known of it; the error if it cannot be looked at, or is no file.
     pub facts: Result<FileFacts, String>,
-    /// What it takes on its file system, in bytes.
+    /// Its allocated size, in bytes.
     pub allocated: u64,
     /// The number of the device, major and minor, if it is one.
     pub device: Option<(u64, u64)>,
     /// The file and what it names below; the error if that cannot be read.
     pub link: Result<Link, String>,
-    /// The snapshots inside of it; the error if they cannot be read.
+    /// Its internal snapshots; the error if they cannot be read.
     pub inside: Result<Vec<QcowSnapshot>, String>,
     /// The mark on it.
     pub mark: Option<Mark>,

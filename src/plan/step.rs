@@ -118,7 +118,6 @@ pub enum Step {
     /// Deletes that snapshot, if it is there.
     UntakeInternal {
         path: PathBuf,
-        /// The snapshot's name.
         name: SnapshotName,
     },
     /// Makes the file for the record of a snapshot without memory, under a `.partial` name.
@@ -194,9 +193,7 @@ pub enum Step {
     Together(Vec<Step>),
     /// Restores the domain from the memory image, paused.
     Restore {
-        /// The domain's UUID.
         uuid: Uuid,
-        /// Its name.
         domain: String,
         /// libxl's JSON, disks as they are now.
         config: String,
@@ -209,9 +206,7 @@ pub enum Step {
     /// Destroys a domain that was being restored, if it is there, and waits until its QEMU is gone. One
     /// that runs is somebody else's by now.
     DiscardDomain {
-        /// The domain's UUID.
         uuid: Uuid,
-        /// Its name.
         domain: String,
     },
     /// Puts disks that were put back to a snapshot to what they held before: the revert failed after that.
@@ -219,7 +214,6 @@ pub enum Step {
     TakeBack {
         /// The domain's UUID; nil if each start gives it another one.
         uuid: Uuid,
-        /// Its name.
         domain: String,
         /// What is done, disk by disk; each step on those before it.
         disks: Vec<Vec<Step>>,
@@ -227,7 +221,6 @@ pub enum Step {
     /// Makes an internal snapshot the content of its file again, and deletes it; nothing if it is not there.
     PutKeptBack {
         path: PathBuf,
-        /// The snapshot's name.
         name: SnapshotName,
     },
     /// Takes a renaming back, if it took place and the old name is free.
@@ -258,18 +251,14 @@ pub enum Step {
     Unpause {
         /// The domain's UUID: its number is not known before it is restored.
         uuid: Uuid,
-        /// Its name.
         domain: String,
     },
     /// Deletes an internal snapshot of a disk of the running domain, through its QEMU.
     DropInternal {
         /// The domain's UUID; nil if each start gives it another one, and only its name is known.
         uuid: Uuid,
-        /// Its name.
         domain: String,
-        /// The guest's name of the disk.
         vdev: String,
-        /// The snapshot's name.
         name: String,
     },
     /// One step of a deletion.

@@ -38,7 +38,6 @@ impl Heir {
 /// The image of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// The guest's name of the disk.
     pub vdev: String,
     pub path: PathBuf,
     pub format: Format,

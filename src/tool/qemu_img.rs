@@ -256,7 +256,6 @@ pub struct ImageInfo {
     pub full_backing_filename: Option<PathBuf>,
     /// QEMU's name of that file's format.
     pub backing_filename_format: Option<String>,
-    /// The internal snapshots.
     #[serde(default)]
     snapshots: Vec<SnapshotInfo>,
 }
@@ -286,7 +285,6 @@ impl ImageInfo {
         serde_json::from_slice(json)
     }
 
-    /// The internal snapshots.
     pub fn snapshots(&self) -> Vec<QcowSnapshot> {
         self.snapshots.iter().cloned().map(SnapshotInfo::into_record).collect()
     }

@@ -111,13 +111,13 @@ fn one_step_is_one_instant() {
     let job = alone(&[], true);
     let running = recorded(seen(&job));
     assert!(!stops(&planned(&job, &running).unwrap()));
-    // A guest that an administrator has paused stays so.
+    // A guest that an administrator has paused stays paused.
     let mut copied = alone(&["xvdb,reflink"], true);
     assert!(stops(&planned(&copied, &running).unwrap()));
     let paused = Seen { state: State::Paused, ..running.clone() };
     let plan = planned(&copied, &paused).unwrap();
     assert!(!stops(&plan) && !plan.finish.iter().any(Step::lets_guest_run));
-    // Asked to leave it paused.
+    // `--paused` leaves it paused.
     copied.request.paused = true;
     let plan = planned(&copied, &running).unwrap();
     assert!(stops(&plan) && !plan.finish.iter().any(Step::lets_guest_run));

@@ -1,4 +1,4 @@
-//! Disks that nothing can switch under a running guest: the domain is restored on the new images.
+//! Disks that cannot be switched under a running guest: the domain is restored on the new images.
 
 use super::*;
 use crate::domain::Format;
@@ -99,7 +99,7 @@ fn the_domain_is_restored_on_the_overlay_which_only_qemu_can_serve() {
     assert_eq!(disk.path, Path::new("/srv/web1-xvdb.after-s1.qcow2"));
     assert_eq!(disk.format, Some(Format::Qcow2));
     assert!(!config.to_json().contains("phy"), "{}", config.to_json());
-    // All else is as it was.
+    // Everything else is unchanged.
     let mut back = config.clone();
     back.set_image("xvdb", Path::new("/srv/b.img"), Format::Raw).unwrap();
     let was = CONFIG.replace("\"backend\": \"qdisk\", ", "");
@@ -121,7 +121,7 @@ fn it_is_restored_from_the_image_it_was_saved_to() {
         panic!("no image")
     };
     assert_eq!(start.target, Target::File(image));
-    // In the image the configuration is that of before, for revert and for a plain xl restore.
+    // The image has the previous configuration, for revert and for a plain xl restore.
     assert!(start.config.contains("phy") && !start.config.contains("after-s1"));
 }
 

@@ -1,4 +1,4 @@
-//! What the record says of the snapshot that the disks descended from.
+//! The parent snapshot in the record.
 
 use super::*;
 use crate::record::{Parent, ToldBy};

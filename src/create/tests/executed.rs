@@ -1,4 +1,4 @@
-//! Plans carried out on a host where everything goes wrong once.
+//! Plans executed on a host where every step fails once.
 
 use super::kinds::{seen_with, volume, volumes};
 use super::*;
@@ -28,7 +28,8 @@ fn rewrites() -> Rewrites {
     Rewrites { cfg: Some(cfg), stored: Some(("old".into(), "new".into())) }
 }
 
-/// qcow2 images inside and with an overlay, and volumes, thick and thin: nothing has to be restored.
+/// qcow2 images with internal and external snapshots, and thick and thin volumes: no domain must be
+/// restored.
 fn plan_without_restore(paused: bool) -> Plan {
     let mut job = job("s2", &["xvdd,external"]);
     job.request.paused = paused;

@@ -53,7 +53,7 @@ note: disk hdc is not in the snapshot: CD-ROM
 note: while the file systems of web1 are frozen, whatever writes there waits, for 10 s at most
 "
     );
-    // Only what has been confirmed is said.
+    // The record states only what has been confirmed.
     assert_eq!(record(&plan).disks_only, Some(DisksOnly::CrashConsistent));
     assert_eq!(record(&plan).quiesced, None);
     let thaw = plan.finish[0].by_hand().unwrap();

@@ -1,4 +1,4 @@
-//! Disks of several kinds in one plan: what stands where.
+//! The order of steps for disks of several kinds in one plan.
 
 use super::*;
 use crate::domain::Disk;

@@ -1,4 +1,4 @@
-//! What the user is told.
+//! Notes to the user.
 
 use super::*;
 
@@ -44,6 +44,6 @@ fn what_ends_with_the_host_is_told_once() {
           a reboot of the host"
         ]
     );
-    // What is left out is not in the snapshot.
+    // A disk that is left out is not in the snapshot.
     assert_eq!(told("xvdb,none", &["/srv/b.img"]), none);
 }

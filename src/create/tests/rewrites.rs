@@ -1,4 +1,4 @@
-//! xl's own configurations of the domain, once disks have other images.
+//! xl's own configurations of the domain after disks get new images.
 
 use super::by_restore::seen_on_loop;
 use super::*;

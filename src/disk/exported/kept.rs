@@ -1,21 +1,21 @@
-//! What a record keeps of a disk of an export.
+//! The record of a disk of an export.
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{Content, Frozen, Keys, Kind, Proof, Reader, Said, Wishable};
 use crate::disk::proof::FrozenFile;
 
-/// The disk's file is a copy of what the disk held, which lies beside the image.
+/// The disk's file is a full copy of the disk, in the directory of the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exported {
-    /// The proof; absent only while the record is not complete.
+    /// Absent only while the record is incomplete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<FrozenFile>,
 }
 
 impl Wishable for Exported {
-    /// `export` makes it of a snapshot.
+    /// Only `export` makes it.
     const KEYS: Option<Keys> = None;
 }
 

@@ -1,6 +1,7 @@
-//! Disks of an export: whole copies that lie beside the image, on whichever host.
+//! Disks of an export: full copies in the directory of the image, on any host.
 //!
-//! They are the disks of no domain, so they are not put back: a new domain gets overlays on them.
+//! They are not the disks of a domain, so they are not reverted: a new domain gets overlays on
+//! them.
 
 pub(super) mod kept;
 
@@ -19,7 +20,7 @@ use crate::spec::Wish;
 use crate::tool::qemu_img::{Whole, create_overlay};
 
 impl Exported {
-    /// The proof, once the copy is known to be whole. Whoever handed us the export may have named any file below it.
+    /// The proof, after checking that the copy is complete. An untrusted export may name any file as its base.
     fn checked<'a>(&'a self, found: &DiskFound) -> Result<&'a FrozenFile> {
         let record = &found.record;
         let proof = found.check_frozen(&record.path, self.proof.as_ref())?;
@@ -66,7 +67,7 @@ impl Planner for Exported {
         Ok(Some(DiskExport::of(from)))
     }
 
-    /// What a record leads to is no reason to remove a file that may be the only copy.
+    /// The record alone does not justify removing a file that may be the only copy.
     fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
         Err(merge::refuse(family, "it is a copy in an export")
             .hint("remove the directory of the export, once no domain has an overlay on its disks"))

@@ -1,4 +1,4 @@
-//! What a record keeps of an external snapshot.
+//! The record of an external snapshot.
 
 use std::path::PathBuf;
 
@@ -10,13 +10,13 @@ use crate::disk::kind::{
 use crate::disk::proof::FrozenFile;
 use crate::domain::Format;
 
-/// The file itself, which nobody writes to any more: the guest went on in an overlay.
+/// The frozen file itself: the guest continued in an overlay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct External {
-    /// Where the guest went on.
+    /// The image in which the guest continued.
     pub overlay: PathBuf,
-    /// The proof; absent only while the record is not complete.
+    /// Absent only while the record is incomplete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<FrozenFile>,
 }

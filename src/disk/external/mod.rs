@@ -1,11 +1,11 @@
-//! External snapshots: the guest goes on in a qcow2 overlay, the file it used stays as it is.
+//! External snapshots: the guest continues in a qcow2 overlay, and its previous file is frozen.
 //!
-//! QEMU switches a disk it serves while the guest stands still. blkback cannot switch: then the
+//! QEMU switches a disk it serves while the guest is suspended. blkback cannot switch: then the
 //! domain is restored, from the image just written, on the overlay.
 //!
-//! The base loses its write permission. That mark keeps our own revert from rewriting it (root
-//! ignores permissions, so nothing else changes for Xen), and shows an administrator in `ls -l`
-//! that other images rest on the file.
+//! The base loses its write permission. That keeps our own revert from rewriting it (root ignores
+//! permissions, so nothing else changes for Xen), and shows an administrator in `ls -l` that the
+//! file is a base.
 
 pub(super) mod kept;
 
@@ -27,11 +27,10 @@ use crate::spec::Wish;
 use crate::tool::qemu_img::Whole;
 use crate::tool::{check_path, qemu_img};
 
-/// QEMU's limit for the name of a node (block.c, `node_name[32]`).
+/// QEMU's limit for a node name (block.c, `node_name[32]`).
 const MAX_NODE_NAME: usize = 31;
 
 impl Planner for External {
-    /// Plans an external snapshot.
     fn create(seen: &DiskSeen, _: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         let refuse = |why: String| refuse(disk, why);
@@ -44,7 +43,7 @@ impl Planner for External {
         }
         let facts = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
         seen.own.as_ref().map_err(|why| refuse(why.clone()))?;
-        // Its driver does not know of parents, and would read zeroes for all they hold.
+        // QEMU's driver does not support parents, and would read zeroes instead of their data.
         if let (Format::Vhd, Some(vhd)) = (format, &seen.vhd) {
             let vhd = vhd.as_ref().map_err(|why| refuse(why.clone()))?;
             if vhd.differencing {
@@ -96,7 +95,7 @@ impl Planner for External {
         })
     }
 
-    /// Plans a new overlay on the untouched base.
+    /// Plans a new overlay on the base.
     fn revert(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<DiskRevert> {
         let record = &found.record;
         let base = &record.path;
@@ -132,7 +131,7 @@ impl Planner for External {
     fn by_hand(disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord> {
         let refuse = |why: String| refuse_by_hand(disk, why);
         let ByHand { chain, view, .. } = by_hand;
-        // Whatever path leads to it.
+        // By any path.
         let is = |one: &Path, other: &Path| {
             let id = |path: &Path| view.facts(path).map(|facts| facts.id());
             one == other || id(one).is_ok_and(|one| id(other) == Ok(one))
@@ -150,7 +149,7 @@ impl Planner for External {
                 .hint("the configuration has to name the overlay that was made on the frozen image")
         })?;
         check_path(&base.filename).map_err(|why| refuse(why.to_string()))?;
-        // What qemu-img found out by itself, a guest may have written.
+        // A format that qemu-img probed may come from data that the guest wrote.
         let stated = chain[at - 1].backing_filename_format.as_deref();
         let format = stated.and_then(Format::of_qemu).ok_or_else(|| {
             refuse(format!("the format of {} is not stated above it", base.filename.display()))
@@ -172,7 +171,7 @@ impl Planner for External {
         })
     }
 
-    /// What rests on the base gets its content, or gives it its own.
+    /// Merges the base with its overlays.
     fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
         merge::delete(family, self.proof.as_ref(), wishes, false)
     }
@@ -200,7 +199,7 @@ mod tests {
         assert_eq!(planned.action, None);
         assert_eq!(planned.still, []);
         assert_eq!(planned.switch, Some(("/srv/new".into(), Format::Qcow2)));
-        // Its size is the file's: QEMU knows nothing of it.
+        // Its size is that of the file: QEMU does not have it.
         assert_eq!(
             words(&planned.prepare),
             [
@@ -219,10 +218,10 @@ mod tests {
         let overlay = |disk: &DiskSeen| words(&plan(disk).unwrap().prepare)[0].clone();
         let mut disk = seen(LOOP);
         disk.file.as_mut().unwrap().size = 67_000_000;
-        // Only where nobody tells, the length of the file does, without a sector that is not whole.
+        // Only if nothing else states the size, use the length of the file, in whole sectors.
         disk.sectors = None;
         assert!(overlay(&disk).ends_with(" 66999808"), "{}", overlay(&disk));
-        // It grew, and the loop device does not know.
+        // It grew, and the loop device has the old size.
         disk.sectors = Some(Sectors { count: 2000, size: SECTOR });
         assert!(overlay(&disk).ends_with(" 1024000"), "{}", overlay(&disk));
         disk.sectors = Some(Sectors { count: 2000, size: 4096 });
@@ -233,13 +232,14 @@ mod tests {
 
     #[test]
     fn a_record_of_any_length_is_put_back() {
-        // An earlier version kept the length of the file, this one what the guest sees of it.
+        // An earlier version recorded the length of the file, this one the size that the guest
+        // sees.
         for recorded in [67_000_000, 66_999_808] {
             let kept = FrozenFile { virtual_size: recorded, file_size: 67_000_000, ..proof() };
             let kept = Kept::External(External { overlay: "/srv/o".into(), proof: Some(kept) });
             let mut disk = found("/srv/b.img", kept);
             disk.frozen.as_mut().unwrap().size = 67_000_000;
-            // As qemu-img counts it.
+            // The size according to qemu-img.
             disk.virtual_size = Ok(67_000_320);
             let planned = revert_one(&disk).unwrap();
             assert!(words(&planned.prepare)[0].ends_with(" 66999808"), "{planned:?}");

@@ -1,4 +1,4 @@
-//! Deleting a snapshot inside of a qcow2 file.
+//! Deletes an internal snapshot of a qcow2 file.
 
 use crate::disk::family::{DiskDelete, Family};
 use crate::disk::merge;
@@ -9,8 +9,7 @@ use crate::plan::Step;
 use crate::plan::deletion::Deletion;
 use crate::tool::quote;
 
-/// Plans to delete the snapshot from its file, by the QEMU that has it as a guest's disk, or while nobody has
-/// it open.
+/// Plans to delete the snapshot in the QEMU that serves the file, or with qemu-img while nobody has it open.
 pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let refuse = |why: String| merge::refuse(family, why);
@@ -26,7 +25,7 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
         plan.notes.push(format!("{vdev}: its snapshot {} in {shown} is gone already", proof.name));
         return Ok(plan);
     }
-    // qemu-img goes by the name.
+    // qemu-img selects by name.
     let same = |other: &&QcowSnapshot| other.id == proof.id || other.name == proof.name;
     if inside.iter().filter(same).count() != 1 {
         return Err(refuse(format!(
@@ -61,7 +60,7 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
         ))
         .hint("finish that first: xl-snapshot list shows it"));
     }
-    // Younger snapshots are proven by the file.
+    // The file proves younger snapshots.
     if merge::must_be_marked(base) {
         if let Some(why) = &base.unmarkable {
             return Err(refuse(format!("{shown}: {why}")));

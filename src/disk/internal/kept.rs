@@ -1,4 +1,4 @@
-//! What a record keeps of an internal snapshot.
+//! The record of an internal snapshot.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::disk::proof::QcowSnapshot;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Internal {
-    /// The proof; absent only while the record is not complete.
+    /// Absent only while the record is incomplete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<QcowSnapshot>,
 }
@@ -35,7 +35,7 @@ impl Kind for Internal {
     }
 
     fn grows<'a>(&'a self, own: Option<&'a Path>) -> Option<&'a Path> {
-        // Inside of a volume it takes nothing from a file system.
+        // Inside a volume it uses no space of a file system.
         own
     }
 

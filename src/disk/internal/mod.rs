@@ -1,4 +1,4 @@
-//! Internal snapshots: inside of a qcow2 file, taken by the domain's QEMU, put back by qemu-img.
+//! Internal snapshots: inside a qcow2 file, taken by the domain's QEMU, applied by qemu-img.
 
 mod delete;
 pub(super) mod kept;
@@ -21,7 +21,8 @@ use crate::tool::qemu_img::{ImageInfo, Whole};
 use crate::tool::{check_path, qemu_img, quote};
 
 impl Internal {
-    /// The proof of the snapshot, once it is known to be there, and what qemu-img says of the image.
+    /// The proof of the snapshot, after checking that it exists, and the answer of qemu-img about
+    /// the image.
     fn checked<'a>(&'a self, found: &'a DiskFound) -> Result<(&'a QcowSnapshot, &'a ImageInfo)> {
         let refuse = |why: String| refuse_revert(&found.record, why);
         let proof = self
@@ -48,8 +49,8 @@ impl Internal {
     }
 }
 
-/// The sizes that the guest saw at the snapshot and that the image has now, in bytes: qemu-img gives a copy of a
-/// snapshot the latter.
+/// The size at the snapshot and the current size of the image, in bytes: a copy of a snapshot by qemu-img has
+/// the latter.
 fn sizes(found: &DiskFound, image: &ImageInfo) -> Result<(u64, u64)> {
     let refuse = |why: String| refuse_revert(&found.record, why);
     let (then, now) = (found.size_then.clone().map_err(refuse)?, image.virtual_size);
@@ -72,7 +73,6 @@ impl Planner for Internal {
         seen.disk.format == Some(Format::Qcow2)
     }
 
-    /// Plans an internal snapshot.
     fn create(seen: &DiskSeen, _: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         if disk.format != Some(Format::Qcow2) {
@@ -90,7 +90,7 @@ impl Planner for Internal {
         }
         let node = node(seen)?;
         let name = context.name.as_str();
-        // A snapshot whose *ID* is our name would be what `qemu-img snapshot -a NAME` finds first.
+        // `qemu-img snapshot -a NAME` would first find a snapshot whose *ID* is our name.
         if let Some(taken) = node.snapshots.iter().find(|s| s.name == name || s.id == name) {
             return Err(refuse(
                 disk,
@@ -119,13 +119,13 @@ impl Planner for Internal {
         })
     }
 
-    /// Plans to put an internal snapshot back: in place, or, where other images rest on the file, as a
-    /// copy, because rewriting a base ruins what rests on it.
+    /// Plans to apply an internal snapshot: in place, or, if the file is a base, as a copy, because
+    /// rewriting a base damages its overlays.
     ///
-    /// It is known by ID, name and time together. Those of an exchanged disk differ in the time, also
-    /// within one snapshot, because QEMU snapshots the disks one after the other. Of a byte-for-byte copy
-    /// of the file nothing differs, and its content is the one of then. Not noticed: a snapshot inside of
-    /// which somebody changed the bytes.
+    /// ID, name and time together identify it. If disks were exchanged, the times differ, also within one
+    /// snapshot, because QEMU snapshots the disks one after the other. A byte-for-byte copy of the file
+    /// does not differ, and has the same content. Not detected: a snapshot in which somebody changed
+    /// bytes.
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
         let keep = context.keep;
         let record = &found.record;
@@ -133,7 +133,7 @@ impl Planner for Internal {
         let refuse = |why: String| refuse_revert(record, why);
         let (proof, image) = self.checked(found)?;
         let snapshots = image.snapshots();
-        // It is deleted by its name, which must mean no other one.
+        // It is deleted by its name, which must be unique.
         if snapshots.iter().any(|s| s.name == keep.as_str() || s.id == keep.as_str()) {
             return Err(refuse(format!("it already has a snapshot {keep}"))
                 .hint("try again: the name is made from the time"));
@@ -173,7 +173,7 @@ impl Planner for Internal {
         let room = found.room_for_copy()?.clone();
         let backing = match (&image.full_backing_filename, &image.backing_filename_format) {
             (None, _) => None,
-            // It comes from the image's own header, and may be `nbd:` or `json:` as well.
+            // It comes from the image's own header, and may be `nbd:` or `json:`.
             (Some(below), _) if check_path(below).is_err() => {
                 return Err(refuse(format!("its backing file is no path: {}", below.display())));
             }

@@ -10,7 +10,6 @@ use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Volume, Wishable};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lvm {
-    /// The volume group.
     pub group: String,
     /// The volume the guest writes to.
     pub volume: String,

@@ -44,7 +44,6 @@ impl Planner for Lvm {
         seen.device.is_some()
     }
 
-    /// Plans a snapshot of a volume.
     fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         let size = wish.and_then(|wish| wish.size);

@@ -14,7 +14,7 @@ use crate::disk::proof::FrozenFile;
 #[serde(deny_unknown_fields)]
 pub struct Reflink {
     pub copy: PathBuf,
-    /// The proof; absent only while the record is not complete.
+    /// Absent only while the record is incomplete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<FrozenFile>,
 }

@@ -22,7 +22,6 @@ use crate::spec::Wish;
 use crate::tool::qemu_img::{self, Whole};
 
 impl Planner for Reflink {
-    /// Plans a copy.
     fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         if disk.format != Some(Format::Raw) {

@@ -14,9 +14,9 @@ use crate::domain::{Disk, Format};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vhd {
-    /// Where the guest went on.
+    /// The image in which the guest continued.
     pub child: PathBuf,
-    /// The proof; absent only while the record is not complete.
+    /// Absent only while the record is incomplete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<FrozenFile>,
 }

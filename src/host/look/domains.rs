@@ -20,7 +20,6 @@ use crate::tool::quote;
 pub struct Domain {
     /// What it is; its number is 0 and its UUID nil if it does not run.
     pub id: DomainId,
-    /// What it is doing.
     pub state: State,
     /// The xl configuration file, if it was named by that.
     pub cfg: Option<PathBuf>,

@@ -17,7 +17,6 @@ use crate::tool::quote;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Online {
     pub domain: DomainId,
-    /// The guest's name of the disk.
     pub vdev: String,
     /// The name of the block job.
     pub job: String,
@@ -35,14 +34,12 @@ pub struct Image {
 pub enum Change {
     /// The content of a disk is in another file now, which is proven anew.
     Moved {
-        /// The guest's name of the disk.
         vdev: String,
         /// Where it is.
         to: Image,
     },
     /// The file was written to: it is proven anew.
     Written {
-        /// The guest's name of the disk.
         vdev: String,
     },
     /// It descends from another snapshot.
@@ -54,7 +51,6 @@ pub enum Change {
 pub enum Deletion {
     /// Gives the image or the record the name that says that it is being deleted.
     Mark {
-        /// Its name.
         image: PathBuf,
         /// The other one.
         marked: PathBuf,
@@ -116,11 +112,9 @@ pub enum Deletion {
     },
     /// Writes what has changed into the record of another snapshot.
     Rewrite {
-        /// Its image, or the file of its record.
+        /// Its memory image, or the file of its record.
         image: PathBuf,
-        /// The snapshot's name.
         name: String,
-        /// Its identity.
         id: Uuid,
         /// What has changed.
         changes: Vec<Change>,

@@ -19,7 +19,6 @@ pub const MARK: &str = ".xl-snapshot-export";
 /// A disk that is copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskCopy {
-    /// The guest's name of the disk.
     pub vdev: String,
     /// The new file.
     pub to: PathBuf,
@@ -97,7 +96,6 @@ pub enum Export {
     Name {
         /// The directory.
         from: PathBuf,
-        /// Its name.
         to: PathBuf,
         /// What tells it from that of another export.
         token: Uuid,

@@ -14,7 +14,6 @@ use crate::record::Record;
 pub enum Target {
     /// A file, under a `.partial` name until it is complete.
     File(PathBuf),
-    /// Standard output.
     Stdout,
 }
 
@@ -87,18 +86,15 @@ pub struct XenstoreWrite {
 pub enum Action {
     /// `blockdev-snapshot-internal-sync`
     Internal {
-        /// The guest's name of the disk.
         vdev: String,
         /// QEMU's node.
         node: String,
-        /// The snapshot's name.
         name: String,
         /// The file it is taken in.
         file: PathBuf,
     },
     /// `blockdev-snapshot-sync` to an overlay that exists.
     Overlay {
-        /// The guest's name of the disk.
         vdev: String,
         /// QEMU's node.
         node: String,
