@@ -116,10 +116,7 @@ pub enum Step {
         name: SnapshotName,
     },
     /// Deletes that snapshot, if it is there.
-    UntakeInternal {
-        path: PathBuf,
-        name: SnapshotName,
-    },
+    UntakeInternal { path: PathBuf, name: SnapshotName },
     /// Makes the file for the record of a snapshot without memory, under a `.partial` name.
     OpenRecord {
         path: PathBuf,
@@ -205,10 +202,7 @@ pub enum Step {
     AwaitTurn,
     /// Destroys a domain that was being restored, if it is there, and waits until its QEMU is gone. One
     /// that runs is somebody else's by now.
-    DiscardDomain {
-        uuid: Uuid,
-        domain: String,
-    },
+    DiscardDomain { uuid: Uuid, domain: String },
     /// Puts disks that were put back to a snapshot to what they held before: the revert failed after that.
     /// A domain that was being restored is destroyed first.
     TakeBack {
@@ -219,10 +213,7 @@ pub enum Step {
         disks: Vec<Vec<Step>>,
     },
     /// Makes an internal snapshot the content of its file again, and deletes it; nothing if it is not there.
-    PutKeptBack {
-        path: PathBuf,
-        name: SnapshotName,
-    },
+    PutKeptBack { path: PathBuf, name: SnapshotName },
     /// Takes a renaming back, if it took place and the old name is free.
     RenameBack {
         /// The file.

@@ -39,9 +39,7 @@ pub enum Change {
         to: Image,
     },
     /// The file was written to: it is proven anew.
-    Written {
-        vdev: String,
-    },
+    Written { vdev: String },
     /// It descends from another snapshot.
     Parent(Option<(Parent, Option<ToldBy>)>),
 }
