@@ -222,7 +222,10 @@ fn clean_up(
     let plan = leftover::clean_up(&domain.id.name, leftovers);
     if !common.dry_run {
         let reporter = dom0.reporter.clone();
-        leftovers.iter().for_each(|left| reporter.note(&format!("note: removed: {left}")));
+        for left in leftovers {
+            let removed = if left.is_kept() { "" } else { "removed: " };
+            reporter.note(&format!("note: {removed}{left}"));
+        }
         execute(&plan, dom0)?;
     }
     Ok(plan)
