@@ -125,6 +125,20 @@ pub fn fixed(path: &Path) -> Option<&'static str> {
     }
 }
 
+/// Why a file cannot get another name though its directory can be written to, if so. A link is looked at itself,
+/// not what it leads to.
+pub fn pinned(path: &Path) -> Option<&'static str> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW;
+    let meta = statx(CWD, path, flags, StatxFlags::empty()).ok()?;
+    let has = |attribute| meta.stx_attributes.contains(attribute);
+    match () {
+        () if has(StatxAttributes::IMMUTABLE) => Some("immutable (chattr +i)"),
+        () if has(StatxAttributes::APPEND) => Some("append-only (chattr +a)"),
+        () if has(StatxAttributes::MOUNT_ROOT) => Some("a mount point (mount --bind)"),
+        () => None,
+    }
+}
+
 /// Why a new file cannot be made at `path`, if it cannot.
 pub fn trouble(path: &Path) -> Option<String> {
     // Not followed: a dangling link is in the way as well.
