@@ -29,7 +29,7 @@ trial "the pool has not its processor" 3 'bound to processor 1 (cpus=), and the 
 	'xl cpupool-cpu-remove way 1' 'xl cpupool-cpu-add way 1'
 free=$(xl info free_memory)
 fill() {
-	sed -e 's/^name.*/name = "big"/' -e '/^disk/d' -e '/^pool/d' -e '/^uuid/d' -e "s/^memory.*/memory = $((free - 60))/" g.cfg >big.cfg
+	sed -e 's/^name.*/name = "big"/' -e '/^disk/d' -e '/^pool/d' -e '/^cpus/d' -e '/^uuid/d' -e "s/^memory.*/memory = $((free - 60))/" g.cfg >big.cfg
 	xl create -q -p big.cfg
 }
 trial "other domains have the memory" 3 'of memory' fill 'xl destroy big'
