@@ -37,16 +37,13 @@ pub enum What {
     Inside(PathBuf),
     /// A file or device that the restored domain uses.
     Usable {
-        /// Its path.
         path: PathBuf,
         /// Whether it is opened for writing.
         writable: bool,
     },
     /// An image that the restored domain's QEMU opens, with all it rests on.
     Image {
-        /// Its path.
         path: PathBuf,
-        /// Its format.
         format: Format,
         /// Whether it is opened for writing.
         writable: bool,
@@ -75,7 +72,6 @@ pub enum What {
     Port {
         /// What it is for.
         purpose: &'static str,
-        /// Its number.
         number: u16,
     },
     /// An address of this host's that QEMU listens on.

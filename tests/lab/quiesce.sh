@@ -20,7 +20,7 @@ agent_initramfs() {
 		[[ $module == /* ]] || continue
 		file=$(basename "$module" .xz)
 		[[ ! -e $root/modules/$file ]] || continue
-		case $module in *.xz) xz -dc "$module" ;; *) cat "$module" ;; esac >"$root/modules/$file"
+		case $module in *.xz) busybox xzcat "$module" ;; *) cat "$module" ;; esac >"$root/modules/$file"
 		echo "$file" >>"$root/modules/list"
 	done
 	cat >"$root/init" <<'END'
