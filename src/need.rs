@@ -105,6 +105,15 @@ pub enum What {
     Emulator,
     /// The programs of the Xen that runs, with which xl restores a domain.
     Tools,
+    /// The daemon that has the consoles of all domains.
+    Consoles,
+    /// A USB device of this host's that is passed through.
+    Usb {
+        /// The number of its bus.
+        bus: u64,
+        /// Its number there, another one each time that it is plugged in.
+        number: u64,
+    },
 }
 
 /// How bad a trouble is: the worst one is told first.
@@ -194,9 +203,11 @@ impl What {
             What::Alone(path) | What::Still(path) | What::Inside(path) => {
                 format!("see who uses it, and end that first: fuser -v {}", quote(path))
             }
-            What::Usable { path, .. } | What::Image { path, .. } => {
-                format!("put it back, or another one in its place: ls -l {}", quote(path))
-            }
+            What::Usable { path, .. } | What::Image { path, .. } => format!(
+                "put it back, or another one in its place: ls -l {0}. If only its write permission is missing and \
+                 no snapshot rests on it (xl-snapshot list --all; qemu-img info of its overlays): chmod u+w {0}",
+                quote(path)
+            ),
             What::Renames(path) | What::State(path) => {
                 format!("make it writable: df {0}; lsattr -d {0}", quote(path))
             }
@@ -233,6 +244,12 @@ impl What {
                 "install them again, in the release of the Xen that runs (Debian: apt install \
                             xen-utils-RELEASE), or boot the new Xen"
                     .into()
+            }
+            What::Consoles => {
+                "start it: xenconsoled (Debian: /etc/init.d/xen start); running domains do not notice".into()
+            }
+            What::Usb { .. } => {
+                "see which number it has now, and plug it in again until it is that: lsusb".into()
             }
             What::Xen(version) => format!(
                 "revert to it on a host with Xen {version} or newer; this host's is told by: xl info"

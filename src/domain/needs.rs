@@ -59,6 +59,7 @@ impl DomainConfig {
         needs.extend(self.ports());
         needs.extend(self.addresses());
         needs.extend(self.device_model_files());
+        needs.extend(self.usb_devices());
         needs.push(self.memory_needed());
         needs
     }
@@ -130,7 +131,11 @@ impl DomainConfig {
         let vnc = screens.filter(|vnc| is(vnc, "enable")).filter_map(|vnc| {
             let fixed = vnc.get("findunused").is_some_and(|value| !truth(value));
             let display = vnc.get("display").and_then(Value::as_u64).unwrap_or(0);
-            fixed.then_some(("VNC", VNC + display))
+            // One behind the address counts more (libxl_dm.c, `-vnc`).
+            let listen = vnc.get("listen").and_then(Value::as_str).unwrap_or_default();
+            let behind = listen.rsplit_once(':').filter(|(ip, _)| address(ip).is_some());
+            let display = behind.and_then(|(_, text)| text.parse().ok()).unwrap_or(display);
+            fixed.then_some(("VNC", VNC.saturating_add(display)))
         });
         let spice = machine.and_then(|machine| machine.get("spice"));
         let spice = spice.filter(|spice| is(spice, "enable")).into_iter().flat_map(|spice| {
@@ -148,6 +153,13 @@ impl DomainConfig {
                 Some(What::Port { purpose, number: u16::try_from(port).ok()? })
             })
             .collect()
+    }
+
+    fn usb_devices(&self) -> impl Iterator<Item = What> {
+        self.list("usbdevs").filter_map(|device| {
+            let number = |key: &str| device.pointer(&format!("/type.hostdev/{key}"))?.as_u64();
+            Some(What::Usb { bus: number("hostbus")?, number: number("hostaddr")? })
+        })
     }
 
     /// The files that the user's own arguments for QEMU name as `file=PATH`.
@@ -353,6 +365,35 @@ mod tests {
         assert_eq!(listening("tcp:host:1"), None);
         assert_eq!(listening("tcp::5,server=on,wait=off"), Some(5));
         assert_eq!(listening("unix:/a,server"), None);
+    }
+
+    #[test]
+    fn a_display_may_stand_behind_the_address() {
+        let port = |listen: &str| {
+            let vnc = format!(
+                r#"{{"enable": true, "display": 2, "findunused": false, "listen": "{listen}"}}"#
+            );
+            let found =
+                needs(&format!(r#"{{"c_info": {{"type": "pv"}}, "vfbs": [{{"vnc": {vnc}}}]}}"#));
+            found.iter().find_map(|what| match what {
+                What::Port { number, .. } => Some(*number),
+                _ => None,
+            })
+        };
+        assert_eq!(port("127.0.0.1"), Some(5902));
+        assert_eq!(port("127.0.0.1:7"), Some(5907));
+        assert_eq!(port("::1"), Some(5902));
+        assert_eq!(port("127.0.0.1:18446744073709551615"), None);
+    }
+
+    #[test]
+    fn a_usb_device_is_known_by_its_numbers() {
+        let device =
+            r#"{"devid": 0, "type": "hostdev", "type.hostdev": {"hostbus": 1, "hostaddr": 5}}"#;
+        let found =
+            needs(&format!(r#"{{"c_info": {{"type": "pv"}}, "usbdevs": [{device}, {{}}]}}"#));
+        assert_eq!(found[0], What::Usb { bus: 1, number: 5 });
+        assert_eq!(found.len(), 2);
     }
 
     #[test]

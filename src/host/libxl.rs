@@ -498,6 +498,11 @@ unsafe extern "C" fn on_disaster(
 ) {
 }
 
+/// The numbers of the bits that are set in byte `at` of a libxl_bitmap.
+fn of_byte(at: u32, byte: u8) -> impl Iterator<Item = u32> {
+    (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| at * 8 + bit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -512,9 +517,4 @@ mod tests {
         assert!(text.contains("libxl: "), "{text}");
         assert_eq!(error.code(), Some(ErrorCode(sys::ERROR_FAIL)));
     }
-}
-
-/// The numbers of the bits that are set in byte `at` of a libxl_bitmap.
-fn of_byte(at: u32, byte: u8) -> impl Iterator<Item = u32> {
-    (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| at * 8 + bit)
 }

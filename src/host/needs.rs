@@ -5,8 +5,9 @@ mod served;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
 use nix::sys::statvfs::statvfs;
@@ -23,7 +24,7 @@ use crate::host::openers::{self, Opener, Ours};
 use crate::host::toolstack::Toolstack;
 use crate::need::{Need, Rank, Trouble, What};
 use crate::release::{QEMUS, SAVE_HELPER, XEN_TOOLS, XEN_WRAPPER, is_newer};
-use crate::tool::Tool;
+use crate::tool::{Invocation, Tool};
 
 /// What a directory must have free, in bytes, for what libxl and QEMU write there.
 const STATE_ROOM: u64 = 1 << 20;
@@ -135,9 +136,13 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
             let writes = |opener: &Opener| opener.writes && another(opener);
             written(path, user(path, used, around, &writes))
         }
-        What::Usable { path, writable } => Answer::missing(usable(path, *writable)),
+        What::Usable { path, writable } => {
+            Answer::missing(usable(path, *writable).or_else(|| frozen(path, *writable)))
+        }
         What::Image { path, format, writable } => Answer::missing(
-            usable(path, *writable).or_else(|| unopenable(path, *format, *writable)),
+            usable(path, *writable)
+                .or_else(|| frozen(path, *writable))
+                .or_else(|| unopenable(path, *format, *writable)),
         ),
         What::Renames(path) => Answer::missing(renames(path)),
         What::State(path) => Answer::missing(state(path)),
@@ -165,6 +170,8 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
         // Without Xen there is no QEMU of Xen's either.
         What::Emulator => Answer::missing(around.toolstack.and_then(|_| emulator())),
         What::Tools => tools(around),
+        What::Consoles => Answer::missing(around.toolstack.and_then(|_| consoles())),
+        What::Usb { bus, number } => Answer::missing(usb(*bus, *number)),
         What::Served(format) => match served::ask(*format) {
             Served::Yes => Answer::There,
             Served::No(why) => Answer::Trouble(Rank::Missing, why),
@@ -233,6 +240,18 @@ fn usable(path: &Path, writable: bool) -> Option<String> {
     open.err().map(told)
 }
 
+/// Why the restored domain must not write to a file, if so. Root may all the same, but xl-snapshot takes the permission
+/// from what other images rest on, and the script of blkback refuses such a file (scripts/block).
+fn frozen(path: &Path, writable: bool) -> Option<String> {
+    let meta = fs::metadata(path).ok().filter(|meta| writable && meta.is_file())?;
+    (meta.mode() & 0o222 == 0).then(|| {
+        format!(
+            "{} has no write permission, as the base of an overlay: the domain would write into a later snapshot",
+            path.display()
+        )
+    })
+}
+
 /// Why QEMU cannot open an image, if it cannot.
 fn unopenable(path: &Path, format: Format, writable: bool) -> Option<String> {
     match chain::walk(path, format) {
@@ -262,21 +281,22 @@ fn state(path: &Path) -> Option<String> {
         Err(_) => return None,
     };
     if let Err(error) = access(path, AccessFlags::W_OK) {
-        return Some(format!("{shown}, where Xen keeps data about domains: {}", error.desc()));
+        return Some(format!("the directory {shown}, in which a revert writes: {}", error.desc()));
     }
     let bytes = free.blocks_available().saturating_mul(free.fragment_size());
     // A file system without inodes tells 0 of 0.
     let inodes = free.files() == 0 || free.files_available() > 0;
     (bytes < STATE_ROOM || !inodes).then(|| {
         let what = if inodes { "space" } else { "inodes" };
-        format!(
-            "the file system of {shown}, where Xen keeps data about domains, has no {what} left"
-        )
+        format!("the file system of {shown}, in which a revert writes, has no {what} left")
     })
 }
 
-/// libxl has the path of its own build.
+/// libxl has the path of its own build. A QEMU of the system's does not help Debian's.
 fn emulator() -> Option<String> {
+    if Path::new(XEN_WRAPPER).exists() {
+        return program(Path::new(QEMUS[0]));
+    }
     match command::find(Tool::Qemu) {
         Ok(path) => program(&path),
         Err(_) => Some(format!("the QEMU that Xen starts is not there: {}", QEMUS.join(", "))),
@@ -297,7 +317,38 @@ fn tools(around: Around<'_>) -> Answer {
     let needed = ["xl", SAVE_HELPER].map(|name| directory.join(name));
     // Elsewhere xl itself is among the system's programs.
     let mut needed = needed.iter().skip(usize::from(!Path::new(XEN_WRAPPER).exists()));
-    Answer::missing(needed.find_map(|path| program(path)))
+    Answer::missing(needed.find_map(|path| program(path)).or_else(xl))
+}
+
+/// xl may be there and do nothing: each call reads its configuration first (xl.c, `parse_global_config`).
+fn xl() -> Option<String> {
+    let call = Invocation::new(Tool::Xl, ["domname", "0"]);
+    command::run(&call).err().map(|error| format!("xl does not work: {error}"))
+}
+
+/// Without it, libxl waits ten seconds for the console of the new domain, and gives up (libxl_create.c,
+/// `console_xswait_callback`).
+fn consoles() -> Option<String> {
+    let names = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path().join("comm"));
+    let runs = |path: PathBuf| fs::read(path).is_ok_and(|name| name == b"xenconsoled\n");
+    let mut names = names.filter(|path| path.components().nth(2).is_some_and(is_number));
+    (!names.any(runs)).then(|| "no xenconsoled runs in dom0".to_owned())
+}
+
+fn is_number(part: Component<'_>) -> bool {
+    part.as_os_str().as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+/// The numbers of a USB device are those that `usbdev=['hostbus=..., hostaddr=...']` has.
+fn usb(bus: u64, number: u64) -> Option<String> {
+    let is = |path: &Path, name: &str, wanted: u64| {
+        let text = fs::read_to_string(path.join(name)).unwrap_or_default();
+        text.trim().parse() == Ok(wanted)
+    };
+    let devices = fs::read_dir("/sys/bus/usb/devices").into_iter().flatten().flatten();
+    let mut devices = devices.map(|entry| entry.path());
+    let there = devices.any(|path| is(&path, "busnum", bus) && is(&path, "devnum", number));
+    (!there).then(|| format!("the USB device {number} of bus {bus} is not there"))
 }
 
 fn program(path: &Path) -> Option<String> {
@@ -547,6 +598,14 @@ mod tests {
         assert_eq!(told(What::Usable { path: directory.path().into(), writable: false }), None);
         assert_eq!(told(What::Renames(directory.path().into())), None);
         assert_eq!(told(What::State(directory.path().into())), None);
+        // The base of an overlay: root could write to it all the same.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+        expect(usable(true), "has no write permission, as the base of an overlay");
+        for what in [usable(false), What::Alone(path.clone())] {
+            assert_eq!(told(what), None);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(usb(250, 250).unwrap().contains("device 250 of bus 250"));
         let image = What::Image { path: path.clone(), format: Format::Qcow2, writable: true };
         expect(image, "it is not a qcow2 file");
         expect(What::Bridge("no-such-bridge".into()), "bridge no-such-bridge");

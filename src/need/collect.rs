@@ -57,8 +57,10 @@ pub fn of_domain(
     let about = format!("{domain} cannot be restored");
     let by_qemu = disks.iter().any(|disk| disk.backend_domain.is_none() && is_by_qemu(disk));
     let emulator = (by_qemu || config.has_emulator()) && config.own_emulator().is_none();
-    let whats =
-        [What::Tools].into_iter().chain(config.needs()).chain(emulator.then_some(What::Emulator));
+    let whats = [What::Tools, What::Consoles]
+        .into_iter()
+        .chain(config.needs())
+        .chain(emulator.then_some(What::Emulator));
     // They are renamed for a new one; xl ends where it cannot do that (libxl_utils.c, `libxl_create_logfile`).
     let logs = ["xl", "qemu-dm"].map(|of| format!("{LOGS}/{of}-{domain}.log"));
     let whats = whats.chain(logs.map(|log| What::Replaced(log.into())));

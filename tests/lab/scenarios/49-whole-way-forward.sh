@@ -106,6 +106,15 @@ trial "another network device has the name" 3 'a network device called web-way' 
 trial "another program has the port" 3 'has port 5907' \
 	'socat TCP-LISTEN:5907,bind=192.0.2.7 - <&18 & lab_held=$!; lab_pause 1' let_go
 
+consoles=$(tr '\0' ' ' <"/proc/$(pidof xenconsoled)/cmdline")
+trial "the daemon of the consoles is dead" 3 'no xenconsoled' \
+	'pkill -x xenconsoled; while pidof xenconsoled; do lab_pause; done' '$consoles; pidof xenconsoled'
+trial "xl's own configuration is broken" 3 'xl does not work' \
+	"cp /etc/xen/xl.conf xl.conf.out; echo 'lockfile=\"' >>/etc/xen/xl.conf" 'cp xl.conf.out /etc/xen/xl.conf'
+mkdir -p /etc/lvm/archive
+trial "LVM cannot keep its records" 3 'directory /etc/lvm/archive' \
+	'mount -t tmpfs -o ro none /etc/lvm/archive' 'umount /etc/lvm/archive'
+
 # Nothing of all that is in the way any more.
 revert g s1.xlsave
 

@@ -1,5 +1,6 @@
 #!/bin/bash
-# What a disk's own file has to allow: that it is renamed, and that its clusters are counted often enough.
+# What a disk's own file has to allow: that it is renamed, that its clusters are counted often enough, and that the
+# domain writes to it.
 # timeout: 500
 # slow
 . /lab/t/lib.sh
@@ -46,6 +47,18 @@ mark g
 xl-snapshot revert s1.xlsave
 more_ticks g 3
 not_torn g
+xl destroy g
+gone g
+
+# A disk that was left out, and was snapshotted later: the domain of then would write into the later snapshot.
+qcow2 e.qcow2 32M
+qcow2 h.qcow2 32M
+guest_up g mem=96 tick=300 'cfg=uuid = "0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a056"' e.qcow2 h.qcow2
+wait_tick g 2
+create g s4.xlsave --name s4 --no-live -d xvdb,none
+mv -f s4.xlsave s1.xlsave
+create g s5.xlsave --name s5 --no-live -d xvda,external -d xvdb,external
+trial "a disk that was left out is the base of a snapshot" 3 'has no write permission' : :
 xl destroy g
 qemu_img_check_all
 detail "$lab_trials cases refused before anything changed"
