@@ -222,8 +222,9 @@ impl Planner for Lvm {
         let in_place = self.size.is_some() && !beside;
         let volume = in_place.then(|| What::Alone(device(&self.group, &self.volume)));
         // LVM changes nothing if it cannot keep the description of the group before (lib/format_text/archiver.c).
+        let changes = in_place || self.size.is_none();
         let kept = ["/etc/lvm/archive", "/etc/lvm/backup"].map(|path| What::State(path.into()));
-        volume.into_iter().chain(kept).collect()
+        volume.into_iter().chain(kept.into_iter().filter(|_| changes)).collect()
     }
 
     fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
