@@ -202,10 +202,10 @@ impl Image {
         let (config, mut record) = front(file)?;
         let stream_offset = file.stream_position()?;
         let end = stream::walk(file, stream_offset, length)?;
-        let sums = if length > end { Table::read(file, end)? } else { None };
+        let table = if length > end { Table::read(file, end)? } else { None };
         if record.complete {
             check_length(record.image_size, length)?;
-            check_length(length, behind_table(end, sums))?;
+            check_length(length, behind_table(end, table))?;
         } else {
             let behind = if length - end > header::MAX_RECORD as u64 {
                 Vec::new()
@@ -216,6 +216,8 @@ impl Image {
         }
         let stream_len = end - stream_offset;
         let form = Form::Plain;
+        // Whoever was to write it was killed when the image was complete.
+        let sums = table.filter(|table| table.is_written);
         Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: false })
     }
 

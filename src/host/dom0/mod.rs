@@ -125,6 +125,10 @@ impl Dom0 {
             Step::DrainImage => self.drain_image(),
             Step::SecureImage => self.secure_image(),
             Step::CompleteImage => self.complete_image(),
+            Step::AddSums => {
+                self.add_sums();
+                Ok(())
+            }
             Step::Destroy { domain, way_out } => {
                 // One that we have suspended was proven when its disks were: it must not stay so.
                 if self.suspended_at.is_none() {

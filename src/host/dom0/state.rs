@@ -20,6 +20,7 @@ use crate::host::guard::Guard;
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{DomainInfo, Libxl};
 use crate::host::lock::Turn;
+use crate::host::pump::LaterSums;
 use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
 use crate::host::surroundings::Unstoppable;
@@ -63,6 +64,8 @@ pub struct Dom0 {
     pub(super) image: Option<(ImageWriter, Record)>,
     /// The file of the image once it is complete.
     pub(super) written: Option<File>,
+    /// Its checksums, if they are written when the guest runs again.
+    pub(super) later_sums: Option<LaterSums>,
     /// What brings the guest back while it is down and its image is not complete.
     pub(super) way_back: Option<Left>,
     pub(super) record: Option<(RecordFile, Record)>,
@@ -128,6 +131,7 @@ impl Dom0 {
             stop,
             image: None,
             written: None,
+            later_sums: None,
             way_back: None,
             record: None,
             made: BTreeSet::new(),

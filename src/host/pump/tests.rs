@@ -148,6 +148,23 @@ fn a_stream_that_is_cut_short_is_noticed_if_it_should_be_whole() {
     }
 }
 
+/// The guest stands still until then: the length of the file is set later.
+#[test]
+fn the_end_of_the_pipe_is_all_that_is_waited_for() {
+    let stream = guest_stream(HVM, &rounds(HVM));
+    let mut file = tempfile::tempfile_in(".").unwrap();
+    file.set_len(START).unwrap();
+    let mut pump = Pump::start(file.try_clone().unwrap(), START, Path::new(".")).unwrap();
+    let mut pipe = File::from(pump.fd().unwrap().try_clone_to_owned().unwrap());
+    pipe.write_all(&stream).unwrap();
+    drop(pipe);
+    assert_eq!(pump.seal(true), None);
+    let end = end_of(&mut file);
+    assert!(file.metadata().unwrap().len() > end);
+    pump.trim().unwrap();
+    assert_eq!(file.metadata().unwrap().len(), end);
+}
+
 #[test]
 fn an_error_closes_the_pipe_and_is_told() {
     let full = File::options().write(true).open("/dev/full").unwrap();
