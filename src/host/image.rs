@@ -1,11 +1,12 @@
 //! The memory image on disk: writing one under a `.partial` name, opening one to revert to.
 
+pub mod beside;
 pub mod rewrite;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -459,15 +460,6 @@ impl Source {
         // To the byte: libxl's parser is another one.
         let fits = self.image.form == Form::Plain && self.image.config == config.to_json();
         fits.then(|| self.file.try_clone()).transpose()
-    }
-
-    /// What checks the memory while another process reads the file itself: the stream in a file of its own, if
-    /// there are checksums that were not checked yet.
-    pub fn beside(&self) -> io::Result<Option<Checked<File>>> {
-        let Image { stream_offset, sums, read_whole, .. } = self.image;
-        let Some(table) = sums.filter(|_| !read_whole) else { return Ok(None) };
-        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
-        Ok(Some(Checked::new(file, stream_offset, table)))
     }
 
     /// The stream of the image, as `xl restore` wants it behind a header.

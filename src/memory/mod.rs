@@ -38,6 +38,9 @@ use frames::{Marker, Unpacked};
 use header::{Header, Tail};
 use sums::{Checked, Damage, Table};
 
+/// How much of an image is read at a time: checksums of few pages would be read in many small pieces.
+pub const CHUNK: usize = 256 << 10;
+
 /// What marks the name of an image that is not complete.
 pub const PARTIAL: &str = ".partial";
 
@@ -290,7 +293,8 @@ impl Image {
             return Ok(());
         }
         if let Some(table) = self.sums {
-            let mut stream = Checked::new(file, self.stream_offset, table);
+            let stream = Checked::new(file, self.stream_offset, table);
+            let mut stream = BufReader::with_capacity(CHUNK, stream);
             io::copy(&mut stream, &mut io::sink()).map_err(damage)?;
             self.read_whole = true;
             return Ok(());

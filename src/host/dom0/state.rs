@@ -17,6 +17,7 @@ use crate::error::{Error, Left, Result};
 use crate::host::export::steps::Exporter;
 use crate::host::freezer::Ice;
 use crate::host::guard::Guard;
+use crate::host::image::beside::Unverified;
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{DomainInfo, Libxl};
 use crate::host::lock::Turn;
@@ -50,6 +51,8 @@ pub struct Dom0 {
     pub qmp: Option<Qmp>,
     /// The image to restore from.
     pub source: Option<Source>,
+    /// That image, if a process that was killed had not verified all of it.
+    pub(super) unverified: Option<Unverified>,
     /// Where progress is told.
     pub reporter: Reporter,
     /// Goes on with the plan if we are killed.
@@ -123,6 +126,7 @@ impl Dom0 {
             toolstack,
             qmp: None,
             source: None,
+            unverified: None,
             reporter,
             guard: None,
             unstoppable: None,
