@@ -88,7 +88,8 @@ pub fn compact(
     let mut record = source.image.record.clone();
     let mut notes = Vec::new();
     if is_compact(source) {
-        notes.extend(sharing::share_with_older(path, &record, like));
+        // A signal ends this program at once: nothing is in its middle.
+        notes.extend(sharing::share_with_older(path, &record, like, &|| false));
         let after = sharing::sizes(&source.file)?;
         return Ok(Compacted { before, after, notes });
     }
@@ -104,7 +105,7 @@ pub fn compact(
         let mut written =
             Source::of(again, new.display().to_string()).map_err(|error| told(&error.chain()))?;
         written.verify().map_err(|error| told(&error.chain()))?;
-        notes.extend(sharing::share_with_older(&new, &record, like));
+        notes.extend(sharing::share_with_older(&new, &record, like, &|| false));
         let is_same =
             files::has_name(&source.file, path) && source.file.metadata()?.len() == before.apparent;
         if !is_same || !files::has_name(&file, &new) {

@@ -115,7 +115,12 @@ impl Table {
     }
 
     /// The sums of some pages, from this one on.
-    fn sums<F: Read + Seek>(&self, file: &mut F, first: u64, count: usize) -> io::Result<Vec<u64>> {
+    pub fn sums<F: Read + Seek>(
+        &self,
+        file: &mut F,
+        first: u64,
+        count: usize,
+    ) -> io::Result<Vec<u64>> {
         file.seek(SeekFrom::Start(self.at + HEAD + SUM * first))?;
         let mut bytes = vec![0; 8 * count];
         file.read_exact(&mut bytes)?;

@@ -37,8 +37,11 @@ fn an_image_of_before_is_written_anew_and_says_the_same() {
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), modified);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         let (start, length) = (source.image.stream_offset, source.image.stream_len);
-        pages(&mut source.file, start, start + length, &mut |_, at| assert_eq!(at % 4096, 0))
-            .unwrap();
+        pages(&mut source.file, start, start + length, &mut |_, at| {
+            assert_eq!(at % 4096, 0);
+            Ok(())
+        })
+        .unwrap();
         // Once more, nothing is left to do.
         let again = compact(&path, &mut source, None).unwrap();
         assert_eq!(again.before, again.after);
@@ -75,7 +78,11 @@ fn a_damaged_image_is_not_given_new_checksums() {
     let mut source = Source::open(&path).unwrap();
     let (start, length) = (source.image.stream_offset, source.image.stream_len);
     let mut last = 0;
-    pages(&mut source.file, start, start + length, &mut |_, at| last = at).unwrap();
+    pages(&mut source.file, start, start + length, &mut |_, at| {
+        last = at;
+        Ok(())
+    })
+    .unwrap();
     let file = files::open_no_link(&path).unwrap();
     file.write_all_at(b"x", last + 99).unwrap();
     let error = Source::open(&path).unwrap().verify().unwrap_err();

@@ -161,6 +161,11 @@ impl Dom0 {
         }
     }
 
+    /// Whether the user asked to stop (SIGINT, SIGTERM).
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
     /// What the operation can tell.
     pub fn done(self) -> Done {
         self.done
