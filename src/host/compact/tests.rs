@@ -1,3 +1,5 @@
+use std::os::unix::fs::symlink;
+
 use super::*;
 use crate::memory::header::{encode, encode_plain, record_space};
 use crate::memory::stream::pages;
@@ -67,6 +69,32 @@ fn what_cannot_be_written_anew_stays_as_it_is() {
     assert!(matches!(error, NotCompact::Changed), "{error}");
     assert_eq!(fs::read(&path).unwrap(), encode_plain(CONFIG).unwrap());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_link_leads_to_its_file_and_a_file_with_several_names_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = fs::canonicalize(directory.path()).unwrap();
+    let [path, link, name] = ["s1.xlsave", "link", "name"].map(|name| directory.join(name));
+    old_image(&path, &guest_stream(PV, &rounds(PV)));
+    let bytes = fs::read(&path).unwrap();
+    symlink("s1.xlsave", &link).unwrap();
+    assert_eq!(place(&link).unwrap(), path);
+    let error = compact(&link, &mut Source::open(&link).unwrap(), None).unwrap_err();
+    assert!(matches!(error, NotCompact::Link), "{error}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    fs::hard_link(&path, &name).unwrap();
+    for path in [&path, &name, &link] {
+        let error = place(path).unwrap_err();
+        assert!(matches!(error, NotCompact::Names(2)), "{error}");
+    }
+    let error = compact(&path, &mut Source::open(&path).unwrap(), None).unwrap_err();
+    assert!(error.to_string().contains("2 names"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+    fs::remove_file(&name).unwrap();
+    compact(&path, &mut Source::open(&path).unwrap(), None).unwrap();
+    Source::open(&link).unwrap().verify().unwrap();
 }
 
 #[test]
