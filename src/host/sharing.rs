@@ -247,7 +247,7 @@ pub fn sizes(file: &File) -> io::Result<Sizes> {
     Ok(Sizes {
         apparent: meta.len(),
         on_disk: meta.blocks().saturating_mul(512),
-        shared: extents::shared(file),
+        shared: extents::shared(file, None),
     })
 }
 
