@@ -121,7 +121,10 @@ impl Table {
         first: u64,
         count: usize,
     ) -> io::Result<Vec<u64>> {
-        file.seek(SeekFrom::Start(self.at + HEAD + SUM * first))?;
+        let before = first.checked_mul(SUM).and_then(|before| before.checked_add(HEAD));
+        let at = before.and_then(|before| before.checked_add(self.at));
+        // Where that is, no file has anything.
+        file.seek(SeekFrom::Start(at.ok_or(io::ErrorKind::UnexpectedEof)?))?;
         let mut bytes = vec![0; 8 * count];
         file.read_exact(&mut bytes)?;
         let sums = bytes.chunks_exact(8);

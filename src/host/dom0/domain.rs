@@ -264,14 +264,13 @@ impl Dom0 {
         let Err(error) = unverified.verify() else { return Ok(true) };
         let discarded = self.discard_domain(uuid);
         let message = error.chain().join(": ");
-        self.messages.push(format!("{domain} was restored, and destroyed again: {message}"));
-        self.not_restored(error, discarded, domain).or_else(|error| {
-            match error.left.is_empty() {
-                true => Ok(()),
-                false => Err(error),
-            }
-        })?;
-        Ok(false)
+        self.messages.push(format!("{domain} was restored, and must not run: {message}"));
+        // No step may follow that would.
+        self.say();
+        match self.not_restored(error, discarded, domain) {
+            Err(error) if !error.left.is_empty() => Err(error),
+            _ => Ok(false),
+        }
     }
 
     /// The error of a restore, after which what xl left of the domain was destroyed: it removes itself what it
