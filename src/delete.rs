@@ -29,7 +29,6 @@ pub struct Seen {
     pub image: PathBuf,
     /// Whether it has the name already that says that it is being deleted.
     pub marked: bool,
-    /// Its record.
     pub record: Record,
     /// What the image takes on its file system, in bytes.
     pub allocated: u64,

@@ -110,9 +110,7 @@ impl fmt::Display for GuestType {
 pub struct DomainId {
     /// Its number.
     pub domid: u32,
-    /// Its UUID.
     pub uuid: Uuid,
-    /// Its name.
     pub name: String,
 }
 

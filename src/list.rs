@@ -6,22 +6,26 @@
 mod descent;
 mod holders;
 pub mod mark;
+mod metrics;
 mod others;
 mod report;
 mod seen;
 mod state;
 pub mod table;
+mod words;
 
 use std::path::Path;
 
 pub use self::descent::parent_of_now;
 pub use self::holders::holders;
+pub use self::metrics::metrics;
 pub use self::report::{
-    Apart, Current, DiskState, Listing, Other, OtherKind, Snapshot, State, Told, Tree, metrics,
+    Apart, Current, DiskState, Listing, Other, OtherKind, Snapshot, State, Told,
 };
 pub use self::seen::{
     Asked, DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, Running, Seen, VhdSeen,
 };
+pub use self::words::Tree;
 use crate::memory::is_deleting;
 use crate::memory::peek::Peek;
 use crate::record::Record;

@@ -145,7 +145,6 @@ impl fmt::Display for DisksOnly {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DomainRecord {
-    /// Its name.
     pub name: String,
     /// Its UUID; nil if it did not run and its configuration file names none, so that each start gives
     /// it another one.
@@ -242,7 +241,6 @@ pub enum BadRecord {
     /// A path that this program never writes, and that a tool could take for something else.
     #[error("The snapshot record has an impossible path, {path:?}")]
     Path {
-        /// The path.
         path: PathBuf,
         /// What is wrong with it.
         source: BadPath,

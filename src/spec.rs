@@ -1,19 +1,20 @@
-//! What the user asks for: flags and SPEC.toml, made one. Pure.
+//! What the user asks for, by options and a SPEC.toml, made one request. Pure.
+
+mod wish;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::disk::kind::Keys;
-use crate::disk::kinds::How;
 use crate::error::{Error, Result};
 use crate::memory::frames::{BadLevel, Level};
-use crate::names::{SnapshotName, is_drive, is_vdev, same_vdev};
+use crate::names::{SnapshotName, same_vdev};
 use crate::quiesce::Wanted;
 use crate::tool::{check_path, quote};
+
+pub use self::wish::{DiskWish, Wish};
 
 /// The default directory for memory images.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
@@ -22,113 +23,6 @@ pub const DIRECTORY_VARIABLE: &str = "XL_SNAPSHOT_DIR";
 
 /// The largest value of `--max-pause`.
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How one disk is to be snapshotted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
-    pub how: How,
-    /// The path of the new file, if the user chose one.
-    pub file: Option<PathBuf>,
-    /// Room for changes in bytes, in the snapshot of a thick volume.
-    pub size: Option<u64>,
-}
-
-impl From<How> for Wish {
-    fn from(how: How) -> Wish {
-        Wish { how, file: None, size: None }
-    }
-}
-
-/// What a user can ask for, in short.
-fn ways() -> String {
-    let way = |how: &How| {
-        let keys = how.keys()?;
-        let file = if keys.file { "[,file=PATH]" } else { "" };
-        let size = if keys.size { "[,size=SIZE]" } else { "" };
-        Some(format!("VDEV,{}{file}{size}", how.name()))
-    };
-    How::ALL.iter().filter_map(way).collect::<Vec<_>>().join(" | ")
-}
-
-/// A wish for one disk, `VDEV,HOW[,KEY=VALUE]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskWish {
-    /// The guest's name of the disk.
-    pub vdev: String,
-    pub wish: Wish,
-}
-
-impl FromStr for DiskWish {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| Error::usage(format!("Disk {text:?}: {why}")).hint(ways());
-        // `file=` takes the rest of the text: a path may hold commas.
-        let mut parts = text.splitn(3, ',');
-        let vdev = parts.next().unwrap_or_default();
-        let how = parts.next().ok_or_else(|| bad("it does not say how"))?;
-        let (file, size) = match parts.next() {
-            None => (None, None),
-            Some(option) => match option.split_once('=') {
-                Some(("file", value)) if !value.is_empty() => (Some(PathBuf::from(value)), None),
-                Some(("size", value)) if !value.is_empty() => (None, Some(value.to_owned())),
-                _ => return Err(bad(&format!("{option:?} is neither file=PATH nor size=SIZE"))),
-            },
-        };
-        DiskWish::new(vdev, how, file, size).map_err(|why| bad(&why))
-    }
-}
-
-impl DiskWish {
-    fn new(
-        vdev: &str,
-        how: &str,
-        file: Option<PathBuf>,
-        size: Option<String>,
-    ) -> Result<Self, String> {
-        let known = How::of_wish(how);
-        // A drive of QEMU's own can only be left out.
-        if !(is_vdev(vdev) || known.is_some_and(How::leaves_out) && is_drive(vdev)) {
-            return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));
-        }
-        let (how, keys) = known
-            .and_then(|how| Some((how, how.keys()?)))
-            .ok_or_else(|| format!("{how:?} is not a way to snapshot a disk"))?;
-        let (wrong_file, wrong_size) = (file.is_some() && !keys.file, size.is_some() && !keys.size);
-        let name = how.name();
-        match keys {
-            Keys { file: false, size: false } if wrong_file || wrong_size => {
-                return Err(format!("{name:?} takes no file or size"));
-            }
-            _ if wrong_size => return Err(format!("{name:?} takes no size")),
-            _ if wrong_file => return Err(format!("an {name} snapshot takes no file")),
-            _ => {}
-        }
-        let size = size.map(|size| parse_size(&size)).transpose()?;
-        let wish = Wish { how, file, size };
-        Ok(DiskWish { vdev: vdev.to_owned(), wish })
-    }
-}
-
-/// A size as lvcreate(8) takes it: a number and a unit, of 1024 each; megabytes without one.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "b" => 0,
-        "k" => 10,
-        "" | "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err(format!("{text:?} is not a size, such as 500M or 4G")),
-    };
-    // Rust would take "+4" as well.
-    (!digits.starts_with('+'))
-        .then(|| digits.parse::<u64>().ok())
-        .flatten()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .filter(|size| *size > 0)
-        .ok_or_else(|| format!("{text:?} is not a size, such as 500M or 4G"))
-}
 
 /// Where the memory image goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -177,28 +71,8 @@ impl Request {
     }
 }
 
-/// The options of `create`, before they are merged with a SPEC.toml.
-#[derive(Debug, Clone, Default)]
-pub struct Flags {
-    pub name: Option<String>,
-    pub description: Option<String>,
-    /// `--live`, `--no-live`
-    pub live: Option<bool>,
-    pub memory: Option<PathBuf>,
-    pub compress: Option<String>,
-    pub record: Option<PathBuf>,
-    pub disk_only: bool,
-    pub crash_consistent: bool,
-    pub quiesce: Option<String>,
-    /// `--freeze-timeout`, in seconds
-    pub freeze_timeout: Option<f64>,
-    pub disks: Vec<String>,
-    /// `--max-pause`, in seconds
-    pub max_pause: Option<f64>,
-    pub paused: bool,
-}
-
-/// SPEC.toml. Unknown keys are errors: a misspelt key must not be a silent default.
+/// What a user says of a snapshot, by options or in a SPEC.toml. Unknown keys are errors: a misspelt key must not
+/// be a silent default.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
@@ -229,21 +103,10 @@ pub struct Spec {
     pub freeze_timeout: Option<f64>,
     /// The disks that differ from the default.
     #[serde(default, rename = "disk")]
-    pub disks: Vec<SpecDisk>,
-}
-
-/// One `[[disk]]` of a SPEC.toml.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SpecDisk {
-    /// The guest's name of the disk.
-    pub vdev: String,
-    /// `internal`, `external`, `lvm`, `reflink` or `none`.
-    pub snapshot: String,
-    /// The path of the overlay or copy; relative to the SPEC.toml.
-    pub file: Option<PathBuf>,
-    /// Room for changes in the snapshot of a thick volume.
-    pub size: Option<String>,
+    pub disks: Vec<DiskWish>,
+    /// Whether the domain stays paused: only an option.
+    #[serde(skip)]
+    pub paused: bool,
 }
 
 impl Spec {
@@ -255,7 +118,7 @@ impl Spec {
                 .hint("its keys are in xl-snapshot.toml(5)")
         })?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let files = spec.disks.iter_mut().filter_map(|disk| disk.file.as_mut());
+        let files = spec.disks.iter_mut().filter_map(|disk| disk.wish.file.as_mut());
         for file in files.chain(&mut spec.memory).chain(&mut spec.config).chain(&mut spec.record) {
             if file.as_os_str() != "-" {
                 *file = absolute(&base.join(&*file))?;
@@ -263,104 +126,123 @@ impl Spec {
         }
         Ok(spec)
     }
-}
 
-/// Merges options and SPEC.toml into one request: an option overrides the file.
-pub fn merge(flags: Flags, spec: Spec) -> Result<Request> {
-    let name = flags
-        .name
-        .or(spec.name)
-        .map(|name| {
-            name.parse::<SnapshotName>().map_err(|why| {
-                Error::usage(format!("The snapshot name {name:?}"))
-                    .because(why)
-                    .hint("choose a name such as before-upgrade")
+    /// These settings, and for what they do not say those of `below`.
+    pub fn over(self, below: Spec) -> Spec {
+        let others = |disk: &DiskWish| {
+            let same = |own: &DiskWish| same_vdev(&own.vdev, &disk.vdev);
+            !self.disks.iter().any(same)
+        };
+        let others: Vec<_> = below.disks.into_iter().filter(others).collect();
+        Spec {
+            name: self.name.or(below.name),
+            description: self.description.or(below.description),
+            live: self.live.or(below.live),
+            max_pause: self.max_pause.or(below.max_pause),
+            memory: self.memory.or(below.memory),
+            compress: self.compress.or(below.compress),
+            config: self.config.or(below.config),
+            record: self.record.or(below.record),
+            disk_only: self.disk_only || below.disk_only,
+            crash_consistent: self.crash_consistent || below.crash_consistent,
+            quiesce: self.quiesce.or(below.quiesce),
+            freeze_timeout: self.freeze_timeout.or(below.freeze_timeout),
+            disks: self.disks.into_iter().chain(others).collect(),
+            paused: self.paused || below.paused,
+        }
+    }
+
+    /// What is asked for, if it makes sense.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage).
+    pub fn request(self) -> Result<Request> {
+        let name = self
+            .name
+            .map(|name| {
+                name.parse::<SnapshotName>().map_err(|why| {
+                    Error::usage(format!("The snapshot name {name:?}"))
+                        .because(why)
+                        .hint("choose a name such as before-upgrade")
+                })
             })
+            .transpose()?;
+        let record = self.record.as_deref().map(absolute).transpose()?;
+        let disk_only = self.disk_only;
+        let crash_consistent = self.crash_consistent;
+        if crash_consistent && !disk_only {
+            return Err(Error::usage("--crash-consistent is for --disk-only")
+                .hint("use both options or neither: a snapshot with memory is consistent"));
+        }
+        let of_memory = [
+            ("--memory", self.memory.is_some()),
+            ("--live or --no-live", self.live.is_some()),
+            ("--compress", self.compress.is_some()),
+            ("--max-pause", self.max_pause.is_some()),
+        ];
+        let without_memory = disk_only || record.is_some();
+        if let Some((option, _)) = of_memory.iter().find(|(_, said)| *said && without_memory) {
+            return Err(Error::usage(format!("{option} is for snapshots with memory")).hint(
+                format!(
+                    "leave it out, or leave out {}",
+                    if disk_only { "--disk-only" } else { "--record" }
+                ),
+            ));
+        }
+        let quiesce = Wanted::new(self.quiesce.as_deref(), self.freeze_timeout)?;
+        if quiesce.is_some() {
+            check_quiesce(disk_only, crash_consistent, self.paused)?;
+        }
+        // To insist on what has no name is more than to forget it: that is refused with the reason.
+        if (crash_consistent || quiesce.is_some()) && record.is_none() {
+            return Err(Error::usage("A snapshot without memory is known by its record")
+                .hint("name a file for it: --record FILE"));
+        }
+        let max_pause = self.max_pause.map(pause_limit).transpose()?;
+        if max_pause.is_some() && self.paused {
+            return Err(Error::usage("--paused leaves the guest standing still")
+                .hint("leave out --paused, or --max-pause"));
+        }
+        let memory = match self.memory {
+            None => MemoryTarget::Default,
+            Some(path) if path.as_os_str() == "-" => MemoryTarget::Stdout,
+            Some(path) => MemoryTarget::File(absolute(&path)?),
+        };
+        let compress = match self.compress.as_deref() {
+            None | Some("none") => None,
+            Some(text) => Some(text.parse().map_err(|why: BadLevel| {
+                Error::usage(why.to_string()).hint("use zstd, zstd:LEVEL or none")
+            })?),
+        };
+        let mut disks: Vec<DiskWish> = Vec::new();
+        for disk in self.disks {
+            if disks.iter().any(|other| same_vdev(&other.vdev, &disk.vdev)) {
+                return Err(Error::usage(format!("Disk {} is named twice", disk.vdev))
+                    .hint("name each disk only once"));
+            }
+            disks.push(disk);
+        }
+        for disk in &mut disks {
+            if let Some(file) = &mut disk.wish.file {
+                *file = absolute(file)?;
+            }
+        }
+        Ok(Request {
+            name,
+            description: self.description.unwrap_or_default(),
+            live: self.live.unwrap_or(true),
+            max_pause,
+            paused: self.paused,
+            memory,
+            compress,
+            record,
+            disk_only,
+            crash_consistent,
+            quiesce,
+            config: self.config.as_deref().map(absolute).transpose()?,
+            disks,
         })
-        .transpose()?;
-    let record = flags.record.or(spec.record).as_deref().map(absolute).transpose()?;
-    let disk_only = flags.disk_only || spec.disk_only;
-    let crash_consistent = flags.crash_consistent || spec.crash_consistent;
-    if crash_consistent && !disk_only {
-        return Err(Error::usage("--crash-consistent is for --disk-only")
-            .hint("use both options or neither: a snapshot with memory is consistent"));
     }
-    let of_memory = [
-        ("--memory", flags.memory.is_some() || spec.memory.is_some()),
-        ("--live or --no-live", flags.live.or(spec.live).is_some()),
-        ("--compress", flags.compress.is_some() || spec.compress.is_some()),
-        ("--max-pause", flags.max_pause.or(spec.max_pause).is_some()),
-    ];
-    let without_memory = disk_only || record.is_some();
-    if let Some((option, _)) = of_memory.iter().find(|(_, said)| *said && without_memory) {
-        return Err(Error::usage(format!("{option} is for snapshots with memory")).hint(format!(
-            "leave it out, or leave out {}",
-            if disk_only { "--disk-only" } else { "--record" }
-        )));
-    }
-    let quiesce = Wanted::new(
-        flags.quiesce.or(spec.quiesce).as_deref(),
-        flags.freeze_timeout.or(spec.freeze_timeout),
-    )?;
-    if quiesce.is_some() {
-        check_quiesce(disk_only, crash_consistent, flags.paused)?;
-    }
-    // To insist on what has no name is more than to forget it: that is refused with the reason.
-    if (crash_consistent || quiesce.is_some()) && record.is_none() {
-        return Err(Error::usage("A snapshot without memory is known by its record")
-            .hint("name a file for it: --record FILE"));
-    }
-    let max_pause = flags.max_pause.or(spec.max_pause).map(pause_limit).transpose()?;
-    if max_pause.is_some() && flags.paused {
-        return Err(Error::usage("--paused leaves the guest standing still")
-            .hint("leave out --paused, or --max-pause"));
-    }
-    let memory = match flags.memory.or(spec.memory) {
-        None => MemoryTarget::Default,
-        Some(path) if path.as_os_str() == "-" => MemoryTarget::Stdout,
-        Some(path) => MemoryTarget::File(absolute(&path)?),
-    };
-    let compress = match flags.compress.or(spec.compress).as_deref() {
-        None | Some("none") => None,
-        Some(text) => Some(text.parse().map_err(|why: BadLevel| {
-            Error::usage(why.to_string()).hint("use zstd, zstd:LEVEL or none")
-        })?),
-    };
-    let mut disks: Vec<DiskWish> = Vec::new();
-    for text in &flags.disks {
-        add_once(&mut disks, text.parse()?)?;
-    }
-    let by_flag = disks.len();
-    for disk in spec.disks {
-        let wish =
-            DiskWish::new(&disk.vdev, &disk.snapshot, disk.file, disk.size).map_err(|why| {
-                Error::usage(format!("Disk {:?} in the SPEC.toml: {why}", disk.vdev))
-                    .hint("the keys of a disk are in xl-snapshot.toml(5)")
-            })?;
-        if !disks[..by_flag].iter().any(|flag| same_vdev(&flag.vdev, &wish.vdev)) {
-            add_once(&mut disks, wish)?;
-        }
-    }
-    for disk in &mut disks {
-        if let Some(file) = &mut disk.wish.file {
-            *file = absolute(file)?;
-        }
-    }
-    Ok(Request {
-        name,
-        description: flags.description.or(spec.description).unwrap_or_default(),
-        live: flags.live.or(spec.live).unwrap_or(true),
-        max_pause,
-        paused: flags.paused,
-        memory,
-        compress,
-        record,
-        disk_only,
-        crash_consistent,
-        quiesce,
-        config: spec.config.as_deref().map(absolute).transpose()?,
-        disks,
-    })
 }
 
 /// Refuses what does not go with a freeze.
@@ -403,15 +285,6 @@ pub fn directory(value: Option<OsString>) -> Result<PathBuf> {
     }
 }
 
-fn add_once(disks: &mut Vec<DiskWish>, wish: DiskWish) -> Result<()> {
-    if disks.iter().any(|other| same_vdev(&other.vdev, &wish.vdev)) {
-        return Err(Error::usage(format!("Disk {} is named twice", wish.vdev))
-            .hint("name each disk only once"));
-    }
-    disks.push(wish);
-    Ok(())
-}
-
 /// The path from the root on. The file system is not asked: the file need not exist.
 pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| {
@@ -422,10 +295,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn wish(text: &str) -> Result<DiskWish> {
-        text.parse()
-    }
+    use crate::disk::kinds::How;
 
     #[test]
     fn the_environment_names_a_directory() {
@@ -444,7 +314,7 @@ mod tests {
     fn a_pause_has_a_limit_in_seconds() {
         let limit = |text: &str| {
             let spec = Spec::parse(text, Path::new("/s/s.toml"))?;
-            Ok::<_, Error>(merge(Flags::default(), spec)?.max_pause)
+            Ok::<_, Error>(spec.request()?.max_pause)
         };
         assert_eq!(limit("").unwrap(), None);
         assert_eq!(limit("max_pause = 2").unwrap(), Some(Duration::from_secs(2)));
@@ -454,78 +324,15 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{wrong}");
             assert!(error.hint.is_some(), "{wrong}");
         }
-        let flags = Flags { max_pause: Some(3.0), ..Flags::default() };
+        let flags = Spec { max_pause: Some(3.0), ..Spec::default() };
         let spec = Spec { max_pause: Some(2.0), ..Spec::default() };
-        assert_eq!(merge(flags.clone(), spec).unwrap().max_pause, Some(Duration::from_secs(3)));
         assert_eq!(
-            merge(Flags { paused: true, ..flags }, Spec::default()).unwrap_err().exit_code(),
-            2
+            flags.clone().over(spec).request().unwrap().max_pause,
+            Some(Duration::from_secs(3))
         );
+        assert_eq!(Spec { paused: true, ..flags }.request().unwrap_err().exit_code(), 2);
         let alone = Spec { record: Some("/r".into()), max_pause: Some(2.0), ..Spec::default() };
-        assert_eq!(merge(Flags::default(), alone).unwrap_err().exit_code(), 2);
-    }
-
-    #[test]
-    fn every_way_is_told_with_what_it_takes() {
-        assert_eq!(
-            wish("xvda").unwrap_err().hint.unwrap(),
-            "VDEV,internal | VDEV,external[,file=PATH] | VDEV,lvm[,size=SIZE] | VDEV,reflink[,file=PATH] | \
-             VDEV,none"
-        );
-        assert!(wish("xvda,vhd").is_err());
-    }
-
-    #[test]
-    fn disk_wishes() {
-        assert_eq!(wish("xvda,internal").unwrap().wish, How::Internal.into());
-        assert_eq!(wish("xvda,none").unwrap().wish, How::None.into());
-        assert_eq!(wish("xvda,external").unwrap().wish, How::External.into());
-        assert_eq!(
-            wish("xvdb,external,file=/a,b=c.qcow2").unwrap(),
-            DiskWish {
-                vdev: "xvdb".into(),
-                wish: Wish { file: Some("/a,b=c.qcow2".into()), ..How::External.into() }
-            }
-        );
-        assert_eq!(
-            wish("hda,lvm,size=1G").unwrap().wish,
-            Wish { size: Some(1 << 30), ..How::Lvm.into() }
-        );
-        assert_eq!(wish("hda,lvm").unwrap().wish, How::Lvm.into());
-        assert_eq!(wish("xvdb,reflink").unwrap().wish, How::Reflink.into());
-    }
-
-    #[test]
-    fn sizes_are_those_of_lvcreate() {
-        for (text, size) in [("512b", 512), ("4", 4 << 20), ("3k", 3 << 10), ("2T", 2 << 40)] {
-            assert_eq!(parse_size(text), Ok(size), "{text}");
-        }
-        for text in ["", "0", "g", "-1g", "+1g", "1.5g", "1gb", "99999999999t"] {
-            parse_size(text).unwrap_err();
-        }
-    }
-
-    #[test]
-    fn bad_disk_wishes_are_usage_errors() {
-        for text in [
-            "",
-            "xvda",
-            "xvda,",
-            ",internal",
-            "../x,internal",
-            "xvda,extern",
-            "xvda,internal,file=/x",
-            "xvda,external,size=1G",
-            "xvda,external,file=",
-            "xvda,lvm,file=/x",
-            "xvda,lvm,size=1x",
-            "xvda,reflink,size=1G",
-            "xvda,none,x",
-        ] {
-            let error = wish(text).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{text:?}");
-            assert!(error.message.contains(&format!("{text:?}")), "{}", error.message);
-        }
+        assert_eq!(alone.request().unwrap_err().exit_code(), 2);
     }
 
     #[test]
@@ -537,13 +344,13 @@ mod tests {
             Path::new("/etc/snap/web1.toml"),
         )
         .unwrap();
-        let flags = Flags {
+        let flags = Spec {
             name: Some("b".into()),
             live: Some(true),
-            disks: vec!["xvda,internal".into()],
-            ..Flags::default()
+            disks: vec!["xvda,internal".parse().unwrap()],
+            ..Spec::default()
         };
-        let request = merge(flags, spec).unwrap();
+        let request = flags.over(spec).request().unwrap();
         assert_eq!(request.name.unwrap().as_str(), "b");
         assert!(request.live);
         assert_eq!(request.memory, MemoryTarget::File("/etc/snap/m.xlsave".into()));
@@ -557,19 +364,22 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let request = merge(Flags::default(), Spec::default()).unwrap();
+        let request = Spec::default().request().unwrap();
         assert!(request.live && !request.paused && request.name.is_none());
         assert_eq!(request.memory, MemoryTarget::Default);
-        let stdout = Flags { memory: Some("-".into()), ..Flags::default() };
-        assert_eq!(merge(stdout, Spec::default()).unwrap().memory, MemoryTarget::Stdout);
+        let stdout = Spec { memory: Some("-".into()), ..Spec::default() };
+        assert_eq!(stdout.request().unwrap().memory, MemoryTarget::Stdout);
     }
 
     #[test]
     fn compression_is_asked_for_and_taken_back() {
         let compress = |flag: Option<&str>, key: Option<&str>| {
-            let flags = Flags { compress: flag.map(Into::into), ..Flags::default() };
+            let flags = Spec { compress: flag.map(Into::into), ..Spec::default() };
             let spec = Spec { compress: key.map(Into::into), ..Spec::default() };
-            merge(flags, spec).map(|request| request.compress.map(|level| level.to_string()))
+            flags
+                .over(spec)
+                .request()
+                .map(|request| request.compress.map(|level| level.to_string()))
         };
         assert_eq!(compress(None, None).unwrap(), None);
         assert_eq!(compress(None, Some("zstd")).unwrap().unwrap(), "zstd:3");
@@ -590,10 +400,12 @@ mod tests {
             let error = Spec::parse(text, Path::new("/s.toml")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{text}");
         }
-        let twice =
-            Flags { disks: vec!["xvda,none".into(), "xvda,internal".into()], ..Flags::default() };
-        assert_eq!(merge(twice, Spec::default()).unwrap_err().exit_code(), 2);
-        let name = Flags { name: Some("1".into()), ..Flags::default() };
-        assert_eq!(merge(name, Spec::default()).unwrap_err().exit_code(), 2);
+        let twice = Spec {
+            disks: ["xvda,none", "xvda,internal"].map(|disk| disk.parse().unwrap()).to_vec(),
+            ..Spec::default()
+        };
+        assert_eq!(twice.request().unwrap_err().exit_code(), 2);
+        let name = Spec { name: Some("1".into()), ..Spec::default() };
+        assert_eq!(name.request().unwrap_err().exit_code(), 2);
     }
 }

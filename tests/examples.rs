@@ -19,7 +19,7 @@ use xl_snapshot::host::libxl::XlCfg;
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::process::Process;
 use xl_snapshot::revert::by_hand;
-use xl_snapshot::spec::{Flags, Request, Spec, merge};
+use xl_snapshot::spec::{Request, Spec};
 use xl_snapshot::state::State;
 use xl_snapshot::tool::qemu_img::ImageInfo;
 use xl_snapshot::tool::vhd_util;
@@ -205,7 +205,7 @@ fn configurations_say_what_becomes_of_their_disks() {
         let vdevs: Vec<_> = parsed.disks().unwrap().into_iter().map(|disk| disk.vdev).collect();
         assert_eq!(said.len(), vdevs.len(), "{}", path.display());
 
-        let request = |disks| merge(Flags { disks, ..Flags::default() }, Spec::default()).unwrap();
+        let request = |disks| Spec { disks, ..Spec::default() }.request().unwrap();
         let (defaults, _) = plan(&path, request(Vec::new())).unwrap();
         for ((vdev, (default, restore, also)), disk) in vdevs.iter().zip(said).zip(&defaults) {
             let of = format!("{} of {}", vdev, path.display());
@@ -213,7 +213,9 @@ fn configurations_say_what_becomes_of_their_disks() {
             let possible: BTreeSet<String> = ["internal", "external", "lvm", "reflink"]
                 .into_iter()
                 .filter(|way| *way != default)
-                .filter(|way| plan(&path, request(vec![format!("{vdev},{way}")])).is_ok())
+                .filter(|way| {
+                    plan(&path, request(vec![format!("{vdev},{way}").parse().unwrap()])).is_ok()
+                })
                 .map(str::to_owned)
                 .collect();
             assert_eq!(possible, also, "{of}");
@@ -248,12 +250,12 @@ fn specs_are_carried_out_on_the_configuration_they_are_for() {
 
         let spec = Spec::parse(&text, &path).unwrap();
         let wished = spec.disks.clone();
-        let request = merge(Flags::default(), spec).unwrap();
+        let request = spec.request().unwrap();
         assert!(request.name.is_some() && !wished.is_empty(), "{}", path.display());
         let (disks, plan) = plan(&cfg, request).unwrap();
         for wish in wished {
             let disk = disks.iter().find(|disk| disk.record.vdev == wish.vdev).unwrap();
-            assert_eq!(how(disk), wish.snapshot, "{} of {}", wish.vdev, path.display());
+            assert_eq!(how(disk), wish.wish.how.name(), "{} of {}", wish.vdev, path.display());
         }
         assert!(
             !plan.onward.iter().any(|step| matches!(step, Step::Restore { .. })),
@@ -307,14 +309,20 @@ fn specs_of_what_was_made_by_hand_find_it() {
         let cfg = spec.config.clone().unwrap();
         let domain = example(cfg.file_name().unwrap().to_str().unwrap());
         let wished = spec.disks.clone();
-        let request = merge(Flags::default(), spec).unwrap();
+        let request = spec.request().unwrap();
         let job = Job::new(request.clone(), Timestamp::UNIX_EPOCH, Uuid::from_u128(8));
         let config = running(&domain, &job).config;
         let who = (&config, Uuid::nil());
         let record = by_hand::record(&request, who, &cfg, &Images, Timestamp::now()).unwrap();
         for wish in wished {
             let disk = record.disks.iter().find(|disk| disk.vdev == wish.vdev).unwrap();
-            assert_eq!(disk.snapshot.name(), wish.snapshot, "{} of {}", wish.vdev, path.display());
+            assert_eq!(
+                disk.snapshot.name(),
+                wish.wish.how.name(),
+                "{} of {}",
+                wish.vdev,
+                path.display()
+            );
         }
         count += 1;
     }

@@ -32,7 +32,7 @@ use xl_snapshot::record::{
     DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy,
     VERSION,
 };
-use xl_snapshot::spec::{Flags, Spec, merge};
+use xl_snapshot::spec::Spec;
 use xl_snapshot::tool::{Invocation, Tool};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_xl-snapshot");
@@ -483,12 +483,12 @@ fn create_finds_the_parent_among_its_own() {
     });
     let config = DomainConfig::parse(&config.to_string()).unwrap();
     let parent = |disks: &[&str], directory: &Path| {
-        let flags = Flags {
+        let flags = Spec {
             memory: Some(host.kept().join("web1/new.xlsave")),
-            disks: disks.iter().map(|disk| (*disk).to_owned()).collect(),
-            ..Flags::default()
+            disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
+            ..Spec::default()
         };
-        let request = merge(flags, Spec::default()).unwrap();
+        let request = flags.request().unwrap();
         let job =
             Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory.into());
         host::parent(&job, &config, "web1")

@@ -21,7 +21,7 @@ use xl_snapshot::plan::Step;
 use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
 use xl_snapshot::revert::by_hand;
 use xl_snapshot::show::Looked;
-use xl_snapshot::spec::{Flags, Spec, merge};
+use xl_snapshot::spec::Spec;
 use xl_snapshot::tool::qemu_img::{ImageInfo, create_overlay, snapshot_create};
 use xl_snapshot::tool::{Invocation, Tool};
 
@@ -348,7 +348,7 @@ fn made_by_hand(path: &Path, how: &str) -> Result<DiskRecord> {
     let config = DomainConfig::parse(&config.to_string()).unwrap();
     let spec = format!("name = \"s1\"\n[[disk]]\nvdev = \"xvda\"\nsnapshot = \"{how}\"\n");
     let spec = Spec::parse(&spec, Path::new("/spec.toml")).unwrap();
-    let request = merge(Flags::default(), spec).unwrap();
+    let request = spec.request().unwrap();
     let who = (&config, Uuid::nil());
     let record = by_hand::record(&request, who, Path::new("/web1.cfg"), &Host, Timestamp::now())?;
     Ok(record.disks[0].clone())

@@ -67,7 +67,6 @@ impl Seen {
 /// The file system that a file is on, or will be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
-    /// The file.
     pub file: PathBuf,
     /// The number of the file system.
     pub device: u64,
@@ -82,7 +81,6 @@ pub struct Space {
 pub enum ImagePlace {
     /// A file.
     File {
-        /// Its path.
         path: PathBuf,
         /// Why it cannot be made, if it cannot.
         trouble: Option<String>,
@@ -93,7 +91,6 @@ pub enum ImagePlace {
     Stdout,
     /// There is none: a file for the record alone.
     Record {
-        /// Its path.
         path: PathBuf,
         /// Why it cannot be made, if it cannot.
         trouble: Option<String>,

@@ -23,7 +23,7 @@ use crate::error::Kind;
 use crate::plan::{ReplaceCfg, StoreConfig, Text, Whose};
 use crate::process::Process;
 use crate::record::QcowSnapshot;
-use crate::spec::{Flags, MemoryTarget, Request, Spec, merge};
+use crate::spec::{MemoryTarget, Request, Spec};
 use crate::support::disks::{facts_of, words};
 
 pub(super) const CONFIG: &str = r#"{
@@ -41,13 +41,13 @@ fn now() -> Timestamp {
 }
 
 pub(super) fn job(name: &str, disks: &[&str]) -> Job {
-    let flags = Flags {
+    let flags = Spec {
         name: Some(name.into()),
-        disks: disks.iter().map(|disk| (*disk).to_owned()).collect(),
-        ..Flags::default()
+        disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
+        ..Spec::default()
     };
     let id = "0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001".parse().unwrap();
-    Job::new(merge(flags, Spec::default()).unwrap(), now(), id)
+    Job::new(flags.request().unwrap(), now(), id)
 }
 
 pub(super) fn seen(job: &Job) -> Seen {
@@ -343,7 +343,7 @@ fn a_limit_of_the_pause_goes_with_the_suspend() {
 
 #[test]
 fn a_name_is_made_from_the_time() {
-    let request = merge(Flags::default(), Spec::default()).unwrap();
+    let request = Spec::default().request().unwrap();
     let job = Job::new(request, now(), Uuid::nil());
     assert_eq!(job.name.as_str(), "snap-20260301-020304");
 }

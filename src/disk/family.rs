@@ -41,7 +41,6 @@ pub struct User {
 pub struct Keeper {
     /// Its image, or the file of its record.
     pub image: PathBuf,
-    /// Its name.
     pub name: String,
     /// Its identity.
     pub id: Uuid,
@@ -58,11 +57,9 @@ pub struct Keeper {
 /// An image of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The file.
     pub path: PathBuf,
     /// Which file that is.
     pub id: FileId,
-    /// Its format.
     pub format: Format,
     /// What is known of it; the error if it is no file.
     pub facts: Result<FileFacts, String>,

@@ -87,7 +87,7 @@ pub fn short_of_room(rooms: &[&Room]) -> Option<String> {
 /// which somebody put the time back (`touch -r`). The time of the last change of the inode (ctime)
 /// would tell that, but also moves with a new owner, name or permission, which change nothing. The
 /// number of the file system is not in the record, because it may change when the host boots.
-fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
+pub fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
     if !file.has_inode_of(proof) {
         return Err(format!(
             "it is another file now: inode {}, at the snapshot {}",

@@ -5,7 +5,10 @@
 //! overlay holds into the file below, which then takes the overlay's place, so that whoever named the overlay
 //! has to name the other; *stream* reads what the file below holds into the overlay, and every path stays.
 
-use crate::disk::family::{DiskDelete, Family, Member, Merged, Rewrite, Running, Switch, Wishes};
+mod commit;
+
+use self::commit::{commit, finish_commit};
+use crate::disk::family::{DiskDelete, Family, Member, Merged, Rewrite, Running, Wishes};
 use crate::disk::merging::{How, Merging};
 use crate::disk::proof::{FrozenFile, SECTOR};
 use crate::domain::Format;
@@ -390,116 +393,4 @@ pub(super) fn written(member: &Member) -> impl Iterator<Item = Rewrite> {
         keeper: keeper.clone(),
         change: Change::Written { vdev: keeper.vdev.clone() },
     })
-}
-
-fn commit(
-    family: &Family,
-    base: &Member,
-    overlay: &Member,
-    online: Option<&Running>,
-    plan: &mut DiskDelete,
-) -> Result<()> {
-    let bytes = overlay.allocated;
-    let by = online.and_then(|running| family.online(running));
-    plan.merges.extend(begin(family, base, How::Commit(overlay.path.clone())));
-    for above in family.on(overlay).filter(|above| must_be_marked(above)) {
-        plan.merges.extend(begin(family, above, How::Relink));
-    }
-    plan.merges.push(Step::Delete(Deletion::Commit {
-        online: by.clone(),
-        top: overlay.path.clone(),
-        base: base.image(),
-        bytes,
-    }));
-    let active = overlay.users.iter().any(|user| user.cfg.is_none());
-    if let Some(online) = by.filter(|_| active) {
-        plan.pivot.extend(begin(family, base, How::Pivot(overlay.path.clone())));
-        plan.pivot.push(Step::Delete(Deletion::Pivot {
-            online,
-            top: overlay.path.clone(),
-            base: base.path.clone(),
-        }));
-    }
-    plan.online.extend(online.map(|running| running.id.clone()));
-    copies(plan, "commit", overlay, base);
-    settle_commit(family, base, overlay, online, plan);
-    Ok(())
-}
-
-/// What follows once the base has all that the overlay holds.
-fn settle_commit(
-    family: &Family,
-    base: &Member,
-    overlay: &Member,
-    online: Option<&Running>,
-    plan: &mut DiskDelete,
-) {
-    for above in family.on(overlay) {
-        // QEMU has done that for those it has open.
-        let by_qemu = online.is_some_and(|running| above.open_in.contains(running));
-        if !by_qemu {
-            plan.merges.push(Step::Delete(Deletion::Relink {
-                file: above.path.clone(),
-                below: base.image(),
-            }));
-        }
-        if must_be_marked(above) {
-            plan.written.push((above.path.clone(), false));
-            plan.rewrites.extend(written(above));
-        }
-    }
-    plan.written.push((base.path.clone(), !must_be_marked(overlay) || !base.users.is_empty()));
-    plan.rewrites.extend(overlay.keepers.iter().map(|keeper| Rewrite {
-        keeper: keeper.clone(),
-        change: Change::Moved { vdev: keeper.vdev.clone(), to: base.image() },
-    }));
-    plan.switches.extend(overlay.users.iter().map(|user| Switch {
-        user: user.clone(),
-        domain: online.filter(|_| user.cfg.is_none()).map(|running| running.id.clone()),
-        to: base.image(),
-    }));
-    remove(overlay, plan);
-}
-
-/// Goes on with a commit that was cut short.
-fn finish_commit(
-    family: &Family,
-    base: &Member,
-    overlay: &std::path::Path,
-    mut plan: DiskDelete,
-) -> Result<DiskDelete> {
-    let overlay = family.overlays.iter().find(|member| member.path == overlay);
-    let Some(overlay) = overlay else {
-        // All was done but the last.
-        plan.written.push((base.path.clone(), !base.users.is_empty()));
-        plan.rewrites.extend(written(base));
-        return Ok(plan);
-    };
-    let pivoted = matches!(base.merging().map(|mark| &mark.how), Some(How::Pivot(_)));
-    let runs_on_it = overlay.users.iter().any(|user| user.cfg.is_none());
-    if pivoted && base.users.is_empty() && !runs_on_it {
-        let (base, overlay) = (quote(&base.path), quote(&overlay.path));
-        return Err(refuse(
-            family,
-            format!("a guest may have written to {base} after {overlay} was merged into it, and is down now"),
-        )
-        .hint(format!(
-            "name {base} in the domain's configuration file in /etc/xen, start the domain, and repeat the command"
-        )));
-    }
-    if base.users.is_empty() {
-        let online = check(family, base, overlay, true)?;
-        commit(family, base, overlay, online, &mut plan)?;
-        return Ok(plan);
-    }
-    // A guest writes to the base already: what the overlay holds is older.
-    let online = base.open_in.first();
-    plan.online.extend(online.map(|running| running.id.clone()));
-    settle_commit(family, base, overlay, online, &mut plan);
-    plan.switches.extend(base.users.iter().filter(|user| user.cfg.is_none()).map(|user| Switch {
-        user: user.clone(),
-        domain: online.map(|running| running.id.clone()),
-        to: base.image(),
-    }));
-    Ok(plan)
 }

@@ -93,7 +93,6 @@ pub struct RevertContext<'a> {
 pub struct Beside<'a> {
     /// Its name, which can be a part of a path; of an heir what its volumes are told by.
     pub name: &'a str,
-    /// Its UUID.
     pub uuid: Uuid,
     /// Whether it is to take the place of the domain of the snapshot.
     pub heir: bool,
@@ -148,7 +147,6 @@ pub struct Room {
 /// Space that a snapshot takes from its volume group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
-    /// The group.
     pub group: String,
     /// What is free in it, in bytes.
     pub free: u64,

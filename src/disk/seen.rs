@@ -162,7 +162,6 @@ impl DiskSeen {
 /// A path for a new file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The path.
     pub path: PathBuf,
     /// Why a file cannot be made there, if it cannot.
     pub trouble: Option<String>,

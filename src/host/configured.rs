@@ -174,17 +174,13 @@ fn image(path: &Path, format: Format) -> Result<Node, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Flags, Spec, merge};
+    use crate::spec::Spec;
 
     #[test]
     fn a_raw_file_is_as_long_as_what_will_serve_it_says() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(67_000_000).unwrap();
-        let job = Job::new(
-            merge(Flags::default(), Spec::default()).unwrap(),
-            Timestamp::UNIX_EPOCH,
-            Uuid::nil(),
-        );
+        let job = Job::new(Spec::default().request().unwrap(), Timestamp::UNIX_EPOCH, Uuid::nil());
         for (backend, size) in [("", 66_999_808), (r#""backend": "qdisk","#, 67_000_320)] {
             let path = file.path().display();
             let json = format!(

@@ -11,13 +11,15 @@
 //! All answers but one are waited for until a time limit, whatever QEMU sends meanwhile. The one is that to
 //! the transaction: how long that takes depends on the images, so it is waited for as long as QEMU lives.
 
+mod drives;
 pub mod jobs;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::iter;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
@@ -28,16 +30,13 @@ use qapi::Command;
 use qapi::qmp::{
     BlockdevSnapshotInternal, BlockdevSnapshotInternalWrapper, BlockdevSnapshotSync,
     BlockdevSnapshotSyncWrapper, NewImageMode, TransactionAction,
-    blockdev_snapshot_delete_internal_sync, qmp_capabilities, qom_get, query_block, transaction,
+    blockdev_snapshot_delete_internal_sync, qmp_capabilities, transaction,
 };
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
 
-use crate::disk::Node;
-use crate::names::vdev_number;
 use crate::plan::Action;
-use crate::tool::qemu_img::SnapshotInfo;
 
 /// QEMU answers in milliseconds, unless its main loop waits for a slow disk.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -156,93 +155,6 @@ struct Failure {
     desc: String,
 }
 
-/// One device of `query-block`.
-#[derive(Debug, Deserialize)]
-struct Block {
-    /// The drive's name; empty for Xen's PV disks.
-    #[serde(default)]
-    device: String,
-    /// A device's path in QEMU's object tree.
-    qdev: Option<String>,
-    inserted: Option<Inserted>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Inserted {
-    #[serde(default)]
-    node_name: String,
-    ro: bool,
-    drv: String,
-    image: Image,
-    #[serde(default)]
-    dirty_bitmaps: Vec<DirtyBitmap>,
-}
-
-#[derive(Debug, Deserialize)]
-struct DirtyBitmap {
-    /// Whether QEMU writes it into the image when it ends.
-    #[serde(default)]
-    persistent: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Image {
-    filename: PathBuf,
-    virtual_size: u64,
-    #[serde(default)]
-    snapshots: Vec<SnapshotInfo>,
-    #[serde(default)]
-    encrypted: bool,
-    format_specific: Option<Specific>,
-    backing_image: Option<Box<Below>>,
-}
-
-/// What is of interest of an image below another one.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Below {
-    #[serde(default)]
-    encrypted: bool,
-    format_specific: Option<Specific>,
-    backing_image: Option<Box<Below>>,
-}
-
-/// What QEMU says of images of one format.
-#[derive(Debug, Default, Deserialize)]
-struct Specific {
-    #[serde(default)]
-    data: SpecificData,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct SpecificData {
-    data_file: Option<String>,
-}
-
-impl Image {
-    /// Why its file alone is not its content, if that is so.
-    fn elsewhere(&self) -> Option<String> {
-        let own = elsewhere(self.encrypted, self.format_specific.as_ref());
-        let mut below = self.backing_image.as_deref();
-        let mut next = || {
-            let image = below?;
-            below = image.backing_image.as_deref();
-            Some(elsewhere(image.encrypted, image.format_specific.as_ref()))
-        };
-        own.or_else(|| iter::from_fn(&mut next).flatten().next())
-    }
-}
-
-fn elsewhere(encrypted: bool, specific: Option<&Specific>) -> Option<String> {
-    if let Some(file) = specific.and_then(|specific| specific.data.data_file.as_ref()) {
-        return Some(format!("its data is in another file, {file} (qcow2 data_file)"));
-    }
-    encrypted.then(|| "it, or an image below it, is encrypted".to_owned())
-}
-
 impl Qmp {
     /// Connects to the QEMU of a domain.
     pub fn connect(domid: u32) -> Result<Qmp, QmpError> {
@@ -276,49 +188,6 @@ impl<S: Read + Write> Qmp<S> {
         let _: IgnoredAny =
             qmp.execute(&qmp_capabilities { enable: None }).map_err(io::Error::other)?;
         Ok(qmp)
-    }
-
-    /// The disks QEMU serves, with the guest's name of each.
-    pub fn disks(&mut self) -> Result<Vec<(String, Node)>, QmpError> {
-        Ok(self.drives()?.0)
-    }
-
-    /// The disks QEMU serves, with the guest's name of each, and what else it has open for writing, with its
-    /// own name of each.
-    #[expect(clippy::type_complexity, reason = "two lists of pairs")]
-    pub fn drives(&mut self) -> Result<(Vec<(String, Node)>, Vec<(String, PathBuf)>), QmpError> {
-        let blocks: Vec<Block> = self.execute(&query_block {})?;
-        let emulated: Vec<(String, PathBuf)> = blocks
-            .iter()
-            .filter(|block| !block.device.is_empty())
-            .filter_map(|block| {
-                Some((block.device.clone(), block.inserted.as_ref()?.image.filename.clone()))
-            })
-            .collect();
-        let (mut disks, mut others) = (Vec::new(), Vec::new());
-        for block in blocks {
-            let Some(inserted) = block.inserted else { continue };
-            // Xen's PV disks have the property; emulated ones do not.
-            let property = block.qdev.map(|path| qom_get { path, property: "vdev".into() });
-            let vdev: Option<String> = match property.map(|property| self.execute(&property)) {
-                Some(Ok(vdev)) => Some(vdev),
-                Some(Err(QmpError::Refused { .. })) | None => None,
-                Some(Err(error)) => return Err(error),
-            };
-            let Some(vdev) = vdev else {
-                if !inserted.ro {
-                    let name = Some(block.device).filter(|name| !name.is_empty());
-                    let name = name.unwrap_or(inserted.node_name);
-                    others.push((name, inserted.image.filename));
-                }
-                continue;
-            };
-            let mut node = inserted.into_node();
-            let drive = emulated.iter().find(|(_, file)| *file == node.file);
-            node.emulated = drive.map(|(drive, _)| drive.clone());
-            disks.push((whole_disk(&vdev).to_owned(), node));
-        }
-        Ok((disks, others))
     }
 
     /// Hands QEMU a transaction but for its last byte: it begins when [`Self::transaction`] sends that. If
@@ -427,38 +296,6 @@ impl<S: Read + Write> Qmp<S> {
     }
 }
 
-impl Inserted {
-    fn into_node(self) -> Node {
-        Node {
-            elsewhere: self.image.elsewhere(),
-            name: self.node_name,
-            file: self.image.filename,
-            driver: self.drv,
-            read_only: self.ro,
-            virtual_size: self.image.virtual_size,
-            snapshots: self.image.snapshots.into_iter().map(SnapshotInfo::into_record).collect(),
-            emulated: None,
-            bitmaps: u32::try_from(
-                self.dirty_bitmaps.iter().filter(|bitmap| bitmap.persistent).count(),
-            )
-            .unwrap_or(u32::MAX),
-        }
-    }
-}
-
-/// QEMU says `xvda0` for the whole disk `xvda`, and `xvda10` for its tenth partition
-/// (hw/block/xen-block.c, `xen_block_get_vdev`; seen with QEMU 7.2). `d0p0` is a name as it stands.
-fn whole_disk(vdev: &str) -> &str {
-    match vdev.strip_suffix('0') {
-        Some(disk)
-            if vdev_number(vdev).is_none() && disk.ends_with(|c: char| c.is_ascii_alphabetic()) =>
-        {
-            disk
-        }
-        _ => vdev,
-    }
-}
-
 /// A command as QEMU reads it, ended by [`LAST`] bytes without which it is not complete.
 fn request<C: Command>(command: &C) -> Result<String, QmpError> {
     let arguments = serde_json::to_value(command)
@@ -492,231 +329,5 @@ fn to_qmp(action: &Action) -> TransactionAction {
                 },
             })
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::{UnixListener, UnixStream};
-    use std::thread;
-
-    use super::*;
-
-    /// A QEMU that says `lines` one after the other, each after a command.
-    fn qemu(lines: &'static [&'static str]) -> io::Result<Qmp> {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        thread::spawn(move || {
-            let mut reader = BufReader::new(theirs.try_clone().unwrap());
-            for (number, line) in lines.iter().enumerate() {
-                if number > 0 {
-                    let mut command = String::new();
-                    reader.read_line(&mut command).unwrap();
-                }
-                writeln!(&theirs, "{line}").unwrap();
-            }
-            // One more is read, and never answered.
-            let _ = reader.read_line(&mut String::new());
-        });
-        Qmp::greet(ours)
-    }
-
-    #[test]
-    fn names_of_disks() {
-        assert_eq!(whole_disk("xvda0"), "xvda");
-        assert_eq!(whole_disk("hdc"), "hdc");
-        assert_eq!(whole_disk("xvda1"), "xvda1");
-        assert_eq!(whole_disk("xvda10"), "xvda10");
-        for (told, disk) in
-            [("d0p0", "d0p0"), ("d26p0", "d26p0"), ("xvdaa0", "xvdaa"), ("sda0", "sda")]
-        {
-            assert_eq!(whole_disk(told), disk);
-        }
-    }
-
-    const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;
-    const OK: &str = r#"{"return": {}}"#;
-
-    #[test]
-    fn events_are_skipped_even_unknown_ones() {
-        let event = r#"{"event": "NEVER_HEARD_OF", "timestamp": {}}
-            {"return": {}}"#;
-        // One write of two lines: the event first, then the answer.
-        let event: &'static str = event.replace("\n            ", "\n").leak();
-        let lines: &'static [&'static str] = Box::leak(Box::new([GREETING, OK, event]));
-        qemu(lines).unwrap().transaction(&[], &mut || ()).unwrap();
-    }
-
-    #[test]
-    fn a_refusal_is_told_from_silence() {
-        let refused = r#"{"error": {"class": "GenericError", "desc": "Snapshot exists"}}"#;
-        let lines: &'static [&'static str] = Box::leak(Box::new([GREETING, OK, refused]));
-        let error = qemu(lines).unwrap().transaction(&[], &mut || ()).unwrap_err();
-        assert_eq!(error.to_string(), "QEMU refused transaction: Snapshot exists");
-        let error = qemu(&[GREETING, OK]).unwrap().transaction(&[], &mut || ()).unwrap_err();
-        assert!(matches!(error, QmpError::Broken { command: "transaction", .. }), "{error}");
-    }
-
-    /// A QEMU that reads one command, and then does what it likes.
-    fn busy(then: impl FnOnce(UnixStream) + Send + 'static) -> Qmp {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        thread::spawn(move || {
-            BufReader::new(theirs.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
-            then(theirs);
-        });
-        Qmp { stream: BufReader::new(ours), armed: None }
-    }
-
-    #[test]
-    fn the_transaction_is_waited_for_as_long_as_qemu_lives() {
-        // Many times longer than a read waits, and in two parts.
-        let mut qmp = busy(|mut theirs| {
-            theirs.write_all(b"{\"event\": \"X\"}\n{\"ret").unwrap();
-            thread::sleep(Duration::from_millis(300));
-            theirs.write_all(b"urn\": {}}\n").unwrap();
-        });
-        qmp.transaction(&[], &mut || ()).unwrap();
-        // Its end ends the wait.
-        let error = busy(drop).transaction(&[], &mut || ()).unwrap_err();
-        assert!(matches!(error, QmpError::Broken { .. }), "{error}");
-    }
-
-    #[test]
-    fn content_that_is_elsewhere_is_noticed() {
-        // As QEMU 7.2 says it, shortened.
-        let image = |more: &str| {
-            let text = format!(r#"{{"filename": "/a", "virtual-size": 512, {more}}}"#);
-            serde_json::from_str::<Image>(&text).unwrap().elsewhere()
-        };
-        let data = r#""format-specific": {"type": "qcow2", "data": {"data-file": "/srv/d", "compat": "1.1"}}"#;
-        let wanted = "its data is in another file, /srv/d (qcow2 data_file)";
-        assert_eq!(image(data).as_deref(), Some(wanted));
-        let below = format!(r#""backing-image": {{"format": "qcow2", {data}}}"#);
-        assert_eq!(image(&below).as_deref(), Some(wanted));
-        assert!(image(r#""encrypted": true"#).unwrap().contains("encrypted"));
-        let plain = r#""encrypted": false, "format-specific": {"type": "file", "data": {}},
-                       "backing-image": {"filename": "/b", "backing-image": {}}"#;
-        assert_eq!(image(plain), None);
-    }
-
-    #[test]
-    fn who_waits_for_long_is_told_once() {
-        let mut told = 0;
-        let mut tell = || told += 1;
-        let mut patience = Patience::WhileItLives(Some((Instant::now(), &mut tell)));
-        patience.check().unwrap();
-        patience.check().unwrap();
-        assert_eq!(told, 1);
-    }
-
-    #[test]
-    fn neither_events_nor_single_bytes_extend_a_limit() {
-        let end = Instant::now() + Duration::from_secs(10);
-        for drop_by_drop in [&b"{\"event\": \"X\"}\n"[..], b" "] {
-            let mut qmp = busy(move |mut theirs| {
-                while Instant::now() < end && theirs.write_all(drop_by_drop).is_ok() {
-                    thread::sleep(Duration::from_millis(1));
-                }
-            });
-            qmp.send::<query_block>("\n").unwrap();
-            let mut patience = Patience::short(Duration::from_millis(100));
-            let error = qmp.answer::<query_block, IgnoredAny>(&mut patience).unwrap_err();
-            assert!(matches!(error, QmpError::Broken { .. }), "{error}");
-        }
-        assert!(Instant::now() < end, "the limit did not hold");
-    }
-
-    #[test]
-    fn a_flood_of_events_is_cut_off() {
-        let mut qmp = busy(|mut theirs| {
-            let event = b"{\"event\": \"X\"}\n".repeat(1000);
-            while theirs.write_all(&event).is_ok() {}
-        });
-        let error = qmp.transaction(&[], &mut || ()).unwrap_err();
-        let QmpError::Broken { source, .. } = error else { panic!("{error}") };
-        assert!(source.to_string().contains("events"), "{source}");
-    }
-
-    #[test]
-    fn a_queue_that_is_full_is_not_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("qmp");
-        let _listener = UnixListener::bind(&path).unwrap();
-        let held: Vec<_> = iter::from_fn(|| {
-            let socket =
-                socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)
-                    .unwrap();
-            let full = connect(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).is_err();
-            (!full).then_some(socket)
-        })
-        .collect();
-        let error = connected(&path).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{} wait", held.len());
-        assert!(connected(&directory.path().join("none")).is_err());
-    }
-
-    #[test]
-    fn what_is_not_qemu_is_noticed() {
-        assert!(qemu(&["SSH-2.0-OpenSSH"]).is_err());
-        assert!(qemu(&["{}"]).is_err());
-        assert!(qemu(&[]).is_err());
-    }
-
-    #[test]
-    fn an_armed_transaction_waits_for_its_last_byte() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        theirs.set_nonblocking(true).unwrap();
-        let mut qmp = Qmp { stream: BufReader::new(ours), armed: None };
-        let action = Action::Internal {
-            vdev: "a".into(),
-            node: "a-qcow2".into(),
-            name: "s1".into(),
-            file: "/a".into(),
-        };
-        let actions = [action.clone()];
-        let mut text = [0; 1024];
-        let mut sent = || {
-            let count = (&theirs).read(&mut text).unwrap();
-            String::from_utf8(text[..count].to_vec()).unwrap()
-        };
-        qmp.arm(&actions).unwrap();
-        let begin = sent();
-        serde_json::from_str::<serde_json::Value>(&begin).unwrap_err();
-        writeln!(&theirs, "{OK}").unwrap();
-        qmp.transaction(&actions, &mut || ()).unwrap();
-        assert_eq!(begin + &sent(), request(&to_transaction(&actions)).unwrap());
-        // Another one is not mixed with it.
-        qmp.arm(&actions).unwrap();
-        let error = qmp.transaction(&[action.clone(), action], &mut || ()).unwrap_err();
-        assert!(matches!(error, QmpError::Unsent { .. }), "{error}");
-    }
-
-    #[test]
-    fn the_transaction_is_what_qemu_wants() {
-        let actions = [
-            Action::Internal {
-                vdev: "xvda".into(),
-                node: "xvda-qcow2".into(),
-                name: "s1".into(),
-                file: "/a".into(),
-            },
-            Action::Overlay {
-                vdev: "xvdb".into(),
-                node: "xvdb-raw".into(),
-                file: "/srv/b.after-s1.qcow2".into(),
-                new_node: "xvdb-0b41a0a5".into(),
-            },
-        ];
-        assert_eq!(
-            serde_json::to_value(to_transaction(&actions)).unwrap(),
-            json!({"actions": [
-                {"type": "blockdev-snapshot-internal-sync",
-                 "data": {"device": "xvda-qcow2", "name": "s1"}},
-                {"type": "blockdev-snapshot-sync",
-                 "data": {"node-name": "xvdb-raw", "snapshot-file": "/srv/b.after-s1.qcow2",
-                          "snapshot-node-name": "xvdb-0b41a0a5", "format": "qcow2",
-                          "mode": "existing"}}]})
-        );
     }
 }

@@ -36,7 +36,6 @@ pub struct Seen {
 /// A file in a directory of snapshots.
 #[derive(Debug)]
 pub struct ImageSeen {
-    /// Its path.
     pub path: PathBuf,
     /// Which file it is.
     pub id: FileId,
@@ -136,7 +135,6 @@ pub struct VhdSeen {
 /// A domain that runs, or is looked at for a snapshot.
 #[derive(Debug, Clone)]
 pub struct Running {
-    /// Its name.
     pub name: String,
     /// Its UUID; nil if it has none of its own.
     pub uuid: Uuid,

@@ -3,9 +3,10 @@
 pub mod deletion;
 pub mod export;
 pub mod freeze;
+mod parts;
 mod words;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,8 @@ use uuid::Uuid;
 
 use crate::domain::DomainId;
 use crate::error::Left;
-use crate::memory::frames::Level;
 use crate::names::SnapshotName;
-use crate::plan::{Switch, Text};
+use crate::plan::Switch;
 use crate::process::Process;
 use crate::record::Record;
 use crate::tool::Invocation;
@@ -23,131 +23,19 @@ use deletion::Deletion;
 use export::Export;
 use freeze::Freeze;
 
-/// Where a memory image is written to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Target {
-    /// A file, under a `.partial` name until it is complete.
-    File(PathBuf),
-    /// Standard output.
-    Stdout,
-}
-
-/// The beginning of a memory image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageStart {
-    /// Where it goes.
-    pub target: Target,
-    /// Whether the directory of the file is made if there is none.
-    pub make_directory: bool,
-    /// libxl's JSON of the domain, disks as they are before the snapshot.
-    pub config: String,
-    /// The record, not complete yet.
-    pub record: Record,
-    /// How hard it is compressed; not at all if nothing is said.
-    pub compress: Option<Level>,
-}
-
-/// Whose configuration of a domain it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Whose {
-    /// libxl's, JSON: save, migrate and reboot follow it.
-    Libxl,
-    /// xl's, the text of a configuration file: if `xl config-update` stored one, a reboot follows
-    /// it and not libxl's.
-    Xl,
-}
-
-/// A configuration of a domain that is stored with it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoreConfig {
-    /// The domain.
-    pub domain: DomainId,
-    /// Whose it is.
-    pub whose: Whose,
-    /// What is stored.
-    pub new: Text,
-    /// What was stored before.
-    pub old: Text,
-    /// What changes, for people: `xvda -> /srv/a.after-s1.qcow2`.
-    pub what: String,
-}
-
-/// An xl configuration file that gets another text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplaceCfg {
-    /// The file.
-    pub path: PathBuf,
-    /// What it must hold still.
-    pub old: Text,
-    /// What it is to hold.
-    pub new: Text,
-    /// Where the old one stays.
-    pub backup: PathBuf,
-    /// The disk entries it needs, for a person.
-    pub entries: Vec<String>,
-}
-
-/// A value in xenstore.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct XenstoreWrite {
-    /// The key.
-    pub path: String,
-    /// What is written.
-    pub new: String,
-    /// What stood there.
-    pub old: String,
-}
-
-/// One action of a QMP transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Action {
-    /// `blockdev-snapshot-internal-sync`
-    Internal {
-        /// The guest's name of the disk.
-        vdev: String,
-        /// QEMU's node.
-        node: String,
-        /// The snapshot's name.
-        name: String,
-        /// The file it is taken in.
-        file: PathBuf,
-    },
-    /// `blockdev-snapshot-sync` to an overlay that exists.
-    Overlay {
-        /// The guest's name of the disk.
-        vdev: String,
-        /// QEMU's node.
-        node: String,
-        /// The overlay.
-        file: PathBuf,
-        /// QEMU's name for the overlay's node.
-        new_node: String,
-    },
-}
-
-impl Action {
-    /// The overlay it switches to, if it is one to an overlay.
-    pub fn overlay(&self) -> Option<&Path> {
-        match self {
-            Action::Internal { .. } => None,
-            Action::Overlay { file, .. } => Some(file),
-        }
-    }
-}
+pub use self::parts::{Action, ImageStart, ReplaceCfg, StoreConfig, Target, Whose, XenstoreWrite};
 
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Makes a new file with a tool; never touches an existing one.
     NewFile {
-        /// The file.
         path: PathBuf,
         /// What fills it.
         fill: Invocation,
     },
     /// Gives a qcow2 image that a step before has made another size.
     Resize {
-        /// The file.
         path: PathBuf,
         /// The size the guest will see, in bytes.
         size: u64,
@@ -170,37 +58,21 @@ pub enum Step {
         to: PathBuf,
     },
     /// Removes a file this run made.
-    RemoveNew {
-        /// The file.
-        path: PathBuf,
-    },
+    RemoveNew { path: PathBuf },
     /// Takes the write permission from the base of an overlay: the mark that others rest on it.
-    Protect {
-        /// The file.
-        path: PathBuf,
-    },
+    Protect { path: PathBuf },
     /// Gives it back.
-    Unprotect {
-        /// The file.
-        path: PathBuf,
-    },
+    Unprotect { path: PathBuf },
     /// Opens the memory image and writes its header.
     OpenImage(Box<ImageStart>),
     /// Removes the unfinished image.
     DiscardImage,
     /// Stops the domain's xl process, which would take the suspend for the domain's end.
-    HoldMonitor {
-        /// The process.
-        process: Process,
-    },
+    HoldMonitor { process: Process },
     /// Lets it go on.
-    WakeMonitor {
-        /// The process.
-        process: Process,
-    },
+    WakeMonitor { process: Process },
     /// Saves the guest's memory; the guest stands still when it is done.
     Suspend {
-        /// The domain.
         domain: DomainId,
         /// Whether the guest runs while most of its memory is copied.
         live: bool,
@@ -214,33 +86,22 @@ pub enum Step {
     /// and disks would not be of one moment, or a disk would be missing. And that the guest has not stood
     /// still for too long.
     CheckStill {
-        /// The domain.
         domain: DomainId,
         /// The text libxl had stored of it, if no other step compares it.
         stored: Option<String>,
     },
     /// Makes the domain stand still, or stay paused once it is resumed.
-    Pause {
-        /// The domain.
-        domain: DomainId,
-    },
+    Pause { domain: DomainId },
     /// Lets a domain go on that was paused; one that is not needs nothing.
-    LetRun {
-        /// The domain.
-        domain: DomainId,
-    },
+    LetRun { domain: DomainId },
     /// Makes sure that a domain is configured as before.
     CheckSame {
-        /// The domain.
         domain: DomainId,
         /// The text libxl had stored of it.
         stored: String,
     },
     /// Makes sure that a domain is still there.
-    CheckThere {
-        /// The domain.
-        domain: DomainId,
-    },
+    CheckThere { domain: DomainId },
     /// Makes sure that no domain of this UUID or name runs.
     CheckDown {
         /// The UUID; nil if it is not known.
@@ -250,21 +111,18 @@ pub enum Step {
     },
     /// Takes a snapshot inside of a qcow2 file that nobody has open.
     TakeInternal {
-        /// The file.
         path: PathBuf,
         /// The snapshot's name, which no other one there has.
         name: SnapshotName,
     },
     /// Deletes that snapshot, if it is there.
     UntakeInternal {
-        /// The file.
         path: PathBuf,
         /// The snapshot's name.
         name: SnapshotName,
     },
     /// Makes the file for the record of a snapshot without memory, under a `.partial` name.
     OpenRecord {
-        /// The file.
         path: PathBuf,
         /// The record, not complete yet.
         record: Box<Record>,
@@ -275,7 +133,6 @@ pub enum Step {
     CompleteRecord,
     /// Lets the guest go on.
     Resume {
-        /// The domain.
         domain: DomainId,
         /// The command that brings the guest back if it cannot be resumed, where there is one. Before
         /// Xen 4.20 xl has none that resumes.
@@ -292,7 +149,6 @@ pub enum Step {
     /// Hands QEMU the transaction but for its last byte: it has read and understood it when the guest
     /// stands still.
     Arm {
-        /// The domain.
         domain: DomainId,
         /// A snapshot each.
         actions: Vec<Action>,
@@ -301,7 +157,6 @@ pub enum Step {
     Disarm,
     /// Snapshots every disk QEMU serves, all or none.
     Transaction {
-        /// The domain.
         domain: DomainId,
         /// A snapshot each.
         actions: Vec<Action>,
@@ -317,27 +172,17 @@ pub enum Step {
     /// Destroys the domain and waits until its QEMU is gone: what QEMU had open is free then. libxl may
     /// still be at work on the rest.
     Destroy {
-        /// The domain.
         domain: DomainId,
         /// What to tell if the domain is gone then, but its disks are still in use.
         way_out: Left,
     },
     /// Waits until libxl has destroyed all of the domain: its name and what dom0's kernel had open are free
     /// then.
-    AwaitDestroyed {
-        /// The domain.
-        domain: DomainId,
-    },
+    AwaitDestroyed { domain: DomainId },
     /// Waits until nobody has a logical volume open any more, `VG/LV`.
-    AwaitClosed {
-        /// The volume.
-        volume: String,
-    },
+    AwaitClosed { volume: String },
     /// Waits until no snapshot is being merged into a logical volume any more, `VG/LV`.
-    AwaitMerged {
-        /// The volume.
-        volume: String,
-    },
+    AwaitMerged { volume: String },
     /// Runs a tool.
     Run(Invocation),
     /// Runs a tool whose effect another call takes back, also when there was none.
@@ -383,7 +228,6 @@ pub enum Step {
     },
     /// Makes an internal snapshot the content of its file again, and deletes it; nothing if it is not there.
     PutKeptBack {
-        /// The file.
         path: PathBuf,
         /// The snapshot's name.
         name: SnapshotName,
@@ -397,7 +241,6 @@ pub enum Step {
     },
     /// The same for a logical volume.
     RenameVolumeBack {
-        /// Its group.
         group: String,
         /// The volume.
         from: String,
@@ -438,10 +281,7 @@ pub enum Step {
     /// One step of an export.
     Export(Export),
     /// Removes a file that is not needed any more.
-    RemoveFile {
-        /// The file.
-        path: PathBuf,
-    },
+    RemoveFile { path: PathBuf },
     /// Has a domain take the place of another one.
     Switch(Switch),
 }

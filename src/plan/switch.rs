@@ -74,12 +74,7 @@ pub enum Switch {
     /// Destroys the old domain.
     Destroy { heir: Heir },
     /// Renames a logical volume that a domain may have open, if it has not been done.
-    RenameVolume {
-        /// Its group.
-        group: String,
-        from: String,
-        to: String,
-    },
+    RenameVolume { group: String, from: String, to: String },
     /// Writes into libxl's stored configuration of the new domain its name, and the images that have other
     /// names by now, and the latter into xenstore.
     Settle { heir: Heir, images: Vec<Image> },

@@ -23,7 +23,6 @@ pub struct Compactions {
 /// An image that was written anew.
 #[derive(Debug, Clone, Serialize)]
 pub struct Compaction {
-    /// The image.
     pub image: PathBuf,
     /// Whether it was, or would be, written anew; else it has the form already, and only shares more.
     pub rewritten: bool,

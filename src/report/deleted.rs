@@ -24,7 +24,6 @@ pub struct Deletions {
 /// A snapshot that was deleted.
 #[derive(Debug, Clone, Serialize)]
 pub struct Deleted {
-    /// Its name.
     pub name: String,
     /// Its identity.
     pub id: Uuid,

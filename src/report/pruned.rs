@@ -28,7 +28,6 @@ pub struct Pruned {
 /// A snapshot, and what became of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct PrunedSnapshot {
-    /// Its name.
     pub name: String,
     /// Its identity.
     pub id: Uuid,

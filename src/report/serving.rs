@@ -26,7 +26,6 @@ pub struct Serving {
     pub image: PathBuf,
     /// The size of the disk, in bytes.
     pub size: u64,
-    /// The socket.
     pub socket: PathBuf,
     /// The name of the export.
     pub export: String,

@@ -28,7 +28,6 @@ pub enum CfgAfter {
     Replace(ReplaceCfg),
     /// It cannot be made to say what it should.
     Trouble {
-        /// The file.
         path: PathBuf,
         /// Why.
         why: String,

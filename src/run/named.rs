@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::host::snapshot::Snapshot;
 use crate::host::{configured, files, list, record_file};
 use crate::revert::Cfg;
-use crate::spec::{Flags, Spec, merge};
+use crate::spec::Spec;
 
 /// A SPEC.toml is small; this is not one.
 const MAX_SPEC: u64 = 1 << 20;
@@ -34,7 +34,6 @@ pub(super) fn read_spec(path: &Path) -> Result<Spec> {
 
 /// What a snapshot's name on the command line means.
 pub(super) struct Named {
-    /// The snapshot.
     pub(super) snapshot: Snapshot,
     /// The domain's xl configuration file.
     pub(super) cfg: Cfg,
@@ -55,7 +54,7 @@ impl Named {
         match (file.or(spec.record.clone()), spec.config.clone()) {
             (Some(file), config) => Ok(Named::of(Snapshot::open(&file)?, config)),
             (None, Some(cfg)) => {
-                let request = merge(Flags::default(), spec)?;
+                let request = spec.request()?;
                 let record = configured::by_hand(&request, &cfg, Timestamp::now())?;
                 let name = path.display().to_string();
                 Ok(Named::of(Snapshot { name, record, source: None }, Some(cfg)))

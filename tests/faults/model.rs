@@ -41,7 +41,6 @@ pub enum Image {
 /// What of a host a plan can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// The guest.
     pub guest: Guest,
     /// Whether libxl is still destroying the domain.
     pub destroying: bool,

@@ -14,7 +14,7 @@ use xl_snapshot::host::cfg::rewritten;
 use xl_snapshot::host::xenstore::{Vbd, process_number};
 use xl_snapshot::memory::header::{Header, encode_plain};
 use xl_snapshot::names::is_vdev;
-use xl_snapshot::spec::{Flags, Spec, merge};
+use xl_snapshot::spec::Spec;
 use xl_snapshot::xlcfg::{BadCfg, Change, Known, disk_entries, respec, rewrite};
 
 use crate::damage::odd;
@@ -82,7 +82,7 @@ fn libxl_json() {
 
 fn check_disks(mut config: DomainConfig) -> bool {
     let Ok(disks) = config.disks() else { return false };
-    let request = merge(Flags::default(), Spec::default()).unwrap();
+    let request = Spec::default().request().unwrap();
     let job = Job::new(request, Timestamp::UNIX_EPOCH, Uuid::nil());
     let domain = config.name().unwrap_or("d").to_owned();
     for disk in disks.iter().take(8) {

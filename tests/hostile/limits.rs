@@ -16,7 +16,7 @@ use xl_snapshot::names::{is_file_part, is_vdev};
 use xl_snapshot::plan::Target;
 use xl_snapshot::record::{DiskRecord, Kept};
 use xl_snapshot::revert::keep_name;
-use xl_snapshot::spec::{DEFAULT_DIRECTORY, Flags, Spec, merge};
+use xl_snapshot::spec::{DEFAULT_DIRECTORY, Spec};
 use xl_snapshot::state::stamp;
 
 fn disk(vdev: &str, path: &str, script: Option<&str>) -> Disk {
@@ -43,12 +43,12 @@ fn the_longest_names_make_files_that_can_be_made() {
     let root = directory.path().to_str().unwrap();
     let mut files: Vec<PathBuf> = Vec::new();
     for wish in ["external", "reflink"] {
-        let flags = Flags {
+        let flags = Spec {
             name: Some(name.clone()),
-            disks: vec![format!("{vdev},{wish}")],
-            ..Flags::default()
+            disks: vec![format!("{vdev},{wish}").parse().unwrap()],
+            ..Spec::default()
         };
-        let request = merge(flags, Spec::default()).unwrap();
+        let request = flags.request().unwrap();
         let job = Job::new(request, Timestamp::UNIX_EPOCH, Uuid::nil());
         files.extend(job.new_file(&domain, &disk(&vdev, &format!("{root}/a"), None)));
         let tap = disk(&vdev, &format!("vhd:{root}/a"), Some("block-tap"));

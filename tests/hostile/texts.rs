@@ -9,7 +9,7 @@ use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::sample::select;
 use xl_snapshot::domain::Format;
 use xl_snapshot::names::{SnapshotName, is_drive, is_file_part, is_vdev};
-use xl_snapshot::spec::{DiskWish, Flags, MemoryTarget, Request, Spec, Wish, merge};
+use xl_snapshot::spec::{DiskWish, MemoryTarget, Request, Spec, Wish};
 use xl_snapshot::tool::qemu_img::{
     copy_snapshot, create_overlay, info, snapshot_apply, snapshot_create,
 };
@@ -57,12 +57,10 @@ fn spec() {
         check: |input| {
             let Ok(text) = str::from_utf8(input) else { return false };
             let path = Path::new("/etc/snap/web1.toml");
-            Spec::parse(text, path).and_then(|spec| merge(Flags::default(), spec)).is_ok_and(
-                |request| {
-                    check_request(&request);
-                    true
-                },
-            )
+            Spec::parse(text, path).and_then(|spec| spec.request()).is_ok_and(|request| {
+                check_request(&request);
+                true
+            })
         },
         factor: 256,
     });

@@ -20,7 +20,7 @@ agent_initramfs() {
 		[[ $module == /* ]] || continue
 		file=$(basename "$module" .xz)
 		[[ ! -e $root/modules/$file ]] || continue
-		case $module in *.xz) xz -dc "$module" ;; *) cat "$module" ;; esac >"$root/modules/$file"
+		case $module in *.xz) busybox xzcat "$module" ;; *) cat "$module" ;; esac >"$root/modules/$file"
 		echo "$file" >>"$root/modules/list"
 	done
 	cat >"$root/init" <<'END'
@@ -48,6 +48,12 @@ for letter in a b c; do
 done
 (while :; do setsid -c qemu-ga -m isa-serial -p /dev/hvc1 -t /tmp </dev/hvc1 >/tmp/ga.log 2>&1; sleep 1; done) &
 n=$(cat /mnt/a/tick 2>/dev/null || echo 0)
+# xvda is written first: another disk of the same moment has the same tick, or the one before.
+torn=0
+for l in $disks; do
+	found=$(cat /mnt/$l/tick 2>/dev/null || echo 0)
+	[ $found -eq $n ] || [ $found -eq $((n - 1)) ] || { torn=1; echo "TORN disk=xvd$l expected=$n found=$found"; }
+done
 echo "BOOT boot=$boot found=$n disks=$disks"
 # Load: data that is in the page cache only, and metadata.
 (i=0; while :; do i=$((i + 1)); for l in $disks; do
@@ -56,7 +62,8 @@ done; sleep 0.2; done) &
 while :; do
 	n=$((n + 1))
 	for l in $disks; do echo $n >/mnt/$l/tick.new && mv /mnt/$l/tick.new /mnt/$l/tick && sync -f /mnt/$l/tick; done
-	echo "TICK $n boot=$boot torn=0"
+	read -r up _ </proc/uptime
+	echo "TICK $n boot=$boot torn=$torn up=$up"
 	sleep 0.3
 done
 END
@@ -107,6 +114,13 @@ agent_there() {
 		((SECONDS < end)) || fail "$1: its agent does not answer"
 		lab_pause 1
 	done
+}
+
+# longest_gap NAME: the longest time between two of its ticks, by its own clock, in seconds.
+longest_gap() {
+	console "$1" | awk '/^TICK / {
+		for (i = 3; i <= NF; i++) if ($i ~ /^up=/) { up = substr($i, 4); if (last && up - last > gap) gap = up - last; last = up }
+	} END { printf "%.1f\n", gap }'
 }
 
 # agent NAME COMMAND [ARGUMENTS]: what the agent answers, asked without xl-snapshot.

@@ -226,13 +226,13 @@ fn what_else_is_refused() {
 
 #[test]
 fn what_is_said_of_memory_is_a_mistake_then() {
-    let merged = |change: fn(&mut Flags)| {
-        let mut flags = Flags { record: Some("/r".into()), ..Flags::default() };
+    let merged = |change: fn(&mut Spec)| {
+        let mut flags = Spec { record: Some("/r".into()), ..Spec::default() };
         change(&mut flags);
-        merge(flags, Spec::default())
+        flags.request()
     };
     merged(|_| {}).unwrap();
-    type Case = (fn(&mut Flags), &'static str);
+    type Case = (fn(&mut Spec), &'static str);
     let cases: [Case; 6] = [
         (|flags| flags.memory = Some("/m".into()), "--memory is for"),
         (|flags| flags.live = Some(true), "--live or --no-live"),

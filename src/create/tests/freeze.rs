@@ -107,22 +107,22 @@ fn a_domain_that_does_not_run_needs_no_freeze() {
 
 #[test]
 fn what_does_not_go_with_a_freeze_is_a_mistake() {
-    let merged = |change: fn(&mut Flags)| {
-        let mut flags = Flags {
+    let merged = |change: fn(&mut Spec)| {
+        let mut flags = Spec {
             record: Some("/r".into()),
             disk_only: true,
             quiesce: Some("agent".into()),
-            ..Flags::default()
+            ..Spec::default()
         };
         change(&mut flags);
-        merge(flags, Spec::default())
+        flags.request()
     };
     let limit = |request: Request| request.quiesce.unwrap().limit;
     assert_eq!(limit(merged(|_| {}).unwrap()), Duration::from_secs(10));
     let short = merged(|flags| flags.freeze_timeout = Some(0.5)).unwrap();
     assert_eq!(limit(short), Duration::from_millis(500));
     merged(|flags| flags.quiesce = Some("/usr/local/sbin/freeze".into())).unwrap();
-    type Case = (fn(&mut Flags), &'static str);
+    type Case = (fn(&mut Spec), &'static str);
     let cases: [Case; 8] = [
         (|flags| flags.disk_only = false, "--quiesce is for --disk-only"),
         (|flags| flags.crash_consistent = true, "contradict each other"),
@@ -147,8 +147,8 @@ fn what_does_not_go_with_a_freeze_is_a_mistake() {
     }
     let spec = "quiesce = \"agent\"\nfreeze_timeout = 3\ndisk_only = true\nrecord = \"r\"\n";
     let spec = Spec::parse(spec, Path::new("/s/s.toml")).unwrap();
-    let request = merge(Flags::default(), spec.clone()).unwrap();
+    let request = spec.clone().request().unwrap();
     assert_eq!(limit(request), Duration::from_secs(3));
-    let flags = Flags { freeze_timeout: Some(4.0), ..Flags::default() };
-    assert_eq!(limit(merge(flags, spec).unwrap()), Duration::from_secs(4));
+    let flags = Spec { freeze_timeout: Some(4.0), ..Spec::default() };
+    assert_eq!(limit(flags.over(spec).request().unwrap()), Duration::from_secs(4));
 }

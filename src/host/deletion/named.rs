@@ -19,7 +19,6 @@ pub struct Named {
     pub image: PathBuf,
     /// Whether that has the name that says that the snapshot is being deleted.
     pub marked: bool,
-    /// Its record.
     pub record: Record,
     /// What the file takes, in bytes.
     pub allocated: u64,

@@ -37,7 +37,6 @@ pub struct Monitor {
 pub struct Watched<'a> {
     /// Its number.
     pub domid: u32,
-    /// Its name.
     pub name: &'a str,
     /// The numbers of all other domains but dom0.
     pub others: &'a [u32],

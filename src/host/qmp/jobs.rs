@@ -43,7 +43,6 @@ pub struct Named {
     /// QEMU's name of the node.
     #[serde(default)]
     pub node_name: String,
-    /// The file.
     pub file: PathBuf,
     /// The driver; `file` for the node below a format.
     pub drv: String,

@@ -16,7 +16,6 @@ use crate::tool::quote;
 /// Whose QEMU merges images while its guest runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Online {
-    /// The domain.
     pub domain: DomainId,
     /// The guest's name of the disk.
     pub vdev: String,
@@ -27,9 +26,7 @@ pub struct Online {
 /// An image and its format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// The file.
     pub path: PathBuf,
-    /// Its format.
     pub format: Format,
 }
 
@@ -63,12 +60,7 @@ pub enum Deletion {
         marked: PathBuf,
     },
     /// Marks a file that is going to be written to.
-    Begin {
-        /// The file.
-        file: PathBuf,
-        /// The mark.
-        mark: Merging,
-    },
+    Begin { file: PathBuf, mark: Merging },
     /// Writes what an overlay holds into the image on which it rests.
     Commit {
         /// Whose QEMU does it; `None` if nobody has the images open.
@@ -113,14 +105,11 @@ pub enum Deletion {
     DeleteInside {
         /// Whose QEMU does it; `None` if nobody has the file open.
         online: Option<Online>,
-        /// The file.
         file: PathBuf,
-        /// The snapshot.
         snapshot: QcowSnapshot,
     },
     /// Gives a file that was written to its time and permissions again.
     Settle {
-        /// The file.
         file: PathBuf,
         /// Whether a guest writes to it, who sets its time.
         live: bool,
@@ -137,17 +126,9 @@ pub enum Deletion {
         changes: Vec<Change>,
     },
     /// Takes the mark off a file.
-    End {
-        /// The file.
-        file: PathBuf,
-    },
+    End { file: PathBuf },
     /// Writes a record into a file of its own.
-    WriteRecord {
-        /// The file.
-        path: PathBuf,
-        /// The record.
-        record: Box<Record>,
-    },
+    WriteRecord { path: PathBuf, record: Box<Record> },
 }
 
 fn mib(bytes: u64) -> String {

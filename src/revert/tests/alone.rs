@@ -112,7 +112,7 @@ mod by_hand {
     use crate::disk::kinds::{External, Internal};
     use crate::record::DisksOnly;
     use crate::revert::by_hand::record;
-    use crate::spec::{Flags, Spec, merge};
+    use crate::spec::Spec;
     use crate::support::disks::id;
 
     /// xvda in an image with snapshots, xvdb in an overlay on an overlay on a raw file.
@@ -150,7 +150,7 @@ mod by_hand {
             CONFIG.replace("/srv/b.img", "/srv/o.qcow2").replace(r#""raw", "r"#, r#""qcow2", "r"#);
         let config = DomainConfig::parse(&config).unwrap();
         let spec = Spec::parse(spec, Path::new("/etc/snap/by-hand.toml"))?;
-        let request = merge(Flags::default(), spec)?;
+        let request = spec.request()?;
         let now = "2026-03-02T00:00:00Z".parse().unwrap();
         record(&request, (&config, Uuid::nil()), Path::new("/etc/xen/web1.cfg"), &Host, now)
     }

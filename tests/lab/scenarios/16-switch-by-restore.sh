@@ -2,7 +2,7 @@
 # A raw file on blkback and a VHD on tapdisk: nothing can switch them under a running guest, so the
 # domain is restored on the new disks, and all others with it.
 # timeout: 900
-# core
+# slow
 . /lab/t/kinds.sh
 
 vg_up vg0 800M
