@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -138,6 +139,7 @@ pub(super) fn adapted(args: CreateArgs, adapt: Adapt<'_>, carry_out: Execute) ->
     let restored = !plan.onward.is_empty();
     let domid = if restored { dom0.domid_of(domain.id.uuid)? } else { Some(domain.id.domid) };
     let off = domain.state == State::Off;
+    let stop = dom0.stop_flag();
     let done = dom0.done();
     let record = done.record.expect("an executed plan has completed the record");
     // A guest that had to be restored runs by now.
@@ -146,7 +148,9 @@ pub(super) fn adapted(args: CreateArgs, adapt: Adapt<'_>, carry_out: Execute) ->
     let sizes = match &seen.image {
         ImagePlace::File { path, .. } => {
             let like = args.like.as_deref();
-            let told = plain.then(|| sharing::share_with_older(path, &record, like)).flatten();
+            let stop = || stop.load(Ordering::Acquire);
+            let share = || sharing::share_with_older(path, &record, like, &stop);
+            let told = plain.then(share).flatten();
             told.iter().for_each(|told| reporter.note(&format!("note: {told}")));
             files::open(path).and_then(|file| sharing::sizes(&file)).ok()
         }
