@@ -23,12 +23,12 @@ build: setup ## build the program
 faulty: build
 	@$(CARGO) build --release --locked --example xl-snapshot-faults
 
-# In the release profile, whose build the lab needs anyway. Debian 12's own Rust comes without clippy.
+# In the release profile, whose build the lab needs anyway: what both need is built once. Debian 12's own Rust comes without clippy.
 check: setup ## the quick part of the tests: format, lints, unit tests, real qemu-img
 	@rm -rf target/reliability target/lab/*/logs/*/reliability
 	@$(CARGO) fmt --all --check
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
-		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
+		$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings; \
 	else echo 'no cargo-clippy: the lints were not run' >&2; fi
 	@$(CARGO) test --release --workspace --locked --quiet
 

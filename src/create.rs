@@ -244,6 +244,10 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     }
     plan.prepare = prepare;
     plan.finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
+    // Their place is there; whoever compresses has others.
+    if !by_restore.is_empty() && job.request.compress.is_none() {
+        plan.finish.push(Step::AddSums);
+    }
     Ok(plan)
 }
 

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::disk::exporting::DiskExport;
+use crate::disk::kind::{Content, Frozen};
 use crate::disk::kinds::Exported;
 use crate::disk::{self, Beside, DiskFound, RevertContext, mib};
 use crate::domain::{BadConfig, DomainConfig, Format};
@@ -22,7 +23,7 @@ use crate::names::is_file_part;
 use crate::need::{self, Rank, Trouble};
 use crate::plan::export::{DiskCopy, Export, ImageCopy};
 use crate::plan::{Plan, Step, Text};
-use crate::record::{DiskRecord, DisksOnly, NOT_YET, Record};
+use crate::record::{DiskRecord, DisksOnly, FrozenFile, NOT_YET, Record};
 use crate::tool::qemu_img::flatten;
 use crate::tool::quote;
 use crate::tool::volumes::Volume;
@@ -205,6 +206,7 @@ pub fn plan(found: &Found, wishes: &Wishes, writer: &str) -> Result<Plan> {
             to: to.clone(),
             fit: copy.disk.fit,
             most: copy.most,
+            source: source(disk),
             time: whole_second(record.created),
         })));
         send(&mut prepare, to);
@@ -317,6 +319,16 @@ fn config_of(config: &DomainConfig, exported: &Record) -> std::result::Result<St
         config.set_image(&disk.vdev, &disk.path, Format::Qcow2)?;
     }
     Ok(config.to_json())
+}
+
+/// The file with the content of a disk that nobody writes to any more, and its proof.
+fn source(disk: &DiskRecord) -> Option<(PathBuf, FrozenFile)> {
+    match disk.snapshot.kind().content() {
+        Content::Frozen(Frozen { copy, proof, .. }) => {
+            Some((copy.unwrap_or(&disk.path).to_owned(), proof?.clone()))
+        }
+        Content::Nowhere | Content::Inside(_) | Content::Volume(_) => None,
+    }
 }
 
 /// As every archive keeps it.

@@ -44,9 +44,17 @@ pub struct NewFile {
     pub path: PathBuf,
     /// Why it must not be removed, if it must not.
     pub needed: Option<String>,
+    /// The image that the guest goes on from in it: the snapshot was taken, and only its record is not complete.
+    pub goes_on_from: Option<PathBuf>,
 }
 
 impl Leftover {
+    /// Whether a guest goes on in a file of it. Its record is all that tells of that, and stays until somebody has
+    /// decided.
+    pub fn is_kept(&self) -> bool {
+        self.files.iter().any(|file| file.goes_on_from.is_some())
+    }
+
     /// The steps that remove what nobody needs.
     fn steps(&self) -> Vec<Step> {
         // The image alone tells of the rest.
@@ -60,8 +68,8 @@ impl Leftover {
                 Step::Run(volumes::remove_tagged(&volume.group, &volume.name, tag))
             });
         // The image last: it knows of the others.
-        let image = Step::RemoveFile { path: self.image.clone() };
-        files.chain(volumes).chain([image]).collect()
+        let image = (!self.is_kept()).then(|| Step::RemoveFile { path: self.image.clone() });
+        files.chain(volumes).chain(image).collect()
     }
 }
 
@@ -93,8 +101,17 @@ impl fmt::Display for Leftover {
             write!(f, " {},", volume.path())?;
         }
         write!(f, " {image}")?;
-        for NewFile { path, needed } in &self.files {
-            if let Some(why) = needed {
+        for NewFile { path, needed, goes_on_from } in &self.files {
+            if let (Some(why), Some(base)) = (needed, goes_on_from) {
+                let (path, base) = (quote(path), quote(base));
+                write!(
+                    f,
+                    "; not removed is {path}: {why}: the guest goes on in it, on {base}, and {image}, which \
+                     tells of that, is kept. To leave the disk so, remove that: rm {image}. To merge it, shut \
+                     the domain down: chmod u+w {base}; qemu-img commit {path}; name {base} in its \
+                     configuration; rm {path} {image}"
+                )?;
+            } else if let Some(why) = needed {
                 write!(f, "; not removed is {}: {why}", quote(path))?;
             }
         }
@@ -127,6 +144,7 @@ mod tests {
         let file = |path: &str, needed: Option<&str>| NewFile {
             path: path.into(),
             needed: needed.map(Into::into),
+            goes_on_from: None,
         };
         let leftover = Leftover {
             image: "/x/s1.xlsave.partial".into(),
@@ -150,6 +168,30 @@ mod tests {
         let unsure = Leftover { unsure: Some("lvs fails".into()), ..leftover };
         assert!(unsure.to_string().ends_with("nothing of it is removed: lvs fails"));
         assert!(clean_up("web1", &[unsure]).finish.is_empty());
+    }
+
+    #[test]
+    fn a_record_stays_while_a_guest_goes_on_in_an_overlay() {
+        let file = NewFile {
+            path: "/srv/o.qcow2".into(),
+            needed: Some("disk xvda of domain web1 uses it".into()),
+            goes_on_from: Some("/srv/a.qcow2".into()),
+        };
+        let leftover = Leftover {
+            image: "/x/s1.record.partial".into(),
+            record: sample(),
+            what: What::Unfinished,
+            unsure: None,
+            files: vec![file],
+            volumes: Vec::new(),
+        };
+        assert!(leftover.is_kept());
+        assert!(clean_up("web1", std::slice::from_ref(&leftover)).finish.is_empty());
+        let text = leftover.to_string();
+        assert!(text.contains("not removed is /srv/o.qcow2: disk xvda of domain web1"), "{text}");
+        for command in ["rm /x/s1.record.partial.", "qemu-img commit /srv/o.qcow2;"] {
+            assert!(text.contains(command), "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod collect;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -49,12 +50,18 @@ pub enum What {
     },
     /// A directory in which files get other names.
     Renames(PathBuf),
+    /// A file that gets another name, and another file its own.
+    Replaced(PathBuf),
     /// A directory that libxl, xl and QEMU write small files to.
     State(PathBuf),
     /// A program or script that is started.
     Program(PathBuf),
-    /// A network bridge.
+    /// A network bridge of the kernel's.
     Bridge(String),
+    /// A network device of dom0's, of whatever kind.
+    Device(String),
+    /// A name for a network device in dom0, which no other one has.
+    DeviceName(String),
     /// A domain that serves a device, by its name or number.
     Backend(String),
     /// A pool of processors, by its name or number.
@@ -66,6 +73,20 @@ pub enum What {
         /// What it is for.
         purpose: &'static str,
         number: u16,
+    },
+    /// An address of this host's that QEMU listens on.
+    Address {
+        /// What it is for.
+        purpose: &'static str,
+        /// The address.
+        ip: IpAddr,
+    },
+    /// Processors of a pool, of which the guest may use no other: one of each list at least.
+    Processors {
+        /// The pool's name or number; the first one if none is named.
+        pool: Option<String>,
+        /// Their numbers, for each virtual processor.
+        of_each: Vec<Vec<u32>>,
     },
     /// Free memory, in KiB.
     Memory {
@@ -80,6 +101,19 @@ pub enum What {
     Xen(String),
     /// A QEMU of Xen's that can serve images of a format.
     Served(Format),
+    /// A QEMU of Xen's.
+    Emulator,
+    /// The programs of the Xen that runs, with which xl restores a domain.
+    Tools,
+    /// The daemon that has the consoles of all domains.
+    Consoles,
+    /// A USB device of this host's that is passed through.
+    Usb {
+        /// The number of its bus.
+        bus: u64,
+        /// Its number there, another one each time that it is plugged in.
+        number: u64,
+    },
 }
 
 /// How bad a trouble is: the worst one is told first.
@@ -169,24 +203,53 @@ impl What {
             What::Alone(path) | What::Still(path) | What::Inside(path) => {
                 format!("see who uses it, and end that first: fuser -v {}", quote(path))
             }
-            What::Usable { path, .. } | What::Image { path, .. } => {
-                format!("put it back, or another one in its place: ls -l {}", quote(path))
-            }
+            What::Usable { path, .. } | What::Image { path, .. } => format!(
+                "put it back, or another one in its place: ls -l {0}. If only its write permission is missing and \
+                 no snapshot rests on it (xl-snapshot list --all; qemu-img info of its overlays): chmod u+w {0}",
+                quote(path)
+            ),
             What::Renames(path) | What::State(path) => {
                 format!("make it writable: df {0}; lsattr -d {0}", quote(path))
             }
             What::Program(_) => "install it again, or make it executable: chmod +x".into(),
+            What::Replaced(path) => {
+                format!("let it be renamed: chattr -i -a {0}, or umount {0}", quote(path))
+            }
             What::Bridge(name) => {
                 format!("bring the bridge up: ip link add {} type bridge", quote(name))
             }
+            What::Device(name) => format!("bring it up again: ip link show {}", quote(name)),
+            What::DeviceName(name) => format!(
+                "see what it is, and give it another name: ip -d link show {0}; ip link set {0} name NAME",
+                quote(name)
+            ),
             What::Backend(_) => "start that domain first".into(),
             What::Pool(name) => {
                 format!("make the pool again: xl cpupool-create name={}", quote(name))
             }
             What::Pci(device) => format!("make it assignable: xl pci-assignable-add {device}"),
             What::Port { .. } => "end that program, or let it use another port".into(),
+            What::Address { ip, .. } => {
+                format!("give the host that address for the time being: ip addr add {ip} dev lo")
+            }
+            What::Processors { pool, .. } => format!(
+                "give one of them to the pool: xl cpupool-cpu-add {} CPU; xl cpupool-list -c shows who has it",
+                quote(pool.as_deref().unwrap_or("Pool-0"))
+            ),
             What::Memory { .. } | What::FreeMemory(_) => {
                 "shut another domain down, or take memory from one: xl mem-set".into()
+            }
+            What::Emulator => "install it again (Debian: apt install qemu-system-xen)".into(),
+            What::Tools => {
+                "install them again, in the release of the Xen that runs (Debian: apt install \
+                            xen-utils-RELEASE), or boot the new Xen"
+                    .into()
+            }
+            What::Consoles => {
+                "start it: xenconsoled (Debian: /etc/init.d/xen start); running domains do not notice".into()
+            }
+            What::Usb { .. } => {
+                "see which number it has now, and plug it in again until it is that: lsusb".into()
             }
             What::Xen(version) => format!(
                 "revert to it on a host with Xen {version} or newer; this host's is told by: xl info"

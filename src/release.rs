@@ -60,6 +60,16 @@ pub const BOOT_LOADER: [&str; 2] = ["/b_info/bootloader", "/b_info/type.pv/bootl
 /// How a disk that tapback serves is called in libxl's JSON and in xenstore (libxl_types.idl, `disk_backend`).
 pub const TAPBACK: &str = "tap";
 
+/// What Debian's /usr/sbin/xl leads to: it starts the xl of the Xen that runs.
+pub const XEN_WRAPPER: &str = "/usr/lib/xen-common/bin/xen-utils-wrapper";
+/// Where the programs are that libxl starts, in other builds (configure.ac).
+pub const XEN_TOOLS: [&str; 4] = [
+    "/usr/lib/xen/bin",
+    "/usr/libexec/xen/bin",
+    "/usr/local/lib/xen/bin",
+    "/usr/local/libexec/xen/bin",
+];
+
 /// Where the QEMU is that libxl starts: Debian's build, Xen's own, and builds that use the system's
 /// (`--with-system-qemu`; configure.ac). The first that exists is taken for it.
 pub const QEMUS: [&str; 6] = [

@@ -412,10 +412,14 @@ pub fn refuse_domain(
         .hint("rename or destroy that domain first: xl rename, xl destroy"));
     }
     match same {
-        Some((same, _)) if same.name != domain.name => Err(Error::refused(format!(
-            "The domain of the snapshot, {}, is called {same} now",
-            domain.name
-        ))
+        Some((same, _)) if same.name != domain.name => Err(Error::refused(match &*same.name {
+            // Somebody has removed it from xenstore.
+            "" => format!(
+                "The domain of the snapshot, {}, has no name any more: it is number {}",
+                domain.name, same.domid
+            ),
+            _ => format!("The domain of the snapshot, {}, is called {same} now", domain.name),
+        })
         .because(format!("it has the snapshot's UUID {}", domain.uuid))
         .hint(format!(
             "if it is the same one, give it its name back: xl rename {} {}; if it is another one, it \

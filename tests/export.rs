@@ -232,13 +232,22 @@ struct Host<'a> {
     exporter: Exporter,
     snapshot: &'a mut Snapshot,
     fails: Option<usize>,
+    /// Somebody writes to it while the disks are copied.
+    written: Option<PathBuf>,
     steps: usize,
     stopped: bool,
 }
 
 impl Host<'_> {
     fn of(snapshot: &mut Snapshot) -> Host<'_> {
-        Host { exporter: Exporter::default(), snapshot, fails: None, steps: 0, stopped: false }
+        Host {
+            exporter: Exporter::default(),
+            snapshot,
+            fails: None,
+            written: None,
+            steps: 0,
+            stopped: false,
+        }
     }
 }
 
@@ -247,8 +256,13 @@ impl Perform for Host<'_> {
         let Step::Export(export) = step else { panic!("{step}") };
         self.steps += 1;
         let stopped = self.stopped;
+        let written = self.written.as_deref();
         let mut hands = Hands {
             run: &mut |call, _| {
+                if let Some(path) = written {
+                    let file = File::options().write(true).open(path).unwrap();
+                    file.set_modified(std::time::SystemTime::now()).unwrap();
+                }
                 command::run(call).map(drop).map_err(|why| Error::failed(why.to_string()))
             },
             show: &mut |done, total| assert!(done <= total),
@@ -402,6 +416,25 @@ fn an_export_that_fails_leaves_nothing() {
     let error = execute(&plan, &mut host).unwrap_err();
     assert!(error.chain().join(": ").contains("Stopped by a signal"), "{error:?}");
     assert!(!place.path("x.partial").exists());
+}
+
+#[test]
+fn a_file_that_is_written_to_while_it_is_copied_is_told() {
+    let place = Place::new();
+    let to = place.path("x");
+    for (vdev, name) in [("xvdb", "b.img"), ("xvdc", "c.img"), ("xvde", "e.vhd")] {
+        let before = File::open(place.path(name)).unwrap();
+        let modified = before.metadata().unwrap().modified().unwrap();
+        let (plan, mut snapshot) =
+            place.plan(&place.image(), To::Directory(to.clone()), false).unwrap();
+        let mut host = Host { written: Some(place.path(name)), ..Host::of(&mut snapshot) };
+        let error = execute(&plan, &mut host).unwrap_err();
+        let text = error.chain().join(": ");
+        assert!(error.exit_code() == 1 && text.contains("changed while it was copied"), "{text}");
+        assert!(text.contains(vdev) && text.contains("last at"), "{text}");
+        assert!(!to.exists() && !place.path("x.partial").exists());
+        File::options().write(true).open(place.path(name)).unwrap().set_modified(modified).unwrap();
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub fn short_of_room(rooms: &[&Room]) -> Option<String> {
 /// after which somebody restored the time (`touch -r`). The time of the last change of the inode (ctime) would
 /// show that, but also changes with a new owner, name or permission, which do not matter. The number of the file
 /// system is not in the record, because it may change when the host boots.
-fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
+pub fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Result<(), String> {
     if !file.has_inode_of(proof) {
         return Err(format!(
             "it is another file now: inode {}, at the snapshot {}",

@@ -6,15 +6,18 @@
 //! has to name the other; *stream* reads what the file below holds into the overlay, and every path stays.
 
 mod commit;
+mod parts;
 
-use self::commit::{commit, finish_commit};
-use crate::disk::family::{DiskDelete, Family, Member, Merged, Rewrite, Running, Wishes};
-use crate::disk::merging::{How, Merging};
+use self::commit::{commit, settle_commit};
+pub(super) use self::parts::{begin, must_be_marked, written};
+use self::parts::{copies, remove};
+use crate::disk::family::{DiskDelete, Family, Member, Running, Switch, Wishes};
+use crate::disk::merging::How;
 use crate::disk::proof::{FrozenFile, SECTOR};
 use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::plan::Step;
-use crate::plan::deletion::{Change, Deletion};
+use crate::plan::deletion::Deletion;
 use crate::tool::quote;
 
 /// Refuses to delete the snapshot of a disk.
@@ -107,11 +110,6 @@ pub(super) fn delete(
         None => remove(base, &mut plan),
     }
     Ok(plan)
-}
-
-fn remove(member: &Member, plan: &mut DiskDelete) {
-    plan.removals.push(Step::RemoveFile { path: member.path.clone() });
-    plan.removed.push(member.path.display().to_string());
 }
 
 /// Who an overlay belongs to.
@@ -264,12 +262,6 @@ fn needs(what: u64, member: &Member) -> Option<String> {
     })
 }
 
-/// An image that is no guest's disk is below other images, and snapshots are proven by it. So is one that only a
-/// configuration file from before still names.
-pub(super) fn must_be_marked(member: &Member) -> bool {
-    member.users.is_empty() || member.keepers.iter().any(|keeper| keeper.proven)
-}
-
 fn why_no_stream(base: &Member, overlay: &Member) -> Option<String> {
     if !base.inside.as_ref().is_ok_and(Vec::is_empty) {
         return Some("there are internal snapshots in the base, which would stay alone".into());
@@ -323,18 +315,6 @@ fn why_no_commit(
     needs(overlay.allocated, base)
 }
 
-pub(super) fn begin(family: &Family, member: &Member, how: How) -> Option<Step> {
-    let facts = member.facts.as_ref().ok()?;
-    let mark = Merging {
-        id: family.id,
-        how,
-        size: facts.size,
-        mtime: facts.mtime,
-        writable: facts.writable,
-    };
-    Some(Step::Delete(Deletion::Begin { file: member.path.clone(), mark }))
-}
-
 fn stream(
     family: &Family,
     base: &Member,
@@ -374,23 +354,45 @@ fn stream(
     Ok(())
 }
 
-/// Counts what a merge moves, and the room that this may take.
-fn copies(plan: &mut DiskDelete, how: &'static str, from: &Member, into: &Member) {
-    let (device, free) = into.room;
-    plan.room.push((device, free, from.allocated, into.path.clone()));
-    plan.merged.push(Merged {
-        how,
-        from: from.path.clone(),
-        into: into.path.clone(),
-        bytes: from.allocated,
-        instead: None,
-    });
-}
-
-pub(super) fn written(member: &Member) -> impl Iterator<Item = Rewrite> {
-    // What is broken already must not be proven anew.
-    member.keepers.iter().filter(|keeper| keeper.proven).map(|keeper| Rewrite {
-        keeper: keeper.clone(),
-        change: Change::Written { vdev: keeper.vdev.clone() },
-    })
+/// Goes on with a commit that was cut short.
+fn finish_commit(
+    family: &Family,
+    base: &Member,
+    overlay: &std::path::Path,
+    mut plan: DiskDelete,
+) -> Result<DiskDelete> {
+    let overlay = family.overlays.iter().find(|member| member.path == overlay);
+    let Some(overlay) = overlay else {
+        // All was done but the last.
+        plan.written.push((base.path.clone(), !base.users.is_empty()));
+        plan.rewrites.extend(written(base));
+        return Ok(plan);
+    };
+    let pivoted = matches!(base.merging().map(|mark| &mark.how), Some(How::Pivot(_)));
+    let runs_on_it = overlay.users.iter().any(|user| user.cfg.is_none());
+    if pivoted && base.users.is_empty() && !runs_on_it {
+        let (base, overlay) = (quote(&base.path), quote(&overlay.path));
+        return Err(refuse(
+            family,
+            format!("a guest may have written to {base} after {overlay} was merged into it, and is down now"),
+        )
+        .hint(format!(
+            "name {base} in the domain's configuration file in /etc/xen, start the domain, and repeat the command"
+        )));
+    }
+    if base.users.is_empty() {
+        let online = check(family, base, overlay, true)?;
+        commit(family, base, overlay, online, &mut plan)?;
+        return Ok(plan);
+    }
+    // A guest writes to the base already: what the overlay holds is older.
+    let online = base.open_in.first();
+    plan.online.extend(online.map(|running| running.id.clone()));
+    settle_commit(family, base, overlay, online, &mut plan);
+    plan.switches.extend(base.users.iter().filter(|user| user.cfg.is_none()).map(|user| Switch {
+        user: user.clone(),
+        domain: online.map(|running| running.id.clone()),
+        to: base.image(),
+    }));
+    Ok(plan)
 }

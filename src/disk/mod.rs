@@ -29,7 +29,7 @@ use jiff::Timestamp;
 
 use self::exporting::DiskExport;
 use self::family::{DiskDelete, Family, Wishes};
-pub use self::found::{DiskFound, short_of_room};
+pub use self::found::{DiskFound, check_untouched, short_of_room};
 use self::kind::{Content, Volume};
 use self::kinds::How;
 pub(crate) use self::parts::mib;

@@ -22,6 +22,8 @@ const MAGIC: [u8; 4] = *b"QFI\xfb";
 const MAX_BACKING_NAME: usize = 1023;
 /// The length of the header of version 2.
 const LENGTH_V2: usize = 72;
+/// The reference counts of version 2 have 16 bits.
+const ORDER_V2: u32 = 4;
 /// The shortest header of version 3.
 const LENGTH_V3: usize = 104;
 
@@ -49,6 +51,8 @@ pub enum Ailment {
     /// It has persistent dirty bitmaps, as backup programs leave them: `snapshot -a` says "Device has active
     /// dirty bitmaps" (seen with qemu-img 7.2; block/snapshot.c, `bdrv_snapshot_goto`).
     Bitmaps(u32),
+    /// Its reference counts have so many bits, too few for so many snapshots.
+    Counts { bits: u32, snapshots: u32 },
 }
 
 impl Ailment {
@@ -67,6 +71,12 @@ impl Ailment {
                  can be put back",
                 if count == 1 { "" } else { "s" }
             ),
+            Ailment::Counts { bits, snapshots } => format!(
+                "the image counts references to its clusters in {bits} bit{}, and {snapshots} snapshot{} and what \
+                 a revert keeps are more than fit",
+                if bits == 1 { "" } else { "s" },
+                if snapshots == 1 { "" } else { "s" }
+            ),
         }
     }
 
@@ -80,6 +90,9 @@ impl Ailment {
             Ailment::Bitmaps(_) => format!(
                 "shut the domain down and remove them: qemu-img info -f qcow2 {path} lists them, \
                  qemu-img bitmap --remove -f qcow2 {path} NAME removes one"
+            ),
+            Ailment::Counts { .. } => format!(
+                "shut the domain down and give it longer ones: qemu-img amend -f qcow2 -o refcount_bits=16 {path}"
             ),
         }
     }
@@ -103,6 +116,8 @@ pub struct Header {
     pub encrypted: bool,
     /// The features whose bits whoever does not know them must not open it.
     pub incompatible: u64,
+    /// The length of a reference count, in bits, as a power of 2.
+    pub refcount_order: u32,
 }
 
 impl Header {
@@ -134,6 +149,7 @@ impl Header {
             cluster: 1 << bits,
             encrypted: at.u32(32)? != 0,
             incompatible,
+            refcount_order: if version == 2 { ORDER_V2 } else { at.u32(96)? },
             ..Header::default()
         };
         let (name, size) = (at.u64(8)?, usize::try_from(at.u32(16)?).unwrap_or(usize::MAX));
@@ -197,7 +213,17 @@ impl Header {
         if self.is_corrupt() {
             return Some(Ailment::Corrupt);
         }
-        Ailment::of_bitmaps(self.bitmaps)
+        Ailment::of_bitmaps(self.bitmaps).or_else(|| self.miscounted(0))
+    }
+
+    /// Whether its reference counts are too short for a revert once it has so many snapshots more. A cluster that all
+    /// of them have is counted for each, for what the guest sees, for the snapshot that a revert keeps of that, and
+    /// once more while the other one is put back (block/qcow2-snapshot.c, `qcow2_snapshot_goto`).
+    pub fn miscounted(&self, more: u32) -> Option<Ailment> {
+        let bits = 1u32.checked_shl(self.refcount_order).unwrap_or(u32::MAX);
+        let most = 1u64.checked_shl(bits).map_or(u64::MAX, |over| over - 1);
+        let snapshots = self.snapshots.saturating_add(more);
+        (u64::from(snapshots) + 3 > most).then_some(Ailment::Counts { bits, snapshots })
     }
 
     /// The size that the guest saw at the snapshot with an ID, in bytes, from the first bytes of the list of
@@ -315,6 +341,30 @@ pub(crate) mod tests {
         assert!(with(35, 1).unreadable().unwrap().contains("encrypted"));
         // Without the autoclear bit, QEMU ignores the list.
         assert_eq!(with(95, 0).bitmaps, 0);
+    }
+
+    #[test]
+    fn reference_counts_have_to_be_long_enough_for_a_revert() {
+        let with = |order: u32, snapshots: u32| {
+            let mut bytes = bytes();
+            bytes[96..100].copy_from_slice(&order.to_be_bytes());
+            bytes[60..64].copy_from_slice(&snapshots.to_be_bytes());
+            bytes[95] = 0;
+            Header::parse(&bytes).unwrap()
+        };
+        let too_short = |bits, snapshots| Some(Ailment::Counts { bits, snapshots });
+        assert_eq!(with(0, 0).miscounted(1), too_short(1, 1));
+        // Seen with qemu-img 7.2: the snapshot is taken, and once another one is, `snapshot -a` says "Invalid argument".
+        assert_eq!(with(1, 0).miscounted(1), too_short(2, 1));
+        assert_eq!(with(1, 1).unwritable(), too_short(2, 1));
+        assert_eq!(with(2, 12).unwritable(), None);
+        assert_eq!(with(2, 12).miscounted(1), too_short(4, 13));
+        assert_eq!(with(4, 1000).miscounted(1), None);
+        for order in [6, 7, u32::MAX] {
+            assert_eq!(with(order, u32::MAX).miscounted(1), None);
+        }
+        let why = too_short(2, 1).unwrap().why();
+        assert!(why.contains("in 2 bits, and 1 snapshot and what a revert keeps"), "{why}");
     }
 
     #[test]

@@ -333,7 +333,8 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
         if in_place.header().is_some_and(|header| header.bitmaps > 0) {
             // Not in the file yet, but when QEMU ends.
             let mut live = in_place.clone();
-            live.own.as_mut().unwrap()[0].header = Some(qcow2::Header::default());
+            let clean = qcow2::Header { refcount_order: 4, ..qcow2::Header::default() };
+            live.own.as_mut().unwrap()[0].header = Some(clean);
             live.top_id = Some(facts().id());
             live.live_bitmaps = 1;
             refused(revert_one(&live), &["1 dirty bitmap of"]);
@@ -362,9 +363,14 @@ fn each_kind_tells_what_it_needs() {
     let renames = What::Renames("/srv".into());
     assert_eq!(of(&copy, false), [still("/srv/copy"), still("/srv/a"), renames]);
     assert_eq!(of(&copy, true), [still("/srv/copy")]);
-    assert_eq!(of(&lvm(Some(1)), false), [alone("/dev/vg0/a")]);
+    let kept = ["/etc/lvm/archive", "/etc/lvm/backup"].map(|path| What::State(path.into()));
+    let [archive, backup] = kept.clone();
+    assert_eq!(of(&lvm(Some(1)), false), [alone("/dev/vg0/a"), archive, backup]);
+    // A thick volume is copied into an image beside it.
     assert_eq!(of(&lvm(Some(1)), true), []);
-    assert_eq!(of(&lvm(None), false), []);
+    for beside in [false, true] {
+        assert_eq!(of(&lvm(None), beside), kept);
+    }
     assert_eq!(of(&Kept::None(LeftOut { why: "CD-ROM".into() }), false), []);
     let mut on_base = found("/srv/a", external);
     on_base.below = Ok(vec![("/srv/base".into(), facts().mtime)]);

@@ -4,6 +4,7 @@
 //! (libxl_create.c, `domcreate_bootloader_done`, builds nothing if there is a stream). But the QEMU of an
 //! HVM guest opens the kernel and RAM disk of a direct boot again (libxl_dm.c, `-kernel`, `-initrd`).
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::Value;
@@ -29,15 +30,18 @@ impl DomainConfig {
     pub fn needs(&self) -> Vec<What> {
         let mut needs = Vec::new();
         let hvm = self.guest_type().is_ok_and(|kind| kind == GuestType::Hvm);
-        if let Some(model) = self.path_at("/b_info/device_model") {
-            needs.push(What::Program(model.into()));
-        }
+        needs.extend(self.own_emulator().map(|model| What::Program(model.into())));
         if hvm {
             needs.extend(self.booted());
         }
         let pool = self.0.pointer("/c_info/pool_name").and_then(Value::as_str);
-        needs.extend(pool.filter(|name| !name.is_empty()).map(|name| What::Pool(name.to_owned())));
-        self.list("nics").for_each(|nic| of_nic(nic, &mut needs));
+        let pool = pool.filter(|name| !name.is_empty()).map(ToOwned::to_owned);
+        needs.extend(pool.clone().map(What::Pool));
+        let of_each = self.pinned();
+        if !of_each.is_empty() {
+            needs.push(What::Processors { pool, of_each });
+        }
+        self.list("nics").for_each(|nic| of_nic(nic, hvm, &mut needs));
         for key in ["vtpms", "p9s", "pvcallsifs", "vkbs", "vdispls", "vsnds", "channels", "vfbs"] {
             needs.extend(self.list(key).filter_map(backend));
         }
@@ -53,9 +57,23 @@ impl DomainConfig {
                 .map(|path| What::Renames(path.into())),
         );
         needs.extend(self.ports());
+        needs.extend(self.addresses());
         needs.extend(self.device_model_files());
+        needs.extend(self.usb_devices());
         needs.push(self.memory_needed());
         needs
+    }
+
+    /// The QEMU that the user has named for it.
+    pub fn own_emulator(&self) -> Option<&str> {
+        self.path_at("/b_info/device_model")
+    }
+
+    /// Whether it has a QEMU whatever its disks are (libxl_dm.c, `libxl__need_xenpv_qemu`).
+    pub fn has_emulator(&self) -> bool {
+        let hvm = self.guest_type().is_ok_and(|kind| kind == GuestType::Hvm);
+        let by_qemu = |key: &&str| self.list(key).any(|device| backend(device).is_none());
+        hvm || ["vfbs", "p9s", "channels"].iter().any(by_qemu)
     }
 
     /// What it is booted from, which a start reads, but no restore.
@@ -80,6 +98,32 @@ impl DomainConfig {
         self.0.get(key).and_then(Value::as_array).into_iter().flatten()
     }
 
+    /// The processors to which each virtual one is bound (`cpus=`). Xen refuses those of which none is in the pool,
+    /// and libxl then makes no domain (libxl_dom.c, `libxl__build_pre`).
+    fn pinned(&self) -> Vec<Vec<u32>> {
+        let lists = self.0.pointer("/b_info/vcpu_hard_affinity").and_then(Value::as_array);
+        let numbers = |list: &Value| -> Vec<u32> {
+            let numbers = list.as_array().into_iter().flatten().filter_map(Value::as_u64);
+            numbers.filter_map(|number| u32::try_from(number).ok()).collect()
+        };
+        let lists = lists.into_iter().flatten().map(numbers);
+        lists.filter(|numbers| !numbers.is_empty()).collect()
+    }
+
+    /// The addresses that QEMU listens on. It does not start where the host does not have them. A name is not looked up.
+    fn addresses(&self) -> Vec<What> {
+        let machine = self.0.pointer("/b_info/type.hvm");
+        let screens = self.list("vfbs").chain(machine).filter_map(|screen| screen.get("vnc"));
+        let vnc = screens.filter(|vnc| is(vnc, "enable"));
+        let vnc = vnc.filter_map(|vnc| Some(("VNC", vnc.get("listen")?.as_str()?)));
+        let spice = machine.and_then(|machine| machine.get("spice"));
+        let spice = spice.filter(|spice| is(spice, "enable"));
+        let spice = spice.and_then(|spice| Some(("SPICE", spice.get("host")?.as_str()?)));
+        vnc.chain(spice)
+            .filter_map(|(purpose, text)| Some(What::Address { purpose, ip: address(text)? }))
+            .collect()
+    }
+
     /// The ports that are fixed: those that QEMU chooses for itself are always free.
     fn ports(&self) -> Vec<What> {
         let machine = self.0.pointer("/b_info/type.hvm");
@@ -87,7 +131,11 @@ impl DomainConfig {
         let vnc = screens.filter(|vnc| is(vnc, "enable")).filter_map(|vnc| {
             let fixed = vnc.get("findunused").is_some_and(|value| !truth(value));
             let display = vnc.get("display").and_then(Value::as_u64).unwrap_or(0);
-            fixed.then_some(("VNC", VNC + display))
+            // One behind the address counts more (libxl_dm.c, `-vnc`).
+            let listen = vnc.get("listen").and_then(Value::as_str).unwrap_or_default();
+            let behind = listen.rsplit_once(':').filter(|(ip, _)| address(ip).is_some());
+            let display = behind.and_then(|(_, text)| text.parse().ok()).unwrap_or(display);
+            fixed.then_some(("VNC", VNC.saturating_add(display)))
         });
         let spice = machine.and_then(|machine| machine.get("spice"));
         let spice = spice.filter(|spice| is(spice, "enable")).into_iter().flat_map(|spice| {
@@ -105,6 +153,13 @@ impl DomainConfig {
                 Some(What::Port { purpose, number: u16::try_from(port).ok()? })
             })
             .collect()
+    }
+
+    fn usb_devices(&self) -> impl Iterator<Item = What> {
+        self.list("usbdevs").filter_map(|device| {
+            let number = |key: &str| device.pointer(&format!("/type.hostdev/{key}"))?.as_u64();
+            Some(What::Usb { bus: number("hostbus")?, number: number("hostaddr")? })
+        })
     }
 
     /// The files that the user's own arguments for QEMU name as `file=PATH`.
@@ -151,7 +206,7 @@ impl DomainConfig {
     }
 }
 
-fn of_nic(nic: &Value, needs: &mut Vec<What>) {
+fn of_nic(nic: &Value, hvm: bool, needs: &mut Vec<What>) {
     if let Some(domain) = backend(nic) {
         needs.push(domain);
         return;
@@ -159,17 +214,29 @@ fn of_nic(nic: &Value, needs: &mut Vec<What>) {
     let text = |key: &str| nic.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let name = text("script").unwrap_or(DEFAULT_VIF_SCRIPT);
     needs.push(What::Program(script(name)));
+    // The scripts refuse to rename a device where another one has the name (scripts/vif-common.sh, `rename_vif`).
+    if let Some(name) = text("ifname") {
+        needs.push(What::DeviceName(name.to_owned()));
+        // That of the emulated card, which an HVM guest has beside it.
+        needs.extend(hvm.then(|| What::DeviceName(format!("{name}-emu"))));
+    }
     let bridge = text("bridge").unwrap_or(DEFAULT_BRIDGE);
     match Path::new(name).file_name().and_then(|name| name.to_str()) {
         Some("vif-bridge") => needs.push(What::Bridge(bridge.to_owned())),
         // With a tag and trunks: `ovsbr0.10:20:30` (scripts/vif-openvswitch).
         Some("vif-openvswitch") => {
             let name = bridge.split(['.', ':']).next().unwrap_or(bridge);
-            needs.push(What::Bridge(name.to_owned()));
+            needs.push(What::Device(name.to_owned()));
         }
         // Other scripts have their own ideas.
         _ => {}
     }
+}
+
+/// An address as libxl's configuration has it: VNC may have a display behind it (libxl_dm.c, `-vnc`).
+fn address(text: &str) -> Option<IpAddr> {
+    let parsed = |text: &str| text.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    parsed(text).or_else(|| parsed(text.rsplit_once(':')?.0))
 }
 
 /// The domain that serves a device, if that is not dom0.
@@ -220,12 +287,13 @@ mod tests {
         let found = needs(
             r#"{"c_info": {"type": "hvm", "pool_name": "fast"},
             "b_info": {"target_memkb": 65536, "max_memkb": 131072, "shadow_memkb": 2048,
-                "device_model": "/opt/qemu", "kernel": "/boot/k",
+                "vcpu_hard_affinity": [[1, 2], [], [3]], "device_model": "/opt/qemu", "kernel": "/boot/k",
                 "extra": ["-drive", "if=none,file=/srv/x.img,id=a", "-foo"],
-                "type.hvm": {"vnc": {"enable": "True", "display": 7, "findunused": "False"},
-                    "spice": {"enable": true, "port": 6000},
+                "type.hvm": {"vnc": {"enable": "True", "display": 7, "findunused": "False",
+                        "listen": "192.0.2.7"},
+                    "spice": {"enable": true, "port": 6000, "host": "::1"},
                     "serial_list": ["pty", "tcp:127.0.0.1:4444,server,nowait"]}},
-            "nics": [{"bridge": "br0"}, {"script": "vif-route"}, {"backend_domname": "net"},
+            "nics": [{"bridge": "br0", "ifname": "web"}, {"script": "vif-route"}, {"backend_domname": "net"},
                 {"script": "vif-openvswitch", "bridge": "ovs0.10:20"}, {}],
             "p9s": [{"path": "/srv/share"}],
             "channels": [{"connection": "socket", "connection.socket": {"path": "/run/a/s"}}],
@@ -239,12 +307,15 @@ mod tests {
             What::Program("/opt/qemu".into()),
             usable("/boot/k"),
             What::Pool("fast".into()),
+            What::Processors { pool: Some("fast".into()), of_each: vec![vec![1, 2], vec![3]] },
             program("vif-bridge"),
+            What::DeviceName("web".into()),
+            What::DeviceName("web-emu".into()),
             bridge("br0"),
             program("vif-route"),
             What::Backend("net".into()),
             program("vif-openvswitch"),
-            bridge("ovs0"),
+            What::Device("ovs0".into()),
             program("vif-bridge"),
             bridge("xenbr0"),
             usable("/srv/share"),
@@ -253,6 +324,8 @@ mod tests {
             port("VNC", 5907),
             port("SPICE", 6000),
             port("serial", 4444),
+            What::Address { purpose: "VNC", ip: "192.0.2.7".parse().unwrap() },
+            What::Address { purpose: "SPICE", ip: "::1".parse().unwrap() },
             usable("/srv/x.img"),
             What::Memory { guest: 65536, overhead: 2048 + 2048 },
         ];
@@ -292,5 +365,46 @@ mod tests {
         assert_eq!(listening("tcp:host:1"), None);
         assert_eq!(listening("tcp::5,server=on,wait=off"), Some(5));
         assert_eq!(listening("unix:/a,server"), None);
+    }
+
+    #[test]
+    fn a_display_may_stand_behind_the_address() {
+        let port = |listen: &str| {
+            let vnc = format!(
+                r#"{{"enable": true, "display": 2, "findunused": false, "listen": "{listen}"}}"#
+            );
+            let found =
+                needs(&format!(r#"{{"c_info": {{"type": "pv"}}, "vfbs": [{{"vnc": {vnc}}}]}}"#));
+            found.iter().find_map(|what| match what {
+                What::Port { number, .. } => Some(*number),
+                _ => None,
+            })
+        };
+        assert_eq!(port("127.0.0.1"), Some(5902));
+        assert_eq!(port("127.0.0.1:7"), Some(5907));
+        assert_eq!(port("::1"), Some(5902));
+        assert_eq!(port("127.0.0.1:18446744073709551615"), None);
+    }
+
+    #[test]
+    fn a_usb_device_is_known_by_its_numbers() {
+        let device =
+            r#"{"devid": 0, "type": "hostdev", "type.hostdev": {"hostbus": 1, "hostaddr": 5}}"#;
+        let found =
+            needs(&format!(r#"{{"c_info": {{"type": "pv"}}, "usbdevs": [{device}, {{}}]}}"#));
+        assert_eq!(found[0], What::Usb { bus: 1, number: 5 });
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn an_address_is_taken_from_what_libxl_writes() {
+        let ip = |text: &str| text.parse().ok();
+        assert_eq!(address("192.0.2.7"), ip("192.0.2.7"));
+        assert_eq!(address("192.0.2.7:1"), ip("192.0.2.7"));
+        assert_eq!(address("::1"), ip("::1"));
+        assert_eq!(address("[2001:db8::1]:3"), ip("2001:db8::1"));
+        for name in ["", "localhost", "web1:1"] {
+            assert_eq!(address(name), None);
+        }
     }
 }

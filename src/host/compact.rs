@@ -32,6 +32,12 @@ pub enum NotCompact {
     },
     #[error("Somebody has replaced or changed it meanwhile")]
     Changed,
+    #[error("It is a symbolic link, which would be replaced by a file")]
+    Link,
+    #[error(
+        "It has {0} names (hard links), and only one of them would name the new file: keep one name, or copy it first"
+    )]
+    Names(u64),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -48,6 +54,22 @@ pub struct Compacted {
 /// Whether an image has the form already that it would get.
 pub fn is_compact(source: &Source) -> bool {
     source.image.sums.is_some()
+}
+
+/// The file that a path leads to, which is the one to be replaced; nothing of it is read.
+pub fn place(path: &Path) -> Result<PathBuf, NotCompact> {
+    let place = fs::canonicalize(path)?;
+    check_names(&place)?;
+    Ok(place)
+}
+
+fn check_names(path: &Path) -> Result<(), NotCompact> {
+    let meta = fs::symlink_metadata(path)?;
+    match meta.nlink() {
+        _ if meta.is_symlink() => Err(NotCompact::Link),
+        names if meta.is_file() && names > 1 => Err(NotCompact::Names(names)),
+        _ => Ok(()),
+    }
 }
 
 /// The name of the new file until it takes the place of the old one.
@@ -83,12 +105,14 @@ pub fn compact(
     source: &mut Source,
     like: Option<&Path>,
 ) -> Result<Compacted, NotCompact> {
+    check_names(path)?;
     check(path, source)?;
     let before = sharing::sizes(&source.file)?;
     let mut record = source.image.record.clone();
     let mut notes = Vec::new();
     if is_compact(source) {
-        notes.extend(sharing::share_with_older(path, &record, like));
+        // A signal ends this program at once: nothing is in its middle.
+        notes.extend(sharing::share_with_older(path, &record, like, &|| false));
         let after = sharing::sizes(&source.file)?;
         return Ok(Compacted { before, after, notes });
     }
@@ -104,9 +128,10 @@ pub fn compact(
         let mut written =
             Source::of(again, new.display().to_string()).map_err(|error| told(&error.chain()))?;
         written.verify().map_err(|error| told(&error.chain()))?;
-        notes.extend(sharing::share_with_older(&new, &record, like));
+        notes.extend(sharing::share_with_older(&new, &record, like, &|| false));
         let is_same =
             files::has_name(&source.file, path) && source.file.metadata()?.len() == before.apparent;
+        check_names(path)?;
         if !is_same || !files::has_name(&file, &new) {
             return Err(NotCompact::Changed);
         }

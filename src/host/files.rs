@@ -1,6 +1,6 @@
 //! Files: looking at them, making them without touching what is there, making them durable.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use nix::libc::{self, O_NOFOLLOW, O_PATH, O_TMPFILE};
 use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, ioctl_ficlone, statfs, statx};
 
 pub use self::naming::{has_name, rename_directory, rename_new, try_naming};
@@ -30,6 +30,8 @@ const WRITE_BITS: u32 = 0o222;
 const PERMISSIONS: u32 = 0o777;
 /// What a file's mode lets its group and others do.
 const OTHERS: u32 = 0o077;
+/// The same of writing.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// File systems that may give a file another inode number when they are mounted again: FUSE without `use_ino`
 /// (libfuse, `lib/fuse.c`) and CIFS without `serverino` (mount.cifs(8)). Their numbers are those of linux/magic.h.
@@ -123,6 +125,20 @@ pub fn fixed(path: &Path) -> Option<&'static str> {
     }
 }
 
+/// Why a file cannot get another name though its directory can be written to, if so. A link is looked at itself,
+/// not what it leads to.
+pub fn pinned(path: &Path) -> Option<&'static str> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW;
+    let meta = statx(CWD, path, flags, StatxFlags::empty()).ok()?;
+    let has = |attribute| meta.stx_attributes.contains(attribute);
+    match () {
+        () if has(StatxAttributes::IMMUTABLE) => Some("immutable (chattr +i)"),
+        () if has(StatxAttributes::APPEND) => Some("append-only (chattr +a)"),
+        () if has(StatxAttributes::MOUNT_ROOT) => Some("a mount point (mount --bind)"),
+        () => None,
+    }
+}
+
 /// Why a new file cannot be made at `path`, if it cannot.
 pub fn trouble(path: &Path) -> Option<String> {
     // Not followed: a dangling link is in the way as well.
@@ -188,6 +204,11 @@ pub fn room(path: &Path) -> io::Result<Room> {
 /// The number of the file system of a directory.
 pub fn file_system(directory: &Path) -> io::Result<u64> {
     Ok(fs::metadata(directory)?.dev())
+}
+
+/// Whether nobody but us may have written to a file or directory, of which this is known without following links.
+pub fn is_ours(meta: &Metadata) -> bool {
+    meta.uid() == geteuid().as_raw() && !meta.is_symlink() && meta.mode() & OTHERS_WRITE == 0
 }
 
 /// Makes directories for root alone, and their names durable.

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::host::command;
 use crate::host::image::FileId;
+use crate::host::image::beside::Unverified;
 use crate::host::lock::Lock;
 use crate::host::surroundings;
 use crate::plan::{Plan, Reached, Step, Target};
@@ -68,6 +69,8 @@ pub enum Note {
     Started(Tool, Process),
     /// What has become of the freeze of the guest's file systems; none if there was none.
     Frost(Option<Frost>),
+    /// The image that is being restored, whose memory is verified at the same time; none once it is.
+    Unverified(Option<Unverified>),
 }
 
 /// What had been done when the program was killed.
@@ -85,6 +88,8 @@ pub struct DoneBefore {
     pub started: Vec<(Tool, Process)>,
     /// The freeze of the guest's file systems.
     pub frost: Option<Frost>,
+    /// The image that was being restored, if all of it was not verified.
+    pub unverified: Option<Unverified>,
 }
 
 impl DoneBefore {
@@ -96,6 +101,7 @@ impl DoneBefore {
             Note::Image(id) => self.image = Some(id),
             Note::Started(tool, process) => self.started.push((tool, process)),
             Note::Frost(frost) => self.frost = frost,
+            Note::Unverified(image) => self.unverified = image,
         }
     }
 }
@@ -110,13 +116,13 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard for the execution of a plan.
+    /// Starts a guard for the execution of a plan. It also inherits the image that is restored.
     ///
     /// # Errors
     ///
     /// Nothing was changed: without a guard nothing is begun.
-    pub fn start(plan: &Plan, lock: &Lock) -> Result<Guard> {
-        Self::try_start(plan, lock).map_err(|error| {
+    pub fn start(plan: &Plan, lock: &Lock, image: Option<BorrowedFd<'_>>) -> Result<Guard> {
+        Self::try_start(plan, lock, image).map_err(|error| {
             Error::failed(
                 "The guard process, which resumes the guest if xl-snapshot is killed, does not start",
             )
@@ -125,11 +131,11 @@ impl Guard {
         })
     }
 
-    fn try_start(plan: &Plan, lock: &Lock) -> io::Result<Guard> {
+    fn try_start(plan: &Plan, lock: &Lock, image: Option<BorrowedFd<'_>>) -> io::Result<Guard> {
         let (ours, theirs) = UnixStream::pair()?;
         // Standard output only where it has to be written to: else its reader would wait for us.
         let stdout = if writes_stdout(plan) { Stdio::inherit() } else { Stdio::null() };
-        let held: Vec<_> = lock.fds().collect();
+        let held: Vec<_> = lock.fds().chain(image).collect();
         let child = command::start_again(NAME, OwnedFd::from(theirs), stdout, &held)?;
         let lost = AtomicBool::new(false);
         let mut guard = Guard { child, stream: ours, lost, bound: None };

@@ -1,11 +1,12 @@
 //! The memory image on disk: writing one under a `.partial` name, opening one to revert to.
 
+pub mod beside;
 pub mod rewrite;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use crate::domain::DomainConfig;
 use crate::error::{Error, Left, Result};
 use crate::host::compress::Compressor;
 use crate::host::files;
-use crate::host::pump::Pump;
+use crate::host::pump::{LaterSums, Pump};
 use crate::memory::frames::{self, Level, Marker, Unpacked};
 use crate::memory::sums::Checked;
 use crate::memory::{Form, Image, PARTIAL, header, partial_path, read_front_of_stream};
@@ -35,6 +36,9 @@ pub struct ImageWriter {
     pump: Option<Pump>,
     /// Why it has no checksums, if they could not be written.
     without_sums: Option<io::Error>,
+    /// All of the memory is durable, and the guest is restored from it: what is not needed for that waits.
+    secured: bool,
+    later_sums: Option<LaterSums>,
     /// Another process began it, which may have been killed while it wrote the checksums.
     adopted: bool,
 }
@@ -182,6 +186,8 @@ impl ImageWriter {
             compress: start.compress.map(|level| Compress { level, state: Packing::Lost }),
             pump: None,
             without_sums: None,
+            secured: false,
+            later_sums: None,
             adopted: false,
         }
     }
@@ -238,9 +244,7 @@ impl ImageWriter {
     /// The guest's memory is lost.
     pub fn drain(&mut self) -> io::Result<()> {
         if let Some(mut pump) = self.pump.take() {
-            if let Some(why) = pump.seal(true) {
-                return Err(io::Error::other(why));
-            }
+            pump.trim()?;
             self.without_sums = pump.add_sums().err();
         }
         let Some(compress) = &mut self.compress else { return self.cut_torn_sums() };
@@ -281,14 +285,45 @@ impl ImageWriter {
     }
 
     /// Makes all of the guest's memory durable and proves that it can be read back, before nothing else has it
-    /// any more.
+    /// any more. No restore needs the checksums: a plain image gets them later.
     pub fn secure(&mut self) -> io::Result<()> {
-        self.drain()?;
+        match &mut self.pump {
+            Some(pump) => pump.trim()?,
+            None => self.drain()?,
+        }
+        self.secured = true;
         self.file.sync_all()?;
         if let Target::File(path) = &self.target {
             files::sync_directory(path)?;
         }
         Image::check_saved(&mut self.file).map_err(io::Error::other)
+    }
+
+    /// All that the image has but for its record is written, or has its room ([`Self::later_sums`]).
+    ///
+    /// # Errors
+    ///
+    /// The guest's memory is lost.
+    pub fn end(&mut self) -> io::Result<()> {
+        match self.pump.take() {
+            Some(mut pump) if self.secured => {
+                pump.trim()?;
+                match pump.reserve_sums() {
+                    Ok(later) => self.later_sums = later,
+                    Err(why) => self.without_sums = Some(why),
+                }
+                Ok(())
+            }
+            pump => {
+                self.pump = pump;
+                self.drain()
+            }
+        }
+    }
+
+    /// The checksums for which an image has room that was secured and has ended.
+    pub fn later_sums(&mut self) -> Option<LaterSums> {
+        self.later_sums.take()
     }
 
     /// The file itself, whatever becomes of its name.
@@ -307,7 +342,7 @@ impl ImageWriter {
     }
 
     fn write_complete(&mut self, record: &mut Record) -> io::Result<Option<u64>> {
-        self.drain()?;
+        self.end()?;
         record.complete = true;
         let Target::File(_) = &self.target else {
             let trailer = header::trailer(record);
@@ -425,15 +460,6 @@ impl Source {
         // To the byte: libxl's parser is another one.
         let fits = self.image.form == Form::Plain && self.image.config == config.to_json();
         fits.then(|| self.file.try_clone()).transpose()
-    }
-
-    /// What checks the memory while another process reads the file itself: the stream in a file of its own, if
-    /// there are checksums that were not checked yet.
-    pub fn beside(&self) -> io::Result<Option<Checked<File>>> {
-        let Image { stream_offset, sums, read_whole, .. } = self.image;
-        let Some(table) = sums.filter(|_| !read_whole) else { return Ok(None) };
-        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
-        Ok(Some(Checked::new(file, stream_offset, table)))
     }
 
     /// The stream of the image, as `xl restore` wants it behind a header.

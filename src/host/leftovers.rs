@@ -9,10 +9,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use crate::disk::kind::{self, Content, Role};
@@ -64,9 +62,19 @@ pub fn find(
 
 /// What the configuration file names is needed at the domain's next start.
 fn keep_named(left: &mut [Leftover], disks: &[Disk], cfg: &Path) {
-    for file in left.iter_mut().flat_map(|left| &mut left.files) {
-        if disks.iter().any(|disk| files::same(disk.file(), &file.path)) {
+    for left in left {
+        for file in &mut left.files {
+            if !disks.iter().any(|disk| files::same(disk.file(), &file.path)) {
+                continue;
+            }
             file.needed.get_or_insert(format!("{} names it", cfg.display()));
+            let from = left.record.disks.iter().find(|disk| {
+                let new = disk.snapshot.kind().new_file();
+                new.is_some_and(|new| new.path == file.path && new.role != Role::Copy)
+            });
+            if let Some(disk) = from {
+                file.goes_on_from.get_or_insert_with(|| disk.path.clone());
+            }
         }
     }
 }
@@ -134,16 +142,10 @@ fn open(path: &Path) -> io::Result<File> {
     }
     let file = files::open(path)?;
     let meta = file.metadata()?;
-    match is_roots(&meta) {
+    match files::is_ours(&meta) {
         true => Ok(file),
         false => Err(io::ErrorKind::PermissionDenied.into()),
     }
-}
-
-/// Whether nobody but us may have written to a file.
-fn is_roots(meta: &fs::Metadata) -> bool {
-    const OTHERS_WRITE: u32 = 0o022;
-    meta.uid() == geteuid().as_raw() && meta.mode() & OTHERS_WRITE == 0
 }
 
 fn front(mut file: &File) -> io::Result<Record> {
@@ -174,7 +176,7 @@ fn leftover(toolstack: &Toolstack, candidate: Candidate) -> Result<Leftover> {
                     |_: &Path| Some("check yourself whether you need it".to_owned())
                 }
             };
-            left.files.extend(new_file(toolstack, path, needed)?);
+            left.files.extend(new_file(toolstack, &disk.path, (path, role), needed)?);
         }
     }
     // Where there is no LVM, there are no volumes.
@@ -195,20 +197,29 @@ fn leftover(toolstack: &Toolstack, candidate: Candidate) -> Result<Leftover> {
 
 fn new_file(
     toolstack: &Toolstack,
-    path: &Path,
+    base: &Path,
+    (path, role): (&Path, Role),
     still_needed: fn(&Path) -> Option<String>,
 ) -> Result<Option<NewFile>> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(None) };
     let not_ours = if !meta.is_file() {
         Some("it is not a regular file: create has not made it".to_owned())
-    } else if !is_roots(&meta) {
+    } else if !files::is_ours(&meta) {
         Some("others than root may have written to it".to_owned())
     } else {
         None
     };
     let used = look::user(toolstack, path)?.map(|user| format!("{user} uses it"));
+    let (strange, in_use) = (not_ours.is_some(), used.is_some());
     let needed = not_ours.or(used).or_else(|| still_needed(path));
-    Ok(Some(NewFile { path: path.to_owned(), needed }))
+    // A copy is not what a guest goes on in.
+    let goes_on = match role {
+        Role::Copy => false,
+        Role::Child => in_use,
+        Role::Overlay => in_use || !strange && needed.is_some(),
+    };
+    let goes_on_from = goes_on.then(|| base.to_owned());
+    Ok(Some(NewFile { path: path.to_owned(), needed, goes_on_from }))
 }
 
 /// Why an overlay must stay, if it must.
@@ -237,6 +248,7 @@ mod tests {
     use nix::unistd::mkfifo;
 
     use super::*;
+    use crate::disk::kinds::External;
     use crate::host::image::ImageWriter;
     use crate::memory::partial_path;
     use crate::plan::{ImageStart, Target};
@@ -316,15 +328,18 @@ mod tests {
             serde_json::json!({"disks": [{"vdev": "xvda", "pdev_path": path}]}).to_string();
         let disks = crate::domain::DomainConfig::parse(&config).unwrap().disks().unwrap();
         let of = |path: PathBuf| {
-            let files = vec![NewFile { path, needed: None }];
-            let (image, record) = ("/x.partial".into(), sample());
+            let (image, mut record) = ("/x.partial".into(), sample());
+            record.disks[1].snapshot = External { overlay: path.clone(), proof: None }.into();
+            let files = vec![NewFile { path, needed: None, goes_on_from: None }];
             let what = What::Unfinished;
             let mut left = [Leftover { image, record, what, files, volumes: vec![], unsure: None }];
             keep_named(&mut left, &disks, Path::new("/etc/xen/web1.cfg"));
-            left[0].files[0].needed.clone()
+            let kept = left[0].is_kept();
+            (left[0].files[0].needed.clone(), kept)
         };
-        assert_eq!(of(path.clone()).as_deref(), Some("/etc/xen/web1.cfg names it"));
-        assert_eq!(of("/no/such".into()), None);
+        let named = Some("/etc/xen/web1.cfg names it".to_owned());
+        assert_eq!(of(path.clone()), (named, true));
+        assert_eq!(of("/no/such".into()), (None, false));
     }
 
     #[test]

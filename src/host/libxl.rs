@@ -22,6 +22,7 @@ use std::{
     ffi::{CStr, c_char, c_int, c_void},
     fmt, io,
     ptr::{self, NonNull},
+    slice,
 };
 
 use xen_bindings as sys;
@@ -398,6 +399,26 @@ impl Libxl {
         Ok(Host { free_kib, commandline: line.unwrap_or_default() })
     }
 
+    /// The numbers of the processors that a pool has.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such pool.
+    pub fn pool_processors(&self, pool: u32) -> Result<Vec<u32>, LibxlError> {
+        let ctx = self.begin_call();
+        let mut info = Owned::<sys::libxl_cpupoolinfo>::new();
+        // SAFETY: a live context and an initialised structure (libxl.h: libxl_cpupool_info).
+        let code = unsafe { sys::libxl_cpupool_info(ctx, info.as_mut_ptr(), pool) };
+        self.check("Asking for a pool of processors", "libxl_cpupool_info", None, code)?;
+        let map = &info.cpumap;
+        let bytes = match (map.map.is_null(), usize::try_from(map.size)) {
+            // SAFETY: libxl.h, libxl_bitmap: "number of bytes in map"; it lives as long as `info`.
+            (false, Ok(size)) => unsafe { slice::from_raw_parts(map.map, size) },
+            _ => &[],
+        };
+        Ok((0u32..).zip(bytes).flat_map(|(at, byte)| of_byte(at, *byte)).collect())
+    }
+
     /// The version of the hypervisor that is running (not of the libxl we were built with).
     ///
     /// # Errors
@@ -475,6 +496,11 @@ unsafe extern "C" fn on_disaster(
     _message: *const c_char,
     _errnoval: c_int,
 ) {
+}
+
+/// The numbers of the bits that are set in byte `at` of a libxl_bitmap.
+fn of_byte(at: u32, byte: u8) -> impl Iterator<Item = u32> {
+    (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| at * 8 + bit)
 }
 
 #[cfg(test)]

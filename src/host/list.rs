@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc::O_NONBLOCK;
 
@@ -27,7 +28,7 @@ use crate::list::{
     table,
 };
 use crate::memory::deleting_path;
-use crate::memory::peek::{Effort, Peek, peek};
+use crate::memory::peek::{Effort, Extent, Peek, peek};
 use crate::names::SnapshotName;
 use crate::plan::Target;
 use crate::record::{Parent, QcowSnapshot, Record, ToldBy};
@@ -35,6 +36,8 @@ use crate::report::Reporter;
 use crate::spec;
 use crate::tool::{check_path, quote, vhd_util};
 
+/// How long all files together are asked what they share: a list is to come at once.
+const SHARED: Duration = Duration::from_millis(500);
 /// Blocks as stat(2) counts them, in bytes.
 const BLOCK: u64 = 512;
 
@@ -88,10 +91,11 @@ pub fn images(
             }
         }
     }
-    let seen = in_parallel(paths, |path| image(path, Effort::Little));
+    let until = Instant::now() + SHARED;
+    let seen = in_parallel(paths, |path| image(path, Effort::Little, until));
     // One at a time, so that a thousand of them cost no more memory than one.
     let whole = |image: ImageSeen| match image.peek {
-        Ok(Peek::Later) => self::image(image.path, Effort::Full),
+        Ok(Peek::Later) => self::image(image.path, Effort::Full, until),
         _ => image,
     };
     Ok(seen.into_iter().map(whole).collect())
@@ -107,10 +111,10 @@ fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// What one file is.
 pub fn one(path: PathBuf) -> ImageSeen {
-    image(path, Effort::Full)
+    image(path, Effort::Full, Instant::now() + SHARED)
 }
 
-fn image(path: PathBuf, effort: Effort) -> ImageSeen {
+fn image(path: PathBuf, effort: Effort, until: Instant) -> ImageSeen {
     let look = || -> io::Result<_> {
         let meta = fs::metadata(&path)?;
         // An empty one is nothing of ours; and of /proc, reading may wait.
@@ -127,12 +131,14 @@ fn image(path: PathBuf, effort: Effort) -> ImageSeen {
         let meta = file.metadata()?;
         let mut peeked = peek(&mut file, meta.len(), effort).map_err(|error| error.to_string());
         let mut shared = None;
-        if let Ok(Peek::Snapshot { record, .. }) = &mut peeked {
+        if let Ok(Peek::Snapshot { record, extent, .. }) = &mut peeked {
             if let Some(directory) = path.parent() {
                 record.found_in(&std::path::absolute(directory)?);
             }
-            // Of what is none of ours nobody asks.
-            shared = extents::shared(&file);
+            // Of what is none of ours nobody asks, and what is not complete has shared nothing yet.
+            if matches!(extent, Extent::Whole) {
+                shared = extents::shared(&file, Some(until));
+            }
         }
         let sizes = [meta.len(), meta.blocks().saturating_mul(BLOCK)];
         Ok(((meta.dev(), meta.ino()), sizes, shared, peeked))
@@ -518,6 +524,39 @@ fn parts(text: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::image::ImageWriter;
+    use crate::plan::ImageStart;
+    use crate::record::NOT_YET;
+    use crate::support::record::sample;
+    use crate::support::streams::pv_stream;
+
+    /// Where the file system tells: those of most disks do, tmpfs does not.
+    #[test]
+    fn only_complete_images_are_asked_what_they_share_and_not_for_ever() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let path = directory.path().join("s1.xlsave");
+        let record = Record { complete: false, image_size: NOT_YET, ..sample() };
+        let start = ImageStart {
+            target: Target::File(path.clone()),
+            make_directory: false,
+            config: r#"{"c_info":{"name":"web1"}}"#.into(),
+            record: record.clone(),
+            compress: None,
+        };
+        let writer = ImageWriter::start(&start).unwrap();
+        let mut pipe = File::from(writer.fd().try_clone_to_owned().unwrap());
+        io::Write::write_all(&mut pipe, &pv_stream()).unwrap();
+        drop(pipe);
+        let unfinished = one(crate::memory::partial_path(&path));
+        assert!(matches!(unfinished.peek, Ok(Peek::Snapshot { extent: Extent::Unfinished, .. })));
+        assert_eq!(unfinished.shared, None);
+        writer.complete(&mut record.clone()).unwrap();
+        let told = extents::shared(&files::open(&path).unwrap(), None);
+        let complete = one(path.clone());
+        assert!(matches!(complete.peek, Ok(Peek::Snapshot { extent: Extent::Whole, .. })));
+        assert_eq!(complete.shared, told);
+        assert_eq!(image(path, Effort::Full, Instant::now()).shared, None);
+    }
 
     #[test]
     fn a_domain_may_have_a_slash_in_its_name() {

@@ -3,13 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc::O_NOFOLLOW;
-use nix::unistd::geteuid;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use uuid::Uuid;
@@ -182,11 +181,9 @@ impl Turn {
 
 /// Makes the directory of the locks. Where others could write to it, they could take our locks away.
 fn make_directory(path: &Path) -> io::Result<()> {
-    const OTHERS_WRITE: u32 = 0o022;
     files::make_directories(path)?;
     let meta = fs::symlink_metadata(path)?;
-    let ours = meta.uid() == geteuid().as_raw() && meta.mode() & OTHERS_WRITE == 0;
-    match meta.is_dir() && ours {
+    match meta.is_dir() && files::is_ours(&meta) {
         true => Ok(()),
         false => Err(io::Error::other("others than root may write to its directory")),
     }

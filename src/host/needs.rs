@@ -4,8 +4,10 @@ mod served;
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
 use nix::sys::statvfs::statvfs;
@@ -16,11 +18,13 @@ use crate::disk::chain::FileId;
 use crate::disk::qcow2::{Ailment, Header};
 use crate::domain::Format;
 use crate::host::chain;
+use crate::host::command;
 use crate::host::files;
 use crate::host::openers::{self, Opener, Ours};
 use crate::host::toolstack::Toolstack;
 use crate::need::{Need, Rank, Trouble, What};
-use crate::release::is_newer;
+use crate::release::{QEMUS, SAVE_HELPER, XEN_TOOLS, XEN_WRAPPER, is_newer};
+use crate::tool::{Invocation, Tool};
 
 /// What a directory must have free, in bytes, for what libxl and QEMU write there.
 const STATE_ROOM: u64 = 1 << 20;
@@ -132,14 +136,25 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
             let writes = |opener: &Opener| opener.writes && another(opener);
             written(path, user(path, used, around, &writes))
         }
-        What::Usable { path, writable } => Answer::missing(usable(path, *writable)),
+        What::Usable { path, writable } => {
+            Answer::missing(usable(path, *writable).or_else(|| frozen(path, *writable)))
+        }
         What::Image { path, format, writable } => Answer::missing(
-            usable(path, *writable).or_else(|| unopenable(path, *format, *writable)),
+            usable(path, *writable)
+                .or_else(|| frozen(path, *writable))
+                .or_else(|| unopenable(path, *format, *writable)),
         ),
         What::Renames(path) => Answer::missing(renames(path)),
         What::State(path) => Answer::missing(state(path)),
         What::Program(path) => Answer::missing(program(path)),
+        What::Replaced(path) => {
+            Answer::missing(files::pinned(path).map(|flag| format!("{} is {flag}", path.display())))
+        }
         What::Bridge(name) => Answer::missing(bridge(name)),
+        What::Device(name) => Answer::missing((!is_device(name)).then(|| no_bridge(name))),
+        What::DeviceName(name) => Answer::busy(named(name, around)),
+        What::Address { purpose, ip } => Answer::missing(address(purpose, *ip)),
+        What::Processors { pool, of_each } => processors(pool.as_deref(), of_each, around),
         What::Backend(name) => backend(name, around),
         What::Pool(name) => pool(name, around),
         What::Pci(device) => pci(device, around),
@@ -152,6 +167,11 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
         What::Memory { guest, overhead } => memory((*guest, *overhead), around),
         What::FreeMemory(kib) => free_memory(*kib, around),
         What::Xen(version) => xen(version, around),
+        // Without Xen there is no QEMU of Xen's either.
+        What::Emulator => Answer::missing(around.toolstack.and_then(|_| emulator())),
+        What::Tools => tools(around),
+        What::Consoles => Answer::missing(around.toolstack.and_then(|_| consoles())),
+        What::Usb { bus, number } => Answer::missing(usb(*bus, *number)),
         What::Served(format) => match served::ask(*format) {
             Served::Yes => Answer::There,
             Served::No(why) => Answer::Trouble(Rank::Missing, why),
@@ -220,6 +240,18 @@ fn usable(path: &Path, writable: bool) -> Option<String> {
     open.err().map(told)
 }
 
+/// Why the restored domain must not write to a file, if so. Root may all the same, but xl-snapshot takes the permission
+/// from what other images rest on, and the script of blkback refuses such a file (scripts/block).
+fn frozen(path: &Path, writable: bool) -> Option<String> {
+    let meta = fs::metadata(path).ok().filter(|meta| writable && meta.is_file())?;
+    (meta.mode() & 0o222 == 0).then(|| {
+        format!(
+            "{} has no write permission, as the base of an overlay: the domain would write into a later snapshot",
+            path.display()
+        )
+    })
+}
+
 /// Why QEMU cannot open an image, if it cannot.
 fn unopenable(path: &Path, format: Format, writable: bool) -> Option<String> {
     match chain::walk(path, format) {
@@ -249,17 +281,74 @@ fn state(path: &Path) -> Option<String> {
         Err(_) => return None,
     };
     if let Err(error) = access(path, AccessFlags::W_OK) {
-        return Some(format!("{shown}, where Xen keeps data about domains: {}", error.desc()));
+        return Some(format!("the directory {shown}, in which a revert writes: {}", error.desc()));
     }
     let bytes = free.blocks_available().saturating_mul(free.fragment_size());
     // A file system without inodes tells 0 of 0.
     let inodes = free.files() == 0 || free.files_available() > 0;
     (bytes < STATE_ROOM || !inodes).then(|| {
         let what = if inodes { "space" } else { "inodes" };
-        format!(
-            "the file system of {shown}, where Xen keeps data about domains, has no {what} left"
-        )
+        format!("the file system of {shown}, in which a revert writes, has no {what} left")
     })
+}
+
+/// libxl has the path of its own build. A QEMU of the system's does not help Debian's.
+fn emulator() -> Option<String> {
+    if Path::new(XEN_WRAPPER).exists() {
+        return program(Path::new(QEMUS[0]));
+    }
+    match command::find(Tool::Qemu) {
+        Ok(path) => program(&path),
+        Err(_) => Some(format!("the QEMU that Xen starts is not there: {}", QEMUS.join(", "))),
+    }
+}
+
+/// Debian has a directory for each release, and removes that of the one that runs after an upgrade.
+fn tools(around: Around<'_>) -> Answer {
+    let here = around.toolstack.and_then(|toolstack| toolstack.version().ok());
+    let Some(here) = here else { return Answer::There };
+    let own = PathBuf::from(format!("/usr/lib/xen-{}.{}/bin", here.major, here.minor));
+    let directory = match Path::new(XEN_WRAPPER).exists() {
+        true => Some(own),
+        // Where there is one only, xl has it from its own build.
+        false => XEN_TOOLS.iter().map(PathBuf::from).find(|path| path.join(SAVE_HELPER).exists()),
+    };
+    let Some(directory) = directory else { return Answer::There };
+    let needed = ["xl", SAVE_HELPER].map(|name| directory.join(name));
+    // Elsewhere xl itself is among the system's programs.
+    let mut needed = needed.iter().skip(usize::from(!Path::new(XEN_WRAPPER).exists()));
+    Answer::missing(needed.find_map(|path| program(path)).or_else(xl))
+}
+
+/// xl may be there and do nothing: each call reads its configuration first (xl.c, `parse_global_config`).
+fn xl() -> Option<String> {
+    let call = Invocation::new(Tool::Xl, ["domname", "0"]);
+    command::run(&call).err().map(|error| format!("xl does not work: {error}"))
+}
+
+/// Without it, libxl waits ten seconds for the console of the new domain, and gives up (libxl_create.c,
+/// `console_xswait_callback`).
+fn consoles() -> Option<String> {
+    let names = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path().join("comm"));
+    let runs = |path: PathBuf| fs::read(path).is_ok_and(|name| name == b"xenconsoled\n");
+    let mut names = names.filter(|path| path.components().nth(2).is_some_and(is_number));
+    (!names.any(runs)).then(|| "no xenconsoled runs in dom0".to_owned())
+}
+
+fn is_number(part: Component<'_>) -> bool {
+    part.as_os_str().as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+/// The numbers of a USB device are those that `usbdev=['hostbus=..., hostaddr=...']` has.
+fn usb(bus: u64, number: u64) -> Option<String> {
+    let is = |path: &Path, name: &str, wanted: u64| {
+        let text = fs::read_to_string(path.join(name)).unwrap_or_default();
+        text.trim().parse() == Ok(wanted)
+    };
+    let devices = fs::read_dir("/sys/bus/usb/devices").into_iter().flatten().flatten();
+    let mut devices = devices.map(|entry| entry.path());
+    let there = devices.any(|path| is(&path, "busnum", bus) && is(&path, "devnum", number));
+    (!there).then(|| format!("the USB device {number} of bus {bus} is not there"))
 }
 
 fn program(path: &Path) -> Option<String> {
@@ -271,12 +360,82 @@ fn program(path: &Path) -> Option<String> {
     }
 }
 
-/// As scripts/vif-bridge finds it: where there is no `xenbr0`, `eth0` is taken if that is a bridge.
+/// An old configuration names `xenbr0` where the bridge is called eth0 (scripts/vif-bridge).
 fn bridge(name: &str) -> Option<String> {
-    let is = |path: String| Path::new(&path).exists();
-    let old_style = name.strip_prefix("xenbr").map(|n| format!("/sys/class/net/eth{n}/bridge"));
-    let there = is(format!("/sys/class/net/{name}")) || old_style.is_some_and(is);
-    (!there).then(|| format!("the bridge {name} of its network is not there"))
+    let is = |name: &str| Path::new(&format!("/sys/class/net/{name}/bridge")).exists();
+    let old_style = name.strip_prefix("xenbr").map(|number| format!("eth{number}"));
+    match () {
+        () if is(name) => None,
+        () if is_device(name) => {
+            Some(format!("{name}, the bridge of its network, is a network device of another kind"))
+        }
+        () if old_style.is_some_and(|name| is(&name)) => None,
+        () => Some(no_bridge(name)),
+    }
+}
+
+fn is_device(name: &str) -> bool {
+    Path::new(&format!("/sys/class/net/{name}")).exists()
+}
+
+fn no_bridge(name: &str) -> String {
+    format!("the bridge {name} of its network is not there")
+}
+
+/// The domain that will be destroyed takes its devices with it.
+fn named(name: &str, around: Around<'_>) -> Option<String> {
+    let own = || {
+        let (toolstack, domid) = (around.toolstack?, around.gone?);
+        let keys = toolstack.below(&format!("/local/domain/0/backend/vif/{domid}")).ok()?;
+        let card = name.strip_suffix("-emu").unwrap_or(name);
+        Some(keys.iter().any(|(key, value)| key.ends_with("/vifname") && value == card))
+    };
+    let taken = is_device(name) && own() != Some(true);
+    taken.then(|| format!("there is a network device called {name} in dom0 already"))
+}
+
+/// Tried, because that is what counts: an address can also be that of a network (`ip route add local`).
+fn address(purpose: &str, ip: IpAddr) -> Option<String> {
+    match UdpSocket::bind((ip, 0)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            Some(format!("its {purpose} server listens on {ip}, which is no address of this host"))
+        }
+        // Of other troubles QEMU has its own idea.
+        _ => None,
+    }
+}
+
+fn processors(pool: Option<&str>, of_each: &[Vec<u32>], around: Around<'_>) -> Answer {
+    let shown = pool.unwrap_or("Pool-0");
+    let Some(toolstack) = around.toolstack else {
+        return Answer::unseen(&format!("which processors the pool {shown} has"));
+    };
+    let pools = toolstack.pools().unwrap_or_default();
+    let number = pools.iter().find(|(number, name)| number == shown || name == shown);
+    // One that is not there is told of by itself.
+    let Some(number) = number.and_then(|(number, _)| number.parse().ok()) else {
+        return Answer::There;
+    };
+    match toolstack.pool_processors(number) {
+        Err(error) => Answer::Trouble(Rank::Missing, error.to_string()),
+        Ok(has) => Answer::missing(unbound(shown, of_each, &has)),
+    }
+}
+
+fn unbound(pool: &str, of_each: &[Vec<u32>], has: &[u32]) -> Option<String> {
+    let list = |numbers: &[u32], last: &str| {
+        let words: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+        words.join(last)
+    };
+    let bound = of_each.iter().find(|bound| !bound.iter().any(|number| has.contains(number)))?;
+    let has = match has {
+        [] => "none".to_owned(),
+        has => format!("only {}", list(has, ", ")),
+    };
+    Some(format!(
+        "it is bound to processor {} (cpus=), and the pool {pool} has {has}",
+        list(bound, " or ")
+    ))
 }
 
 fn backend(name: &str, around: Around<'_>) -> Answer {
@@ -439,11 +598,43 @@ mod tests {
         assert_eq!(told(What::Usable { path: directory.path().into(), writable: false }), None);
         assert_eq!(told(What::Renames(directory.path().into())), None);
         assert_eq!(told(What::State(directory.path().into())), None);
+        // The base of an overlay: root could write to it all the same.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+        expect(usable(true), "has no write permission, as the base of an overlay");
+        for what in [usable(false), What::Alone(path.clone())] {
+            assert_eq!(told(what), None);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(usb(250, 250).unwrap().contains("device 250 of bus 250"));
         let image = What::Image { path: path.clone(), format: Format::Qcow2, writable: true };
         expect(image, "it is not a qcow2 file");
         expect(What::Bridge("no-such-bridge".into()), "bridge no-such-bridge");
-        assert_eq!(told(What::Bridge("lo".into())), None);
+        expect(What::Device("no-such-bridge".into()), "bridge no-such-bridge");
+        // A script would try to add the guest's card to it.
+        expect(
+            What::Bridge("lo".into()),
+            "lo, the bridge of its network, is a network device of another kind",
+        );
+        assert_eq!(told(What::Device("lo".into())), None);
+        expect(What::DeviceName("lo".into()), "a network device called lo in dom0 already");
+        assert_eq!(told(What::DeviceName("no-such-device".into())), None);
+        let address = |ip: &str| What::Address { purpose: "VNC", ip: ip.parse().unwrap() };
+        // For documentation (RFC 5737).
+        expect(address("192.0.2.7"), "listens on 192.0.2.7, which is no address of this host");
+        for ip in ["127.0.0.1", "0.0.0.0"] {
+            assert_eq!(told(address(ip)), None);
+        }
         expect(What::Pci("ffff:00:00.0".into()), "is not there");
+    }
+
+    #[test]
+    fn a_guest_is_bound_to_processors_that_its_pool_has() {
+        assert_eq!(unbound("fast", &[vec![1], vec![2, 3]], &[1, 3]), None);
+        assert_eq!(unbound("fast", &[], &[]), None);
+        let why = unbound("fast", &[vec![0, 1], vec![2, 3]], &[0, 1]).unwrap();
+        assert_eq!(why, "it is bound to processor 2 or 3 (cpus=), and the pool fast has only 0, 1");
+        let why = unbound("fast", &[vec![1]], &[]).unwrap();
+        assert_eq!(why, "it is bound to processor 1 (cpus=), and the pool fast has none");
     }
 
     #[test]

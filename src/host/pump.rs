@@ -2,8 +2,8 @@
 //! checksums at the end.
 //!
 //! libxl writes into a pipe. When it is done, [`Pump::seal`] waits for the rest of the pipe, at most a megabyte:
-//! from then on all of the memory is in the file, whoever of us is killed. Only the checksums come later,
-//! when the guest runs again.
+//! from then on all of the memory is in the file, whoever of us is killed. All else comes later, when the guest
+//! runs again: the file gets its length and its checksums.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
 use crate::memory::align::{Aligner, Place, Tally, Written};
-use crate::memory::sums::{TableSum, head};
+use crate::memory::sums::{HEAD, Table, TableSum};
 
 /// How much is taken out of the pipe at once: it stays in the processor's cache.
 const CHUNK: usize = 256 << 10;
@@ -89,6 +89,35 @@ impl Pump {
         }
     }
 
+    /// Cuts off what was reserved behind the stream.
+    pub fn trim(&mut self) -> io::Result<()> {
+        if let Some(why) = self.seal(true) {
+            return Err(io::Error::other(why));
+        }
+        match &self.0 {
+            State::Sealed(done) => trim(done),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps room for the checksums behind the stream, which are written later. None if there are none.
+    pub fn reserve_sums(&mut self) -> io::Result<Option<LaterSums>> {
+        self.trim()?;
+        let State::Sealed(done) = mem::replace(&mut self.0, State::Over) else { return Ok(None) };
+        if !done.known {
+            return Ok(None);
+        }
+        let table = table_of(&done, false);
+        let file = &done.place.file;
+        let reserved = file
+            .write_all_at(&table.head(), table.at)
+            .and_then(|()| file.set_len(table.at.saturating_add(table.length())));
+        match reserved {
+            Ok(()) => Ok(Some(LaterSums(done))),
+            Err(error) => trim(&done).and(Err(error)),
+        }
+    }
+
     /// Writes the checksums behind the stream. Returns why there are none, if they could not be written:
     /// the image is good without them.
     pub fn add_sums(&mut self) -> Result<(), io::Error> {
@@ -117,18 +146,46 @@ fn pump(mut pipe: File, mut aligner: Aligner<Output, Spool>) -> io::Result<Done>
     }
 }
 
-/// Writes the table of checksums behind the stream, if there is one.
+/// Checksums for which an image that is complete has room.
+#[derive(Debug)]
+pub struct LaterSums(Done);
+
+impl LaterSums {
+    /// Writes them. On an error, or if we are killed, the image has none.
+    pub fn write(self) -> io::Result<()> {
+        let head = table_of(&self.0, true).head();
+        let Written { place, tally, end, .. } = self.0;
+        let mut sum = TableSum::default();
+        sum.add(&head);
+        write_sums(&place.file, end.saturating_add(HEAD), sum, tally)?;
+        place.file.sync_data()?;
+        // From here on they count.
+        place.file.write_all_at(&head, end)?;
+        place.file.sync_data()
+    }
+}
+
+fn table_of(done: &Done, is_written: bool) -> Table {
+    Table { at: done.end, count: done.tally.count, others: done.others, is_written }
+}
+
+/// Cuts off what was reserved behind the stream.
+pub fn trim(written: &Done) -> io::Result<()> {
+    written.place.file.set_len(written.end)
+}
+
+/// Writes the table of checksums behind the stream, if there is one, and nothing behind that.
 pub fn add_sums(written: Done) -> io::Result<()> {
-    let Written { place, tally, end, others, known, .. } = written;
-    if !known {
+    trim(&written)?;
+    if !written.known {
         return Ok(());
     }
+    let head = table_of(&written, true).head();
+    let Written { place, tally, end, .. } = written;
     let write = || -> io::Result<()> {
-        let mut out = Table { file: &place.file, at: end, sum: TableSum::default() };
-        out.write_all(&head(tally.count, others))?;
-        tally.copy(&mut out)?;
-        let last = out.sum.end();
-        place.file.write_all_at(&last, out.at)
+        let mut out = Summed { file: &place.file, at: end, sum: TableSum::default() };
+        out.write_all(&head)?;
+        write_sums(&place.file, out.at, out.sum, tally)
     };
     write().or_else(|error| {
         place.file.set_len(end)?;
@@ -136,14 +193,22 @@ pub fn add_sums(written: Done) -> io::Result<()> {
     })
 }
 
+/// Writes what follows the head of a table, whose `sum` has that head.
+fn write_sums(file: &File, at: u64, sum: TableSum, tally: Spool) -> io::Result<()> {
+    let mut out = Summed { file, at, sum };
+    tally.copy(&mut out)?;
+    let last = out.sum.end();
+    file.write_all_at(&last, out.at)
+}
+
 /// A table of checksums being written.
-struct Table<'f> {
+struct Summed<'f> {
     file: &'f File,
     at: u64,
     sum: TableSum,
 }
 
-impl Write for Table<'_> {
+impl Write for Summed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write_at(bytes, self.at)?;
         self.sum.add(&bytes[..count]);
@@ -183,11 +248,6 @@ impl Place for Output {
             self.file.set_len(self.length)?;
         }
         Ok(())
-    }
-
-    fn end(&mut self, length: u64) -> io::Result<()> {
-        self.length = length;
-        self.file.set_len(length)
     }
 }
 

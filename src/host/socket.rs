@@ -1,19 +1,22 @@
 //! A socket on which another program serves: made by us, so that it is never in the place of another file, and that
 //! nobody but us may connect to it.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
 use nix::unistd::geteuid;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::host::image::FileId;
@@ -24,6 +27,10 @@ use crate::tool::quote;
 const LONGEST: usize = 107;
 /// How many clients may wait until they are accepted.
 const WAITING: i32 = 64;
+/// For how long somebody else may hold a directory.
+const HELD: Duration = Duration::from_secs(10);
+/// How often that is tried.
+const AGAIN: Duration = Duration::from_millis(20);
 /// What an NBD server says first (the NBD protocol, "fixed newstyle negotiation").
 const GREETING: &[u8; 8] = b"NBDMAGIC";
 
@@ -49,6 +56,11 @@ impl Socket {
             return Err(refused(why)
                 .hint("choose a place that only root can write to, such as /run/NAME.sock"));
         }
+        // Until it listens: of two at once, the second must see the first.
+        let _lock = hold(directory).map_err(|why| {
+            refused(format!("its directory cannot be locked: {why}"))
+                .hint("try again; if that does not help: fuser -v on that directory")
+        })?;
         match what_is_there(path) {
             There::Nothing => {}
             There::Dead => {
@@ -70,7 +82,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Another one may be in its place.
+        // Another one may be in its place, or come while this is looked at.
+        let _lock = self.path.parent().map(hold);
         if id(&self.path) == Some(self.id) {
             let _ = fs::remove_file(&self.path);
         }
@@ -80,12 +93,27 @@ impl Drop for Socket {
 fn open(path: &Path) -> io::Result<(Socket, OwnedFd)> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    let id = id(path).ok_or(io::ErrorKind::NotFound)?;
-    let socket = Socket { path: path.to_owned(), id };
-    // Nobody can connect before it listens.
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    listen(&fd, Backlog::new(WAITING)?)?;
-    Ok((socket, fd))
+    let ready = || -> io::Result<FileId> {
+        // Nobody can connect before it listens.
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        listen(&fd, Backlog::new(WAITING)?)?;
+        id(path).ok_or_else(|| io::ErrorKind::NotFound.into())
+    };
+    let id = ready().inspect_err(|_| drop(fs::remove_file(path)))?;
+    Ok((Socket { path: path.to_owned(), id }, fd))
+}
+
+/// Locks a directory, which others do for a moment only.
+fn hold(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    let begin = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if begin.elapsed() < HELD => thread::sleep(AGAIN),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn id(path: &Path) -> Option<FileId> {
@@ -187,6 +215,26 @@ mod tests {
         fs::write(&path, "another").unwrap();
         drop(socket);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn of_two_on_a_dead_socket_the_second_leaves_the_first_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        // The first is on its way: it has seen that nobody listens.
+        let lock = hold(directory.path()).unwrap();
+        let second = thread::spawn({
+            let path = path.clone();
+            move || listen(&path)
+        });
+        thread::sleep(Duration::from_millis(300));
+        fs::remove_file(&path).unwrap();
+        let first = UnixListener::bind(&path).unwrap();
+        drop(lock);
+        refused(second.join().unwrap(), &["a program serves on it already"]);
+        UnixStream::connect(&path).unwrap();
+        first.accept().unwrap();
     }
 
     #[test]

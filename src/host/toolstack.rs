@@ -87,6 +87,11 @@ impl Toolstack {
         self.libxl.host()
     }
 
+    /// See [`Libxl::pool_processors`].
+    pub fn pool_processors(&self, pool: u32) -> LibxlResult<Vec<u32>> {
+        self.libxl.pool_processors(pool)
+    }
+
     /// See [`Libxl::version`].
     pub fn version(&self) -> LibxlResult<XenVersion> {
         self.libxl.version()

@@ -294,6 +294,7 @@ fn reflink_copies_have_the_mark_of_their_file() {
     // A clone rests on a copy.
     let mut clone = file("/srv/web2.qcow2", 20);
     let header = Header {
+        refcount_order: 4,
         backing: Some("/srv/at-s2.img".into()),
         backing_format: Some("raw".into()),
         ..Default::default()

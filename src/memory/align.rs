@@ -21,8 +21,6 @@ pub trait Place {
     fn write_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()>;
     /// The file becomes at least this long. Where nothing is written, it reads as zeros.
     fn reach(&mut self, length: u64) -> io::Result<()>;
-    /// The file ends there.
-    fn end(&mut self, length: u64) -> io::Result<()>;
 }
 
 /// What takes the checksums of pages, in the order of the file.
@@ -92,12 +90,11 @@ impl<P: Place, T: Tally> Aligner<P, T> {
         self.parser.feed(bytes, &mut self.writer)
     }
 
-    /// The stream ends here.
+    /// The stream ends here. The file may be longer, and reads as zeros there.
     pub fn end(mut self) -> io::Result<Written<P, T>> {
         self.parser.end(&mut self.writer)?;
         self.writer.flush()?;
-        let Writer { mut place, tally, at: end, others, .. } = self.writer;
-        place.end(end)?;
+        let Writer { place, tally, at: end, others, .. } = self.writer;
         let known = self.parser.is_whole();
         let whole = known || self.parser.is_foreign();
         Ok(Written { place, tally, end, others: others.finish(), whole, known })

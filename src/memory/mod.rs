@@ -38,6 +38,9 @@ use frames::{Marker, Unpacked};
 use header::{Header, Tail};
 use sums::{Checked, Damage, Table};
 
+/// How much of an image is read at a time: checksums of few pages would be read in many small pieces.
+pub const CHUNK: usize = 256 << 10;
+
 /// What marks the name of an image that is not complete.
 pub const PARTIAL: &str = ".partial";
 
@@ -202,10 +205,10 @@ impl Image {
         let (config, mut record) = front(file)?;
         let stream_offset = file.stream_position()?;
         let end = stream::walk(file, stream_offset, length)?;
-        let sums = if length > end { Table::read(file, end)? } else { None };
+        let table = if length > end { Table::read(file, end)? } else { None };
         if record.complete {
             check_length(record.image_size, length)?;
-            check_length(length, behind_table(end, sums))?;
+            check_length(length, behind_table(end, table))?;
         } else {
             let behind = if length - end > header::MAX_RECORD as u64 {
                 Vec::new()
@@ -216,6 +219,8 @@ impl Image {
         }
         let stream_len = end - stream_offset;
         let form = Form::Plain;
+        // Whoever was to write it was killed when the image was complete.
+        let sums = table.filter(|table| table.is_written);
         Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: false })
     }
 
@@ -288,7 +293,8 @@ impl Image {
             return Ok(());
         }
         if let Some(table) = self.sums {
-            let mut stream = Checked::new(file, self.stream_offset, table);
+            let stream = Checked::new(file, self.stream_offset, table);
+            let mut stream = BufReader::with_capacity(CHUNK, stream);
             io::copy(&mut stream, &mut io::sink()).map_err(damage)?;
             self.read_whole = true;
             return Ok(());

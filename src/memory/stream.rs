@@ -59,21 +59,23 @@ pub fn walk<F: Read + Seek>(file: &mut F, start: u64, length: u64) -> Result<u64
 }
 
 /// The same; tells of each page with data its number and where it stands, in the order of the file. What is no
-/// record of pages as this program knows them is passed over.
+/// record of pages as this program knows them is passed over. An error of `page` ends it.
 pub fn pages<F: Read + Seek>(
     file: &mut F,
     start: u64,
     length: u64,
-    page: &mut dyn FnMut(u64, u64),
+    page: Page<'_>,
 ) -> Result<u64, BadStream> {
     Walker { file, at: start, length, batches: Some(page) }.walk()
 }
+
+type Page<'a> = &'a mut dyn FnMut(u64, u64) -> io::Result<()>;
 
 struct Walker<'f, F> {
     file: &'f mut F,
     at: u64,
     length: u64,
-    batches: Option<&'f mut dyn FnMut(u64, u64)>,
+    batches: Option<Page<'f>>,
 }
 
 impl<F: Read + Seek> Walker<'_, F> {
@@ -125,16 +127,47 @@ impl<F: Read + Seek> Walker<'_, F> {
         let count = u64::from(u32::from_ne_bytes(self.bytes()?));
         self.at = end;
         let Some(room) = (length - HEAD).checked_sub(8 * count) else { return Ok(()) };
-        let mut list = Vec::new();
-        self.file.seek(SeekFrom::Start(offset + HEAD))?;
-        self.file.by_ref().take(8 * count).read_to_end(&mut list)?;
-        let with_data: Vec<_> = entries(&list).filter(|entry| has_data(*entry)).collect();
-        if with_data.len() as u64 * PAGE as u64 != room {
+        let mut pages: u64 = 0;
+        let list = offset + HEAD;
+        self.with_data(list, count, &mut |_| {
+            pages += 1;
+            Ok(())
+        })?;
+        if pages * PAGE as u64 != room {
             return Ok(());
         }
-        let Some(page) = &mut self.batches else { return Ok(()) };
-        let places = (offset + HEAD + 8 * count..).step_by(PAGE);
-        with_data.into_iter().zip(places).for_each(|(entry, at)| page(pfn(entry), at));
+        let Some(page) = self.batches.take() else { return Ok(()) };
+        let mut at = list + 8 * count;
+        self.with_data(list, count, &mut |entry| {
+            page(pfn(entry), at)?;
+            at += PAGE as u64;
+            Ok(())
+        })?;
+        self.batches = Some(page);
+        Ok(())
+    }
+
+    /// Tells of the entries of pages with data in a list of so many. A list may be as long as a record: it is never
+    /// in memory as a whole.
+    fn with_data(
+        &mut self,
+        mut at: u64,
+        mut count: u64,
+        take: &mut dyn FnMut(u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        const PART: u64 = 4096;
+        let mut list = Vec::new();
+        while count > 0 {
+            let part = count.min(PART);
+            list.clear();
+            self.file.seek(SeekFrom::Start(at))?;
+            self.file.by_ref().take(8 * part).read_to_end(&mut list)?;
+            if list.len() as u64 != 8 * part {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            entries(&list).filter(|entry| has_data(*entry)).try_for_each(&mut *take)?;
+            (at, count) = (at + 8 * part, count - part);
+        }
         Ok(())
     }
 

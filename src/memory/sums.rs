@@ -7,6 +7,8 @@
 //!   sum[count], one for each page in the file's order    / sums are XXH64 with seed 0
 //!   sum of all that stands before in this table
 //! ```
+//!
+//! In a table that is still to be written, the 1 is a 0: it has its length, and no sums that count.
 
 use std::hash::Hasher;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -19,8 +21,9 @@ use super::batches::{Parser, Sink};
 use super::entries::{PAGE, PAGE_DATA, has_data, pfn};
 
 const MAGIC: &[u8; 32] = b"xl-snapshot page checksums 1\n\0\0\0";
+const RESERVED: &[u8; 32] = b"xl-snapshot page checksums 0\n\0\0\0";
 /// What stands before the sums of pages.
-const HEAD: u64 = 48;
+pub const HEAD: u64 = 48;
 const SUM: u64 = 8;
 
 /// The table of the checksums of an image.
@@ -32,14 +35,8 @@ pub struct Table {
     pub count: u64,
     /// The sum of all that is no page.
     pub others: u64,
-}
-
-/// The first bytes of a table.
-pub fn head(count: u64, others: u64) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(count.to_le_bytes());
-    bytes.extend(others.to_le_bytes());
-    bytes
+    /// Whether the sums are there, and not only the room for them.
+    pub is_written: bool,
 }
 
 /// Sums the bytes of a table as they are written.
@@ -64,6 +61,14 @@ impl TableSum {
 }
 
 impl Table {
+    /// The first bytes of the table.
+    pub fn head(&self) -> Vec<u8> {
+        let mut bytes = if self.is_written { MAGIC } else { RESERVED }.to_vec();
+        bytes.extend(self.count.to_le_bytes());
+        bytes.extend(self.others.to_le_bytes());
+        bytes
+    }
+
     /// The length of a table in bytes.
     pub fn length(&self) -> u64 {
         // A count that cannot be fits no file.
@@ -80,9 +85,13 @@ impl Table {
 
     /// The same of bytes that were read already.
     pub fn parse(bytes: &[u8], at: u64) -> Option<Table> {
-        let numbers = bytes.strip_prefix(MAGIC)?;
+        let is_written = bytes.starts_with(MAGIC);
+        if !is_written && !bytes.starts_with(RESERVED) {
+            return None;
+        }
+        let numbers = bytes.get(MAGIC.len()..)?;
         let number = |at: usize| Some(u64::from_le_bytes(*numbers.get(at..)?.first_chunk()?));
-        Some(Table { at, count: number(0)?, others: number(8)? })
+        Some(Table { at, count: number(0)?, others: number(8)?, is_written })
     }
 
     /// Whether the table is as it was written.
@@ -106,8 +115,16 @@ impl Table {
     }
 
     /// The sums of some pages, from this one on.
-    fn sums<F: Read + Seek>(&self, file: &mut F, first: u64, count: usize) -> io::Result<Vec<u64>> {
-        file.seek(SeekFrom::Start(self.at + HEAD + SUM * first))?;
+    pub fn sums<F: Read + Seek>(
+        &self,
+        file: &mut F,
+        first: u64,
+        count: usize,
+    ) -> io::Result<Vec<u64>> {
+        let before = first.checked_mul(SUM).and_then(|before| before.checked_add(HEAD));
+        let at = before.and_then(|before| before.checked_add(self.at));
+        // Where that is, no file has anything.
+        file.seek(SeekFrom::Start(at.ok_or(io::ErrorKind::UnexpectedEof)?))?;
         let mut bytes = vec![0; 8 * count];
         file.read_exact(&mut bytes)?;
         let sums = bytes.chunks_exact(8);

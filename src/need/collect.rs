@@ -48,15 +48,26 @@ pub fn of_domain(
     beside: bool,
 ) -> Result<Vec<Need>, BadConfig> {
     let mut needs = Vec::new();
-    for disk in config.disks()? {
+    let disks = config.disks()?;
+    for disk in &disks {
         let about = format!("Disk {} ({}) cannot be used", disk.vdev, disk.file().display());
-        let whats = of_disk(&disk, as_it_is(&disk));
+        let whats = of_disk(disk, as_it_is(disk));
         needs.extend(whats.into_iter().map(|what| Need { about: about.clone(), what }));
     }
     let about = format!("{domain} cannot be restored");
-    let whats = config.needs().into_iter().chain(STATE.map(|path| What::State(path.into())));
-    // A new domain beside another one gets ports of its own.
-    let whats = whats.filter(|what| !beside || !matches!(what, What::Port { .. }));
+    let by_qemu = disks.iter().any(|disk| disk.backend_domain.is_none() && is_by_qemu(disk));
+    let emulator = (by_qemu || config.has_emulator()) && config.own_emulator().is_none();
+    let whats = [What::Tools, What::Consoles]
+        .into_iter()
+        .chain(config.needs())
+        .chain(emulator.then_some(What::Emulator));
+    // They are renamed for a new one; xl ends where it cannot do that (libxl_utils.c, `libxl_create_logfile`).
+    let logs = ["xl", "qemu-dm"].map(|of| format!("{LOGS}/{of}-{domain}.log"));
+    let whats = whats.chain(logs.map(|log| What::Replaced(log.into())));
+    let whats = whats.chain(STATE.map(|path| What::State(path.into())));
+    // A new domain beside another one gets ports of its own, and names of network devices.
+    let own = |what: &What| matches!(what, What::Port { .. } | What::DeviceName(_));
+    let whats = whats.filter(|what| !beside || !own(what));
     needs.extend(whats.map(|what| Need { about: about.clone(), what }));
     Ok(needs)
 }
@@ -80,18 +91,28 @@ pub fn of_start(config: &DomainConfig, domain: &str) -> Vec<Need> {
 /// Where libxl keeps the domain's configuration and QEMU's state, xl its log, and QEMU its sockets
 /// (libxl_dom.c, `libxl__userdata_path`; xl_utils.c, `do_daemonize`; libxl_internal.c,
 /// `libxl__device_model_savefile`).
-const STATE: [&str; 3] = ["/var/lib/xen", "/var/log/xen", "/run/xen"];
+const STATE: [&str; 3] = ["/var/lib/xen", LOGS, "/run/xen"];
+const LOGS: &str = "/var/log/xen";
 
 /// What QEMU needs to serve a format. It always has raw and qcow2: libxl itself starts it with those.
 fn served(format: Format) -> Option<What> {
     (!matches!(format, Format::Raw | Format::Qcow2)).then_some(What::Served(format))
 }
 
+/// Whether QEMU serves it: libxl gives the kernel raw images only.
+fn is_by_qemu(disk: &Disk) -> bool {
+    let other = disk.format.is_some_and(|format| format != Format::Raw);
+    disk.script.is_none() && !disk.by_tapback && (disk.by_qemu || other)
+}
+
 fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
     if let Some(domain) = &disk.backend_domain {
         return vec![What::Backend(domain.clone())];
     }
-    let mut needs: Vec<_> = disk.script.iter().map(|name| What::Program(script(name))).collect();
+    let by_kernel = disk.format == Some(Format::Raw) && !disk.by_qemu && !disk.by_tapback;
+    // Without one of its own, libxl has blkback's disks set up by this one (libxl_linux.c, `libxl__hotplug_disk`).
+    let scripts = disk.script.as_deref().or((by_kernel && !disk.cdrom).then_some("block"));
+    let mut needs: Vec<_> = scripts.iter().map(|name| What::Program(script(name))).collect();
     let by_qemu = as_it_is && disk.script.is_none() && !disk.by_tapback;
     needs.extend(disk.format.filter(|_| by_qemu).and_then(served));
     // What a script is told may be no path at all; an empty drive has none.
@@ -125,8 +146,12 @@ mod tests {
         assert_eq!(whats(iso, false), []);
         let empty = r#"{"vdev": "hdc", "format": "empty", "is_cdrom": 1}"#;
         assert_eq!(whats(empty, true), []);
+        let block = What::Program("/etc/xen/scripts/block".into());
         let raw = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "readwrite": 1}"#;
-        assert_eq!(whats(raw, true), [usable("/a", true)]);
+        assert_eq!(whats(raw, true), [block.clone(), usable("/a", true)]);
+        assert_eq!(whats(raw, false), [block]);
+        let qdisk = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "backend": "qdisk"}"#;
+        assert_eq!(whats(qdisk, true), [usable("/a", false)]);
         let qcow2 = r#"{"pdev_path": "/q", "vdev": "xvda", "format": "qcow2", "readwrite": 1}"#;
         let image = What::Image { path: "/q".into(), format: Format::Qcow2, writable: true };
         assert_eq!(whats(qcow2, true), [image]);
@@ -141,6 +166,26 @@ mod tests {
         assert_eq!(whats(tapback, true), [usable("/v", false)]);
         let driver = r#"{"pdev_path": "/a", "vdev": "xvda", "backend_domname": "storage"}"#;
         assert_eq!(whats(driver, true), [What::Backend("storage".into())]);
+    }
+
+    #[test]
+    fn a_qemu_is_needed_where_libxl_starts_its_own() {
+        let needed = |json: &str| {
+            let config = DomainConfig::parse(json).unwrap();
+            let needs = of_domain(&config, "web1", &|_| false, false).unwrap();
+            needs.iter().any(|need| need.what == What::Emulator)
+        };
+        let disk = |format: &str| {
+            format!(r#"{{"disks": [{{"pdev_path": "/a", "vdev": "xvda", "format": "{format}"}}]}}"#)
+        };
+        assert!(needed(&disk("qcow2")) && !needed(&disk("raw")));
+        assert!(
+            needed(r#"{"c_info": {"type": "hvm"}}"#) && !needed(r#"{"c_info": {"type": "pvh"}}"#)
+        );
+        for devices in ["vfbs", "p9s", "channels"] {
+            assert!(needed(&format!(r#"{{"{devices}": [{{}}]}}"#)), "{devices}");
+        }
+        assert!(!needed(r#"{"c_info": {"type": "hvm"}, "b_info": {"device_model": "/opt/qemu"}}"#));
     }
 
     #[test]

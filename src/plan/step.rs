@@ -163,6 +163,8 @@ pub enum Step {
     SecureImage,
     /// Fills in the proofs, makes the image durable and gives it its name.
     CompleteImage,
+    /// Writes the checksums of an image that was completed while the guest was down.
+    AddSums,
     /// Destroys the domain and waits until its QEMU is gone: what QEMU had open is free then. libxl may
     /// still be at work on the rest.
     Destroy {

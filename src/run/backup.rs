@@ -17,10 +17,11 @@ use crate::host::dom0::Dom0;
 use crate::host::export::clear_leftovers;
 use crate::host::lock::Lock;
 use crate::host::look::{self, Domain};
-use crate::host::{backups, configured};
+use crate::host::{backups, configured, deletion};
+use crate::memory::partial_path;
 use crate::names::{is_file_part, same_vdev};
 use crate::plan::Perform;
-use crate::report::{Backup, Created, Exported};
+use crate::report::{Backup, Created, Exported, Reporter};
 use crate::spec::absolute;
 use crate::state::State;
 use crate::tool::quote;
@@ -50,6 +51,13 @@ pub(super) fn backup(args: &BackupArgs, carry_out: Execute) -> Result<()> {
         .hint("export a snapshot of it to a directory whose name you choose"));
     }
     let records = backups::directory(&name)?;
+    let lock = |wait| {
+        patiently((&dom0.reporter, &|| dom0.interrupted()), wait, &name, &|it| {
+            Lock::of_backups(&name, it)
+        })
+    };
+    // Whoever is waited for may change everything that is looked at from here on.
+    let _lock = (!args.common.dry_run).then(|| lock(args.common.wait)).transpose()?;
     let snapshot = format!("{PREFIX}{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
     // The directory is made when it is needed; until then, a plan has the record where it can be.
     let place = match args.common.dry_run {
@@ -57,25 +65,24 @@ pub(super) fn backup(args: &BackupArgs, carry_out: Execute) -> Result<()> {
         false => &records,
     };
     let record = place.join(format!("{snapshot}.record"));
-    let create = create_args(args, &dom0, &domain, &snapshot, &record)?;
+    let create = || create::adapted(create_args(args, &snapshot, &record), &adapt, carry_out);
     if args.common.dry_run {
-        return match create::one(create, carry_out)? {
+        return match create()? {
             Create::Planned { clean, plan } => print_plans(clean.as_ref(), &plan, args.common.json),
             Create::Created { .. } => unreachable!("a dry run creates nothing"),
         };
     }
-    let _lock =
-        patiently((&dom0.reporter, &|| dom0.interrupted()), args.common.wait, &name, &|it| {
-            Lock::of_backups(&name, it)
-        })?;
     let common = later(&args.common);
     let options = Options { memory_only: false, flatten: false, common: &common };
     let delete = |record: &Path| delete::one(record, options, carry_out);
+    let remove = |record: &Path| remove(&dom0.reporter, record, &delete);
 
-    let cleaned = clean(&dom0, (&name, &records, &to), &delete)?;
+    let cleaned = clean(&dom0, (&name, &records, &to), &remove)?;
     backups::make(&records)?;
-    let Create::Created { report: created, .. } = create::one(create, carry_out)? else {
-        unreachable!("it is no dry run")
+    let created = match create() {
+        Ok(Create::Created { report, .. }) => report,
+        Ok(Create::Planned { .. }) => unreachable!("it is no dry run"),
+        Err(error) => return Err(without_snapshot(error, &record, &remove)),
     };
     let directory = to.join(format!("{name}-{snapshot}"));
     let export = ExportArgs {
@@ -90,29 +97,68 @@ pub(super) fn backup(args: &BackupArgs, carry_out: Execute) -> Result<()> {
         true => Err(Error::failed("Stopped by a signal").hint("repeat the command when it suits")),
         false => export::one(&export, carry_out),
     };
-    let undo = || {
-        let deleted = delete(&record)?;
-        forget_cfgs(&created, deleted);
-        Ok(())
-    };
     let exported = match exported {
         Ok(Export::Exported { report, .. }) => report,
         Ok(Export::Planned(_)) => unreachable!("it is no dry run"),
-        Err(error) => return Err(without_export(error, undo(), &record)),
+        Err(error) => return Err(without_export(error, remove(&record), &record)),
     };
-    undo().map_err(|error| not_merged(error, &directory, &record))?;
+    remove(&record).map_err(|error| not_merged(error, &directory, &record))?;
     print_done(&report(*created, exported, cleaned, started), args.common.json)
+}
+
+/// Deletes a snapshot of a backup, and the copies of the xl configuration file, which named its overlays for a
+/// while. One that somebody has deleted already needs nothing.
+fn remove(
+    reporter: &Reporter,
+    record: &Path,
+    delete: &dyn Fn(&Path) -> Result<Deletion>,
+) -> Result<()> {
+    let gone = || backups::is_gone(record);
+    let deleted = deletion::named(record).and_then(|named| Ok((named.record, delete(record)?)));
+    match deleted {
+        Ok((record, Deletion::Deleted(deleted))) => {
+            let copies = deleted.cfgs.iter().map(|cfg| (cfg.path.as_path(), cfg.backup.as_path()));
+            backups::forget_copies(&record, copies);
+            Ok(())
+        }
+        Ok((_, Deletion::Planned(_))) => unreachable!("it is no dry run"),
+        Err(_) if gone() => {
+            reporter.note(&format!("note: somebody else has deleted {} meanwhile", quote(record)));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The snapshot of a backup: of the disks alone, none of them inside its image, because a deletion from
 /// there holds the guest up, and an overlay that is minutes old is merged at once.
-fn create_args(
-    args: &BackupArgs,
-    dom0: &Dom0,
-    domain: &Domain,
-    name: &str,
-    record: &Path,
-) -> Result<CreateArgs> {
+fn create_args(args: &BackupArgs, name: &str, record: &Path) -> CreateArgs {
+    CreateArgs {
+        domain: args.domain.clone(),
+        spec: None,
+        name: Some(name.to_owned()),
+        memory: None,
+        compress: None,
+        like: None,
+        disks: args.disks.clone(),
+        live: false,
+        no_live: false,
+        max_pause: None,
+        paused: false,
+        record: Some(record.to_owned()),
+        disk_only: true,
+        crash_consistent: args.crash_consistent,
+        quiesce: args.quiesce.clone(),
+        freeze_timeout: args.freeze_timeout,
+        // Nothing but backups has its records there.
+        clean: true,
+        description: Some("taken by xl-snapshot backup, which deletes it".into()),
+        common: Common { dry_run: args.common.dry_run, ..later(&args.common) },
+    }
+}
+
+/// What depends on the domain.
+fn adapt(args: CreateArgs, dom0: &Dom0, domain: &Domain) -> Result<CreateArgs> {
     let off = domain.state == State::Off;
     let disks = match (off, &domain.cfg) {
         (true, Some(cfg)) => configured::read(cfg)?.config.disks(),
@@ -121,37 +167,27 @@ fn create_args(
     let disks = disks.map_err(|why| {
         Error::refused(format!("The configuration of {}", domain.id.name)).because(why)
     })?;
+    Ok(fitting(args, &disks, off))
+}
+
+fn fitting(args: CreateArgs, disks: &[Disk], off: bool) -> CreateArgs {
     let said = |disk: &Disk| {
-        let vdevs = args.disks.iter().filter_map(|wish| wish.split(',').next());
-        vdevs.into_iter().any(|vdev| same_vdev(vdev, &disk.vdev))
+        let mut vdevs = args.disks.iter().filter_map(|wish| wish.split(',').next());
+        vdevs.any(|vdev| same_vdev(vdev, &disk.vdev))
     };
     let inside = disks.iter().filter(|disk| {
         disk.writable && !disk.cdrom && disk.format == Some(Format::Qcow2) && !said(disk)
     });
     let external = inside.map(|disk| format!("{},external", disk.vdev));
-    Ok(CreateArgs {
-        domain: args.domain.clone(),
-        spec: None,
-        name: Some(name.to_owned()),
-        memory: None,
-        compress: None,
-        like: None,
+    CreateArgs {
         disks: args.disks.iter().cloned().chain(external).collect(),
-        live: false,
-        no_live: false,
-        max_pause: None,
-        paused: false,
-        record: Some(record.to_owned()),
         // The disks of one that does not run are as it left them.
         disk_only: !off,
         crash_consistent: args.crash_consistent && !off,
-        quiesce: args.quiesce.clone().filter(|_| !off),
+        quiesce: args.quiesce.filter(|_| !off),
         freeze_timeout: args.freeze_timeout.filter(|_| !off),
-        // Nothing but backups has its records there.
-        clean: true,
-        description: Some("taken by xl-snapshot backup, which deletes it".into()),
-        common: Common { dry_run: args.common.dry_run, ..later(&args.common) },
-    })
+        ..args
+    }
 }
 
 /// The common options of the parts: each waits for whoever came in between.
@@ -165,14 +201,14 @@ fn later(common: &Common) -> Common {
 fn clean(
     dom0: &Dom0,
     (domain, records, to): (&str, &Path, &Path),
-    delete: &dyn Fn(&Path) -> Result<Deletion>,
+    remove: &dyn Fn(&Path) -> Result<()>,
 ) -> Result<Vec<String>> {
     let mut cleaned = Vec::new();
     for (name, record) in backups::left(records, domain, PREFIX)? {
-        delete(&record).map_err(|error| {
+        remove(&record).map_err(|error| {
             Error::refused(format!("Snapshot {name}, which an earlier backup of {domain} has left"))
                 .because(error.chain().join(": "))
-                .hint(format!("nothing new was done; delete it first: {}", deletion(&record)))
+                .hint(format!("nothing new was done; delete it first: {}", by_hand(&record)))
         })?;
         dom0.reporter.note(&format!("note: deleted snapshot {name} of an earlier backup"));
         cleaned.push(name);
@@ -186,15 +222,36 @@ fn clean(
     Ok(cleaned)
 }
 
-/// The xl configuration file named the overlays for a while; if it is as it was, nobody needs the copies of it.
-fn forget_cfgs(created: &Created, deleted: Deletion) {
-    let (Some(first), Deletion::Deleted(deleted)) = (&created.cfg, deleted) else { return };
-    let others = deleted.cfgs.iter().filter(|cfg| cfg.path == first.path);
-    backups::forget_copies(&first.path, &first.backup, others.map(|cfg| cfg.backup.as_path()));
+fn by_hand(record: &Path) -> String {
+    format!("xl-snapshot delete {}", quote(record))
 }
 
-fn deletion(record: &Path) -> String {
-    format!("xl-snapshot delete {}", quote(record))
+/// The snapshot was not taken as it should be: what there is of it goes as well.
+fn without_snapshot(
+    mut error: Error,
+    record: &Path,
+    remove: &dyn Fn(&Path) -> Result<()>,
+) -> Error {
+    if error.kind != Kind::Unfinished {
+        return error;
+    }
+    let names = [record.to_owned(), partial_path(record)];
+    let Some(there) = backups::first_there(&names) else { return error };
+    match remove(there) {
+        Ok(()) => {
+            // What no command ends was about the snapshot, and so is what is about its record.
+            let about_it = |command: &str| names.iter().any(|name| command.contains(&quote(name)));
+            error.left.retain(|left| left.command.as_deref().is_some_and(|it| !about_it(it)));
+            if error.left.is_empty() {
+                error.kind = Kind::Failed;
+                error.hint.get_or_insert_with(|| {
+                    "its snapshot was deleted again; try again when the cause is removed".into()
+                });
+            }
+            error
+        }
+        Err(other) => still_there(error, other, there),
+    }
 }
 
 /// There is no export: the snapshot goes as well.
@@ -207,16 +264,18 @@ fn without_export(mut error: Error, deleted: Result<()>, record: &Path) -> Error
             }
             error
         }
-        Err(mut other) => {
-            let mut left = vec![Left {
-                what: "The snapshot that was taken is left; the domain runs on an overlay on it"
-                    .into(),
-                command: Some(deletion(record)),
-            }];
-            left.append(&mut other.left);
-            error.and_also(other).unfinished(left)
-        }
+        Err(other) => still_there(error, other, record),
     }
+}
+
+/// The snapshot cannot be deleted either.
+fn still_there(error: Error, mut other: Error, record: &Path) -> Error {
+    let mut left = vec![Left {
+        what: "The snapshot that was taken is left; the domain runs on an overlay on it".into(),
+        command: Some(by_hand(record)),
+    }];
+    left.append(&mut other.left);
+    error.and_also(other).unfinished(left)
 }
 
 /// The backup is whole, but its snapshot is there still.
@@ -226,7 +285,7 @@ fn not_merged(mut error: Error, directory: &Path, record: &Path) -> Error {
             "The backup {} is complete; its snapshot is left, and the domain runs on an overlay on it",
             quote(directory)
         ),
-        command: Some(deletion(record)),
+        command: Some(by_hand(record)),
     }];
     left.append(&mut error.left);
     error.unfinished(left)
@@ -261,6 +320,53 @@ mod tests {
         assert_eq!((error.exit_code(), error.left.len()), (1, 0));
         let error = without_export(refused().unfinished(Vec::new()), Ok(()), Path::new(RECORD));
         assert_eq!(error.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_not_taken_as_it_should_be_is_deleted_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        let record = place.path().join("backup-1.record");
+        let left = |what: &str, command: Option<&str>| Left {
+            what: what.into(),
+            command: command.map(Into::into),
+        };
+        let sync = format!("sync {}", record.display());
+        let failed = |thaw: bool| {
+            let mut all = vec![left("no cfg", None), left("no sync", Some(&sync))];
+            all.extend(thaw.then(|| left("frozen", Some("thaw web1"))));
+            Error::failed("No").unfinished(all)
+        };
+        let removed = std::cell::RefCell::new(Vec::new());
+        let remove = |path: &Path| {
+            removed.borrow_mut().push(path.to_owned());
+            Ok(())
+        };
+        // Before the commit, there is nothing to delete.
+        let error = without_snapshot(refused(), &record, &remove);
+        assert_eq!((error.exit_code(), removed.borrow().len()), (3, 0));
+        std::fs::write(partial_path(&record), "").unwrap();
+        let error = without_snapshot(failed(false), &record, &remove);
+        assert_eq!((error.exit_code(), error.left.len()), (1, 0));
+        assert!(error.hint.unwrap().contains("deleted again"));
+        std::fs::write(&record, "").unwrap();
+        // What is not about the snapshot is there still.
+        let error = without_snapshot(failed(true), &record, &remove);
+        assert_eq!((error.exit_code(), error.left), (4, vec![left("frozen", Some("thaw web1"))]));
+        assert_eq!(*removed.borrow(), [partial_path(&record), record.clone()]);
+        let error = without_snapshot(failed(false), &record, &|_| Err(refused()));
+        let command = format!("xl-snapshot delete {}", record.display());
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.left.iter().any(|left| left.command.as_ref() == Some(&command)));
+    }
+
+    #[test]
+    fn a_snapshot_that_somebody_has_deleted_is_not_left() {
+        let place = tempfile::tempdir().unwrap();
+        let record = place.path().join("backup-1.record");
+        let reporter = Reporter::new(true, 0);
+        remove(&reporter, &record, &|_| Err(refused())).unwrap();
+        std::fs::write(&record, "no record").unwrap();
+        remove(&reporter, &record, &|_| Err(refused())).unwrap_err();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `compact`, from the command line to the report.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,7 +59,13 @@ pub(super) fn compact(args: &CompactArgs) -> Result<()> {
 
 fn find(path: &Path) -> Result<(PathBuf, Record)> {
     let named = list::by_name(path)?;
-    let path = named.as_deref().unwrap_or(path);
+    let named = named.as_deref().unwrap_or(path);
+    // Others follow a link; here, the file would take its place.
+    let place = match fs::symlink_metadata(named) {
+        Ok(_) => compact::place(named).map_err(|why| refused(named, why))?,
+        Err(_) => named.to_owned(),
+    };
+    let path = place.as_path();
     match Snapshot::open(path)? {
         Snapshot { source: None, .. } => {
             Err(Error::refused(format!("Snapshot {}", path.display()))
@@ -69,6 +76,12 @@ fn find(path: &Path) -> Result<(PathBuf, Record)> {
     }
 }
 
+fn refused(path: &Path, why: compact::NotCompact) -> Error {
+    Error::refused(format!("Image {}", path.display()))
+        .because(why)
+        .hint("the image is as it was; xl-snapshot show says what it is")
+}
+
 fn one(
     path: &Path,
     record: &Record,
@@ -76,11 +89,7 @@ fn one(
     reporter: &Reporter,
 ) -> Result<Compaction> {
     let domain = record.domain.name.as_str();
-    let refused = |why: compact::NotCompact| {
-        Error::refused(format!("Image {}", path.display()))
-            .because(why)
-            .hint("the image is as it was; xl-snapshot show says what it is")
-    };
+    let refused = |why| refused(path, why);
     let lock = match args.common.dry_run {
         true => None,
         false => {

@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -24,7 +25,7 @@ use crate::leftover::{self, Leftover};
 use crate::memory::Form;
 use crate::plan::{Plan, Target, execute};
 use crate::report::{CfgReplaced, Created, Planned, Reporter, json_text};
-use crate::spec::{self, MemoryTarget, Spec};
+use crate::spec::{self, MemoryTarget, Request, Spec};
 use crate::state::State;
 use crate::tool::quote;
 
@@ -57,25 +58,16 @@ pub fn create(args: CreateArgs, carry_out: Execute) -> Result<()> {
 
 /// Takes a snapshot. Prints nothing on standard output.
 pub(super) fn one(args: CreateArgs, carry_out: Execute) -> Result<Outcome> {
+    adapted(args, &|args, _, _| Ok(args), carry_out)
+}
+
+/// What a command line becomes once the domain is held, and what is seen of it stays so.
+pub(super) type Adapt<'a> = &'a dyn Fn(CreateArgs, &Dom0, &Domain) -> Result<CreateArgs>;
+
+/// The same, of a command line that depends on the domain.
+pub(super) fn adapted(args: CreateArgs, adapt: Adapt<'_>, carry_out: Execute) -> Result<Outcome> {
     let started = Instant::now();
-    let options = Spec {
-        name: args.name,
-        description: args.description,
-        live: if args.no_live { Some(false) } else { args.live.then_some(true) },
-        memory: args.memory,
-        compress: args.compress,
-        config: None,
-        record: args.record,
-        disk_only: args.disk_only,
-        crash_consistent: args.crash_consistent,
-        quiesce: args.quiesce,
-        freeze_timeout: args.freeze_timeout,
-        disks: args.disks.iter().map(|disk| disk.parse()).collect::<Result<_>>()?,
-        max_pause: args.max_pause,
-        paused: args.paused,
-    };
-    let file = args.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
-    let request = options.over(file).request()?;
+    let request = request(&args)?;
     let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
     let to_stdout = request.memory == MemoryTarget::Stdout;
 
@@ -96,7 +88,9 @@ pub(super) fn one(args: CreateArgs, carry_out: Execute) -> Result<Outcome> {
         take_lock(&dom0, &args.common, (domain.id.uuid, &domain.id.name), &operation, Hold::Alone)?;
     // Whoever was waited for may have given the domain another number, or changed what it does.
     let domain = look::again(&dom0.toolstack, domain)?;
-    let job = Job::new(request, Timestamp::now(), Uuid::new_v4()).in_directory(directory);
+    let args = adapt(args, &dom0, &domain)?;
+    let job =
+        Job::new(self::request(&args)?, Timestamp::now(), Uuid::new_v4()).in_directory(directory);
     if let Some(like) = &args.like {
         check_like(like, &job.image(&domain.id.name)?)?;
     }
@@ -145,6 +139,7 @@ pub(super) fn one(args: CreateArgs, carry_out: Execute) -> Result<Outcome> {
     let restored = !plan.onward.is_empty();
     let domid = if restored { dom0.domid_of(domain.id.uuid)? } else { Some(domain.id.domid) };
     let off = domain.state == State::Off;
+    let stop = dom0.stop_flag();
     let done = dom0.done();
     let record = done.record.expect("an executed plan has completed the record");
     // A guest that had to be restored runs by now.
@@ -153,7 +148,9 @@ pub(super) fn one(args: CreateArgs, carry_out: Execute) -> Result<Outcome> {
     let sizes = match &seen.image {
         ImagePlace::File { path, .. } => {
             let like = args.like.as_deref();
-            let told = plain.then(|| sharing::share_with_older(path, &record, like)).flatten();
+            let stop = || stop.load(Ordering::Acquire);
+            let share = || sharing::share_with_older(path, &record, like, &stop);
+            let told = plain.then(share).flatten();
             told.iter().for_each(|told| reporter.note(&format!("note: {told}")));
             files::open(path).and_then(|file| sharing::sizes(&file)).ok()
         }
@@ -183,6 +180,28 @@ pub(super) fn one(args: CreateArgs, carry_out: Execute) -> Result<Outcome> {
         cfg: rewrites.cfg.map(|cfg| CfgReplaced { path: cfg.path, backup: cfg.backup }),
     };
     Ok(Outcome::Created { report: Box::new(report), instead: to_stdout.then_some(reporter) })
+}
+
+/// What the options and the SPEC.toml ask for.
+fn request(args: &CreateArgs) -> Result<Request> {
+    let options = Spec {
+        name: args.name.clone(),
+        description: args.description.clone(),
+        live: if args.no_live { Some(false) } else { args.live.then_some(true) },
+        memory: args.memory.clone(),
+        compress: args.compress.clone(),
+        config: None,
+        record: args.record.clone(),
+        disk_only: args.disk_only,
+        crash_consistent: args.crash_consistent,
+        quiesce: args.quiesce.clone(),
+        freeze_timeout: args.freeze_timeout,
+        disks: args.disks.iter().map(|disk| disk.parse()).collect::<Result<_>>()?,
+        max_pause: args.max_pause,
+        paused: args.paused,
+    };
+    let file = args.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
+    options.over(file).request()
 }
 
 /// Refuses an image that nothing can be shared with.
@@ -222,7 +241,10 @@ fn clean_up(
     let plan = leftover::clean_up(&domain.id.name, leftovers);
     if !common.dry_run {
         let reporter = dom0.reporter.clone();
-        leftovers.iter().for_each(|left| reporter.note(&format!("note: removed: {left}")));
+        for left in leftovers {
+            let removed = if left.is_kept() { "" } else { "removed: " };
+            reporter.note(&format!("note: {removed}{left}"));
+        }
         execute(&plan, dom0)?;
     }
     Ok(plan)

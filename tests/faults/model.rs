@@ -403,6 +403,7 @@ impl Perform for Model {
             | Step::CheckThere { .. }
             | Step::DrainImage
             | Step::SecureImage
+            | Step::AddSums
             | Step::AwaitTurn
             | Step::AwaitClosed { .. }
             | Step::AwaitMerged { .. } => {}

@@ -203,6 +203,7 @@ pub(crate) const VHD: &str =
 /// A link of a chain, with an identity made of its path.
 pub(crate) fn link(path: &str, format: Format, below: Option<(&str, &str)>) -> Link {
     let header = Header {
+        refcount_order: 4,
         backing: below.map(|(path, _)| path.into()),
         backing_format: below.map(|(_, format)| format.to_owned()),
         ..Header::default()

@@ -42,6 +42,7 @@ Snapshot s1 of web1:
   13 | complete the record, sync the image and give it its name
   14 | restore web1 with xl, paused
   15 | unpause web1
+  16   write the checksums of the memory into the image
      | the guest stands still
 note: disk hdc is not in the snapshot: CD-ROM
 note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
@@ -187,6 +188,19 @@ fn the_image_is_complete_before_anything_is_restored_from_it() {
     let complete = at(|step| *step == Step::CompleteImage);
     assert!(at(|step| matches!(step, Step::Destroy { .. })) < complete);
     assert!(complete < at(|step| matches!(step, Step::Restore { .. })));
+}
+
+#[test]
+fn the_checksums_are_written_when_the_guest_runs_again() {
+    for (compress, expected) in [(None, true), (Some("zstd"), false)] {
+        let plan = planned(&[], |job| {
+            job.request.compress = compress.map(|text| text.parse().unwrap());
+        });
+        let at = plan.finish.iter().position(|step| *step == Step::AddSums);
+        let runs = plan.finish.iter().position(|step| matches!(step, Step::Unpause { .. }));
+        assert_eq!(at.is_some(), expected);
+        assert!(at.is_none_or(|at| runs.unwrap() < at));
+    }
 }
 
 #[test]

@@ -81,7 +81,8 @@ impl Planner for Internal {
         }
         seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
         seen.own.as_ref().map_err(|why| refuse(disk, why.clone()))?;
-        if let Some(ailment) = seen.ailment() {
+        let miscounted = || seen.header()?.miscounted(1);
+        if let Some(ailment) = seen.ailment().or_else(miscounted) {
             return Err(refuse(disk, ailment.why()).hint(format!(
                 "{}; or take an external snapshot: --disk {},external",
                 ailment.remedy(disk.file()),

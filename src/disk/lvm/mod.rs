@@ -219,7 +219,11 @@ impl Planner for Lvm {
     /// A merge into a thick volume waits until nobody has that open; a thin one only gets another name.
     fn needs(&self, _: &DiskFound, beside: bool) -> Vec<What> {
         let in_place = self.size.is_some() && !beside;
-        in_place.then(|| What::Alone(device(&self.group, &self.volume))).into_iter().collect()
+        let volume = in_place.then(|| What::Alone(device(&self.group, &self.volume)));
+        // LVM changes nothing if it cannot keep the description of the group before (lib/format_text/archiver.c).
+        let changes = in_place || self.size.is_none();
+        let kept = ["/etc/lvm/archive", "/etc/lvm/backup"].map(|path| What::State(path.into()));
+        volume.into_iter().chain(kept.into_iter().filter(|_| changes)).collect()
     }
 
     fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {

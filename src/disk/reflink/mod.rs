@@ -125,7 +125,12 @@ impl Planner for Reflink {
         // The file gets another name, and whoever writes to it would go on with that one.
         let path = &found.record.path;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-        vec![copy, What::Still(path.clone()), What::Renames(directory)]
+        let mut needs = vec![copy, What::Still(path.clone()), What::Renames(directory)];
+        // Otherwise it stays where it is: see `revert`.
+        if !found.runs_elsewhere() && found.file.as_ref().is_ok_and(|file| file.writable) {
+            needs.push(What::Replaced(path.clone()));
+        }
+        needs
     }
 
     fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {

@@ -127,10 +127,14 @@ pub fn run_program(
     Err(CommandError::Failed { command, status, stderr })
 }
 
-/// A signal to us ends a wait early.
 fn ends_within(pid: i32, limit: Duration) -> io::Result<bool> {
-    let end = Instant::now() + limit;
     let Some(handle) = Handle::of_pid(pid)? else { return Ok(true) };
+    handle_ends_within(&handle, limit)
+}
+
+/// A signal to us ends a wait early.
+fn handle_ends_within(handle: &Handle, limit: Duration) -> io::Result<bool> {
+    let end = Instant::now() + limit;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if handle.gone_within(left)? {
@@ -146,7 +150,23 @@ fn ends_within(pid: i32, limit: Duration) -> io::Result<bool> {
 pub fn end_program(process: Process) -> io::Result<()> {
     let Some(handle) = Handle::open(process)? else { return Ok(()) };
     end_group(process.pid);
-    handle.gone_within(KILLED).map(drop)
+    must_end(&handle, KILLED)
+}
+
+/// One that was killed and does not end hangs in the kernel, and may still do what it was about to do.
+pub(super) fn must_end(handle: &Handle, limit: Duration) -> io::Result<()> {
+    match handle_ends_within(handle, limit)? {
+        true => Ok(()),
+        false => {
+            let pid = handle.pid();
+            let why = format!(
+                "process {pid} was killed and has not ended after {} s: it hangs in the kernel (see \
+                 /proc/{pid}/stack)",
+                limit.as_secs()
+            );
+            Err(io::Error::new(io::ErrorKind::TimedOut, why))
+        }
+    }
 }
 
 /// The helpers of a program too.

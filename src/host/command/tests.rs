@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use super::running::{NOW_AND_THEN, Running, bound};
+use super::running::{NOW_AND_THEN, Running, bound, must_end};
 use super::*;
+use crate::host::process::Handle;
 use crate::tool::Invocation;
 
 fn qemu_img(args: &[&str]) -> Invocation {
@@ -126,4 +127,16 @@ fn somebody_is_told_while_a_tool_runs() {
 fn a_missing_tool_says_where_it_was_looked_for() {
     let text = CommandError::NotFound(Tool::Xl).to_string();
     assert!(text.contains("/usr/sbin") && text.contains("xen-utils"), "{text}");
+}
+
+#[test]
+fn a_program_that_does_not_end_is_told() {
+    let mut child = program_at(std::path::Path::new("/bin/sleep")).arg("60").spawn().unwrap();
+    let handle = Handle::of_pid(child.id() as i32).unwrap().unwrap();
+    let error = must_end(&handle, Duration::from_millis(10)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert!(error.to_string().contains("was killed and has not ended"), "{error}");
+    child.kill().unwrap();
+    must_end(&handle, Duration::from_secs(30)).unwrap();
+    child.wait().unwrap();
 }

@@ -1,3 +1,5 @@
+use std::os::unix::fs::symlink;
+
 use super::*;
 use crate::memory::header::{encode, encode_plain, record_space};
 use crate::memory::stream::pages;
@@ -37,8 +39,11 @@ fn an_image_of_before_is_written_anew_and_says_the_same() {
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), modified);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         let (start, length) = (source.image.stream_offset, source.image.stream_len);
-        pages(&mut source.file, start, start + length, &mut |_, at| assert_eq!(at % 4096, 0))
-            .unwrap();
+        pages(&mut source.file, start, start + length, &mut |_, at| {
+            assert_eq!(at % 4096, 0);
+            Ok(())
+        })
+        .unwrap();
         // Once more, nothing is left to do.
         let again = compact(&path, &mut source, None).unwrap();
         assert_eq!(again.before, again.after);
@@ -67,6 +72,32 @@ fn what_cannot_be_written_anew_stays_as_it_is() {
 }
 
 #[test]
+fn a_link_leads_to_its_file_and_a_file_with_several_names_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = fs::canonicalize(directory.path()).unwrap();
+    let [path, link, name] = ["s1.xlsave", "link", "name"].map(|name| directory.join(name));
+    old_image(&path, &guest_stream(PV, &rounds(PV)));
+    let bytes = fs::read(&path).unwrap();
+    symlink("s1.xlsave", &link).unwrap();
+    assert_eq!(place(&link).unwrap(), path);
+    let error = compact(&link, &mut Source::open(&link).unwrap(), None).unwrap_err();
+    assert!(matches!(error, NotCompact::Link), "{error}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    fs::hard_link(&path, &name).unwrap();
+    for path in [&path, &name, &link] {
+        let error = place(path).unwrap_err();
+        assert!(matches!(error, NotCompact::Names(2)), "{error}");
+    }
+    let error = compact(&path, &mut Source::open(&path).unwrap(), None).unwrap_err();
+    assert!(error.to_string().contains("2 names"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+    fs::remove_file(&name).unwrap();
+    compact(&path, &mut Source::open(&path).unwrap(), None).unwrap();
+    Source::open(&link).unwrap().verify().unwrap();
+}
+
+#[test]
 fn a_damaged_image_is_not_given_new_checksums() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s1.xlsave");
@@ -75,7 +106,11 @@ fn a_damaged_image_is_not_given_new_checksums() {
     let mut source = Source::open(&path).unwrap();
     let (start, length) = (source.image.stream_offset, source.image.stream_len);
     let mut last = 0;
-    pages(&mut source.file, start, start + length, &mut |_, at| last = at).unwrap();
+    pages(&mut source.file, start, start + length, &mut |_, at| {
+        last = at;
+        Ok(())
+    })
+    .unwrap();
     let file = files::open_no_link(&path).unwrap();
     file.write_all_at(b"x", last + 99).unwrap();
     let error = Source::open(&path).unwrap().verify().unwrap_err();

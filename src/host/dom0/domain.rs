@@ -1,9 +1,8 @@
 //! The domain: its configuration, its QEMU, its end and its restore.
 
-use std::io::{self, BufReader};
 use std::path::Path;
 use std::str;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,7 +12,9 @@ use super::guarded::started;
 use super::state::{Dom0, caused, failed, meddled};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
+use crate::host::guard::Note;
 use crate::host::image::Source;
+use crate::host::image::beside::restore_beside;
 use crate::host::libxl::DomainInfo;
 use crate::host::lock::Turn;
 use crate::host::process::{self, Handle, Watch};
@@ -29,9 +30,6 @@ use crate::tool::{Invocation, Tool, quote};
 /// How long a destroyed domain's QEMU may do nothing before it has closed its disks. While it writes, or waits for
 /// its storage, it is given all the time it needs.
 const QEMU_EXIT: Duration = Duration::from_secs(60);
-
-/// How much of an image is read at a time to verify it.
-const CHUNK: usize = 256 << 10;
 
 impl Dom0 {
     /// Replaces a configuration if it is the one that is to be replaced. That of a domain that is gone
@@ -218,24 +216,30 @@ impl Dom0 {
                         .into_iter()
                         .for_each(&mut show);
                 };
+                let stop = AtomicBool::new(false);
                 // What was written a moment ago need not be read again.
                 let check = match image {
-                    None => source.beside().map_err(failed("Open the image"))?,
+                    None => source.beside(&stop).map_err(failed("Open the image"))?,
                     Some(_) => None,
                 };
+                let tell = |unverified| {
+                    if let Some(guard) = &self.guard {
+                        guard.tell(&Note::Unverified(unverified));
+                    }
+                };
+                // If we are killed, xl goes on, and its domain must not run before that is done.
+                tell(check.is_some().then(|| source.unverified()));
+                let (restored, checked) = restore_beside(check, &stop, || {
+                    command::run_on(&call, file, &mut look, &started)
+                });
                 let name = &source.name;
-                thread::scope(|scope| {
-                    let check = check.map(|stream| {
-                        let mut stream = BufReader::with_capacity(CHUNK, stream);
-                        scope.spawn(move || io::copy(&mut stream, &mut io::sink()))
-                    });
-                    let restored = command::run_on(&call, file, &mut look, &started);
-                    let checked = check.map_or(Ok(0), |check| {
-                        check.join().expect("reading a file does not panic")
-                    });
-                    restored.map_err(caused)?;
-                    checked.map(drop).map_err(failed(format!("Verify image {name}")))
-                })
+                let result = restored
+                    .map_err(caused)
+                    .and_then(|()| checked.map_err(failed(format!("Verify image {name}"))));
+                if result.is_ok() {
+                    tell(None);
+                }
+                result
             }
             None => {
                 let head = header::encode_plain(config).map_err(failed("Write the header"))?;
@@ -248,6 +252,25 @@ impl Dom0 {
         meter.end();
         self.meters.push(meter);
         result
+    }
+
+    /// Whether a process that was killed had restored the domain. What it had not verified yet is verified first, as it
+    /// would have been: the domain is destroyed if its memory is not what was saved.
+    pub(super) fn settle_restore(&mut self, uuid: Uuid, domain: &str) -> Result<bool> {
+        if self.domid_of(uuid)?.is_none() {
+            return Ok(false);
+        }
+        let Some(unverified) = self.unverified.take() else { return Ok(true) };
+        let Err(error) = unverified.verify() else { return Ok(true) };
+        let discarded = self.discard_domain(uuid);
+        let message = error.chain().join(": ");
+        self.messages.push(format!("{domain} was restored, and must not run: {message}"));
+        // No step may follow that would.
+        self.say();
+        match self.not_restored(error, discarded, domain) {
+            Err(error) if !error.left.is_empty() => Err(error),
+            _ => Ok(false),
+        }
     }
 
     /// The error of a restore, after which what xl left of the domain was destroyed: it removes itself what it

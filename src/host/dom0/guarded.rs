@@ -1,6 +1,7 @@
 //! Being guarded, and being the guard.
 
 use std::fs::Permissions;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ const ORPHAN: Duration = Duration::from_secs(60);
 impl Dom0 {
     /// Has a guard go on with the plan if we are killed.
     pub fn be_guarded(&mut self, plan: &Plan, lock: &Lock) -> Result<()> {
-        let guard = Guard::start(plan, lock)?;
+        let image = self.source.as_ref().map(|source| source.file.as_fd());
+        let guard = Guard::start(plan, lock, image)?;
         if let Some(why) = guard.bound() {
             self.reporter.note(&format!(
                 "note: if this job is ended (systemd, a session), what xl starts ends with it: {why}"
@@ -42,6 +44,7 @@ impl Dom0 {
         self.virtual_sizes.clone_from(&plan.virtual_sizes);
         self.made = done.made;
         self.orphans = done.started;
+        self.unverified = done.unverified;
         self.ice = Ice::adopted(done.frost);
         self.protected = done
             .protected

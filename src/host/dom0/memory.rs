@@ -10,10 +10,12 @@ use crate::host::guard::Note;
 use crate::host::image::{ImageWriter, NotComplete};
 use crate::host::parallel::in_parallel;
 use crate::host::{files, tools};
-use crate::memory::{partial_path, restore_command};
+use crate::memory::{Image, partial_path, restore_command};
 use crate::plan::{ImageStart, Target};
 use crate::record::{DiskRecord, FrozenFile, QcowSnapshot, Record};
 use crate::tool::quote;
+
+const WITHOUT_SUMS: &str = "note: the image has no checksums of its memory";
 
 impl Dom0 {
     pub(super) fn open_image(&mut self, start: &ImageStart) -> Result<()> {
@@ -70,12 +72,13 @@ impl Dom0 {
                 .because("its file is not there, or it was not begun when we were killed")
                 .hint("take another snapshot; create says what this one has left of its disks")
         })?;
-        if let Err(why) = writer.drain() {
+        if let Err(why) = writer.end() {
             return Err(writer.give_up(&record.name, why));
         }
         if let Some(why) = writer.without_sums() {
-            self.messages.push(format!("note: the image has no checksums of its memory: {why}"));
+            self.messages.push(format!("{WITHOUT_SUMS}: {why}"));
         }
+        self.later_sums = writer.later_sums();
         let path = writer.path();
         self.written = writer.file().ok();
         let way_back = self.way_back.clone();
@@ -100,6 +103,24 @@ impl Dom0 {
         self.done.image_size = size;
         self.done.record = Some(record);
         Ok(())
+    }
+
+    /// The image is as good without: this never fails.
+    pub(super) fn add_sums(&mut self) {
+        let trouble = match self.later_sums.take() {
+            Some(sums) => sums.write().err().map(|why| why.to_string()),
+            None if self.adopted && !self.has_sums() => {
+                Some("the process that computed them was killed".to_owned())
+            }
+            None => None,
+        };
+        self.messages.extend(trouble.map(|why| format!("{WITHOUT_SUMS}: {why}")));
+    }
+
+    /// Whether the process that was killed had written all of them.
+    fn has_sums(&self) -> bool {
+        let file = self.image.as_ref().and_then(|(writer, _)| writer.file().ok());
+        file.is_some_and(|mut file| Image::read(&mut file).is_ok_and(|image| image.sums.is_some()))
     }
 
     /// Fills in what proves that the disks are still the same ones.

@@ -125,6 +125,10 @@ impl Dom0 {
             Step::DrainImage => self.drain_image(),
             Step::SecureImage => self.secure_image(),
             Step::CompleteImage => self.complete_image(),
+            Step::AddSums => {
+                self.add_sums();
+                Ok(())
+            }
             Step::Destroy { domain, way_out } => {
                 // One that we have suspended was proven when its disks were: it must not stay so.
                 if self.suspended_at.is_none() {
@@ -192,7 +196,7 @@ impl Perform for Dom0 {
             // libxl begins with its QEMU.
             Step::Destroy { domain, way_out } => self.destroy(domain, Some(way_out)).map(|()| true),
             // xl removes a domain that it could not restore.
-            Step::Restore { uuid, .. } => Ok(self.domid_of(*uuid)?.is_some()),
+            Step::Restore { uuid, domain, .. } => self.settle_restore(*uuid, domain),
             Step::CreateDomain { domain, .. } => Ok(self.domid_of_name(domain)?.is_some()),
             Step::CompleteRecord => Ok(self.is_recorded()),
             Step::Delete(deletion) => Ok(Dom0::settle_deletion(deletion)),

@@ -17,9 +17,11 @@ use crate::error::{Error, Left, Result};
 use crate::host::export::steps::Exporter;
 use crate::host::freezer::Ice;
 use crate::host::guard::Guard;
+use crate::host::image::beside::Unverified;
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{DomainInfo, Libxl};
 use crate::host::lock::Turn;
+use crate::host::pump::LaterSums;
 use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
 use crate::host::surroundings::Unstoppable;
@@ -49,6 +51,8 @@ pub struct Dom0 {
     pub qmp: Option<Qmp>,
     /// The image to restore from.
     pub source: Option<Source>,
+    /// That image, if a process that was killed had not verified all of it.
+    pub(super) unverified: Option<Unverified>,
     /// Where progress is told.
     pub reporter: Reporter,
     /// Goes on with the plan if we are killed.
@@ -63,6 +67,8 @@ pub struct Dom0 {
     pub(super) image: Option<(ImageWriter, Record)>,
     /// The file of the image once it is complete.
     pub(super) written: Option<File>,
+    /// Its checksums, if they are written when the guest runs again.
+    pub(super) later_sums: Option<LaterSums>,
     /// What brings the guest back while it is down and its image is not complete.
     pub(super) way_back: Option<Left>,
     pub(super) record: Option<(RecordFile, Record)>,
@@ -120,6 +126,7 @@ impl Dom0 {
             toolstack,
             qmp: None,
             source: None,
+            unverified: None,
             reporter,
             guard: None,
             unstoppable: None,
@@ -128,6 +135,7 @@ impl Dom0 {
             stop,
             image: None,
             written: None,
+            later_sums: None,
             way_back: None,
             record: None,
             made: BTreeSet::new(),
@@ -151,6 +159,11 @@ impl Dom0 {
             exporter: Exporter::default(),
             done: Done::default(),
         }
+    }
+
+    /// Whether the user asked to stop (SIGINT, SIGTERM).
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
     /// What the operation can tell.

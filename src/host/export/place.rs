@@ -56,6 +56,10 @@ pub(super) fn leftover(directory: &Path) -> Leftover {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Leftover::None,
         Err(error) => return Leftover::Foreign(error.to_string()),
         Ok(meta) if !meta.is_dir() => return Leftover::Foreign("it is no directory".into()),
+        // In a directory for everybody, such as /var/tmp, anybody can make one of that name, and a mark in it.
+        Ok(meta) if !files::is_ours(&meta) => {
+            return Leftover::Foreign("others than root may have put it there".into());
+        }
         Ok(_) => {}
     }
     if token(directory).is_none() {
@@ -80,8 +84,11 @@ fn held(directory: &Path) -> io::Result<Option<File>> {
 
 /// Removes a directory that an export has left, unless one still works on it.
 pub(super) fn clear(directory: &Path) -> io::Result<()> {
-    if token(directory).is_none() {
-        return Err(io::Error::other("nothing says that an export has made it"));
+    match leftover(directory) {
+        Leftover::Ours => {}
+        Leftover::None => return Ok(()),
+        Leftover::Busy => return Err(io::Error::other("another export writes to it")),
+        Leftover::Foreign(why) => return Err(io::Error::other(why)),
     }
     let held = held(directory)?.ok_or_else(|| io::Error::other("another export writes to it"))?;
     remove(directory)?;
@@ -129,6 +136,9 @@ pub(super) fn end(directory: &Path, token: Uuid) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
     use super::*;
 
     #[test]
@@ -157,6 +167,36 @@ mod tests {
         assert!(clear(&directory).is_err());
         discard(&directory, token).unwrap();
         assert!(directory.join("theirs").exists());
+    }
+
+    #[test]
+    fn what_others_may_have_put_there_is_not_ours() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("x.partial");
+        drop(begin(&directory, Uuid::new_v4()).unwrap());
+        fs::write(directory.join("file"), "x").unwrap();
+        let foreign = |path: &Path| {
+            let why = Leftover::Foreign("others than root may have put it there".into());
+            assert_eq!(leftover(path), why);
+            assert!(clear(path).unwrap_err().to_string().contains("others than root"));
+            assert!(directory.join("file").exists());
+        };
+        for mode in [0o777, 0o720, 0o1777] {
+            fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
+            foreign(&directory);
+        }
+        fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
+        let link = parent.path().join("link.partial");
+        symlink(&directory, &link).unwrap();
+        assert_eq!(leftover(&link), Leftover::Foreign("it is no directory".into()));
+        assert!(clear(&link).is_err() && directory.join("file").exists());
+        // Only root can give it to somebody.
+        if chown(&directory, Some(7), None).is_ok() {
+            foreign(&directory);
+            chown(&directory, Some(0), None).unwrap();
+        }
+        clear(&directory).unwrap();
+        assert!(!directory.exists());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens};
 
 use super::{place, stdout};
-use crate::disk::kind::Proof;
+use crate::disk::{self, kind::Proof};
 use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::host::deletion::steps::{Run, allocated};
@@ -19,7 +19,7 @@ use crate::host::{files, tools};
 use crate::plan::export::{DiskCopy, Export, ImageCopy};
 use crate::plan::{ImageStart, Target};
 use crate::record::{ANY_INODE, FrozenFile, Record};
-use crate::tool::qemu_img;
+use crate::tool::{qemu_img, quote};
 
 /// How much of the memory is handed over between two looks at whether the user wants it to end.
 const PIECE: u64 = 1 << 20;
@@ -104,9 +104,21 @@ impl Exporter {
     }
 
     fn disk(&mut self, copy: &DiskCopy, hands: &mut Hands<'_>) -> Result<()> {
-        let DiskCopy { vdev, to, fill, fit, most, time } = copy;
+        let DiskCopy { vdev, to, fill, fit, most, source, time } = copy;
         drop(files::create_new(to).map_err(caused)?);
         (hands.run)(fill, Some((to, *most)))?;
+        // What somebody has written meanwhile may be in the copy.
+        if let Some((path, proof)) = source {
+            let untouched = files::facts(path).map_err(|why| why.to_string());
+            untouched.and_then(|file| disk::check_untouched(&file, proof)).map_err(|why| {
+                Error::failed(format!("Disk {vdev} ({}) changed while it was copied", quote(path)))
+                    .because(why)
+                    .hint(
+                        "nothing is left of the export; find out who writes to that file: the snapshot \
+                         may be of no use any more (xl-snapshot show)",
+                    )
+            })?;
+        }
         if let Some(size) = fit {
             (hands.run)(&qemu_img::resize(to, *size), None)?;
         }

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::memory::sums;
 use crate::support::record::sample;
 use crate::support::streams::{HVM, guest_stream, pv_stream, pv_stream_of};
 
@@ -295,19 +296,24 @@ fn memory_with_damaged_checksums_is_read_without_them() {
 fn a_torn_table_of_checksums_is_cut_off_by_another_process() {
     let pages: Vec<_> = (0..300).map(|pfn| (pfn, pfn + 1)).collect();
     let stream = guest_stream(HVM, &[pages]);
-    // From no byte of the table to all of it.
-    for cut in [0, 1, 8, 9, 60, 1000, u64::MAX] {
+    // Before the file had its length; then from no byte of the table to all of it.
+    const RESERVED: u64 = u64::MAX - 1;
+    for cut in [RESERVED, 0, 1, 8, 9, 60, 1000, u64::MAX] {
         let directory = tempfile::tempdir().unwrap();
         let start = start(directory.path(), None);
         let mut writer = ImageWriter::start(&start).unwrap();
         let id = writer.id().unwrap();
         save(&writer, &stream);
         assert_eq!(writer.seal(true), None);
-        let end = writer.file.metadata().unwrap().len();
-        writer.drain().unwrap();
-        let whole = writer.file.metadata().unwrap().len();
-        assert!(whole > end + 1000, "{whole} and {end}");
-        writer.file.set_len(whole.min(end.saturating_add(cut))).unwrap();
+        // What is reserved behind the stream is no table.
+        let end = Image::torn_at(&mut writer.file).unwrap().unwrap();
+        let mut whole = end;
+        if cut != RESERVED {
+            writer.drain().unwrap();
+            whole = writer.file.metadata().unwrap().len();
+            assert!(whole > end + 1000, "{whole} and {end}");
+            writer.file.set_len(whole.min(end.saturating_add(cut))).unwrap();
+        }
         mem::forget(writer);
         let mut adopted = ImageWriter::adopt(&start, id).unwrap();
         adopted.drain().unwrap();
@@ -316,6 +322,44 @@ fn a_torn_table_of_checksums_is_cut_off_by_another_process() {
         assert_eq!(length, if cut == u64::MAX { whole } else { end }, "{cut}");
         let mut source = Source::open(path(&start)).unwrap();
         source.verify().unwrap();
+    }
+}
+
+/// While the guest is down, nothing is done that a restore does not need.
+#[test]
+fn an_image_that_a_guest_is_restored_from_gets_its_checksums_later() {
+    let pages: Vec<_> = (0..300).map(|pfn| (pfn, pfn + 1)).collect();
+    let stream = guest_stream(HVM, &[pages]);
+    // How much of the table was written when we were killed; at last, all of it.
+    for torn in [0, 8, 1000, 2000, u64::MAX] {
+        let directory = tempfile::tempdir().unwrap();
+        let start = start(directory.path(), None);
+        let mut writer = ImageWriter::start(&start).unwrap();
+        save(&writer, &stream);
+        assert_eq!(writer.seal(true), None);
+        writer.secure().unwrap();
+        let end = writer.file.metadata().unwrap().len();
+        assert_eq!(Image::torn_at(&mut writer.file).unwrap(), None);
+        let mut again = writer.file.try_clone().unwrap();
+        assert_eq!(again.seek(SeekFrom::End(0)).unwrap(), end, "no table yet");
+        writer.end().unwrap();
+        let later = writer.later_sums().unwrap();
+        let length = writer.complete(&mut start.record.clone()).unwrap().unwrap();
+        assert!(length > end + 2400, "{length} and {end}");
+        let without = Source::open(path(&start)).unwrap();
+        assert_eq!(without.image.sums, None);
+        if torn == u64::MAX {
+            later.write().unwrap();
+        } else {
+            let part = vec![0xa5; usize::try_from(torn).unwrap()];
+            again.write_all_at(&part, end + sums::HEAD).unwrap();
+        }
+        let mut source = Source::open(path(&start)).unwrap();
+        assert_eq!(source.image.sums.is_some(), torn == u64::MAX);
+        assert!(!source.leave_damaged_sums().unwrap());
+        source.verify().unwrap();
+        assert!(fed(&mut source).unwrap().len() as u64 == source.image.stream_len);
+        assert_eq!(fs::metadata(path(&start)).unwrap().len(), length);
     }
 }
 

@@ -57,6 +57,12 @@ unsafe impl Managed for sys::libxl_physinfo {
     const DISPOSE: unsafe extern "C" fn(*mut Self) = sys::libxl_physinfo_dispose;
 }
 
+// SAFETY: as above, from _libxl_types.h.
+unsafe impl Managed for sys::libxl_cpupoolinfo {
+    const INIT: unsafe extern "C" fn(*mut Self) = sys::libxl_cpupoolinfo_init;
+    const DISPOSE: unsafe extern "C" fn(*mut Self) = sys::libxl_cpupoolinfo_dispose;
+}
+
 /// A libxl structure, initialised and in the end disposed of by libxl.
 pub(super) struct Owned<T: Managed>(T);
 

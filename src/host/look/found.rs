@@ -237,7 +237,12 @@ pub(super) fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
     let json = match toolstack.config_json(domid) {
         Ok(json) => json,
         Err(error) if error.is_not_found() => return Ok(Vec::new()),
-        Err(error) => return Err(trouble(&format!("domain {domid}"), error)),
+        Err(error) => {
+            return Err(trouble(&format!("domain {domid}"), error).hint(format!(
+                "nothing was changed. Without it nobody knows which disks the domain has: end it by hand, and \
+                 revert again: xl shutdown -w {domid}, or xl destroy {domid}"
+            )));
+        }
     };
     DomainConfig::parse(&json)
         .and_then(|config| config.disks())

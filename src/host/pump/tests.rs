@@ -4,6 +4,9 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 use std::{env, fs};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+
 use super::*;
 use crate::memory::align::page_sum;
 use crate::memory::batches::{Parser, Sink};
@@ -148,6 +151,23 @@ fn a_stream_that_is_cut_short_is_noticed_if_it_should_be_whole() {
     }
 }
 
+/// The guest stands still until then: the length of the file is set later.
+#[test]
+fn the_end_of_the_pipe_is_all_that_is_waited_for() {
+    let stream = guest_stream(HVM, &rounds(HVM));
+    let mut file = tempfile::tempfile_in(".").unwrap();
+    file.set_len(START).unwrap();
+    let mut pump = Pump::start(file.try_clone().unwrap(), START, Path::new(".")).unwrap();
+    let mut pipe = File::from(pump.fd().unwrap().try_clone_to_owned().unwrap());
+    pipe.write_all(&stream).unwrap();
+    drop(pipe);
+    assert_eq!(pump.seal(true), None);
+    let end = end_of(&mut file);
+    assert!(file.metadata().unwrap().len() > end);
+    pump.trim().unwrap();
+    assert_eq!(file.metadata().unwrap().len(), end);
+}
+
 #[test]
 fn an_error_closes_the_pipe_and_is_told() {
     let full = File::options().write(true).open("/dev/full").unwrap();
@@ -239,13 +259,18 @@ fn many_checksums_are_kept_in_a_file() {
     assert!(sums.iter().copied().eq(0..300_000));
 }
 
-/// The pump alone: `cargo test --release --lib pump_speed -- --ignored --nocapture`.
+/// The pump alone, beside a plain copy of the same stream through a pipe:
+/// `cargo test --release --lib pump_speed -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn pump_speed() {
     const PAGES: u64 = 256 << 10;
     let directory = env::var_os("PUMP_DIRECTORY").unwrap_or_else(|| "/dev/shm".into());
-    let bytes = PAGES * PAGE as u64;
+    let gigabytes = (PAGES * PAGE as u64) as f64 / 1e9;
+    let processor = || {
+        let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+        (usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6
+    };
     for (what, part) in [("no zeros", 0), ("half zeros", 2), ("all zeros", 1)] {
         let stream_of = |first: u64| -> Vec<Entry> {
             let seed = |pfn: u64| if part != 0 && pfn / 64 % part == 0 { 0 } else { pfn % 16 + 1 };
@@ -253,30 +278,15 @@ fn pump_speed() {
         };
         let batches: Vec<_> = (0..PAGES / 1024).map(|batch| stream_of(batch * 1024)).collect();
         let stream = guest_stream(PV, &batches);
-        for pumped in [false, true] {
+        for (how, run) in [("copy", copied as fn(&[u8], File, &Path)), ("pump", pump_all)] {
             let file = tempfile::tempfile_in(&directory).unwrap();
-            let started = Instant::now();
-            let mut sealed = started;
-            if pumped {
-                let mut pump = Pump::start(file, 0, Path::new(&directory)).unwrap();
-                let mut pipe = File::from(pump.fd().unwrap().try_clone_to_owned().unwrap());
-                stream.chunks(4 << 20).for_each(|piece| pipe.write_all(piece).unwrap());
-                drop(pipe);
-                assert_eq!(pump.seal(true), None);
-                sealed = Instant::now();
-                pump.add_sums().unwrap();
-            } else {
-                let mut file = file;
-                stream.chunks(4 << 20).for_each(|piece| file.write_all(piece).unwrap());
-                sealed = Instant::now().max(sealed);
-            }
-            let rate =
-                |since: Instant, to: Instant| bytes as f64 / 1e9 / (to - since).as_secs_f64();
+            let (started, before) = (Instant::now(), processor());
+            run(&stream, file, Path::new(&directory));
+            let (wall, busy) = (started.elapsed().as_secs_f64(), processor() - before);
             println!(
-                "{what}, {}: {:.2} GB/s, with checksums {:.2} GB/s",
-                if pumped { "pump" } else { "written as it comes" },
-                rate(started, sealed),
-                rate(started, Instant::now()),
+                "{what}, {how}: {:.2} GB/s, {:.2} GB/s for each processor",
+                gigabytes / wall,
+                gigabytes / busy,
             );
         }
     }
@@ -287,4 +297,33 @@ fn pump_speed() {
     let rate = times as f64 * PAGE as f64 / 1e9 / started.elapsed().as_secs_f64();
     println!("checksums alone: {rate:.2} GB/s ({sum})");
     fs::metadata(&directory).unwrap();
+}
+
+fn pump_all(stream: &[u8], file: File, directory: &Path) {
+    let mut pump = Pump::start(file, 0, directory).unwrap();
+    let mut pipe = File::from(pump.fd().unwrap().try_clone_to_owned().unwrap());
+    stream.chunks(4 << 20).for_each(|piece| pipe.write_all(piece).unwrap());
+    drop(pipe);
+    assert_eq!(pump.seal(true), None);
+    pump.add_sums().unwrap();
+}
+
+/// As a program would that writes what it reads.
+fn copied(stream: &[u8], mut file: File, _: &Path) {
+    let (reader, pipe) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    let (mut reader, mut pipe) = (File::from(reader), File::from(pipe));
+    let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(1 << 20));
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut chunk = vec![0; CHUNK];
+            loop {
+                match reader.read(&mut chunk).unwrap() {
+                    0 => break,
+                    count => file.write_all(&chunk[..count]).unwrap(),
+                }
+            }
+        });
+        stream.chunks(4 << 20).for_each(|piece| pipe.write_all(piece).unwrap());
+        drop(pipe);
+    });
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::memory::frames::Level;
 use crate::plan::Text;
-use crate::record::Record;
+use crate::record::{FrozenFile, Record};
 use crate::tool::{Invocation, quote};
 
 /// The name of the file that marks the directory of an export until it is complete.
@@ -28,6 +28,8 @@ pub struct DiskCopy {
     pub fit: Option<u64>,
     /// What it takes at most, in bytes.
     pub most: u64,
+    /// The file with the content, and what proves that nobody has written to it.
+    pub source: Option<(PathBuf, FrozenFile)>,
     /// The time that it gets, which proves it: in whole seconds, as every archive keeps it.
     pub time: Timestamp,
 }

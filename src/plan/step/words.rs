@@ -216,6 +216,7 @@ impl fmt::Display for Step {
             Step::CompleteImage => {
                 write!(f, "complete the record, sync the image and give it its name")
             }
+            Step::AddSums => write!(f, "write the checksums of the memory into the image"),
             Step::Destroy { domain: DomainId { domid, .. }, .. } => {
                 write!(f, "destroy domain {domid} and wait until its QEMU is gone")
             }

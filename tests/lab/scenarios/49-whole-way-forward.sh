@@ -8,7 +8,9 @@
 
 w=$LAB_WORK
 ip link add br-way type bridge
-trap 'ip link del br-way 2>/dev/null || :' EXIT
+ip link add addr-way type dummy
+ip addr add 192.0.2.7/32 dev addr-way
+trap 'for name in br-way addr-way web-way; do ip link del $name 2>/dev/null || :; done' EXIT
 vg_up vgw 200M
 lvcreate -qq -y -n thick -L 32M vgw
 qcow2 a.qcow2 64M
@@ -19,8 +21,8 @@ guest_up g tick=300 a.qcow2 "format=raw,vdev=xvdb,access=rw,backendtype=qdisk,ta
 	"format=raw,vdev=xvdc,access=rw,target=/dev/vgw/thick" \
 	"format=raw,vdev=xvdd,access=ro,target=$w/ro.img" \
 	"format=raw,vdev=xvde,access=ro,devtype=cdrom,target=$w/cd.iso" \
-	'cfg=vif = ["bridge=br-way"]
-vfb = ["vnc=1,vnclisten=127.0.0.1,vncunused=0,vncdisplay=7"]'
+	'cfg=vif = ["bridge=br-way,vifname=web-way"]
+vfb = ["vnc=1,vnclisten=192.0.2.7,vncunused=0,vncdisplay=7"]'
 wait_tick g 2
 create g s1.xlsave --name s1 --no-live -d xvdb,external
 xl-snapshot show s1.xlsave --json >show.out
@@ -72,8 +74,20 @@ trial "an ISO is a dangling link" 3 'cd.iso: No such file' 'mv cd.iso x; ln -s n
 
 # ---- the rest of the configuration
 trial "the bridge is gone" 3 'the bridge br-way' 'ip link del br-way' 'ip link add br-way type bridge'
+trial "the bridge is something else now" 3 'a network device of another kind' \
+	'ip link del br-way; ip link add br-way type dummy' 'ip link del br-way; ip link add br-way type bridge'
+trial "the host has another address now" 3 '192.0.2.7, which is no address of this host' \
+	'ip addr del 192.0.2.7/32 dev addr-way' 'ip addr add 192.0.2.7/32 dev addr-way'
 trial "the script of the network is not executable" 3 'vif-bridge is no program' \
 	'chmod -x /etc/xen/scripts/vif-bridge' 'chmod +x /etc/xen/scripts/vif-bridge'
+trial "the script of the disks is not executable" 3 'scripts/block is no program' \
+	'chmod -x /etc/xen/scripts/block' 'chmod +x /etc/xen/scripts/block'
+qemu=/usr/libexec/xen-qemu-system-i386
+trial "Xen's QEMU was removed" 3 'the QEMU that Xen starts is not there' 'mv $qemu $qemu.away' 'mv $qemu.away $qemu'
+bin=$(echo /usr/lib/xen-4*/bin)
+trial "an upgrade removed the running Xen's tools" 3 'xl: No such file' 'mv $bin $bin.away' 'mv $bin.away $bin'
+trial "xl's log is append-only" 3 'xl-g.log is append-only' \
+	'chattr +a /var/log/xen/xl-g.log' 'chattr -a /var/log/xen/xl-g.log'
 trial "Xen's directory is read-only" 3 '/var/lib/xen' \
 	'mount --bind /var/lib/xen /var/lib/xen; mount -o remount,ro,bind /var/lib/xen' 'umount /var/lib/xen'
 
@@ -87,8 +101,19 @@ mv x cd.iso
 xl destroy g
 trial "dirty bitmaps of a backup" 3 'qemu-img bitmap --remove' \
 	'qemu-img bitmap --add a.qcow2 b0' 'qemu-img bitmap --remove a.qcow2 b0'
+trial "another network device has the name" 3 'a network device called web-way' \
+	'ip link add web-way type dummy' 'ip link del web-way'
 trial "another program has the port" 3 'has port 5907' \
-	'socat TCP-LISTEN:5907,bind=127.0.0.1 - <&18 & lab_held=$!; lab_pause 1' let_go
+	'socat TCP-LISTEN:5907,bind=192.0.2.7 - <&18 & lab_held=$!; lab_pause 1' let_go
+
+consoles=$(tr '\0' ' ' <"/proc/$(pidof xenconsoled)/cmdline")
+trial "the daemon of the consoles is dead" 3 'no xenconsoled' \
+	'pkill -x xenconsoled; while pidof xenconsoled; do lab_pause; done' '$consoles; pidof xenconsoled'
+trial "xl's own configuration is broken" 3 'xl does not work' \
+	"cp /etc/xen/xl.conf xl.conf.out; echo 'lockfile=\"' >>/etc/xen/xl.conf" 'cp xl.conf.out /etc/xen/xl.conf'
+mkdir -p /etc/lvm/archive
+trial "LVM cannot keep its records" 3 'directory /etc/lvm/archive' \
+	'mount -t tmpfs -o ro none /etc/lvm/archive' 'umount /etc/lvm/archive'
 
 # Nothing of all that is in the way any more.
 revert g s1.xlsave

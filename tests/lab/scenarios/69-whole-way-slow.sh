@@ -1,6 +1,6 @@
 #!/bin/bash
-# The rest of the table of what a revert needs: pools, memory, groups of one name; and an image that is the base
-# of the running domain's by another spelling of its path is copied from, not rewritten.
+# The rest of the table of what a revert needs: pools, processors, memory, groups of one name; and an image that is
+# the base of the running domain's by another spelling of its path is copied from, not rewritten.
 # timeout: 600
 # slow
 . /lab/t/lib.sh
@@ -18,15 +18,18 @@ give_back() {
 trap give_back EXIT
 qcow2 a.qcow2 64M
 uuid='cfg=uuid = "0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a069"'
-guest_up g tick=300 "$uuid" a.qcow2 'cfg=pool = "way"'
+guest_up g tick=300 "$uuid" a.qcow2 'cfg=pool = "way"
+cpus = "1"'
 wait_tick g 2
 create g s1.xlsave --name s1 --no-live
 xl destroy g
 trial "the pool is gone" 3 'the processor pool way' 'xl cpupool-destroy way' \
 	'xl cpupool-create name=\"way\" cpus=[\"1\"] >/dev/null'
+trial "the pool has not its processor" 3 'bound to processor 1 (cpus=), and the pool way has none' \
+	'xl cpupool-cpu-remove way 1' 'xl cpupool-cpu-add way 1'
 free=$(xl info free_memory)
 fill() {
-	sed -e 's/^name.*/name = "big"/' -e '/^disk/d' -e '/^pool/d' -e '/^uuid/d' -e "s/^memory.*/memory = $((free - 60))/" g.cfg >big.cfg
+	sed -e 's/^name.*/name = "big"/' -e '/^disk/d' -e '/^pool/d' -e '/^cpus/d' -e '/^uuid/d' -e "s/^memory.*/memory = $((free - 60))/" g.cfg >big.cfg
 	xl create -q -p big.cfg
 }
 trial "other domains have the memory" 3 'of memory' fill 'xl destroy big'

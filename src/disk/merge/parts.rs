@@ -1,0 +1,55 @@
+//! What both ways of merging put into a plan.
+
+use crate::disk::family::{DiskDelete, Family, Member, Merged, Rewrite};
+use crate::disk::merging::{How, Merging};
+use crate::plan::Step;
+use crate::plan::deletion::{Change, Deletion};
+
+pub(in crate::disk) fn remove(member: &Member, plan: &mut DiskDelete) {
+    plan.removals.push(Step::RemoveFile { path: member.path.clone() });
+    plan.removed.push(member.path.display().to_string());
+}
+
+/// An image that is no guest's disk is below other images, and snapshots are proven by it. So is one that only a
+/// configuration file from before still names.
+pub(in crate::disk) fn must_be_marked(member: &Member) -> bool {
+    member.users.is_empty() || member.keepers.iter().any(|keeper| keeper.proven)
+}
+
+pub(in crate::disk) fn begin(family: &Family, member: &Member, how: How) -> Option<Step> {
+    let facts = member.facts.as_ref().ok()?;
+    let mark = Merging {
+        id: family.id,
+        how,
+        size: facts.size,
+        mtime: facts.mtime,
+        writable: facts.writable,
+    };
+    Some(Step::Delete(Deletion::Begin { file: member.path.clone(), mark }))
+}
+
+/// Counts what a merge moves, and the room that this may take.
+pub(in crate::disk) fn copies(
+    plan: &mut DiskDelete,
+    how: &'static str,
+    from: &Member,
+    into: &Member,
+) {
+    let (device, free) = into.room;
+    plan.room.push((device, free, from.allocated, into.path.clone()));
+    plan.merged.push(Merged {
+        how,
+        from: from.path.clone(),
+        into: into.path.clone(),
+        bytes: from.allocated,
+        instead: None,
+    });
+}
+
+pub(in crate::disk) fn written(member: &Member) -> impl Iterator<Item = Rewrite> {
+    // What is broken already must not be proven anew.
+    member.keepers.iter().filter(|keeper| keeper.proven).map(|keeper| Rewrite {
+        keeper: keeper.clone(),
+        change: Change::Written { vdev: keeper.vdev.clone() },
+    })
+}
