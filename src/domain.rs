@@ -1,5 +1,5 @@
-//! What a domain is, as libxl's JSON tells it: a thin typed view that keeps every key it does not
-//! know. Pure: knows nothing of libxl itself.
+//! A domain as in libxl's JSON: a thin typed view that keeps every key it does not know. Pure: does
+//! not call libxl.
 //!
 //! The JSON is that of `libxl_domain_config_to_json` (libxl_types.idl): default values are left
 //! out, unknown keys are kept, so that the text survives a change of Xen release.
@@ -36,7 +36,7 @@ pub enum Format {
 impl Format {
     const ALL: [Format; 5] = [Format::Raw, Format::Qcow, Format::Qcow2, Format::Qed, Format::Vhd];
 
-    /// The name libxl, xl and we use.
+    /// The name in libxl, xl and this program.
     pub fn name(self) -> &'static str {
         match self {
             Format::Raw => "raw",
@@ -102,10 +102,9 @@ impl fmt::Display for GuestType {
     }
 }
 
-/// A domain as it was looked at. A number, a UUID or a name alone may be another domain's by the time
-/// something is done to it: a reboot gives another number, a copied configuration the same UUID, and a
-/// name can be given away. All three are proven again before each step that stops, destroys or changes
-/// a domain.
+/// A domain as it was inspected. Later, its number, its UUID or its name alone may belong to another
+/// domain: a reboot changes the number, a copied configuration has the same UUID, and a domain can be
+/// renamed. All three are checked again before each step that stops, destroys or changes a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainId {
     pub domid: u32,
@@ -122,10 +121,10 @@ impl fmt::Display for DomainId {
 /// One disk of a domain's configuration, `libxl_device_disk`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// The guest's name of it: `xvda`, `hda`, `sdb1`.
+    /// The guest's name for it: `xvda`, `hda`, `sdb1`.
     pub vdev: String,
-    /// What libxl is told: a file or device in dom0, or what a hotplug script understands; empty
-    /// for an empty CD-ROM drive.
+    /// The target in libxl's configuration: a file or device in dom0, or text for a hotplug script;
+    /// empty for an empty CD-ROM drive.
     pub path: PathBuf,
     /// Its format; `None` for one we do not know (`empty` included).
     pub format: Option<Format>,
@@ -144,7 +143,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// What the target of a disk begins with that tapdisk serves as a VHD (xen-utils 4.17,
+    /// The prefix of the target of a disk that tapdisk serves as a VHD (xen-utils 4.17,
     /// scripts/block-tap).
     pub const TAP_VHD: &str = "vhd:";
 
@@ -168,16 +167,16 @@ impl Disk {
 /// (libxl.h, `LIBXL_MEMKB_DEFAULT`).
 const MAX_MEMORY_KIB: u64 = 1 << 48;
 
-/// Why a configuration is not understood.
+/// Why a configuration cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 pub enum BadConfig {
     /// Not JSON at all.
     #[error("The domain's configuration is not the JSON that libxl writes")]
     Json(#[from] serde_json::Error),
-    /// A key that must be there is not, or is of another type.
+    /// A required key is missing, or has another type.
     #[error("The domain's configuration has no usable {0}")]
     Missing(String),
-    /// A change was asked for a disk that is not in it.
+    /// It has no such disk to change.
     #[error("The domain's configuration has no disk {0}")]
     NoDisk(String),
 }
@@ -253,7 +252,7 @@ impl DomainConfig {
         }
     }
 
-    /// The arguments that its QEMU gets beside libxl's own (`device_model_args`).
+    /// The arguments that its QEMU gets in addition to libxl's own (`device_model_args`).
     pub fn device_model_args(&self) -> Vec<String> {
         let lists = ["/b_info/extra", "/b_info/extra_pv", "/b_info/extra_hvm"];
         lists
@@ -264,7 +263,7 @@ impl DomainConfig {
             .collect()
     }
 
-    /// The program that gets the kernel from the first disk, at every start, if there is one.
+    /// The program that loads the kernel from the first disk at every start, if there is one.
     pub fn boot_loader(&self) -> Option<&str> {
         BOOT_LOADER.iter().find_map(|place| self.text(place).ok()).filter(|name| !name.is_empty())
     }
@@ -275,9 +274,8 @@ impl DomainConfig {
         disks.iter().map(disk).collect()
     }
 
-    /// Makes it the configuration of another domain: its name, its UUID, and where nothing is said
-    /// against it other addresses of its network devices. A name that the user gave such a device in
-    /// dom0 is taken away: there can be one of it.
+    /// Makes it the configuration of another domain: its name, its UUID and, unless `keep_macs`, its
+    /// MAC addresses. Removes the names of network devices in dom0, which must be unique.
     pub fn rename(&mut self, name: &str, uuid: Uuid, keep_macs: bool) -> Result<(), BadConfig> {
         let missing = || BadConfig::Missing("c_info".into());
         let info = self.0.get_mut("c_info").and_then(Value::as_object_mut).ok_or_else(missing)?;
@@ -302,7 +300,7 @@ impl DomainConfig {
         Ok(())
     }
 
-    /// Makes disk `vdev` point to another image. The rest of its entry stays as it is.
+    /// Makes disk `vdev` use another image. The rest of its entry does not change.
     pub fn set_image(&mut self, vdev: &str, path: &Path, format: Format) -> Result<(), BadConfig> {
         let entry = self
             .0
@@ -329,8 +327,8 @@ impl DomainConfig {
     }
 }
 
-/// Addresses for the network devices of a domain: Xen's range, 00:16:3e, whose half with the highest
-/// bit unset is for anybody's use (xl takes random ones of it as well, libxl_nic.c).
+/// MAC addresses for a domain's network devices: from Xen's range, 00:16:3e, whose half with the
+/// highest bit unset is free for any use (xl also takes random ones of it, libxl_nic.c).
 fn macs(uuid: Uuid) -> impl Iterator<Item = String> {
     // The last bytes of a version 4 UUID are random.
     let [.., a, b, c] = uuid.into_bytes();
@@ -354,7 +352,7 @@ fn disk(entry: &Value) -> Result<Disk, BadConfig> {
             .filter(|vdev| is_vdev(vdev))
             .ok_or_else(|| BadConfig::Missing("vdev of a disk".into()))?,
         path: text("pdev_path").unwrap_or_default().into(),
-        // Left out by libxl when it is the default: only for an unset one.
+        // libxl omits the default, which is an unset format.
         format: text("format").as_deref().and_then(Format::parse),
         writable: flag("readwrite"),
         cdrom: flag("is_cdrom"),

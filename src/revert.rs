@@ -66,7 +66,7 @@ pub struct Found {
     pub disks: Vec<DiskFound>,
     /// The writable disks that the domain has now and the snapshot has not, for people.
     pub attached: Vec<String>,
-    /// The host's logical volumes; looked at only if the snapshot has one.
+    /// The host's logical volumes; read only if the snapshot has one.
     pub volumes: std::result::Result<Vec<Volume>, String>,
     /// What xenstore has of the domain in `/vm/UUID`; looked at only if another one is to be restored beside it.
     pub vm: Vec<(String, String)>,

@@ -1,9 +1,8 @@
-//! Deleting a snapshot whose content is in a file of its own: what rests on the file gets its content, or
-//! gives it its own. Pure.
+//! Deletes a snapshot whose content is in a frozen file, by merging that file with its overlays. Pure.
 //!
-//! With one overlay there are two ways, and the one that moves less is taken: *commit* writes what the
-//! overlay holds into the file below, which then takes the overlay's place, so that whoever named the overlay
-//! has to name the other; *stream* reads what the file below holds into the overlay, and every path stays.
+//! With one overlay there are two ways, and the one that moves less is chosen: *commit* writes the data of
+//! the overlay into its backing file, which replaces the overlay, so every configuration that names the
+//! overlay must change; *stream* copies the data of the backing file into the overlay, and no path changes.
 
 mod commit;
 mod parts;
@@ -28,7 +27,7 @@ pub(super) fn refuse(family: &Family, why: impl Into<String>) -> Error {
 
 /// Plans to delete a snapshot whose content is the file `base`.
 ///
-/// `only_stream`: the file is a copy that takes nobody's place.
+/// `only_stream`: the file is a copy and cannot replace an overlay.
 pub(super) fn delete(
     family: &Family,
     proof: Option<&FrozenFile>,
@@ -112,7 +111,7 @@ pub(super) fn delete(
     Ok(plan)
 }
 
-/// Who an overlay belongs to.
+/// Describes an overlay and its owner.
 fn named(member: &Member) -> String {
     let path = quote(&member.path);
     let user = member.users.first().map(|user| format!("{} of {}", user.vdev, user.domain));
@@ -123,7 +122,7 @@ fn named(member: &Member) -> String {
     }
 }
 
-/// Why the file with the content is not removed, if so.
+/// Why the file with the content is not removed, if it is kept.
 fn keep(base: &Member, untouched: bool) -> Option<String> {
     let inside = || base.inside.as_ref().is_ok_and(Vec::is_empty);
     let why = if let Some(user) = base.users.first() {
@@ -142,7 +141,7 @@ fn keep(base: &Member, untouched: bool) -> Option<String> {
     Some(why)
 }
 
-/// Who merges the overlay with the base, after everything that forbids it.
+/// Checks that a merge is possible. Returns the QEMU that merges, if one does.
 fn check<'a>(
     family: &Family,
     base: &Member,
@@ -228,7 +227,7 @@ fn merge(
     };
     let streams = base.allocated;
     let commits = overlay.allocated;
-    // A tie changes no path.
+    // On a tie, stream: no path changes.
     match (no_stream, no_commit) {
         (None, None) if streams <= commits => stream(family, base, overlay, online, plan)?,
         (None, Some(_)) => return stream(family, base, overlay, online, plan),
@@ -354,7 +353,7 @@ fn stream(
     Ok(())
 }
 
-/// Goes on with a commit that was cut short.
+/// Continues an interrupted commit.
 fn finish_commit(
     family: &Family,
     base: &Member,
@@ -363,7 +362,7 @@ fn finish_commit(
 ) -> Result<DiskDelete> {
     let overlay = family.overlays.iter().find(|member| member.path == overlay);
     let Some(overlay) = overlay else {
-        // All was done but the last.
+        // Only the last step is missing.
         plan.written.push((base.path.clone(), !base.users.is_empty()));
         plan.rewrites.extend(written(base));
         return Ok(plan);
@@ -385,7 +384,7 @@ fn finish_commit(
         commit(family, base, overlay, online, &mut plan)?;
         return Ok(plan);
     }
-    // A guest writes to the base already: what the overlay holds is older.
+    // A guest already writes to the base: the data of the overlay is older.
     let online = base.open_in.first();
     plan.online.extend(online.map(|running| running.id.clone()));
     settle_commit(family, base, overlay, online, &mut plan);

@@ -1,9 +1,8 @@
-//! The mark on a file that a deletion writes to although the content that others see of it stays the same.
-//! Pure.
+//! The mark on a file that a deletion writes to without changing the content that its users see. Pure.
 //!
-//! A merge may take hours, and be cut short by anything. Until it is finished, younger snapshots are proven
-//! by what the file was before; and whoever finishes it knows from the mark what was being done. It is an
-//! extended attribute, so it is on the file and not beside it.
+//! A merge may take hours and may be interrupted. Until it is finished, the previous state of the file, in
+//! the mark, proves younger snapshots; and the mark says how to finish the merge. It is an extended
+//! attribute, so it moves with the file.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,38 +11,36 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The longest text that is read as a mark: more than a path.
+/// The longest mark, in bytes: more than a path.
 pub const LONGEST: usize = 8 << 10;
 
-/// What a mark says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Merging {
-    /// The snapshot that is being deleted.
+    /// The snapshot to be deleted.
     pub id: Uuid,
-    /// What is done to the file.
     pub how: How,
-    /// The length of the file before, in bytes.
+    /// The previous length of the file, in bytes.
     pub size: u64,
-    /// When it had been written to before.
+    /// Its previous time of modification.
     pub mtime: Timestamp,
-    /// Whether anybody could write to it before.
+    /// Whether it had write permission before.
     pub writable: bool,
 }
 
-/// What a deletion does to a file.
+/// How a deletion changes a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
-    /// It gets what this overlay holds.
+    /// It gets the data of this overlay.
     Commit(PathBuf),
-    /// It has that, and a running guest may write to it from now on: the overlay is older then.
+    /// It has that data, and a running guest may write to it: the overlay is older.
     Pivot(PathBuf),
-    /// It gets what this image below it holds.
+    /// It gets the data of this backing file.
     Stream(PathBuf),
-    /// It gets another image below it, of the same content.
+    /// It gets another backing file with the same content.
     Relink,
-    /// A snapshot inside of it is deleted.
+    /// One of its internal snapshots is deleted.
     Inside,
 }
 

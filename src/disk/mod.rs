@@ -1,8 +1,8 @@
-//! Disks: which way each one is snapshotted, and what that takes. Pure.
+//! Disks: how each one is snapshotted, and the plans for that. Pure.
 //!
 //! One directory for each kind: [`internal`] and [`external`] through QEMU, [`lvm`], [`reflink`] and
-//! [`vhd`], and [`none`] for what is left out. [`kinds`] lists them; CONTRIBUTING.md says what a new one
-//! needs. [`tool`](crate::tool) has the arguments and answers of their tools.
+//! [`vhd`], and [`none`] for disks that are left out. [`kinds`] lists them; CONTRIBUTING.md says how to
+//! add one. [`tool`](crate::tool) has the arguments and answers of their tools.
 
 pub mod chain;
 mod exported;
@@ -47,13 +47,12 @@ use crate::release::TAPBACK;
 use crate::spec::Wish;
 use crate::tool::check_path;
 
-/// The file that a new domain would have for a disk.
+/// The name of the file that a new domain gets for a disk.
 pub fn beside_file_name(domain: &str, disk: &DiskRecord) -> String {
     format!("{domain}-{}.{}", disk.vdev, disk.snapshot.kind().clone_ending())
 }
 
-/// Chooses the way: what the user wishes, or the default for its kind. Refuses what cannot be
-/// snapshotted consistently.
+/// Chooses the user's kind or the default. Refuses a disk that cannot be snapshotted consistently.
 pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<How> {
     let disk = &seen.disk;
     let wished = wish.map(|wish| wish.how);
@@ -81,7 +80,7 @@ pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<How> {
     Ok(wished.or_else(default).unwrap_or(How::External))
 }
 
-/// Why nothing we know of can snapshot a disk, if that is so.
+/// Why no kind of snapshot supports a disk, if none does.
 fn out_of_reach(seen: &DiskSeen) -> Option<String> {
     let disk = &seen.disk;
     if let Some(domain) = &disk.backend_domain {
@@ -90,7 +89,7 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
     if let Some(script) = disk.script.as_ref().filter(|_| !disk.is_tap_vhd()) {
         return Some(format!("it is set up by the script {script}"));
     }
-    // A record with that path would not be read again.
+    // We would refuse to read a record with that path.
     if let Err(why) = check_path(disk.file()) {
         return Some(why.to_string());
     }
@@ -114,7 +113,7 @@ pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Res
     choose(seen, wish)?.create(seen, wish, context)
 }
 
-/// Refuses one file that is two disks of the domain: the snapshot of one would be switched away under the other.
+/// Refuses one file that is two disks of the domain: the snapshot of one would switch the file under the other.
 pub fn check_twice(seen: &[DiskSeen], planned: &[DiskCreate]) -> Result<()> {
     let taken = seen.iter().zip(planned).filter(|(_, plan)| !plan.record.snapshot.is_left_out());
     let id = |seen: &DiskSeen| (seen.file.as_ref().ok().map(FileFacts::id), seen.device);
@@ -131,8 +130,8 @@ pub fn check_twice(seen: &[DiskSeen], planned: &[DiskCreate]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses disks of which a revert would take what they rest on for changed since: its time is in the future, by the
-/// clock of a file server, or from before this host's clock was set back.
+/// Refuses disks whose bases a revert would consider changed: their time is in the future, by the clock of a file
+/// server, or because this host's clock was set back.
 pub fn check_clock(seen: &[DiskSeen], planned: &[DiskCreate], now: Timestamp) -> Result<()> {
     let taken = seen.iter().zip(planned).filter(|(_, plan)| !plan.record.snapshot.is_left_out());
     let below = taken.filter_map(|(seen, _)| Some((seen, seen.below.as_ref()?)));
@@ -151,7 +150,7 @@ pub fn check_clock(seen: &[DiskSeen], planned: &[DiskCreate], now: Timestamp) ->
     Ok(())
 }
 
-/// Plans to put one disk back.
+/// Plans to revert one disk.
 pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
     let snapshot = &found.record.snapshot;
     if let Some(user) = found.used_by.as_ref().filter(|_| !snapshot.is_left_out()) {
@@ -163,8 +162,7 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
     Ok(planned)
 }
 
-/// Says from where the content of one disk is copied, once it is known to be that of the snapshot. `None` if the disk is
-/// not in the snapshot.
+/// Checks the content of one disk, and says where to copy it from. `None` if the disk is not in the snapshot.
 pub fn export(found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
     let record = &found.record;
     if record.snapshot.is_left_out() {
@@ -176,7 +174,7 @@ pub fn export(found: &DiskFound, context: RevertContext<'_>) -> Result<Option<Di
     };
     let planned = planned.map_err(|error| found.if_moved(error));
     let planned = planned.and_then(|planned| found.check_below(context.created).map(|()| planned));
-    // The same troubles as those of a revert, in an operation of another name.
+    // The errors are those of a revert, under another name.
     planned.map_err(|mut error| {
         error.message = exporting::refused(record);
         error
@@ -187,8 +185,7 @@ pub fn delete(family: &Family, wishes: Wishes) -> Result<DiskDelete> {
     family.record.snapshot.planner().delete(family, wishes)
 }
 
-/// Why a domain that is restored beside the running one can have no second image of a disk but by a copy, if that
-/// is so.
+/// Why `--restore-first` needs a copy of a disk, if it does.
 pub fn copied_beside(disk: &DiskRecord) -> Option<&'static str> {
     match disk.snapshot.kind().content() {
         Content::Inside(_) => Some("its snapshot is inside of the image that the domain writes to"),
@@ -199,8 +196,8 @@ pub fn copied_beside(disk: &DiskRecord) -> Option<&'static str> {
     }
 }
 
-/// What has to be there to put one disk back, besides what [`revert`] looks at itself. For a new domain
-/// `beside`, all of the old disk is only read.
+/// What one disk's revert needs on the host, in addition to the checks in [`revert`]. For a second
+/// domain (`beside`), the old disk is only read.
 pub fn needs(found: &DiskFound, beside: bool) -> Vec<What> {
     let mut needs = found.record.snapshot.planner().needs(found, beside);
     let below = found.below.iter().flatten();
@@ -236,7 +233,7 @@ pub fn by_hand(
     wish.how.by_hand(disk, &ByHand { wish, name, format, chain: &chain, top, view })
 }
 
-/// The formats that QEMU has to serve for it once it is put back: that of the disk and those it rests on.
+/// The formats that QEMU must serve after the revert: those of the disk and its bases.
 pub fn formats(found: &DiskFound) -> Vec<Format> {
     if found.record.snapshot.is_left_out() || found.record.snapshot.kind().content().is_tap_vhd() {
         return Vec::new();
@@ -250,8 +247,8 @@ pub fn formats(found: &DiskFound) -> Vec<Format> {
     formats
 }
 
-/// The file that the snapshot of a disk would make, when the user does not say where: beside the
-/// disk's own, named after the guest's disk and the snapshot.
+/// The default file of a disk's snapshot: in the directory of the disk's own file, named after the
+/// guest's disk and the snapshot.
 pub fn new_file_name(
     domain: &str,
     disk: &Disk,
@@ -266,7 +263,7 @@ pub fn new_file_name(
     how.new_file_name(&format!("{domain}-{}", disk.vdev), name.as_str())
 }
 
-/// The file that a revert would make for a disk.
+/// The file that a revert creates for a disk.
 pub fn revert_file_name(
     domain: &str,
     disk: &DiskRecord,

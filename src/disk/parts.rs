@@ -1,4 +1,4 @@
-//! What one disk adds to a plan, and what all kinds of disks share.
+//! The part of one disk in a plan, and helpers for all kinds of disks.
 
 use std::path::{Path, PathBuf};
 
@@ -15,38 +15,38 @@ use crate::tool::check_path;
 use crate::tool::volumes::Volume;
 use crate::xlcfg::{Change, literal};
 
-/// What stands over all disks of one `create`.
+/// Common to all disks of one `create`.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     pub name: &'a SnapshotName,
     pub id: Uuid,
     /// The host's logical volumes; read only if a disk may be one.
     pub volumes: &'a std::result::Result<Vec<Volume>, String>,
-    /// Whether QEMU cannot open files by their names.
+    /// Whether QEMU cannot open files by name (`dm_restrict`).
     pub confined: bool,
 }
 
-/// What one disk adds to the plan of `create`.
+/// The part of one disk in the plan of `create`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskCreate {
     /// Steps before the guest is suspended.
     pub prepare: Vec<Step>,
-    /// Steps while the guest stands still.
+    /// Steps while the guest is suspended.
     pub still: Vec<Step>,
-    /// Its part in the QMP transaction.
+    /// Its action in the QMP transaction.
     pub action: Option<Action>,
-    /// The image the guest goes on with, if it is another one.
+    /// The image in which the guest continues, if it changes.
     pub switch: Option<(PathBuf, Format)>,
-    /// Whether the guest can go on with that image only if the domain is restored.
+    /// Whether the domain must be restored to use that image.
     pub by_restore: bool,
-    /// What it takes from a volume group.
+    /// The space that it needs in a volume group.
     pub space: Option<Space>,
-    /// Its part of the record, proofs missing.
+    /// Its part of the record, without proofs.
     pub record: DiskRecord,
 }
 
 impl DiskCreate {
-    /// A disk that adds nothing but its record.
+    /// A disk that adds only its record.
     pub(super) fn of(record: DiskRecord) -> Self {
         DiskCreate {
             prepare: Vec::new(),
@@ -60,84 +60,81 @@ impl DiskCreate {
     }
 }
 
-/// What stands over all disks of one `revert`.
+/// Common to all disks of one `revert`.
 #[derive(Debug, Clone, Copy)]
 pub struct RevertContext<'a> {
-    /// The domain; nil if only its name is known.
+    /// Of the domain; nil if only its name is known.
     pub uuid: Uuid,
     pub domain: &'a str,
     /// The snapshot's identity.
     pub id: Uuid,
-    /// When the snapshot was asked for.
+    /// The time of the request for the snapshot.
     pub created: Timestamp,
-    /// The name under which internal snapshots and volumes keep what is there now.
+    /// The name of internal snapshots and volumes that keep the current contents.
     pub keep: &'a SnapshotName,
     /// Whether the domain runs.
     pub running: bool,
-    /// Whether what is there now is of no use.
+    /// Whether to discard the current contents.
     pub discard: bool,
-    /// The domain that is made beside the one of the snapshot, whose disks then stay as they are: every
-    /// disk gets a new file or volume, and nothing is put back.
+    /// The second domain, if one is created. The disks of the original domain then do not change: every
+    /// disk gets a new file or volume.
     pub beside: Option<Beside<'a>>,
-    /// Whether the volume groups have too little for what all disks hold now.
+    /// Whether the volume groups lack space to keep the current contents.
     pub tight: bool,
-    /// The host's logical volumes; looked at only if the snapshot has one.
+    /// The host's logical volumes; read only if the snapshot has one.
     pub volumes: &'a std::result::Result<Vec<Volume>, String>,
 }
 
 /// A new domain from a snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct Beside<'a> {
-    /// Its name, which can be a part of a path; of an heir what its volumes are told by.
+    /// Its name, which can be a part of a path; for an heir, the name that its volumes contain.
     pub name: &'a str,
     pub uuid: Uuid,
-    /// Whether it is to take the place of the domain of the snapshot.
+    /// Whether it will replace the original domain.
     pub heir: bool,
 }
 
-/// What one disk adds to the plan of `revert`.
+/// The part of one disk in the plan of `revert`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskRevert {
     /// Steps before the domain is destroyed, one after the other.
     pub prepare: Vec<Step>,
-    /// Steps after it is gone, one after the other.
+    /// Steps after the domain is gone, one after the other.
     pub put_back: Vec<Step>,
-    /// Steps that put it to what it held before, should the revert fail after that; each on those before
-    /// it. None if nothing was put back, or the disk's own tools leave no way back.
+    /// Steps that return the disk to its previous contents if the revert fails later; each depends on
+    /// those before it. None if the disk was not reverted, or its tools have no way back.
     pub take_back: Vec<Step>,
-    /// Whether it is enough for them that its QEMU is gone: nobody else can have the image open.
+    /// Whether they need only wait for QEMU's end: nobody else can have the image open.
     pub only_qemu: bool,
-    /// The image the guest goes on with, if it is not the one of the snapshot.
+    /// The image in which the guest continues, if it is not the one of the snapshot.
     pub switch: Option<(PathBuf, Format)>,
-    /// Where that stays which the guest wrote since, for people.
+    /// Where the data that the guest wrote since is kept, for the report.
     pub kept: Option<String>,
-    /// Whether that is lost at once, because there is no room for it.
+    /// Whether that data is lost at once, because there is no space for it.
     pub lost: bool,
-    /// Steps that delete it, once the revert has succeeded.
+    /// Steps that delete it after the revert has succeeded.
     pub discard: Vec<Step>,
-    /// What it takes from a volume group.
+    /// The space that it needs in a volume group.
     pub space: Option<Space>,
-    /// What it takes from a file system.
+    /// The space that it needs on a file system.
     pub room: Option<Room>,
-    /// What the user should know of it.
     pub note: Option<String>,
-    /// Of an heir: steps once it has taken the place of the other domain, before `discard`. Its image has
-    /// the name in `settled` then.
+    /// For an heir: steps after the switch and before `discard`. Its image then has the name in
+    /// `settled`.
     pub settle: Vec<Step>,
-    /// See there.
+    /// See `settle`.
     pub settled: Option<(PathBuf, Format)>,
 }
 
-/// The room for a copy of a snapshot.
+/// The space for a copy of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Room {
-    /// Where the copy goes.
     pub directory: PathBuf,
-    /// The number of the directory's file system.
     pub device: u64,
-    /// What is free in it, in bytes.
+    /// In bytes.
     pub free: u64,
-    /// What the copy takes, in bytes.
+    /// In bytes.
     pub needed: u64,
 }
 
@@ -145,13 +142,13 @@ pub struct Room {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
     pub group: String,
-    /// What is free in it, in bytes.
+    /// In bytes.
     pub free: u64,
-    /// What is taken, in bytes.
+    /// The space needed, in bytes.
     pub size: u64,
 }
 
-/// The node QEMU has on top of a disk, checked against the configuration.
+/// QEMU's top node of a disk, checked against the configuration.
 pub(super) fn node(seen: &DiskSeen) -> Result<&Node> {
     let disk = &seen.disk;
     let node = seen.node.as_ref().ok_or_else(|| {
@@ -183,7 +180,7 @@ pub(super) fn node(seen: &DiskSeen) -> Result<&Node> {
     Ok(node)
 }
 
-/// The way out where somebody has snapshotted a disk by hand.
+/// The hint if somebody has snapshotted a disk by hand.
 fn by_hand(vdev: &str, node: &Node) -> String {
     let entry = Format::of_qemu(&node.driver).filter(|_| check_path(&node.file).is_ok());
     let entry = entry.map(|format| Change::new(vdev, &node.file, format).entry());
@@ -209,14 +206,14 @@ pub(super) fn record(seen: &DiskSeen, snapshot: impl Into<Kept>) -> DiskRecord {
     }
 }
 
-/// A refusal of one disk, with the way out.
+/// A refusal of one disk, with a hint.
 pub(super) fn refuse(disk: &Disk, why: String) -> Error {
     Error::refused(format!("Disk {} ({}) cannot be snapshotted", disk.vdev, disk.file().display()))
         .because(why)
         .hint(format!("leave it out with --disk {},none if its content does not matter", disk.vdev))
 }
 
-/// A refusal to put a disk back.
+/// A refusal to revert a disk.
 pub(super) fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Error {
     Error::refused(format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display()))
         .because(why.into())
@@ -250,8 +247,8 @@ pub(super) fn place(seen: &DiskSeen) -> Result<&Path> {
     }
 }
 
-/// What has too little for all that is taken from it, if something has: its name, what is free and
-/// what is taken, in bytes. Each taker tells name, free and taken.
+/// The first group or file system with too little space for all requests: its name, free and needed
+/// bytes. Each request has name, free and needed bytes.
 pub(super) fn shortage<N: Copy + PartialEq>(takes: &[(N, u64, u64)]) -> Option<(N, u64, u64)> {
     takes.iter().find_map(|(name, free, _)| {
         let needed: u64 = takes

@@ -1,4 +1,4 @@
-//! What each kind of disk snapshot plans. Pure.
+//! The plans of each kind of disk snapshot. Pure.
 
 use std::path::Path;
 
@@ -14,9 +14,9 @@ use crate::record::{DiskRecord, Kept};
 use crate::spec::Wish;
 use crate::tool::qemu_img::ImageInfo;
 
-/// A kind of disk snapshot; `self` is what a record keeps of one.
+/// A kind of disk snapshot; `self` is its part of a record.
 pub(super) trait Planner {
-    /// Whether a disk is snapshotted in this way when the user wishes no other.
+    /// Whether this kind is the default for a disk.
     fn is_default(seen: &DiskSeen) -> bool
     where
         Self: Sized,
@@ -25,7 +25,7 @@ pub(super) trait Planner {
         false
     }
 
-    /// Why a disk can be snapshotted in no other way, if that is so.
+    /// Why a disk supports no other kind, if it does not.
     fn is_only_way(seen: &DiskSeen) -> Option<&'static str>
     where
         Self: Sized,
@@ -34,19 +34,18 @@ pub(super) trait Planner {
         None
     }
 
-    /// Plans the snapshot of one disk. The wish is for this kind, or absent.
+    /// Plans the snapshot of one disk. `wish` is for this kind, or absent.
     fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate>
     where
         Self: Sized;
 
-    /// Plans to put the disk back.
+    /// Plans to revert the disk.
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert>;
 
-    /// What has to be there to put it back, besides what [`Planner::revert`] looks at itself.
+    /// What a revert needs on the host, in addition to the checks in [`Planner::revert`].
     fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What>;
 
-    /// Says from where the content is copied, once it is known to be that of the snapshot. `None` if the disk is not
-    /// in the snapshot.
+    /// Checks the content, and says where to copy it from. `None` if the disk is not in the snapshot.
     fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>>;
 
     fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
@@ -66,22 +65,21 @@ pub(super) trait Planner {
     }
 }
 
-/// What a look at the host tells.
+/// Read access to the host.
 pub trait HostView {
-    /// What qemu-img says of an image and those below it, top first.
+    /// The answer of qemu-img about an image and its backing files, top first.
     fn chain(&self, path: &Path, format: Format) -> std::result::Result<Vec<ImageInfo>, String>;
-    /// What is known of a file.
     fn facts(&self, path: &Path) -> std::result::Result<FileFacts, String>;
 }
 
-/// What is known of the snapshot of a disk that somebody made by hand.
+/// A disk's snapshot that somebody made by hand.
 pub(super) struct ByHand<'a> {
     pub(super) wish: &'a Wish,
     /// The name of the snapshot, if the user gave it.
     pub(super) name: Option<&'a SnapshotName>,
     /// The format of the disk's file.
     pub(super) format: Format,
-    /// That file and those below it.
+    /// That file and its backing files.
     pub(super) chain: &'a [ImageInfo],
     /// The first of them.
     pub(super) top: &'a ImageInfo,

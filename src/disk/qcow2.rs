@@ -1,5 +1,5 @@
-//! The header of a qcow2 file, read by ourselves: what it rests on and what QEMU would refuse, before
-//! a tool opens any file that it names. Pure.
+//! The header of a qcow2 file, parsed here: its backing file and what QEMU would refuse, before a
+//! tool opens any file that it names. Pure.
 //!
 //! The format: QEMU, docs/interop/qcow2.txt.
 
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::tool::quote;
 
-/// How many bytes of a file are read to find its header, its extensions and the name of its backing
-/// file. They lie in the first cluster, which is 64 KiB unless somebody asked for another size.
+/// The number of bytes read for the header, its extensions and the name of the backing file. They
+/// are in the first cluster, by default 64 KiB.
 pub const READ: u64 = 64 << 10;
 
-/// How many bytes of the list of snapshots are read. QEMU allows 64 MiB (block/qcow2.h, `QCOW_MAX_SNAPSHOTS`); this
-/// holds tens of thousands with names as long as ours.
+/// The number of bytes read of the list of snapshots. QEMU allows 64 MiB (block/qcow2.h, `QCOW_MAX_SNAPSHOTS`);
+/// this is enough for tens of thousands with names as long as ours.
 pub const READ_LIST: u64 = 4 << 20;
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -30,12 +30,12 @@ const LENGTH_V3: usize = 104;
 /// The length of an entry in the list of snapshots, before its extra data, ID and name.
 const SNAPSHOT_ENTRY: usize = 40;
 
-/// Incompatible feature bits: whoever does not know one must not open the image.
+/// Incompatible feature bits: a program that does not know one must not open the image.
 const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
 /// Dirty reference counts, corrupt, external data, kind of compression, extended L2 entries.
 const KNOWN_FEATURES: u64 = 0b1_1111;
-/// Autoclear bit: the list of bitmaps is consistent. Without it QEMU ignores the list.
+/// Autoclear bit: the list of bitmaps is consistent. QEMU ignores the list if it is unset.
 const BITMAPS: u64 = 1 << 0;
 
 /// Header extensions.
@@ -43,20 +43,20 @@ const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const BITMAP_LIST: u32 = 0x2385_2875;
 
-/// What keeps qemu-img from putting a snapshot in an image back.
+/// Why qemu-img cannot apply a snapshot of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ailment {
-    /// QEMU has found it damaged, and opens it for reading only until it is checked.
+    /// QEMU has found it damaged, and opens it only for reading until `qemu-img check` repairs it.
     Corrupt,
-    /// It has persistent dirty bitmaps, as backup programs leave them: `snapshot -a` says "Device has active
-    /// dirty bitmaps" (seen with qemu-img 7.2; block/snapshot.c, `bdrv_snapshot_goto`).
+    /// It has persistent dirty bitmaps, as backup programs leave them: `snapshot -a` fails with "Device has
+    /// active dirty bitmaps" (seen with qemu-img 7.2; block/snapshot.c, `bdrv_snapshot_goto`).
     Bitmaps(u32),
     /// Its reference counts have so many bits, too few for so many snapshots.
     Counts { bits: u32, snapshots: u32 },
 }
 
 impl Ailment {
-    /// That of so many bitmaps; none of 0.
+    /// `None` for 0 bitmaps.
     pub fn of_bitmaps(count: u32) -> Option<Ailment> {
         (count > 0).then_some(Ailment::Bitmaps(count))
     }
@@ -80,7 +80,7 @@ impl Ailment {
         }
     }
 
-    /// What an administrator does about it while nobody has the image open.
+    /// The command that repairs it while nobody has the image open.
     pub fn remedy(self, path: &Path) -> String {
         let path = quote(path);
         match self {
@@ -98,15 +98,15 @@ impl Ailment {
     }
 }
 
-/// What we use of a header.
+/// The fields of a header that we use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Header {
-    /// The file below, as the image names it: relative to the image's directory, or a protocol.
+    /// The backing file, as the image names it: relative to the image's directory, or a protocol.
     pub backing: Option<PathBuf>,
     /// QEMU's name of that file's format, if it is stated.
     pub backing_format: Option<String>,
     pub snapshots: u32,
-    /// Where in the file they are listed.
+    /// The offset of their list.
     pub snapshot_list: u64,
     pub bitmaps: u32,
     /// The size the guest sees, in bytes.
@@ -114,7 +114,7 @@ pub struct Header {
     /// The length of a cluster, in bytes.
     pub cluster: u64,
     pub encrypted: bool,
-    /// The features whose bits whoever does not know them must not open it.
+    /// The incompatible feature bits.
     pub incompatible: u64,
     /// The length of a reference count, in bits, as a power of 2.
     pub refcount_order: u32,
@@ -188,7 +188,7 @@ impl Header {
         }
     }
 
-    /// Why nobody can open the image without more than its name, if that is so.
+    /// Why the image's name alone is not enough to open it, if it is not.
     pub fn unreadable(&self) -> Option<String> {
         let unknown = self.incompatible & !KNOWN_FEATURES;
         if self.encrypted {
@@ -202,13 +202,12 @@ impl Header {
         (unknown != 0).then(|| format!("it has features that are not known here: {unknown:#x}"))
     }
 
-    /// Whether QEMU opens the image for reading only until it is checked.
+    /// Whether QEMU opens the image only for reading until `qemu-img check` repairs it.
     pub fn is_corrupt(&self) -> bool {
         self.incompatible & CORRUPT != 0
     }
 
-    /// Why qemu-img cannot put back a snapshot in the image, if that is so. It can copy one out of it all the
-    /// same.
+    /// Why qemu-img cannot apply a snapshot in the image, if it cannot. It can still copy one out of it.
     pub fn unwritable(&self) -> Option<Ailment> {
         if self.is_corrupt() {
             return Some(Ailment::Corrupt);
@@ -226,8 +225,9 @@ impl Header {
         (u64::from(snapshots) + 3 > most).then_some(Ailment::Counts { bits, snapshots })
     }
 
-    /// The size that the guest saw at the snapshot with an ID, in bytes, from the first bytes of the list of
-    /// snapshots. One that was taken by a QEMU before 1.1 does not say it: the image's own, as QEMU has it.
+    /// The size of the disk at the snapshot with this ID, in bytes, from the first bytes of the list of
+    /// snapshots. A snapshot by a QEMU before 1.1 does not record it: then the size of the image, as in
+    /// QEMU.
     ///
     /// # Errors
     ///
@@ -254,8 +254,8 @@ impl Header {
         Err(format!("it lists no snapshot with the ID {id}"))
     }
 
-    /// What a snapshot in the image takes at once, in bytes: a copy of the table that has an entry of
-    /// 8 bytes for each table of clusters, the list of snapshots, and reference counts of both.
+    /// The initial size of a snapshot in the image, in bytes: a copy of the table that has an entry
+    /// of 8 bytes for each table of clusters, the list of snapshots, and reference counts of both.
     pub fn snapshot_size(&self) -> u64 {
         let entries = self.size.div_ceil((self.cluster * self.cluster / 8).max(1));
         (entries * 8).next_multiple_of(self.cluster.max(1)) + 8 * self.cluster
@@ -339,7 +339,7 @@ pub(crate) mod tests {
         assert_eq!(header().unwritable(), Some(Ailment::Bitmaps(2)));
         assert_eq!(with(95, 0).unwritable(), None);
         assert!(with(35, 1).unreadable().unwrap().contains("encrypted"));
-        // Without the autoclear bit, QEMU ignores the list.
+        // QEMU ignores the list if the autoclear bit is unset.
         assert_eq!(with(95, 0).bitmaps, 0);
     }
 

@@ -1,4 +1,4 @@
-//! What is seen of the disks of a running domain, before a snapshot. Pure.
+//! Observations of the disks of a running domain, before a snapshot. Pure.
 
 use std::path::PathBuf;
 
@@ -11,25 +11,24 @@ use crate::domain::Disk;
 use crate::record::{ANY_INODE, FrozenFile, QcowSnapshot, SECTOR};
 use crate::tool::vhd_util;
 
-/// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileFacts {
     pub size: u64,
     pub mtime: Timestamp,
     pub inode: u64,
-    /// Whether it keeps that number when its file system is mounted again.
+    /// Whether the inode number stays the same when its file system is mounted again.
     pub lasting: bool,
     pub device: u64,
-    /// Whether anybody has write permission. We take it from the base of an overlay.
+    /// Whether anybody has write permission. We remove it from the base of an overlay.
     pub writable: bool,
-    /// If a merge writes to it, or was cut short: the file before that. To whoever rests on it, the content
-    /// is the same.
+    /// If a merge writes to it, or was interrupted: the state of the file before that. Its overlays see the
+    /// same content.
     pub merging: Option<Merging>,
 }
 
 impl FileFacts {
-    /// Whether its inode is the one of then, where that says anything. Where it does not, the path, the length and the
-    /// time are what tells a file.
+    /// Whether its inode number is that in the proof, if inode numbers are stable. Otherwise path, length and time
+    /// identify the file.
     pub fn has_inode_of(&self, proof: &FrozenFile) -> bool {
         !self.lasting || proof.inode == ANY_INODE || self.inode == proof.inode
     }
@@ -38,19 +37,19 @@ impl FileFacts {
         (self.device, self.inode)
     }
 
-    /// Whether it is as it was at that length and time, but for a merge.
+    /// Whether it has this length and time, apart from a merge.
     pub fn is_as(&self, size: u64, mtime: Timestamp) -> bool {
         let before = self.merging.as_ref().is_some_and(|it| it.size == size && it.mtime == mtime);
         before || (self.size == size && self.mtime == mtime)
     }
 
-    /// When it was last written to, but for a merge.
+    /// When it was last written to, apart from a merge.
     pub fn written(&self) -> Timestamp {
         self.merging.as_ref().map_or(self.mtime, |merging| merging.mtime.min(self.mtime))
     }
 }
 
-/// What serves a disk to the guest, from xenstore.
+/// The backend of a disk, from xenstore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Served {
     /// The domain's own QEMU in dom0.
@@ -63,20 +62,18 @@ pub enum Served {
     Other(String),
 }
 
-/// What QEMU says of a disk, from `query-block`; if the domain does not run, what qemu-img says.
+/// QEMU's answer about a disk, from `query-block`; if the domain does not run, that of qemu-img.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
-    /// The file it has open.
     pub file: PathBuf,
-    /// The format it opened it with, in QEMU's words.
+    /// The format that QEMU opened it with, by QEMU's name.
     pub driver: String,
-    /// Whether it is open for reading only.
     pub read_only: bool,
     /// The size the guest sees, in bytes.
     pub virtual_size: u64,
     pub snapshots: Vec<QcowSnapshot>,
-    /// Why the file alone is not the disk's content, if that is so.
+    /// Why the disk's content is not in this file alone, if it is not.
     pub elsewhere: Option<String>,
     /// The number of dirty bitmaps that QEMU will write into the image when it ends.
     pub bitmaps: u32,
@@ -87,47 +84,46 @@ pub struct Node {
 /// One disk of a running domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskSeen {
-    /// What the configuration says.
     pub disk: Disk,
-    /// What serves it; `None` when xenstore does not know it.
+    /// Its backend; `None` when xenstore does not know it.
     pub served: Option<Served>,
     /// Its keys in xenstore that name the image: path and value.
     pub params: Vec<(String, String)>,
-    /// What QEMU says, if QEMU serves it, or could.
+    /// QEMU's answer, if QEMU serves it, or could.
     pub node: Option<Node>,
-    /// What is known of its file; the error if it cannot be looked at, or is none.
+    /// Facts about its file; the error if it cannot be read, or is no file.
     pub file: std::result::Result<FileFacts, String>,
     /// The number of the device, major and minor, if it is one.
     pub device: Option<(u64, u64)>,
-    /// The file that its snapshot would make, and whether its place is free.
+    /// The file that its snapshot would create, and whether that is possible.
     pub place: Option<Place>,
-    /// The disk of another domain that may write to it as well.
+    /// The disk of another domain that may also write to it.
     pub used_by: Option<String>,
-    /// What the guest is told of its size, where xenstore says it.
+    /// Its size as the guest sees it, if xenstore has it.
     pub sectors: Option<Sectors>,
-    /// Why its file system cannot clone it, if it cannot; looked at only if that is wished for, or
-    /// would spare a restore.
+    /// Why its file system cannot make a reflink of it, if it cannot; checked only if the user
+    /// wants one, or it would avoid a restore.
     pub clone_trouble: Option<String>,
-    /// The image and those below it, if it is one that qemu-img knows and that could be snapshotted; the
-    /// error if they cannot be followed.
+    /// The chain of the image, if qemu-img knows it and it could be snapshotted; the error if the chain
+    /// cannot be followed.
     pub own: std::result::Result<Vec<Link>, String>,
-    /// The file below the image that was written to last, and when.
+    /// The backing file that was written to last, and when.
     pub below: Option<(PathBuf, Timestamp)>,
-    /// What is known of it as a VHD, if it is one.
+    /// Facts about it as a VHD, if it is one.
     pub vhd: Option<std::result::Result<vhd_util::Facts, String>>,
 }
 
-/// The size of a disk as its backend tells it (xen/include/public/io/blkif.h, `sectors`, `sector-size`).
+/// The size of a disk from its backend (xen/include/public/io/blkif.h, `sectors`, `sector-size`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sectors {
-    /// How many sectors of [`SECTOR`] bytes it has, whatever their size.
+    /// The number of sectors of [`SECTOR`] bytes, whatever `size`.
     pub count: u64,
-    /// The size of those that the guest reads and writes, in bytes.
+    /// The sector size that the guest uses, in bytes.
     pub size: u64,
 }
 
 impl DiskSeen {
-    /// What would keep an internal snapshot from being put back, if something would.
+    /// Why an internal snapshot could not be applied, if it could not.
     pub fn ailment(&self) -> Option<Ailment> {
         let bitmaps = self.node.as_ref().map_or(0, |node| node.bitmaps);
         self.header().and_then(Header::unwritable).or_else(|| Ailment::of_bitmaps(bitmaps))
@@ -138,11 +134,11 @@ impl DiskSeen {
         self.own.as_ref().ok()?.first()?.header.as_ref()
     }
 
-    /// The size the guest sees, in bytes, as far as somebody tells it.
+    /// The size the guest sees, in bytes, if known.
     pub fn virtual_size(&self) -> Option<u64> {
         let vhd = || Some(self.vhd.as_ref()?.as_ref().ok()?.virtual_size);
         let told = || Some(self.sectors?.count.saturating_mul(SECTOR));
-        // A loop device leaves out a last sector that is not whole.
+        // A loop device omits a partial last sector.
         let of_loop = || {
             let size = self.file.as_ref().ok()?.size;
             (self.served == Some(Served::Blkback)).then(|| size - size % SECTOR)
@@ -156,6 +152,6 @@ impl DiskSeen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub path: PathBuf,
-    /// Why a file cannot be made there, if it cannot.
+    /// Why a file cannot be created there, if it cannot.
     pub trouble: Option<String>,
 }

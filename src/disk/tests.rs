@@ -1,4 +1,4 @@
-//! The rules that stand over all kinds of snapshots.
+//! The rules for all kinds of snapshots.
 
 use super::*;
 use crate::disk::kinds::{External, Internal, Kept, LeftOut, Lvm, Reflink, Vhd};
@@ -53,7 +53,7 @@ fn a_confined_qemu_opens_no_overlay() {
         create(&seen(QCOW2), Some(&How::External.into()), context),
         &["confined (dm_restrict)"],
     );
-    // What it need not open.
+    // Images that it need not open.
     for entry in [QCOW2, LOOP, TAP] {
         create(&seen(entry), None, context).unwrap();
     }
@@ -104,7 +104,7 @@ fn what_lies_below_must_be_older_than_the_snapshot() {
     }
 }
 
-/// Every kind whose content stays in a file that nobody writes to any more.
+/// Every kind with a frozen file.
 fn frozen(proof: Option<&FrozenFile>) -> [Kept; 3] {
     let proof = proof.cloned();
     [
@@ -150,13 +150,13 @@ fn a_frozen_file_that_is_not_the_one_of_then_is_not_put_back() {
                     found.used_by = Some("xvda of web2".into());
                 }),
                 ("the domain runs on it now", &|found| {
-                    // By another spelling of its path.
+                    // The same file by another path.
                     found.top_id = Some(facts().id());
                 }),
                 ("a new file is needed: full", &|found| found.place.trouble = Some("full".into())),
             ],
         );
-        // The mark of a base, which it got from us, is no change.
+        // The missing write permission of a base is no change.
         let mut marked = as_it_was;
         marked.frozen.as_mut().unwrap().writable = false;
         revert_one(&marked).unwrap();
@@ -171,7 +171,7 @@ fn what_is_no_path_of_a_file_is_refused() {
             for how in [None, Some("internal"), Some("external"), Some("reflink"), Some("lvm")] {
                 refused(plan_one(&seen(&entry), how, &none), &["The path"]);
             }
-            // It need not be one to be left out.
+            // A disk need not be an image to be left out.
             plan_one(&seen(&entry), Some("none"), &none).unwrap();
         }
     }
@@ -185,7 +185,7 @@ fn what_is_no_path_of_a_file_is_refused() {
     }
 }
 
-/// An image of 1 MiB with an internal snapshot, on which other images rest or not.
+/// An image of 1 MiB with an internal snapshot, which is a base or not.
 fn internal(backing: &str, is_base: bool) -> DiskFound {
     let date = "2026-03-01T02:03:04Z".parse().unwrap();
     let proof = QcowSnapshot { id: "1".into(), name: "s1".into(), date };
@@ -218,7 +218,7 @@ fn an_image_that_was_resized_since_gets_the_size_of_the_snapshot() {
         ],
     );
     refused(of(true, Err("its list of snapshots is damaged".into())), &["is damaged"]);
-    // qemu-img puts the size back as well.
+    // qemu-img reverts the size as well.
     let in_place = of(false, Ok(3 << 20)).unwrap();
     assert_eq!(
         in_place.note.as_deref(),
@@ -240,7 +240,7 @@ fn a_file_that_was_moved_is_expected_at_its_path() {
         let hint = revert_one(&found).unwrap_err().hint.unwrap();
         assert!(hint.contains(&format!("expects it at {}", crate::tool::quote(path))), "{hint}");
         assert!(hint.contains("ln -s NEW"), "{hint}");
-        // Gone for another reason.
+        // Unreadable for another reason.
         let denied = Err("Permission denied (os error 13)".to_owned());
         (found.file, found.frozen) = (denied.clone(), denied);
         assert!(!revert_one(&found).unwrap_err().hint.unwrap().contains("ln -s"));
@@ -294,7 +294,7 @@ fn a_snapshot_is_not_copied_onto_a_backing_file_that_is_no_path() {
     }
 }
 
-/// An image in which qemu-img could take a snapshot, but not put one back.
+/// An image in which qemu-img could take a snapshot, but not apply one.
 #[test]
 fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
     let none = Ok(Vec::new());
@@ -331,7 +331,7 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
             refused(revert_one(&in_place), words);
         }
         if in_place.header().is_some_and(|header| header.bitmaps > 0) {
-            // Not in the file yet, but when QEMU ends.
+            // Not in the file yet: QEMU writes them when it ends.
             let mut live = in_place.clone();
             let clean = qcow2::Header { refcount_order: 4, ..qcow2::Header::default() };
             live.own.as_mut().unwrap()[0].header = Some(clean);
@@ -339,7 +339,7 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
             live.live_bitmaps = 1;
             refused(revert_one(&live), &["1 dirty bitmap of"]);
         }
-        // It is copied out of a base, which is only read.
+        // A base is only read: the snapshot is copied out of it.
         let mut marked = in_place;
         marked.file.as_mut().unwrap().writable = false;
         revert_one(&marked).unwrap();

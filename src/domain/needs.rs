@@ -1,4 +1,5 @@
-//! What `xl restore` needs of the host for the devices of a saved configuration, disks apart. Pure.
+//! What `xl restore` needs on the host for the devices of a saved configuration, except disks.
+//! Pure.
 //!
 //! A restore does not read the kernel, the RAM disk or the firmware: they are in the guest's memory
 //! (libxl_create.c, `domcreate_bootloader_done`, builds nothing if there is a stream). But the QEMU of an
@@ -15,18 +16,18 @@ use crate::release::BOOT_LOADER;
 
 /// The first port of VNC: that of display 0 (RFC 6143).
 const VNC: u64 = 5900;
-/// A bridge that nobody names (libxl_nic.c, `libxl__device_nic_setdefault`).
+/// The default bridge (libxl_nic.c, `libxl__device_nic_setdefault`).
 const DEFAULT_BRIDGE: &str = "xenbr0";
 const DEFAULT_VIF_SCRIPT: &str = "vif-bridge";
-/// What Xen needs for a guest beside its memory, in KiB (libxl_internal.h, `LIBXL_PV_EXTRA_MEMORY` and
-/// `LIBXL_HVM_EXTRA_MEMORY`).
+/// What Xen needs for a guest in addition to its memory, in KiB (libxl_internal.h,
+/// `LIBXL_PV_EXTRA_MEMORY` and `LIBXL_HVM_EXTRA_MEMORY`).
 const PV_EXTRA: u64 = 1024;
 const HVM_EXTRA: u64 = 2048;
 /// What a guest may have above its target, in KiB (`LIBXL_MAXMEM_CONSTANT`).
 const MAXMEM_CONSTANT: u64 = 1024;
 
 impl DomainConfig {
-    /// What its devices need. See the module documentation.
+    /// The needs of its devices. See the module documentation.
     pub fn needs(&self) -> Vec<What> {
         let mut needs = Vec::new();
         let hvm = self.guest_type().is_ok_and(|kind| kind == GuestType::Hvm);
@@ -76,7 +77,7 @@ impl DomainConfig {
         hvm || ["vfbs", "p9s", "channels"].iter().any(by_qemu)
     }
 
-    /// What it is booted from, which a start reads, but no restore.
+    /// The files that a start reads, but a restore does not.
     pub fn start_needs(&self) -> Vec<What> {
         let mut needs = self.booted();
         let loader = BOOT_LOADER.iter().find_map(|at| self.path_at(at));
@@ -124,7 +125,7 @@ impl DomainConfig {
             .collect()
     }
 
-    /// The ports that are fixed: those that QEMU chooses for itself are always free.
+    /// The fixed ports: a port that QEMU chooses itself is always free.
     fn ports(&self) -> Vec<What> {
         let machine = self.0.pointer("/b_info/type.hvm");
         let screens = self.list("vfbs").chain(machine).filter_map(|screen| screen.get("vnc"));
@@ -228,7 +229,7 @@ fn of_nic(nic: &Value, hvm: bool, needs: &mut Vec<What>) {
             let name = bridge.split(['.', ':']).next().unwrap_or(bridge);
             needs.push(What::Device(name.to_owned()));
         }
-        // Other scripts have their own ideas.
+        // Other scripts use the value in their own way.
         _ => {}
     }
 }

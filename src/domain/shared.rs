@@ -1,11 +1,11 @@
-//! What of a domain's configuration a second domain cannot have as well: ports, sockets and files that its QEMU
-//! opens, and devices of the host. By libxl's JSON (libxl_types.idl of Xen 4.17).
+//! The parts of a domain's configuration that two domains cannot share: ports, sockets and files that its QEMU
+//! opens, and devices of the host. From libxl's JSON (libxl_types.idl of Xen 4.17).
 
 use serde_json::{Value, json};
 
 use super::DomainConfig;
 
-/// Options of QEMU that take something for their own, by any value but these words.
+/// Options of QEMU that claim something exclusively, unless their value is one of these words.
 const SINGLE: [(&str, &[&str]); 14] = [
     ("vnc", &["none"]),
     ("spice", &[]),
@@ -22,14 +22,14 @@ const SINGLE: [(&str, &[&str]); 14] = [
     ("mem-path", &[]),
     ("D", &[]),
 ];
-/// Parts of an option's value that do.
+/// Parts of an option's value that claim something exclusively.
 const PARTS: [&str; 6] = ["path=", "hostfwd=", "server", "listen=", "localaddr=", "host="];
-/// Options in whose values they are looked for. Drives are looked at apart.
+/// Options whose values may contain them. Drives are checked elsewhere.
 const WITH_PARTS: [&str; 8] =
     ["chardev", "netdev", "nic", "net", "mon", "device", "fsdev", "object"];
 
 impl DomainConfig {
-    /// What no second domain can have, for people.
+    /// What a second domain cannot have, for messages.
     pub fn unshareable(&self) -> Vec<String> {
         const DEVICES: [&str; 4] = ["pcidevs", "dtdevs", "usbdevs", "vtpms"];
         const OF_THE_HOST: [&str; 3] = ["ioports", "irqs", "iomem"];
@@ -74,7 +74,7 @@ impl DomainConfig {
         nics.filter_map(|nic| nic["ifname"].as_str()).filter(|name| !name.is_empty())
     }
 
-    /// What a guest can write to and no snapshot has, for people.
+    /// What a guest can write to and a snapshot does not contain, for messages.
     pub fn not_saved(&self) -> impl Iterator<Item = &'static str> {
         const WRITTEN: [(&str, &str); 3] = [
             ("p9s", "shared directories (9pfs)"),
@@ -103,12 +103,12 @@ impl DomainConfig {
         found
     }
 
-    /// Has each VNC server take another port if its own is not free. Returns those that would not have: their
-    /// displays.
+    /// Lets each VNC server use another port if its own is not free. Returns the displays of those that had a
+    /// fixed port.
     pub fn share_vnc(&mut self) -> Vec<i64> {
         let of_vfbs = self.0.get_mut("vfbs").and_then(Value::as_array_mut).into_iter().flatten();
         let mut servers: Vec<&mut Value> = of_vfbs.filter_map(|vfb| vfb.get_mut("vnc")).collect();
-        // Two borrows of one tree: the other half is looked at afterwards.
+        // Two borrows of one tree: the other half comes afterwards.
         let mut displays: Vec<i64> = servers.iter_mut().filter_map(|vnc| share(vnc)).collect();
         displays.extend(self.0.pointer_mut("/b_info/type.hvm/vnc").and_then(share));
         displays
@@ -134,7 +134,7 @@ fn is_off(value: &Value) -> bool {
         || value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("false"))
 }
 
-/// Whether each QEMU makes its own of that.
+/// Whether each QEMU creates its own instance of that.
 fn is_own(option: &str, value: &str) -> bool {
     let words = SINGLE.iter().find(|(name, _)| *name == option).map_or(&[][..], |(_, words)| words);
     let value = value.split([',', ':']).next().unwrap_or_default();

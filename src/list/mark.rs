@@ -14,7 +14,6 @@ use uuid::Uuid;
 /// The longest text that is read as a mark.
 pub const LONGEST: usize = 128;
 
-/// What a mark says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     pub id: Uuid,

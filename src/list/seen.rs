@@ -117,7 +117,7 @@ pub struct FileSeen {
     pub inside: Result<Vec<QcowSnapshot>, String>,
     /// The mark on it.
     pub mark: Option<Mark>,
-    /// What is known of it as a VHD, if it is one.
+    /// Facts about it as a VHD, if it is one.
     pub vhd: Option<VhdSeen>,
 }
 

@@ -1,17 +1,17 @@
-//! What a thick volume held before a revert: the snapshot that keeps it, by which a repeat knows what
-//! the tries before it did.
+//! The previous contents of a thick volume: the snapshot that keeps them, which tells a repeated
+//! revert what earlier attempts did.
 
 use super::recorded::Recorded;
 use crate::disk::{DiskRevert, RevertContext};
 use crate::plan::Step;
 use crate::tool::volumes::{self, Volume};
 
-/// What every tag begins with of a volume that keeps what a disk held.
+/// The prefix of the tag of a volume that keeps the previous contents of a disk.
 const BEFORE: &str = "xl-snapshot-before:";
-/// The same, of one that is deleted once a revert has succeeded.
+/// The same, of a volume that is deleted after the revert has succeeded.
 const DISCARD: &str = "xl-snapshot-discard:";
 
-/// The tag of the volume that keeps what a disk holds now.
+/// The tag of the volume that keeps the current contents of a disk.
 pub(super) fn tag(recorded: &Recorded<'_>, context: RevertContext<'_>) -> String {
     tagged(if context.discard { DISCARD } else { BEFORE }, recorded, context)
 }
@@ -20,7 +20,8 @@ fn tagged(begin: &str, recorded: &Recorded<'_>, context: RevertContext<'_>) -> S
     format!("{begin}{}:{}", context.id, recorded.disk.vdev)
 }
 
-/// What reverts to the same snapshot have kept, the newest first: their names end in a time.
+/// The volumes that reverts to the same snapshot have kept, the newest first: their names end in a
+/// time.
 fn all<'a>(
     recorded: &Recorded<'_>,
     volumes: &'a [Volume],
@@ -37,7 +38,8 @@ fn all<'a>(
     all
 }
 
-/// The volume that keeps just what a disk holds now, if a try that failed before its merge has left one.
+/// The volume that keeps exactly the current contents of a disk, if an attempt that failed before its
+/// merge has left one.
 pub(super) fn of_now<'a>(
     recorded: &Recorded<'_>,
     origin: &Volume,
@@ -48,14 +50,14 @@ pub(super) fn of_now<'a>(
     all.find(|kept| is_now(kept, origin, context))
 }
 
-/// Whether a snapshot of a volume holds just what the volume does. Nobody can write to the snapshot, and what
-/// is written to the volume takes room in it at once (Linux drivers/md/dm-snap.c, `pending_complete`). lvs
-/// prints 0.00 for nothing at all and 0.01 for anything more (libdm, `dm_percent_to_round_float`).
+/// Whether a snapshot has exactly the contents of its volume. Nobody can write to the snapshot, and a write
+/// to the volume uses space in it at once (Linux drivers/md/dm-snap.c, `pending_complete`). lvs prints 0.00
+/// for nothing at all and 0.01 for anything more (libdm, `dm_percent_to_round_float`).
 pub(super) fn is_now(snapshot: &Volume, origin: &Volume, context: RevertContext<'_>) -> bool {
     !context.running && !origin.open && snapshot.used == Some(0)
 }
 
-/// What goes on from an earlier try to revert to the same snapshot, which has kept what the disk held.
+/// Continues an earlier attempt to revert to the same snapshot, which has kept the previous contents.
 pub(super) fn continued(
     recorded: &Recorded<'_>,
     put_back: Vec<Step>,

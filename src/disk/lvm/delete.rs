@@ -1,4 +1,4 @@
-//! Deleting the snapshot of a volume.
+//! Deletes the snapshot of a volume.
 
 use crate::disk::family::{DiskDelete, Family};
 use crate::disk::merge;
@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::plan::Step;
 use crate::tool::volumes::{self, Volume};
 
-/// Plans to remove the snapshot, which is known by its tag.
+/// Plans to remove the snapshot, identified by its tag.
 pub(super) fn plan(family: &Family, tag: &str, (group, name): (&str, &str)) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let vdev = &family.record.vdev;

@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::tool::qemu_img::Whole;
 use crate::tool::volumes::{self, Volume, device};
 
-/// What QEMU's tables of a qcow2 image take, as a part of its content: 8 bytes for each cluster of 64 KiB that it has,
-/// and 2 for its reference count.
+/// The size of QEMU's tables of a qcow2 image, as a fraction of its content: 8 bytes for each cluster of 64 KiB, and 2
+/// for its reference count.
 const TABLES: u64 = (64 << 10) / 16;
-/// What an empty image takes.
+/// The size of an empty image.
 const EMPTY: u64 = 1 << 20;
 
 /// Says which volume is copied.
@@ -58,7 +58,7 @@ pub(super) fn plan(
         return Err(refuse(format!("its snapshot {path} is not active"))
             .hint(format!("activate it: lvchange -ay -K {path}")));
     }
-    // Of a device, qemu-img does not know which parts were never written to.
+    // qemu-img does not know which parts of a device were never written to.
     let most = snapshot.used.filter(|_| snapshot.is_thin()).map(|_| {
         let used = snapshot.used_bytes() + snapshot.size / 10_000;
         used.saturating_add(used / TABLES).saturating_add(snapshot.size / TABLES) + EMPTY

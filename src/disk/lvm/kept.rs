@@ -1,4 +1,4 @@
-//! What a record keeps of a snapshot of a logical volume.
+//! The record of a snapshot of a logical volume.
 
 use std::path::Path;
 
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Volume, Wishable};
 
-/// A snapshot of the logical volume. Its tag, `xl-snapshot:ID:VDEV`, tells it from others.
+/// A snapshot of the logical volume, identified by its tag, `xl-snapshot:ID:VDEV`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lvm {
     pub group: String,
     /// The volume the guest writes to.
     pub volume: String,
-    /// The name its snapshot was given.
+    /// The name of its snapshot.
     pub snapshot: String,
-    /// What the snapshot can hold of changes, in bytes; absent for a thin one.
+    /// The space for changes, in bytes; absent for a thin one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
 }
@@ -31,7 +31,7 @@ impl Kind for Lvm {
     }
 
     fn proof(&mut self) -> Proof<'_> {
-        // LVM's tag is the proof, and lvcreate has set it.
+        // The proof is LVM's tag, which lvcreate has set.
         Proof::NotNeeded
     }
 

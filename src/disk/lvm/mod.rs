@@ -1,9 +1,9 @@
-//! Snapshots of logical volumes: the guest stays on its volume, LVM keeps what it held.
+//! Snapshots of logical volumes: the guest stays on its volume, LVM keeps the old contents.
 //!
-//! A thick snapshot is put back by merging it, which consumes it; so it is taken anew before the
-//! guest runs. A thin one is put back by a new volume made of it, under the name of the guest's.
-//! A snapshot is known by its tag, which no other volume has; while a merge is under way, or was
-//! cut short, the guest's volume bears another one, so that a second try knows what the first did.
+//! A revert to a thick snapshot merges it, which consumes it; so it is taken again before the guest
+//! runs. A revert to a thin one creates a new volume from it, with the name of the guest's volume.
+//! A unique tag identifies a snapshot. During a merge, or after an interrupted one, the guest's
+//! volume has another tag, so that a second attempt knows what the first one did.
 
 mod before;
 mod delete;
@@ -33,10 +33,10 @@ use crate::spec::Wish;
 use crate::tool::qemu_img;
 use crate::tool::volumes::{self, Volume, device};
 
-/// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: what the
-/// guest writes from then on takes new space, and a full pool fails every guest on it.
+/// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: later
+/// writes of the guest need new space, and a full pool fails every guest on it.
 const POOL_LIMIT: u64 = 90_00;
-/// What every tag of a merge begins with.
+/// The prefix of every tag of a merge.
 const MERGING: &str = "xl-snapshot-merging:";
 
 impl Planner for Lvm {
@@ -52,7 +52,7 @@ impl Planner for Lvm {
         let volume = seen
             .device
             .and_then(|device| volumes.iter().find(|volume| volume.has_device(device)))
-            // LVM shows its own, hidden ones in brackets.
+            // LVM shows its own hidden volumes in brackets.
             .filter(|volume| is_volume_part(&volume.name) && is_volume_part(&volume.group))
             .ok_or_else(|| refuse("it is not a logical volume".into()))?;
         if let Some(why) = volumes::ambiguous(volumes, &volume.group) {
@@ -71,7 +71,7 @@ impl Planner for Lvm {
             return Err(refuse("the domain does not run, and somebody has it open".into())
                 .hint("is it mounted, or a disk of another domain?"));
         }
-        // LVM refuses a snapshot then, which must not be found out while the guest stands still.
+        // LVM then refuses a snapshot: find out before the guest is suspended.
         if volumes.iter().any(|v| v.merging && v.group == volume.group && v.origin == volume.name) {
             return Err(refuse("a snapshot is being merged into it".into())
                 .hint("finish the revert that began it, or wait for the end of the merge"));
@@ -129,7 +129,7 @@ impl Planner for Lvm {
         })
     }
 
-    /// Plans to put a volume back.
+    /// Plans to revert a volume.
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
         let disk = &found.record;
         let Lvm { group, volume, snapshot, size } = self;
@@ -142,7 +142,7 @@ impl Planner for Lvm {
         let tag = tag(context.id, &disk.vdev);
         let mut tagged: Vec<&Volume> =
             volumes.iter().filter(|volume| volume.has_tag(&tag)).collect();
-        // A copy of the whole group, imported beside it (vgimportclone), has the tag as well.
+        // An imported copy of the whole group (vgimportclone) has the tag as well.
         if tagged.iter().any(|volume| volume.group == *group) {
             tagged.retain(|volume| volume.group == *group);
         }
@@ -170,7 +170,7 @@ impl Planner for Lvm {
                 disk,
                 format!("its snapshot {} is in another group now", snapshot.path()),
             )),
-            // We made it read-only: another volume was given the tag, or somebody meant to write to it.
+            // We made it read-only: somebody gave another volume the tag, or made this one writable.
             [snapshot] if snapshot.writable => Err(refuse_revert(
                 disk,
                 format!(
@@ -189,7 +189,7 @@ impl Planner for Lvm {
                     snapshot.path()
                 ),
             )),
-            // Others may be reading it for the same purpose.
+            // Other reverts may be reading it for the same purpose.
             [snapshot] if !snapshot.is_thin() && context.beside.is_some() => {
                 copied(found, snapshot)
             }
@@ -216,7 +216,7 @@ impl Planner for Lvm {
         }
     }
 
-    /// A merge into a thick volume waits until nobody has that open; a thin one only gets another name.
+    /// A merge into a thick volume waits until nobody has it open; a thin volume is only renamed.
     fn needs(&self, _: &DiskFound, beside: bool) -> Vec<What> {
         let in_place = self.size.is_some() && !beside;
         let volume = in_place.then(|| What::Alone(device(&self.group, &self.volume)));
@@ -237,7 +237,7 @@ impl Planner for Lvm {
     }
 }
 
-/// Why the groups have too little for all of them at once, if they have.
+/// Which group has too little space for all snapshots together, if any.
 pub fn short_of_space(spaces: &[&Space]) -> Option<String> {
     let takes: Vec<_> =
         spaces.iter().map(|space| (space.group.as_str(), space.free, space.size)).collect();
@@ -249,7 +249,7 @@ pub fn short_of_space(spaces: &[&Space]) -> Option<String> {
     ))
 }
 
-/// A copy in a file: a thick snapshot has no snapshots of its own, and a merge would consume a base.
+/// A copy in a file: a thick snapshot cannot have snapshots, and a merge would consume the snapshot.
 fn copied(found: &DiskFound, snapshot: &Volume) -> Result<DiskRevert> {
     let room = found.room_for_copy()?.clone();
     let copy = &found.place.path;
@@ -280,14 +280,14 @@ fn thick(
         })
     })?;
     let merging = merging_tag(context.id, &recorded.disk.vdev);
-    // An earlier try has put it back, and failed after that.
+    // An earlier attempt has reverted it, and failed after that.
     if before::is_now(snapshot, origin, context) {
         let marked = origin.has_tag(&merging);
         let unmark = marked.then(|| Step::Run(volumes::delete_tag(&origin.path(), &merging)));
         return Ok(before::continued(recorded, unmark.into_iter().collect(), volumes, context));
     }
-    // A merge writes to the origin what the snapshot holds, and the origin's other snapshots have
-    // to keep what was there. None of them may overflow.
+    // A merge writes the snapshot's data to the origin, and the origin's other snapshots must keep
+    // the old data. None of them may overflow.
     let others = volumes
         .iter()
         .filter(|v| v.group == origin.group && v.origin == origin.name && v.is_thick_snapshot())
@@ -304,7 +304,7 @@ fn thick(
             .hint(format!("lvextend or lvremove {} first", other.path())));
         }
     }
-    // The volume that has it already takes no further room.
+    // A volume that already keeps it needs no more space.
     let of_now = before::of_now(recorded, origin, volumes, context);
     let keep = match of_now {
         Some(kept) => kept.name.clone(),
@@ -326,7 +326,8 @@ fn thick(
         let tag = before::tag(recorded, context);
         put_back.push(Step::Run(volumes::snapshot_thick(&origin.path(), &keep, &tag, full)));
     }
-    // If the revert to another snapshot was cut short, the volume held that one until now.
+    // After an interrupted revert to another snapshot, the volume had that one's contents until
+    // now.
     let stale = origin.tags_with(MERGING).filter(|tag| *tag != merging);
     put_back.extend(stale.map(|tag| Step::Run(volumes::delete_tag(&origin.path(), tag))));
     put_back.extend([
@@ -353,7 +354,7 @@ fn thick(
     })
 }
 
-/// A merge began and was cut short, or waits until nobody has the volumes open.
+/// Finishes a merge that was interrupted, or waits until nobody has the volumes open.
 fn finish_merge(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
@@ -380,8 +381,8 @@ fn finish_merge(
     Ok(before::continued(recorded, put_back, volumes, context))
 }
 
-/// The snapshot is not there. If a revert was cut short after the merge, the volume itself holds it
-/// and says so by its tag.
+/// The snapshot does not exist. If a revert was interrupted after the merge, the volume itself has
+/// its contents, and a tag says so.
 fn retake(
     recorded: &Recorded<'_>,
     origin: Option<&Volume>,
@@ -437,12 +438,12 @@ fn check_pool(volumes: &[Volume], volume: &Volume) -> std::result::Result<(), St
     Ok(())
 }
 
-/// What tells the snapshot of one disk from all others.
+/// The tag that identifies the snapshot of one disk.
 pub fn tag(id: Uuid, vdev: &str) -> String {
     format!("xl-snapshot:{id}:{vdev}")
 }
 
-/// What the guest's volume bears while it is being made the snapshot.
+/// The tag of the guest's volume while the snapshot is merged into it.
 fn merging_tag(id: Uuid, vdev: &str) -> String {
     format!("{MERGING}{id}:{vdev}")
 }

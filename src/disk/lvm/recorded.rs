@@ -1,4 +1,4 @@
-//! What a record says of a logical volume, and the names of new ones.
+//! The logical volume in a record, and the names of new volumes.
 
 use crate::disk::RevertContext;
 use crate::disk::parts::refuse_revert;
@@ -6,13 +6,13 @@ use crate::error::Result;
 use crate::record::DiskRecord;
 use crate::tool::volumes::Volume;
 
-/// The longest name of a device (Linux, include/uapi/linux/dm-ioctl.h, `DM_NAME_LEN` with its NUL).
+/// The longest device name (Linux, include/uapi/linux/dm-ioctl.h, `DM_NAME_LEN` with its NUL).
 const MAX_DEVICE_NAME: usize = 127;
-/// The longest of what LVM appends for the hidden devices below a snapshot and its origin: `-cow`
-/// and `-real`.
+/// The longest suffix that LVM appends for the hidden devices below a snapshot and its origin:
+/// `-cow` or `-real`.
 const LONGEST_LAYER: usize = "-real".len();
 
-/// What of a record speaks of a volume.
+/// The parts of a record that name a volume.
 pub(super) struct Recorded<'a> {
     pub(super) disk: &'a DiskRecord,
     pub(super) group: &'a str,
@@ -27,7 +27,7 @@ impl Recorded<'_> {
     }
 }
 
-/// The name under which the content of now stays.
+/// The name of the volume that keeps the current contents.
 pub(super) fn keep_name(
     recorded: &Recorded<'_>,
     volumes: &[Volume],
@@ -42,8 +42,9 @@ pub(super) fn keep_name(
     Ok(name)
 }
 
-/// The device of a volume is named after both, with every hyphen doubled and one between (lvm2,
-/// libdm/libdm-string.c, `dm_build_dm_name`). LVM finds out only when it makes the device.
+/// A volume's device name has both names, with every hyphen doubled and one between them (lvm2,
+/// libdm/libdm-string.c, `dm_build_dm_name`). LVM checks the length only when it creates the
+/// device.
 pub(super) fn check_name(group: &str, name: &str) -> std::result::Result<(), String> {
     let doubled = |name: &str| name.len() + name.matches('-').count();
     let length = doubled(group) + 1 + doubled(name) + LONGEST_LAYER;

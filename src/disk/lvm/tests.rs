@@ -12,8 +12,8 @@ use crate::support::volumes::REPORT;
 const TAG: &str = "xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda";
 const MERGING_TAG: &str = "xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda";
 
-/// Another value in the report: volume, key, value. `+new=old` is a new volume that is like an old
-/// one but for its name and this; the key `-` takes a volume away.
+/// A changed value in the report: volume, key, value. `+new=old` adds a volume like an old one
+/// except for its name and this value; the key `-` removes a volume.
 type Edit<'a> = (&'a str, &'a str, &'a str);
 
 /// The volumes of [`REPORT`], edited, in which `vg0` has 128 MiB free: `thick` with its snapshot

@@ -1,4 +1,4 @@
-//! Thin volumes put back, and new ones made of their snapshots.
+//! Reverts of thin volumes, and new volumes from their snapshots.
 
 use super::recorded::{Recorded, check_name, keep_name};
 use crate::disk::parts::refuse_revert;
@@ -37,8 +37,8 @@ pub(super) fn thin_beside(
     })
 }
 
-/// A new volume for a domain that takes the place of the one of the snapshot: the two volumes get their names
-/// once it has, as [`thin`] gives them.
+/// A new volume for a domain that replaces the original one: after the switch both volumes are renamed, as in
+/// [`thin`].
 pub(super) fn thin_of_heir(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
@@ -75,8 +75,8 @@ pub(super) fn thin_of_heir(
     })
 }
 
-/// The volume of now keeps its content under another name; a new one made of the snapshot has the
-/// name that the guest's configuration tells.
+/// Renames the current volume, which keeps its contents, and creates a new one from the snapshot
+/// with the name in the guest's configuration.
 pub(super) fn thin(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
@@ -85,7 +85,7 @@ pub(super) fn thin(
     context: RevertContext<'_>,
 ) -> Result<DiskRevert> {
     let keep = keep_name(recorded, volumes, context)?;
-    // lvremove would take them along.
+    // lvremove would remove them too.
     let of_others = |origin: &Volume| {
         volumes.iter().find(|volume| {
             let of_it = volume.group == origin.group && volume.origin == origin.name;
@@ -103,7 +103,7 @@ pub(super) fn thin(
     if origin.is_some() {
         put_back.push(Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
     }
-    // Known by this tag if it has to be taken away again.
+    // An undo identifies it by this tag.
     let tag = format!("xl-snapshot-revert:{}", context.keep);
     let undo = volumes::remove_tagged(recorded.group, recorded.volume, &tag);
     put_back.push(Step::Undoable {
@@ -119,7 +119,7 @@ pub(super) fn thin(
         },
     ];
     let keep = recorded.path(&keep);
-    // By another path, as /dev/dm-3, it may be the volume of now that is found: that keeps its device.
+    // Another path, such as /dev/dm-3, may lead to the current volume, which keeps its device.
     let named = device(recorded.group, recorded.volume);
     let by_name =
         [&named, &volumes::mapped(recorded.group, recorded.volume)].contains(&&recorded.disk.path);

@@ -1,4 +1,4 @@
-//! Merging by commit: the file below gets what its overlay holds, and takes its place.
+//! Merges by commit: the backing file gets the data of its overlay, and replaces it.
 
 use super::parts::{begin, copies, must_be_marked, remove, written};
 use crate::disk::family::{DiskDelete, Family, Member, Rewrite, Running, Switch};
@@ -41,7 +41,7 @@ pub(super) fn commit(
     Ok(())
 }
 
-/// What follows once the base has all that the overlay holds.
+/// The steps after the base has all data of the overlay.
 pub(super) fn settle_commit(
     family: &Family,
     base: &Member,
@@ -50,7 +50,7 @@ pub(super) fn settle_commit(
     plan: &mut DiskDelete,
 ) {
     for above in family.on(overlay) {
-        // QEMU has done that for those it has open.
+        // QEMU has already done that for the images that it has open.
         let by_qemu = online.is_some_and(|running| above.open_in.contains(running));
         if !by_qemu {
             plan.merges.push(Step::Delete(Deletion::Relink {

@@ -10,8 +10,8 @@ pub(in crate::disk) fn remove(member: &Member, plan: &mut DiskDelete) {
     plan.removed.push(member.path.display().to_string());
 }
 
-/// An image that is no guest's disk is below other images, and snapshots are proven by it. So is one that only a
-/// configuration file from before still names.
+/// An image that is not a guest's disk is a base, and it proves snapshots. So does one that only an outdated
+/// configuration file names.
 pub(in crate::disk) fn must_be_marked(member: &Member) -> bool {
     member.users.is_empty() || member.keepers.iter().any(|keeper| keeper.proven)
 }
@@ -28,7 +28,7 @@ pub(in crate::disk) fn begin(family: &Family, member: &Member, how: How) -> Opti
     Some(Step::Delete(Deletion::Begin { file: member.path.clone(), mark }))
 }
 
-/// Counts what a merge moves, and the room that this may take.
+/// Counts the bytes that a merge moves, and the space that it may need.
 pub(in crate::disk) fn copies(
     plan: &mut DiskDelete,
     how: &'static str,
@@ -47,7 +47,7 @@ pub(in crate::disk) fn copies(
 }
 
 pub(in crate::disk) fn written(member: &Member) -> impl Iterator<Item = Rewrite> {
-    // What is broken already must not be proven anew.
+    // A broken snapshot must not get a new proof.
     member.keepers.iter().filter(|keeper| keeper.proven).map(|keeper| Rewrite {
         keeper: keeper.clone(),
         change: Change::Written { vdev: keeper.vdev.clone() },

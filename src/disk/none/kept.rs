@@ -1,4 +1,4 @@
-//! What a record keeps of a disk that is not in the snapshot.
+//! The record of a disk that is not in the snapshot.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Wishable};
 use crate::domain::Format;
 
-/// Nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeftOut {
-    /// Why: it cannot change, or the user said so.
+    /// The reason: it cannot change, or the user left it out.
     pub why: String,
 }
 

@@ -16,7 +16,7 @@ use crate::spec::Wish;
 const CDROM: &str = "CD-ROM";
 const READ_ONLY: &str = "read-only";
 
-/// What a disk is that has nothing to snapshot, if it is one.
+/// The reason why a disk has nothing to snapshot, if it has nothing.
 pub(super) fn unchanging(disk: &Disk) -> Option<&'static str> {
     match disk {
         Disk { cdrom: true, .. } => Some(CDROM),
@@ -46,7 +46,7 @@ impl Planner for LeftOut {
     }
 
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
-        // One that was left out as asked is the guest's to write to.
+        // The guest may write to a disk that the user left out.
         let only_read = [CDROM, READ_ONLY].contains(&self.why.as_str());
         let note = only_read.then(|| found.rewritten(context.created)).flatten();
         Ok(DiskRevert { note, ..DiskRevert::default() })

@@ -1,4 +1,4 @@
-//! What a record keeps of a reflink copy.
+//! The record of a reflink copy.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::disk::kind::{
 };
 use crate::disk::proof::FrozenFile;
 
-/// A copy that shares its content with the file, by the file system's own means.
+/// A copy that shares its content with the file, made by the file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reflink {

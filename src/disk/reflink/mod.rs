@@ -1,7 +1,7 @@
-//! Copies that share their content with the file, on a file system that can do that (XFS, Btrfs).
+//! Copies that share their content with the file, on a file system with reflinks (XFS, Btrfs).
 //!
-//! Instant, and the guest stays on its file, which may be served by blkback. Only for raw files:
-//! of other formats QEMU keeps a part in memory.
+//! Instant, and the guest stays on its file, which blkback may serve. Only for raw files: QEMU
+//! caches metadata of other formats in memory.
 
 pub(super) mod kept;
 
@@ -45,8 +45,7 @@ impl Planner for Reflink {
         })
     }
 
-    /// Plans to put a copy of the copy in the place of the file, which keeps its content under another
-    /// name.
+    /// Plans to rename the file, which keeps its contents, and to put a copy of the copy in its place.
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
         let copy = self.copy.as_path();
         let proof = found.check_frozen(copy, self.proof.as_ref())?;
@@ -54,7 +53,8 @@ impl Planner for Reflink {
         let keep = &found.place.path;
         if context.beside.is_some_and(|domain| domain.heir) {
             let new = aside(keep);
-            // Where the domain runs on the file itself, and nothing rests on that, nothing needs it then.
+            // If the domain runs on the file itself, and the file is no base, nothing needs it
+            // afterwards.
             let writable = found.file.as_ref().is_ok_and(|file| file.writable);
             let own = writable && found.top_id.is_some() && !found.runs_elsewhere();
             let discard = own.then(|| Step::RemoveFile { path: path.clone() });
@@ -71,7 +71,7 @@ impl Planner for Reflink {
             });
         }
         if context.beside.is_some() {
-            // Whose directory need not be on the file system of the copy.
+            // Its directory need not be on the file system of the copy.
             let overlay = keep;
             let fill = qemu_img::create_overlay(overlay, copy, Format::Raw, proof.virtual_size);
             return Ok(DiskRevert {
@@ -80,7 +80,7 @@ impl Planner for Reflink {
                 ..DiskRevert::default()
             });
         }
-        // Other images rest on it, or the domain has left it: as with any base, it is not rewritten.
+        // It is a base, or the domain no longer uses it: like any base, it is not rewritten.
         if found.runs_elsewhere() || found.file.as_ref().is_ok_and(|file| !file.writable) {
             let new = aside(keep);
             return Ok(DiskRevert {
@@ -95,12 +95,12 @@ impl Planner for Reflink {
             });
         }
         let mut put_back = Vec::new();
-        // A revert that was cut short may have given it the other name already.
+        // An interrupted revert may already have renamed it.
         if found.file.is_ok() {
             put_back.push(Step::Rename { from: path.clone(), to: keep.clone() });
         }
         put_back.push(Step::Clone { from: copy.to_owned(), to: path.clone(), writable: true });
-        // Only what the renaming has made free is taken away again.
+        // Undo only if the rename has freed the name.
         let take_back = match found.file {
             Ok(_) => vec![
                 Step::RemoveNew { path: path.clone() },
@@ -122,7 +122,7 @@ impl Planner for Reflink {
         if beside {
             return vec![copy];
         }
-        // The file gets another name, and whoever writes to it would go on with that one.
+        // The file is renamed, and a process that has it open would keep writing to it.
         let path = &found.record.path;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
         let mut needs = vec![copy, What::Still(path.clone()), What::Renames(directory)];
@@ -139,13 +139,14 @@ impl Planner for Reflink {
         Ok(Some(DiskExport::of(from).fitting(found, proof.whole_sectors())))
     }
 
-    /// A clone may rest on the copy.
+    /// The copy may be the base of a clone.
     fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
         merge::delete(family, self.proof.as_ref(), wishes, true)
     }
 }
 
-/// The name of a new file for the content of the snapshot, where the other one would be for that of now.
+/// The name of a new file with the content of the snapshot, derived from the name for the current
+/// contents.
 fn aside(keep: &Path) -> PathBuf {
     let name = keep.file_name().unwrap_or_default().to_string_lossy();
     keep.with_file_name(name.replacen(".before-revert-", ".after-revert-", 1))
@@ -175,7 +176,7 @@ mod tests {
         plan_one(seen, Some("reflink"), &Ok(Vec::new()))
     }
 
-    /// The snapshot's copy and the guest's file are there, as they should be.
+    /// The snapshot's copy and the guest's file, both unchanged.
     fn snapshot() -> DiskFound {
         let kept = Kept::Reflink(Reflink { copy: COPY.into(), proof: Some(proof()) });
         let own = FileFacts { inode: facts().inode + 100, ..facts() };
@@ -272,7 +273,7 @@ mod tests {
         assert_eq!(first.switch, Some((new.into(), Format::Raw)));
         assert_eq!((first.put_back, first.settle), (vec![], vec![]));
         assert_eq!(first.discard, [Step::RemoveFile { path: "/srv/b.img".into() }]);
-        // What others rest on, or the domain has left, is not for us to delete.
+        // Do not delete a base, or a file that the domain no longer uses.
         let mut base = found.clone();
         base.file.as_mut().unwrap().writable = false;
         let left = DiskFound { top_id: Some((9, 9)), ..found };
@@ -296,7 +297,7 @@ mod tests {
             &snapshot(),
             &[(&told, &|found| found.frozen = Err("No such file".into()))],
         );
-        // The guest's own file is another one each time.
+        // The guest's own file is a new one each time.
         let mut found = snapshot();
         found.file.as_mut().unwrap().inode += 1;
         revert_one(&found).unwrap();

@@ -1,4 +1,4 @@
-//! Deleting a snapshot that is the parent of a VHD.
+//! Deletes a snapshot that is the parent of a VHD.
 
 use crate::disk::family::{DiskDelete, Family};
 use crate::disk::merge;
@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::plan::Step;
 use crate::tool::quote;
 
-/// Plans to remove the file. One with children stays: vhd-util coalesces a child into its parent only, and
-/// only while nobody has either open.
+/// Plans to remove the file. A file with children is kept: vhd-util only coalesces a child into its
+/// parent, and only while nobody has either open.
 pub(super) fn plan(family: &Family, proof: Option<&FrozenFile>) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let Some(base) = &family.base else {

@@ -1,4 +1,4 @@
-//! What a record keeps of the snapshot of a VHD that tapdisk serves.
+//! The record of the snapshot of a VHD that tapdisk serves.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::disk::kind::{
 use crate::disk::proof::FrozenFile;
 use crate::domain::{Disk, Format};
 
-/// The VHD itself, which nobody writes to any more: the guest went on in a child of it.
+/// The frozen VHD itself: the guest continued in a child of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vhd {
@@ -21,7 +21,7 @@ pub struct Vhd {
     pub proof: Option<FrozenFile>,
 }
 
-/// What libxl is told of a VHD.
+/// The target of a VHD in libxl's configuration.
 pub fn target(path: &Path) -> PathBuf {
     let mut target = Path::new(Disk::TAP_VHD).as_os_str().to_owned();
     target.push(path);
@@ -29,7 +29,7 @@ pub fn target(path: &Path) -> PathBuf {
 }
 
 impl Wishable for Vhd {
-    /// It is what an external snapshot of such a disk is.
+    /// `external` selects it for such a disk.
     const KEYS: Option<Keys> = None;
 
     fn new_file_name(stem: &str, snapshot: &str) -> String {

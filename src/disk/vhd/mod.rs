@@ -1,7 +1,7 @@
-//! VHDs that tapdisk serves: the guest goes on in a child, the VHD it used stays as it is.
+//! VHDs that tapdisk serves: the guest continues in a child, and its previous VHD is frozen.
 //!
-//! Nothing switches a disk of a running tapdisk that is not blktap's own, so the domain is restored
-//! on the child.
+//! A running tapdisk cannot switch a disk that is not blktap's own, so the domain is restored on
+//! the child.
 
 mod delete;
 pub(super) mod kept;
@@ -47,7 +47,8 @@ impl Planner for Vhd {
         let protect = file.writable.then(|| Step::Protect { path: parent.to_owned() });
         Ok(DiskCreate {
             prepare: protect.into_iter().collect(),
-            // Now, because a child notes when its parent was last written to.
+            // While the guest is suspended, because a child records when its parent was last
+            // written to.
             still: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
             switch: Some((target(&child), Format::Raw)),
             by_restore: seen.served != Some(Served::Nobody),
@@ -55,7 +56,7 @@ impl Planner for Vhd {
         })
     }
 
-    /// Plans a new child of the untouched VHD.
+    /// Plans a new child of the frozen VHD.
     fn revert(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<DiskRevert> {
         let record = &found.record;
         found.check_frozen(&record.path, self.proof.as_ref())?;

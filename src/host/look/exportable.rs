@@ -20,7 +20,7 @@ use crate::tool::volumes;
 pub struct Exportable {
     /// The disks, in the order of the record.
     pub disks: Vec<DiskFound>,
-    /// The host's logical volumes; looked at only if the snapshot has one.
+    /// The host's logical volumes; read only if the snapshot has one.
     pub volumes: std::result::Result<Vec<volumes::Volume>, String>,
     /// Who writes to what would be read.
     pub troubles: Vec<Trouble>,

@@ -161,7 +161,7 @@ fn a_full_or_sleeping_pool_gets_no_snapshot() {
             None => drop(result.unwrap()),
         }
     }
-    // A thick volume does not care.
+    // This does not matter for a thick volume.
     plan(&thick(), None, &[("pool", "data_percent", "100.00")]).unwrap();
 }
 

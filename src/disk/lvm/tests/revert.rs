@@ -1,4 +1,4 @@
-//! Volumes put back.
+//! Reverts of volumes.
 
 use super::super::Space;
 use super::{Edit, MERGING_TAG, TAG, broken_lvs, report};
@@ -10,7 +10,7 @@ use crate::record::Kept;
 use crate::support::disks::{Volumes, found, refused, revert_context, words};
 
 const MIB: u64 = 1 << 20;
-/// What the tag of xvdb's snapshot, a thin one, begins with.
+/// The prefix of the tag of xvdb's thin snapshot.
 const THIN_TAG: &str = "xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb";
 
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +60,7 @@ fn keep_step() -> String {
     "run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name thick.before-revert-x --size 71303168b vg0/thick".into()
 }
 
-/// The snapshot taken anew, and the end of it.
+/// The steps that take the snapshot again.
 fn take_again(size: u64) -> [String; 2] {
     [
         format!(
@@ -70,7 +70,7 @@ fn take_again(size: u64) -> [String; 2] {
     ]
 }
 
-/// All steps of a merge, of which the second one keeps what is there now.
+/// All steps of a merge; the second one keeps the current contents.
 fn merge_steps() -> Vec<String> {
     let mut steps = vec![
         "wait until nobody has vg0/thick open".into(),
@@ -177,9 +177,9 @@ fn a_merge_must_not_overflow_another_snapshot() {
     );
     refused(plan(&thick(), RUNNING, &other("67108864", "99.00")), &["would overflow"]);
     plan(&thick(), RUNNING, &other("12582912", "0.00")).unwrap();
-    // It has room for every change there can be.
+    // It has space for every possible change.
     plan(&thick(), RUNNING, &other("71303168", "99.00")).unwrap();
-    // Lost already, or of another volume.
+    // Already lost, or of another volume.
     let small = other("8388608", "0.00");
     for (key, value) in [("lv_snapshot_invalid", "1"), ("origin", "other"), ("vg_name", "vg1")] {
         let edits = [&small[..], &[("thick.s2", key, value)]].concat();
@@ -207,7 +207,7 @@ fn a_thin_volume_gives_its_name_to_a_copy_of_its_snapshot() {
     ];
     assert_eq!(words(&planned.take_back), back);
 
-    // A revert that was cut short has renamed it already.
+    // An interrupted revert has already renamed it.
     let gone = [("thin", "-", ""), ("thin.s1", "origin", "")];
     let planned = plan(&thin(), GONE, &gone).unwrap();
     assert_eq!(words(&planned.put_back), [copy]);
@@ -242,7 +242,7 @@ fn a_snapshot_that_was_merged_but_not_taken_anew_is_taken_of_the_volume() {
     let planned = plan(&thick(), GONE, &merged).unwrap();
     assert_eq!(words(&planned.put_back), take_again(60 * MIB));
     refused(plan(&thick(), RUNNING, &merged), &["was merged by a revert", "has run since"]);
-    // The tag of another disk, or of another snapshot, says nothing.
+    // The tag of another disk or snapshot does not count.
     for tag in [MERGING_TAG.replace("xvda", "xvdb"), MERGING_TAG.replace("a001", "a002")] {
         let other = [("thick.s1", "-", ""), ("thick", "lv_tags", tag.as_str())];
         refused(plan(&thick(), GONE, &other), &["its snapshot vg0/thick.s1 is gone"]);
@@ -251,7 +251,7 @@ fn a_snapshot_that_was_merged_but_not_taken_anew_is_taken_of_the_volume() {
 
 #[test]
 fn a_volume_that_becomes_another_snapshot_no_longer_claims_to_be_the_first() {
-    // The revert to it was cut short when it was merged, but not taken anew.
+    // The revert was interrupted after the merge and before the snapshot was taken again.
     let first = MERGING_TAG.replace("a001", "a002");
     let tags = format!("a,{first},{MERGING_TAG}");
     let planned = plan(&thick(), GONE, &[("thick", "lv_tags", tags.as_str())]).unwrap();
@@ -264,7 +264,7 @@ fn a_volume_that_becomes_another_snapshot_no_longer_claims_to_be_the_first() {
 fn what_is_refused() {
     let long = "x".repeat(110);
     let table: [(DiskFound, &[Edit<'_>], &str); 21] = [
-        // The tag was put on another volume, or on the guest's own one.
+        // Somebody put the tag on another volume, or on the guest's own one.
         (
             thick(),
             &[("thick.s1", "lv_tags", ""), ("thick", "lv_tags", TAG)],
@@ -361,7 +361,7 @@ fn a_volume_that_another_domain_uses_is_not_touched() {
     }
 }
 
-/// Nothing can be made in it: that would be found out when the domain is destroyed.
+/// LVM cannot create anything in it: refuse before the domain is destroyed.
 #[test]
 fn a_sick_pool_or_group_is_refused_before_anything_changes() {
     let groups: [(DiskFound, &str, &str); 6] = [
@@ -388,7 +388,7 @@ fn a_sick_pool_or_group_is_refused_before_anything_changes() {
         plan(&thick(), RUNNING, &[("thick.s1", "vg_missing_pv_count", "1")]),
         &["misses 1 of its disks"],
     );
-    // Of a RAID: it still works.
+    // A RAID in this state still works.
     plan(&thick(), RUNNING, &[("thick.s1", "lv_health_status", "mismatches exist")]).unwrap();
 }
 
