@@ -1,7 +1,7 @@
-//! `list`: which snapshots there are, which descends from which, and whether they are still good. Pure.
+//! `list`: which snapshots exist, which descends from which, and whether they are still good. Pure.
 //!
-//! There is no store. All of it is derived anew from the records of the images and from what the disks say:
-//! the lists of snapshots in qcow2 files, what images rest on, LVM's tags and origins, the parents of VHDs.
+//! There is no database. Each list is derived from the records of the images and from the disks: the
+//! snapshots in qcow2 files, backing files, LVM's tags and origins, the parents of VHDs.
 
 mod descent;
 mod holders;
@@ -94,7 +94,7 @@ fn snapshot(world: &World<'_>, number: usize) -> Snapshot {
     }
 }
 
-/// The file of a snapshot by `DOMAIN/NAME`, among those of a directory. A domain that was renamed has the
+/// The file of a snapshot by `DOMAIN/NAME`, among those of a directory. A renamed domain is found by the
 /// UUID of one of `running`.
 ///
 /// # Errors
@@ -131,7 +131,7 @@ pub fn by_name<'a>(
 /// Why `DOMAIN/NAME` names no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotNamed {
-    /// There is none; why.
+    /// There is none, and the reason.
     Nothing(String),
     /// There are several; their images.
     Several(String),

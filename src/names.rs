@@ -1,4 +1,4 @@
-//! Names a user may give, checked once at the border and carried as types from there on.
+//! Names that a user may choose, checked once at the border and then carried as types.
 
 mod vdev;
 
@@ -98,9 +98,9 @@ impl fmt::Display for SnapshotName {
     }
 }
 
-/// Whether a character shows as itself: it neither controls a terminal, nor changes the order of the
-/// text around it, nor is another line's beginning, nor nothing to be seen (Unicode's Bidi_Control,
-/// line and paragraph separators, zero width).
+/// Whether a character is printable: it does not control a terminal, does not reorder the text
+/// around it, does not begin another line, and is visible (Unicode's Bidi_Control, line and
+/// paragraph separators, zero width).
 pub fn is_plain(c: char) -> bool {
     !c.is_control()
         && !matches!(
@@ -123,7 +123,7 @@ pub fn is_file_part(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
-/// Whether xl has given a domain this name when it ended and another one was started in its place (`on_reboot`,
+/// Whether xl gave a domain this name when it ended and another one was started in its place (`on_reboot`,
 /// `on_crash` = "rename-restart"; xl_vmcontrol.c, `preserve_domain`): `web1-20260302T0304Z`.
 pub fn is_kept_by_xl(name: &str) -> bool {
     let Some((of, time)) = name.rsplit_once('-') else { return false };
@@ -145,13 +145,13 @@ pub fn is_volume_part(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+_.-".contains(&b))
 }
 
-/// Whether `text` can be the guest's name of a disk, `xvda` or `d536p37` (xen-vbd-interface(7)):
-/// one that can stand in file names, tags and the names of QEMU's nodes.
+/// Whether `text` can be the guest's name for a disk, `xvda` or `d536p37` (xen-vbd-interface(7)),
+/// which can be used in file names, tags and QEMU's node names.
 pub fn is_vdev(text: &str) -> bool {
     (1..=MAX_VDEV).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Whether `text` can be QEMU's name of a drive: an ID (util/id.c, `id_wellformed`), or what QEMU makes up
+/// Whether `text` can be QEMU's name for a drive: an ID (util/id.c, `id_wellformed`), or a generated one
 /// (`#block123`, `ide0-hd0`).
 pub fn is_drive(text: &str) -> bool {
     (1..=MAX_DRIVE).contains(&text.len())

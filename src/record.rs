@@ -163,7 +163,6 @@ pub struct DomainRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskRecord {
-    /// The guest's name of it.
     pub vdev: String,
     /// The file or device the guest used until the snapshot.
     pub path: PathBuf,

@@ -62,7 +62,7 @@ pub struct Found {
     pub named: Option<Running>,
     /// The domain that has its UUID, if one has.
     pub same: Option<Running>,
-    /// The disks, in the order of the record.
+    /// In the order of the record.
     pub disks: Vec<DiskFound>,
     /// The writable disks that the domain has now and the snapshot has not, for people.
     pub attached: Vec<String>,

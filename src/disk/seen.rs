@@ -93,7 +93,7 @@ pub struct DiskSeen {
     pub node: Option<Node>,
     /// Facts about its file; the error if it cannot be read, or is no file.
     pub file: std::result::Result<FileFacts, String>,
-    /// The number of the device, major and minor, if it is one.
+    /// The device number, major and minor, if it is a device.
     pub device: Option<(u64, u64)>,
     /// The file that its snapshot would create, and whether that is possible.
     pub place: Option<Place>,

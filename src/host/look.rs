@@ -1,4 +1,4 @@
-//! Looking at the host: everything the planners need to know. Changes nothing.
+//! Inspects the host: everything the planners need to know. Changes nothing.
 
 mod domains;
 mod exportable;
@@ -53,7 +53,8 @@ fn troubles(
     Ok(needs::troubles(&needs, around).0)
 }
 
-/// Looks at a running domain for `create`. The connection to its QEMU is needed again while the guest stands still.
+/// Inspects a running domain for `create`. Keeps the connection to its QEMU, which is needed again while the guest
+/// is suspended.
 pub fn for_create(
     toolstack: &Toolstack,
     domain: &Domain,
@@ -75,7 +76,7 @@ pub fn for_create(
     let (mut nodes, mut drives, mut connection) = (Vec::new(), Vec::new(), None);
     let serves = vbds.iter().any(|vbd| vbd.served == Served::Qemu);
     let qemu = toolstack.qemu_pid(domid).map_err(|error| trouble(name, error))?;
-    // One that serves no disk of the configuration may have others.
+    // A QEMU that serves no disk of the configuration may have other drives.
     if serves || qemu.is_some() {
         let mut qmp = Qmp::connect(domid).map_err(|error| trouble(name, error))?;
         (nodes, drives) = qmp.drives().map_err(|error| trouble(name, error))?;
@@ -104,7 +105,7 @@ pub fn for_create(
         state: domain.state,
         drives: drives_beside(drives, &disks),
         volumes,
-        // A record with another path would not be read again.
+        // We would refuse to read a record with another path.
         cfg: domain.cfg.clone().filter(|path| check_path(path).is_ok()),
         monitor: monitor.found,
         unsure_monitors: monitor.unsure,
@@ -132,7 +133,7 @@ pub(super) fn dom0_qemu(toolstack: &Toolstack) -> Result<bool> {
     Ok(state.map_err(|error| trouble("dom0's QEMU", error))?.as_deref() == Some("running"))
 }
 
-/// The drives whose images are none of the disks': an emulated drive may have the same file open as a disk.
+/// The drives whose images are not those of disks: an emulated drive may have the same file open as a disk.
 fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[DiskSeen]) -> Vec<Drive> {
     let known = |image: &Path| {
         disks.iter().any(|disk| {
@@ -150,7 +151,7 @@ fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[DiskSeen]) -> Vec<Driv
 /// The domain's xl process.
 pub(super) fn monitor(toolstack: &Toolstack, domain: &DomainId) -> Result<Monitor> {
     let domains = toolstack.domains().map_err(|error| trouble("the domains", error))?;
-    // xl has seen the end of one that is dying, and has exited or is about to.
+    // The xl process of a dying domain has exited or is about to.
     let all = domains.iter().filter(|info| !info.dying).map(|info| info.domid);
     let others: Vec<u32> = all.filter(|domid| ![0, domain.domid].contains(domid)).collect();
     let watched = Watched { domid: domain.domid, name: &domain.name, others: &others };
@@ -158,7 +159,7 @@ pub(super) fn monitor(toolstack: &Toolstack, domain: &DomainId) -> Result<Monito
         .map_err(|error| trouble("the domain's xl process", error))
 }
 
-/// Refuses if the domain's QEMU cannot be seen from here.
+/// Refuses if the domain's QEMU is not visible from here.
 pub(super) fn check_qemu(toolstack: &Toolstack, domain: &DomainId) -> Result<()> {
     let DomainId { domid, name, .. } = domain;
     let pid = toolstack.qemu_pid(*domid).map_err(|error| trouble(name, error))?;
@@ -180,7 +181,7 @@ fn disk_seen(
 ) -> DiskSeen {
     let file = disk.file();
     let served = vbd.map(|vbd| vbd.served.clone());
-    // Offered where an overlay would take a restore.
+    // Offered if an overlay would require a restore.
     let by_restore = disk.format == Some(Format::Raw) && served == Some(Served::Blkback);
     let clones = job.clones(&disk.vdev) || by_restore;
     let own = own(&disk);
@@ -210,19 +211,19 @@ pub(super) struct OtherDisk {
     domain: String,
     vdev: String,
     writable: bool,
-    /// Which file or device it is; `None` if that cannot be told, as of one on a file system that hangs.
+    /// `None` if unknown, for example on a file system that hangs.
     id: Option<FileId>,
 }
 
-/// The disks of all domains but the one with this number.
+/// The disks of all domains except the one with this number.
 pub(super) fn disks_of_others(toolstack: &Toolstack, domid: Option<u32>) -> Result<Vec<OtherDisk>> {
     let domains = toolstack.domains().map_err(|error| trouble("the domains", error))?;
     let mut disks = Vec::new();
     for info in domains.iter().filter(|info| info.domid != 0 && Some(info.domid) != domid) {
         let name = name_of(toolstack, info.domid)?;
-        // From xenstore: a domain that is just being made has no configuration yet.
+        // From xenstore: a domain that is being created has no configuration yet.
         let vbds = match toolstack.vbds(info.domid) {
-            // Paths that are not UTF-8 are none of ours: one sick domain does not stop work on others.
+            // Paths that are not UTF-8 are not ours: one damaged domain must not stop work on others.
             Err(error) if error.is_unreadable() => Vec::new(),
             vbds => vbds.map_err(|error| trouble(&name, error))?,
         };
@@ -245,7 +246,7 @@ pub fn user(toolstack: &Toolstack, path: &Path) -> Result<Option<String>> {
     Ok(other_user(path, &disks_of_others(toolstack, None)?))
 }
 
-/// The disk of another domain that may write to `path` as well.
+/// The disk of another domain that may also write to `path`.
 pub(super) fn other_user(path: &Path, others: &[OtherDisk]) -> Option<String> {
     let mut writable = others.iter().filter(|other| other.writable).peekable();
     writable.peek()?;
@@ -270,13 +271,13 @@ pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
     }
 }
 
-/// The file below an image that was written to last.
+/// The backing file that was written to last.
 pub(super) fn below(own: &Result<Vec<Link>, String>) -> Option<(PathBuf, Timestamp)> {
     let written = |link: &Link| Some((link.path.clone(), files::facts(&link.path).ok()?.written()));
     own.iter().flatten().skip(1).filter_map(written).max_by_key(|(_, at)| *at)
 }
 
-/// The image of a disk and those below it, if it is one that could be snapshotted by QEMU's means.
+/// The chain of a disk's image, if QEMU could snapshot it.
 pub(super) fn own(disk: &Disk) -> Result<Vec<Link>, String> {
     match disk.format {
         Some(format) if disk.writable && !disk.cdrom && !disk.is_tap_vhd() => {
@@ -288,7 +289,7 @@ pub(super) fn own(disk: &Disk) -> Result<Vec<Link>, String> {
 
 pub(super) fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
     if job.request.without_memory() {
-        // Whoever asks for the disks alone and names no record is told why, or which option it takes.
+        // If the user names no record, a later check explains which option is missing.
         let path = job.request.record.clone().unwrap_or_default();
         let partial = partial_path(&path);
         let trouble = [&path, &partial].iter().find_map(|path| files::trouble(path));
@@ -303,7 +304,7 @@ pub(super) fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
         .filter(|path| fs::symlink_metadata(path).is_ok())
         .map(|path| format!("{} exists", path.display()))
         .next();
-    // Our own directory is made when it is needed.
+    // Our own directory is created when it is needed.
     if found.is_none() && !job.is_in_our_directory(path) {
         found = files::trouble(path);
     }

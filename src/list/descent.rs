@@ -1,9 +1,9 @@
-//! Which snapshot descends from which, and from which one a domain goes on. Pure.
+//! Which snapshot descends from which, and which one a domain continues from. Pure.
 //!
-//! Each disk is asked. What images rest on shows it: a frozen file under an overlay, the parent of a VHD, the
-//! origin of a thin volume. Snapshots inside of a qcow2 file, reflink copies and thick volumes do not: for
-//! those there is the mark on the disk's file, as it was when the snapshot was taken (`parent` in its record),
-//! and else the order of dates, which is said.
+//! Each disk contributes. Bases show the descent: the frozen backing file of an overlay, the parent of a VHD,
+//! the origin of a thin volume. Internal snapshots of a qcow2 file, reflink copies and thick volumes do not
+//! show it: for those we use the mark on the disk's file, as it was when the snapshot was taken (`parent` in
+//! its record), or else the order of dates, and say so.
 
 use std::collections::HashMap;
 
@@ -21,38 +21,38 @@ use crate::names::same_vdev;
 use crate::record::{DiskRecord, Parent, QcowSnapshot, Record, ToldBy};
 use crate::tool::volumes::Volume;
 
-/// Everything that was seen, to be looked up.
+/// Indexes of the observations.
 pub(super) struct World<'a> {
     pub(super) seen: &'a Seen,
-    /// The snapshots, one for each identity.
+    /// The snapshots, one for each ID.
     pub(super) known: Vec<Known<'a>>,
     by_id: HashMap<Uuid, usize>,
-    /// Snapshots whose content is in a file that nobody writes to, by that file.
+    /// Snapshots whose content is in a frozen file, by that file.
     frozen: HashMap<FileId, Vec<usize>>,
-    /// The same of VHDs that tapdisk serves.
+    /// The same for VHDs that tapdisk serves.
     vhds: HashMap<[u8; 16], Vec<usize>>,
-    /// Internal snapshots, by what proves them.
+    /// Internal snapshots, by their proof.
     internal: HashMap<(&'a str, &'a str, Timestamp), Vec<usize>>,
-    /// Snapshots that are a reflink copy, by the file that was copied.
+    /// Reflink copies, by the file that was copied.
     copied: HashMap<FileId, Vec<usize>>,
-    /// Snapshots of volumes: the number of the volume, by the snapshot and the disk.
+    /// Snapshots of volumes: the index of the volume, by snapshot and disk.
     tagged: HashMap<(usize, &'a str), usize>,
     /// The names of domains, by their UUIDs.
     names: HashMap<Uuid, &'a str>,
 }
 
-/// What one disk says.
+/// The descent according to one disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
     /// It descends from this snapshot.
     Of(usize, ToldBy),
-    /// It descends from none that is here.
+    /// It descends from none that exists here.
     None,
-    /// It does not tell.
+    /// It does not show it.
     Silent,
 }
 
-/// What all disks say together.
+/// The descent according to all disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
     Of(usize, ToldBy),
@@ -62,12 +62,12 @@ enum Verdict {
     Unknown,
 }
 
-/// What is asked of a disk.
+/// The query of a disk.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
-    /// Only what was taken before counts.
+    /// Only earlier snapshots count.
     before: Timestamp,
-    /// The snapshot whose disk it is; `None` for what the disk holds now.
+    /// The snapshot whose disk it is; `None` for the current contents of the disk.
     me: Option<usize>,
 }
 
@@ -114,14 +114,15 @@ impl<'a> World<'a> {
         world
     }
 
-    /// The domain that a snapshot is of, by its name now, or when its youngest snapshot was taken. The UUID
-    /// tells that it was renamed; the name, that it was started anew from a configuration without a UUID.
+    /// The domain of a snapshot, by its current name, or its name when its youngest snapshot was taken. The
+    /// UUID identifies a renamed domain; the name, one that was restarted from a configuration without a
+    /// UUID.
     pub(super) fn whose(&self, record: &'a Record) -> &'a str {
         let name = self.names.get(&record.domain.uuid).filter(|_| !record.domain.uuid.is_nil());
         name.copied().unwrap_or(&record.domain.name)
     }
 
-    /// The volumes that bear a tag of ours.
+    /// The volumes that have one of our tags.
     fn tags(&self) -> HashMap<&'a str, usize> {
         let volumes = self.seen.volumes.iter().flatten().enumerate();
         let tags = volumes
@@ -162,7 +163,7 @@ impl<'a> World<'a> {
                     self.tagged.insert((number, &disk.vdev), *volume);
                 }
             }
-            // Of a record that was never completed.
+            // A record that was never completed.
             Content::Inside(None) | Content::Frozen(Frozen { proof: None, .. }) => {}
             Content::Nowhere => {}
         }
@@ -178,25 +179,25 @@ impl<'a> World<'a> {
         self.seen.volumes.as_ref().ok()?.get(*at)
     }
 
-    /// The snapshots that have just this file as their frozen one.
+    /// The snapshots with this frozen file.
     pub(super) fn frozen_in(&self, file: &FileSeen) -> Vec<usize> {
         let by_id = file.link.as_ref().ok().and_then(|link| self.frozen.get(&link.id));
         let by_uuid = file.vhd.and_then(|vhd| self.vhds.get(&vhd.facts.uuid));
         by_id.into_iter().chain(by_uuid).flatten().copied().collect()
     }
 
-    /// The snapshot of which an entry in a qcow2 file's list is a part.
+    /// The snapshot that an entry in a qcow2 file's list belongs to.
     pub(super) fn of_entry(&self, entry: &QcowSnapshot) -> Vec<usize> {
         let key = (entry.id.as_str(), entry.name.as_str(), entry.date);
         self.internal.get(&key).cloned().unwrap_or_default()
     }
 
-    /// The snapshot with an identity.
+    /// The snapshot with an ID.
     pub(super) fn number(&self, id: Uuid) -> Option<usize> {
         self.by_id.get(&id).copied()
     }
 
-    /// The parent of a snapshot, and what tells it.
+    /// The parent of a snapshot, and the source.
     pub(super) fn parent(&self, number: usize) -> (Option<Uuid>, Told) {
         let record = self.known[number].record;
         let asked = Asked { before: record.created, me: Some(number) };
@@ -218,7 +219,7 @@ impl<'a> World<'a> {
         let id = |number: usize| Some(self.known[number].record.id);
         match (verdict, noted) {
             (Verdict::Of(shown, by), noted) => {
-                // A younger one that has nothing of the disks that show the other.
+                // A younger one that does not contain the disks that show the other.
                 let younger = noted.flatten().and_then(|id| self.number(id)).filter(|noted| {
                     *noted != shown
                         && self.known[*noted].record.created < record.created
@@ -247,7 +248,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The snapshot from which a domain goes on.
+    /// The snapshot that a domain continues from.
     pub(super) fn current(&self, domain: &Running) -> Current {
         let known = |number: usize| self.known[number].record;
         let verdict = self.verdict_now(&domain.disks);
@@ -308,13 +309,14 @@ impl<'a> World<'a> {
         of.iter().filter(counts).max_by_key(|number| created(number)).copied()
     }
 
-    /// What all disks say. Where a snapshot has nothing of a disk, that disk says nothing against it.
+    /// Combines the claims of all disks. If a snapshot does not contain a disk, that disk does not
+    /// contradict it.
     fn verdict(&self, claims: &[(&str, Claim)]) -> Verdict {
         let mut parents: Vec<(usize, ToldBy)> = Vec::new();
         for (_, claim) in claims {
             if let Claim::Of(number, by) = claim {
                 match parents.iter_mut().find(|(other, _)| other == number) {
-                    // What shows is worth more.
+                    // A base is stronger evidence.
                     Some(known) if *by == ToldBy::Disks => known.1 = *by,
                     Some(_) => {}
                     None => parents.push((*number, *by)),
@@ -350,7 +352,7 @@ impl<'a> World<'a> {
         disk.is_none_or(|disk| disk.snapshot.is_left_out())
     }
 
-    /// What a disk of a snapshot says.
+    /// The claim of a disk of a snapshot.
     fn claim_of(&self, number: usize, disk: &DiskRecord, asked: Asked) -> Claim {
         if let Content::Volume(_) = disk.snapshot.kind().content() {
             let origin = self.volume(number, &disk.vdev).and_then(|v| self.origin(v));
@@ -364,7 +366,8 @@ impl<'a> World<'a> {
         volumes.find(|v| v.group == volume.group && v.name == volume.origin)
     }
 
-    /// What a volume says. A thin one is made anew by each revert: until then, its snapshots follow each other.
+    /// The claim of a volume. Each revert creates a thin volume again: until then, its snapshots follow each
+    /// other.
     fn claim_of_volume(&self, volume: &Volume, asked: Asked) -> Claim {
         let Ok(volumes) = &self.seen.volumes else { return Claim::Silent };
         let of_volume = |(_, at): &(&(usize, &str), &usize)| {
@@ -395,7 +398,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What a file or device says.
+    /// The claim of a file or device.
     fn claim(&self, path: &std::path::Path, kind: Kind, asked: Asked) -> Claim {
         let Some(file) = self.file(path, kind) else { return Claim::Silent };
         if let Some(device) = file.device {
@@ -411,7 +414,7 @@ impl<'a> World<'a> {
         let Ok(facts) = &file.facts else { return Claim::Silent };
         let Ok(own) = self.own(file) else { return Claim::Silent };
         if asked.me.is_none() {
-            // The domain was started from it: it writes to what was frozen.
+            // The domain was started from it: it writes to a frozen file.
             if let Some(number) =
                 self.frozen.get(&facts.id()).and_then(|all| self.latest(all, asked))
             {
@@ -427,7 +430,7 @@ impl<'a> World<'a> {
         self.claim_of_below(file, asked)
     }
 
-    /// The snapshots that a file has inside, or that were copied from it.
+    /// The internal snapshots of a file, or its reflink copies.
     fn own(&self, file: &FileSeen) -> Result<Vec<usize>, ()> {
         let mut own = Vec::new();
         for entry in file.inside.as_ref().map_err(drop)? {
@@ -438,8 +441,8 @@ impl<'a> World<'a> {
         Ok(own)
     }
 
-    /// The snapshot that the mark on a file names, if that can be: the file has it, or is a copy of it and has
-    /// none; and none was taken of the file since.
+    /// The snapshot that the mark on a file names, if it is plausible: the file has the snapshot, or is a copy
+    /// without snapshots; and no snapshot of the file was taken since.
     fn by_mark(&self, file: &FileSeen, own: &[usize]) -> Option<usize> {
         let mark = file.mark?;
         let number = self.number(mark.id)?;
@@ -449,7 +452,7 @@ impl<'a> World<'a> {
         (has && own.iter().find(since).is_none()).then_some(number)
     }
 
-    /// What lies below a file: the nearest frozen one.
+    /// The claim of a file's chain: the nearest frozen file.
     fn claim_of_below(&self, file: &FileSeen, asked: Asked) -> Claim {
         let mut link = &file.link;
         for _ in 0..MAX_LENGTH {
@@ -466,7 +469,7 @@ impl<'a> World<'a> {
             if let Some(number) = self.frozen.get(&id).and_then(|all| self.latest(all, asked)) {
                 return Claim::Of(number, ToldBy::Disks);
             }
-            // One inside of it may have come first.
+            // One of its internal snapshots may come first.
             match self.own(below) {
                 Ok(own) if self.latest(&own, asked).is_none() => {}
                 _ => return Claim::Silent,
@@ -476,7 +479,7 @@ impl<'a> World<'a> {
         Claim::Silent
     }
 
-    /// A VHD knows its parent by a UUID, wherever that is.
+    /// A VHD identifies its parent by a UUID, whatever its path.
     fn claim_of_vhd(&self, file: &FileSeen, asked: Asked) -> Claim {
         let Some(mut vhd) = file.vhd else { return Claim::Silent };
         let itself = || self.vhds.get(&vhd.facts.uuid).and_then(|all| self.latest(all, asked));
@@ -508,14 +511,14 @@ fn told(by: ToldBy) -> Told {
     }
 }
 
-/// The snapshot that the disks of the only domain in `seen` descend from now, for the record of the next one.
-/// `None` if that is not known: dates alone are not written down.
+/// The snapshot that the disks of the only domain in `seen` descend from, for the record of the next one.
+/// `None` if it is unknown: dates alone are not recorded.
 pub fn parent_of_now(seen: &Seen) -> Option<(Parent, ToldBy)> {
     let world = World::new(seen);
     let domain = seen.domains.first()?;
     match world.verdict_now(&domain.disks) {
         Verdict::Of(number, by) => Some((Parent::Snapshot(world.known[number].record.id), by)),
-        // Something may lie below of which the snapshot is elsewhere.
+        // A base may belong to a snapshot that is elsewhere.
         Verdict::None if domain.disks.iter().all(|disk| world.stands_alone(disk)) => {
             Some((Parent::None, ToldBy::Disks))
         }
@@ -524,7 +527,7 @@ pub fn parent_of_now(seen: &Seen) -> Option<(Parent, ToldBy)> {
 }
 
 impl World<'_> {
-    /// Whether nothing on a disk is, or could be, of an earlier snapshot.
+    /// Whether no part of a disk belongs, or could belong, to an earlier snapshot.
     fn stands_alone(&self, disk: &DiskNow) -> bool {
         self.file(&disk.path, disk.kind).is_some_and(|file| {
             let nothing_inside = file.inside.as_ref().is_ok_and(Vec::is_empty);

@@ -1,4 +1,4 @@
-//! Which snapshots of a domain other domains rest on: clones, and the snapshots of clones. Pure.
+//! Which snapshots of a domain other domains need: clones, and the snapshots of clones. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,8 +9,8 @@ use super::descent::World;
 use super::seen::{FileSeen, Kind, Seen};
 use crate::disk::chain::MAX_LENGTH;
 
-/// By the snapshot, the domains, and their snapshots as `DOMAIN/NAME`, that have a frozen file of it below one of
-/// their disks, at any depth.
+/// For each snapshot, the domains, and their snapshots as `DOMAIN/NAME`, that have a frozen file of it in the
+/// chain of a disk.
 pub fn holders(seen: &Seen) -> BTreeMap<Uuid, BTreeSet<String>> {
     let world = World::new(seen);
     let mut holders: BTreeMap<Uuid, BTreeSet<String>> = BTreeMap::new();
@@ -36,7 +36,7 @@ pub fn holders(seen: &Seen) -> BTreeMap<Uuid, BTreeSet<String>> {
 }
 
 impl World<'_> {
-    /// The snapshots that have a file, or one that it rests on, as their frozen file.
+    /// The snapshots whose frozen file is this file or one of its bases.
     fn frozen_below(&self, path: &Path, kind: Kind) -> BTreeSet<usize> {
         let mut found = BTreeSet::new();
         let mut file = self.file(path, kind);

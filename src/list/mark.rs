@@ -1,9 +1,9 @@
-//! The mark on a disk's file that tells from which snapshot its content descends, where nothing in the file
-//! does: qcow2 keeps the internal snapshots of a file, but not which of them was put back last. Pure.
+//! The mark on a disk's file that names the snapshot its content descends from, if the file itself does not
+//! show it: a qcow2 file lists its internal snapshots, but not which of them was applied last. Pure.
 //!
-//! It is a hint. `cp -a` and `rsync -X` take it along, `scp` loses it, `qemu-img snapshot -a` by hand does not
-//! know of it, and whoever may write to the file may write what they like. It is believed only if the
-//! snapshot it names is one that the file can descend from, and none of that file was taken since.
+//! It is a hint. `cp -a` and `rsync -X` copy it, `scp` loses it, `qemu-img snapshot -a` by hand does not
+//! update it, and anybody who can write to the file can write any mark. We use it only if the file can descend
+//! from the snapshot that it names, and no snapshot of that file was taken since.
 
 use std::fmt;
 use std::str;
@@ -11,13 +11,13 @@ use std::str;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// The longest text that is read as a mark.
+/// The longest mark, in bytes.
 pub const LONGEST: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     pub id: Uuid,
-    /// When the file had its content: the snapshot had been taken, or was put back.
+    /// When the snapshot was taken or applied.
     pub at: Timestamp,
 }
 

@@ -24,7 +24,7 @@ pub fn metrics(listing: &Listing) -> String {
         sum.count += 1;
         sum.broken += u64::from(matches!(snapshot.state, State::Broken | State::Unfinished));
         sum.size = sum.size.saturating_add(snapshot.size_on_disk);
-        // Else nobody would notice that each new one is broken.
+        // Otherwise nobody would notice that each new one is broken.
         if !matches!(snapshot.state, State::Broken | State::Unfinished) {
             sum.newest = sum.newest.max(Some(snapshot.created.as_second()));
         }

@@ -1,5 +1,5 @@
-//! What is no snapshot: damaged and unfinished images, copies, disk snapshots without an image, files that
-//! nobody names. Pure.
+//! Everything that is not a snapshot: damaged and unfinished images, copies, disk snapshots without an
+//! image, files that nothing names. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::memory::{DELETING, PARTIAL, is_deleting};
 use crate::record::Record;
 use crate::tool::{quote, volumes};
 
-/// What the names of snapshots and files begin with, or have in them, in which a revert keeps what it replaced.
+/// Marks the names of snapshots and files in which a revert keeps the previous contents.
 const KEPT: &str = "before-revert-";
 
-/// Everything that is no snapshot, in the order of the kinds.
+/// Everything that is not a snapshot, sorted by kind.
 pub(super) fn others(world: &World<'_>, asked: &Asked) -> Vec<Other> {
     let mut found = Vec::new();
     found.extend(world.seen.images.iter().filter_map(|image| of_image(world, image)));
@@ -63,10 +63,10 @@ fn of_record(kind: OtherKind, path: &Path, record: &Record, why: impl Into<Strin
     }
 }
 
-/// What a file in a directory of snapshots is, if it is none.
+/// The kind of a file in a directory of snapshots that is not a snapshot.
 fn of_image(world: &World<'_>, image: &ImageSeen) -> Option<Other> {
     let path = &image.path;
-    // It stands in the directory of its domain, if it stands where create puts it.
+    // It is in the directory of its domain, if it is where `create` puts it.
     let of_directory = |mut other: Other| {
         let directory = path.parent().and_then(Path::file_name);
         other.domain = directory.map(|name| name.to_string_lossy().into_owned());
@@ -157,7 +157,7 @@ fn collisions(world: &World<'_>) -> Vec<Other> {
         .collect()
 }
 
-/// The domain a file is a disk of.
+/// The domain that has a file as its disk.
 fn domain_of(world: &World<'_>, path: &Path, kind: Kind) -> Option<(String, uuid::Uuid)> {
     let running = world
         .seen
@@ -174,7 +174,7 @@ fn domain_of(world: &World<'_>, path: &Path, kind: Kind) -> Option<(String, uuid
     })
 }
 
-/// Snapshots inside of qcow2 files that no image names.
+/// Internal snapshots that no image names.
 fn disk_snapshots(world: &World<'_>) -> Vec<Other> {
     let mut found = Vec::new();
     for ((path, kind), file) in &world.seen.files {
@@ -196,7 +196,7 @@ fn disk_snapshots(world: &World<'_>) -> Vec<Other> {
     found
 }
 
-/// Volumes that bear a tag of ours, and that no image names.
+/// Volumes that have one of our tags, and that no image names.
 fn volumes(world: &World<'_>) -> Vec<Other> {
     let named: BTreeSet<String> = world
         .known
@@ -221,7 +221,7 @@ fn volumes(world: &World<'_>) -> Vec<Other> {
         .collect()
 }
 
-/// Files that snapshots or reverts made, and that are in no use that shows.
+/// Files that snapshots or reverts created, without a known use.
 fn files(world: &World<'_>) -> Vec<Other> {
     let files = world.seen.files.keys();
     let looked_at: BTreeSet<&Path> = files.map(|(path, _)| path.as_path()).collect();

@@ -1,4 +1,4 @@
-//! The list as programs get it.
+//! The list as JSON.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,15 @@ use uuid::Uuid;
 
 use crate::record::DisksOnly;
 
-/// What `list` has found. Its JSON form is a contract.
+/// The result of `list`. Its JSON form is a contract.
 #[derive(Debug, Clone, Serialize)]
 pub struct Listing {
-    /// The snapshots, by domain and time.
+    /// Sorted by domain and time.
     pub snapshots: Vec<Snapshot>,
-    /// The domains that run.
     pub domains: Vec<Current>,
-    /// What is no snapshot: with `--all` everything, without it what should not be missed.
+    /// Everything else: all of it with `--all`, otherwise only what the user should not miss.
     pub others: Vec<Other>,
-    /// How many of those are not shown.
+    /// The number of those that are not shown.
     pub hidden: usize,
     /// What could not be inspected.
     pub unseen: Vec<String>,
@@ -26,7 +25,7 @@ pub struct Listing {
 /// A snapshot.
 #[derive(Debug, Clone, Serialize)]
 pub struct Snapshot {
-    /// The domain's name now, as far as it is known.
+    /// The domain's current name, if known.
     #[serde(skip)]
     pub group: String,
     /// The domain's name when it was taken.
@@ -42,23 +41,22 @@ pub struct Snapshot {
     pub image: PathBuf,
     /// Whether it has its memory.
     pub memory: bool,
-    /// If it has none, what its disks are worth.
+    /// If it has no memory, the consistency of its disks.
     pub disks_only: Option<DisksOnly>,
     /// The length of the image in bytes.
     pub size: u64,
     /// The allocated size of the image, in bytes.
     pub size_on_disk: u64,
-    /// How much of that it shares with other files, in bytes; not known on all file systems.
+    /// How much of that it shares with other files, in bytes; unknown on some file systems.
     pub shared: Option<u64>,
-    /// Whether it can be reverted to, as far as a look at headers tells.
+    /// Whether it can be reverted to, as far as headers show.
     pub state: State,
     /// Why not.
     pub why: Vec<String>,
-    /// Whether the running domain goes on from it.
+    /// Whether the running domain continues from it.
     pub current: bool,
-    /// The snapshot it descends from.
     pub parent: Option<Uuid>,
-    /// What tells that.
+    /// The source of that.
     pub parent_by: Told,
     /// Each disk.
     pub disks: Vec<DiskState>,
@@ -92,76 +90,74 @@ impl State {
     }
 }
 
-/// What tells from which snapshot something descends.
+/// The source of a descent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Told {
-    /// The disks, by what they rest on.
+    /// The bases of the disks.
     Disks,
     /// Its record: the disks showed it when it was taken.
     Record,
     /// The mark on a disk's file.
     Mark,
-    /// Nothing but the order of dates.
+    /// Only the order of dates.
     Dates,
     /// It descends from none.
     None,
-    /// It descends from one that is not here.
+    /// It descends from one that no longer exists.
     Gone,
     /// Its disks descend from different ones.
     Differ,
-    /// Nothing that could be believed.
+    /// No reliable source.
     Unknown,
 }
 
 /// A disk of a snapshot.
 #[derive(Debug, Clone, Serialize)]
 pub struct DiskState {
-    /// The guest's name of it.
     pub vdev: String,
     /// `internal`, `external`, `lvm`, `reflink`, `vhd` or `none`.
     pub snapshot: &'static str,
-    /// The file or device that holds its content.
+    /// The file or device with its content.
     pub image: PathBuf,
-    /// What that takes, in bytes, where it holds nothing else.
+    /// Its allocated size, in bytes, if it contains nothing else.
     pub size_on_disk: Option<u64>,
-    /// Whether it can be put back.
+    /// Whether it can be reverted.
     pub state: State,
     /// Why not, or why it was left out.
     pub why: Option<String>,
 }
 
-/// A domain that runs, and the snapshot from which it goes on.
+/// A running domain, and the snapshot that it continues from.
 #[derive(Debug, Clone, Serialize)]
 pub struct Current {
     pub name: String,
     pub uuid: Uuid,
     pub domid: Option<u32>,
     pub id: Option<Uuid>,
-    /// What tells that.
+    /// The source of that.
     pub told: Told,
-    /// The snapshot of another domain whose clone it is.
+    /// The snapshot that it is a clone of.
     pub clone_of: Option<Uuid>,
-    /// If its disks go on from different snapshots, each that tells.
+    /// If its disks continue from different snapshots, each disk.
     pub mixed: Vec<Apart>,
 }
 
-/// A disk of a domain whose disks go on from different snapshots.
+/// A disk of a domain whose disks continue from different snapshots.
 #[derive(Debug, Clone, Serialize)]
 pub struct Apart {
-    /// The guest's name of it.
     pub vdev: String,
-    /// The snapshot; none of those that are here if it is null.
+    /// The snapshot; null if none that exists here.
     pub id: Option<Uuid>,
 }
 
-/// What something is that is no snapshot.
+/// The kind of something that is not a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OtherKind {
     /// An image that cannot be read.
     Damaged,
-    /// A snapshot whose deletion was cut short.
+    /// A snapshot whose deletion was interrupted.
     Deleting,
     /// A second snapshot of one name.
     Collision,
@@ -171,9 +167,9 @@ pub enum OtherKind {
     Copy,
     /// A snapshot of a disk without an image.
     Disk,
-    /// What a disk held before a revert.
+    /// The previous contents of a disk, kept by a revert.
     Kept,
-    /// A file of a snapshot that nobody names.
+    /// A file of a snapshot that nothing names.
     Stray,
     /// A save file of xl.
     SaveFile,
@@ -203,22 +199,22 @@ impl OtherKind {
     }
 }
 
-/// Something that is no snapshot.
+/// Something that is not a snapshot.
 #[derive(Debug, Clone, Serialize)]
 pub struct Other {
     pub kind: OtherKind,
-    /// The domain, where that is known.
+    /// The domain, if known.
     pub domain: Option<String>,
-    /// Its UUID; nil where that is not known.
+    /// Its UUID; nil if unknown.
     #[serde(skip)]
     pub uuid: Uuid,
     /// The file or device.
     pub path: PathBuf,
-    /// The name of the snapshot, where it is one.
+    /// The name of the snapshot, if it is one.
     pub name: Option<String>,
     pub id: Option<Uuid>,
     /// When it was taken.
     pub created: Option<Timestamp>,
-    /// What is to be said of it.
+    /// The explanation.
     pub why: String,
 }

@@ -1,4 +1,4 @@
-//! What was seen of the host, for the list to be derived from.
+//! Observations of the host, from which the list is derived.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use crate::record::{DiskRecord, QcowSnapshot, Record};
 use crate::tool::vhd_util;
 use crate::tool::volumes::Volume;
 
-/// What was seen of the host.
+/// Observations of the host.
 #[derive(Debug)]
 pub struct Seen {
     /// The files in the directories of snapshots.
     pub images: Vec<ImageSeen>,
-    /// The files that records and domains name as disks, and those they rest on.
+    /// The files that records and domains name as disks, and their bases.
     pub files: Files,
     /// The host's logical volumes; read only if a disk may be one.
     pub volumes: Result<Vec<Volume>, String>,
-    /// The domains that run, with their disks.
+    /// The running domains, with their disks.
     pub domains: Vec<Running>,
-    /// Files beside the disks that have a name such as this program gives.
+    /// Files in the directories of the disks with names of this program's form.
     pub strays: Vec<PathBuf>,
     /// What could not be inspected.
     pub unseen: Vec<String>,
@@ -41,16 +41,16 @@ pub struct ImageSeen {
     pub length: u64,
     /// Its allocated size, in bytes.
     pub allocated: u64,
-    /// How much of that it shares with other files, in bytes, if that is known.
+    /// How much of that it shares with other files, in bytes, if known.
     pub shared: Option<u64>,
-    /// What it is; the error if it cannot be read, or is no file.
+    /// Its contents; the error if it cannot be read, or is no file.
     pub peek: Result<Peek, String>,
 }
 
 /// How a file is read as a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// As an image of a stated format. The format is QEMU's affair: no byte of a raw one is looked at.
+    /// As an image with a stated format. A raw one is never read.
     Image(ImageFormat),
     /// As a VHD that tapdisk serves.
     TapVhd,
@@ -59,9 +59,9 @@ pub enum Kind {
 /// The formats that differ here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImageFormat {
-    /// It can name a file below it, and has snapshots inside.
+    /// It can have a backing file and internal snapshots.
     Qcow2,
-    /// Any other, or one that is not known.
+    /// Any other, or an unknown one.
     Other,
 }
 
@@ -105,23 +105,22 @@ pub type Files = BTreeMap<(PathBuf, Kind), FileSeen>;
 /// A file, or a device, that is a disk.
 #[derive(Debug, Clone)]
 pub struct FileSeen {
-    /// What is known of it; the error if it cannot be looked at, or is no file.
+    /// Facts about it; the error if it cannot be read, or is no file.
     pub facts: Result<FileFacts, String>,
     /// Its allocated size, in bytes.
     pub allocated: u64,
-    /// The number of the device, major and minor, if it is one.
+    /// The device number, major and minor, if it is a device.
     pub device: Option<(u64, u64)>,
-    /// The file and what it names below; the error if that cannot be read.
+    /// The file and its backing file; the error if its header cannot be read.
     pub link: Result<Link, String>,
     /// Its internal snapshots; the error if they cannot be read.
     pub inside: Result<Vec<QcowSnapshot>, String>,
-    /// The mark on it.
     pub mark: Option<Mark>,
     /// Facts about it as a VHD, if it is one.
     pub vhd: Option<VhdSeen>,
 }
 
-/// What tells a VHD and its parent.
+/// Identifies a VHD and its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VhdSeen {
     /// From its footer.
@@ -130,7 +129,7 @@ pub struct VhdSeen {
     pub parent: Option<[u8; 16]>,
 }
 
-/// A domain that runs, or is looked at for a snapshot.
+/// A domain that runs, or is inspected for a snapshot.
 #[derive(Debug, Clone)]
 pub struct Running {
     pub name: String,
@@ -142,10 +141,9 @@ pub struct Running {
     pub disks: Vec<DiskNow>,
 }
 
-/// A disk of a domain as it is now.
+/// The current disk of a domain.
 #[derive(Debug, Clone)]
 pub struct DiskNow {
-    /// The guest's name of it.
     pub vdev: String,
     /// Its file or device.
     pub path: PathBuf,
@@ -167,17 +165,17 @@ impl DiskNow {
     }
 }
 
-/// What is asked for.
+/// The request.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
-    /// The domains, by name or UUID; all if empty.
+    /// By name or UUID; all if empty.
     pub domains: Vec<String>,
-    /// Whether that is shown, too, which is no snapshot.
+    /// Whether to show everything else, too.
     pub all: bool,
 }
 
 impl Asked {
-    /// Whether a domain is asked for.
+    /// Whether the request includes a domain.
     pub(super) fn wants(&self, name: &str, uuid: Uuid, running: &[Running]) -> bool {
         let meant = |asked: &String| {
             *asked == name
@@ -194,7 +192,6 @@ impl Asked {
     }
 }
 
-/// One snapshot, and the file it is in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
     pub(super) record: &'a Record,
@@ -203,7 +200,7 @@ pub(super) struct Known<'a> {
 }
 
 impl ImageSeen {
-    /// Which of several images of one snapshot comes first: one that is whole, and where create puts it.
+    /// Orders several images of one snapshot: first a complete one, then one where `create` puts it.
     pub(super) fn rank(&self) -> (bool, bool, &Path) {
         let Ok(Peek::Snapshot { record, extent, .. }) = &self.peek else {
             return (true, true, &self.path);

@@ -1,6 +1,6 @@
 //! Whether a snapshot is still good, by the proofs in its record. Pure.
 //!
-//! As far as a look at headers tells: `show` looks at more, such as bridges and locks.
+//! Checks only headers: `show` checks more, such as bridges and locks.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::memory::peek::Extent;
 use crate::record::{DiskRecord, FrozenFile, QcowSnapshot, Record};
 use crate::tool::volumes::device;
 
-/// How a snapshot is, why, and how each of its disks is.
+/// The state of a snapshot, the reasons, and the state of each of its disks.
 pub(super) fn of(world: &World<'_>, number: usize) -> (State, Vec<String>, Vec<DiskState>) {
     let known = world.known[number];
     let disks: Vec<_> = known
@@ -184,7 +184,7 @@ fn untouched(file: &FileFacts, proof: &FrozenFile) -> Result<(), (State, String)
     }
 }
 
-/// Nothing that shows through may have been written to since.
+/// Nobody may have written to its bases since.
 fn check_below(
     world: &World<'_>,
     record: &Record,

@@ -1,5 +1,4 @@
-//! The list of snapshots in a qcow2 file, read by ourselves: a tool for each file would take longer than a
-//! list may. Pure.
+//! The list of snapshots in a qcow2 file, parsed here: a process for each file would take too long. Pure.
 //!
 //! The format: QEMU, docs/interop/qcow2.txt, "Snapshots".
 
@@ -9,11 +8,11 @@ use jiff::Timestamp;
 
 use crate::record::QcowSnapshot;
 
-/// The most that is read of a list, in bytes. QEMU allows 64 MiB (block/qcow2.h,
+/// The maximum length read of a list, in bytes. QEMU allows 64 MiB (block/qcow2.h,
 /// `QCOW_MAX_SNAPSHOTS_SIZE`); an entry of ours has about a hundred bytes.
 pub const MOST: u64 = 4 << 20;
 
-/// Where the list may stand in the file.
+/// Where the list is in the file.
 ///
 /// # Errors
 ///
@@ -28,7 +27,7 @@ pub fn place(header: &[u8]) -> Result<Place, String> {
     Ok(Place { count: u32::try_from(count).unwrap_or(u32::MAX), offset: number(bytes(64..72)?) })
 }
 
-/// Where a list stands.
+/// The place of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The number of its entries.
@@ -37,7 +36,7 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// Reads a list of `count` entries from the bytes that stand at its place.
+/// Parses a list of `count` entries from the bytes at its place.
 ///
 /// # Errors
 ///

@@ -116,7 +116,7 @@ fn descent(seen: &Seen) -> Vec<String> {
 
 // ---- logical volumes
 
-/// Volumes as lvs tells them: name, layout, origin, tag, device.
+/// Volumes as lvs prints them: name, layout, origin, tag, device.
 fn lvs(all: &[(&str, &str, &str, &str, u32)]) -> Vec<Volume> {
     let lv = |(name, layout, origin, tag, minor): &(&str, &str, &str, &str, u32)| {
         let pool = if layout.starts_with("thin") { "pool" } else { "" };
@@ -158,7 +158,7 @@ fn on_a_volume(records: Vec<Record>, volumes: Vec<Volume>) -> Seen {
 
 #[test]
 fn thin_volumes_show_where_they_come_from() {
-    // s1, s2, s3; back to s1, whose volume is made anew; s4.
+    // s1, s2, s3; a revert to s1, whose volume is created again; s4.
     let [t1, t2, t3, t4] = [1, 2, 3, 4].map(tag);
     let volumes = lvs(&[
         ("pool", "thin,pool", "", "", 9),
@@ -177,7 +177,7 @@ fn thin_volumes_show_where_they_come_from() {
     assert_eq!(descent(&before).pop().unwrap(), "*1 Disks");
     let listing = list(&before, &Asked::default());
     assert_eq!(listing.snapshots[3].why, ["xvda: its snapshot vg0/c.s4 is gone"]);
-    // Its record tells what the next one descends from.
+    // Its record names the parent of the next one.
     let known = Some((Parent::Snapshot(id(1)), ToldBy::Disks));
     assert_eq!(parent_of_now(&before), known);
 }
@@ -249,7 +249,7 @@ fn vhds_know_their_parents_wherever_those_are() {
         vhd_file("/srv/now.vhd", 8, Some(9)),
     ]);
     assert_eq!(descent(&seen), ["1<- None", "2<1 Disks", "3<1 Disks", "*2 Disks"]);
-    // One in between that nobody knows.
+    // An unknown one in between.
     seen.files.remove(&("/srv/x.vhd".into(), Kind::TapVhd));
     assert_eq!(descent(&seen).pop().unwrap(), "*3 Dates");
     // Another file has its place.
@@ -291,7 +291,7 @@ fn reflink_copies_have_the_mark_of_their_file() {
     assert_eq!(mark(id(2), at(9)), "*2 Mark");
     assert_eq!(mark(id(2), at(2)), "*3 Dates", "3 was taken since");
     assert_eq!(mark(id(8), at(9)), "*3 Dates", "there is no such snapshot");
-    // A clone rests on a copy.
+    // A copy is the base of a clone.
     let mut clone = file("/srv/web2.qcow2", 20);
     let header = Header {
         refcount_order: 4,
@@ -318,7 +318,7 @@ fn reflink_copies_have_the_mark_of_their_file() {
 fn a_parent_that_is_not_here_or_cannot_be_is_said() {
     let mut records = vec![record(1, Vec::new()), record(2, Vec::new()), record(3, Vec::new())];
     records[1].parent = Some(Parent::Snapshot(id(9)));
-    // Whoever wrote that made a circle.
+    // A damaged record makes a circle.
     records[0].parent = Some(Parent::Snapshot(id(3)));
     records[2].parent = Some(Parent::None);
     let seen = seen(records, Vec::new());
@@ -332,7 +332,7 @@ fn a_parent_that_is_not_here_or_cannot_be_is_said() {
 fn a_domain_that_was_renamed_or_has_another_uuid_is_the_same() {
     let mut records = vec![record(1, Vec::new()), record(2, Vec::new()), record(3, Vec::new())];
     records[0].domain.name = "before".into();
-    // Started anew from a configuration without a UUID.
+    // Restarted from a configuration without a UUID.
     records[2].domain.uuid = id(77);
     let seen = seen(records, Vec::new());
     let listing = list(&seen, &Asked::default());
@@ -379,7 +379,7 @@ fn a_domain_is_asked_for_by_what_it_has() {
         list(&seen, &asked).snapshots.into_iter().map(|s| s.name).collect()
     };
     assert_eq!(names("before"), ["s1"]);
-    // It is called web1 now, and has the number 7.
+    // Its current name is web1, and its number 7.
     assert_eq!((names("web1"), names("7")), (vec!["s1".to_owned()], vec!["s1".to_owned()]));
     assert_eq!((names("db1"), names(&id(43).to_string())), (vec!["s2".into()], vec!["s2".into()]));
     assert!(names("web").is_empty() && names("8").is_empty());
@@ -426,7 +426,7 @@ fn names_are_found_by_the_record() {
     let renamed = Running { name: "new".into(), ..running[0].clone() };
     let found = by_name(&images, Path::new("/kept"), ("new", &[renamed]), "s1", false).unwrap();
     assert_eq!(found, Path::new("/kept/web1/s1.xlsave"));
-    // One that is whole comes first.
+    // A complete one comes first.
     let mut images = images;
     let Ok(Peek::Snapshot { extent, .. }) = &mut images[1].peek else { unreachable!() };
     *extent = Extent::Unread;

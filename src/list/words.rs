@@ -1,4 +1,4 @@
-//! The list as people get it: a table, or a tree.
+//! The list as a table or a tree.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,7 +54,7 @@ impl Listing {
         self.snapshots.iter().find(|snapshot| snapshot.id == id)
     }
 
-    /// `*` for the one from which the domain goes on, `?` if only dates tell.
+    /// `*` for the one that the domain continues from, `?` if only dates show it.
     fn sign(&self, snapshot: &Snapshot) -> &'static str {
         let domain = self.domains.iter().find(|domain| domain.id == Some(snapshot.id));
         match domain.map(|domain| domain.told) {
@@ -71,7 +71,7 @@ impl Listing {
         }
     }
 
-    /// What is to be said of a domain as it is now.
+    /// A note on the current state of a domain.
     fn note(&self, domain: &Current) -> Option<String> {
         let name = printable(&domain.name);
         if !domain.mixed.is_empty() {
@@ -116,7 +116,7 @@ impl Listing {
     }
 }
 
-/// Writes words in lines that are not too long, if the words are not.
+/// Wraps text into lines.
 fn write_wrapped(f: &mut fmt::Formatter<'_>, text: &str, first: usize, next: usize) -> fmt::Result {
     let text = printable(text).replace('\n', " ");
     let mut line = " ".repeat(first);
@@ -203,7 +203,7 @@ impl fmt::Display for Tree<'_> {
             let has = |id: Uuid| here.iter().any(|snapshot| snapshot.id == id);
             let is_root = |s: &&&Snapshot| s.parent.is_none_or(|parent| !has(parent));
             let roots: Vec<&Snapshot> = here.iter().filter(is_root).copied().collect();
-            // Not by calls: a chain may be as long as there are snapshots.
+            // Not recursive: a chain may be as long as the number of snapshots.
             let mut children: BTreeMap<Uuid, Vec<&Snapshot>> = BTreeMap::new();
             for snapshot in &here {
                 let parent = snapshot.parent.filter(|parent| has(*parent));

@@ -1,6 +1,7 @@
-//! The guest's names of disks, of which each disk has several: `xvda`, `d0p0` and `51712` are one.
+//! The guest's names for disks. Each disk has several: `xvda`, `d0p0` and `51712` are the same
+//! disk.
 
-/// Whether two names are those of one disk.
+/// Whether two names mean the same disk.
 pub fn same_vdev(one: &str, other: &str) -> bool {
     one == other || vdev_number(one).is_some_and(|number| vdev_number(other) == Some(number))
 }
@@ -58,7 +59,7 @@ fn number(text: &str) -> Option<u32> {
         [b'0', _, ..] => (&text[1..], 8),
         _ => (text, 10),
     };
-    // Rust would take "+4" as well.
+    // Rust would accept "+4" as well.
     let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
     plain.then(|| u32::from_str_radix(digits, base).ok())?
 }

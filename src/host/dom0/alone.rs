@@ -1,4 +1,4 @@
-//! Disks without memory: snapshots of files that nobody has open, the record, and the start from a
+//! Snapshots without memory: of files that nobody has open, their record, and the start from a
 //! configuration file.
 
 use std::path::Path;
@@ -43,7 +43,7 @@ impl Dom0 {
         record.complete = true;
         let result = self.prove(&mut record).and_then(|()| {
             file.complete(&record).map_err(|why| match record.disks_only {
-                // It is taken back.
+                // It will be undone.
                 Some(DisksOnly::Offline) => failed("Complete the record")(why),
                 _ => not_complete("record", file.path(), why),
             })
@@ -51,18 +51,18 @@ impl Dom0 {
         if result.is_ok() {
             self.done.record = Some(record);
         } else {
-            // It can still be taken back.
+            // It can still be undone.
             self.record = Some((file, incomplete));
         }
         result
     }
 
-    /// Whether the record has its name.
+    /// Whether the record is complete, under its final name.
     pub(super) fn is_recorded(&mut self) -> bool {
         self.record.as_ref().is_some_and(|(file, _)| file.is_complete())
     }
 
-    /// An error if a domain of this name or UUID runs; of a nil UUID there is none.
+    /// An error if a domain with this name or UUID runs; no domain has a nil UUID.
     pub(super) fn check_down(&self, uuid: Uuid, domain: &str) -> Result<()> {
         let same = if uuid.is_nil() { None } else { self.domid_of(uuid)? };
         match same.map_or_else(|| self.domid_of_name(domain), |domid| Ok(Some(domid)))? {
@@ -79,7 +79,7 @@ impl Dom0 {
         self.check_config(domain.domid, stored)
     }
 
-    /// From here on the guest stands still.
+    /// From here on the guest is paused.
     pub(super) fn pause(&mut self, domain: &DomainId) -> Result<()> {
         self.the_same(domain)?;
         self.toolstack.libxl().pause(domain.domid).map_err(caused)?;
@@ -102,7 +102,7 @@ impl Dom0 {
         }
     }
 
-    /// The snapshot is deleted only when its content is the file's again.
+    /// The snapshot is deleted only after it has been applied to the file.
     pub(super) fn put_kept_back(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
         match snapshot_named(path, name)? {
             None => Ok(()),
@@ -114,7 +114,7 @@ impl Dom0 {
     }
 
     pub(super) fn replace_cfg(&mut self, cfg: &ReplaceCfg) -> Result<()> {
-        // Told before: only what we have begun is taken back.
+        // Tell the guard first: it undoes only what we have begun.
         self.tell(&Note::Made(cfg.backup.clone()));
         self.made.insert(cfg.backup.clone());
         cfg::replace(cfg).map_err(caused)
@@ -135,7 +135,7 @@ impl Dom0 {
             }
             return Ok(());
         };
-        // It may have the new files open; they are of no use to anybody only if it is gone.
+        // The domain may have the new files open: remove them only after it is gone.
         match self.domid_of_name(domain)? {
             None => Err(error),
             Some(domid) => {
@@ -150,7 +150,8 @@ impl Dom0 {
     }
 }
 
-/// The internal snapshot of a name: by its number, because a name may be another snapshot's number.
+/// Finds the internal snapshot with this name, for its ID: a name may be the ID of another
+/// snapshot.
 fn snapshot_named(path: &Path, name: &SnapshotName) -> Result<Option<QcowSnapshot>> {
     let snapshots = tools::image(path, Format::Qcow2).map_err(Error::failed)?.snapshots();
     Ok(snapshots.into_iter().find(|snapshot| snapshot.name == name.as_str()))

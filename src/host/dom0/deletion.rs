@@ -17,13 +17,13 @@ use crate::names::same_vdev;
 use crate::plan::deletion::{Deletion, Online};
 use crate::tool::Invocation;
 
-/// What the bar says.
+/// The text of the progress bar.
 const MERGING: &str = "merging disks";
 
 impl Dom0 {
     pub(super) fn delete(&mut self, step: &Deletion) -> Result<()> {
         if let Deletion::WriteRecord { path, .. } = step {
-            // What was there before is not ours to remove.
+            // A file that existed before is not ours to remove.
             if !path.exists() {
                 self.tell(&Note::Made(path.clone()));
                 self.made.insert(path.clone());
@@ -51,7 +51,7 @@ impl Dom0 {
         }
     }
 
-    /// Whether a step that another process began has been done.
+    /// Whether a step that another process began is complete.
     pub(super) fn settle_deletion(step: &Deletion) -> bool {
         match step {
             Deletion::Mark { image, marked } => marked.exists() && !image.exists(),
@@ -74,7 +74,7 @@ impl Dom0 {
         command::run_on(call, nothing, &mut show, &started).map_err(caused)
     }
 
-    /// Has QEMU merge images, and shows how far it is.
+    /// Merges images in QEMU, and shows the progress.
     fn online(
         &mut self,
         online: &Online,
@@ -95,7 +95,7 @@ impl Dom0 {
     }
 
     fn pivot(&mut self, online: &Online, top: &Path, base: &Path) -> Result<()> {
-        // Not stopped between the disks of a domain: it takes a moment.
+        // Do not stop between the disks of a domain: a pivot takes only a moment.
         self.online(online, top, base, &mut |qmp, pair, waiting| {
             let Waiting { show, patience, .. } = waiting;
             merge::pivot(qmp, pair, &mut Waiting { show, stopped: &|| false, patience: *patience })

@@ -16,9 +16,10 @@ use crate::plan::Step;
 use crate::tool::quote;
 use crate::tool::volumes::{Volume, rename as rename_volume};
 
-/// How long a logical volume may stay open once nobody should use it, a merge make no progress, and lvs fail.
+/// How long a logical volume may stay open although nobody should use it, a merge may make no progress, and
+/// lvs may fail.
 const VOLUME_WAIT: Duration = Duration::from_secs(600);
-/// How often it is looked at then: each look is a process.
+/// How often to check: each check starts a process.
 const VOLUME_POLL: Duration = Duration::from_secs(1);
 
 impl Dom0 {
@@ -47,7 +48,7 @@ impl Dom0 {
         Ok(())
     }
 
-    /// Puts the disks of a revert that failed back to what they held. The domain must not have them open.
+    /// Returns the disks to their contents before a failed revert. The domain must not have them open.
     pub(super) fn take_back(
         &mut self,
         (uuid, domain): (Uuid, &str),
@@ -59,7 +60,8 @@ impl Dom0 {
         self.check_down(uuid, domain)?;
         let mut failed = None;
         for steps in disks {
-            // Each on those before it: what holds the content must not go before that is back.
+            // Each step depends on those before it: do not remove the kept contents before they are
+            // restored.
             if let Err(error) = steps.iter().try_for_each(|step| self.carry_out(step)) {
                 failed.get_or_insert(error);
             }
@@ -67,7 +69,7 @@ impl Dom0 {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Renames a volume, if that was not done before.
+    /// Renames a volume, unless it is already renamed.
     pub(super) fn rename_volume(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
         let volumes = tools::volumes().map_err(Error::failed)?;
         let is_there = |name: &str| volumes.iter().any(|v| v.group == group && v.name == name);
@@ -77,7 +79,7 @@ impl Dom0 {
         }
     }
 
-    /// Gives a volume its name again, if it has the other one and none has its own.
+    /// Renames a volume back, if it has the other name and its own name is free.
     pub(super) fn rename_volume_back(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
         let volumes = tools::volumes().map_err(Error::failed)?;
         let is_there = |name: &str| volumes.iter().any(|v| v.group == group && v.name == name);
@@ -102,16 +104,16 @@ impl Dom0 {
     }
 }
 
-/// What is seen of a logical volume that is waited for.
+/// The state of a logical volume that we wait for.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
-    /// What is waited for is there.
+    /// The condition is met.
     Done,
-    /// Not yet. How far it has come, if that shows.
+    /// Not yet, with the progress, if known.
     NotYet(Option<u64>),
     /// There is no such volume.
     Gone,
-    /// LVM does not tell.
+    /// LVM gives no answer.
     Unknown(String),
 }
 
@@ -124,8 +126,8 @@ pub(super) fn await_closed(path: &str) -> Result<()> {
     })
 }
 
-/// Waits until no snapshot is being merged into a logical volume. The share of it that is still to be merged (lvs,
-/// `data_percent`) tells whether it gets on.
+/// Waits until no snapshot is being merged into a logical volume. The share that is still to be merged (lvs,
+/// `data_percent`) shows the progress.
 pub(super) fn await_merged(path: &str) -> Result<()> {
     let merging = |all: &[Volume], origin: &Volume| {
         let mut all = all.iter();
@@ -161,8 +163,8 @@ fn device(volume: &str) -> String {
     quote(Path::new("/dev").join(volume))
 }
 
-/// Waits until a logical volume is as it should be, as long as that comes nearer within `patience`. LVM may fail
-/// to tell now and then: it fails also when somebody else changes a group at that moment.
+/// Waits for a condition of a logical volume, for as long as there is progress within `patience`. LVM may fail
+/// occasionally, for example when somebody else changes a group at that moment.
 fn await_volume(
     path: &str,
     look: impl Fn() -> Seen,
@@ -206,7 +208,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
         .map_err(failed(format!("Rename {}", from.display())))
 }
 
-/// Gives a file its name again, if it has the other one and nothing has its own.
+/// Renames a file back, if it has the other name and its own name is free.
 pub(super) fn rename_back(from: &Path, to: &Path) -> Result<()> {
     let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
     if is_there(from) && !is_there(to) { rename(from, to) } else { Ok(()) }
@@ -218,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    /// Waits for what is seen in that order; the last one for ever.
+    /// Waits on these states in order; the last one repeats.
     fn waited(seen: Vec<Seen>) -> Result<()> {
         let seen = RefCell::new(seen.into_iter().rev().collect::<Vec<_>>());
         let look = || {

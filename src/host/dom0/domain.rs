@@ -28,12 +28,12 @@ use crate::tool::qemu_img::snapshot_delete;
 use crate::tool::{Invocation, Tool, quote};
 
 /// How long a destroyed domain's QEMU may do nothing before it has closed its disks. While it writes, or waits for
-/// its storage, it is given all the time it needs.
+/// its storage, there is no limit.
 const QEMU_EXIT: Duration = Duration::from_secs(60);
 
 impl Dom0 {
-    /// Replaces a configuration if it is the one that is to be replaced. That of a domain that is gone
-    /// needs nothing: libxl would keep it for ever.
+    /// Replaces a stored configuration if it is still the old one. Skips a domain that is gone: libxl
+    /// would keep its configuration for ever.
     pub(super) fn store_config(&mut self, store: &StoreConfig) -> Result<()> {
         let domid = store.domain.domid;
         if self.is_gone(&store.domain)? {
@@ -65,7 +65,7 @@ impl Dom0 {
         stored.map_err(caused)
     }
 
-    /// An error if libxl's configuration of the domain is not that any more.
+    /// An error if libxl's configuration of the domain has changed.
     pub(super) fn check_config(&self, domid: u32, stored: &str) -> Result<()> {
         match self.toolstack.stored_config(domid).map_err(caused)? == stored {
             true => Ok(()),
@@ -73,14 +73,14 @@ impl Dom0 {
         }
     }
 
-    /// libxl pauses the domain and has its QEMU end before anything else. Then it waits for 2 s
-    /// (`LIBXL_QEMU_BODGE_TIMEOUT`, libxl_internal.h), in which the disks can be put back: a thread waits
-    /// with it.
+    /// libxl first pauses the domain and ends its QEMU. Then it waits for 2 s
+    /// (`LIBXL_QEMU_BODGE_TIMEOUT`, libxl_internal.h), in which the disks can be reverted: so a thread
+    /// waits for libxl.
     pub(super) fn destroy(&mut self, domain: &DomainId, way_out: Option<&Left>) -> Result<()> {
         let domid = domain.domid;
         self.way_back = way_out.filter(|_| self.image.is_some()).cloned();
         let qemu = self.held_qemu(domid)?;
-        // However far it came, the domain does not run any more.
+        // However far it came, the domain no longer runs.
         let begun = |error: Error| match way_out {
             Some(left) => error.unfinished(vec![left.clone()]),
             None => error,
@@ -103,26 +103,27 @@ impl Dom0 {
         await_qemu(qemu).map_err(begun)
     }
 
-    /// The domain's QEMU, held before the domain is destroyed: its number is gone with the domain.
+    /// A handle of the domain's QEMU, opened before the domain is destroyed: afterwards its process
+    /// ID is unknown.
     fn held_qemu(&self, domid: u32) -> Result<Option<Handle>> {
         let look = || failed("Look for the domain's QEMU");
         let pid = self.toolstack.qemu_pid(domid).map_err(look())?;
         pid.map_or(Ok(None), Handle::of_pid).map_err(failed("Look for the domain's QEMU"))
     }
 
-    /// Whether Xen lists the domain, if only what is left of it.
+    /// Whether Xen lists the domain, even if it is dying.
     fn is_listed(&self, domain: &DomainId) -> Result<bool> {
         let info = self.toolstack.domain_info(domain.domid).map_err(caused)?;
         Ok(info.is_some_and(|info| info.uuid == domain.uuid))
     }
 
-    /// What is left of a domain that nobody is destroying any more is destroyed.
+    /// Waits until the domain is destroyed. Destroys it if nobody else is doing so any more.
     pub(super) fn await_destroyed(&mut self, domain: &DomainId) -> Result<()> {
         let result = match self.destroying.take() {
             Some(thread) => joined(thread),
             None if self.is_gone(domain)? => Ok(()),
             None => {
-                // Whoever gave it another name wants to keep it.
+                // Somebody who renamed it wants to keep it.
                 let name = self.toolstack.domain_name(domain.domid).map_err(caused)?;
                 if name.is_some_and(|name| name != domain.name) {
                     return Err(meddled(&format!("renamed domain {domain}")));
@@ -133,7 +134,7 @@ impl Dom0 {
         result.map_err(|error| self.with_way_back(error))
     }
 
-    /// An error after which the guest is down, and not all of its snapshot is there.
+    /// Adds the way out to an error after which the guest is down and its snapshot is incomplete.
     pub(super) fn with_way_back(&self, error: Error) -> Error {
         match &self.way_back {
             Some(left) => error.unfinished(vec![left.clone()]),
@@ -141,7 +142,7 @@ impl Dom0 {
         }
     }
 
-    /// Destroys a restored domain that nobody has let run yet.
+    /// Destroys a restored domain that nobody has unpaused yet.
     pub(super) fn discard_domain(&mut self, uuid: Uuid) -> Result<()> {
         self.await_orphans();
         let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
@@ -153,7 +154,7 @@ impl Dom0 {
         self.destroy_paused(info)
     }
 
-    /// Destroys a domain that nobody has let run yet.
+    /// Destroys a domain that nobody has unpaused yet.
     pub(super) fn destroy_paused(&self, info: &DomainInfo) -> Result<()> {
         if !info.paused {
             return Err(Error::failed(format!("Somebody has let domain {} run", info.domid))
@@ -165,7 +166,7 @@ impl Dom0 {
         await_qemu(qemu)
     }
 
-    /// Waits until fewer others restore domains than there are processors.
+    /// Waits until fewer processes restore domains than there are processors.
     pub(super) fn await_turn(&mut self) -> Result<()> {
         let waits = &mut |holders: &str| {
             self.reporter.note(&format!(
@@ -192,7 +193,7 @@ impl Dom0 {
         self.not_restored(error, discarded, domain)
     }
 
-    /// Has xl restore a domain, paused.
+    /// Lets xl restore a domain, paused.
     pub(super) fn run_restore(&mut self, config: &str, image: Option<&Path>) -> Result<()> {
         if let Some(image) = image {
             self.source = Some(self.written_image(image)?);
@@ -205,7 +206,7 @@ impl Dom0 {
         let length = source.image.stream_len;
         let mut show = |done| meter.show(None, done, length);
         let parsed = DomainConfig::parse(config).map_err(failed("Read the configuration"))?;
-        // What need not pass through us is twice as fast.
+        // A restore straight from the file is twice as fast.
         let result = match source.as_it_is(&parsed).map_err(failed("Open the image"))? {
             Some(file) => {
                 let id = files::id(&file).map_err(failed("Look at the image"))?;
@@ -217,7 +218,7 @@ impl Dom0 {
                         .for_each(&mut show);
                 };
                 let stop = AtomicBool::new(false);
-                // What was written a moment ago need not be read again.
+                // An image that we have just written needs no second check.
                 let check = match image {
                     None => source.beside(&stop).map_err(failed("Open the image"))?,
                     Some(_) => None,
@@ -273,8 +274,8 @@ impl Dom0 {
         }
     }
 
-    /// The error of a restore, after which what xl left of the domain was destroyed: it removes itself what it
-    /// could not restore, unless it had to be killed.
+    /// The error of a restore, after destroying what xl left of the domain: xl removes a domain that it could
+    /// not restore, unless it had to be killed.
     pub(super) fn not_restored(
         &mut self,
         error: Error,
@@ -282,7 +283,7 @@ impl Dom0 {
         domain: &str,
     ) -> Result<()> {
         let Err(why) = discarded else { return Err(error) };
-        // It may have the new files open.
+        // The domain may have the new files open.
         self.made.clear();
         let left = Left {
             what: format!("What xl has restored is still there: {}", why.chain().join(": ")),
@@ -291,7 +292,7 @@ impl Dom0 {
         Err(error.unfinished(vec![left]))
     }
 
-    /// The image that this operation has written: the very file, if it is open.
+    /// The image that this operation has written: the same open file, if it is open.
     fn written_image(&mut self, path: &Path) -> Result<Source> {
         let adopted = || self.image.as_ref().and_then(|(writer, _)| writer.file().ok());
         match self.written.take().or_else(adopted) {

@@ -44,11 +44,11 @@ impl Dom0 {
                     if let Some((path, most)) = grows {
                         show(allocated(path).min(most), most);
                     }
-                    // Nothing but its own new file is lost.
+                    // Only its own new file is lost.
                     if stopped() && !told {
                         told = true;
                         let pid = i32::try_from(pid).map(Pid::from_raw);
-                        // Where it has just ended, there is nobody to end.
+                        // It may just have ended.
                         let _ = pid.map(|pid| kill(pid, Signal::SIGTERM));
                     }
                 };

@@ -1,7 +1,7 @@
 //! Freezing the guest's file systems, and thawing them whatever happens.
 //!
-//! From before the request on, [`Dom0`] and its guard know of the freeze: whoever is alive thaws. A thread thaws when
-//! the time is over, also while another step hangs.
+//! [`Dom0`] and its guard know of the freeze before the request is sent: whichever is alive thaws. A thread thaws
+//! after the timeout, also while another step hangs.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::quiesce::{Frost, Quiesced, Thawed, Way};
 use crate::record::DisksOnly;
 use crate::tool::guest_agent::is_disabled;
 
-/// How long thawing is tried.
+/// How long to try to thaw.
 const THAW: Duration = Duration::from_secs(30);
 
 impl Dom0 {
@@ -70,7 +70,7 @@ impl Dom0 {
             Err(why) => {
                 let why = match why {
                     Ok(AgentError::Refused { reason, .. }) if is_disabled(&reason) => {
-                        // Somebody else was faster, and thaws.
+                        // Somebody else froze them first, and thaws.
                         self.set_frost(None);
                         freezer.already()
                     }
@@ -92,7 +92,7 @@ impl Dom0 {
         Ok(())
     }
 
-    /// That the guest has ended, if it has.
+    /// An error if the guest has ended.
     fn ended_instead(&self, domain: &DomainId) -> Option<Error> {
         let how = match self.info(domain).ok()? {
             None => "is gone".to_owned(),
@@ -122,7 +122,7 @@ impl Dom0 {
         let Some(frost) = self.ice.frost.clone().filter(|frost| frost.thawed.is_none()) else {
             return Ok(());
         };
-        // Whether that works or not, the guest is thawed.
+        // Whether that works or not, thaw the guest.
         let ended = match frost.process.filter(|_| self.adopted) {
             Some(process) => {
                 command::end_program(process).map_err(failed("End the program that freezes"))
@@ -157,7 +157,7 @@ impl Dom0 {
         ended
     }
 
-    /// Tries until they are thawed. Returns why they may have been thawed before, if so.
+    /// Tries until they are thawed. Returns why they may have been thawed before, if they may.
     fn thaw_now(&self, freezer: &mut Freezer) -> Result<Option<String>> {
         let end = Instant::now() + THAW;
         loop {
@@ -166,7 +166,7 @@ impl Dom0 {
                 Ok(_) => return Ok(None),
                 Err(error) => error,
             };
-            // With the guest, its freeze has ended.
+            // The freeze has ended with the guest.
             if let Some(ended) = self.ended_instead(&freezer.domain) {
                 return Ok(Some(ended.message));
             }

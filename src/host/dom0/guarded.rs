@@ -1,4 +1,4 @@
-//! Being guarded, and being the guard.
+//! The guarded process and its guard.
 
 use std::fs::Permissions;
 use std::os::fd::AsFd;
@@ -18,11 +18,11 @@ use crate::plan::{Plan, Step};
 use crate::process::Process;
 use crate::tool::Tool;
 
-/// How long a tool whose starter was killed may do nothing before it is not waited for any more.
+/// How long a tool whose parent was killed may do nothing before we stop waiting for it.
 const ORPHAN: Duration = Duration::from_secs(60);
 
 impl Dom0 {
-    /// Has a guard go on with the plan if we are killed.
+    /// Starts a guard, which continues the plan if we are killed.
     pub fn be_guarded(&mut self, plan: &Plan, lock: &Lock) -> Result<()> {
         let image = self.source.as_ref().map(|source| source.file.as_fd());
         let guard = Guard::start(plan, lock, image)?;
@@ -38,7 +38,7 @@ impl Dom0 {
         Ok(())
     }
 
-    /// Takes over what a process has done that was killed.
+    /// Takes over the state of a process that was killed.
     pub fn adopt(&mut self, plan: &Plan, done: DoneBefore) {
         self.adopted = true;
         self.virtual_sizes.clone_from(&plan.virtual_sizes);
@@ -62,21 +62,22 @@ impl Dom0 {
         self.record = record.zip(done.image).and_then(|((path, record), id)| {
             Some((RecordFile::adopt(path, id).ok()?, record.as_ref().clone()))
         });
-        // If somebody has removed the file, the rest is in need of order all the same.
+        // If somebody has removed the file, still clean up the rest.
         self.image = start.zip(done.image).and_then(|(start, id)| {
             Some((ImageWriter::adopt(start, id).ok()?, start.record.clone()))
         });
     }
 
-    /// Has the tools end that were left behind, whose files nobody needs.
+    /// Ends the tools that were left running and whose files nobody needs.
     pub(super) fn end_orphans(&self) {
         for (_, process) in &self.orphans {
-            // It is waited for then, whether it was told or not.
+            // We wait for it in any case.
             let _ = process::end(*process);
         }
     }
 
-    /// Waits for the tools that were left behind, so that nothing is taken back while it is being made.
+    /// Waits for the tools that were left running, so that nothing is undone while a tool is still
+    /// doing it.
     pub(super) fn await_orphans(&mut self) {
         for (tool, process) in self.orphans.drain(..) {
             let name = tool.name();
@@ -101,7 +102,7 @@ impl Dom0 {
     }
 }
 
-/// Tells the guard of tools that are started.
+/// Tells the guard which tools are started.
 pub(super) fn started(guard: Option<&Guard>) -> impl Fn(Tool, Process) + Sync {
     move |tool, process| {
         if let Some(guard) = guard {

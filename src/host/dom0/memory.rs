@@ -65,7 +65,7 @@ impl Dom0 {
     }
 
     pub(super) fn complete_image(&mut self) -> Result<()> {
-        // A guard may have come too late to know of it.
+        // A guard may not know of it.
         let image = self.image.take();
         let (mut writer, mut record) = image.ok_or_else(|| {
             Error::failed("The memory image is lost")
@@ -83,7 +83,7 @@ impl Dom0 {
         self.written = writer.file().ok();
         let way_back = self.way_back.clone();
         let whole = |why: NotComplete| match &path {
-            // All there is of a guest that is down comes first.
+            // If the guest is down, the only copy of its memory comes first.
             Some(_) if matches!(why, NotComplete::Unwritten(_)) && way_back.is_some() => {
                 failed("Complete the image")(why).unfinished(way_back.into_iter().collect())
             }
@@ -123,7 +123,7 @@ impl Dom0 {
         file.is_some_and(|mut file| Image::read(&mut file).is_ok_and(|image| image.sums.is_some()))
     }
 
-    /// Fills in what proves that the disks are still the same ones.
+    /// Fills in the proofs of the disks.
     pub(super) fn prove(&mut self, record: &mut Record) -> Result<()> {
         let name = record.name.as_str();
         let sizes = &self.virtual_sizes;
@@ -134,7 +134,7 @@ impl Dom0 {
                 Proof::Inside(proof) => *proof = Some(internal_snapshot(path, name)?),
                 Proof::Frozen { copy, proof } => {
                     let path = copy.unwrap_or(path);
-                    // Whatever others have written to it, its time, and that it is a base.
+                    // Sync its data, its time and its write permission.
                     files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;
                     *proof = Some(frozen(path, sizes.get(vdev))?);
                 }
@@ -145,7 +145,7 @@ impl Dom0 {
     }
 }
 
-/// What is left when an image or a record is not complete under its name.
+/// The leftover if an image or a record is incomplete or has no final name.
 pub(super) fn not_complete(what: &str, path: &Path, why: NotComplete) -> Error {
     let (partial, named) = (quote(partial_path(path)), quote(path));
     let left = match &why {
@@ -168,7 +168,7 @@ pub(super) fn not_complete(what: &str, path: &Path, why: NotComplete) -> Error {
     failed(format!("Complete the {what}"))(why).unfinished(vec![left])
 }
 
-/// What is left when nothing proves that the disks are those of the snapshot.
+/// The leftover if the proofs of the disks are missing.
 fn unproven(what: &str, path: &Path) -> Left {
     let partial = quote(partial_path(path));
     let memory = match what {
@@ -193,7 +193,7 @@ fn internal_snapshot(path: &Path, name: &str) -> Result<QcowSnapshot> {
     })
 }
 
-/// What tells whether a file is written to from now on.
+/// The proof that nobody writes to a file from now on.
 fn frozen(path: &Path, virtual_size: Option<&u64>) -> Result<FrozenFile> {
     let facts = files::facts(path).map_err(failed(format!("Look at {}", path.display())))?;
     Ok(FrozenFile {

@@ -34,7 +34,8 @@ use crate::tool::qemu_img::{base_of, resize, snapshot_create};
 pub use self::state::{Dom0, Done};
 
 impl Dom0 {
-    /// Steps that only make files and run tools, at the same time; others one after the other.
+    /// Performs steps that only create files and run tools at the same time, others one after the
+    /// other.
     fn together(&mut self, steps: &[Step]) -> Result<()> {
         let mut calls = Vec::new();
         for step in steps {
@@ -50,7 +51,7 @@ impl Dom0 {
         command::run_all(&calls, &started(self.guard.as_ref())).map_err(caused)?;
         for step in steps {
             if let Step::NewFile { path, fill } = step {
-                // By whose permissions a QEMU opened the base (device_model_user).
+                // QEMU opened the base with the permissions of its owner (device_model_user).
                 if let Some(base) = base_of(fill) {
                     files::give_owner_of(base, path)
                         .map_err(failed(format!("Give {} its owner", path.display())))?;
@@ -130,7 +131,8 @@ impl Dom0 {
                 Ok(())
             }
             Step::Destroy { domain, way_out } => {
-                // One that we have suspended was proven when its disks were: it must not stay so.
+                // A domain that we have suspended was checked with its disks: it must be resumed in
+                // any case.
                 if self.suspended_at.is_none() {
                     self.the_only(domain)?;
                     self.down_since.get_or_insert_with(Instant::now);
@@ -176,9 +178,9 @@ impl Perform for Dom0 {
         if reached != Reached::End {
             return self.tell(&Note::Reached(reached));
         }
-        // What has begun is not cut short by our end; that it failed, its own step tells.
+        // Wait for a destroy that has begun; its own step reports a failure.
         drop(self.destroying.take().map(JoinHandle::join));
-        // It ends as soon as it hears of it, so that it is told once.
+        // The guard ends when it gets this message, so send it once.
         let lost = self.guard.take().is_some_and(|guard| !guard.dismiss());
         self.finish_speaking();
         if lost {
@@ -193,9 +195,9 @@ impl Perform for Dom0 {
         }
         match step {
             Step::Transaction { domain, actions } => self.settle_transaction(domain.domid, actions),
-            // libxl begins with its QEMU.
+            // libxl ends its QEMU first.
             Step::Destroy { domain, way_out } => self.destroy(domain, Some(way_out)).map(|()| true),
-            // xl removes a domain that it could not restore.
+            // xl removes a domain if the restore fails.
             Step::Restore { uuid, domain, .. } => self.settle_restore(*uuid, domain),
             Step::CreateDomain { domain, .. } => Ok(self.domid_of_name(domain)?.is_some()),
             Step::CompleteRecord => Ok(self.is_recorded()),

@@ -7,7 +7,7 @@ use crate::host::libxl::Progress;
 /// The size of a page in bytes, in which libxl counts.
 pub(super) const PAGE: u64 = 4096;
 
-/// What the last round of a save had to copy.
+/// The last round of a save.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     /// The rounds before it, in which the guest ran.

@@ -1,4 +1,4 @@
-//! What one operation has done to the dom0 so far, and what every step may ask.
+//! What one operation has changed in dom0 so far, and helpers for all steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -32,36 +32,33 @@ use crate::record::Record;
 use crate::report::{Meter, Reporter};
 use crate::tool::{Tool, quote};
 
-/// How often something that cannot tell us is looked at again.
+/// How often to poll.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
-/// The planners see to it: `create` opens the image before it saves into it.
+/// The planners guarantee this: `create` opens the image before it saves into it.
 pub(super) const IMAGE_IS_OPEN: &str = "plans open the image before they use it";
 
-/// What to do if somebody else works on the domain.
+/// The hint if somebody else works on the domain.
 const ALONE: &str = "see that nothing else works on the domain (xl, libvirt), and try again";
 
-/// The dom0 this runs on, and what one operation has done to it so far.
+/// The dom0 this runs on, and what one operation has changed in it so far.
 #[derive(Debug)]
 pub struct Dom0 {
-    /// Xen's toolstack.
     pub toolstack: Toolstack,
-    /// The QEMU of the domain: connected while the guest runs, so that nothing need be done for it
-    /// while the guest stands still.
+    /// The QEMU of the domain: connected while the guest runs, to keep the pause short.
     pub qmp: Option<Qmp>,
     /// The image to restore from.
     pub source: Option<Source>,
     /// That image, if a process that was killed had not verified all of it.
     pub(super) unverified: Option<Unverified>,
-    /// Where progress is told.
     pub reporter: Reporter,
-    /// Goes on with the plan if we are killed.
+    /// Continues the plan if we are killed.
     pub(super) guard: Option<Guard>,
-    /// Nobody stops us in the middle of the plan.
+    /// Keeps signals from stopping us in the middle of the plan.
     pub(super) unstoppable: Option<Unstoppable>,
     /// Whether we are that guard.
     pub(super) adopted: bool,
-    /// Tools that were left running by a process that was killed.
+    /// Tools that a killed process left running.
     pub(super) orphans: Vec<(Tool, Process)>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) image: Option<(ImageWriter, Record)>,
@@ -69,37 +66,36 @@ pub struct Dom0 {
     pub(super) written: Option<File>,
     /// Its checksums, if they are written when the guest runs again.
     pub(super) later_sums: Option<LaterSums>,
-    /// What brings the guest back while it is down and its image is not complete.
+    /// How to bring the guest back while it is down and its image is incomplete.
     pub(super) way_back: Option<Left>,
     pub(super) record: Option<(RecordFile, Record)>,
     pub(super) made: BTreeSet<PathBuf>,
     pub(super) protected: BTreeMap<PathBuf, Permissions>,
     pub(super) virtual_sizes: BTreeMap<String, u64>,
     pub(super) suspended_at: Option<Instant>,
-    /// When the destruction of a domain began that was not suspended.
+    /// When the destroy of a running domain began.
     pub(super) down_since: Option<Instant>,
-    /// When it will have stood still for too long, and how long that is.
+    /// The deadline of the pause, and its length.
     pub(super) pause_limit: Option<(Instant, Duration)>,
-    /// How long the guest's processors had run when it was suspended, in nanoseconds.
+    /// The CPU time of the guest when it was suspended, in nanoseconds.
     pub(super) cpu_time: Option<u64>,
-    /// The process of somebody else that saved the domain while we did.
+    /// Another process that saved the domain at the same time.
     pub(super) other_saver: Option<i32>,
-    /// What a busy guest stood still for, to be told when it runs again.
+    /// The last round of a busy guest and its duration, to report when it runs again.
     pub(super) busy: Option<(Round, Duration)>,
     pub(super) suspend_failed: bool,
-    /// The free room of the image's file system for which a save was given up, in bytes.
+    /// The free space of the image's file system at which a save was aborted, in bytes.
     pub(super) short_of_room: Option<u64>,
-    /// A domain that could not be resumed: its memory is in the image alone.
+    /// A domain that could not be resumed: only the image has its memory.
     pub(super) stuck: Option<DomainId>,
-    /// Destroys a domain whose QEMU is gone already.
+    /// The thread that destroys a domain whose QEMU has ended.
     pub(super) destroying: Option<JoinHandle<Result<()>>>,
-    /// Our turn to restore, if one was waited for.
+    /// Our turn to restore, if we waited for one.
     pub(super) turn: Option<Turn>,
-    /// What is said, and taken from the terminal, only once the guest runs again: the terminal may be
-    /// stopped by Ctrl-S.
+    /// Messages to print only when the guest runs again: Ctrl-S may have stopped the terminal.
     pub(super) messages: Vec<String>,
     pub(super) meters: Vec<Meter>,
-    /// With which a save is watched; closed only then, too.
+    /// The connection that watches a save; also closed only then.
     pub(super) lookout: Option<Libxl>,
     /// The freeze of the guest's file systems.
     pub(super) ice: Ice,
@@ -108,19 +104,18 @@ pub struct Dom0 {
     pub(super) done: Done,
 }
 
-/// What an operation can tell when it is over.
+/// The result of an operation.
 #[derive(Debug, Clone, Default)]
 pub struct Done {
     /// The complete record.
     pub record: Option<Record>,
     /// The length of the image in bytes, where known.
     pub image_size: Option<u64>,
-    /// How long the guest stood still.
+    /// How long the guest was paused.
     pub pause: Option<Duration>,
 }
 
 impl Dom0 {
-    /// One that has done nothing yet.
     pub fn new(toolstack: Toolstack, reporter: Reporter, stop: Arc<AtomicBool>) -> Dom0 {
         Dom0 {
             toolstack,
@@ -166,17 +161,16 @@ impl Dom0 {
         Arc::clone(&self.stop)
     }
 
-    /// What the operation can tell.
     pub fn done(self) -> Done {
         self.done
     }
 
-    /// How long the guest was away or stood still, if it did and runs again.
+    /// How long the guest was down or paused, if it runs again.
     pub fn outage(&self) -> Option<Duration> {
         self.done.pause
     }
 
-    /// The number of the domain with this UUID, if there is one.
+    /// The number of the domain with this UUID.
     pub fn domid_of(&self, uuid: Uuid) -> Result<Option<u32>> {
         let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
         let is_it =
@@ -184,7 +178,7 @@ impl Dom0 {
         Ok(domains.iter().find(is_it).map(|domain| domain.domid))
     }
 
-    /// The domain with this UUID and name, if there is one: two may have the UUID.
+    /// The domain with this UUID and name: two domains may have the UUID.
     pub(super) fn named(&self, uuid: Uuid, name: &str) -> Result<Option<DomainInfo>> {
         let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
         for info in domains {
@@ -199,7 +193,7 @@ impl Dom0 {
         Ok(None)
     }
 
-    /// The number of the domain of this name, if there is one.
+    /// The number of the domain with this name.
     pub fn domid_of_name(&self, name: &str) -> Result<Option<u32>> {
         let domains = self.toolstack.domains().map_err(failed("List the domains"))?;
         for domain in domains.iter().filter(|domain| !domain.dying) {
@@ -219,42 +213,42 @@ impl Dom0 {
         })
     }
 
-    /// Does what has waited for a moment when the guest does not stand still. Waits for nobody: an xl process may
-    /// still be held, a restored guest not yet run.
+    /// Prints the messages that had to wait until the guest runs. Does not block: an xl process may still be
+    /// stopped, a restored guest still paused.
     pub(super) fn say(&mut self) {
         self.lookout = None;
         self.messages.drain(..).for_each(|text| self.reporter.message(&text));
     }
 
-    /// Waits until all is said and nothing is painted any more, which a terminal may hold up.
+    /// Waits until all messages and progress are printed, which a terminal may delay.
     pub(super) fn finish_speaking(&mut self) {
         self.say();
         self.meters.clear();
         self.reporter.catch_up();
     }
 
-    /// What Xen knows of a domain, unless it is gone or going. Another one that has its number by now is
-    /// not it.
+    /// Xen's information on a domain, unless it is gone or dying. Another domain that now has its number
+    /// does not count.
     pub(super) fn info(&self, domain: &DomainId) -> Result<Option<DomainInfo>> {
         let info = self.toolstack.domain_info(domain.domid).map_err(caused)?;
         Ok(info.filter(|info| info.uuid == domain.uuid && !info.dying))
     }
 
-    /// Whether the domain is gone, or going.
+    /// Whether the domain is gone or dying.
     pub(super) fn is_gone(&self, domain: &DomainId) -> Result<bool> {
         Ok(self.info(domain)?.is_none())
     }
 
-    /// What Xen knows of a domain that is about to be stopped, destroyed or changed.
+    /// Xen's information on a domain that is about to be stopped, destroyed or changed.
     ///
     /// # Errors
     ///
-    /// If it is not there any more, has another name, or another domain has its UUID.
+    /// If it no longer exists, has another name, or another domain has its UUID.
     pub(super) fn the_same(&self, domain: &DomainId) -> Result<DomainInfo> {
         let Some(info) = self.info(domain)? else {
             let now = self.toolstack.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();
             return Err(match self.named(domain.uuid, &domain.name)?.map(|info| info.domid) {
-                // Its number is still there, with another UUID.
+                // A domain with its number exists, with another UUID.
                 _ if is_kept_by_xl(&now) && now.starts_with(&format!("{}-", domain.name)) => {
                     Error::failed(format!(
                         "Domain {domain} has ended meanwhile, and xl keeps it as {now} (rename-restart)"
@@ -278,7 +272,7 @@ impl Dom0 {
         Ok(info)
     }
 
-    /// The same, and that no other domain has its UUID: by that its snapshot is found again.
+    /// The same, and checks that no other domain has its UUID: snapshots are found by UUID.
     pub(super) fn the_only(&self, domain: &DomainId) -> Result<()> {
         self.the_same(domain)?;
         let domains = self.toolstack.domains().map_err(caused)?;
@@ -292,12 +286,12 @@ impl Dom0 {
     }
 }
 
-/// An error of what somebody else has done to the domain in the middle of our work.
+/// An error if somebody else has changed the domain during our work.
 pub(super) fn meddled(what: &str) -> Error {
     Error::failed(format!("Somebody else has {what} meanwhile")).hint(ALONE)
 }
 
-/// An error that needs no more words than its own.
+/// An error with the text of its cause.
 pub(super) fn caused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     let message = error.to_string();
     match error.source() {

@@ -1,4 +1,4 @@
-//! The suspend and the resume, and what must be true between them.
+//! Suspend and resume, and the checks between them.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -18,19 +18,19 @@ use crate::host::savers;
 use crate::record::Record;
 use crate::tool::quote;
 
-/// How much longer the processors of a suspended guest may have run, in nanoseconds: the last of them may
-/// be on its way out when Xen calls it suspended. To resume and suspend again takes far more.
+/// How much the CPU time of a suspended guest may grow, in nanoseconds: its last processor may still be
+/// stopping when Xen reports it as suspended. To resume and suspend again takes far more.
 const STILL: u64 = 1_000_000;
-/// A file system with less free space, in bytes, is full.
+/// Less free space than this, in bytes, counts as full.
 const ROOM: u64 = 1 << 20;
-/// How often a running save looks whether it is still wanted, and can still succeed.
+/// How often to check whether a running save is still wanted and can still succeed.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long after a failed save the guest is watched.
 const LATE_SUSPEND: Duration = Duration::from_secs(3);
-/// What of a live save takes longer while the guest stands still, the user should know of.
+/// The note limit: tell the user if the last round of a live save paused the guest for longer.
 const LONG: Duration = Duration::from_secs(1);
 
-/// A save under way, as both threads see it: the one that is in libxl, and the one that watches it.
+/// A save in progress, shared by two threads: the one in libxl and the one that watches it.
 #[derive(Debug)]
 struct Saving<'a> {
     domain: &'a DomainId,
@@ -38,11 +38,11 @@ struct Saving<'a> {
     suspended_at: OnceLock<Instant>,
     finished: AtomicBool,
     reserve: Option<Reserve>,
-    /// The free room for which it was given up, in bytes.
+    /// The free space at which it was aborted, in bytes.
     short: OnceLock<u64>,
 }
 
-/// What has to stay free of the image's file system.
+/// The space that must stay free on the image's file system.
 #[derive(Debug)]
 struct Reserve {
     image: PathBuf,
@@ -53,21 +53,21 @@ struct Reserve {
 impl Reserve {
     fn of(image: PathBuf, record: &Record) -> Option<Reserve> {
         let files::Room { free, total, .. } = files::room(&image).ok()?;
-        // How well it can be compressed shows only at its end.
+        // The compressed size is known only at the end.
         let needed = room::needed(record.domain.memory_kib, false);
         Some(Reserve { image, free: room::reserve(free, total, needed) })
     }
 
-    /// The free room in bytes, if it is too little.
+    /// The free space in bytes, if it is too little.
     fn broken(&self) -> Option<u64> {
         files::free_space(&self.image).ok().filter(|free| *free < self.free)
     }
 }
 
 impl Saving<'_> {
-    /// Cuts the save short if it is not wanted any more, takes too long, cannot succeed, or somebody else
-    /// saves the domain as well. Returns how long the guest's processors had run when it was suspended, in
-    /// nanoseconds, and who that is.
+    /// Aborts the save if it is no longer wanted, takes too long, cannot succeed, or somebody else saves
+    /// the domain as well. Returns the guest's CPU time at the suspend, in nanoseconds, and the other
+    /// saver.
     fn watch(
         &self,
         libxl: Option<&mut Libxl>,
@@ -80,10 +80,10 @@ impl Saving<'_> {
         let mut cpu_time = None;
         let mut other = None;
         while !self.finished.load(Ordering::Acquire) {
-            // Asked before the look, which may come just before the suspend.
+            // Read this before the domain's state, which may be from just before the suspend.
             let suspended = self.suspended_at.get().is_some();
             let info = libxl.and_then(|libxl| libxl.domain_info(self.domain.domid).ok()?);
-            // Looked at for the last time while the last pages are copied: not in the pause.
+            // The last check is while the last pages are copied: not in the pause.
             other = other.or_else(|| savers::other(self.domain).ok()?);
             if cpu_time.is_none() && suspended {
                 cpu_time = info.as_ref().map(|info| info.cpu_time);
@@ -92,9 +92,9 @@ impl Saving<'_> {
                 || other.is_some()
                 || self.left().is_some_and(|left| left.is_zero())
                 || self.is_short()
-                // libxl would wait a minute for the answer that such a guest cannot give any more.
+                // libxl would wait a minute for an answer that such a guest cannot give.
                 || info.is_some_and(|info| info.ended().is_some() || info.paused && !suspended);
-            // Asked again until it is heard: the save may be between two of its parts.
+            // Repeat the abort until it has an effect: the save may be between two of its parts.
             aborted = aborted
                 || in_vain
                     && matches!(aborter.abort(), Ok(Abort::Requested | Abort::AlreadyRequested));
@@ -104,7 +104,8 @@ impl Saving<'_> {
         (cpu_time, other)
     }
 
-    /// Whether the image has grown so that others on its file system would soon get no room.
+    /// Whether the image has grown so much that other writers on its file system would soon run out
+    /// of space.
     fn is_short(&self) -> bool {
         if let Some(free) = self.reserve.as_ref().and_then(Reserve::broken) {
             let _ = self.short.set(free);
@@ -112,13 +113,13 @@ impl Saving<'_> {
         self.short.get().is_some()
     }
 
-    /// How much longer the guest may stand still, once it does, if there is a limit.
+    /// How much longer the guest may be paused, if there is a limit.
     fn left(&self) -> Option<Duration> {
         Some(self.max_pause?.saturating_sub(self.suspended_at.get()?.elapsed()))
     }
 }
 
-/// Writes what dom0 has cached of the disks to their storage.
+/// Writes dom0's cached data of the disks to storage.
 pub(super) fn write_back(disks: &[PathBuf]) -> Result<()> {
     let written = in_parallel(disks, |path| {
         files::write_back(path).map_err(|error| {
@@ -130,10 +131,10 @@ pub(super) fn write_back(disks: &[PathBuf]) -> Result<()> {
     written.into_iter().collect()
 }
 
-/// The same while the memory is saved: nobody waits for it.
+/// The same while the memory is saved, without waiting for it.
 fn write_back_again(disks: &[PathBuf]) {
     let disks = disks.to_vec();
-    // Without it the pause is longer, that is all. Errors are told by those who write next.
+    // If it fails, only the pause is longer. The next writer reports errors.
     let _ = thread::Builder::new().name("write-back".into()).spawn(move || write_back(&disks));
 }
 
@@ -148,7 +149,7 @@ impl Dom0 {
         self.the_only(domain)?;
         let result = self.save(domain, live, max_pause, disks);
         self.suspend_failed = result.is_err();
-        // libxl may not have noticed; if it has, it saw only that nobody read any more.
+        // libxl may not have noticed; if it has, it only saw a closed pipe.
         let saved = result.is_ok();
         let trouble = self.image.as_mut().and_then(|(writer, _)| writer.seal(saved));
         self.suspend_failed |= trouble.is_some();
@@ -170,7 +171,7 @@ impl Dom0 {
                     let ended =
                         Error::failed(format!("The guest {reason} while its memory was saved"))
                             .hint("see what became of it (xl list), and take the snapshot then");
-                    // What libxl says of an abort are only its consequences.
+                    // libxl's messages after an abort are only consequences.
                     return Err(if error.is_aborted() { ended } else { ended.because(error) });
                 }
                 if error.is_guest_timed_out() {
@@ -213,7 +214,8 @@ impl Dom0 {
         let (writer, record) = self.image.as_ref().expect(IMAGE_IS_OPEN);
         let (libxl, stop) = (self.toolstack.libxl(), &self.stop);
         let meter = self.reporter.meter("saving memory");
-        // For the watch: ours is busy with the save. Without it, check_still sees less.
+        // For the watching thread: our own connection is busy with the save. Without it,
+        // check_still detects less.
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
         let lookout = self.lookout.as_mut();
         let domid = domain.domid;
@@ -234,13 +236,13 @@ impl Dom0 {
             let result = libxl.suspend(domid, writer.fd(), live, &mut |progress| {
                 if progress.is_suspended() && saving.suspended_at.set(Instant::now()).is_ok() {
                     watch.thread().unpark();
-                    // What is left of a live save takes a moment, and is all there is of a pause.
+                    // The rest of a live save takes only a moment, and is the whole pause.
                     if live {
                         meter.hush();
                     }
                 }
-                // During the round before, the guest has written to its disks. Not for the last round:
-                // the guest stands still then, and QEMU flushes the rest itself.
+                // During the previous round, the guest has written to its disks. Skip this for the
+                // last round: the guest is suspended, and QEMU flushes the rest itself.
                 let runs = saving.suspended_at.get().is_none();
                 if runs && progress.iteration() > Some(last.before) {
                     write_back_again(disks);
@@ -253,7 +255,7 @@ impl Dom0 {
                 );
             });
             saving.finished.store(true, Ordering::Release);
-            // The guest stands still: nobody waits for the end of a sleep now.
+            // The guest is suspended: end the watcher's sleep at once.
             watch.thread().unpark();
             (cpu_time, other) = watch.join().expect("looking does not panic");
             result
@@ -273,7 +275,7 @@ impl Dom0 {
         result
     }
 
-    /// An error if the guest stands still for longer than it may.
+    /// An error if the guest is paused for too long.
     fn check_pause(&self) -> Result<()> {
         match self.pause_limit {
             Some((end, max)) if Instant::now() >= end => Err(Error::failed(format!(
@@ -285,7 +287,7 @@ impl Dom0 {
         }
     }
 
-    /// An error if the save was given up so that its file system does not run full.
+    /// An error if the save was aborted to keep its file system from filling up.
     fn check_room(&self) -> Result<()> {
         let Some(free) = self.short_of_room else { return Ok(()) };
         let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
@@ -302,15 +304,15 @@ impl Dom0 {
             ))
     }
 
-    /// An error if somebody else was seen to save the domain while we did.
+    /// An error if somebody else saved the domain at the same time.
     fn check_savers(&self) -> Result<()> {
         self.other_saver.map_or(Ok(()), |pid| {
             Err(meddled(&format!("begun to save or migrate the domain (process {pid})")))
         })
     }
 
-    /// Who begins to save the domain between the last look and the switch of its disks is found when the
-    /// guest runs again.
+    /// Checks again when the guest runs: somebody may have begun to save the domain between the last
+    /// check and the switch of its disks.
     fn warn_of_savers(&mut self, domain: &DomainId) {
         if let Ok(Some(pid)) = savers::other(domain) {
             self.messages.push(format!(
@@ -320,7 +322,7 @@ impl Dom0 {
         }
     }
 
-    /// An error if the guest has run since it was suspended, or is configured otherwise.
+    /// An error if the guest has run since it was suspended, or its configuration has changed.
     pub(super) fn check_still(&self, domain: &DomainId, stored: Option<&str>) -> Result<()> {
         self.check_pause()?;
         self.check_savers()?;
@@ -334,9 +336,9 @@ impl Dom0 {
         stored.map_or(Ok(()), |stored| self.check_config(domain.domid, stored))
     }
 
-    /// Lets a suspended domain go on; one that is not suspended needs nothing.
+    /// Resumes a suspended domain; does nothing if it is not suspended.
     pub(super) fn resume(&mut self, domain: &DomainId) -> Result<()> {
-        // A guard does not know how far the save came: it keeps the image.
+        // A guard does not know how far the save came, so it keeps the image.
         let saved = !self.suspend_failed;
         let result = self.try_resume(domain);
         self.stuck = (saved && result.is_err()).then(|| domain.clone());
@@ -346,7 +348,7 @@ impl Dom0 {
     fn try_resume(&mut self, domain: &DomainId) -> Result<()> {
         let gone = self.is_gone(domain).unwrap_or(false);
         let result = if gone { Ok(()) } else { self.toolstack.libxl().resume(domain.domid) };
-        // Whoever was killed may have asked the guest to suspend.
+        // The killed process may have asked the guest to suspend.
         self.suspend_failed |= self.adopted;
         if let Some(suspended) = self.suspended_at.take() {
             self.done.pause = Some(suspended.elapsed());
@@ -366,8 +368,8 @@ impl Dom0 {
         if self.is_suspended(domain)? { Err(caused(error)) } else { Ok(()) }
     }
 
-    /// After a failed save the guest may still be about to obey the request to suspend: it was seen
-    /// to do so 150 ms after libxl had given up. Takes the request back and watches for a while.
+    /// After a failed save the guest may still obey the request to suspend: seen 150 ms after libxl
+    /// had given up. Withdraws the request and watches for a while.
     fn resume_latecomer(&mut self, domain: &DomainId) -> Result<()> {
         self.suspend_failed = false;
         let deadline = Instant::now() + LATE_SUSPEND;
@@ -375,7 +377,7 @@ impl Dom0 {
             if self.is_gone(domain)? || self.ended(domain).is_some() {
                 return Ok(());
             }
-            // It is theirs to suspend now, and to resume.
+            // The other process suspends and resumes it.
             if savers::other(domain).is_ok_and(|other| other.is_some()) {
                 return Ok(());
             }

@@ -1,10 +1,10 @@
-//! A domain that was restored beside the running one takes its place.
+//! Replaces the running domain by the one that was restored next to it.
 //!
-//! Both have the same UUID: it is by name that they are told apart. Xen does not mind two domains of one UUID, and
-//! libxl keeps its files by number and UUID. Only `/vm/UUID` in xenstore there can be one of: libxl removes and
-//! fills it whenever it makes such a domain, and removes what `/local/domain/N/vm` names when it destroys one
+//! Both have the same UUID; only the names differ. Xen accepts two domains with one UUID, and libxl names its
+//! files by number and UUID. Only `/vm/UUID` in xenstore must be unique: libxl removes and fills it whenever it
+//! creates such a domain, and removes the node that `/local/domain/N/vm` names when it destroys one
 //! (libxl_create.c, `libxl__domain_make`; libxl_domain.c, `devices_destroy_cb`). So the old domain gets another
-//! one before it is destroyed, and its own back if the new one is.
+//! node before it is destroyed, and its own back if the new domain is destroyed.
 
 use std::ffi::CString;
 
@@ -48,7 +48,7 @@ impl Dom0 {
                 if self.is_gone(&old)? {
                     return Ok(());
                 }
-                // Who was killed in the middle of it may have taken the name away.
+                // A process that was killed during this step may have removed the name.
                 let name = self.toolstack.domain_name(old.domid).map_err(caused)?;
                 if name.is_some_and(|name| name != old.name) {
                     return Err(meddled(&format!("renamed domain {old}")));
@@ -60,7 +60,7 @@ impl Dom0 {
         }
     }
 
-    /// Whether the new domain runs: whoever began to let it was killed.
+    /// Whether the new domain runs: the process that began to unpause it was killed.
     pub(super) fn settle_switch(&self, switch: &Switch) -> Result<bool> {
         let Switch::Run { heir } = switch else { return Ok(false) };
         Ok(self.find_heir(heir, &heir.old.name)?.is_some_and(|new| !new.paused))
@@ -69,7 +69,7 @@ impl Dom0 {
     fn restore_beside(&mut self, heir: &Heir, config: &str) -> Result<()> {
         self.the_same(&heir.old)?;
         let Err(error) = self.run_restore(config, None) else { return Ok(()) };
-        // What xenstore lost is given back when this step is undone, which tells if it cannot be.
+        // The undo of this step restores the xenstore keys, and reports it if it cannot.
         self.await_orphans();
         let discarded = match self.find_heir(heir, &heir.temporary) {
             Ok(Some(new)) => self.destroy_paused(&new),
@@ -102,7 +102,7 @@ impl Dom0 {
         }
     }
 
-    /// Destroys the new domain, if it is there.
+    /// Destroys the new domain, if it exists.
     fn discard_heir(&mut self, heir: &Heir) -> Result<()> {
         self.await_orphans();
         if self.find_heir(heir, &heir.old.name)?.is_some_and(|new| new.paused) {
@@ -114,7 +114,7 @@ impl Dom0 {
         self.put_vm_back(heir)
     }
 
-    /// The domain that was to be replaced may have been rebooted meanwhile, and have another number.
+    /// The old domain may have rebooted meanwhile, and have another number.
     fn put_vm_back(&self, heir: &Heir) -> Result<()> {
         let DomainId { uuid, name, .. } = &heir.old;
         let Some(old) = self.named(*uuid, name)? else { return Ok(()) };
@@ -128,14 +128,14 @@ impl Dom0 {
         self.toolstack.libxl().preserve(domid, name, c"", *uuid).map_err(caused)?;
         self.check_vm(domid, name, *uuid)?;
         let xenstore = self.toolstack.xenstore();
-        // After a reboot, the time of its start is that of the boot before: still better than none.
+        // After a reboot, the start time is that of the previous boot: better than none.
         for (key, value) in &heir.keys {
             xenstore.write(&format!("{vm}/{key}"), value).map_err(caused)?;
         }
         xenstore.remove(&format!("/vm/{}", heir.vm)).map_err(caused)
     }
 
-    /// libxl does not tell if its transaction failed at the end.
+    /// libxl does not report if its transaction failed at the end.
     fn check_vm(&self, domid: u32, name: &str, vm: Uuid) -> Result<()> {
         let now = self.toolstack.read(&format!("/local/domain/{domid}/vm")).map_err(caused)?;
         let called = self.toolstack.domain_name(domid).map_err(caused)?;
@@ -167,7 +167,7 @@ impl Dom0 {
         }
     }
 
-    /// The new domain, if it is there under that name. The old one is never it.
+    /// The new domain, if it exists under that name. Never returns the old one.
     fn find_heir(&self, heir: &Heir, name: &str) -> Result<Option<DomainInfo>> {
         let found = self.named(heir.old.uuid, name)?;
         Ok(found.filter(|info| info.domid != heir.old.domid))
@@ -187,7 +187,8 @@ impl Dom0 {
         let mut config = DomainConfig::parse(&stored).map_err(caused)?;
         config.set_name(name).map_err(caused)?;
         let disks = config.disks().map_err(caused)?;
-        // A volume that could not be renamed has still the name it had: the other one is another's.
+        // A volume that could not be renamed still has its old name: the new name belongs to
+        // another volume.
         let has_old_name = |image: &&Image| {
             let mut disks = disks.iter().filter(|disk| disk.vdev == image.vdev);
             disks.any(|disk| disk.path != image.path && disk.path.exists())

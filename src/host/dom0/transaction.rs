@@ -1,9 +1,10 @@
-//! The transaction of the disks, and its outcome: asked until it is known, never guessed.
+//! The transaction of the disks, and its outcome, which is queried until it is known, never
+//! guessed.
 //!
 //! QEMU may need longer for a snapshot than any limit, and may do the transaction after a connection has
-//! ended: what it has been sent it reads first. So all is asked on the same socket, which serves one client
-//! after the other: its answer tells of what came before. The guest stands still meanwhile. Whatever was
-//! done then instead could be of another moment than its memory.
+//! ended: it first reads what it has received. So we query on the same socket, which serves one client
+//! after the other: an answer comes after everything sent before. The guest stays suspended meanwhile.
+//! Snapshots by any other means could be from another moment than its memory.
 
 use std::path::Path;
 use std::thread;
@@ -22,18 +23,19 @@ use crate::report::Meter;
 use crate::tool::qemu_img::{ImageInfo, snapshot_delete};
 use crate::tool::quote;
 
-/// How long until QEMU is asked again.
+/// The delay between two queries.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What is known of a transaction in the end.
+/// The outcome of a transaction.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     /// All disks have their snapshots.
     Done,
-    /// QEMU lives, and it has not been done. Snapshots of some disks may be there all the same: their node
-    /// and name.
+    /// QEMU lives, and the transaction has not been done. Some disks may have snapshots nevertheless:
+    /// their node and name.
     NotDone(Vec<(String, String)>),
-    /// QEMU is gone, and not all disks have their snapshots. Those that have: the command that deletes each.
+    /// QEMU is gone, and not all disks have their snapshots. For those that have: the command that deletes
+    /// each.
     Gone(Vec<Left>),
 }
 
@@ -43,7 +45,7 @@ impl Dom0 {
         qemu.arm(actions).map_err(|error| caused(error).hint(see_qemu(domid)))
     }
 
-    /// The connection that was made when the domain was looked at.
+    /// The connection that was made when the domain was inspected.
     fn qemu(&mut self, domid: u32) -> Result<&mut Qmp> {
         self.qmp.as_mut().ok_or_else(|| {
             Error::failed(format!("There is no connection to the QEMU of domain {domid}"))
@@ -60,7 +62,7 @@ impl Dom0 {
         let result = match result {
             Ok(()) => Ok(()),
             Err(error @ (QmpError::Refused { .. } | QmpError::Unsent { .. })) => Err(caused(error)),
-            // QEMU may have done it and failed to tell, or may still do it.
+            // QEMU may have done it without an answer, or may still do it.
             Err(error) => {
                 self.qmp = None;
                 match self.settle_transaction(domid, actions) {
@@ -79,7 +81,7 @@ impl Dom0 {
     ///
     /// # Errors
     ///
-    /// It has not been done, and cannot be done any more; the error says what is left of it.
+    /// If it has not been done and never will be; the error lists its leftovers.
     pub(super) fn settle_transaction(&mut self, domid: u32, actions: &[Action]) -> Result<bool> {
         let started = Instant::now();
         let (reporter, mut meter) = (self.reporter.clone(), None);
@@ -119,7 +121,7 @@ impl Dom0 {
         }
     }
 
-    /// Has the user know what the guest stood still for, once it runs again.
+    /// Tells the user why the guest was paused for so long, after it runs again.
     fn tell_slow(&mut self, started: Instant) {
         self.meters.iter().for_each(Meter::end);
         let waited = started.elapsed();
@@ -132,7 +134,7 @@ impl Dom0 {
     }
 }
 
-/// What is told while QEMU is waited for.
+/// The message while we wait for QEMU.
 const WAITING: &str = "the guest stands still until its QEMU has snapshotted the disks";
 
 fn see_qemu(domid: u32) -> String {
@@ -155,7 +157,7 @@ fn snapshots(path: &Path) -> std::result::Result<Vec<QcowSnapshot>, String> {
     Ok(chain.first().map(ImageInfo::snapshots).unwrap_or_default())
 }
 
-/// Asks QEMU until it answers, or is gone: then its files are looked at.
+/// Queries QEMU until it answers or is gone, and then inspects its files.
 fn outcome(
     actions: &[Action],
     ask: &mut dyn FnMut() -> std::result::Result<Vec<(String, Node)>, QmpError>,
@@ -165,7 +167,8 @@ fn outcome(
     loop {
         match ask() {
             Ok(disks) => return of_qemu(actions, &disks),
-            // Somebody may listen whose process we do not see: only both together are its end.
+            // A process that we do not see may still listen: QEMU has ended only if both conditions
+            // hold.
             Err(QmpError::Connect { .. }) if is_gone() => return of_files(actions, files),
             Err(_) => thread::sleep(ASK_AGAIN),
         }
@@ -191,8 +194,9 @@ fn of_qemu(actions: &[Action], disks: &[(String, Node)]) -> Outcome {
     Outcome::NotDone(internal.collect())
 }
 
-/// Where QEMU is gone, nothing is switched any more. An internal snapshot counts, because QEMU has written
-/// all of the disk before it; that the base of an overlay has all that the guest had written is not known.
+/// If QEMU is gone, nothing is switched any more. An internal snapshot counts, because QEMU has written
+/// all of the disk before it; whether the base of an overlay has everything that the guest wrote is
+/// unknown.
 fn of_files(
     actions: &[Action],
     files: &dyn Fn(&Path) -> std::result::Result<Vec<QcowSnapshot>, String>,
@@ -332,7 +336,7 @@ mod tests {
         let has = |_: &Path| Ok(vec![snapshot()]);
         assert_eq!(of(&[internal("xvda"), internal("xvdb")], &has), Outcome::Done);
         assert_eq!(of(&[internal("xvda")], &|_| Ok(vec![])), Outcome::Gone(vec![]));
-        // It was taken nevertheless; the format is not probed to delete it.
+        // It was taken nevertheless; the delete command states the format.
         let Outcome::Gone(left) = of(&[internal("xvda"), overlay()], &has) else {
             panic!("an overlay proves nothing")
         };

@@ -1,4 +1,4 @@
-//! Which domain is meant: by what the user has named, and by what a snapshot says.
+//! Finds the domain that the user has named, or that a snapshot names.
 
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
@@ -18,15 +18,16 @@ use crate::tool::quote;
 /// A domain as the user named it.
 #[derive(Debug, Clone)]
 pub struct Domain {
-    /// What it is; its number is 0 and its UUID nil if it does not run.
+    /// Its number is 0 and its UUID nil if it does not run.
     pub id: DomainId,
     pub state: State,
-    /// The xl configuration file, if it was named by that.
+    /// The xl configuration file, if the user named the domain by it.
     pub cfg: Option<PathBuf>,
 }
 
 impl Domain {
-    /// The same domain, with the xl configuration file that a SPEC.toml says, if it was not named by one.
+    /// The same domain, with the xl configuration file in a SPEC.toml, if the user did not name it by
+    /// one.
     pub fn with_cfg(mut self, config: Option<&Path>) -> Result<Self> {
         let Some(path) = config.filter(|_| self.cfg.is_none()) else { return Ok(self) };
         let wrong = |why: Box<dyn StdError + Send + Sync>| {
@@ -54,13 +55,13 @@ pub(super) struct Listed {
 pub(super) fn name_of(toolstack: &Toolstack, domid: u32) -> Result<String> {
     match toolstack.domain_name(domid) {
         Ok(name) => Ok(name.unwrap_or_default()),
-        // Nobody can ask for such a name here, and work on other domains goes on.
+        // Nobody can name such a domain here, and work on other domains continues.
         Err(LibxlError::NotUtf8 { .. }) => Ok(format!("\u{fffd} (domain {domid})")),
         Err(error) => Err(trouble("the domains", error)),
     }
 }
 
-/// All domains that Xen lists, but dom0.
+/// All domains that Xen lists, except dom0.
 pub(super) fn listed(toolstack: &Toolstack) -> Result<Vec<Listed>> {
     let domains = toolstack.domains().map_err(|error| trouble("the domains", error))?;
     domains
@@ -87,7 +88,7 @@ pub fn domain(toolstack: &Toolstack, text: &str) -> Result<Domain> {
     }
     let name = name_in(path)?;
     let cfg = Some(absolute(path)?);
-    // What a file says is a name, also if it is some domain's number or UUID.
+    // The name in a file is a name, even if it looks like a number or UUID of a domain.
     Ok(match only(&domains, &name, |id| id.name == name)? {
         Some(Listed { id, state }) => Domain { id, state, cfg },
         None => {
@@ -106,13 +107,13 @@ pub fn name_in(cfg: &Path) -> Result<String> {
     })
 }
 
-/// The same domain as it is now, perhaps with another number: whoever was waited for may have reverted
-/// it.
+/// The current state of the same domain, perhaps with another number: the process that we waited for
+/// may have reverted it.
 pub fn again(toolstack: &Toolstack, domain: Domain) -> Result<Domain> {
     let Domain { id, state, cfg } = domain;
     let off = state == State::Off;
     let mut domains = listed(toolstack)?;
-    // It may have an heir already.
+    // A dying domain may already be replaced.
     domains.retain(|domain| domain.state != State::Dying);
     let meant = |other: &DomainId| other.name == id.name && (off || other.uuid == id.uuid);
     match only(&domains, &id.name, meant)? {
@@ -123,32 +124,31 @@ pub fn again(toolstack: &Toolstack, domain: Domain) -> Result<Domain> {
     }
 }
 
-/// The domain that has a UUID, if one has. One that is being destroyed only counts if no other has it.
+/// The domain with a UUID. A dying domain counts only if no other has it.
 pub(super) fn with_uuid(domains: &[Listed], uuid: Uuid) -> Result<Option<Listed>> {
     only(domains, &uuid.to_string(), |id| id.uuid == uuid)
 }
 
-/// The domain that has a name, if one has; of two the one that is not being destroyed.
+/// The domain with a name; of two, the one that is not dying.
 pub(super) fn with_name(domains: &[Listed], name: &str) -> Option<Listed> {
     let mut found: Vec<_> = domains.iter().filter(|domain| domain.id.name == name).collect();
     found.sort_by_key(|domain| domain.state == State::Dying);
     found.first().map(|domain| (*domain).clone())
 }
 
-/// What the user may mean: a number, a UUID or a name.
+/// Finds a domain by number, UUID or name.
 fn named(domains: &[Listed], text: &str) -> Result<Option<Listed>> {
     let domid = text.parse::<u32>().ok();
     let uuid = text.parse::<Uuid>().ok();
     only(domains, text, |id| domid == Some(id.domid) || uuid == Some(id.uuid) || id.name == text)
 }
 
-/// The one domain that is meant, if there is one. One that is being destroyed only counts if no other is
-/// meant: it may stay in Xen's list for as long as somebody holds a page of its memory.
+/// The one domain that matches. A dying domain counts only if no other matches: it may stay in Xen's
+/// list for as long as somebody maps a page of its memory.
 ///
 /// # Errors
 ///
-/// If several are meant, or another one has the UUID of the one that is: it is by the UUID that a revert
-/// finds its domain.
+/// If several match, or another domain has the same UUID: a revert finds its domain by UUID.
 fn only(
     domains: &[Listed],
     text: &str,
@@ -183,7 +183,7 @@ fn only(
 fn hint_of_twins(one: &Listed, other: &Listed) -> String {
     let of = |new: &Listed, old: &Listed| new.id.name == temporary(&old.id.name);
     let pairs = [(one, other), (other, one)];
-    // It had taken the other one's place, or was about to.
+    // It had replaced the other one, or was about to.
     let replaced = |(new, old): &(&Listed, &Listed)| old.id.name == names(&new.id.name)[1];
     if let Some((new, old)) = pairs.into_iter().find(replaced) {
         return format!(
@@ -277,7 +277,7 @@ mod tests {
         let domains = [listed(3, 7, "web1"), listed(4, 8, "3")];
         refused(named(&domains, "3"), &["web1 has number 3", "3 has number 4"]);
         assert_eq!(number(named(&domains, "4")), 4);
-        // As a configuration file says it.
+        // A name from a configuration file.
         assert_eq!(number(only(&domains, "3", |id| id.name == "3")), 4);
         assert_eq!(only(&domains[..1], "3", |id| id.name == "3").unwrap(), None);
     }

@@ -1,4 +1,4 @@
-//! Looking at the disks of a snapshot, for `export` and `serve`. Changes nothing.
+//! Inspects the disks of a snapshot, for `export` and `serve`. Changes nothing.
 
 use std::path::Path;
 
@@ -18,16 +18,16 @@ use crate::tool::volumes;
 /// What an export reads.
 #[derive(Debug)]
 pub struct Exportable {
-    /// The disks, in the order of the record.
+    /// In the order of the record.
     pub disks: Vec<DiskFound>,
     /// The host's logical volumes; read only if the snapshot has one.
     pub volumes: std::result::Result<Vec<volumes::Volume>, String>,
-    /// Who writes to what would be read.
+    /// Programs that write to the images that would be read.
     pub troubles: Vec<Trouble>,
 }
 
-/// Looks at the disks of a snapshot for `export`, which copies them into a directory that is new. Without a toolstack,
-/// running domains are not known.
+/// Inspects the disks of a snapshot for `export`, which copies them into a new directory. Without a toolstack, running
+/// domains are unknown.
 pub fn for_export(
     toolstack: Option<&Toolstack>,
     record: &Record,
@@ -35,7 +35,7 @@ pub fn for_export(
 ) -> Result<Exportable> {
     let domains = toolstack.map(listed).transpose()?.unwrap_or_default();
     let domain = &record.domain;
-    // Without memory, it may have another UUID now.
+    // A domain of a snapshot without memory may have another UUID now.
     let same = with_uuid(&domains, domain.uuid)?.or_else(|| with_name(&domains, &domain.name));
     let same = same.map(|same| same.id.domid);
     let (current, others) = match toolstack {

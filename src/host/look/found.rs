@@ -1,4 +1,4 @@
-//! Looking at a snapshot and its disks, for `revert` and `show`. Changes nothing.
+//! Inspects a snapshot and its disks, for `revert` and `show`. Changes nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,16 +36,15 @@ use crate::tool::{Tool, quote};
 /// How a snapshot is reverted to.
 #[derive(Debug, Clone, Copy)]
 pub enum Way<'a> {
-    /// The domain is destroyed, and restored then.
+    /// The domain is destroyed and then restored.
     Plain,
-    /// A new domain is made beside it.
+    /// A new domain is created.
     Clone(&'a clone::Wishes),
-    /// The domain is restored beside itself, and then replaced.
+    /// The domain is restored next to the running one, and then replaces it.
     First(&'a restore_first::Wishes),
 }
 
-/// Looks at a snapshot and the host for `revert`. `cfg` is the domain's xl configuration file, as far as it is
-/// known.
+/// Inspects a snapshot and the host for `revert`. `cfg` is the domain's xl configuration file, if known.
 pub fn for_revert(
     toolstack: &Toolstack,
     snapshot: &Snapshot,
@@ -62,7 +61,7 @@ pub fn for_revert(
         Way::First(wishes) => Some(wishes),
         Way::Plain | Way::Clone(_) => None,
     };
-    // The disks of the domain are only read then, and what it has it keeps.
+    // Then the disks of the domain are only read, and it keeps its resources.
     let two = !matches!(way, Way::Plain);
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
@@ -100,7 +99,7 @@ pub fn for_revert(
                     .hint("add config = \"FILE\" to a SPEC.toml"));
             };
             let Configured { config, uuid } = configured::read(path)?;
-            // Its name is all there is, unless the file says more.
+            // Only its name identifies it, unless the file has a UUID.
             let same = named.clone().filter(|named| uuid.is_nil() || uuid == named.id.uuid);
             (config, Onward::Start(path.clone()), same)
         }
@@ -111,15 +110,15 @@ pub fn for_revert(
     let others = disks_of_others(toolstack, same.as_ref().map(|same| same.id.domid))?;
     let mut current = match (&same, &onward) {
         (Some(running), _) => disks_of(toolstack, running.id.domid)?,
-        // A start would go on with those: what they rest on is in use, whoever runs.
+        // A start would use those disks: their bases are in use, even if nothing runs.
         (None, Onward::Memory) => disks_in(cfg, &record.domain.name),
-        // It would go on with those.
+        // The start uses those disks.
         (None, Onward::Start(_)) => {
             config.disks().map_err(|error| trouble(&record.domain.name, error))?
         }
     };
     if same.is_none() {
-        // Nobody writes to a frozen file through a domain that does not run.
+        // A domain that does not run writes to no frozen file.
         let frozen = |disk: &&DiskRecord| {
             let content = disk.snapshot.kind().content();
             content.frozen_file(&disk.path) == Some(&disk.path)
@@ -189,7 +188,7 @@ pub fn for_revert(
     })
 }
 
-/// Domains that have the names that are needed while a domain is restored beside itself.
+/// Domains with the temporary names that `--restore-first` needs.
 fn taken_names(domains: &[Listed], name: &str) -> Vec<Trouble> {
     let taken = restore_first::names(name).into_iter().filter_map(|name| with_name(domains, &name));
     taken
@@ -205,15 +204,15 @@ fn taken_names(domains: &[Listed], name: &str) -> Vec<Trouble> {
         .collect()
 }
 
-/// A domain that is there, with the xl process that watches it.
+/// A running domain, with its xl process.
 fn running(toolstack: &Toolstack, domain: Listed) -> Result<Running> {
     let Listed { id, state } = domain;
     let monitor = monitor(toolstack, &id)?.found;
     Ok(Running { id, state, monitor })
 }
 
-/// Whether nothing is left of a domain that was destroyed but its number: somebody has still mapped a page
-/// of its memory. Its devices are gone from xenstore then, and its QEMU has ended.
+/// Whether only the number of a destroyed domain is left: somebody still maps a page of its memory. Its
+/// devices are gone from xenstore, and its QEMU has ended.
 fn is_empty_shell(toolstack: &Toolstack, domid: u32, state: State) -> bool {
     state == State::Dying
         && toolstack.vbds(domid).is_ok_and(|disks| disks.is_empty())
@@ -232,7 +231,7 @@ pub(super) fn volumes_for(record: &Record) -> Result<Vec<volumes::Volume>, Strin
     }
 }
 
-/// The disks of the domain that would be reverted; none if it has just gone.
+/// The disks of the domain to be reverted; none if it has just ended.
 pub(super) fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
     let json = match toolstack.config_json(domid) {
         Ok(json) => json,
@@ -249,7 +248,7 @@ pub(super) fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
         .map_err(|error| trouble(&format!("domain {domid}"), error))
 }
 
-/// The writable disks of now that the snapshot knows nothing of.
+/// The current writable disks that are not in the snapshot.
 fn attached(current: &[Disk], record: &Record) -> Vec<String> {
     let is_new =
         |disk: &&Disk| !record.disks.iter().any(|known| same_vdev(&known.vdev, &disk.vdev));
@@ -257,7 +256,8 @@ fn attached(current: &[Disk], record: &Record) -> Vec<String> {
     writable.map(|disk| format!("disk {} ({})", disk.vdev, disk.file().display())).collect()
 }
 
-/// The disks in the xl configuration file of a domain that does not run; none if that is not known, or is another's.
+/// The disks in the xl configuration file of a domain that does not run; none if the file is unknown, or is that of
+/// another domain.
 fn disks_in(cfg: &Cfg, domain: &str) -> Vec<Disk> {
     let (Cfg::Named(path) | Cfg::Remembered(path)) = cfg else { return Vec::new() };
     let config = configured::read(path).ok().map(|configured| configured.config);
@@ -265,14 +265,15 @@ fn disks_in(cfg: &Cfg, domain: &str) -> Vec<Disk> {
     its.and_then(|config| config.disks().ok()).unwrap_or_default()
 }
 
-/// Looks at a snapshot for `show`: without a toolstack as far as that can be done.
+/// Inspects a snapshot for `show`; without a toolstack, as far as possible.
 pub fn for_show(
     toolstack: Option<&Toolstack>,
     record: &Record,
     config: Option<&DomainConfig>,
     now: Timestamp,
 ) -> Result<Looked> {
-    // Without memory, it may have another UUID now. Of an export, only another domain is made.
+    // A domain of a snapshot without memory may have another UUID now. An export can only become
+    // another domain.
     let export = record.is_export();
     let around = toolstack.filter(|_| record.disks_only.is_none() && !export).map(|toolstack| {
         let domains = listed(toolstack)?;
@@ -285,7 +286,7 @@ pub fn for_show(
         let current = same.map_or(Ok(Vec::new()), |domid| disks_of(toolstack, domid))?;
         Ok::<_, Error>((same, current, disks_of_others(toolstack, same)?, refusal))
     });
-    // What is known of the disks is shown all the same.
+    // Show what is known of the disks nevertheless.
     let (untold, around) = match around.transpose() {
         Ok(around) => (None, around.unwrap_or_default()),
         Err(error) => (Some(error.chain().join(": ")), Default::default()),
@@ -293,7 +294,7 @@ pub fn for_show(
     let (same, current, others, refusal) = around;
     let mut disks = in_parallel(&record.disks, |disk| {
         let mut place = revert_place(record, disk, now);
-        // An overlay is made elsewhere: the export may be where nobody can write.
+        // Overlays are created elsewhere: the export may be on read-only storage.
         place.trouble = place.trouble.filter(|_| !export);
         let mut found = disk_found(disk, place, &current, &others);
         found.room = room_needed(&found, false);
@@ -319,7 +320,7 @@ fn count_live_bitmaps(domid: u32, disks: &mut [DiskFound]) {
     if !disks.iter().any(internal) {
         return;
     }
-    // A QEMU that hangs is a reason to revert, and writes nothing any more: it is not waited for.
+    // A QEMU that hangs is a reason to revert, and writes nothing any more: do not wait for it.
     let Ok(nodes) = Qmp::connect(domid).and_then(|mut qmp| qmp.disks()) else { return };
     for (vdev, node) in nodes {
         let disk = disks.iter_mut().find(|disk| same_vdev(&disk.record.vdev, &vdev));
@@ -346,7 +347,7 @@ pub(super) fn disk_found(
     let now = top.filter(|top| in_qemu && top.format.is_some());
     let chain_now = now.map_or(Ok(Vec::new()), |top| walked(top.file(), top.format));
     let own = if in_qemu { walked(&disk.path, disk.format) } else { Ok(Vec::new()) };
-    // One tool for each disk, however long its chain is.
+    // One process for each disk, whatever the length of its chain.
     let image = match own.as_deref() {
         Ok([link, ..]) => info(&link.path, link.format),
         Ok([]) => Err("its format is not known".to_owned()),
@@ -400,7 +401,7 @@ pub(super) fn disk_found(
         file,
         frozen,
         virtual_size,
-        // Without the chain we cannot know whether other images rest on the file.
+        // Without the chain we cannot know whether the file is a base.
         image: chain_now.as_ref().map_err(Clone::clone).and(image),
         chain: chain_now.unwrap_or_default(),
         own,
@@ -423,8 +424,8 @@ pub(super) fn disk_found(
     }
 }
 
-/// The room for a copy of a snapshot, where one is needed: a new domain takes no part in the disks of
-/// the old one. In place, a snapshot keeps what the image holds now.
+/// The space for a copy of a snapshot, if one is needed: a new domain does not share the disks of the
+/// old one. In place, an internal snapshot keeps the current contents of the image.
 fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> {
     let from = &found.record.path;
     let content = found.record.snapshot.kind().content();
@@ -444,7 +445,7 @@ fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> 
     Some(tools::measure(from, &measure).and_then(|needed| room_at(&found.place.path, needed)))
 }
 
-/// The room on the file system of a file.
+/// The space on the file system of a file.
 fn room_at(to: &Path, needed: u64) -> Result<Room, String> {
     let directory = to.parent().unwrap_or(Path::new("/"));
     let place = || Ok((files::file_system(directory)?, files::free_space(to)?));
@@ -453,7 +454,7 @@ fn room_at(to: &Path, needed: u64) -> Result<Room, String> {
     Ok(Room { directory: directory.to_owned(), device, free, needed })
 }
 
-/// Where a file for the reverted guest can be made: beside the one of the snapshot.
+/// The place of a new file for the reverted guest: in the directory of the snapshot's file.
 fn revert_place(record: &Record, disk: &DiskRecord, now: Timestamp) -> Place {
     place_in(disk.path.parent().unwrap_or(Path::new("/")), record, disk, now)
 }

@@ -1,10 +1,10 @@
-//! Errors of looking.
+//! Errors of inspections.
 
 use std::error::Error as StdError;
 
 use crate::error::Error;
 
-/// Looking failed: nothing was changed.
+/// An inspection failed: nothing was changed.
 pub(in crate::host) fn trouble(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
     Error::refused(format!("Looking at {what} failed"))
         .because(error)
