@@ -1,8 +1,8 @@
 //! `prune`: which snapshots of a domain the rules keep. Pure.
 //!
-//! The rules are those of borg and restic: the newest snapshot of each of the last N hours, days, weeks or months in
-//! which there are any. Each rule is applied on its own, as restic does it: a snapshot that one rule keeps counts for
-//! the others too. Times are UTC, weeks those of ISO 8601.
+//! The rules are those of borg and restic: the newest snapshot of each of the last N hours, days, weeks or months
+//! that have any. Each rule applies on its own, as in restic: a snapshot that one rule keeps counts for the others
+//! too. Times are UTC, weeks those of ISO 8601.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use crate::list::{Current, Listing, Other, OtherKind, Snapshot, State};
 /// In seconds.
 const DAY: i64 = 86_400;
 
-/// How many snapshots each rule keeps, and of which names.
+/// The number of snapshots that each rule keeps, and the prefix of their names.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     /// The last ones, whatever their time.
@@ -31,7 +31,7 @@ pub struct Rules {
     pub weekly: u32,
     /// One for each month.
     pub monthly: u32,
-    /// Only snapshots whose names begin like this are counted, and deleted.
+    /// Only snapshots with this prefix are counted and deleted.
     pub prefix: String,
 }
 
@@ -59,7 +59,7 @@ impl Rule {
         }
     }
 
-    /// The number of the period that a time is in; `None` where there are no periods.
+    /// The number of the period that a time is in; `None` for a rule without periods.
     fn period(self, time: Timestamp) -> Option<i64> {
         let seconds = time.as_second();
         Some(match self {
@@ -113,11 +113,11 @@ impl Rules {
 pub enum Why {
     /// A rule keeps it.
     Rule(Rule),
-    /// This running domain goes on from it, or a disk of it does.
+    /// This running domain, or a disk of it, continues from it.
     Current(String),
-    /// A clone, or a snapshot of one, rests on it.
+    /// A clone, or a snapshot of one, needs it.
     Holder(String),
-    /// The rules are not for snapshots of its name.
+    /// Its name does not have the prefix.
     Name,
 }
 
@@ -132,12 +132,12 @@ impl fmt::Display for Why {
     }
 }
 
-/// The domains, by their names now, that a name, a number or a UUID can mean, each with its UUID.
+/// The domains that a name, a number or a UUID can mean: current names and UUIDs.
 pub fn meant<'a>(listing: &'a Listing, asked: &str) -> BTreeMap<&'a str, Uuid> {
     let uuid = asked.parse().ok().filter(|uuid: &Uuid| !uuid.is_nil());
     let is = |name: &str, id: Uuid| name == asked || Some(id) == uuid;
     let mut meant = BTreeMap::new();
-    // Of a domain that is gone, the UUID of the youngest snapshot; they are in the order of their times.
+    // For a domain that is gone, the UUID in its youngest snapshot; snapshots are sorted by time.
     let snapshots = listing.snapshots.iter();
     meant.extend(
         snapshots
@@ -157,8 +157,7 @@ pub fn meant<'a>(listing: &'a Listing, asked: &str) -> BTreeMap<&'a str, Uuid> {
     meant
 }
 
-/// The snapshots of a domain whose deletion was cut short, the oldest first. They are none any more, whatever the rules
-/// say: what is left of them goes.
+/// The snapshots of a domain whose deletion was interrupted, the oldest first. They are deleted whatever the rules say.
 pub fn cut_short<'a>(listing: &'a Listing, name: &str, uuid: Uuid) -> Vec<&'a Other> {
     let is_own = |other: &&Other| {
         other.kind == OtherKind::Deleting
@@ -169,30 +168,30 @@ pub fn cut_short<'a>(listing: &'a Listing, name: &str, uuid: Uuid) -> Vec<&'a Ot
     own
 }
 
-/// What is to become of a snapshot.
+/// The decision on a snapshot.
 #[derive(Debug, Clone)]
 pub struct Verdict<'a> {
     pub snapshot: &'a Snapshot,
-    /// Why it is kept; it is not if this is empty.
+    /// Why it is kept; if empty, it is deleted.
     pub why: Vec<Why>,
 }
 
-/// What is to become of the snapshots of the domain that `of` is the name of now, the oldest first.
+/// The decisions on the snapshots of the domain whose current name is `of`, the oldest first.
 ///
-/// One that cannot be reverted to never takes the place of one that can: the rules are applied to those that can be,
-/// and once more to all. So it is kept for as long as it would be if it was good, and nothing is deleted earlier for
-/// a file system that is not mounted today.
+/// A broken snapshot never counts in place of a good one: the rules apply to the good ones, and again to all. So a
+/// broken one is kept for as long as a good one would be, and nothing is deleted earlier because a file system is
+/// not mounted today.
 pub fn verdicts<'a>(
     listing: &'a Listing,
     holders: &BTreeMap<Uuid, BTreeSet<String>>,
     of: &str,
     rules: &Rules,
 ) -> Vec<Verdict<'a>> {
-    // An export is a copy that somebody keeps.
+    // An export is a copy that the user keeps.
     let is_export = |snapshot: &&Snapshot| {
         snapshot.disks.iter().any(|disk| disk.snapshot == How::Exported.name())
     };
-    // A backup takes its own away again; counted, it would have another one deleted for it.
+    // A backup deletes its own snapshot; if it counted, another one would be deleted instead.
     let is_of_backup = |snapshot: &&Snapshot| {
         let directory = snapshot.image.parent().and_then(|parent| parent.extension());
         snapshot.name.starts_with("backup-") && directory.is_some_and(|end| end == "backup")

@@ -1,10 +1,10 @@
-//! What a snapshot is: the record that stands in its memory image.
+//! The record of a snapshot, stored in its memory image.
 //!
-//! Everything revert needs and everything that proves that a disk is still the same one. TOML, so
-//! that `strings IMAGE` shows it to a person. Pure.
+//! It has everything that a revert needs, and the proofs of the disks. TOML, so that `strings
+//! IMAGE` shows it. Pure.
 //!
 //! The record is written twice: before the save with [`Record::complete`] false (a pipe cannot be
-//! written to later), and with the proofs once the disks have their snapshots.
+//! written to later), and with the proofs after the disks have their snapshots.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ use crate::names::{SnapshotName, is_file_part, is_plain, is_vdev, is_volume_part
 use crate::quiesce::Quiesced;
 use crate::tool::{BadPath, check_path};
 
-/// The version of the record this program writes, and the only one it reads.
+/// The version of the record that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
 
-/// The length of an image in a file that is not complete: no image is as short.
+/// The recorded length of an incomplete image: no image is so short.
 pub const NOT_YET: u64 = 1;
 
-/// More disks than this are not believed: Xen's own names of disks end long before (xvdzz).
+/// The maximum number of disks: Xen's disk names end long before (xvdzz).
 const MAX_DISKS: usize = 256;
 
 /// A snapshot of a whole domain.
@@ -38,9 +38,9 @@ pub struct Record {
     pub version: u32,
     /// Whether the snapshot was finished: memory saved, disks snapshotted, proofs filled in.
     pub complete: bool,
-    /// The name the user gave; internal snapshots bear it too.
+    /// The user's name for it; internal snapshots have it too.
     pub name: SnapshotName,
-    /// Tells this snapshot from every other one.
+    /// Unique for each snapshot.
     pub id: Uuid,
     /// The time of the request.
     pub created: Timestamp,
@@ -49,29 +49,27 @@ pub struct Record {
     pub description: String,
     /// Whether memory was copied while the guest ran.
     pub live: bool,
-    /// If it has no memory, what its disks are worth alone.
+    /// If it has no memory, the consistency of its disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disks_only: Option<DisksOnly>,
     /// The program and version that wrote this.
     pub writer: String,
-    /// The Xen release it was taken on; `xl restore` of an older one may refuse the image.
+    /// The Xen release that it was taken on; `xl restore` of an older one may refuse the image.
     pub xen: String,
-    /// The length of the whole image in bytes; 0 if it is not known, on a pipe; [`NOT_YET`] until a file is
+    /// The length of the whole image in bytes; 0 if unknown, on a pipe; [`NOT_YET`] until a file is
     /// complete.
     pub image_size: u64,
-    /// The snapshot that the domain's disks descended from when this one was taken; absent if that was not
-    /// known.
+    /// The snapshot that the domain's disks descended from; absent if unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
-    /// What told it.
+    /// The source of `parent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_by: Option<ToldBy>,
     /// How the guest's file systems were frozen, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiesced: Option<Quiesced>,
-    /// The domain it was taken of.
     pub domain: DomainRecord,
-    /// Every disk of the domain, also those left out.
+    /// All disks of the domain, including those left out.
     #[serde(default, rename = "disk")]
     pub disks: Vec<DiskRecord>,
 }
@@ -80,9 +78,9 @@ pub struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Parent {
-    /// They are known to descend from none.
+    /// The disks descend from none.
     None,
-    /// The one with this identity.
+    /// The one with this ID.
     Snapshot(Uuid),
 }
 
@@ -106,27 +104,27 @@ impl From<Parent> for String {
     }
 }
 
-/// What told the parent of a snapshot.
+/// The source of a snapshot's parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ToldBy {
-    /// The disks themselves: what they rest on, or that they rest on nothing.
+    /// The bases of the disks, or that they have none.
     Disks,
-    /// The mark that this program leaves on a disk's file (`host::marks`): a hint, whose proof was looked at.
+    /// The mark that this program sets on a disk's file (`host::marks`): a hint, checked against the proof.
     Mark,
 }
 
-/// What disks without memory are worth.
+/// The consistency of disks without memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DisksOnly {
-    /// The domain did not run: they are as it left them.
+    /// The domain did not run.
     Offline,
-    /// It ran: they are what a power cut would have left.
+    /// It ran: they are as after a power cut.
     CrashConsistent,
     /// It ran, and its file systems were frozen.
     Quiesced,
-    /// Somebody has made their snapshots by hand, who knows how.
+    /// Somebody made their snapshots by hand; the consistency is unknown.
     ByHand,
 }
 
@@ -146,35 +144,33 @@ impl fmt::Display for DisksOnly {
 #[serde(deny_unknown_fields)]
 pub struct DomainRecord {
     pub name: String,
-    /// Its UUID; nil if it did not run and its configuration file names none, so that each start gives
-    /// it another one.
+    /// Nil if it did not run and its configuration file has no UUID, so that each start gives it
+    /// another one.
     pub uuid: Uuid,
-    /// Its kind.
     #[serde(rename = "type")]
     pub guest_type: GuestType,
-    /// Its memory in KiB.
     pub memory_kib: u64,
     /// Its xl configuration file, if the user named the domain by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cfg: Option<PathBuf>,
 }
 
-/// One disk at the moment of the snapshot.
+/// One disk at the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskRecord {
     pub vdev: String,
-    /// The file or device the guest used until the snapshot.
+    /// The file or device that the guest used until the snapshot.
     pub path: PathBuf,
-    /// Its format, if it has a known one.
+    /// Its format, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// What keeps its content.
+    /// How its content is kept.
     pub snapshot: Kept,
 }
 
 impl DiskRecord {
-    /// Whoever can hand us an image can write into its record what they like.
+    /// The record may come from an untrusted image.
     fn check(&self) -> Result<(), BadRecord> {
         let name = |name: &str, good: fn(&str) -> bool| {
             good(name).then_some(()).ok_or_else(|| BadRecord::Name(name.to_owned()))
@@ -188,11 +184,11 @@ impl DiskRecord {
             }
         }
         if self.snapshot.kind().is_beside_image() {
-            // A name, and no path that would lead elsewhere.
+            // A name, not a path that leads elsewhere.
             let path = self.path.to_string_lossy();
             return name(&path, is_file_part);
         }
-        // The path of one that was left out is for messages only: it may be no file at all.
+        // The path of a disk that was left out is only for messages: it need not be a file.
         if self.snapshot.is_left_out() { Ok(()) } else { checked(&self.path) }
     }
 }
@@ -212,7 +208,7 @@ fn checked(path: &Path) -> Result<(), BadRecord> {
 }
 
 impl From<toml::de::Error> for BadRecord {
-    // Without the excerpt, and on one line: `list` has a line for each image.
+    // Without the excerpt, and on one line: `list` prints one line for each image.
     fn from(error: toml::de::Error) -> BadRecord {
         BadRecord::Toml(error.message().lines().collect::<Vec<_>>().join(", "))
     }
@@ -227,23 +223,19 @@ pub enum BadRecord {
     /// Written by a newer program.
     #[error("The snapshot record has version {0}, this program reads version {VERSION}")]
     Version(i64),
-    /// A name that this program never writes, and that would lead elsewhere in a file name or an
+    /// A name that this program never writes, and that would be dangerous in a file name or an
     /// argument.
     #[error("The snapshot record has an impossible name, {0:?}")]
     Name(String),
     /// More disks than a domain can have.
     #[error("The snapshot record has {0} disks, {MAX_DISKS} are allowed")]
     Disks(usize),
-    /// A text that would write lines of its own, or more, into our messages.
+    /// A text with line breaks or control characters, which would forge our messages.
     #[error("The snapshot record has an impossible text, {0:?}")]
     Text(String),
-    /// A path that this program never writes, and that a tool could take for something else.
+    /// A path that this program never writes, and that a tool could mistake for something else.
     #[error("The snapshot record has an impossible path, {path:?}")]
-    Path {
-        path: PathBuf,
-        /// What is wrong with it.
-        source: BadPath,
-    },
+    Path { path: PathBuf, source: BadPath },
 }
 
 impl Record {
@@ -252,12 +244,12 @@ impl Record {
         toml::to_string(self).expect("a record has only values that TOML can say")
     }
 
-    /// Whether it is of an export: its disks are copies, which lie beside the image.
+    /// Whether it is the record of an export: its disks are copies in the directory of the image.
     pub fn is_export(&self) -> bool {
         self.disks.iter().any(|disk| disk.snapshot.kind().is_beside_image())
     }
 
-    /// Gives the disks that lie beside the image their paths.
+    /// Sets the paths of the disks in the directory of the image.
     pub fn found_in(&mut self, directory: &Path) {
         for disk in &mut self.disks {
             if disk.snapshot.kind().is_beside_image() {
@@ -266,8 +258,7 @@ impl Record {
         }
     }
 
-    /// Reads a record. The version is looked at first, so that a newer record is told from a
-    /// broken one.
+    /// Parses a record. Checks the version first, to distinguish a newer record from a broken one.
     pub fn parse(text: &str) -> Result<Self, BadRecord> {
         // Not a `toml::Table`, whose numbers end at 2^63: there are larger inode numbers.
         #[derive(Deserialize)]
@@ -283,7 +274,7 @@ impl Record {
             return Err(BadRecord::Disks(record.disks.len()));
         }
         record.disks.iter().try_for_each(DiskRecord::check)?;
-        // The description is the user's own words, of as many lines as they like.
+        // The description is the user's text and may have any number of lines.
         [&record.domain.name, &record.writer, &record.xen]
             .into_iter()
             .try_for_each(|text| plain(text))?;
@@ -371,7 +362,7 @@ mod tests {
             let error = with(path).0.unwrap_err().to_string();
             assert_eq!(error, format!("The snapshot record has an impossible path, {path:?}"));
         }
-        // As it was written before there was that key.
+        // A record from a version without that key.
         assert!(!sample().to_toml().contains("cfg"));
     }
 
@@ -441,7 +432,7 @@ mod tests {
                 });
             });
         }
-        // What is left out need not be a file.
+        // A disk that is left out need not be a file.
         let mut record = sample();
         record.disks[2].path = "nbd:localhost:10809".into();
         assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);

@@ -1,8 +1,8 @@
-//! `revert --restore-first`: the domain is restored on disks of its own while the old one runs, and takes its
-//! place when it is whole. Pure.
+//! `revert --restore-first`: restores the domain on disks of its own while the old one runs, and then
+//! switches. Pure.
 //!
-//! Until the new one runs, nothing of the old one but its name has changed, and that is given back: every step
-//! before that can be undone. Once it runs, what is left to do can be repeated until it is done.
+//! Until the new domain runs, only the name of the old one has changed, and every step can be undone. After
+//! that, the remaining steps can be repeated until they are done.
 
 use std::path::{Path, PathBuf};
 
@@ -22,40 +22,41 @@ use crate::revert::{
 };
 use crate::state::{State, stamp};
 
-/// What the name of the old domain ends with once it has been replaced.
+/// The suffix of the old domain's name after the switch.
 pub const REPLACED: &str = ".replaced";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
     /// Leave the domain paused.
     pub paused: bool,
-    /// Delete what the domain wrote since.
+    /// Delete what the domain wrote since the snapshot.
     pub discard_current: bool,
-    /// Copy what can have a second image in no other way.
+    /// Copy a disk that cannot get a second image in another way.
     pub copy: bool,
-    /// Where those copies go, absolute; beside the disk's own image if nothing is said.
+    /// The directory of those copies, absolute; by default that of the disk's own image.
     pub directory: Option<PathBuf>,
-    /// Restore it, see that it is whole, and take it away again.
+    /// Restore the domain, check it, and remove it again.
     pub rehearse: bool,
-    /// A new UUID: in a rehearsal that of the domain, else for what xenstore keeps of the old one.
+    /// A new UUID: in a rehearsal that of the domain, otherwise for the old domain's `/vm` in
+    /// xenstore.
     pub uuid: Uuid,
 }
 
-/// The name that the new domain has until it takes the place of the old one.
+/// The name of the new domain until the switch.
 pub fn temporary(domain: &str) -> String {
     format!("{domain}.restoring")
 }
 
-/// The names that are needed meanwhile.
+/// The temporary names of both domains.
 pub fn names(domain: &str) -> [String; 2] {
     [temporary(domain), format!("{domain}{REPLACED}")]
 }
 
-/// Plans it, or refuses it.
+/// Plans the revert, or refuses it.
 ///
 /// # Errors
 ///
-/// What is in the way: nothing was changed.
+/// The obstacles: nothing was changed.
 pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     let record = &found.record;
     let name = &record.domain.name;
@@ -96,7 +97,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     Ok(reverted(plan, found, disks, wishes))
 }
 
-/// The plan: all that takes time is done while the old domain runs.
+/// The plan: everything that takes time happens while the old domain runs.
 fn switch(
     found: &Found,
     wishes: &Wishes,
@@ -116,10 +117,10 @@ fn switch(
     prepare.push(Step::Switch(Switch::Restore { heir: heir.clone(), config: config.to_json() }));
     let domain = heir.temporary.clone();
     prepare.push(Step::Switch(Switch::Check { uuid: old.id.uuid, domain }));
-    // One that asks for a reboot now is not started again by its xl process: it is replaced.
+    // If the old domain asks for a reboot now, its xl process must not restart it: it is replaced.
     prepare.extend(old.monitor.map(|process| Step::HoldMonitor { process }));
-    // One that is paused may stay so: nobody would know whose pause to take back. One that is suspended may be
-    // resumed by whoever did that.
+    // A paused domain may stay paused: nobody would know whose pause to undo. A suspended one may be resumed
+    // by the program that suspended it.
     if old.state != State::Paused {
         prepare.push(Step::Pause { domain: old.id.clone() });
     }
@@ -172,7 +173,7 @@ fn rehearsal(found: &Found, wishes: &Wishes, files: Vec<Step>, config: &DomainCo
     }
 }
 
-/// The plans of the disks, none of which touches what the old domain writes to before that is gone.
+/// The plans of the disks. None touches the old domain's files before that domain is gone.
 fn disks(found: &Found, wishes: &Wishes) -> Result<Vec<DiskRevert>> {
     let record = &found.record;
     let refuse = |disk: &DiskRecord, why: &str| {
@@ -229,7 +230,7 @@ fn disks(found: &Found, wishes: &Wishes) -> Result<Vec<DiskRevert>> {
     Ok(disks)
 }
 
-/// What the first wrote last may come after what the second has read.
+/// The old domain may write to a shared disk after the new one has read it.
 fn check_left_out(found: &Found) -> Result<()> {
     match clone::writable_left_out(found)? {
         None => Ok(()),
@@ -239,7 +240,7 @@ fn check_left_out(found: &Found) -> Result<()> {
     }
 }
 
-/// Refuses what two domains cannot have at a time, running or not.
+/// Refuses what two domains cannot have at the same time, running or not.
 fn check_once(found: &Found) -> Result<()> {
     let config = &found.config;
     let mut once = config.unshareable();
@@ -280,7 +281,7 @@ fn notes(found: &Found, disks: &[DiskRevert], wishes: &Wishes) -> Vec<String> {
 
 fn reverted(plan: Plan, found: &Found, mut disks: Vec<DiskRevert>, wishes: &Wishes) -> Revert {
     for disk in &mut disks {
-        // By the name that it has in the end.
+        // Use its final name.
         disk.switch = disk.settled.clone().or(disk.switch.take());
         if wishes.discard_current && !disk.discard.is_empty() {
             disk.kept = None;
@@ -290,7 +291,7 @@ fn reverted(plan: Plan, found: &Found, mut disks: Vec<DiskRevert>, wishes: &Wish
     let changes: Vec<DiskChange> = pairs
         .filter_map(|(disk, seen)| {
             let mut change = cfg::change(disk, seen)?;
-            // The volume that has the name now is another one than before, and the file need not be changed.
+            // Another volume has the name now, so the file need not change.
             let same = disk.settled.as_ref().is_some_and(|(path, _)| *path == seen.record.path);
             let here = seen.top.as_deref().is_none_or(|top: &Path| top == seen.record.path);
             change.needed &= !(same && here);

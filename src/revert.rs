@@ -1,4 +1,4 @@
-//! `revert`: from a snapshot and what is seen to a plan. Pure.
+//! `revert`: plans a revert from a snapshot and the observations. Pure.
 
 pub mod by_hand;
 pub(crate) mod cfg;
@@ -25,11 +25,11 @@ use crate::tool::volumes::Volume;
 pub struct Wishes {
     /// Leave the domain paused.
     pub paused: bool,
-    /// Delete what the domain wrote since.
+    /// Delete what the domain wrote since the snapshot.
     pub discard_current: bool,
 }
 
-/// The domain as it is now.
+/// The current domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     pub id: DomainId,
@@ -38,63 +38,62 @@ pub struct Running {
     pub monitor: Option<Process>,
 }
 
-/// How the domain goes on once its disks are put back.
+/// How the domain starts after its disks are reverted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Onward {
     /// From its memory, in the image.
     Memory,
-    /// Without: it is started from this xl configuration file.
+    /// Without memory, from this xl configuration file.
     Start(PathBuf),
 }
 
-/// What was seen of a snapshot and of the host.
+/// Observations of a snapshot and the host.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// How the user named the snapshot, for messages that say which command to type.
+    /// The user's name for the snapshot, for commands in messages.
     pub snapshot: String,
     /// The record in the image.
     pub record: Record,
-    /// How the domain goes on.
+    /// How the domain starts.
     pub onward: Onward,
     /// The configuration in the image; without one, that of the xl configuration file.
     pub config: DomainConfig,
-    /// The domain that has the name of the snapshot's domain now, if one has.
+    /// The domain that currently has the name of the snapshot's domain.
     pub named: Option<Running>,
-    /// The domain that has its UUID, if one has.
+    /// The domain that has its UUID.
     pub same: Option<Running>,
     /// In the order of the record.
     pub disks: Vec<DiskFound>,
-    /// The writable disks that the domain has now and the snapshot has not, for people.
+    /// The current writable disks that are not in the snapshot, for messages.
     pub attached: Vec<String>,
     /// The host's logical volumes; read only if the snapshot has one.
     pub volumes: std::result::Result<Vec<Volume>, String>,
-    /// What xenstore has of the domain in `/vm/UUID`; looked at only if another one is to be restored beside it.
+    /// The domain's keys in `/vm/UUID` in xenstore; read only for `--restore-first`.
     pub vm: Vec<(String, String)>,
-    /// What is missing of what put-back and restore need.
+    /// What the revert or the restore lacks.
     pub troubles: Vec<Trouble>,
     /// The time of the revert.
     pub now: Timestamp,
 }
 
-/// A plan, and what the user should know of the disks afterwards.
+/// A plan, and the state of the disks after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revert {
-    /// What will be done.
     pub plan: Plan,
-    /// Per disk of the record: the image the guest goes on with, where another one.
+    /// Per disk of the record: the image in which the guest continues, if it changes.
     pub images: Vec<Option<std::path::PathBuf>>,
-    /// Per disk of the record: where that stays which the guest wrote since.
+    /// Per disk of the record: where the data that the guest wrote since is kept.
     pub kept: Vec<Option<String>>,
-    /// The images of the disks that are put back.
+    /// The images of the reverted disks.
     pub changes: Vec<DiskChange>,
-    /// Entries for the user's xl configuration file, unless we see to them.
+    /// Entries for the user's xl configuration file, unless we update it.
     pub cfg_lines: Vec<String>,
-    /// What becomes of that file.
+    /// The result for that file.
     pub cfg: CfgAfter,
 }
 
 impl Revert {
-    /// The same revert, with what becomes of the configuration file.
+    /// Adds the update of the configuration file.
     #[must_use]
     pub fn with_cfg(mut self, cfg: CfgAfter) -> Self {
         match &cfg {
@@ -105,11 +104,11 @@ impl Revert {
                 let step = Step::ReplaceCfg(replace.clone());
                 let plan = &mut self.plan;
                 if plan.onward.iter().any(|step| matches!(step, Step::CreateDomain { .. })) {
-                    // xl reads it then.
+                    // xl reads it at the start.
                     plan.stranded.steps.splice(0..0, step.undo());
                     plan.prepare.push(step);
                 } else {
-                    // Before anything that it may still name is deleted.
+                    // Before files that it may still name are deleted.
                     let at = plan.finish.iter().take_while(|step| step.lets_guest_run()).count();
                     plan.finish.insert(at, step);
                 }
@@ -235,7 +234,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         ),
         command: Some(format!("xl-snapshot revert {}", found.snapshot)),
     };
-    // Where a disk has no way back, the user has to know what is where.
+    // If a disk has no undo, the user must know where its data is.
     let no_way_back = |disk: &DiskRevert| !disk.put_back.is_empty() && disk.take_back.is_empty();
     let kept = disks.iter().zip(&found.disks).filter(|(disk, _)| no_way_back(disk));
     let kept = kept.filter_map(|(disk, seen)| {
@@ -247,7 +246,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     let steps = |of: fn(&DiskRevert) -> &[Step]| disks.iter().map(of).collect::<Vec<_>>();
     let mut prepare = Step::in_rounds(&steps(|disk| &disk.prepare));
     match &found.same {
-        // It is not rebooted by its xl process meanwhile.
+        // Its xl process must not reboot it meanwhile.
         Some(same) => {
             let hold = same.monitor.map(|process| Step::HoldMonitor { process });
             let there = Step::CheckThere { domain: same.id.clone() };
@@ -256,10 +255,10 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         None => prepare.push(Step::CheckDown { uuid, domain: domain.name.clone() }),
     }
     let mut onward = Step::in_rounds(&steps(|disk| &disk.put_back));
-    // What dom0's kernel may have open is put back when all of the domain is gone.
+    // Disks that dom0's kernel may have open are reverted after the domain is gone completely.
     let destroyed =
         found.same.as_ref().map(|same| Step::AwaitDestroyed { domain: same.id.clone() });
-    // Not before: it would take a guest that asked for a reboot for one to be started again.
+    // Not earlier: it would restart a guest that asked for a reboot.
     let wake =
         found.same.as_ref().and_then(|same| Some(Step::WakeMonitor { process: same.monitor? }));
     let only_qemu = disks.iter().all(|disk| disk.only_qemu || disk.put_back.is_empty());
@@ -319,8 +318,8 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     })
 }
 
-/// Refuses with everything that is in the way of a revert, the worst first: what is wrong with the disks,
-/// and what is missing besides. Else the plans of the disks.
+/// Refuses with all obstacles to a revert, the worst first: errors of the disks, and then what is
+/// missing. Otherwise returns the plans of the disks.
 pub(crate) fn no_trouble(found: &Found, disks: Vec<Result<DiskRevert>>) -> Result<Vec<DiskRevert>> {
     let lost = disks.iter().filter_map(|disk| disk.as_ref().err());
     let lost = lost.map(|error| Trouble::of_error(error, Rank::Lost));
@@ -330,8 +329,8 @@ pub(crate) fn no_trouble(found: &Found, disks: Vec<Result<DiskRevert>>) -> Resul
     }
 }
 
-/// The disks of the record are checked, and the domain is restored with those of the configuration:
-/// they have to be the same ones.
+/// Checks that record and configuration have the same disks: we check those of the record, and the
+/// domain is restored with those of the configuration.
 pub(crate) fn check_image(found: &Found) -> Result<()> {
     let record = &found.record;
     let refused = || {
@@ -361,7 +360,7 @@ pub(crate) fn check_image(found: &Found) -> Result<()> {
     Ok(())
 }
 
-/// The domain is started with the disks of its configuration file.
+/// The same for a domain that is started from its configuration file.
 fn check_start(found: &Found) -> Result<()> {
     let Record { domain, disks, .. } = &found.record;
     let refused = || {
@@ -392,7 +391,7 @@ pub(crate) fn check_domain(found: &Found) -> Result<()> {
     )
 }
 
-/// Refuses a revert because of who has the name or the UUID of the snapshot's domain now.
+/// Refuses a revert if the name or the UUID of the snapshot's domain now belongs to another domain.
 ///
 /// # Errors
 ///
@@ -402,7 +401,7 @@ pub fn refuse_domain(
     named: Option<&(DomainId, State)>,
     same: Option<&(DomainId, State)>,
 ) -> Result<()> {
-    // Without memory, it is known by its name: see `look::for_revert`.
+    // Without memory, the name identifies the domain: see `look::for_revert`.
     let another = named.filter(|(named, _)| same.is_none_or(|(same, _)| same != named));
     if let Some((named, _)) = another {
         return Err(Error::refused(format!(

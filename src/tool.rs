@@ -1,4 +1,4 @@
-//! Commands as data: which tool, with which arguments. Pure; `host/command.rs` runs them.
+//! Commands as data: tool and arguments. Pure; `host/command.rs` runs them.
 
 pub mod guest_agent;
 pub mod qemu_img;
@@ -26,7 +26,7 @@ pub enum Tool {
     Lvm,
     /// VHD files, from blktap.
     VhdUtil,
-    /// The QEMU that serves the disks of domains. It is only asked what it can do.
+    /// The QEMU that serves the disks of domains. We only query its formats.
     Qemu,
 }
 
@@ -43,7 +43,7 @@ impl Tool {
         }
     }
 
-    /// What to do when it is not there.
+    /// What to do if it is not installed.
     pub fn remedy(self) -> &'static str {
         match self {
             Tool::QemuImg | Tool::QemuNbd => "install it (Debian: apt install qemu-utils)",
@@ -54,8 +54,8 @@ impl Tool {
         }
     }
 
-    /// How long it may do nothing at all before it is taken to hang. That is no limit on its work: while it uses
-    /// the processor, reads or writes, it may take days.
+    /// How long it may do nothing at all before we consider it hung. It has no other limit: while it uses the
+    /// processor, reads or writes, it may run for days.
     fn patience(self) -> Duration {
         Duration::from_secs(match self {
             Tool::QemuImg | Tool::QemuNbd | Tool::VhdUtil | Tool::Qemu => 120,
@@ -64,7 +64,7 @@ impl Tool {
         })
     }
 
-    /// What to do after it has hung.
+    /// The hint after it has hung.
     pub fn after_hang(self) -> &'static str {
         match self {
             Tool::QemuImg | Tool::QemuNbd | Tool::VhdUtil | Tool::Qemu => {
@@ -88,18 +88,18 @@ pub struct Invocation {
     pub tool: Tool,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// It is taken to hang when it has done nothing for so long.
+    /// How long it may do nothing before we consider it hung.
     pub patience: Duration,
 }
 
 impl Invocation {
-    /// A call with the patience that the tool needs.
+    /// A call with the default patience of the tool.
     pub fn new<S: AsRef<OsStr>>(tool: Tool, args: impl IntoIterator<Item = S>) -> Self {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         Invocation { tool, args, patience: tool.patience() }
     }
 
-    /// Whether it does nothing but read the headers of disk images.
+    /// Whether it only reads the headers of disk images.
     pub fn describes_images(&self) -> bool {
         self.tool == Tool::QemuImg && self.args.first().is_some_and(|command| command == "info")
     }
@@ -125,7 +125,7 @@ impl Invocation {
     }
 }
 
-/// As it can be pasted into a shell.
+/// The command for a shell.
 impl fmt::Display for Invocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.tool.name())?;
@@ -136,27 +136,27 @@ impl fmt::Display for Invocation {
     }
 }
 
-/// Asks QEMU which formats it can serve, for each as `-drive format=NAME`; it then ends.
+/// Lets QEMU list the formats of `-drive format=NAME` and exit.
 pub fn formats_served() -> Invocation {
     Invocation::new(Tool::Qemu, ["-machine", "none", "-nodefaults", "-display", "none"])
         .args(["-drive", "format=help"])
 }
 
-/// The formats in QEMU's answer, those that it only reads left out (blockdev.c, `drive_new`): `None` if it is no
+/// The formats in QEMU's answer, without those that it only reads (blockdev.c, `drive_new`): `None` if it is no
 /// such answer.
 pub fn parse_served(answer: &str) -> Option<Vec<&str>> {
     let line = answer.lines().find_map(|line| line.strip_prefix("Supported formats:"))?;
     Some(line.split_whitespace().collect())
 }
 
-/// Starts a domain from its xl configuration file. By an option: xl takes an argument with an `=` in it for
-/// a setting (xl_vmcontrol.c, `main_create`).
+/// Starts a domain from its xl configuration file. With `-f`, because xl takes an argument that contains
+/// `=` for a setting (xl_vmcontrol.c, `main_create`).
 pub fn create_domain(cfg: &Path, paused: bool) -> Invocation {
     let paused = paused.then_some("-p");
     Invocation::new(Tool::Xl, ["create", "-q"]).args(paused).arg("-f").arg(cfg)
 }
 
-/// Asks xl what it reads in a configuration file: libxl's JSON of the domain, which is not started.
+/// Lets xl parse a configuration file and print libxl's JSON, without starting the domain.
 pub fn dry_run(cfg: &Path) -> Invocation {
     Invocation::new(Tool::Xl, ["create", "-q", "-n", "-f"]).arg(cfg)
 }
@@ -166,7 +166,7 @@ pub fn quote(text: impl AsRef<OsStr>) -> String {
     let text = text.as_ref().to_string_lossy();
     match shlex::try_quote(&text) {
         Ok(quoted) => quoted.into_owned(),
-        // A NUL: no argument or path can hold one, so this is for messages only.
+        // A NUL: no argument or path can contain one, so this is only for messages.
         Err(_) => format!("{text:?}"),
     }
 }
@@ -184,7 +184,7 @@ pub fn check_path(path: &Path) -> Result<&str, BadPath> {
     Ok(text)
 }
 
-/// Why a path is not used.
+/// Why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
     /// Not UTF-8.

@@ -1,9 +1,8 @@
-//! Points disks of an xl configuration file to other images, and leaves every other byte as it is.
-//! Pure.
+//! Changes the images of disks in an xl configuration file, and keeps every other byte. Pure.
 //!
-//! Knows just enough of the two languages involved: the file's ([`disk_entries`]) and that of one
-//! disk specification ([`respec`]). What is not understood is an error, never a guess, and
-//! `host/cfg.rs` has libxlutil read the result.
+//! Knows just enough of two languages: the file's ([`disk_entries`]) and that of a disk
+//! specification ([`respec`]). Unknown syntax is an error, never a guess, and `host/cfg.rs` checks
+//! the result with libxlutil.
 
 mod change;
 mod spec;
@@ -22,12 +21,11 @@ pub use self::text::{Entry, disk_entries, literal};
 pub struct Known<'a> {
     /// The whole entry.
     pub spec: &'a str,
-    /// The disk it is about.
     pub vdev: &'a str,
 }
 
-/// `text`, in whatever encoding, with `changes` made. `disks` is what libxlutil reads in it, in the order of the list: it
-/// says which entry is which disk, and must be what we read ourselves.
+/// Applies `changes` to `text`, in any encoding. `disks` are those that libxlutil reads in it, in the order of the list:
+/// they identify the entries, and must match our own reading.
 pub fn rewrite(text: &[u8], disks: &[Known<'_>], changes: &[Change]) -> Result<Vec<u8>, BadCfg> {
     let entries = disk_entries(text)?;
     if !entries.iter().map(|entry| entry.spec.as_str()).eq(disks.iter().map(|disk| disk.spec)) {
@@ -45,7 +43,7 @@ pub fn rewrite(text: &[u8], disks: &[Known<'_>], changes: &[Change]) -> Result<V
         }
         edits.push((entry, respec(&entry.spec, change)?));
     }
-    // From the end to the start, so that the spans of those to come stay right.
+    // From the end to the start, so that the remaining spans stay valid.
     edits.sort_by_key(|(entry, _)| entry.span.start);
     let mut new = text.to_owned();
     for (entry, spec) in edits.into_iter().rev() {

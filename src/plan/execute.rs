@@ -1,4 +1,4 @@
-//! The one executor of plans, and what goes on with a plan whose executor was killed.
+//! The executor of plans, and the code that continues a plan whose executor was killed.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,28 +7,27 @@ use crate::error::{Error, Left, Result};
 
 /// Performs steps: the real dom0, or a fake that fails on command.
 pub trait Perform {
-    /// Does one step. An undo step must succeed when there is nothing to undo. An error that says
-    /// what is left ([`Error::left`]) means that the step was done in part.
+    /// Performs one step. An undo step must succeed when there is nothing to undo. An error with
+    /// leftovers ([`Error::left`]) means that the step was done in part.
     fn perform(&mut self, step: &Step) -> Result<()>;
 
-    /// Whether the user asked to stop (SIGINT, SIGTERM). Looked at between steps that can be
-    /// undone.
+    /// Whether the user asked to stop (SIGINT, SIGTERM). Checked between steps that can be undone.
     fn interrupted(&self) -> bool {
         false
     }
 
-    /// Told before every step how far the plan has come.
+    /// Called before every step with the progress of the plan.
     fn reached(&mut self, _: Reached) {}
 
-    /// Settles a step that a process began that is gone now, a commit or one that nothing can undo:
-    /// returns whether it has taken place. One that cannot be left in its middle is ended. An error of a
-    /// commit means that it has not taken place as a whole, and never will: it says what is left of it.
+    /// Settles a step that a killed process began, a commit or one that cannot be undone: returns
+    /// whether it has taken place. Completes a step that must not stay half done. An error of a commit
+    /// means that it has not taken place as a whole, and never will; the error lists its leftovers.
     fn settle(&mut self, _: &Step) -> Result<bool> {
         Ok(false)
     }
 }
 
-/// How far a plan has come: the step that was begun last, by its number in its part.
+/// The progress of a plan: the last step that was begun, by its index in its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reached {
@@ -36,11 +35,11 @@ pub enum Reached {
     Prepare(usize),
     /// The commit.
     Commit,
-    /// What must follow.
+    /// A step that must follow.
     Onward(usize),
-    /// What ends it.
+    /// A final step.
     Finish(usize),
-    /// All is done, or undone as far as it could be.
+    /// Everything is done, or undone as far as possible.
     End,
 }
 
@@ -54,26 +53,27 @@ pub fn execute(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
     result
 }
 
-/// How a plan ended whose executor was killed.
+/// The end of a plan whose executor was killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakenOver {
-    /// Everything is as it was.
+    /// Nothing has changed.
     Undone,
-    /// It was carried out to its end.
+    /// It was completed.
     Finished,
 }
 
-/// Goes on with a plan whose executor was killed: undoes what can be undone, ends what cannot.
+/// Continues a plan whose executor was killed: undoes it if that is possible, otherwise completes
+/// it.
 ///
 /// # Errors
 ///
-/// What could not be put in order.
+/// What could neither be undone nor completed.
 pub fn take_over(plan: &Plan, reached: Reached, host: &mut dyn Perform) -> Result<TakenOver> {
     match reached {
         Reached::Prepare(begun) => return undone(plan, begun + 1, host),
         Reached::Commit => {
             let step = plan.commit.as_ref().expect("a plan that reached its commit has one");
-            // Whatever it left: a guest that stands still goes on, and its xl process.
+            // Whatever it left, resume a suspended guest and its xl process.
             let trouble = match host.settle(step) {
                 Ok(true) => None,
                 Ok(false) => return undone(plan, plan.prepare.len(), host),
@@ -99,9 +99,10 @@ pub fn take_over(plan: &Plan, reached: Reached, host: &mut dyn Perform) -> Resul
     Ok(TakenOver::Finished)
 }
 
-/// What takes steps back, last first; but what can wait comes when the guest runs again.
+/// The undo of steps, last first; what can wait comes after the guest runs again.
 pub fn undo(steps: &[Step]) -> Vec<Step> {
-    // What was done at the same time is taken back one by one: a failure must not keep the rest.
+    // Steps that were done at the same time are undone one by one: a failure must not prevent the
+    // rest.
     let undo = steps.iter().rev().filter_map(Step::undo).flat_map(Step::apart);
     let (later, first): (Vec<_>, Vec<_>) = undo.partition(Step::can_wait);
     [first, later].concat()
@@ -116,7 +117,7 @@ fn prepare(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
             host.perform(step)
         };
         if let Err(error) = outcome {
-            // The failed step may have happened half-way: its undo runs as well.
+            // The failed step may be half done: its undo runs as well.
             let left = try_all(&undo(&plan.prepare[..=number]), host);
             return Err(failure(plan, step, error, left));
         }
@@ -161,14 +162,14 @@ fn finish(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// What is to be done first by whoever reads it: the way on.
+/// The leftovers of [`Stranded`]: what the reader must do first.
 fn stranded(plan: &Plan, host: &mut dyn Perform) -> Vec<Left> {
     let mut left = plan.stranded.left.clone();
     left.extend(try_all(&plan.stranded.steps, host));
     left
 }
 
-/// The same error, which begins with what does not run.
+/// The same error, beginning with what does not run.
 fn down(plan: &Plan, mut error: Error) -> Error {
     if !plan.stranded.down.is_empty() {
         error.message = format!("{}: {}", plan.stranded.down, error.message);
@@ -176,7 +177,7 @@ fn down(plan: &Plan, mut error: Error) -> Error {
     error
 }
 
-/// The rest of a plan, from a step of `onward` on.
+/// Performs the rest of a plan, from a step of `onward` on.
 fn go_on(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     if first < plan.onward.len() && !plan.onward_again {
         let left = stranded(plan, host);
@@ -203,7 +204,7 @@ fn try_all(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
     left
 }
 
-/// What could not be done, and why: a command once, with its own words or without any.
+/// Describes a failed step and the reason; names a command only once.
 fn told(what: &str, step: &Step, error: &Error) -> String {
     let why = error.chain().join(": ");
     format!("{what} {}: {why}", step.before(&why))
@@ -223,7 +224,7 @@ fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error
     if outer.hint.is_none() && error.left.is_empty() && left.is_empty() {
         outer.hint = Some("all is as it was before; try again when the cause is removed".into());
     }
-    // What the step itself left has to be dealt with first. It may be what the plan leaves.
+    // The leftovers of the step itself come first. They may equal those of the plan.
     let mut all = [std::mem::take(&mut error.left), left].concat();
     let mut left: Vec<Left> = Vec::new();
     for one in all.drain(..) {
@@ -256,7 +257,7 @@ mod tests {
         assert_eq!(told.left, [left("it is down"), left("a file")]);
     }
 
-    /// Records what is done and fails the steps it is told to.
+    /// Records the steps, and fails those it is told to.
     #[derive(Default)]
     struct Fake {
         done: Vec<String>,

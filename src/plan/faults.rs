@@ -1,4 +1,4 @@
-//! Every fault of every step of a plan: what the planners' tests call on each kind of plan.
+//! Every fault of every step of a plan. The planners' tests call this on each kind of plan.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,7 +18,7 @@ struct Run {
     reached: Option<Reached>,
 }
 
-/// The plan's steps, all in order, with how far it has come at each.
+/// All steps of the plan in order, with the progress at each.
 fn points(plan: &Plan) -> Vec<(Reached, &Step)> {
     let numbered = |steps: &'_ [Step], reached: fn(usize) -> Reached| {
         (0..steps.len()).map(reached).collect::<Vec<_>>()
@@ -32,7 +32,7 @@ fn points(plan: &Plan) -> Vec<(Reached, &Step)> {
     at.zip(steps).collect()
 }
 
-/// A host that remembers what it was asked for.
+/// A host that records its steps.
 struct Recorder<'a> {
     model: &'a mut Model,
     faults: &'a [(usize, Fault)],
@@ -74,8 +74,8 @@ fn run(plan: &Plan, guest: Guest, faults: &[(usize, Fault)]) -> Run {
     Run { result, model, tried, reached }
 }
 
-/// Has every step fail, early and late, its undo fail too, and the program killed before and after
-/// every step, those that undo included. Returns how many faults were tried.
+/// Fails every step, early and late, fails its undo too, and kills the program before and after
+/// every step, including undo steps. Returns the number of faults.
 pub fn try_every_fault(plan: &Plan, guest: Guest) -> usize {
     let good = run(plan, guest, &[]);
     good.result.expect("without a fault it succeeds");
@@ -84,7 +84,7 @@ pub fn try_every_fault(plan: &Plan, guest: Guest) -> usize {
     let mut tried = 0;
     for (number, (reached, step)) in points(plan).into_iter().enumerate() {
         for fault in [Fault::Fails, Fault::FailsLate] {
-            // A commit that failed has changed nothing: that is in the contract of `Perform`.
+            // A failed commit has changed nothing, by the contract of `Perform`.
             if reached != Reached::Commit || fault == Fault::Fails {
                 tried += case.failure(number, reached, step, fault);
             }
@@ -131,7 +131,7 @@ impl Case<'_> {
                 let by_hand = error.left.iter().any(|left| left.command == step.by_hand());
                 assert!(by_hand, "{step}: {:?}", error.left);
                 run.model.perform(step).expect("a model can do all");
-                // What rests on it failed as well, and was told.
+                // Steps that depend on it failed as well, and were reported.
                 for later in &self.plan.finish[at + 1..] {
                     let text = later.to_string();
                     if error.left.iter().any(|left| left.what.contains(&text)) {
@@ -145,7 +145,7 @@ impl Case<'_> {
         }
     }
 
-    /// Where the way on is a new run of the program, nothing of the domain is in its way.
+    /// If the user must run the program again, nothing of the domain may be in its way.
     fn check_destroyed(&self, state: &State, step: &Step) {
         assert!(
             self.plan.onward_again || !state.destroying,
@@ -153,12 +153,13 @@ impl Case<'_> {
         );
     }
 
-    /// What a repeated revert would find a second time is not left; but a merge of LVM has no way back.
+    /// Nothing must remain that a repeated revert would find a second time; but a merge of LVM cannot
+    /// be undone.
     fn check_taken_back(&self, state: &State, step: &Step) {
         let merges = |step: &Step| matches!(step, Step::AwaitMerged { .. });
         let steps = self.plan.onward.iter().cloned().flat_map(Step::apart);
         let merged = steps.into_iter().any(|step| merges(&step));
-        // A domain that was started all the same has the disks.
+        // A domain that was started nevertheless has the disks.
         if !self.plan.onward_again && !merged && state.guest == Guest::Gone {
             assert_eq!(state.ran, self.before.ran, "left after {step}");
             assert_eq!(state.files, self.before.files, "left after {step}");
@@ -166,7 +167,7 @@ impl Case<'_> {
         }
     }
 
-    /// A step fails, and so does one of those that take it back; and the program is killed there.
+    /// A step fails, and so does a step of its undo; and the program is killed there.
     fn undo_fails(&self, number: usize, fault: Fault, undo: usize) -> usize {
         let mut run = run(self.plan, self.guest, &[(number, fault), (undo, Fault::Fails)]);
         let error = run.result.expect_err("a failed step fails the plan");
@@ -175,12 +176,13 @@ impl Case<'_> {
         let left = &error.left[0];
         assert!(left.what.contains(&step.to_string()), "{} does not name {step}", left.what);
         assert_eq!(left.command, step.by_hand());
-        // What is left is just what is told. Done by hand, all is as it was.
+        // The leftovers are exactly those reported. After they are done by hand, nothing has
+        // changed.
         run.model.perform(step).expect("a model can do all");
         if error.left.len() > 1 {
             let runs = matches!(step, Step::Resume { .. } | Step::LetRun { .. });
             assert!(runs, "{:?}", error.left);
-            // What takes a running guest failed as well, and was told.
+            // Steps that need a running guest failed as well, and were reported.
             for later in &run.tried[undo + 1..] {
                 let text = later.to_string();
                 if error.left.iter().any(|left| left.what.contains(&text)) {
@@ -195,7 +197,7 @@ impl Case<'_> {
         3
     }
 
-    /// The program is killed: its guard has to find a good end.
+    /// The program is killed: its guard must reach a good end.
     fn kill(&self, faults: &[(usize, Fault)]) {
         let mut run = run(self.plan, self.guest, faults);
         let (at, how) = faults[faults.len() - 1];
@@ -213,7 +215,7 @@ impl Case<'_> {
                 assert!(reached != Reached::Commit || how == Fault::KilledLate, "{step}");
                 assert_eq!(run.model.state, *self.after, "killed at {step}");
             }
-            // Only where the way on is a new run of the program.
+            // Only if the user must run the program again.
             Err(error) => {
                 assert!(!self.plan.onward_again, "{step}: {error}");
                 assert!(matches!(reached, Reached::Commit | Reached::Onward(_)), "{step}");

@@ -1,10 +1,10 @@
-//! Plans: what an operation will do, as data, and the one executor that does it.
+//! Plans: an operation as data, and the executor that performs it.
 //!
-//! An operation looks (`host/`), computes a [`Plan`] with pure code, and hands it to [`execute`].
+//! An operation inspects the host (`host/`), computes a [`Plan`] with pure code, and hands it to [`execute`].
 //! `--dry-run` prints the same value. A plan has four parts:
 //!
 //! * *prepare*: every step has an undo. The first failure undoes all of them, in reverse, and
-//!   everything is as it was (exit code 1);
+//!   nothing has changed (exit code 1);
 //! * *commit*: the one step that makes the change real. When it fails nothing was changed, and the
 //!   preparations are undone;
 //! * *onward*: what must follow, in order, each step on those before it. Nothing is undone any more:
@@ -37,42 +37,42 @@ pub use text::Text;
 
 use crate::error::Left;
 
-/// What an operation will do. See the module documentation.
+/// See the module documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Plan {
-    /// What the plan is for, as a sentence begins: `Snapshot s1 of web1`.
+    /// The title, as the beginning of a sentence: `Snapshot s1 of web1`.
     pub title: String,
-    /// What the user should know: disks left out, what happens to data.
+    /// Notes for the user: disks left out, what happens to data.
     pub notes: Vec<String>,
     /// Steps that can be undone.
     pub prepare: Vec<Step>,
-    /// The step that makes it real.
+    /// The step that makes the change real.
     pub commit: Option<Step>,
     /// What must follow it, in order.
     pub onward: Vec<Step>,
-    /// Whether a step of `onward` that was cut short may be begun again.
+    /// Whether an interrupted step of `onward` may be repeated.
     pub onward_again: bool,
     /// What to do and say when a step of `onward` fails.
     pub stranded: Stranded,
     /// What must be done at the end.
     pub finish: Vec<Step>,
-    /// The sizes of the domain's disks in bytes, as the guest sees them, for the proofs in the record: once
-    /// overlays stand on them, QEMU tells the overlays' sizes.
+    /// The sizes of the domain's disks in bytes, as the guest sees them, for the proofs in the record:
+    /// after the switch, QEMU reports the sizes of the overlays.
     pub virtual_sizes: BTreeMap<String, u64>,
 }
 
-/// The state between two good ones, when there is no way back.
+/// What to do and report if a step of `onward` fails, when there is no way back.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stranded {
-    /// What does not run then, as a sentence begins: `Domain web1 is down`.
+    /// What is down, as the beginning of a sentence: `Domain web1 is down`.
     pub down: String,
-    /// Steps to try: they take away what is of no use now.
+    /// Steps to try: they remove what is useless now.
     pub steps: Vec<Step>,
-    /// What the user has to know, and the way out.
+    /// What the user must know, and the way out.
     pub left: Vec<Left>,
 }
 
-/// The plan as `--dry-run` shows it. A bar marks what happens while the guest stands still.
+/// The plan as `--dry-run` shows it. A bar marks the steps while the guest is paused.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}:", self.title)?;

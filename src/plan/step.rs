@@ -28,152 +28,145 @@ pub use self::parts::{Action, ImageStart, ReplaceCfg, StoreConfig, Target, Whose
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
-    /// Makes a new file with a tool; never touches an existing one.
+    /// Creates a new file with a tool; never touches an existing one.
     NewFile {
         path: PathBuf,
-        /// What fills it.
+        /// The tool that fills it.
         fill: Invocation,
     },
-    /// Gives a qcow2 image that a step before has made another size.
+    /// Resizes a qcow2 image that an earlier step has created.
     Resize {
         path: PathBuf,
         /// The size the guest will see, in bytes.
         size: u64,
     },
-    /// Makes a new file that shares its content with another one, by the file system's own means
-    /// (FICLONE, ioctl_ficlonerange(2)); owner and permissions are the same.
+    /// Creates a reflink copy of a file (FICLONE, ioctl_ficlonerange(2)), with the same owner and
+    /// permissions.
     Clone {
-        /// The file.
         from: PathBuf,
-        /// The new one.
         to: PathBuf,
-        /// Whether anybody may write to it.
+        /// Whether it has write permission.
         writable: bool,
     },
-    /// Gives a file another name, which must be free.
-    Rename {
-        /// The file.
-        from: PathBuf,
-        /// Its new name.
-        to: PathBuf,
-    },
+    /// Renames a file; the new name must be free.
+    Rename { from: PathBuf, to: PathBuf },
     /// Removes a file this run made.
     RemoveNew { path: PathBuf },
-    /// Takes the write permission from the base of an overlay: the mark that others rest on it.
+    /// Removes the write permission from the base of an overlay, which marks it as a base.
     Protect { path: PathBuf },
-    /// Gives it back.
+    /// Restores the write permission.
     Unprotect { path: PathBuf },
     /// Opens the memory image and writes its header.
     OpenImage(Box<ImageStart>),
     /// Removes the unfinished image.
     DiscardImage,
-    /// Stops the domain's xl process, which would take the suspend for the domain's end.
+    /// Stops the domain's xl process, which would take the suspend for the end of the domain.
     HoldMonitor { process: Process },
-    /// Lets it go on.
+    /// Continues it.
     WakeMonitor { process: Process },
-    /// Saves the guest's memory; the guest stands still when it is done.
+    /// Saves the guest's memory; afterwards the guest is suspended.
     Suspend {
         domain: DomainId,
         /// Whether the guest runs while most of its memory is copied.
         live: bool,
-        /// How long it may have stood still when its memory is saved, and when that is checked.
+        /// The maximum length of the pause until the memory is saved, and at later checks.
         max_pause: Option<Duration>,
-        /// The images of its disks. What dom0 has cached of them is written to their storage first: else
-        /// QEMU and LVM would do that while the guest stands still.
+        /// The images of its disks. Dom0's cached data of them is written to storage first: otherwise
+        /// QEMU and LVM would do that in the pause.
         disks: Vec<PathBuf>,
     },
-    /// Makes sure that nobody has let the suspended guest run or changed its configuration: then memory
-    /// and disks would not be of one moment, or a disk would be missing. And that the guest has not stood
-    /// still for too long.
+    /// Checks that nobody has resumed the suspended guest or changed its configuration: otherwise memory
+    /// and disks would be from different moments, or a disk would be missing. Also checks that the pause
+    /// is not too long.
     CheckStill {
         domain: DomainId,
-        /// The text libxl had stored of it, if no other step compares it.
+        /// The text that libxl had stored, if no other step compares it.
         stored: Option<String>,
     },
-    /// Makes the domain stand still, or stay paused once it is resumed.
+    /// Pauses the domain, or keeps it paused after it is resumed.
     Pause { domain: DomainId },
-    /// Lets a domain go on that was paused; one that is not needs nothing.
+    /// Unpauses a domain; does nothing if it is not paused.
     LetRun { domain: DomainId },
-    /// Makes sure that a domain is configured as before.
+    /// Checks that the configuration of a domain has not changed.
     CheckSame {
         domain: DomainId,
-        /// The text libxl had stored of it.
+        /// The text that libxl had stored.
         stored: String,
     },
-    /// Makes sure that a domain is still there.
+    /// Checks that a domain still exists.
     CheckThere { domain: DomainId },
-    /// Makes sure that no domain of this UUID or name runs.
+    /// Checks that no domain with this UUID or name runs.
     CheckDown {
-        /// The UUID; nil if it is not known.
+        /// Nil if unknown.
         uuid: Uuid,
-        /// The name.
         domain: String,
     },
-    /// Takes a snapshot inside of a qcow2 file that nobody has open.
+    /// Takes an internal snapshot of a qcow2 file that nobody has open.
     TakeInternal {
         path: PathBuf,
-        /// The snapshot's name, which no other one there has.
+        /// Unique in the file.
         name: SnapshotName,
     },
-    /// Deletes that snapshot, if it is there.
+    /// Deletes that snapshot, if it exists.
     UntakeInternal { path: PathBuf, name: SnapshotName },
-    /// Makes the file for the record of a snapshot without memory, under a `.partial` name.
+    /// Creates the file for the record of a snapshot without memory, under a `.partial` name.
     OpenRecord {
         path: PathBuf,
-        /// The record, not complete yet.
+        /// Without proofs.
         record: Box<Record>,
     },
     /// Removes the unfinished record.
     DiscardRecord,
-    /// Fills in the proofs, makes the record durable and gives it its name: all that, or nothing.
+    /// Fills in the proofs, syncs the record and renames it to its final name: all of it or
+    /// nothing.
     CompleteRecord,
-    /// Lets the guest go on.
+    /// Resumes the guest.
     Resume {
         domain: DomainId,
-        /// The command that brings the guest back if it cannot be resumed, where there is one. Before
-        /// Xen 4.20 xl has none that resumes.
+        /// The command that brings the guest back if it cannot be resumed, if there is one. Before
+        /// Xen 4.20 xl cannot resume.
         otherwise: Option<String>,
     },
     /// Rewrites a stored configuration.
     StoreConfig(StoreConfig),
     /// Rewrites the user's xl configuration file.
     ReplaceCfg(ReplaceCfg),
-    /// Gives it its old text again.
+    /// Restores its old text.
     PutCfgBack(ReplaceCfg),
-    /// Rewrites the disks' keys in xenstore, as far as they are still there.
+    /// Rewrites the disks' keys in xenstore, if they still exist.
     Xenstore(Vec<XenstoreWrite>),
-    /// Hands QEMU the transaction but for its last byte: it has read and understood it when the guest
-    /// stands still.
+    /// Sends QEMU the transaction except its last byte, so that QEMU has read and parsed it before
+    /// the pause.
     Arm {
         domain: DomainId,
-        /// A snapshot each.
+        /// One snapshot each.
         actions: Vec<Action>,
     },
-    /// Takes it back, if it has not been done.
+    /// Cancels it, if it has not been done.
     Disarm,
     /// Snapshots every disk QEMU serves, all or none.
     Transaction {
         domain: DomainId,
-        /// A snapshot each.
+        /// One snapshot each.
         actions: Vec<Action>,
     },
     /// Waits until all of the guest's memory is compressed and written.
     DrainImage,
-    /// Makes the memory image durable and reads it back: nothing else will have the guest's memory.
+    /// Syncs the memory image and reads it back: it will be the only copy of the guest's memory.
     SecureImage,
-    /// Fills in the proofs, makes the image durable and gives it its name.
+    /// Fills in the proofs, syncs the image and renames it to its final name.
     CompleteImage,
     /// Writes the checksums of an image that was completed while the guest was down.
     AddSums,
-    /// Destroys the domain and waits until its QEMU is gone: what QEMU had open is free then. libxl may
-    /// still be at work on the rest.
+    /// Destroys the domain and waits until its QEMU has ended and has closed its files. libxl may still
+    /// be working on the rest.
     Destroy {
         domain: DomainId,
-        /// What to tell if the domain is gone then, but its disks are still in use.
+        /// What to report if the domain is gone, but its disks are still in use.
         way_out: Left,
     },
-    /// Waits until libxl has destroyed all of the domain: its name and what dom0's kernel had open are free
-    /// then.
+    /// Waits until libxl has destroyed the domain completely: then its name is free, and dom0's kernel has
+    /// closed its disks.
     AwaitDestroyed { domain: DomainId },
     /// Waits until nobody has a logical volume open any more, `VG/LV`.
     AwaitClosed { volume: String },
@@ -181,74 +174,65 @@ pub enum Step {
     AwaitMerged { volume: String },
     /// Runs a tool.
     Run(Invocation),
-    /// Runs a tool whose effect another call takes back, also when there was none.
-    Undoable {
-        /// What is run.
-        call: Invocation,
-        /// What takes it back.
-        undo: Invocation,
-    },
-    /// Does several things at a time.
+    /// Runs a tool whose effect another call undoes. The undo also works without an effect.
+    Undoable { call: Invocation, undo: Invocation },
+    /// Performs several steps at the same time.
     Together(Vec<Step>),
     /// Restores the domain from the memory image, paused.
     Restore {
         uuid: Uuid,
         domain: String,
-        /// libxl's JSON, disks as they are now.
+        /// libxl's JSON, with the current disks.
         config: String,
-        /// The image, if it is not the one the operation began with.
+        /// The image, if it is not the one that the operation began with.
         image: Option<PathBuf>,
     },
-    /// Waits for a turn, where any number of domains may be restored at the same time; it ends with the
-    /// restore.
+    /// Waits for a turn, to limit how many domains are restored at the same time; the turn ends with
+    /// the restore.
     AwaitTurn,
-    /// Destroys a domain that was being restored, if it is there, and waits until its QEMU is gone. One
-    /// that runs is somebody else's by now.
+    /// Destroys a half-restored domain, if it exists, and waits until its QEMU has ended. Leaves one
+    /// that runs: it belongs to somebody else.
     DiscardDomain { uuid: Uuid, domain: String },
-    /// Puts disks that were put back to a snapshot to what they held before: the revert failed after that.
-    /// A domain that was being restored is destroyed first.
+    /// Returns reverted disks to their previous contents after the revert has failed. First destroys a
+    /// half-restored domain.
     TakeBack {
-        /// The domain's UUID; nil if each start gives it another one.
+        /// Nil if each start gives the domain another UUID.
         uuid: Uuid,
         domain: String,
-        /// What is done, disk by disk; each step on those before it.
+        /// The steps of each disk; each step depends on those before it.
         disks: Vec<Vec<Step>>,
     },
-    /// Makes an internal snapshot the content of its file again, and deletes it; nothing if it is not there.
+    /// Applies an internal snapshot to its file and deletes it; does nothing if it does not exist.
     PutKeptBack { path: PathBuf, name: SnapshotName },
-    /// Takes a renaming back, if it took place and the old name is free.
+    /// Undoes a rename, if it took place and the old name is free.
     RenameBack {
-        /// The file.
         from: PathBuf,
-        /// The name it had.
+        /// Its previous name.
         to: PathBuf,
     },
     /// The same for a logical volume.
     RenameVolumeBack {
         group: String,
-        /// The volume.
         from: String,
-        /// The name it had.
+        /// Its previous name.
         to: String,
     },
     /// Starts a domain from its xl configuration file.
     CreateDomain {
-        /// Its name, which the file tells.
+        /// Its name in the file.
         domain: String,
-        /// The file.
         cfg: PathBuf,
-        /// Whether it is left paused.
         paused: bool,
     },
     /// Lets the restored domain run.
     Unpause {
-        /// The domain's UUID: its number is not known before it is restored.
+        /// Its number is unknown before it is restored.
         uuid: Uuid,
         domain: String,
     },
     /// Deletes an internal snapshot of a disk of the running domain, through its QEMU.
     DropInternal {
-        /// The domain's UUID; nil if each start gives it another one, and only its name is known.
+        /// Nil if each start gives the domain another UUID, and only its name is known.
         uuid: Uuid,
         domain: String,
         vdev: String,
@@ -260,14 +244,14 @@ pub enum Step {
     Freeze(Freeze),
     /// One step of an export.
     Export(Export),
-    /// Removes a file that is not needed any more.
+    /// Removes a file that is no longer needed.
     RemoveFile { path: PathBuf },
-    /// Has a domain take the place of another one.
+    /// Replaces a domain by another one.
     Switch(Switch),
 }
 
 impl Step {
-    /// One step that does several at the same time, if there is anything to do.
+    /// One step that performs several at the same time, if there are any.
     pub fn together(mut steps: Vec<Step>) -> Option<Step> {
         match steps.len() {
             0 | 1 => steps.pop(),
@@ -275,7 +259,8 @@ impl Step {
         }
     }
 
-    /// The steps of several disks: disks at the same time, the steps of one disk one after the other.
+    /// The steps of several disks: different disks at the same time, the steps of one disk one after
+    /// the other.
     pub fn in_rounds(disks: &[&[Step]]) -> Vec<Step> {
         let rounds = disks.iter().map(|steps| steps.len()).max().unwrap_or(0);
         let round =
@@ -291,7 +276,7 @@ impl Step {
         }
     }
 
-    /// The step that takes this one back. Every undo accepts that there is nothing to undo.
+    /// The step that undoes this one. Every undo accepts that there is nothing to undo.
     pub fn undo(&self) -> Option<Step> {
         match self {
             Step::NewFile { path, .. } => Some(Step::RemoveNew { path: path.clone() }),
@@ -333,8 +318,7 @@ impl Step {
         }
     }
 
-    /// Whether an undoing step only removes what nobody uses: it need not be done while the guest
-    /// stands still.
+    /// Whether an undo step only removes unused things: it can wait until the guest runs.
     pub fn can_wait(&self) -> bool {
         matches!(
             self,
@@ -349,12 +333,12 @@ impl Step {
         )
     }
 
-    /// Whether the guest stands still after this step.
+    /// Whether the guest is paused after this step.
     pub fn stops_guest(&self) -> bool {
         matches!(self, Step::Suspend { .. } | Step::Pause { .. })
     }
 
-    /// Whether the guest goes on with this step.
+    /// Whether this step lets the guest run.
     pub fn lets_guest_run(&self) -> bool {
         matches!(
             self,

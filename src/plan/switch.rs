@@ -1,4 +1,4 @@
-//! The steps by which a domain that was restored beside the running one takes its place.
+//! The steps that replace the running domain by one that was restored next to it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,25 +10,25 @@ use crate::domain::{DomainId, Format};
 use crate::tool::quote;
 use crate::tool::volumes::rename as rename_volume;
 
-/// A domain that is restored while the one that it is to replace still runs. It has that one's UUID from the
-/// beginning: libxl can rename a domain, but nothing gives it another UUID.
+/// A domain that is restored while the one that it will replace still runs. It has the same UUID from the
+/// beginning: libxl can rename a domain, but nothing can change its UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heir {
-    /// The name that it has until it replaces the other one.
+    /// Its name until it replaces the other one.
     pub temporary: String,
-    /// The domain that it replaces, with the name that it takes over.
+    /// The domain that it replaces, whose name it takes over.
     pub old: DomainId,
-    /// The name of that one once it has been replaced: its own and this behind it.
+    /// The suffix of the old domain's name after the switch.
     pub suffix: String,
-    /// The UUID under whose name xenstore has the `/vm` of that one from then on.
+    /// The UUID in the old domain's `/vm` path in xenstore after the switch.
     pub vm: Uuid,
-    /// What xenstore has of that one in `/vm/UUID`, by the names of the keys. libxl removes it, and fills it
-    /// anew, whenever it makes or destroys a domain of that UUID.
+    /// The keys and values of the old domain in `/vm/UUID`. libxl removes and fills them whenever it creates
+    /// or destroys a domain with that UUID.
     pub keys: Vec<(String, String)>,
 }
 
 impl Heir {
-    /// The domain that it replaces, once it has.
+    /// The old domain after the switch.
     pub fn aside(&self) -> DomainId {
         let DomainId { domid, uuid, name } = &self.old;
         DomainId { domid: *domid, uuid: *uuid, name: format!("{name}{}", self.suffix) }
@@ -43,44 +43,42 @@ pub struct Image {
     pub format: Format,
 }
 
-/// One of those steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Switch {
     /// Restores the new domain, paused, under its temporary name.
     Restore {
         heir: Heir,
-        /// libxl's JSON, with the temporary name and the disks that it gets.
+        /// libxl's JSON, with the temporary name and the new disks.
         config: String,
     },
-    /// Makes sure that a domain that was restored is there, whole and paused.
+    /// Checks that a restored domain exists, complete and paused.
     Check {
-        /// Its UUID, which another one may have as well.
+        /// Its UUID, which another domain may also have.
         uuid: Uuid,
         domain: String,
     },
-    /// Destroys it, if it is there and was not let run, and gives the old one back what xenstore had of it.
+    /// Destroys it, if it exists and has never run, and restores the old domain's keys in xenstore.
     Discard { heir: Heir },
-    /// Has the old domain give up its name and its `/vm` in xenstore.
+    /// Removes the old domain's name and its `/vm` in xenstore.
     Leave { heir: Heir },
-    /// Gives it its name back, if it has lost it.
+    /// Restores its name, if it was removed.
     Return { heir: Heir },
-    /// Gives the new domain the name.
+    /// Gives the new domain the final name.
     TakeName { heir: Heir },
-    /// Gives it its temporary name back, if it has lost that.
+    /// Restores its temporary name, if it was changed.
     DropName { heir: Heir },
     /// Lets the new domain run.
     Run { heir: Heir },
     /// Destroys the old domain.
     Destroy { heir: Heir },
-    /// Renames a logical volume that a domain may have open, if it has not been done.
+    /// Renames a logical volume that a domain may have open, unless it is already renamed.
     RenameVolume { group: String, from: String, to: String },
-    /// Writes into libxl's stored configuration of the new domain its name, and the images that have other
-    /// names by now, and the latter into xenstore.
+    /// Writes the new domain's name and its renamed images into libxl's stored configuration, and the
+    /// images into xenstore.
     Settle { heir: Heir, images: Vec<Image> },
 }
 
 impl Switch {
-    /// What takes it back.
     pub(super) fn undo(&self) -> Option<Switch> {
         match self {
             Switch::Restore { heir, .. } => Some(Switch::Discard { heir: heir.clone() }),
@@ -90,7 +88,7 @@ impl Switch {
         }
     }
 
-    /// The command a person types to do it, where there is one.
+    /// The command that does it by hand, if there is one.
     pub(super) fn by_hand(&self) -> Option<String> {
         let rename = |which: &str, to: &str| format!("xl rename {which} {}", quote(to));
         Some(match self {
@@ -106,7 +104,7 @@ impl Switch {
         })
     }
 
-    /// What a person has to know to do it, where no command does it.
+    /// What the user must know to do it, if no command does it.
     pub(super) fn in_words(&self) -> Option<String> {
         let Switch::Settle { heir, images } = self else { return None };
         let list: Vec<_> =

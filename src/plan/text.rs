@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The text of a configuration. Its encoding is its author's business: it need not be UTF-8.
+/// The text of a configuration, in any encoding: it need not be UTF-8.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Text(Vec<u8>);
 
@@ -46,7 +46,8 @@ impl fmt::Debug for Text {
     }
 }
 
-/// As a string of a character for each byte: JSON has no bytes, and a list of numbers is four times as long.
+/// A string with one character for each byte: JSON has no bytes, and a list of numbers is four times as
+/// long.
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0.iter().map(|byte| char::from(*byte)).collect::<String>())

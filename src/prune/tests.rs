@@ -1,4 +1,4 @@
-//! The rules, from lists made by hand and at random, and against what they say in plain words.
+//! Tests of the rules, with hand-made and random lists, and against a plain restatement.
 
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
@@ -55,7 +55,7 @@ pub(crate) fn running(id: Option<u128>) -> Current {
     }
 }
 
-/// On each line a name, and why it is kept; nothing if it is not.
+/// One line for each snapshot: its name, and why it is kept.
 fn words(listing: &Listing, rules: &Rules) -> Vec<String> {
     all_words(listing, &BTreeMap::new(), rules)
 }
@@ -184,7 +184,7 @@ fn a_domain_is_found_by_its_name_its_number_and_its_uuid() {
     let mut listing = of_times(&["2026-01-01T01:00:00Z"; 3]);
     listing.snapshots[2].uuid = Uuid::from_u128(43);
     let only = |uuid| BTreeMap::from([("web1", Uuid::from_u128(uuid))]);
-    // Nobody runs: the youngest tells.
+    // No domain runs: the youngest snapshot decides.
     assert_eq!(meant(&listing, "web1"), only(43));
     listing.domains = vec![running(None)];
     for asked in ["web1", "7", &Uuid::from_u128(42).to_string()] {
@@ -231,7 +231,8 @@ fn some_rules() -> impl Strategy<Value = Rules> {
     )
 }
 
-/// The rule in other words: its periods by the calendar's own names, the newest N of them, the newest of each.
+/// A second implementation of the rule: its periods by calendar names, the newest N of them, the newest
+/// snapshot of each.
 fn in_plain_words(rule: Rule, limit: u32, all: &[&Snapshot]) -> BTreeSet<Uuid> {
     let name = |snapshot: &Snapshot| {
         let time = snapshot.created;
@@ -275,7 +276,8 @@ proptest! {
         }
     }
 
-    /// Each deletion leaves the same to keep, in whatever order, also if it is cut short or some of them fail.
+    /// After each deletion the rules keep the same snapshots, in any order, also if it is interrupted or some
+    /// deletions fail.
     #[test]
     fn what_was_not_kept_changes_nothing(
         snapshots in some(),
@@ -308,7 +310,7 @@ proptest! {
         prop_assert_eq!(among, kept_ids(&listing(good), &rules));
     }
 
-    /// Nobody loses a snapshot by keeping more.
+    /// Keeping more never deletes a snapshot.
     #[test]
     fn a_higher_number_keeps_no_less(snapshots in some(), rules in some_rules(), which in 0..5_usize) {
         let mut more = rules.clone();

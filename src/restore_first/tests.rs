@@ -1,4 +1,4 @@
-//! The planner of reverts that restore first, from hand-made observations.
+//! Tests of the planner for `--restore-first`, with hand-made observations.
 
 use super::*;
 use crate::disk::Room;
@@ -59,7 +59,7 @@ fn found_thin() -> Found {
     found
 }
 
-/// Two thick volumes, whose copies have a directory.
+/// Two thick volumes, with a directory for their copies.
 fn found_thick() -> Found {
     let mut found = found_volumes(136 << 20);
     for disk in &mut found.disks {
@@ -214,7 +214,7 @@ fn every_fault_with_a_configuration_file() {
         entries: vec!["vdev=xvda".into()],
     };
     let revert = plan(&found(), &wishes()).unwrap().with_cfg(CfgAfter::Replace(replace));
-    // Before what may take long.
+    // Before steps that may take long.
     assert!(matches!(revert.plan.finish[0], Step::ReplaceCfg(_)));
     assert!(try_every_fault(&revert.plan, Guest::Runs) > 20);
 }

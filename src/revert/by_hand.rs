@@ -1,5 +1,5 @@
-//! Snapshots without memory that were made by hand: a SPEC.toml and the domain's xl configuration file
-//! tell which they are. Pure.
+//! Snapshots without memory that were made by hand, described by a SPEC.toml and the domain's xl
+//! configuration file. Pure.
 
 use std::path::Path;
 
@@ -17,8 +17,7 @@ use crate::spec::{DiskWish, Request};
 ///
 /// # Errors
 ///
-/// If a disk's snapshot is not there, or is not the only one that can be meant; or if a disk that the guest
-/// writes to is not named.
+/// If a disk's snapshot does not exist or is ambiguous, or if a writable disk is not named.
 pub fn record(
     request: &Request,
     (config, uuid): (&DomainConfig, Uuid),

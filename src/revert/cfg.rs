@@ -1,4 +1,4 @@
-//! The domain's xl configuration file, which a revert keeps true.
+//! The domain's xl configuration file, which a revert updates.
 
 use std::path::PathBuf;
 
@@ -6,45 +6,39 @@ use crate::disk::{DiskFound, DiskRevert};
 use crate::plan::ReplaceCfg;
 use crate::xlcfg::Change;
 
-/// Which file that is, as far as it is known.
+/// The file, if it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cfg {
-    /// It is not.
     Unknown,
-    /// The domain was named by it when the snapshot was taken.
+    /// The user named the domain by it when the snapshot was taken.
     Remembered(PathBuf),
-    /// The user says so now.
+    /// The user names it now.
     Named(PathBuf),
 }
 
-/// What becomes of it.
+/// What the revert does to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CfgAfter {
-    /// It is not known.
+    /// Unknown file.
     Unknown,
-    /// It says already what it should.
+    /// It already has the right entries.
     Right,
-    /// It gets another text.
+    /// It gets a new text.
     Replace(ReplaceCfg),
-    /// It cannot be made to say what it should.
-    Trouble {
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    /// It cannot be updated.
+    Trouble { path: PathBuf, why: String },
 }
 
 /// The image of a disk after the revert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskChange {
-    /// The image.
     pub change: Change,
-    /// Whether it is another one than before: if not, a file that does not know of the disk, or tells
-    /// its image in other words, is right as well.
+    /// Whether the image changes: if not, a file that lacks the disk, or names its image in another
+    /// way, is right as well.
     pub needed: bool,
 }
 
-/// The image of a disk after the revert; none for one that is not put back.
+/// The image of a disk after the revert; `None` for a disk that is not reverted.
 pub(crate) fn change(disk: &DiskRevert, found: &DiskFound) -> Option<DiskChange> {
     let record = &found.record;
     let (target, format) = match &disk.switch {

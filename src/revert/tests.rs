@@ -1,4 +1,4 @@
-//! The planner of reverts, from hand-made observations.
+//! Tests of the planner of reverts, with hand-made observations.
 
 mod alone;
 mod cfg;
@@ -65,7 +65,7 @@ fn link_of(image: &ImageInfo) -> Link {
     link
 }
 
-/// The sample snapshot, taken of a domain that runs on: xvda in place, xvdb in its overlay.
+/// The sample snapshot of a domain that still runs: xvda in place, xvdb in its overlay.
 pub(crate) fn found() -> Found {
     let record = sample();
     let now: Timestamp = "2026-03-02T00:00:00Z".parse().unwrap();
@@ -165,7 +165,7 @@ fn a_domain_that_is_gone_needs_no_destroying() {
 
 #[test]
 fn a_base_is_never_rewritten() {
-    // Either by its mark, or because the running domain's image rests on it.
+    // Either by its permissions, or because it is a base of the running domain's image.
     let marked = |found: &mut Found| found.disks[0].file.as_mut().unwrap().writable = false;
     let below = |found: &mut Found| {
         let top = image("/srv/top.qcow2", "qcow2", Some(("/srv/a.qcow2", "qcow2")), &[]);
@@ -300,7 +300,7 @@ fn what_is_refused() {
         f.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[("1", "s1"), ("1", "x")]));
     });
     refused("04.123456789Z, not ID 1 of 2026-03-01T02:03:04.123457789Z", |f| {
-        // The same name and ID, but of another disk: QEMU took it a moment later.
+        // The same name and ID, but from another disk: QEMU took it a moment later.
         let Kept::Internal(Internal { proof: Some(proof) }) = &mut f.disks[0].record.snapshot
         else {
             unreachable!()

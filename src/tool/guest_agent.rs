@@ -1,7 +1,7 @@
-//! What QEMU's guest agent is asked, and what it answers (qga/qapi-schema.json). Pure.
+//! Requests to QEMU's guest agent and its answers (qga/qapi-schema.json). Pure.
 //!
-//! The answers come from the guest: their length is bounded by whoever reads them, and of their words only what a
-//! terminal shows as itself is handed on.
+//! The answers come from the guest and are untrusted: the reader limits their length, and only printable
+//! characters of them are passed on.
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -9,9 +9,9 @@ use serde_json::json;
 
 use crate::names::is_plain;
 
-/// What resets the agent's parser in a request, and what stands before the answer to a synchronisation.
+/// Resets the agent's parser in a request, and precedes the answer to a synchronisation.
 pub const SENTINEL: u8 = 0xff;
-/// How much of the guest's words is handed on, in characters.
+/// The maximum length of guest text in messages, in characters.
 const WORDS: usize = 200;
 
 pub const INFO: &str = "guest-info";
@@ -19,7 +19,7 @@ pub const STATUS: &str = "guest-fsfreeze-status";
 pub const FREEZE: &str = "guest-fsfreeze-freeze";
 pub const THAW: &str = "guest-fsfreeze-thaw";
 
-/// The request that has the agent drop what it has read, and answer behind a [`SENTINEL`].
+/// The request after which the agent drops earlier input, and answers after a [`SENTINEL`].
 pub fn sync(id: u64) -> Vec<u8> {
     let request = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
     let mut bytes = vec![SENTINEL];
@@ -35,10 +35,10 @@ pub fn request(command: &str) -> Vec<u8> {
     bytes
 }
 
-/// Why an answer is not the one that was hoped for.
+/// Why an answer is no success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// The agent said no, in these words.
+    /// The agent refused, with this text.
     Refused(String),
     /// It is no answer of the agent.
     Unreadable(String),
@@ -107,7 +107,7 @@ pub fn missing(line: &[u8]) -> Result<Vec<&'static str>, NoAnswer> {
     Ok([FREEZE, THAW, STATUS].into_iter().filter(|name| !has(name)).collect())
 }
 
-/// Whether a line is an answer at all.
+/// Whether a line is an answer.
 pub fn is_answer(line: &[u8]) -> bool {
     !matches!(value::<IgnoredAny>(line), Err(NoAnswer::Unreadable(_)))
 }
@@ -118,7 +118,7 @@ pub fn is_disabled(words: &str) -> bool {
     words.contains("disabled")
 }
 
-/// A guest's words as they may stand in a message.
+/// Guest text, made safe for a message.
 fn plain(words: &str) -> String {
     words.chars().take(WORDS).map(|c| if is_plain(c) { c } else { ' ' }).collect()
 }

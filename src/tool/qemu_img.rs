@@ -16,7 +16,7 @@ use crate::names::SnapshotName;
 use crate::record::QcowSnapshot;
 use crate::tool::{Invocation, Tool};
 
-/// An empty qcow2 overlay of `size` bytes. The base is not opened (`-u`): QEMU may hold it.
+/// An empty qcow2 overlay of `size` bytes. The base is not opened (`-u`): QEMU may have it open.
 pub fn create_overlay(path: &Path, base: &Path, format: Format, size: u64) -> Invocation {
     Invocation::new(Tool::QemuImg, ["create", "-q", "-u", "-f", "qcow2", "-F", format.qemu(), "-b"])
         .arg(base)
@@ -24,21 +24,21 @@ pub fn create_overlay(path: &Path, base: &Path, format: Format, size: u64) -> In
         .arg(size.to_string())
 }
 
-/// The base of the overlay that a call makes, if it makes one.
+/// The base of the overlay that a call creates, if it creates one.
 pub fn base_of(call: &Invocation) -> Option<&Path> {
     let makes = call.tool == Tool::QemuImg && call.args.first().is_some_and(|arg| arg == "create");
     let at = call.args.iter().position(|arg| arg == "-b").filter(|_| makes)?;
     call.args.get(at + 1).map(Path::new)
 }
 
-/// Describes an image, as JSON. `-U`: QEMU may hold it. Images below it are not opened: `--backing-chain`
-/// would follow whatever they name, and guess formats that are not stated.
+/// Describes an image, as JSON. `-U`: QEMU may have it open. Backing files are not opened:
+/// `--backing-chain` would follow any name, and probe formats that are not stated.
 pub fn info(path: &Path, format: Format) -> Invocation {
     Invocation::new(Tool::QemuImg, ["info", "-U", "--output=json", "-f", format.qemu()]).arg(path)
 }
 
-/// Says which parts of an overlay are its own, as JSON. What it names as its backing file is not opened.
-/// Without `-U`: it fails while somebody has it open for writing.
+/// Lists the allocated parts of an overlay, as JSON, without opening its backing file. Without `-U`: it
+/// fails while somebody has the overlay open for writing.
 pub fn map(path: &Path) -> Invocation {
     Invocation::new(Tool::QemuImg, ["map", "--output=json"]).arg(without_backing(path))
 }
@@ -54,7 +54,7 @@ pub fn has_own_content(output: &[u8]) -> serde_json::Result<bool> {
     Ok(extents.iter().any(|extent| extent.present))
 }
 
-/// A qcow2 file without what lies below it.
+/// A qcow2 file without its backing file.
 fn without_backing(path: &Path) -> String {
     let file = json!({"driver": "file", "filename": path.to_string_lossy()});
     format!("json:{}", json!({"driver": "qcow2", "backing": null, "file": file}))
@@ -66,8 +66,8 @@ pub fn snapshot_create(path: &Path, name: &SnapshotName) -> Invocation {
         .arg(image_opts(path))
 }
 
-/// Makes an internal snapshot the content of a file nobody has open. By ID: `-a` tries its
-/// argument as an ID first, and only then as a name.
+/// Applies an internal snapshot of a file that nobody has open. By ID: `-a` tries its argument as
+/// an ID first, and only then as a name.
 pub fn snapshot_apply(path: &Path, id: &str) -> Invocation {
     Invocation::new(Tool::QemuImg, ["snapshot", "-q", "-a", id, "--image-opts"])
         .arg(image_opts(path))
@@ -80,19 +80,19 @@ pub fn snapshot_delete(path: &Path, name: &str) -> Invocation {
         .arg(image_opts(path))
 }
 
-/// Writes what an overlay holds into the image on which it rests, whose format its header states. `-d`: the
-/// overlay keeps what it holds, for what rests on it.
+/// Writes the data of an overlay into its backing file, whose format its header states. `-d`: the overlay
+/// keeps its data, for its own overlays.
 pub fn commit(path: &Path) -> Invocation {
     Invocation::new(Tool::QemuImg, ["commit", "-q", "-d", "-f", "qcow2"]).arg(path)
 }
 
-/// Copies what an overlay reads from the image below it into the overlay, but for what `below` holds as well:
-/// on that, or on nothing, it rests then.
+/// Copies the data of the backing file into the overlay, except data that `below` also has: `below`, or
+/// nothing, is the new backing file.
 pub fn stream(path: &Path, below: Option<(&Path, Format)>) -> Invocation {
     rebase(&["-f"], path, below)
 }
 
-/// Has an overlay rest on another image, without a look at what they hold.
+/// Sets another backing file, without comparing contents.
 pub fn relink(path: &Path, below: (&Path, Format)) -> Invocation {
     rebase(&["-u", "-f"], path, Some(below))
 }
@@ -124,12 +124,12 @@ pub fn copy_snapshot(
     call.arg(from).arg(to)
 }
 
-/// The whole content of a disk, with all that lies below its image.
+/// The whole content of a disk, including the bases of its image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whole {
     /// Of an image or a device.
     Image { path: PathBuf, format: Format },
-    /// Of a snapshot inside of a qcow2 image, by its ID.
+    /// Of an internal snapshot of a qcow2 image, by its ID.
     Inside { path: PathBuf, id: String },
     /// Of a VHD without a parent, as tapdisk reads it.
     TapVhd { path: PathBuf },
@@ -152,7 +152,7 @@ impl Whole {
         }
     }
 
-    /// The options that say what is read, and the file.
+    /// The options for the source, and the file.
     fn words(&self) -> (Vec<OsString>, OsString) {
         let words = |words: &[&str]| words.iter().map(OsString::from).collect();
         match self {
@@ -165,8 +165,8 @@ impl Whole {
     }
 }
 
-/// Copies the whole content of a disk into a new image that rests on nothing, without the parts that are zero. `-U`:
-/// the QEMU of a guest may hold the image, and does not write to what is read.
+/// Copies the whole content of a disk into a new image without a backing file, without the parts that are zero.
+/// `-U`: the QEMU of a guest may have the image open, but does not write to the content that we read.
 pub fn flatten(from: &Whole, to: &Path) -> Invocation {
     let (options, from) = from.words();
     Invocation::new(Tool::QemuImg, ["convert", "-q", "-U"])
@@ -176,7 +176,7 @@ pub fn flatten(from: &Whole, to: &Path) -> Invocation {
         .arg(to)
 }
 
-/// Asks how long [`flatten`]'s copy can be, as JSON.
+/// Prints the maximum length of [`flatten`]'s copy, as JSON.
 pub fn measure_whole(from: &Whole) -> Invocation {
     let (options, from) = from.words();
     Invocation::new(Tool::QemuImg, ["measure", "-U", "--output=json"])
@@ -185,14 +185,14 @@ pub fn measure_whole(from: &Whole) -> Invocation {
         .arg(from)
 }
 
-/// A VHD of the size that its footer states: of some writers, QEMU would take the size of a disk geometry, which is
-/// less (block/vpc.c).
+/// A VHD with the size in its footer: for some writers, QEMU would use the smaller size of the disk geometry
+/// (block/vpc.c).
 pub(super) fn vhd_opts(path: &Path) -> OsString {
     let path = path.to_string_lossy().replace(',', ",,");
     format!("driver=vpc,force_size_calc=current_size,file.driver=file,file.filename={path}").into()
 }
 
-/// Gives an image that nobody has open another size in bytes, also a smaller one.
+/// Resizes an image that nobody has open, also to a smaller size.
 pub fn resize(path: &Path, size: u64) -> Invocation {
     Invocation::new(Tool::QemuImg, ["resize", "-q", "--shrink", "-f", "qcow2"])
         .arg(path)
@@ -204,20 +204,20 @@ pub fn copy_device(from: &Path, to: &Path) -> Invocation {
     Invocation::new(Tool::QemuImg, ["convert", "-q", "-f", "raw", "-O", "qcow2"]).arg(from).arg(to)
 }
 
-/// Asks how long a copy of a volume can be, as JSON: [`copy_device`] writes no more.
+/// Prints the maximum length of a volume's copy, as JSON: [`copy_device`] writes no more.
 pub fn measure_device(path: &Path) -> Invocation {
     Invocation::new(Tool::QemuImg, ["measure", "--output=json", "-f", "raw", "-O", "qcow2"])
         .arg(path)
 }
 
-/// Asks how long a copy of an internal snapshot can be, as JSON: [`copy_snapshot`] writes no more.
-/// Without what lies below the image, which the copy rests on as well.
+/// Prints the maximum length of an internal snapshot's copy, as JSON: [`copy_snapshot`] writes no
+/// more. Without the backing file, which the copy has too.
 pub fn measure_snapshot(path: &Path, id: &str) -> Invocation {
     let args = ["measure", "-U", "--output=json", "-O", "qcow2", "-l", &snapshot_option(id)];
     Invocation::new(Tool::QemuImg, args).arg(without_backing(path))
 }
 
-/// Reads what [`measure_snapshot`] and [`measure_device`] print: a length in bytes.
+/// Parses the output of [`measure_snapshot`] and [`measure_device`]: a length in bytes.
 pub fn parse_measure(json: &[u8]) -> Result<u64, serde_json::Error> {
     #[derive(Deserialize)]
     struct Measured {
@@ -226,12 +226,12 @@ pub fn parse_measure(json: &[u8]) -> Result<u64, serde_json::Error> {
     Ok(serde_json::from_slice::<Measured>(json)?.required)
 }
 
-/// Asks for its help, which lists the formats it knows: qemu-nbd knows the same.
+/// Prints the help, which lists the supported formats: those of qemu-nbd are the same.
 pub fn help() -> Invocation {
     Invocation::new(Tool::QemuImg, ["--help"])
 }
 
-/// What `-l` takes. Commas are doubled.
+/// The argument of `-l`. Commas are doubled.
 pub(super) fn snapshot_option(id: &str) -> String {
     format!("snapshot.id={}", id.replace(',', ",,"))
 }
@@ -242,7 +242,7 @@ fn image_opts(path: &Path) -> OsString {
     format!("driver=qcow2,file.driver=file,file.filename={path}").into()
 }
 
-/// One image as `qemu-img info` describes it; what we do not use is not read.
+/// One image as `qemu-img info` describes it, only the keys that we use.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageInfo {
@@ -252,7 +252,7 @@ pub struct ImageInfo {
     pub format: String,
     /// The size the guest sees, in bytes.
     pub virtual_size: u64,
-    /// The file below it, as an absolute path.
+    /// The backing file, as an absolute path.
     pub full_backing_filename: Option<PathBuf>,
     /// QEMU's name of that file's format.
     pub backing_filename_format: Option<String>,
@@ -271,8 +271,8 @@ pub struct SnapshotInfo {
 }
 
 impl SnapshotInfo {
-    /// As our record has it. A date outside of the calendar (a damaged file) becomes its start, so
-    /// that it matches no record.
+    /// Converts it for our record. A date outside the calendar (a damaged file) becomes its start,
+    /// so that it matches no record.
     pub fn into_record(self) -> QcowSnapshot {
         let date = Timestamp::new(self.date_sec, self.date_nsec).unwrap_or(Timestamp::MIN);
         QcowSnapshot { id: self.id, name: self.name, date }
@@ -280,7 +280,7 @@ impl SnapshotInfo {
 }
 
 impl ImageInfo {
-    /// Reads what [`info`] prints.
+    /// Parses the output of [`info`].
     pub fn parse(json: &[u8]) -> Result<ImageInfo, serde_json::Error> {
         serde_json::from_slice(json)
     }

@@ -1,7 +1,7 @@
 //! qemu-nbd(8): arguments. Pure.
 //!
-//! The format is always stated, and paths are absolute, as with qemu-img. The socket is handed over already open (systemd's socket activation, which qemu-nbd has
-//! since 2.9): given a path, qemu-nbd would remove whatever is there.
+//! The format is always stated, and paths are absolute, as with qemu-img. We pass an open socket (systemd's socket activation, which qemu-nbd has since 2.9):
+//! given a path, qemu-nbd would remove whatever is there.
 
 use crate::tool::qemu_img::{Whole, snapshot_option, vhd_opts};
 use crate::tool::{Invocation, Tool};
@@ -9,19 +9,19 @@ use crate::tool::{Invocation, Tool};
 /// How one disk is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Export<'a> {
-    /// The name that clients ask for; empty for that of a client who asks for none.
+    /// The name that clients ask for; empty for the default export.
     pub name: &'a str,
-    /// For people, in a list of exports.
+    /// For people who list the exports.
     pub description: &'a str,
-    /// Whether to end when the last client has gone.
+    /// Whether to end when the last client disconnects.
     pub once: bool,
-    /// Whether somebody may write to the file meanwhile, but not to what is read: the guest, to the image
-    /// that its snapshot is inside of.
+    /// Whether the guest may write to the file meanwhile, because the snapshot is internal. It does not
+    /// write to the snapshot.
     pub written: bool,
 }
 
-/// Serves a disk read-only, to any number of clients: nbdcopy opens several connections. `-A` tells them, of an image on
-/// others, what is its own (`qemu:allocation-depth`).
+/// Serves a disk read-only, to any number of clients: nbdcopy opens several connections. `-A` tells them which parts of
+/// an overlay are its own (`qemu:allocation-depth`).
 pub fn serve(from: &Whole, export: Export<'_>) -> Invocation {
     let Export { name, description, once, written } = export;
     let call = Invocation::new(Tool::QemuNbd, ["-r", "-A", "-e", "0", "-x", name])

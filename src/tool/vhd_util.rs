@@ -8,30 +8,30 @@ use crate::tool::{Invocation, Tool, check_path};
 
 /// The length of the footer, which ends every VHD, in bytes.
 pub const FOOTER: usize = 512;
-/// The longest chain, the base included: every read may have to ask each of its files.
+/// The longest chain, including the base: a read may need each of its files.
 pub(crate) const MAX_DEPTH: u32 = 30;
 /// The length of what we read of the dynamic disk header, which has the parent's UUID, in bytes.
 pub const HEADER: usize = 56;
 /// "Disk Type" of a VHD with a parent.
 const DIFFERENCING: u32 = 4;
 
-/// What is known of a VHD.
+/// Facts about a VHD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// The size the guest sees, in bytes.
     pub virtual_size: u64,
     /// Whether it has a parent.
     pub differencing: bool,
-    /// What tells it from others, also to its children.
+    /// Unique; its children name it by this.
     pub uuid: [u8; 16],
-    /// Where its dynamic disk header is, in bytes from the start, if it has one.
+    /// The offset of its dynamic disk header in bytes, if it has one.
     pub header: u64,
-    /// The length of its chain, itself included; `None` if vhd-util was not asked.
+    /// The length of its chain, including itself; `None` if not queried.
     pub depth: Option<u32>,
 }
 
 impl Facts {
-    /// Reads a footer ("Hard Disk Footer Format"; numbers are big-endian).
+    /// Parses a footer ("Hard Disk Footer Format"; numbers are big-endian).
     pub fn of_footer(footer: &[u8; FOOTER]) -> Option<Facts> {
         let number = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| footer[at + i]));
         // "one's complement of the sum of all the bytes in the footer without the checksum field"
@@ -55,24 +55,24 @@ pub fn parent_uuid(header: &[u8; HEADER]) -> Option<[u8; 16]> {
     header.starts_with(b"cxsparse").then(|| from_fn(|i| header[40 + i]))
 }
 
-/// Asks for the length of a chain.
+/// Prints the length of a chain.
 pub fn query_depth(path: &Path) -> Invocation {
     Invocation::new(Tool::VhdUtil, ["query", "-d", "-n"]).arg(path)
 }
 
-/// Asks for the parent.
+/// Prints the parent.
 pub fn query_parent(path: &Path) -> Invocation {
     Invocation::new(Tool::VhdUtil, ["query", "-p", "-n"]).arg(path)
 }
 
-/// Reads the answer, the parent's path or `FILE has no parent`.
+/// Parses the answer, the parent's path or `FILE has no parent`.
 pub fn parse_parent(output: &[u8]) -> Option<PathBuf> {
     let line = std::str::from_utf8(output).ok()?.trim();
     let path = check_path(Path::new(line)).is_ok() && !line.ends_with(" has no parent");
     path.then(|| line.into())
 }
 
-/// Reads the answer: `chain depth: N`.
+/// Parses the answer: `chain depth: N`.
 pub fn parse_depth(output: &[u8]) -> Option<u32> {
     std::str::from_utf8(output)
         .ok()?
@@ -80,8 +80,8 @@ pub fn parse_depth(output: &[u8]) -> Option<u32> {
         .find_map(|line| line.trim().strip_prefix("chain depth:")?.trim().parse().ok())
 }
 
-/// Makes an empty child. `-e`: without it, a parent that holds no data of its own is left out of
-/// the chain.
+/// Creates an empty child. `-e`: without it, vhd-util leaves a parent without data of its own out
+/// of the chain.
 pub(crate) fn snapshot(child: &Path, parent: &Path) -> Invocation {
     Invocation::new(Tool::VhdUtil, ["snapshot", "-e", "-l", &MAX_DEPTH.to_string(), "-n"])
         .arg(child)

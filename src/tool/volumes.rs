@@ -1,4 +1,4 @@
-//! Logical volumes as lvs(8) tells them, and the calls of lvm(8) we make. Pure.
+//! Logical volumes from lvs(8), and our calls of lvm(8). Pure.
 //!
 //! Every call names `GROUP/VOLUME` from lvs's own answer, or selects by tag, never by a path.
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::tool::{Invocation, Tool};
 
-/// The chunk of a thick snapshot, lvcreate(8) `--chunksize`; what LVM takes if nothing is said.
+/// The chunk of a thick snapshot, lvcreate(8) `--chunksize`; LVM's default.
 const CHUNK: u64 = 4096;
 /// Exceptions in one area of a thick snapshot's store, 16 bytes each (Linux
 /// drivers/md/dm-snap-persistent.c, `struct disk_exception`).
@@ -20,7 +20,7 @@ pub struct Volume {
     /// The name of its group.
     #[serde(rename = "vg_name")]
     pub group: String,
-    /// What tells its group from another one of the same name; empty if nobody asked.
+    /// The UUID of its group; empty if not queried.
     #[serde(rename = "vg_uuid", default)]
     pub group_id: String,
     /// Its name; in brackets if LVM hides it.
@@ -71,10 +71,10 @@ pub struct Volume {
     /// Whether it is a pool whose metadata has to be checked before anything new is made in it.
     #[serde(rename = "lv_check_needed", deserialize_with = "flag", default)]
     check_needed: bool,
-    /// The number of disks that its group misses: LVM then changes nothing in it.
+    /// The number of physical volumes that its group lacks: LVM then changes nothing in it.
     #[serde(rename = "vg_missing_pv_count", deserialize_with = "number", default)]
     missing: u64,
-    /// What is free in its group, in bytes.
+    /// The free space in its group, in bytes.
     #[serde(rename = "vg_free", deserialize_with = "number")]
     pub group_free: u64,
     /// The unit of allocation in its group, in bytes.
@@ -83,7 +83,7 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// As lvm takes it.
+    /// The name as an argument for lvm.
     pub fn path(&self) -> String {
         format!("{}/{}", self.group, self.name)
     }
@@ -98,7 +98,6 @@ impl Volume {
         !self.origin.is_empty() && !self.is_thin()
     }
 
-    /// Whether it bears a tag.
     pub fn has_tag(&self, tag: &str) -> bool {
         self.tags.split(',').any(|other| other == tag)
     }
@@ -108,7 +107,7 @@ impl Volume {
         self.tags.split(',').filter(move |tag| tag.starts_with(prefix))
     }
 
-    /// Why LVM makes nothing new of it, as far as that is its own fault or its group's.
+    /// Why LVM cannot create a snapshot of it, because of its own state or that of its group.
     pub fn sick(&self) -> Option<String> {
         let path = self.path();
         match self.health.as_str() {
@@ -141,7 +140,7 @@ impl Volume {
         u64::try_from(self.major) == Ok(major) && u64::try_from(self.minor) == Ok(minor)
     }
 
-    /// What a thick snapshot of it takes to hold every change, in bytes, as LVM allocates it: a
+    /// The size of a thick snapshot with space for every change, in bytes, as LVM allocates it: a
     /// header, and in each area one chunk that lists the others; when the last area is full, one
     /// more that ends the list (lvm2, snapshot_manip.c, `_cow_max_size`).
     pub fn full_snapshot_size(&self) -> u64 {
@@ -154,15 +153,15 @@ impl Volume {
         size.checked_next_multiple_of(self.extent.max(1)).unwrap_or(u64::MAX)
     }
 
-    /// What of a thick snapshot is used, in bytes.
+    /// The used space of a thick snapshot, in bytes.
     pub fn used_bytes(&self) -> u64 {
         let used = u128::from(self.size) * u128::from(self.used.unwrap_or(0)) / 10_000;
         u64::try_from(used).expect("at most its size")
     }
 }
 
-/// Why a group cannot be named, if it cannot: another one has its name, as of a guest whose volumes dom0
-/// sees in its disks. LVM takes either.
+/// Why a group's name is ambiguous, if it is: another group has the same name, for example of a guest
+/// whose volumes dom0 sees on its disks. LVM would take either.
 pub fn ambiguous(volumes: &[Volume], group: &str) -> Option<String> {
     let mut ids: Vec<&str> =
         volumes.iter().filter(|v| v.group == group).map(|v| v.group_id.as_str()).collect();
@@ -189,7 +188,7 @@ pub fn mapped(group: &str, name: &str) -> PathBuf {
     Path::new("/dev/mapper").join(format!("{}-{}", doubled(group), doubled(name)))
 }
 
-/// Asks for every volume of the host, as JSON.
+/// Lists every volume of the host, as JSON.
 pub fn report() -> Invocation {
     lvm([
         "lvs",
@@ -207,7 +206,7 @@ pub fn report() -> Invocation {
     ])
 }
 
-/// Reads what [`report`] prints.
+/// Parses the output of [`report`].
 pub fn parse(json: &[u8]) -> Result<Vec<Volume>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Answer {
@@ -222,8 +221,8 @@ pub fn parse(json: &[u8]) -> Result<Vec<Volume>, serde_json::Error> {
     Ok(answer.report.into_iter().flat_map(|report| report.lv).collect())
 }
 
-/// Takes a thick snapshot that can hold `size` bytes of changes. LVM takes less where that is more
-/// than can ever be needed.
+/// Takes a thick snapshot with space for `size` bytes of changes. LVM allocates less if that is
+/// more than can ever be needed.
 pub fn snapshot_thick(origin: &str, name: &str, tag: &str, size: u64) -> Invocation {
     lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--permission", "r"]).args([
         "--addtag",
@@ -236,7 +235,7 @@ pub fn snapshot_thick(origin: &str, name: &str, tag: &str, size: u64) -> Invocat
     ])
 }
 
-/// Takes a thin snapshot that is active from now on and that nobody can write to.
+/// Takes a thin snapshot, active and read-only.
 pub fn snapshot_thin(origin: &str, name: &str, tag: &str) -> Invocation {
     lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n"]).args([
         "--permission",
@@ -249,14 +248,14 @@ pub fn snapshot_thin(origin: &str, name: &str, tag: &str) -> Invocation {
     ])
 }
 
-/// Makes a thin volume with the content of a thin snapshot.
+/// Creates a thin volume with the content of a thin snapshot.
 pub fn volume_of_thin(snapshot: &str, name: &str, tag: &str) -> Invocation {
     lvm(["lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n"])
         .args(["--permission", "rw", "--addtag", tag])
         .args(["--name", name, snapshot])
 }
 
-/// Removes the volume `group/name`, but only if it bears the tag; none is fine.
+/// Removes the volume `group/name` if it has the tag; succeeds if there is none.
 pub fn remove_tagged(group: &str, name: &str, tag: &str) -> Invocation {
     let select = format!("lv_name=\"{name}\" && lv_tags=\"{tag}\"");
     lvm(["lvremove", "--quiet", "--yes", "--select", &select, group])
@@ -267,27 +266,24 @@ pub fn remove(volume: &str) -> Invocation {
     lvm(["lvremove", "--quiet", "--yes", volume])
 }
 
-/// Gives a volume another name.
 pub fn rename(group: &str, from: &str, to: &str) -> Invocation {
     lvm(["lvrename", "--quiet", group, from, to])
 }
 
-/// Puts a thick snapshot back into its origin, which consumes it, and waits for the end.
+/// Merges a thick snapshot into its origin, which consumes the snapshot, and waits for the end.
 pub fn merge(snapshot: &str) -> Invocation {
     lvm(["lvconvert", "--quiet", "--yes", "--merge", "--interval", "1", snapshot])
 }
 
-/// Adds a tag.
 pub fn add_tag(volume: &str, tag: &str) -> Invocation {
     lvm(["lvchange", "--quiet", "--addtag", tag, volume])
 }
 
-/// Takes a tag away.
 pub fn delete_tag(volume: &str, tag: &str) -> Invocation {
     lvm(["lvchange", "--quiet", "--deltag", tag, volume])
 }
 
-/// Takes a volume's device away, or brings it back, which starts a merge that waits for it.
+/// Deactivates or activates a volume. Activation starts a pending merge.
 pub fn activate(volume: &str, active: bool) -> Invocation {
     let how = if active { "y" } else { "n" };
     lvm(["lvchange", "--quiet", "--yes", "--activate", how, volume])
@@ -297,13 +293,13 @@ fn lvm<const N: usize>(args: [&str; N]) -> Invocation {
     Invocation::new(Tool::Lvm, args)
 }
 
-/// LVM quotes its numbers, and says nothing where there is none.
+/// LVM quotes numbers, and prints an empty string for none.
 fn number<'de, D: Deserializer<'de>, T: std::str::FromStr>(from: D) -> Result<T, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| de::Error::custom(format!("{text:?} is not a number")))
 }
 
-/// 1, 0, or -1 where it is not known (a volume that is not active).
+/// 1, 0, or -1 if unknown (an inactive volume).
 fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     Ok(String::deserialize(from)? == "1")
 }
@@ -314,7 +310,7 @@ fn writable<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     Ok(String::deserialize(from)? != "read-only")
 }
 
-/// `12.34`, or nothing.
+/// `12.34`, or an empty string.
 fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(from)?;
     if text.is_empty() {

@@ -1,4 +1,4 @@
-//! What is to be changed in a configuration file, and why it cannot be.
+//! A change in a configuration file, and why it is refused.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use crate::domain::{Disk, Format};
 pub struct Change {
     /// The disk.
     pub vdev: String,
-    /// What libxl calls `pdev_path`: `/srv/a.qcow2`, `vhd:/srv/a.vhd`.
+    /// libxl's `pdev_path`: `/srv/a.qcow2`, `vhd:/srv/a.vhd`.
     pub target: String,
-    /// libxl's name of the format: `raw`, `qcow2`...
+    /// libxl's name for the format: `raw`, `qcow2`...
     pub format: String,
 }
 
@@ -27,8 +27,8 @@ impl Change {
         }
     }
 
-    /// An entry of the disk list that says it, xl-disk-configuration(5). `target=` takes the rest of the
-    /// entry, so that a path may hold commas.
+    /// The entry for the disk list, xl-disk-configuration(5). `target=` takes the rest of the entry, so
+    /// a path may contain commas.
     pub fn entry(&self) -> String {
         let Change { vdev, target, format } = self;
         let script = if target.starts_with(Disk::TAP_VHD) { ",script=block-tap" } else { "" };
@@ -44,7 +44,6 @@ pub enum BadCfg {
     Syntax {
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
         reason: &'static str,
     },
     /// A disk specification is not understood.
@@ -52,10 +51,9 @@ pub enum BadCfg {
     Spec {
         /// The specification.
         spec: String,
-        /// What is wrong with it.
         reason: &'static str,
     },
-    /// A disk specification cannot say what it should.
+    /// The change cannot be expressed in a disk specification.
     #[error("Disk {vdev} cannot get the {format} image '{target}'")]
     Change {
         /// The disk.
@@ -65,7 +63,7 @@ pub enum BadCfg {
         /// The format of that.
         format: String,
     },
-    /// Our reading of the file is not libxlutil's.
+    /// Our reading of the file differs from libxlutil's.
     #[error("Its list of disks is not understood")]
     List,
     /// No disk of that name.

@@ -1,29 +1,29 @@
 //! The language of one disk specification, xl-disk-configuration(5).
 //!
-//! Facts are from libxlu_disk_l.l: a scanner without a grammar, so that a parameter means what it
-//! does by its form and by what was before it.
+//! Facts are from libxlu_disk_l.l: a scanner without a grammar, so the meaning of a parameter
+//! depends on its form and on the parameters before it.
 
 use super::change::{BadCfg, Change};
 use crate::names::same_vdev;
 
-/// Words that are no positional parameters. One of a future Xen would be taken for a target, a
-/// format or an access mode; the last two are checked for that.
+/// Words that are no positional parameters. A new word in a future Xen would be taken for a target,
+/// a format or an access mode; the last two are checked.
 const FLAGS: [&str; 8] =
     ["cdrom", "direct-io-safe", "discard", "no-discard", "colo", "no-colo", "trusted", "untrusted"];
 const FORMATS: [&str; 5] = ["raw", "qcow", "qcow2", "vhd", "qed"];
 const ACCESS: [&str; 5] = ["", "r", "ro", "w", "rw"];
 
-/// Deprecated prefixes that say the format, that are ignored, and that name a script.
+/// Deprecated prefixes for the format, prefixes that are ignored, and prefixes for a script.
 const FORMAT_PREFIXES: [&str; 4] = ["raw", "qcow", "qcow2", "vhd"];
 const EMPTY_PREFIXES: [&str; 7] = ["tapdisk", "tap", "tap2", "aio", "ioemu", "file", "phy"];
 const SCRIPT_PREFIXES: [&str; 4] = ["iscsi", "nbd", "enbd", "drbd"];
 
 const BLANK: [char; 2] = [' ', '\t'];
 
-/// The specification `old_spec` with another image and all else kept.
+/// The specification `old_spec` with another image; everything else is kept.
 ///
-/// A script and blkback ("phy") go when the new format is not raw: both would serve the bytes of
-/// the file as they are.
+/// Removes a script and blkback ("phy") if the new format is not raw: both would serve the raw
+/// bytes of the file.
 pub fn respec(old_spec: &str, change: &Change) -> Result<String, BadCfg> {
     let Change { vdev, target, format } = change;
     if !FORMATS.contains(&format.as_str()) || target.is_empty() || target.contains(char::is_control)
@@ -53,10 +53,10 @@ pub fn respec(old_spec: &str, change: &Change) -> Result<String, BadCfg> {
     Ok(spec)
 }
 
-/// What is known when a part of the specification has been read.
+/// The state of the parser.
 #[derive(Default)]
 struct Old<'a> {
-    /// All parameters but target and format, in their order: of some the last one counts.
+    /// All parameters except target and format, in order: of some the last one counts.
     kept: Vec<String>,
     target: Option<&'a str>,
     vdev: Option<&'a str>,
@@ -67,7 +67,7 @@ struct Old<'a> {
 
 impl<'a> Old<'a> {
     fn parse(spec: &'a str) -> Result<Self, &'static str> {
-        // The scanner's patterns disagree about those.
+        // The scanner's patterns disagree about newlines.
         if spec.contains('\n') {
             return Err("there is a line break in it");
         }
@@ -158,14 +158,14 @@ impl<'a> Old<'a> {
     }
 }
 
-/// The deprecated prefix of what is to come, and what follows it.
+/// The deprecated prefix of the rest, and what follows it.
 fn prefixed(rest: &str) -> Option<(&str, &str)> {
     let (word, after) = rest.split_once(':')?;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_word = word.starts_with(|c: char| c.is_ascii_lowercase()) && word.chars().all(plain);
     let known =
         [&FORMAT_PREFIXES[..], &EMPTY_PREFIXES, &SCRIPT_PREFIXES].iter().any(|p| p.contains(&word));
-    // "hdc:cdrom" is none, "foo:/x" is one.
+    // "hdc:cdrom" has no prefix, "foo:/x" has one.
     (is_word && (known || !after.starts_with(plain))).then_some((word, after))
 }
 

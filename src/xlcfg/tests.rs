@@ -1,4 +1,4 @@
-//! Pinned cases. That libxlutil agrees with them is tested in `host/cfg/tests.rs`, at random.
+//! Fixed cases. `host/cfg/tests.rs` compares with libxlutil at random.
 
 use super::*;
 

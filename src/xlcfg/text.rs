@@ -1,4 +1,4 @@
-//! The language of xl configuration files, as far as it takes to find the disks.
+//! The language of xl configuration files, as much as needed to find the disks.
 //!
 //! Facts are from libxlutil: the tokens from libxlu_cfg_l.l, the grammar from libxlu_cfg_y.y, the
 //! rest from libxlu_cfg.c; the same in every release from Xen 4.14 to 4.19.
@@ -15,15 +15,15 @@ const DEEPEST: usize = 16;
 /// One entry of the disk list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where its string literal is in the text, in bytes, with the quotes.
+    /// The range of its string literal in the text, in bytes, with the quotes.
     pub span: Range<usize>,
-    /// What the literal means: a disk specification.
+    /// The value of the literal: a disk specification.
     pub spec: String,
 }
 
-/// The entries of the list `disk` that is in force, in its order.
+/// The entries of the effective list `disk`, in order.
 ///
-/// Of several assignments the last one counts, and `+=` adds to the one before it
+/// Of several assignments the last one counts, and `+=` adds to the previous one
 /// (xlu__cfg_set_store). A single string is no list (xlu_cfg_get_list).
 pub fn disk_entries(text: &[u8]) -> Result<Vec<Entry>, BadCfg> {
     let syntax = |at: usize, reason| BadCfg::Syntax { line: line(text, at), reason };
@@ -48,14 +48,14 @@ pub fn disk_entries(text: &[u8]) -> Result<Vec<Entry>, BadCfg> {
 
 /// `value` as a string literal with the given quote.
 ///
-/// Both kinds of quotes have the same escapes. Every other character stands for itself but the
-/// line break, which no specification of ours holds (see [`super::respec`]).
+/// Both kinds of quotes have the same escapes. Every other character stands for itself, except the
+/// line break, which our specifications never contain (see [`super::respec`]).
 pub fn literal(value: &str, quote: &str) -> String {
     let escaped = value.replace('\\', r"\\").replace(quote, &format!(r"\{quote}"));
     format!("{quote}{escaped}{quote}")
 }
 
-/// What a literal, given with its quotes, stands for (xlu__cfgl_dequote).
+/// The value of a literal with its quotes (xlu__cfgl_dequote).
 fn meaning(literal: &[u8]) -> Result<String, &'static str> {
     let literal = str::from_utf8(literal).map_err(|_| "a disk that is not UTF-8")?;
     let mut value = String::new();
@@ -71,8 +71,7 @@ fn meaning(literal: &[u8]) -> Result<String, &'static str> {
                 Some('r') => '\r',
                 Some('t') => '\t',
                 Some('v') => '\x0b',
-                // libxlutil refuses every \x and drops the character of every \101: nobody can
-                // mean that.
+                // libxlutil refuses every \x and drops the character of every \101: so refuse both.
                 Some('x' | '0'..='7') => return Err("a character given by its number"),
                 _ => return Err("an unknown escape in a string"),
             },
@@ -82,7 +81,7 @@ fn meaning(literal: &[u8]) -> Result<String, &'static str> {
     Ok(value)
 }
 
-/// What is wrong, and where.
+/// The offset and the error.
 struct Bad(usize, &'static str);
 
 fn line(text: &[u8], at: usize) -> usize {
@@ -150,12 +149,12 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// The next token, which is one of a value.
+    /// The next token, which must belong to a value.
     fn next(&mut self) -> Result<(Token, Range<usize>), Bad> {
         self.all.next().ok_or(Bad(self.end, "the value does not end"))
     }
 
-    /// The next token that is no line break: those count for nothing between the brackets.
+    /// The next token that is no line break: they are ignored inside brackets.
     fn next_in_list(&mut self) -> Result<(Token, Range<usize>), Bad> {
         loop {
             let next = self.next()?;
@@ -202,8 +201,8 @@ impl Tokens {
 fn tokens(text: &[u8]) -> Result<Vec<(Token, Range<usize>)>, Bad> {
     let mut tokens = Vec::new();
     let mut at = 0;
-    // Names, quotes and so on are ASCII, so that every span begins and ends between characters of any encoding
-    // that an editor would save such a file in.
+    // Names, quotes and so on are ASCII, so every span begins and ends between characters in any encoding that
+    // an editor would use.
     while let Some(first) = text.get(at) {
         let rest = &text[at..];
         let run = |part: fn(&u8) -> bool| rest.iter().take_while(|byte| part(byte)).count();
@@ -226,7 +225,7 @@ fn tokens(text: &[u8]) -> Result<Vec<(Token, Range<usize>)>, Bad> {
             b']' => (Token::Close, 1),
             b';' => (Token::Semicolon, 1),
             b'\n' => (Token::Newline, 1),
-            // A comment ends the line. The file's last line too must have an end then.
+            // A comment ends the line. So the last line of the file must have a line break.
             b'#' => match rest.iter().position(|byte| *byte == b'\n') {
                 Some(end) => (Token::Newline, end + 1),
                 None => return Err(Bad(at, "a comment without the end of its line")),
@@ -248,7 +247,7 @@ fn quoted(rest: &[u8]) -> Result<usize, &'static str> {
         match rest.get(length) {
             None | Some(b'\n') => return Err("a string that does not end"),
             Some(byte) if *byte == rest[0] => return Ok(length + 1),
-            // What is escaped must be no line break either: the next turn sees that.
+            // An escaped line break is an error too: the next iteration finds it.
             Some(b'\\') if rest.get(length + 1) != Some(&b'\n') => length += 2,
             Some(_) => length += 1,
         }

@@ -1,5 +1,5 @@
-//! The steps that delete a snapshot. Each may be begun again after it was cut short: what is done already
-//! needs nothing.
+//! The steps that delete a snapshot. Each can be repeated after an interruption: it skips what is already
+//! done.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::domain::{DomainId, Format};
 use crate::record::{Parent, Record, ToldBy};
 use crate::tool::quote;
 
-/// Whose QEMU merges images while its guest runs.
+/// The QEMU that merges images while its guest runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Online {
     pub domain: DomainId,
@@ -29,16 +29,16 @@ pub struct Image {
     pub format: Format,
 }
 
-/// What changes in the record of another snapshot.
+/// A change in the record of another snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// The content of a disk is in another file now, which is proven anew.
+    /// The content of a disk is now in another file, which gets a new proof.
     Moved {
         vdev: String,
         /// Where it is.
         to: Image,
     },
-    /// The file was written to: it is proven anew.
+    /// The file was written to, and gets a new proof.
     Written { vdev: String },
     /// It descends from another snapshot.
     Parent(Option<(Parent, Option<ToldBy>)>),
@@ -47,77 +47,72 @@ pub enum Change {
 /// One step of a deletion.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deletion {
-    /// Gives the image or the record the name that says that it is being deleted.
-    Mark {
-        image: PathBuf,
-        /// The other one.
-        marked: PathBuf,
-    },
-    /// Marks a file that is going to be written to.
+    /// Renames the image or the record to `FILE.deleting`.
+    Mark { image: PathBuf, marked: PathBuf },
+    /// Marks a file before it is written to.
     Begin { file: PathBuf, mark: Merging },
-    /// Writes what an overlay holds into the image on which it rests.
+    /// Writes the data of an overlay into its backing file.
     Commit {
-        /// Whose QEMU does it; `None` if nobody has the images open.
+        /// The QEMU that does it; `None` if nobody has the images open.
         online: Option<Online>,
         /// The overlay.
         top: PathBuf,
-        /// The image below.
+        /// The backing file.
         base: Image,
-        /// What there is to write, in bytes.
+        /// The bytes to write.
         bytes: u64,
     },
-    /// Switches the guest's disk to the image below, which holds all by now.
+    /// Switches the guest's disk to the backing file, which has all data by now.
     Pivot {
-        /// Whose QEMU does it.
+        /// The QEMU that does it.
         online: Online,
         /// The overlay.
         top: PathBuf,
-        /// The image below.
+        /// The backing file.
         base: PathBuf,
     },
-    /// Reads what the image below holds into the overlay on it, which then rests on the next one.
+    /// Copies the data of the backing file into its overlay, which then gets the next image as its
+    /// backing file.
     Stream {
-        /// Whose QEMU does it; `None` if nobody has the images open.
+        /// The QEMU that does it; `None` if nobody has the images open.
         online: Option<Online>,
         /// The overlay.
         top: PathBuf,
-        /// The image below.
+        /// The backing file.
         base: PathBuf,
-        /// What the overlay rests on then, if on anything.
+        /// The new backing file of the overlay, if any.
         below: Option<Image>,
-        /// What there is to read, in bytes.
+        /// The bytes to read.
         bytes: u64,
     },
-    /// Has an overlay rest on another image of the same content.
+    /// Gives an overlay another backing file with the same content.
     Relink {
         /// The overlay.
         file: PathBuf,
-        /// The image.
         below: Image,
     },
-    /// Deletes an internal snapshot, if it is there.
+    /// Deletes an internal snapshot, if it exists.
     DeleteInside {
-        /// Whose QEMU does it; `None` if nobody has the file open.
+        /// The QEMU that does it; `None` if nobody has the file open.
         online: Option<Online>,
         file: PathBuf,
         snapshot: QcowSnapshot,
     },
-    /// Gives a file that was written to its time and permissions again.
+    /// Restores the time and permissions of a file that was written to.
     Settle {
         file: PathBuf,
-        /// Whether a guest writes to it, who sets its time.
+        /// Whether a guest writes to it, which also sets its time.
         live: bool,
     },
-    /// Writes what has changed into the record of another snapshot.
+    /// Writes the changes into the record of another snapshot.
     Rewrite {
         /// Its memory image, or the file of its record.
         image: PathBuf,
         name: String,
         id: Uuid,
-        /// What has changed.
         changes: Vec<Change>,
     },
-    /// Takes the mark off a file.
+    /// Removes the mark from a file.
     End { file: PathBuf },
     /// Writes a record into a file of its own.
     WriteRecord { path: PathBuf, record: Box<Record> },
@@ -128,7 +123,7 @@ fn mib(bytes: u64) -> String {
 }
 
 impl Deletion {
-    /// The command a person types to do this step, where there is one.
+    /// The command that does this step by hand, if there is one.
     pub(super) fn by_hand(&self) -> Option<String> {
         match self {
             Deletion::Mark { image, marked } => {
@@ -139,7 +134,7 @@ impl Deletion {
     }
 }
 
-/// As in "could not ...".
+/// The text after "could not ...".
 impl fmt::Display for Deletion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = |online: &Option<Online>| match online {

@@ -1,5 +1,5 @@
-//! The steps of an export. All but the last write into a directory of their own, which is removed as a whole if one
-//! of them fails.
+//! The steps of an export. All but the last write into a new directory, which is removed as a whole if one of them
+//! fails.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,64 +16,53 @@ use crate::tool::{Invocation, quote};
 /// The name of the file that marks the directory of an export until it is complete.
 pub const MARK: &str = ".xl-snapshot-export";
 
-/// A disk that is copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskCopy {
     pub vdev: String,
-    /// The new file.
     pub to: PathBuf,
-    /// What fills it.
+    /// The tool that fills it.
     pub fill: Invocation,
-    /// The size that it gets then, in bytes, where that is another one.
+    /// The final size, in bytes, if it differs.
     pub fit: Option<u64>,
-    /// What it takes at most, in bytes.
+    /// The maximum size of the copy, in bytes.
     pub most: u64,
     /// The file with the content, and what proves that nobody has written to it.
     pub source: Option<(PathBuf, FrozenFile)>,
-    /// The time that it gets, which proves it: in whole seconds, as every archive keeps it.
+    /// The time stamp of the copy, which proves it: in whole seconds, as every archive keeps it.
     pub time: Timestamp,
 }
 
-/// A memory image that is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageCopy {
-    /// The new file.
     pub path: PathBuf,
     /// libxl's JSON of the domain, with the names of the copies.
     pub config: String,
     /// The record, without proofs.
     pub record: Record,
-    /// How hard it is compressed.
     pub level: Level,
 }
 
 /// One step of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Export {
-    /// Removes the directory that an export left which was cut short.
-    Clear {
-        /// The directory.
-        directory: PathBuf,
-    },
-    /// Makes the directory, and marks it as ours.
+    /// Removes the directory that an interrupted export left.
+    Clear { directory: PathBuf },
+    /// Creates the directory, and marks it as ours.
     Begin {
-        /// The directory.
         directory: PathBuf,
-        /// What tells it from that of another export.
+        /// Identifies the directory of this export.
         token: Uuid,
     },
-    /// Removes that directory, if it is there.
+    /// Removes that directory, if it exists.
     Discard {
-        /// The directory.
         directory: PathBuf,
-        /// What tells it from that of another export.
+        /// Identifies the directory of this export.
         token: Uuid,
     },
     /// Copies the whole content of a disk.
     Disk(Box<DiskCopy>),
     /// Writes the xl configuration file of the domain.
     Cfg {
-        /// The new file.
         path: PathBuf,
         /// Its text.
         text: Text,
@@ -82,39 +71,35 @@ pub enum Export {
     Memory(Box<ImageCopy>),
     /// Writes the record into a file of its own.
     Record {
-        /// The new file.
         path: PathBuf,
         /// The record, without proofs.
         record: Box<Record>,
     },
     /// Writes a file to standard output, as a part of a tar archive, and removes it.
     Send {
-        /// The file.
         file: PathBuf,
         /// Its directory in the archive.
         directory: String,
     },
-    /// Gives the directory its name.
+    /// Renames the directory to its final name.
     Name {
-        /// The directory.
         from: PathBuf,
         to: PathBuf,
-        /// What tells it from that of another export.
+        /// Identifies the directory of this export.
         token: Uuid,
     },
     /// Ends the archive.
     EndArchive,
-    /// Takes the mark out of the directory.
+    /// Removes the mark from the directory.
     End {
-        /// The directory.
         directory: PathBuf,
-        /// What tells it from that of another export.
+        /// Identifies the directory of this export.
         token: Uuid,
     },
 }
 
 impl Export {
-    /// The step that takes this one back.
+    /// The step that undoes this one.
     pub(super) fn undo(&self) -> Option<Export> {
         match self {
             Export::Begin { directory, token } => {
@@ -124,7 +109,7 @@ impl Export {
         }
     }
 
-    /// The command a person types to do this step, where there is one.
+    /// The command that does this step by hand, if there is one.
     pub(super) fn by_hand(&self) -> Option<String> {
         match self {
             Export::Clear { directory } | Export::Discard { directory, .. } => {
@@ -137,7 +122,7 @@ impl Export {
     }
 }
 
-/// As in "could not ...".
+/// The text after "could not ...".
 impl fmt::Display for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

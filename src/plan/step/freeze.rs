@@ -13,27 +13,26 @@ use crate::tool::quote;
 /// A step of a freeze.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Freeze {
-    /// Makes sure that whoever freezes is there, and that nothing is frozen yet.
+    /// Checks that the agent or program works, and that nothing is frozen yet.
     Reach { domain: DomainId, way: Way },
-    /// Freezes the file systems, and has them thawed when the time is over.
+    /// Freezes the file systems, and thaws them after the time limit.
     Begin {
         domain: DomainId,
         way: Way,
         /// How long they may be frozen.
         limit: Duration,
-        /// The images of the disks. What dom0 has cached of them is written to their storage before.
+        /// The images of the disks. Dom0's cached data of them is written to storage before.
         disks: Vec<PathBuf>,
     },
-    /// Makes sure that the time is not over.
+    /// Checks that the time limit has not passed.
     Check { domain: DomainId },
     /// Thaws them, if we have frozen them.
     Thaw { domain: DomainId, way: Way },
-    /// Writes into the record that they were frozen, if they were until they were thawed.
+    /// Records that they were frozen, if they stayed frozen until this program thawed them.
     Confirm { domain: DomainId, way: Way },
 }
 
 impl Freeze {
-    /// What takes it back.
     pub fn undo(&self) -> Option<Freeze> {
         match self {
             Freeze::Begin { domain, way, .. } => {
@@ -43,7 +42,7 @@ impl Freeze {
         }
     }
 
-    /// The command a person types to do it.
+    /// The command that does it by hand.
     pub fn by_hand(&self) -> Option<String> {
         match self {
             Freeze::Thaw { domain, way } => Some(way.thaw_by_hand(&domain.name)),
@@ -51,7 +50,7 @@ impl Freeze {
         }
     }
 
-    /// What a person has to know to do it.
+    /// What the user must know to do it.
     pub fn in_words(&self) -> Option<String> {
         match self {
             Freeze::Thaw { domain, .. } => Some(format!(

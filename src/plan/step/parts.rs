@@ -1,4 +1,4 @@
-//! What steps are about: images, stored configurations, transactions.
+//! The objects of steps: images, stored configurations, transactions.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::memory::frames::Level;
 use crate::plan::Text;
 use crate::record::Record;
 
-/// Where a memory image is written to.
+/// The destination of a memory image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// A file, under a `.partial` name until it is complete.
@@ -20,25 +20,24 @@ pub enum Target {
 /// The beginning of a memory image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageStart {
-    /// Where it goes.
     pub target: Target,
-    /// Whether the directory of the file is made if there is none.
+    /// Whether to create the directory of the file.
     pub make_directory: bool,
-    /// libxl's JSON of the domain, disks as they are before the snapshot.
+    /// libxl's JSON of the domain, with the disks before the snapshot.
     pub config: String,
-    /// The record, not complete yet.
+    /// Without proofs.
     pub record: Record,
-    /// How hard it is compressed; not at all if nothing is said.
+    /// The compression level; `None` for a plain image.
     pub compress: Option<Level>,
 }
 
-/// Whose configuration of a domain it is.
+/// The owner of a stored configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Whose {
-    /// libxl's, JSON: save, migrate and reboot follow it.
+    /// libxl's, JSON: save, migrate and reboot use it.
     Libxl,
-    /// xl's, the text of a configuration file: if `xl config-update` stored one, a reboot follows
-    /// it and not libxl's.
+    /// xl's, the text of a configuration file: if `xl config-update` stored one, a reboot uses it
+    /// instead of libxl's.
     Xl,
 }
 
@@ -46,13 +45,10 @@ pub enum Whose {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreConfig {
     pub domain: DomainId,
-    /// Whose it is.
     pub whose: Whose,
-    /// What is stored.
     pub new: Text,
-    /// What was stored before.
     pub old: Text,
-    /// What changes, for people: `xvda -> /srv/a.after-s1.qcow2`.
+    /// The change, for messages: `xvda -> /srv/a.after-s1.qcow2`.
     pub what: String,
 }
 
@@ -60,24 +56,20 @@ pub struct StoreConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplaceCfg {
     pub path: PathBuf,
-    /// What it must hold still.
+    /// The text that it must still have.
     pub old: Text,
-    /// What it is to hold.
     pub new: Text,
-    /// Where the old one stays.
+    /// Where the old text is kept.
     pub backup: PathBuf,
-    /// The disk entries it needs, for a person.
+    /// The disk entries that it needs, for messages.
     pub entries: Vec<String>,
 }
 
 /// A value in xenstore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XenstoreWrite {
-    /// The key.
     pub path: String,
-    /// What is written.
     pub new: String,
-    /// What stood there.
     pub old: String,
 }
 
@@ -90,7 +82,6 @@ pub enum Action {
         /// QEMU's node.
         node: String,
         name: String,
-        /// The file it is taken in.
         file: PathBuf,
     },
     /// `blockdev-snapshot-sync` to an overlay that exists.
@@ -106,7 +97,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The overlay it switches to, if it is one to an overlay.
+    /// The overlay, if the action is one to an overlay.
     pub fn overlay(&self) -> Option<&Path> {
         match self {
             Action::Internal { .. } => None,

@@ -1,4 +1,4 @@
-//! The words of a step: what it does, and how a person would do it.
+//! The text of a step: what it does, and how to do it by hand.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::tool::{Invocation, Tool, create_domain, quote};
 use crate::xlcfg::literal;
 
 impl Step {
-    /// What it does, as it stands before `words`: without a command that is told there.
+    /// The text of the step in front of `words`: without a command that `words` contain.
     pub fn before(&self, words: &str) -> String {
         let told = |call: &Invocation| words.contains(&format!("`{call}`"));
         match self {
@@ -29,7 +29,7 @@ impl Step {
         }
     }
 
-    /// The command a person types to do this step, where there is one.
+    /// The command that does this step by hand, if there is one.
     pub fn by_hand(&self) -> Option<String> {
         match self {
             Step::RemoveNew { path } | Step::RemoveFile { path } => {
@@ -73,7 +73,7 @@ impl Step {
         }
     }
 
-    /// What a person has to know to do this step, where no command does it.
+    /// What the user must know to do this step, if no command does it.
     pub fn in_words(&self) -> Option<String> {
         let cfg = match self {
             Step::Switch(switch) => return switch.in_words(),
@@ -91,7 +91,7 @@ impl Step {
     }
 }
 
-/// As in "could not ...": every step reads as something one does.
+/// The text after "could not ...": every step reads as an action.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,7 +5,7 @@ use crate::model::Guest;
 use crate::plan::ReplaceCfg;
 use crate::plan::faults::try_every_fault;
 
-/// The sample, of which only the disks were taken.
+/// The sample without memory.
 fn found_alone(running: bool) -> Found {
     let mut found = found();
     found.onward = Onward::Start("/etc/xen/web 1.cfg".into());
@@ -49,7 +49,7 @@ note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
 note: disk hdc is not put back: CD-ROM
 "
     );
-    // The file must not name what is taken away.
+    // The file must not name a removed image.
     let stranded: Vec<_> = revert.plan.stranded.steps.iter().map(ToString::to_string).collect();
     assert!(stranded[0].contains("its old text again"), "{stranded:?}");
     assert_eq!(stranded[1], "wait until all of domain 3 is gone");
@@ -173,7 +173,7 @@ mod by_hand {
         assert!(matches!(&record.disks[1].snapshot,
             Kept::External(External { overlay, proof: Some(_) }) if overlay == Path::new("/srv/o.qcow2")));
         assert!(matches!(record.disks[2].snapshot, Kept::None(_)));
-        // Farther below, as the user says.
+        // Deeper in the chain, as the user says.
         let record = found(&format!("{NO_A}{B}file = \"/srv/b.img\"\n")).unwrap();
         assert_eq!(record.disks[1].path, Path::new("/srv/b.img"));
         assert_eq!(record.disks[1].format, Some(crate::domain::Format::Raw));

@@ -30,7 +30,7 @@ fn the_file_has_to_name_what_the_guest_runs_on() {
     let at_once = plan(&found(), WISHES).unwrap().changes;
     let b = change("xvdb", "/srv/new1.qcow2", "qcow2", true);
     assert_eq!(at_once, [change("xvda", "/srv/a.qcow2", "qcow2", false), b.clone()]);
-    // The guest has gone on in an overlay since.
+    // The guest has continued in an overlay since.
     let mut later = found();
     later.disks[0].top = Some("/srv/later.qcow2".into());
     let revert = plan(&later, WISHES).unwrap();

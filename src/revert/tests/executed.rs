@@ -1,4 +1,4 @@
-//! Reverts carried out on a host where everything goes wrong once.
+//! Reverts executed on a host where every step fails once.
 
 use super::volumes::found_volumes;
 use super::*;

@@ -9,7 +9,7 @@ use crate::tool::volumes::parse;
 
 const ORIGINS: [&str; 2] = ["a", "b"];
 
-/// A volume, and what it holds.
+/// A volume and its contents.
 #[derive(Debug, Clone)]
 struct Lv {
     name: String,
@@ -119,7 +119,7 @@ impl Lvm {
     }
 }
 
-/// Has a revert fail before and after each of its steps, and its repeats at the restore; the last one succeeds.
+/// Fails a revert before and after each of its steps, and its repeats at the restore; the last repeat succeeds.
 #[test]
 fn repeats_leave_nothing_more_behind() {
     for (first, again) in
@@ -148,7 +148,7 @@ fn repeats_leave_nothing_more_behind() {
                 assert_eq!(at(origin).content, "then");
                 assert_eq!(at(&format!("{origin}.s1")).content, "then");
                 assert!(at(origin).tags.is_empty(), "{:?}", at(origin));
-                // What the first try was told to keep stays.
+                // The volume that the first attempt kept remains.
                 let name = kept.as_ref().unwrap().strip_prefix("the volume vg0/").unwrap();
                 match lvm.kept(origin).as_slice() {
                     ["now"] => assert_eq!(at(name).content, "now"),
@@ -163,7 +163,7 @@ fn repeats_leave_nothing_more_behind() {
     }
 }
 
-/// The guest has run since the snapshot was put back: what it wrote is kept again.
+/// The guest has run since the revert: what it wrote is kept again.
 #[test]
 fn a_volume_that_was_written_to_is_put_back_again() {
     let mut lvm = Lvm::new();

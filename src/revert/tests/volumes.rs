@@ -178,7 +178,7 @@ fn what_the_kernel_has_open_is_put_back_when_all_of_the_domain_is_gone() {
         let onward = plan(found, WISHES).unwrap().plan.onward;
         onward.iter().position(|step| matches!(step, Step::AwaitDestroyed { .. })).unwrap()
     };
-    // Of images that only QEMU has open, all is done before.
+    // Images that only QEMU has open are reverted before that.
     assert_eq!(awaited(&found()), 2);
     assert_eq!(awaited(&found_volumes(136 << 20)), 0);
 }
