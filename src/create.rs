@@ -244,7 +244,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     }
     plan.prepare = prepare;
     plan.finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
-    // Their place is there; whoever compresses has others.
+    // The image has space reserved for them. Compressed images have checksums of their own.
     if !by_restore.is_empty() && job.request.compress.is_none() {
         plan.finish.push(Step::AddSums);
     }

@@ -19,7 +19,7 @@ const BEST_COMPRESSION: u64 = 32;
 /// copies.
 const EMPTY: u64 = 1 << 20;
 
-/// What a save leaves free for other writers on the file system, in bytes: twice what is written at 1 GB/s
+/// What a save leaves free for other writers on the file system, in bytes: more than is written at 1 GB/s
 /// between two checks; on a large file system, one part in [`RESERVED_PART`].
 const RESERVE: u64 = 256 << 20;
 const RESERVED_PART: u64 = 50;

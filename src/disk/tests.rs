@@ -366,7 +366,7 @@ fn each_kind_tells_what_it_needs() {
     let kept = ["/etc/lvm/archive", "/etc/lvm/backup"].map(|path| What::State(path.into()));
     let [archive, backup] = kept.clone();
     assert_eq!(of(&lvm(Some(1)), false), [alone("/dev/vg0/a"), archive, backup]);
-    // A thick volume is copied into an image beside it.
+    // A thick volume is copied into an image.
     assert_eq!(of(&lvm(Some(1)), true), []);
     for beside in [false, true] {
         assert_eq!(of(&lvm(None), beside), kept);

@@ -218,7 +218,7 @@ fn of_nic(nic: &Value, hvm: bool, needs: &mut Vec<What>) {
     // The scripts refuse to rename a device where another one has the name (scripts/vif-common.sh, `rename_vif`).
     if let Some(name) = text("ifname") {
         needs.push(What::DeviceName(name.to_owned()));
-        // That of the emulated card, which an HVM guest has beside it.
+        // The name of the emulated card, which an HVM guest has in addition.
         needs.extend(hvm.then(|| What::DeviceName(format!("{name}-emu"))));
     }
     let bridge = text("bridge").unwrap_or(DEFAULT_BRIDGE);

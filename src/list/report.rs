@@ -72,7 +72,7 @@ pub enum State {
     Broken,
     /// It was never completed.
     Unfinished,
-    /// More would have to be read to know.
+    /// Unknown without reading more.
     Unread,
     /// The disk is not in the snapshot.
     None,

@@ -7,13 +7,13 @@
 //!   nothing has changed (exit code 1);
 //! * *commit*: the one step that makes the change real. When it fails nothing was changed, and the
 //!   preparations are undone;
-//! * *onward*: what must follow, in order, each step on those before it. Nothing is undone any more:
-//!   the first failure ends it, and [`Stranded`] says where we are and how to go on (exit code 4);
-//! * *finish*: steps that are all tried, whatever becomes of the others; failures are collected
+//! * *onward*: what must follow, in order; each step depends on those before it. There is no undo any more:
+//!   the first failure ends the plan, and [`Stranded`] has the state and the way out (exit code 4);
+//! * *finish*: steps that are all tried, even if others fail; failures are collected
 //!   (exit code 4).
 //!
-//! A plan is plain data that another process can be handed: if this one is killed, its guard goes
-//! on from where it was ([`take_over`]).
+//! A plan is plain data that another process can use: if this process is killed, its guard
+//! continues the plan ([`take_over`]).
 
 mod execute;
 #[cfg(test)]

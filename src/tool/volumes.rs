@@ -68,7 +68,7 @@ pub struct Volume {
     /// `metadata_read_only`; empty if nothing is.
     #[serde(rename = "lv_health_status", default)]
     health: String,
-    /// Whether it is a pool whose metadata has to be checked before anything new is made in it.
+    /// Whether it is a pool whose metadata must be checked before LVM creates anything in it.
     #[serde(rename = "lv_check_needed", deserialize_with = "flag", default)]
     check_needed: bool,
     /// The number of physical volumes that its group lacks: LVM then changes nothing in it.
