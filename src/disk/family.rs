@@ -87,7 +87,7 @@ impl Member {
         self.facts.as_ref().ok()?.merging.as_ref()
     }
 
-    /// Whether another domain uses it.
+    /// Whether another domain, or a snapshot of one, uses it.
     pub(super) fn is_foreign(&self) -> bool {
         self.users.iter().any(|user| !user.same) || self.keepers.iter().any(|keeper| !keeper.same)
     }

@@ -149,7 +149,8 @@ pub trait Kind {
         None
     }
 
-    /// The path and format for libxl of an image of this kind; `None` if they do not change.
+    /// The path and format to write into libxl's configuration for an image of this kind; `None` to
+    /// write nothing.
     fn target(&self, image: &Path, format: Option<Format>) -> Option<(PathBuf, Format)> {
         Some((image.to_owned(), format?))
     }

@@ -141,7 +141,7 @@ fn keep(base: &Member, untouched: bool) -> Option<String> {
     Some(why)
 }
 
-/// Checks that a merge is possible. Returns the QEMU that merges, if one does.
+/// Checks that a merge is possible. Returns the domain whose QEMU merges, if one does.
 fn check<'a>(
     family: &Family,
     base: &Member,

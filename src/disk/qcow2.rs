@@ -51,7 +51,7 @@ pub enum Ailment {
     /// It has persistent dirty bitmaps, as backup programs leave them: `snapshot -a` fails with "Device has
     /// active dirty bitmaps" (seen with qemu-img 7.2; block/snapshot.c, `bdrv_snapshot_goto`).
     Bitmaps(u32),
-    /// Its reference counts have so many bits, too few for so many snapshots.
+    /// Its reference counts have `bits` bits, too few for `snapshots` snapshots.
     Counts { bits: u32, snapshots: u32 },
 }
 
@@ -215,9 +215,9 @@ impl Header {
         Ailment::of_bitmaps(self.bitmaps).or_else(|| self.miscounted(0))
     }
 
-    /// Whether its reference counts are too short for a revert once it has so many snapshots more. A cluster that all
-    /// of them have is counted for each, for what the guest sees, for the snapshot that a revert keeps of that, and
-    /// once more while the other one is put back (block/qcow2-snapshot.c, `qcow2_snapshot_goto`).
+    /// Whether its reference counts are too short for a revert after `more` further snapshots. A cluster that all of
+    /// them share is counted for each snapshot, for the current contents, for the snapshot with which a revert keeps
+    /// those, and once more while a snapshot is applied (block/qcow2-snapshot.c, `qcow2_snapshot_goto`).
     pub fn miscounted(&self, more: u32) -> Option<Ailment> {
         let bits = 1u32.checked_shl(self.refcount_order).unwrap_or(u32::MAX);
         let most = 1u64.checked_shl(bits).map_or(u64::MAX, |over| over - 1);
@@ -354,7 +354,8 @@ pub(crate) mod tests {
         };
         let too_short = |bits, snapshots| Some(Ailment::Counts { bits, snapshots });
         assert_eq!(with(0, 0).miscounted(1), too_short(1, 1));
-        // Seen with qemu-img 7.2: the snapshot is taken, and once another one is, `snapshot -a` says "Invalid argument".
+        // Seen with qemu-img 7.2: the snapshot succeeds, and after another one `snapshot -a` fails with "Invalid
+        // argument".
         assert_eq!(with(1, 0).miscounted(1), too_short(2, 1));
         assert_eq!(with(1, 1).unwritable(), too_short(2, 1));
         assert_eq!(with(2, 12).unwritable(), None);

@@ -69,7 +69,8 @@ pub enum Step {
         domain: DomainId,
         /// Whether the guest runs while most of its memory is copied.
         live: bool,
-        /// The maximum length of the pause until the memory is saved, and at later checks.
+        /// The maximum length of the pause; checked after the memory is saved, and by
+        /// [`Step::CheckStill`].
         max_pause: Option<Duration>,
         /// The images of its disks. Dom0's cached data of them is written to storage first: otherwise
         /// QEMU and LVM would do that in the pause.

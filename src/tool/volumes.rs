@@ -107,7 +107,7 @@ impl Volume {
         self.tags.split(',').filter(move |tag| tag.starts_with(prefix))
     }
 
-    /// Why LVM cannot create a snapshot of it, because of its own state or that of its group.
+    /// Why LVM cannot create anything from it, because of its own state or that of its group.
     pub fn sick(&self) -> Option<String> {
         let path = self.path();
         match self.health.as_str() {

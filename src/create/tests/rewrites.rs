@@ -64,7 +64,7 @@ fn the_users_file_is_changed_last_and_whatever_came_before() {
     for seen in cases {
         let plan = rewritten(seen, &[]);
         let last = Step::ReplaceCfg(rewrites().cfg.unwrap());
-        // Without its checksums, an image is as good.
+        // An image is good without its checksums.
         let finish: Vec<_> = plan.finish.iter().filter(|step| **step != Step::AddSums).collect();
         assert_eq!(finish.last(), Some(&&last));
         let others = [&plan.prepare[..], &plan.onward].concat();

@@ -220,7 +220,8 @@ impl Planner for Lvm {
     fn needs(&self, _: &DiskFound, beside: bool) -> Vec<What> {
         let in_place = self.size.is_some() && !beside;
         let volume = in_place.then(|| What::Alone(device(&self.group, &self.volume)));
-        // LVM changes nothing if it cannot keep the description of the group before (lib/format_text/archiver.c).
+        // LVM changes nothing if it cannot archive the previous metadata of the group
+        // (lib/format_text/archiver.c).
         let changes = in_place || self.size.is_none();
         let kept = ["/etc/lvm/archive", "/etc/lvm/backup"].map(|path| What::State(path.into()));
         volume.into_iter().chain(kept.into_iter().filter(|_| changes)).collect()

@@ -1,4 +1,4 @@
-//! What both ways of merging put into a plan.
+//! The parts of a plan that commit and stream share.
 
 use crate::disk::family::{DiskDelete, Family, Member, Merged, Rewrite};
 use crate::disk::merging::{How, Merging};

@@ -228,7 +228,8 @@ impl Dom0 {
                         guard.tell(&Note::Unverified(unverified));
                     }
                 };
-                // If we are killed, xl goes on, and its domain must not run before that is done.
+                // If we are killed, xl continues. Its domain must not run before the image is
+                // verified.
                 tell(check.is_some().then(|| source.unverified()));
                 let (restored, checked) = restore_beside(check, &stop, || {
                     command::run_on(&call, file, &mut look, &started)
@@ -255,8 +256,8 @@ impl Dom0 {
         result
     }
 
-    /// Whether a process that was killed had restored the domain. What it had not verified yet is verified first, as it
-    /// would have been: the domain is destroyed if its memory is not what was saved.
+    /// Whether a killed process had restored the domain. First verifies the rest of the image: the domain is destroyed
+    /// if its memory is not what was saved.
     pub(super) fn settle_restore(&mut self, uuid: Uuid, domain: &str) -> Result<bool> {
         if self.domid_of(uuid)?.is_none() {
             return Ok(false);

@@ -105,7 +105,7 @@ impl Dom0 {
         Ok(())
     }
 
-    /// The image is as good without: this never fails.
+    /// The image is good without them: this never fails.
     pub(super) fn add_sums(&mut self) {
         let trouble = match self.later_sums.take() {
             Some(sums) => sums.write().err().map(|why| why.to_string()),
@@ -117,7 +117,7 @@ impl Dom0 {
         self.messages.extend(trouble.map(|why| format!("{WITHOUT_SUMS}: {why}")));
     }
 
-    /// Whether the process that was killed had written all of them.
+    /// Whether the killed process had written all of them.
     fn has_sums(&self) -> bool {
         let file = self.image.as_ref().and_then(|(writer, _)| writer.file().ok());
         file.is_some_and(|mut file| Image::read(&mut file).is_ok_and(|image| image.sums.is_some()))

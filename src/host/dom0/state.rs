@@ -49,7 +49,7 @@ pub struct Dom0 {
     pub qmp: Option<Qmp>,
     /// The image to restore from.
     pub source: Option<Source>,
-    /// That image, if a process that was killed had not verified all of it.
+    /// That image, if a killed process had not verified all of it.
     pub(super) unverified: Option<Unverified>,
     pub reporter: Reporter,
     /// Continues the plan if we are killed.
@@ -64,7 +64,7 @@ pub struct Dom0 {
     pub(super) image: Option<(ImageWriter, Record)>,
     /// The file of the image once it is complete.
     pub(super) written: Option<File>,
-    /// Its checksums, if they are written when the guest runs again.
+    /// Its checksums, if they are written after the guest runs again.
     pub(super) later_sums: Option<LaterSums>,
     /// How to bring the guest back while it is down and its image is incomplete.
     pub(super) way_back: Option<Left>,

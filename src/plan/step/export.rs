@@ -26,7 +26,7 @@ pub struct DiskCopy {
     pub fit: Option<u64>,
     /// The maximum size of the copy, in bytes.
     pub most: u64,
-    /// The file with the content, and what proves that nobody has written to it.
+    /// The file with the content, and the proof that nobody has written to it.
     pub source: Option<(PathBuf, FrozenFile)>,
     /// The time stamp of the copy, which proves it: in whole seconds, as every archive keeps it.
     pub time: Timestamp,
