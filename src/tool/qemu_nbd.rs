@@ -1,7 +1,7 @@
 //! qemu-nbd(8): arguments. Pure.
 //!
-//! The format is always stated, and paths are absolute, as with qemu-img. We pass an open socket (systemd's socket activation, which qemu-nbd has since 2.9):
-//! given a path, qemu-nbd would remove whatever is there.
+//! The format is always stated, and paths are absolute, as with qemu-img. We pass an open socket (systemd's
+//! socket activation, which qemu-nbd has since 2.9): given a path, qemu-nbd would remove whatever is there.
 
 use crate::tool::qemu_img::{Whole, snapshot_option, vhd_opts};
 use crate::tool::{Invocation, Tool};
