@@ -5,9 +5,8 @@ mod served;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
 use nix::sys::statvfs::statvfs;
@@ -329,14 +328,14 @@ fn xl() -> Option<String> {
 /// Without it, libxl waits ten seconds for the console of the new domain, and gives up (libxl_create.c,
 /// `console_xswait_callback`).
 fn consoles() -> Option<String> {
-    let names = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path().join("comm"));
-    let runs = |path: PathBuf| fs::read(path).is_ok_and(|name| name == b"xenconsoled\n");
-    let mut names = names.filter(|path| path.components().nth(2).is_some_and(is_number));
-    (!names.any(runs)).then(|| "no xenconsoled runs in dom0".to_owned())
-}
-
-fn is_number(part: Component<'_>) -> bool {
-    part.as_os_str().as_bytes().iter().all(u8::is_ascii_digit)
+    let runs = |path: PathBuf| {
+        // Anybody may call a process so.
+        let of_root = fs::metadata(&path).is_ok_and(|meta| meta.uid() == 0);
+        of_root && fs::read(path.join("comm")).is_ok_and(|name| name == b"xenconsoled\n")
+    };
+    let mut processes = fs::read_dir("/proc").ok()?.flatten();
+    let there = processes.any(|entry| runs(entry.path()));
+    (!there).then(|| "no xenconsoled runs in dom0".to_owned())
 }
 
 /// The numbers of a USB device are those that `usbdev=['hostbus=..., hostaddr=...']` has.
