@@ -1,11 +1,14 @@
 //! Images made and read as `create` and `revert` do it, with a made-up guest.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
+use super::source::copied;
 use super::*;
-use crate::memory::sums;
+use crate::domain::DomainConfig;
+use crate::memory::{Form, sums};
 use crate::support::record::sample;
 use crate::support::streams::{HVM, guest_stream, pv_stream, pv_stream_of};
 
