@@ -221,11 +221,11 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         });
     }
 
-    let take_back: Vec<Vec<Step>> = disks.iter().map(|disk| disk.take_back.clone()).collect();
-    let take_back = take_back.iter().any(|steps| !steps.is_empty()).then(|| Step::TakeBack {
+    let undo_revert: Vec<Vec<Step>> = disks.iter().map(|disk| disk.undo_revert.clone()).collect();
+    let undo_revert = undo_revert.iter().any(|steps| !steps.is_empty()).then(|| Step::UndoRevert {
         uuid,
         domain: domain.name.clone(),
-        disks: take_back.into_iter().filter(|steps| !steps.is_empty()).collect(),
+        disks: undo_revert.into_iter().filter(|steps| !steps.is_empty()).collect(),
     });
     let way_out = Left {
         what: format!(
@@ -235,7 +235,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         command: Some(format!("xl-snapshot revert {}", found.snapshot)),
     };
     // If a disk has no undo, the user must know where its data is.
-    let no_way_back = |disk: &DiskRevert| !disk.put_back.is_empty() && disk.take_back.is_empty();
+    let no_way_back = |disk: &DiskRevert| !disk.put_back.is_empty() && disk.undo_revert.is_empty();
     let kept = disks.iter().zip(&found.disks).filter(|(disk, _)| no_way_back(disk));
     let kept = kept.filter_map(|(disk, seen)| {
         let (vdev, kept) = (&seen.record.vdev, disk.kept.as_ref()?);
@@ -301,7 +301,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         onward,
         stranded: Stranded {
             down: format!("Domain {} is down", domain.name),
-            steps: destroyed.into_iter().chain(take_back).chain(undo(&prepare)).collect(),
+            steps: destroyed.into_iter().chain(undo_revert).chain(undo(&prepare)).collect(),
             left,
         },
         prepare,

@@ -104,7 +104,7 @@ pub struct DiskRevert {
     pub put_back: Vec<Step>,
     /// Steps that return the disk to its previous contents if the revert fails later; each depends on
     /// those before it. None if the disk was not reverted, or its tools have no way back.
-    pub take_back: Vec<Step>,
+    pub undo_revert: Vec<Step>,
     /// Whether they need only wait for QEMU's end: nobody else can have the image open.
     pub only_qemu: bool,
     /// The image in which the guest continues, if it is not the one of the snapshot.

@@ -109,7 +109,7 @@ pub enum Step {
         name: SnapshotName,
     },
     /// Deletes that snapshot, if it exists.
-    UntakeInternal { path: PathBuf, name: SnapshotName },
+    UndoTakeInternal { path: PathBuf, name: SnapshotName },
     /// Creates the file for the record of a snapshot without memory, under a `.partial` name.
     OpenRecord {
         path: PathBuf,
@@ -133,7 +133,7 @@ pub enum Step {
     /// Rewrites the user's xl configuration file.
     ReplaceCfg(ReplaceCfg),
     /// Restores its old text.
-    PutCfgBack(ReplaceCfg),
+    RestoreCfg(ReplaceCfg),
     /// Rewrites the disks' keys in xenstore, if they still exist.
     Xenstore(Vec<XenstoreWrite>),
     /// Sends QEMU the transaction except its last byte, so that QEMU has read and parsed it before
@@ -196,7 +196,7 @@ pub enum Step {
     DiscardDomain { uuid: Uuid, domain: String },
     /// Returns reverted disks to their previous contents after the revert has failed. First destroys a
     /// half-restored domain.
-    TakeBack {
+    UndoRevert {
         /// Nil if each start gives the domain another UUID.
         uuid: Uuid,
         domain: String,
@@ -204,15 +204,15 @@ pub enum Step {
         disks: Vec<Vec<Step>>,
     },
     /// Applies an internal snapshot to its file and deletes it; does nothing if it does not exist.
-    PutKeptBack { path: PathBuf, name: SnapshotName },
+    ApplyKept { path: PathBuf, name: SnapshotName },
     /// Undoes a rename, if it took place and the old name is free.
-    RenameBack {
+    UndoRename {
         from: PathBuf,
         /// Its previous name.
         to: PathBuf,
     },
     /// The same for a logical volume.
-    RenameVolumeBack {
+    UndoRenameVolume {
         group: String,
         from: String,
         /// Its previous name.
@@ -291,10 +291,10 @@ impl Step {
             }
             Step::Arm { .. } => Some(Step::Disarm),
             Step::TakeInternal { path, name } => {
-                Some(Step::UntakeInternal { path: path.clone(), name: name.clone() })
+                Some(Step::UndoTakeInternal { path: path.clone(), name: name.clone() })
             }
             Step::Pause { domain } => Some(Step::LetRun { domain: domain.clone() }),
-            Step::ReplaceCfg(cfg) => Some(Step::PutCfgBack(cfg.clone())),
+            Step::ReplaceCfg(cfg) => Some(Step::RestoreCfg(cfg.clone())),
             Step::HoldMonitor { process } => Some(Step::WakeMonitor { process: *process }),
             Step::Suspend { domain, .. } => {
                 Some(Step::Resume { domain: domain.clone(), otherwise: None })
@@ -329,7 +329,7 @@ impl Step {
                 | Step::DiscardImage
                 | Step::DiscardRecord
                 | Step::Disarm
-                | Step::UntakeInternal { .. }
+                | Step::UndoTakeInternal { .. }
                 | Step::Export(Export::Discard { .. })
         )
     }

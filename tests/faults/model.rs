@@ -97,12 +97,12 @@ pub struct Model {
 impl Model {
     /// A host before a plan, on which the guest runs or not.
     pub fn new(plan: &Plan, guest: Guest) -> Model {
-        let take_back = plan.stranded.steps.iter().flat_map(|step| match step {
-            Step::TakeBack { disks, .. } => disks.concat(),
+        let undo_revert = plan.stranded.steps.iter().flat_map(|step| match step {
+            Step::UndoRevert { disks, .. } => disks.concat(),
             _ => Vec::new(),
         });
         let calls =
-            undo(&plan.prepare).into_iter().chain(take_back).filter_map(|step| match step {
+            undo(&plan.prepare).into_iter().chain(undo_revert).filter_map(|step| match step {
                 Step::Run(call) => Some(call.to_string()),
                 _ => None,
             });
@@ -322,14 +322,14 @@ impl Perform for Model {
             Step::Unpause { .. } => state.guest = Guest::Runs,
             Step::StoreConfig(store) => self.store(store),
             Step::ReplaceCfg(_) => state.cfg_replaced = true,
-            Step::PutCfgBack(_) => state.cfg_replaced = false,
+            Step::RestoreCfg(_) => state.cfg_replaced = false,
             Step::OpenRecord { .. } => state.record = Image::Partial,
             Step::CompleteRecord => state.record = Image::Complete,
             Step::DiscardRecord => state.record = Image::Absent,
             Step::TakeInternal { path, name } => {
                 state.disks.insert(format!("{name} in {}", path.display()));
             }
-            Step::UntakeInternal { path, name } => {
+            Step::UndoTakeInternal { path, name } => {
                 state.disks.remove(&format!("{name} in {}", path.display()));
             }
             Step::CheckDown { .. } if state.guest != Guest::Gone => {
@@ -338,21 +338,21 @@ impl Perform for Model {
             Step::CheckThere { .. } if state.guest == Guest::Gone => {
                 return Err(Error::failed("it is gone"));
             }
-            Step::TakeBack { .. } if state.guest == Guest::Runs => {
+            Step::UndoRevert { .. } if state.guest == Guest::Runs => {
                 return Err(Error::failed("it runs"));
             }
-            Step::TakeBack { disks, .. } => {
+            Step::UndoRevert { disks, .. } => {
                 state.guest = Guest::Gone;
                 disks.iter().flatten().try_for_each(|step| self.perform(step))?;
             }
-            Step::PutKeptBack { path, .. } => {
+            Step::ApplyKept { path, .. } => {
                 let path = path.display().to_string();
                 let of_it =
                     |call: &String| call.starts_with("qemu-img snapshot ") && call.contains(&path);
                 state.ran.retain(|call| !of_it(call));
             }
-            Step::RenameBack { from, .. } => drop(state.files.remove(from)),
-            Step::RenameVolumeBack { group, from, to } => {
+            Step::UndoRename { from, .. } => drop(state.files.remove(from)),
+            Step::UndoRenameVolume { group, from, to } => {
                 state.ran.remove(&rename(group, to, from).to_string());
             }
             Step::CreateDomain { paused, .. } => {

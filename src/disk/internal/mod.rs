@@ -150,7 +150,7 @@ impl Planner for Internal {
                     Step::Run(qemu_img::snapshot_create(path, keep)),
                     Step::Run(qemu_img::snapshot_apply(path, &proof.id)),
                 ],
-                take_back: vec![Step::PutKeptBack { path: path.clone(), name: keep.clone() }],
+                undo_revert: vec![Step::ApplyKept { path: path.clone(), name: keep.clone() }],
                 only_qemu: true,
                 room: found.room.clone().transpose().map_err(refuse)?,
                 kept: Some(match elsewhere {

@@ -110,9 +110,9 @@ pub(super) fn thin(
         call: volumes::volume_of_thin(&snapshot.path(), recorded.volume, &tag),
         undo: undo.clone(),
     });
-    let take_back = vec![
+    let undo_revert = vec![
         Step::Run(undo),
-        Step::RenameVolumeBack {
+        Step::UndoRenameVolume {
             group: recorded.group.to_owned(),
             from: keep.clone(),
             to: recorded.volume.to_owned(),
@@ -125,7 +125,7 @@ pub(super) fn thin(
         [&named, &volumes::mapped(recorded.group, recorded.volume)].contains(&&recorded.disk.path);
     Ok(DiskRevert {
         put_back,
-        take_back,
+        undo_revert,
         switch: (!by_name).then_some((named, Format::Raw)),
         discard: origin.iter().map(|_| Step::Run(volumes::remove(&keep))).collect(),
         kept: origin.map(|_| format!("the volume {keep}")),

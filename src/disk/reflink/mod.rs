@@ -101,16 +101,16 @@ impl Planner for Reflink {
         }
         put_back.push(Step::Clone { from: copy.to_owned(), to: path.clone(), writable: true });
         // Undo only if the rename has freed the name.
-        let take_back = match found.file {
+        let undo_revert = match found.file {
             Ok(_) => vec![
                 Step::RemoveNew { path: path.clone() },
-                Step::RenameBack { from: keep.clone(), to: path.clone() },
+                Step::UndoRename { from: keep.clone(), to: path.clone() },
             ],
             Err(_) => vec![Step::RemoveNew { path: path.clone() }],
         };
         Ok(DiskRevert {
             put_back,
-            take_back,
+            undo_revert,
             kept: found.file.is_ok().then(|| keep.display().to_string()),
             discard: found.file.iter().map(|_| Step::RemoveFile { path: keep.clone() }).collect(),
             ..DiskRevert::default()
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(planned.discard, [Step::RemoveFile { path: "/srv/new".into() }]);
         assert_eq!((planned.prepare, planned.switch), (vec![], None));
         let back = ["remove /srv/b.img", "rename /srv/new back to /srv/b.img"];
-        assert_eq!(words(&planned.take_back), back);
+        assert_eq!(words(&planned.undo_revert), back);
     }
 
     #[test]

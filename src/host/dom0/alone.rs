@@ -95,7 +95,7 @@ impl Dom0 {
         Ok(())
     }
 
-    pub(super) fn untake_internal(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
+    pub(super) fn undo_take_internal(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
         match snapshot_named(path, name)? {
             None => Ok(()),
             Some(snapshot) => self.run(&snapshot_delete(path, &snapshot.name)),
@@ -103,7 +103,7 @@ impl Dom0 {
     }
 
     /// The snapshot is deleted only after it has been applied to the file.
-    pub(super) fn put_kept_back(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
+    pub(super) fn apply_kept(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
         match snapshot_named(path, name)? {
             None => Ok(()),
             Some(snapshot) => {
@@ -120,7 +120,7 @@ impl Dom0 {
         cfg::replace(cfg).map_err(caused)
     }
 
-    pub(super) fn put_cfg_back(&mut self, cfg: &ReplaceCfg) -> Result<()> {
+    pub(super) fn restore_cfg(&mut self, cfg: &ReplaceCfg) -> Result<()> {
         if self.made.contains(&cfg.backup) {
             cfg::put_back(cfg).map_err(caused)?;
             self.made.remove(&cfg.backup);

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use self::disks::{rename, rename_back};
+use self::disks::{rename, undo_rename};
 use self::guarded::started;
 use self::state::{caused, failed};
 use self::suspend::write_back;
@@ -102,16 +102,16 @@ impl Dom0 {
             Step::CheckSame { domain, stored } => self.check_same(domain, stored),
             Step::CheckThere { domain } => self.the_same(domain).map(drop),
             Step::CheckDown { uuid, domain } => self.check_down(*uuid, domain),
-            Step::TakeBack { uuid, domain, disks } => self.take_back((*uuid, domain), disks),
-            Step::PutKeptBack { path, name } => self.put_kept_back(path, name),
-            Step::RenameBack { from, to } => rename_back(from, to),
-            Step::RenameVolumeBack { group, from, to } => self.rename_volume_back(group, from, to),
+            Step::UndoRevert { uuid, domain, disks } => self.undo_revert((*uuid, domain), disks),
+            Step::ApplyKept { path, name } => self.apply_kept(path, name),
+            Step::UndoRename { from, to } => undo_rename(from, to),
+            Step::UndoRenameVolume { group, from, to } => self.undo_rename_volume(group, from, to),
             Step::TakeInternal { path, name } => self.run(&snapshot_create(path, name)),
-            Step::UntakeInternal { path, name } => self.untake_internal(path, name),
+            Step::UndoTakeInternal { path, name } => self.undo_take_internal(path, name),
             Step::OpenRecord { path, record } => self.open_record(path, record),
             Step::DiscardRecord => self.discard_record(),
             Step::CompleteRecord => self.complete_record(),
-            Step::PutCfgBack(cfg) => self.put_cfg_back(cfg),
+            Step::RestoreCfg(cfg) => self.restore_cfg(cfg),
             Step::CreateDomain { domain, cfg, paused } => self.create_domain(domain, cfg, *paused),
             Step::Resume { domain, .. } => self.resume(domain),
             Step::Arm { domain, actions } => self.arm(domain.domid, actions),

@@ -26,7 +26,7 @@ impl Dom0 {
             Switch::Check { uuid, domain } => self.check_restored(*uuid, domain),
             Switch::Discard { heir } => self.discard_heir(heir),
             Switch::Leave { heir } => self.leave(heir),
-            Switch::Return { heir } => self.rename_back(&heir.aside(), &heir.old.name),
+            Switch::Return { heir } => self.undo_rename(&heir.aside(), &heir.old.name),
             Switch::TakeName { heir } => {
                 let domid = self.heir(heir, &heir.temporary)?.domid;
                 let libxl = self.toolstack.libxl();
@@ -157,7 +157,7 @@ impl Dom0 {
         self.check_vm(old.domid, &heir.aside().name, heir.vm)
     }
 
-    fn rename_back(&self, domain: &DomainId, name: &str) -> Result<()> {
+    fn undo_rename(&self, domain: &DomainId, name: &str) -> Result<()> {
         let is_it = self.info(domain)?.is_some()
             && self.toolstack.domain_name(domain.domid).map_err(caused)?.as_ref()
                 == Some(&domain.name);

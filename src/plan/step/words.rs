@@ -54,13 +54,13 @@ impl Step {
             Step::AwaitDestroyed { domain } => Some(format!("xl destroy {}", domain.domid)),
             Step::Pause { domain } => Some(format!("xl pause {}", domain.domid)),
             Step::LetRun { domain } => Some(format!("xl unpause {}", domain.domid)),
-            Step::RenameBack { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
-            Step::RenameVolumeBack { group, from, to } => Some(rename(group, from, to).to_string()),
-            Step::PutCfgBack(cfg) => {
+            Step::UndoRename { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
+            Step::UndoRenameVolume { group, from, to } => Some(rename(group, from, to).to_string()),
+            Step::RestoreCfg(cfg) => {
                 Some(format!("mv {} {}", quote(&cfg.backup), quote(&cfg.path)))
             }
             Step::TakeInternal { path, name } => Some(snapshot_create(path, name).to_string()),
-            Step::UntakeInternal { path, name } => {
+            Step::UndoTakeInternal { path, name } => {
                 Some(snapshot_delete(path, name.as_str()).to_string())
             }
             Step::CreateDomain { cfg, paused, .. } => Some(create_domain(cfg, *paused).to_string()),
@@ -151,23 +151,23 @@ impl fmt::Display for Step {
             Step::CheckThere { domain: DomainId { domid, .. } } => {
                 write!(f, "make sure that domain {domid} is still there")
             }
-            Step::TakeBack { domain, .. } => {
+            Step::UndoRevert { domain, .. } => {
                 write!(f, "put the disks of {domain} back to what they held before")
             }
-            Step::PutKeptBack { path, name } => {
+            Step::ApplyKept { path, name } => {
                 write!(f, "apply snapshot {name} in {} and delete it", quote(path))
             }
-            Step::RenameBack { from, to } => {
+            Step::UndoRename { from, to } => {
                 write!(f, "rename {} back to {}", quote(from), quote(to))
             }
-            Step::RenameVolumeBack { group, from, to } => {
+            Step::UndoRenameVolume { group, from, to } => {
                 write!(f, "rename the volume {group}/{from} back to {to}")
             }
             Step::CheckDown { domain, .. } => write!(f, "make sure that {domain} does not run"),
             Step::TakeInternal { path, name } => {
                 write!(f, "take the internal snapshot {name} in {}", quote(path))
             }
-            Step::UntakeInternal { path, name } => {
+            Step::UndoTakeInternal { path, name } => {
                 write!(f, "delete the internal snapshot {name} in {}", quote(path))
             }
             Step::OpenRecord { path, .. } => write!(f, "open the record {}.partial", quote(path)),
@@ -175,7 +175,7 @@ impl fmt::Display for Step {
             Step::CompleteRecord => {
                 write!(f, "complete the record, sync it and give it its name")
             }
-            Step::PutCfgBack(cfg) => write!(
+            Step::RestoreCfg(cfg) => write!(
                 f,
                 "give {} its old text again, from {}",
                 quote(&cfg.path),

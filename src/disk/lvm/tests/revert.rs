@@ -205,7 +205,7 @@ fn a_thin_volume_gives_its_name_to_a_copy_of_its_snapshot() {
         r#"run lvm lvremove --quiet --yes --select 'lv_name="thin" && lv_tags="xl-snapshot-revert:before-revert-x"' vg0"#,
         "rename the volume vg0/thin.before-revert-x back to thin",
     ];
-    assert_eq!(words(&planned.take_back), back);
+    assert_eq!(words(&planned.undo_revert), back);
 
     // An interrupted revert has already renamed it.
     let gone = [("thin", "-", ""), ("thin.s1", "origin", "")];
