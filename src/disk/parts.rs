@@ -259,6 +259,11 @@ pub(super) fn shortage<N: Copy + PartialEq>(takes: &[(N, u64, u64)]) -> Option<(
     })
 }
 
+/// The name of what a revert creates, from the name of what it keeps.
+pub(crate) fn after(keep: &str) -> String {
+    keep.replacen("before-revert-", "after-revert-", 1)
+}
+
 pub(crate) fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }

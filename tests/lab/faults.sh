@@ -86,3 +86,39 @@ pid_of() {
 
 # reliability KIND N: counted in the report of `make test`.
 reliability() { printf '%s\t%s\n' "$@" >>"$LAB_LOGS/reliability"; }
+
+# revert_at FAULT STEP: a revert of g to s1.xlsave in which one step fails or is the last one, and a second
+# that brings the guest back. Fails if there is no such step. The scenario's kept prints how many earlier
+# contents are kept.
+revert_at() {
+	local rc=0 out=r$2-$1.out before
+	before=$(kept)
+	mark g
+	FAULTS=$2:$1 "$faulty" revert s1.xlsave >"$out" 2>&1 || rc=$?
+	((rc != 0)) || return 1
+	((rc != 99)) || fail "step $2, $1: $(<"$out")"
+	[[ $1 != killed-late ]] || ((rc == 137)) || fail "step $2: exit status $rc instead of 137: $(<"$out")"
+	while guard_works; do lab_pause; done
+	reliability "fault points" 1
+	intact s1.xlsave
+	# Put back as it was: there is nothing more to keep.
+	if ! domid g >/dev/null; then
+		(($(kept) == before)) || fail "step $2, $1: $(kept) contents are kept instead of $before"
+		left_down=$((left_down + 1))
+		[[ $1 == killed-late ]] || [[ $(grep -m 1 '^xl-snapshot: ' "$out") == 'xl-snapshot: Domain g is down: '* ]] ||
+			fail "step $2, $1: it does not begin with what is down: $(<"$out")"
+	fi
+	# What is kept of each is in nobody's way.
+	xl-snapshot revert s1.xlsave >again.out 2>again.err.out
+	! grep -q 'killed the guard' again.err.out || fail "nobody did: $(<again.err.out)"
+	went_back g s1.xlsave
+}
+
+# Each step of a revert fails once after its work, and the program is killed once after each.
+failed=0 killed=0 left_down=0
+revert_at_every_step() {
+	while revert_at fails-late "$failed"; do failed=$((failed + 1)); done
+	while revert_at killed-late "$killed"; do killed=$((killed + 1)); done
+	((left_down > 4)) || fail "only $left_down times the domain was down"
+	((failed > 5 && killed > 5)) || fail "$failed steps failed, $killed were the last ones"
+}

@@ -202,7 +202,7 @@ impl Planner for Lvm {
                 check_pool(volumes, snapshot).map_err(|why| refuse_revert(disk, why))?;
                 match context.beside {
                     Some(domain) if domain.heir => {
-                        thin_of_heir(&recorded, snapshot, origin, volumes, (context, domain))
+                        thin_of_heir(&recorded, snapshot, origin, volumes, context)
                     }
                     Some(domain) => thin_beside(&recorded, snapshot, volumes, domain),
                     None => thin(&recorded, snapshot, origin, volumes, context),

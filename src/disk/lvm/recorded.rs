@@ -1,7 +1,7 @@
 //! The logical volume in a record, and the names of new volumes.
 
 use crate::disk::RevertContext;
-use crate::disk::parts::refuse_revert;
+use crate::disk::parts::{after, refuse_revert};
 use crate::error::Result;
 use crate::record::DiskRecord;
 use crate::tool::volumes::Volume;
@@ -33,8 +33,21 @@ pub(super) fn keep_name(
     volumes: &[Volume],
     context: RevertContext<'_>,
 ) -> Result<String> {
+    free_name(recorded, volumes, context.keep.as_str())
+}
+
+/// The name of the volume with the contents of the snapshot, until it takes the name of the guest's volume.
+pub(super) fn new_name(
+    recorded: &Recorded<'_>,
+    volumes: &[Volume],
+    context: RevertContext<'_>,
+) -> Result<String> {
+    free_name(recorded, volumes, &after(context.keep.as_str()))
+}
+
+fn free_name(recorded: &Recorded<'_>, volumes: &[Volume], suffix: &str) -> Result<String> {
     let refuse = |why: String| refuse_revert(recorded.disk, why);
-    let name = format!("{}.{}", recorded.volume, context.keep);
+    let name = format!("{}.{suffix}", recorded.volume);
     check_name(recorded.group, &name).map_err(refuse)?;
     if volumes.iter().any(|v| v.group == recorded.group && v.name == name) {
         return Err(refuse(format!("the volume {} exists", recorded.path(&name))));

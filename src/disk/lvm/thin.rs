@@ -1,6 +1,6 @@
 //! Reverts of thin volumes, and new volumes from their snapshots.
 
-use super::recorded::{Recorded, check_name, keep_name};
+use super::recorded::{Recorded, check_name, keep_name, new_name};
 use crate::disk::parts::refuse_revert;
 use crate::disk::{Beside, DiskRevert, RevertContext};
 use crate::domain::Format;
@@ -44,14 +44,12 @@ pub(super) fn thin_of_heir(
     snapshot: &Volume,
     origin: Option<&Volume>,
     volumes: &[Volume],
-    (context, domain): (RevertContext<'_>, Beside<'_>),
+    context: RevertContext<'_>,
 ) -> Result<DiskRevert> {
-    let DiskRevert { discard, kept, switch, .. } =
+    let DiskRevert { prepare, discard, kept, switch, .. } =
         thin(recorded, snapshot, origin, volumes, context)?;
     let keep = keep_name(recorded, volumes, context)?;
-    let name = format!("{}.{}", recorded.volume, domain.name);
-    check_name(recorded.group, &name).map_err(|why| refuse_revert(recorded.disk, why))?;
-    let tag = format!("xl-snapshot-revert:{}", context.keep);
+    let new = new_name(recorded, volumes, context)?;
     let rename = |from: &str, to: &str| {
         Step::Switch(Switch::RenameVolume {
             group: recorded.group.to_owned(),
@@ -62,12 +60,9 @@ pub(super) fn thin_of_heir(
     let own = origin.map(|_| rename(recorded.volume, &keep));
     let named = recorded.disk.path.clone();
     Ok(DiskRevert {
-        prepare: vec![Step::Undoable {
-            call: volumes::volume_of_thin(&snapshot.path(), &name, &tag),
-            undo: volumes::remove_tagged(recorded.group, &name, &tag),
-        }],
-        switch: Some((device(recorded.group, &name), Format::Raw)),
-        settle: own.into_iter().chain([rename(&name, recorded.volume)]).collect(),
+        prepare,
+        switch: Some((device(recorded.group, &new), Format::Raw)),
+        settle: own.into_iter().chain([rename(&new, recorded.volume)]).collect(),
         settled: Some(switch.unwrap_or((named, Format::Raw))),
         kept,
         discard,
@@ -75,8 +70,9 @@ pub(super) fn thin_of_heir(
     })
 }
 
-/// Renames the current volume, which keeps its contents, and creates a new one from the snapshot
-/// with the name in the guest's configuration.
+/// Creates a new volume from the snapshot while the domain still runs, and exchanges the names of both volumes
+/// once it is down: LVM can refuse a new volume for many reasons, but hardly a rename. The current volume
+/// keeps its contents.
 pub(super) fn thin(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
@@ -85,6 +81,7 @@ pub(super) fn thin(
     context: RevertContext<'_>,
 ) -> Result<DiskRevert> {
     let keep = keep_name(recorded, volumes, context)?;
+    let new = new_name(recorded, volumes, context)?;
     // lvremove would remove them too.
     let of_others = |origin: &Volume| {
         volumes.iter().find(|volume| {
@@ -99,31 +96,29 @@ pub(super) fn thin(
         )
         .hint("remove that first, or revert without --discard-current"));
     }
-    let mut put_back = Vec::new();
-    if origin.is_some() {
-        put_back.push(Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
-    }
-    // An undo identifies it by this tag.
+    // The undo identifies it by this tag.
     let tag = format!("xl-snapshot-revert:{}", context.keep);
-    let undo = volumes::remove_tagged(recorded.group, recorded.volume, &tag);
-    put_back.push(Step::Undoable {
-        call: volumes::volume_of_thin(&snapshot.path(), recorded.volume, &tag),
-        undo: undo.clone(),
-    });
-    let undo_revert = vec![
-        Step::Run(undo),
-        Step::UndoRenameVolume {
-            group: recorded.group.to_owned(),
-            from: keep.clone(),
-            to: recorded.volume.to_owned(),
-        },
-    ];
+    let back = |from: &str, to: &str| Step::UndoRenameVolume {
+        group: recorded.group.to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+    };
+    let mut put_back = vec![Step::Run(volumes::rename(recorded.group, &new, recorded.volume))];
+    let mut undo_revert = vec![back(recorded.volume, &new)];
+    if origin.is_some() {
+        put_back.insert(0, Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
+        undo_revert.push(back(&keep, recorded.volume));
+    }
     let keep = recorded.path(&keep);
     // Another path, such as /dev/dm-3, may lead to the current volume, which keeps its device.
     let named = device(recorded.group, recorded.volume);
     let by_name =
         [&named, &volumes::mapped(recorded.group, recorded.volume)].contains(&&recorded.disk.path);
     Ok(DiskRevert {
+        prepare: vec![Step::Undoable {
+            call: volumes::volume_of_thin(&snapshot.path(), &new, &tag),
+            undo: volumes::remove_tagged(recorded.group, &new, &tag),
+        }],
         put_back,
         undo_revert,
         switch: (!by_name).then_some((named, Format::Raw)),

@@ -11,7 +11,7 @@ use self::kept::Reflink;
 use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::merge;
-use crate::disk::parts::{place, record, refuse};
+use crate::disk::parts::{after, place, record, refuse};
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
 use crate::domain::Format;
@@ -45,7 +45,7 @@ impl Planner for Reflink {
         })
     }
 
-    /// Plans to rename the file, which keeps its contents, and to put a copy of the copy in its place.
+    /// Plans to copy the copy, to rename the file, which keeps its contents, and to put the new copy in its place.
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
         let copy = self.copy.as_path();
         let proof = found.check_frozen(copy, self.proof.as_ref())?;
@@ -94,21 +94,19 @@ impl Planner for Reflink {
                 ..DiskRevert::default()
             });
         }
-        let mut put_back = Vec::new();
+        // The copy is made while the domain still runs: after its end only names change.
+        let new = aside(keep);
+        let rename = |from: &Path, to: &Path| Step::Rename { from: from.into(), to: to.into() };
+        let back = |from: &Path, to: &Path| Step::UndoRename { from: from.into(), to: to.into() };
+        let mut put_back = vec![rename(&new, path)];
+        let mut undo_revert = vec![back(path, &new)];
         // An interrupted revert may already have renamed it.
         if found.file.is_ok() {
-            put_back.push(Step::Rename { from: path.clone(), to: keep.clone() });
+            put_back.insert(0, rename(path, keep));
+            undo_revert.push(back(keep, path));
         }
-        put_back.push(Step::Clone { from: copy.to_owned(), to: path.clone(), writable: true });
-        // Undo only if the rename has freed the name.
-        let undo_revert = match found.file {
-            Ok(_) => vec![
-                Step::RemoveNew { path: path.clone() },
-                Step::UndoRename { from: keep.clone(), to: path.clone() },
-            ],
-            Err(_) => vec![Step::RemoveNew { path: path.clone() }],
-        };
         Ok(DiskRevert {
+            prepare: vec![Step::Clone { from: copy.to_owned(), to: new, writable: true }],
             put_back,
             undo_revert,
             kept: found.file.is_ok().then(|| keep.display().to_string()),
@@ -148,8 +146,7 @@ impl Planner for Reflink {
 /// The name of a new file with the content of the snapshot, derived from the name for the current
 /// contents.
 fn aside(keep: &Path) -> PathBuf {
-    let name = keep.file_name().unwrap_or_default().to_string_lossy();
-    keep.with_file_name(name.replacen(".before-revert-", ".after-revert-", 1))
+    keep.with_file_name(after(&keep.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 #[cfg(test)]
@@ -166,6 +163,8 @@ mod tests {
     };
 
     const COPY: &str = "/srv/web1-xvdb.at-s1.img";
+    const KEEP: &str = "/srv/web1-xvdb.before-revert-x.img";
+    const NEW: &str = "/srv/web1-xvdb.after-revert-x.img";
 
     fn disk() -> DiskSeen {
         let place = Some(Place { path: COPY.into(), trouble: None });
@@ -181,7 +180,8 @@ mod tests {
         let kept = Kept::Reflink(Reflink { copy: COPY.into(), proof: Some(proof()) });
         let own = FileFacts { inode: facts().inode + 100, ..facts() };
         let (top, top_id) = (Some("/srv/b.img".into()), Some(own.id()));
-        DiskFound { file: Ok(own), top, top_id, ..found("/srv/b.img", kept) }
+        let place = Place { path: KEEP.into(), trouble: None };
+        DiskFound { file: Ok(own), top, top_id, place, ..found("/srv/b.img", kept) }
     }
 
     #[test]
@@ -227,30 +227,31 @@ mod tests {
     fn the_file_keeps_its_content_under_another_name() {
         let planned = revert_one(&snapshot()).unwrap();
         assert_eq!(
-            planned.put_back,
-            [
-                Step::Rename { from: "/srv/b.img".into(), to: "/srv/new".into() },
-                Step::Clone { from: COPY.into(), to: "/srv/b.img".into(), writable: true },
-            ]
+            words(&planned.put_back),
+            [format!("rename /srv/b.img to {KEEP}"), format!("rename {NEW} to /srv/b.img")]
         );
-        assert_eq!(planned.kept.as_deref(), Some("/srv/new"));
-        assert_eq!(planned.discard, [Step::RemoveFile { path: "/srv/new".into() }]);
-        assert_eq!((planned.prepare, planned.switch), (vec![], None));
-        let back = ["remove /srv/b.img", "rename /srv/new back to /srv/b.img"];
+        assert_eq!(planned.kept.as_deref(), Some(KEEP));
+        assert_eq!(planned.discard, [Step::RemoveFile { path: KEEP.into() }]);
+        assert_eq!(words(&planned.prepare), [format!("clone {COPY} to {NEW}")]);
+        assert_eq!(words(&undo(&planned.prepare)), [format!("remove {NEW}")]);
+        assert_eq!(planned.switch, None);
+        let back = [
+            format!("rename /srv/b.img back to {NEW}"),
+            format!("rename {KEEP} back to /srv/b.img"),
+        ];
         assert_eq!(words(&planned.undo_revert), back);
     }
 
     #[test]
     fn a_base_of_other_images_is_left_where_it_is() {
-        let place = Place { path: "/srv/web1-xvdb.before-revert-x.img".into(), trouble: None };
-        let mut base = DiskFound { place: place.clone(), ..snapshot() };
+        let mut base = snapshot();
         base.file.as_mut().unwrap().writable = false;
+        let place = Place { path: KEEP.into(), trouble: None };
         let left = DiskFound { place, ..found("/srv/b.img", snapshot().record.snapshot) };
         for found in [base, left] {
             let planned = revert_one(&found).unwrap();
-            let new = "/srv/web1-xvdb.after-revert-x.img";
-            assert_eq!(words(&planned.prepare), [format!("clone {COPY} to {new}")]);
-            assert_eq!(planned.switch, Some((new.into(), Format::Raw)));
+            assert_eq!(words(&planned.prepare), [format!("clone {COPY} to {NEW}")]);
+            assert_eq!(planned.switch, Some((NEW.into(), Format::Raw)));
             assert_eq!((planned.put_back, planned.discard), (vec![], vec![]));
             assert_eq!(planned.kept, found.kept_in_top());
         }
@@ -264,13 +265,11 @@ mod tests {
             let context = revert_context(&keep, &volumes);
             revert(found, RevertContext { beside: Some(heir), ..context }).unwrap()
         };
-        let place = Place { path: "/srv/web1-xvdb.before-revert-x.img".into(), trouble: None };
-        let found = DiskFound { place, ..snapshot() };
-        let new = "/srv/web1-xvdb.after-revert-x.img";
+        let found = snapshot();
         let first = planned(&found);
-        assert_eq!(words(&first.prepare), [format!("clone {COPY} to {new}")]);
-        assert_eq!(words(&undo(&first.prepare)), [format!("remove {new}")]);
-        assert_eq!(first.switch, Some((new.into(), Format::Raw)));
+        assert_eq!(words(&first.prepare), [format!("clone {COPY} to {NEW}")]);
+        assert_eq!(words(&undo(&first.prepare)), [format!("remove {NEW}")]);
+        assert_eq!(first.switch, Some((NEW.into(), Format::Raw)));
         assert_eq!((first.put_back, first.settle), (vec![], vec![]));
         assert_eq!(first.discard, [Step::RemoveFile { path: "/srv/b.img".into() }]);
         // Do not delete a base, or a file that the domain no longer uses.
@@ -286,7 +285,8 @@ mod tests {
     fn a_revert_that_was_cut_short_has_renamed_the_file_already() {
         let gone = DiskFound { file: Err("No such file".into()), ..snapshot() };
         let planned = revert_one(&gone).unwrap();
-        assert_eq!(words(&planned.put_back), [format!("clone {COPY} to /srv/b.img")]);
+        assert_eq!(words(&planned.put_back), [format!("rename {NEW} to /srv/b.img")]);
+        assert_eq!(words(&planned.undo_revert), [format!("rename /srv/b.img back to {NEW}")]);
         assert_eq!((planned.kept, planned.discard), (None, vec![]));
     }
 

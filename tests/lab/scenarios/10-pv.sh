@@ -1,7 +1,6 @@
 #!/bin/bash
 # A PV guest with two qcow2 disks and a raw one: internal snapshots, external ones, and both in one
 # transaction, which is reverted to twice. Bases never change.
-# timeout: 600
 # core
 . /lab/t/lib.sh
 

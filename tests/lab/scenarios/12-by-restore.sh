@@ -1,7 +1,6 @@
 #!/bin/bash
 # A raw file on blkback beside a qcow2 one: nothing can switch blkback under a running guest, so create restores
 # the domain on new disks. 16 does it with every kind of disk, and with a tool that fails.
-# timeout: 300
 # core
 . /lab/t/lib.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Live snapshots, of a PVH guest: Xen can track its writes. One whose pause is longer than it may be, or whose
 # guest ends meanwhile, is given up.
-# timeout: 400
 # slow
 . /lab/t/lib.sh
 

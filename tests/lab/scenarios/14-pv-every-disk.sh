@@ -1,6 +1,5 @@
 #!/bin/bash
 # A PV guest with a disk of every kind: one instant for all of them.
-# timeout: 400
 # slow
 . /lab/t/kinds.sh
 

@@ -1,6 +1,5 @@
 #!/bin/bash
 # A PVH guest with a disk of every kind, saved while it runs and while it stands still.
-# timeout: 500
 # slow
 . /lab/t/kinds.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # A raw file on blkback and a VHD on tapdisk: nothing can switch them under a running guest, so the
 # domain is restored on the new disks, and all others with it.
-# timeout: 900
 # slow
 . /lab/t/kinds.sh
 

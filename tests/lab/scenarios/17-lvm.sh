@@ -1,6 +1,5 @@
 #!/bin/bash
 # What is special to logical volumes: sizes, full groups and pools, lost snapshots, cut-short merges.
-# timeout: 500
 # slow
 . /lab/t/lib.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Eight qcow2 disks in one transaction. QEMU takes internal snapshots one after the other, each with
 # its own writes and flushes, so the pause grows with their number; it must not grow by more than that.
-# timeout: 300
 # slow
 . /lab/t/lib.sh
 

@@ -3,7 +3,6 @@
 # snapshot, a revert and in a new domain as before. So it does if the file grew while it ran, and if the snapshot
 # was taken by an earlier version, which recorded the length of the file. qcow2 with its data elsewhere is refused.
 # slow
-# timeout: 400
 . /lab/t/lib.sh
 
 truncate -s 67000000 odd.img

@@ -1,7 +1,6 @@
 #!/bin/bash
 # After an external snapshot libxl, xenstore and QEMU name the overlay, the xl process is awake, a
 # reboot comes up on the overlay, a power-off is handled, and the bases never change again.
-# timeout: 240
 # core
 . /lab/t/lib.sh
 

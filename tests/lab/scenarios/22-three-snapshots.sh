@@ -2,7 +2,6 @@
 # Three snapshots of different kinds on top of each other, reverted to in any order, also when the
 # domain is gone. Each survives, and no revert harms another snapshot.
 # slow
-# timeout: 400
 . /lab/t/lib.sh
 
 qcow2 a.qcow2 64M

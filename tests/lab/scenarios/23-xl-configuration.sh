@@ -1,7 +1,6 @@
 #!/bin/bash
 # A cfg file in every syntax that xl knows is made true at a snapshot, only where it must. What
 # `xl config-update` stored is followed by a reboot, so it names the overlays as well.
-# timeout: 300
 # slow
 . /lab/t/lib.sh
 

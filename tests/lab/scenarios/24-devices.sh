@@ -1,7 +1,6 @@
 #!/bin/bash
 # Two processors, a network interface and a framebuffer: the same after a revert. A domain without
 # any disk.
-# timeout: 300
 # slow
 . /lab/t/lib.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # A guest that does not answer the suspend request: libxl gives up after a minute, the guest goes on,
 # nothing is left.
-# timeout: 300
 # slow
 . /lab/t/lib.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # The right domain, or none: copied UUIDs, names that are numbers, renamed, rebooted, destroyed and started
 # again while a revert prepares, and one that cannot go away because somebody holds its memory.
-# timeout: 600
 . /lab/t/lib.sh
 
 w=$LAB_WORK

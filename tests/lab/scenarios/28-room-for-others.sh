@@ -2,7 +2,6 @@
 # A busy guest makes its image several times as large as its memory. The save is given up before the file
 # system is full, where another guest's sparse disk grows. A guest whose images will soon have no room is
 # told of.
-# timeout: 300
 # slow
 . /lab/t/lib.sh
 

@@ -2,7 +2,6 @@
 # A drive that QEMU has beside the disks of the configuration: the guest may write to it, and nothing of it
 # would be in the snapshot. Refused, with its name, whether the domain runs or not, until it is left out.
 # slow
-# timeout: 300
 . /lab/t/lib.sh
 
 qcow2 a.qcow2 32M

@@ -1,6 +1,5 @@
 #!/bin/bash
 # Every refusal: before any change, with its exit code and a message that says what to do.
-# timeout: 600
 # core
 . /lab/t/lib.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # The disks' transaction fails: the name is taken behind our back once the plan is made. The guest runs
 # on its old disks; no overlay and no image is left.
-# timeout: 240
 . /lab/t/lib.sh
 
 for disk in a b; do qcow2 $disk.qcow2 64M; done

@@ -2,7 +2,6 @@
 # SIGTERM and SIGINT in the middle of the save, and a save that takes longer than the guest may stand still:
 # everything is undone and the guest goes on; it is looked at again later, because a guest may obey the
 # request to suspend after all.
-# timeout: 240
 . /lab/t/lib.sh
 
 qcow2 a.qcow2 64M

@@ -2,7 +2,6 @@
 # Disks that nobody can snapshot consistently are refused by name, unless they are left out by the
 # user's word. What cannot change is left out, and said so.
 # slow
-# timeout: 300
 . /lab/t/lib.sh
 
 w=$LAB_WORK

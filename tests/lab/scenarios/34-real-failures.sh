@@ -2,7 +2,6 @@
 # The image, the disks and the tools fail in the middle of a snapshot that could be planned: each time
 # everything is as it was and the error names what failed and why.
 # slow
-# timeout: 300
 . /lab/t/lib.sh
 
 w=$LAB_WORK

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Others act on the domain while a snapshot is taken: a second of us, xl save, xl rename, xl
 # block-attach, xl destroy, and a kill -9 of the program that writes the memory.
-# timeout: 600
 . /lab/t/lib.sh
 
 w=$LAB_WORK

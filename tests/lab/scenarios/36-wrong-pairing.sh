@@ -1,7 +1,6 @@
 #!/bin/bash
 # Memory and disks that do not belong together are noticed before anything changes, and what a guest
 # writes into its raw disk is never taken for an image format. At the end the unharmed set goes back.
-# timeout: 300
 # slow
 . /lab/t/lib.sh
 

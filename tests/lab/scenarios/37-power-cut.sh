@@ -1,8 +1,8 @@
 #!/bin/bash
 # The power fails right after create has reported success: the memory image and all snapshots are there,
 # and revert works. What nobody synced is lost, which shows that the cut is one.
-# timeout: 200
 # power-cut
+# slow
 . /lab/t/lib.sh
 
 if [[ -z ${LAB_CUT-} ]]; then

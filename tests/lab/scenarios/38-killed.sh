@@ -2,8 +2,6 @@
 # The program is killed after some steps of a create: a base is marked, the guest is suspended, its
 # configuration is ahead of its disks, the disks have their snapshots. Its guard takes everything back
 # or completes the snapshot, and within 10 s the guest counts on and its xl process is awake.
-# timeout: 600
-# core
 . /lab/t/lib.sh
 . /lab/t/faults.sh
 

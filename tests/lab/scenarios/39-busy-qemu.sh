@@ -2,7 +2,6 @@
 # QEMU answers the transaction of the disks only after longer than any of our limits, or never. It is asked
 # until its outcome is known: the snapshot is complete then, also if we were killed meanwhile, or all is as it
 # was. What QEMU writes to, libxl says.
-# timeout: 580
 # slow
 . /lab/t/lib.sh
 
@@ -65,7 +64,7 @@ not_torn g
 # A transaction that takes its time by itself: an image with very many clusters.
 xl destroy g
 qemu_img_check_all
-qemu-img create -q -f qcow2 -o cluster_size=512,preallocation=metadata big.qcow2 1G
+qemu-img create -q -f qcow2 -o cluster_size=512,preallocation=metadata big.qcow2 256M
 guest_up g mem=96 tick=300 a.qcow2 big.qcow2
 wait_tick g 2
 begin=$SECONDS

@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPEC.toml, pipes, --paused, the default place, domains by number, UUID and file, JSON, dry runs.
 # slow
-# timeout: 300
 . /lab/t/lib.sh
 
 for disk in a b; do qcow2 $disk.qcow2 64M; done

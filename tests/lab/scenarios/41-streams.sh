@@ -1,7 +1,7 @@
 #!/bin/bash
 # Images through zstd(1) and compressed by the program itself: both ways back, with stock tools too;
 # what is truncated or damaged is noticed; a full disk in the middle of the save leaves nothing.
-# timeout: 600
+# slow
 . /lab/t/lib.sh
 
 w=$LAB_WORK

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Each exit status from the real program, with what stands on standard output and error; waiting for the
 # lock; XL_SNAPSHOT_DIR; progress and escape sequences on terminals and elsewhere.
-# timeout: 600
 # slow
 . /lab/t/lib.sh
 

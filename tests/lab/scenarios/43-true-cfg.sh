@@ -1,7 +1,6 @@
 #!/bin/bash
 # The cfg by which a domain was named at a snapshot names, after each revert, what the guest runs on; all
 # else in it stays. One that was moved, or is another's, hinders nothing, unless a SPEC.toml names it.
-# timeout: 240
 # slow
 . /lab/t/lib.sh
 

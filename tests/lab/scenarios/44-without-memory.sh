@@ -1,7 +1,6 @@
 #!/bin/bash
 # Snapshots without memory: of a domain that does not run, made by hand, and of one that runs if the user
 # insists. Each is reverted to; the domain is started from its configuration file, which stays true.
-# timeout: 400
 # slow
 . /lab/t/lib.sh
 

@@ -1,7 +1,5 @@
 #!/bin/bash
 # Four new domains from one snapshot at the same time, beside the running original.
-# timeout: 600
-# core
 . /lab/t/lib.sh
 . /lab/t/gold.sh
 

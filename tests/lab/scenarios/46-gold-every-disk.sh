@@ -1,6 +1,5 @@
 #!/bin/bash
 # A new domain with a disk of every kind, beside the running original, which can still be put back.
-# timeout: 500
 # slow
 . /lab/t/kinds.sh
 . /lab/t/gold.sh

@@ -1,6 +1,5 @@
 #!/bin/bash
 # Ten new domains from one snapshot at the same time, beside the running original.
-# timeout: 900
 # slow
 . /lab/t/lib.sh
 . /lab/t/gold.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # A new domain beside the original, whose configuration has a fixed VNC display: it takes another one, and says
 # so. A socket that cannot be shared is refused by its name, before anything is made.
-# timeout: 400
 # slow
 . /lab/t/lib.sh
 

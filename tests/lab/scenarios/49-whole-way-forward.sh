@@ -1,7 +1,6 @@
 #!/bin/bash
 # Whatever a revert or a restore will need is looked at before anything changes: a table. A new report is one
 # more line.
-# timeout: 900
 # slow
 . /lab/t/lib.sh
 . /lab/t/table.sh

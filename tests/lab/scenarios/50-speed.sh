@@ -1,7 +1,6 @@
 #!/bin/bash
 # Measures, side by side in one boot: the pause of a live create with one overlay, and of the script
 # an administrator would write with xl save -p, QMP and xl unpause; start-up time and memory.
-# timeout: 300
 . /lab/t/lib.sh
 
 qcow2 a.qcow2 64M

@@ -2,7 +2,6 @@
 # A terminal that was stopped, a pipe that nobody reads, Ctrl-Z: the guest never stands still for that, its xl
 # process is not held, and the guard does its work first.
 # slow
-# timeout: 400
 . /lab/t/lib.sh
 . /lab/t/faults.sh
 

@@ -2,7 +2,6 @@
 # Callers that end, and kill all that belongs to them; and that leave the program signals, limits, descriptors and an
 # environment of theirs.
 # slow
-# timeout: 400
 . /lab/t/lib.sh
 . /lab/t/faults.sh
 

@@ -2,7 +2,6 @@
 # What people do between a snapshot and its revert: another snapshot of another kind, an overlay by hand, a
 # volume named by its device, a disk attached, a kernel removed. The revert is right, or refused before anything
 # changed.
-# timeout: 400
 # slow
 . /lab/t/lib.sh
 

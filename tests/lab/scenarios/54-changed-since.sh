@@ -2,7 +2,6 @@
 # What changed since the snapshot: an image that was resized, a read-only disk that was rewritten, a base that was
 # moved, other names of disks. And a revert of a thick volume that fails and is repeated leaves nothing more.
 # slow
-# timeout: 600
 . /lab/t/lib.sh
 
 w=$LAB_WORK

@@ -1,7 +1,6 @@
 #!/bin/bash
 # What a disk's own file has to allow: that it is renamed, that its clusters are counted often enough, and that the
 # domain writes to it.
-# timeout: 500
 # slow
 . /lab/t/lib.sh
 . /lab/t/table.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # revert --restore-first: the guest is back at once, as after a plain revert, and what follows works. A
 # rehearsal, a refusal and a restore that fails are not noticed by the running guest.
-# timeout: 400
 . /lab/t/lib.sh
 . /lab/t/restore-first.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # What follows a revert --restore-first works: snapshots, reboots, reverts; --discard-current, --paused, --copy, too
 # little memory, a domain that does not run.
-# timeout: 500
 # slow
 . /lab/t/lib.sh
 . /lab/t/restore-first.sh

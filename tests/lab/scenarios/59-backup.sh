@@ -1,7 +1,6 @@
 #!/bin/bash
 # backup: a guest under load is backed up, quiesced by its real qemu-ga, and runs on its own images again; an export that
 # fails and a backup that is killed leave nothing behind, the latter once the next one has run.
-# timeout: 400
 # slow
 . /lab/t/lib.sh
 . /lab/t/quiesce.sh

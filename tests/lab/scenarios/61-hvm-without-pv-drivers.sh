@@ -1,7 +1,6 @@
 #!/bin/bash
 # An HVM guest that has not unplugged its emulated drive: QEMU has the same image open twice. Refused
 # where it matters, and a volume can be snapshotted all the same.
-# timeout: 900
 # slow
 . /lab/t/lib.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # What hangs is given up after a time, and what somebody else does in that time is noticed: qemu-img, and an
 # xl save that lets the guest run in the middle of ours. For QEMU, see 39.
-# timeout: 600
 # slow
 . /lab/t/lib.sh
 

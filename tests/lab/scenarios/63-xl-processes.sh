@@ -1,8 +1,8 @@
 #!/bin/bash
 # The domain's xl process is found whatever became of its log and its program, and never another one; in a
 # foreign PID namespace, where no process can be told, nothing is done.
-# timeout: 600
 # suite: bookworm  (xl of 4.20 watches on through a suspend and is not held; 20 shows that it does)
+# slow
 . /lab/t/lib.sh
 
 xl=/lab/xen/bin/xl log=/var/log/xen/xl-g.log

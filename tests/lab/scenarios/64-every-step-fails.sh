@@ -1,7 +1,6 @@
 #!/bin/bash
 # Each step of a create fails once, after it has done its work; and once more its undo fails. The same
 # is done to the model of the unit tests: both must agree in what was done and how it ended.
-# timeout: 900
 # slow
 . /lab/t/lib.sh
 . /lab/t/faults.sh

@@ -1,6 +1,5 @@
 #!/bin/bash
 # As in 38-killed, after each single step.
-# timeout: 900
 # slow
 . /lab/t/lib.sh
 . /lab/t/faults.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # The program that writes the memory is killed while the guest runs: the guest goes on, and the next
 # snapshot works.
-# timeout: 240
 # slow
 . /lab/t/lib.sh
 

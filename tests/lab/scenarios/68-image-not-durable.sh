@@ -2,7 +2,6 @@
 # A domain that has to be restored from its image, on storage that takes the image, but cannot keep it: a thin
 # pool that is smaller than its file system says. Known before the domain is destroyed; the guest runs on.
 # slow
-# timeout: 240
 . /lab/t/lib.sh
 
 vg_up vg0 300M

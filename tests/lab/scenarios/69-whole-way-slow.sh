@@ -1,7 +1,6 @@
 #!/bin/bash
 # The rest of the table of what a revert needs: pools, processors, memory, groups of one name; and an image that is
 # the base of the running domain's by another spelling of its path is copied from, not rewritten.
-# timeout: 600
 # slow
 . /lab/t/lib.sh
 . /lab/t/table.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # The Debian package: dpkg installs it, all it depends on is there, its program takes a snapshot and
 # reverts to it, and its removal leaves the snapshot alone.
-# timeout: 240
 # core
 . /lab/t/lib.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # list: what descends from what and what the domain goes on from, for internal, external, mixed and thin
 # snapshots, after reverts, a reboot and a restart, of a clone, of copied and renamed files; names, damage.
-# timeout: 900
 # slow
 . /lab/t/lib.sh
 . /lab/t/gold.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # delete: in the middle of a chain of a running guest, killed and finished, the current one, and of a domain that does
 # not run. The guest runs on, and the snapshots that are left go back to their moments. 75 has all the other ways.
-# timeout: 240
 . /lab/t/lib.sh
 . /lab/t/kept.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # prune: with internal and external snapshots of a running guest, what the rules do not keep goes, the oldest
 # first; the kept ones revert; the current one and what a clone rests on stay; exit statuses.
-# timeout: 400
 # slow
 . /lab/t/lib.sh
 . /lab/t/kept.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # export: a directory of a running guest's snapshot with internal, external, thin and thick disks. The guest runs on, a
 # new domain continues from the directory alone, also when the snapshot and its disks are gone; killed, in a pipe, refused.
-# timeout: 300
 # slow
 . /lab/t/lib.sh
 . /lab/t/gold.sh

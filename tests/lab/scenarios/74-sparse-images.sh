@@ -1,7 +1,5 @@
 #!/bin/bash
 # Plain images whose pages are aligned, with holes and checksums: stock tools read them, and a changed byte is found.
-# timeout: 200
-# core
 . /lab/t/lib.sh
 
 qcow2 a.qcow2 64M

@@ -2,7 +2,6 @@
 # delete in every way: first, middle, last and current snapshots of a running guest, external, internal and mixed, siblings,
 # a clone, without memory, killed and finished, and of a domain that does not run. The guest runs on, and every
 # other snapshot goes back to its moment.
-# timeout: 600
 # slow
 . /lab/t/lib.sh
 . /lab/t/gold.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # A guest under load freezes its file systems by its real qemu-ga while its disks are snapshotted: the snapshot needs no
 # repair. It is thawed if xl-snapshot is killed in the freeze.
-# timeout: 240
 . /lab/t/lib.sh
 . /lab/t/faults.sh
 . /lab/t/quiesce.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Whatever is wrong with the guest's agent is told, and the guest is not left frozen. An agent that is started as in
 # cfg-examples/qemu-ga-xen.service answers after a restore.
-# timeout: 600
 # slow
 . /lab/t/lib.sh
 . /lab/t/quiesce.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # serve: every kind of disk of a snapshot is read by NBD clients while the guest runs on, and attached to another
 # guest; what is served is neither deleted nor reverted over.
-# timeout: 400
 # slow
 . /lab/t/lib.sh
 

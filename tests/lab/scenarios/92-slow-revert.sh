@@ -1,6 +1,5 @@
 #!/bin/bash
 # The image is on storage so slow that xl needs more than six minutes to read it: nothing is given up.
-# timeout: 700
 # slow
 . /lab/t/lib.sh
 . /lab/t/slow.sh

@@ -1,6 +1,5 @@
 #!/bin/bash
 # The same with a compressed image, which we unpack and feed to xl.
-# timeout: 700
 # slow
 . /lab/t/lib.sh
 . /lab/t/slow.sh

@@ -1,6 +1,5 @@
 #!/bin/bash
 # The same with a new domain beside the old one, whose image has to be rewritten on the way.
-# timeout: 700
 # slow
 . /lab/t/lib.sh
 . /lab/t/slow.sh

@@ -1,6 +1,5 @@
 #!/bin/bash
 # Two memory images, one of them compressed, on storage so slow that each takes more than six minutes.
-# timeout: 900
 # slow
 . /lab/t/lib.sh
 . /lab/t/slow.sh

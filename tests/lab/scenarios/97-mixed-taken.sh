@@ -1,7 +1,6 @@
 #!/bin/bash
 # On 4.17: snapshots of a PV and a PVH guest, each with an internal and an external disk, and of one whose VHD
 # only the QEMU of that release serves. 98 and 99 go on with them.
-# timeout: 400
 # mixed
 # suite: bookworm  (the first part of tests/lab/mixed)
 . /lab/t/mixed.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # On 4.20: the guests that 4.17 has saved go on, and are saved again; the one whose disk this QEMU cannot serve
 # is refused before anything changes.
-# timeout: 400
 # mixed
 # suite: trixie  (the second part of tests/lab/mixed)
 . /lab/t/mixed.sh

@@ -1,6 +1,5 @@
 #!/bin/bash
 # Back on 4.17: what 4.20 has saved is refused before anything changes; what 4.17 has saved still goes on.
-# timeout: 400
 # mixed
 # suite: bookworm  (the third part of tests/lab/mixed)
 . /lab/t/mixed.sh

@@ -6,6 +6,7 @@ use crate::disk::kinds::Lvm;
 use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
 use crate::domain::Format;
 use crate::error::Result;
+use crate::plan::undo;
 use crate::record::Kept;
 use crate::support::disks::{Volumes, found, refused, revert_context, words};
 
@@ -190,19 +191,23 @@ fn a_merge_must_not_overflow_another_snapshot() {
 #[test]
 fn a_thin_volume_gives_its_name_to_a_copy_of_its_snapshot() {
     let planned = plan(&thin(), RUNNING, &[]).unwrap();
-    let copy = "run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag xl-snapshot-revert:before-revert-x --name thin vg0/thin.s1";
+    let copy = "run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag xl-snapshot-revert:before-revert-x --name thin.after-revert-x vg0/thin.s1";
+    let removed = r#"run lvm lvremove --quiet --yes --select 'lv_name="thin.after-revert-x" && lv_tags="xl-snapshot-revert:before-revert-x"' vg0"#;
+    assert_eq!(words(&planned.prepare), [copy]);
+    assert_eq!(words(&undo(&planned.prepare)), [removed]);
+    let rename = "run lvm lvrename --quiet vg0 thin.after-revert-x thin";
     assert_eq!(
         words(&planned.put_back),
-        ["run lvm lvrename --quiet vg0 thin thin.before-revert-x", copy]
+        ["run lvm lvrename --quiet vg0 thin thin.before-revert-x", rename]
     );
     assert_eq!(planned.kept.as_deref(), Some("the volume vg0/thin.before-revert-x"));
     assert_eq!(
         words(&planned.discard),
         ["run lvm lvremove --quiet --yes vg0/thin.before-revert-x"]
     );
-    assert_eq!((planned.prepare, planned.switch, planned.space), (vec![], None, None));
+    assert_eq!((planned.switch, planned.space), (None, None));
     let back = [
-        r#"run lvm lvremove --quiet --yes --select 'lv_name="thin" && lv_tags="xl-snapshot-revert:before-revert-x"' vg0"#,
+        "rename the volume vg0/thin back to thin.after-revert-x",
         "rename the volume vg0/thin.before-revert-x back to thin",
     ];
     assert_eq!(words(&planned.undo_revert), back);
@@ -210,14 +215,16 @@ fn a_thin_volume_gives_its_name_to_a_copy_of_its_snapshot() {
     // An interrupted revert has already renamed it.
     let gone = [("thin", "-", ""), ("thin.s1", "origin", "")];
     let planned = plan(&thin(), GONE, &gone).unwrap();
-    assert_eq!(words(&planned.put_back), [copy]);
+    assert_eq!(words(&planned.prepare), [copy]);
+    assert_eq!(words(&planned.put_back), [rename]);
+    assert_eq!(words(&planned.undo_revert), back[..1]);
     assert_eq!((planned.kept, planned.discard), (None, vec![]));
 }
 
 #[test]
 fn a_thin_snapshot_is_put_back_even_if_it_was_renamed() {
     let planned = plan(&thin(), RUNNING, &[("thin.s1", "lv_name", "elsewhere")]).unwrap();
-    assert!(words(&planned.put_back)[1].ends_with("--name thin vg0/elsewhere"));
+    assert!(words(&planned.prepare)[0].ends_with("--name thin.after-revert-x vg0/elsewhere"));
 }
 
 #[test]
@@ -263,7 +270,7 @@ fn a_volume_that_becomes_another_snapshot_no_longer_claims_to_be_the_first() {
 #[test]
 fn what_is_refused() {
     let long = "x".repeat(110);
-    let table: [(DiskFound, &[Edit<'_>], &str); 21] = [
+    let table: [(DiskFound, &[Edit<'_>], &str); 22] = [
         // Somebody put the tag on another volume, or on the guest's own one.
         (
             thick(),
@@ -315,6 +322,11 @@ fn what_is_refused() {
             thin(),
             &[("+thin.before-revert-x=pool", "lv_size", "1")],
             "vg0/thin.before-revert-x exists",
+        ),
+        (
+            thin(),
+            &[("+thin.after-revert-x=pool", "lv_size", "1")],
+            "vg0/thin.after-revert-x exists",
         ),
         (
             thin(),
