@@ -192,7 +192,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     let actions = actions(disks);
     let mut prepare = prepare(id, disks, &actions);
     prepare.push(Step::OpenImage(Box::new(start)));
-    prepare.extend(seen.to_hold().map(|process| Step::HoldMonitor { process }));
+    prepare.extend(seen.xl_to_stop().map(|process| Step::StopXl { process }));
     prepare.push(Step::Suspend {
         domain: id.clone(),
         live,
@@ -203,17 +203,17 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     // stays paused, or is restored from the image, wait until they are written.
     if job.request.compress.is_some() && (job.request.paused || disks.iter().any(|d| d.by_restore))
     {
-        prepare.push(Step::DrainImage);
+        prepare.push(Step::FinishCompression);
     }
     // The guest is restored from this image alone.
     if !by_restore.is_empty() {
-        prepare.push(Step::SecureImage);
+        prepare.push(Step::SyncAndVerifyImage);
     }
     prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
     let switch =
         if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
     // As late as possible, but before we change the stored configuration.
-    prepare.push(Step::CheckStill { domain: id.clone(), stored: switch.unchecked(seen) });
+    prepare.push(Step::CheckSuspended { domain: id.clone(), stored: switch.unchecked(seen) });
     let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
         notes,
@@ -231,7 +231,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         };
         plan.finish.push(Step::Resume { domain: id.clone(), otherwise });
         plan.finish.extend(switch.keys);
-        plan.finish.extend(seen.to_hold().map(|process| Step::WakeMonitor { process }));
+        plan.finish.extend(seen.xl_to_stop().map(|process| Step::ContinueXl { process }));
         plan.finish.push(Step::CompleteImage);
     } else {
         let (onward, stranded) = restore_steps(job, seen, disks)?;
@@ -285,7 +285,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     };
     let mut onward = Vec::new();
     // It has not seen the suspend yet, and ends with the domain.
-    onward.extend(seen.to_hold().map(|process| Step::WakeMonitor { process }));
+    onward.extend(seen.xl_to_stop().map(|process| Step::ContinueXl { process }));
     let way_out = stranded.left[1].clone();
     onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
     // Proofs are taken only when nobody has the images open.

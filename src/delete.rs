@@ -116,11 +116,11 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     };
     for involved in online(seen, disks) {
         let (domain, stored) = (involved.id.clone(), involved.stored.clone());
-        plan.prepare.push(Step::CheckSame { domain, stored });
+        plan.prepare.push(Step::CheckConfig { domain, stored });
     }
     if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
         let (uuid, domain) = (domain.uuid, domain.name.clone());
-        plan.prepare.push(Step::CheckDown { uuid, domain });
+        plan.prepare.push(Step::CheckNotRunning { uuid, domain });
     }
     let mark = Deletion::Mark { image: seen.image.clone(), marked: marked.clone() };
     plan.commit = (!seen.marked).then_some(Step::Delete(mark));
@@ -131,9 +131,9 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     // below.
     if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
         let (uuid, domain) = (domain.uuid, domain.name.clone());
-        plan.onward.push(Step::CheckDown { uuid, domain });
+        plan.onward.push(Step::CheckNotRunning { uuid, domain });
     }
-    let woken = switch(seen, disks, rewrites, &mut plan)?;
+    let stopped = switch(seen, disks, rewrites, &mut plan)?;
     plan.onward.extend(rewrites.cfgs.iter().cloned().map(Step::ReplaceCfg));
 
     let mut written: Vec<(PathBuf, bool)> =
@@ -159,7 +159,7 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     plan.onward.push(Step::RemoveFile { path: marked });
     plan.stranded = Stranded {
         down: String::new(),
-        steps: woken.into_iter().map(|process| Step::WakeMonitor { process }).collect(),
+        steps: stopped.into_iter().map(|process| Step::ContinueXl { process }).collect(),
         left: vec![half_deleted(&seen.image, name.as_str())],
     };
     Ok(plan)
@@ -189,7 +189,7 @@ fn switch(
     rewrites: &Rewrites,
     plan: &mut Plan,
 ) -> Result<Vec<Process>> {
-    let mut held = Vec::new();
+    let mut stopped = Vec::new();
     for involved in &seen.domains {
         let id = &involved.id;
         let switches: Vec<_> = disks
@@ -210,11 +210,11 @@ fn switch(
         let store = |whose, old: Text, new: Text, what: String| {
             Step::StoreConfig(StoreConfig { domain: id.clone(), whose, new, old, what })
         };
-        held.extend(involved.monitor);
-        plan.onward.extend(involved.monitor.map(|process| Step::HoldMonitor { process }));
+        stopped.extend(involved.monitor);
+        plan.onward.extend(involved.monitor.map(|process| Step::StopXl { process }));
         // The observations are hours old.
         let (domain, stored) = (id.clone(), involved.stored.clone());
-        plan.onward.push(Step::CheckSame { domain, stored });
+        plan.onward.push(Step::CheckConfig { domain, stored });
         // The configuration is stored for each disk as it is switched: if the next one fails, a reboot finds
         // the new image of this one.
         let mut old: Text = involved.stored.clone().into();
@@ -251,9 +251,9 @@ fn switch(
             stored.map(|(_, old, new)| store(Whose::Xl, old.clone(), new.clone(), what.join(", "))),
         );
         plan.onward.extend((!writes.is_empty()).then_some(Step::Xenstore(writes)));
-        plan.onward.extend(involved.monitor.map(|process| Step::WakeMonitor { process }));
+        plan.onward.extend(involved.monitor.map(|process| Step::ContinueXl { process }));
     }
-    Ok(held)
+    Ok(stopped)
 }
 
 /// Whether a disk's merge ends by switching this disk of that domain.

@@ -112,13 +112,13 @@ fn switch(
         vm: wishes.uuid,
         keys: found.vm.clone(),
     };
-    let mut prepare = vec![Step::CheckThere { domain: old.id.clone() }];
+    let mut prepare = vec![Step::CheckExists { domain: old.id.clone() }];
     prepare.extend(files);
     prepare.push(Step::Switch(Switch::Restore { heir: heir.clone(), config: config.to_json() }));
     let domain = heir.temporary.clone();
     prepare.push(Step::Switch(Switch::Check { uuid: old.id.uuid, domain }));
     // If the old domain asks for a reboot now, its xl process must not restart it: it is replaced.
-    prepare.extend(old.monitor.map(|process| Step::HoldMonitor { process }));
+    prepare.extend(old.monitor.map(|process| Step::StopXl { process }));
     // A paused domain may stay paused: nobody would know whose pause to undo. A suspended one may be resumed
     // by the program that suspended it.
     if old.state != State::Paused {
@@ -131,7 +131,7 @@ fn switch(
         Step::Switch(Switch::Destroy { heir: heir.clone() }),
         Step::AwaitDestroyed { domain: heir.aside() },
     ];
-    finish.extend(old.monitor.map(|process| Step::WakeMonitor { process }));
+    finish.extend(old.monitor.map(|process| Step::ContinueXl { process }));
     finish.extend(disks.iter().flat_map(|disk| disk.settle.clone()));
     let images = disks.iter().zip(&found.disks).filter_map(|(disk, seen)| {
         let (path, format) = disk.settled.clone()?;

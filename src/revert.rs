@@ -109,7 +109,7 @@ impl Revert {
                     plan.prepare.push(step);
                 } else {
                     // Before files that it may still name are deleted.
-                    let at = plan.finish.iter().take_while(|step| step.lets_guest_run()).count();
+                    let at = plan.finish.iter().take_while(|step| step.resumes_guest()).count();
                     plan.finish.insert(at, step);
                 }
             }
@@ -248,11 +248,11 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     match &found.same {
         // Its xl process must not reboot it meanwhile.
         Some(same) => {
-            let hold = same.monitor.map(|process| Step::HoldMonitor { process });
-            let there = Step::CheckThere { domain: same.id.clone() };
+            let hold = same.monitor.map(|process| Step::StopXl { process });
+            let there = Step::CheckExists { domain: same.id.clone() };
             prepare.splice(0..0, hold.into_iter().chain([there]));
         }
-        None => prepare.push(Step::CheckDown { uuid, domain: domain.name.clone() }),
+        None => prepare.push(Step::CheckNotRunning { uuid, domain: domain.name.clone() }),
     }
     let mut onward = Step::in_rounds(&steps(|disk| &disk.put_back));
     // Disks that dom0's kernel may have open are reverted after the domain is gone completely.
@@ -260,7 +260,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         found.same.as_ref().map(|same| Step::AwaitDestroyed { domain: same.id.clone() });
     // Not earlier: it would restart a guest that asked for a reboot.
     let wake =
-        found.same.as_ref().and_then(|same| Some(Step::WakeMonitor { process: same.monitor? }));
+        found.same.as_ref().and_then(|same| Some(Step::ContinueXl { process: same.monitor? }));
     let only_qemu = disks.iter().all(|disk| disk.only_qemu || disk.put_back.is_empty());
     let at = if only_qemu { onward.len() } else { 0 };
     onward.splice(at..at, destroyed.clone().into_iter().chain(wake));

@@ -158,10 +158,10 @@ fn a_compressed_image_is_waited_for_only_where_the_guest_does_not_wait() {
     job.request.compress = Some("zstd:7".parse().unwrap());
     let running = plan(&job, &seen(&job)).unwrap();
     assert!(running.to_string().contains("s1.xlsave.partial, compressed by zstd:7\n"));
-    assert!(!running.prepare.contains(&Step::DrainImage));
+    assert!(!running.prepare.contains(&Step::FinishCompression));
     job.request.paused = true;
     let paused = plan(&job, &seen(&job)).unwrap();
-    assert!(paused.prepare.contains(&Step::DrainImage));
+    assert!(paused.prepare.contains(&Step::FinishCompression));
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn a_domain_without_disks_is_snapshotted() {
     seen.disks.clear();
     let plan = plan(&job, &seen).unwrap();
     assert_eq!(plan.commit, None);
-    assert!(plan.finish.iter().any(Step::lets_guest_run));
+    assert!(plan.finish.iter().any(Step::resumes_guest));
 }
 
 /// Whether a plan saves the memory while the guest runs.
@@ -329,7 +329,7 @@ fn paused_is_asked_for_before_the_guest_could_run() {
     job.request.paused = true;
     let plan = plan(&job, &seen(&job)).unwrap();
     assert_eq!(plan.finish[0].to_string(), "pause domain 3");
-    assert!(plan.finish[1].lets_guest_run());
+    assert!(plan.finish[1].resumes_guest());
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn a_base_that_is_protected_already_is_left_so() {
     let mut seen = seen(&job);
     seen.disks[1].file.as_mut().unwrap().writable = false;
     let plan = plan(&job, &seen).unwrap();
-    assert!(!plan.prepare.iter().any(|step| matches!(step, Step::Protect { .. })));
+    assert!(!plan.prepare.iter().any(|step| matches!(step, Step::MakeReadOnly { .. })));
 }
 
 #[test]

@@ -253,7 +253,7 @@ mod tests {
         let left = |what: &str| Left { what: what.into(), command: None };
         let error = Error::failed("no").unfinished(vec![left("it is down")]);
         let plan_leaves = vec![left("it is down"), left("a file")];
-        let told = failure(&Plan::default(), &Step::DrainImage, error, plan_leaves);
+        let told = failure(&Plan::default(), &Step::FinishCompression, error, plan_leaves);
         assert_eq!(told.left, [left("it is down"), left("a file")]);
     }
 
@@ -288,7 +288,7 @@ mod tests {
         Plan {
             title: "Test".into(),
             prepare: vec![
-                Step::HoldMonitor { process: XL },
+                Step::StopXl { process: XL },
                 Step::Suspend { domain: web1(), live: true, max_pause: None, disks: vec![] },
             ],
             commit: Some(run("one")),
@@ -300,7 +300,7 @@ mod tests {
             },
             finish: vec![
                 Step::Resume { domain: web1(), otherwise: None },
-                Step::WakeMonitor { process: XL },
+                Step::ContinueXl { process: XL },
             ],
             ..Plan::default()
         }
@@ -325,9 +325,9 @@ mod tests {
         let error = result.unwrap_err();
         assert_eq!(error.exit_code(), 1);
         assert_eq!(error.hint.as_deref(), Some("Try again"));
-        let hold = Step::HoldMonitor { process: XL }.to_string();
+        let hold = Step::StopXl { process: XL }.to_string();
         let resume = Step::Resume { domain: web1(), otherwise: None }.to_string();
-        let wake = Step::WakeMonitor { process: XL }.to_string();
+        let wake = Step::ContinueXl { process: XL }.to_string();
         assert_eq!(done, [hold, resume, wake]);
     }
 
@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(error.exit_code(), 4);
         assert_eq!(error.left.len(), 1);
         assert!(error.left[0].what.contains("resume"), "{:?}", error.left);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
+        assert_eq!(done.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
     }
 
     #[test]
@@ -385,7 +385,7 @@ mod tests {
     fn a_failed_commit_leaves_everything_as_it_was() {
         let (result, done) = outcome(&[2]);
         assert_eq!(result.unwrap_err().exit_code(), 1);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
+        assert_eq!(done.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
     }
 
     #[test]
@@ -396,7 +396,7 @@ mod tests {
             assert_eq!(error.exit_code(), 4);
             assert_eq!(error.left[0].what, "Half");
             assert_eq!(done.last().unwrap(), &run("tidy").to_string());
-            assert!(!done.contains(&Step::WakeMonitor { process: XL }.to_string()));
+            assert!(!done.contains(&Step::ContinueXl { process: XL }.to_string()));
         }
         let error = outcome(&[3, 4]).0.unwrap_err();
         assert_eq!(error.left.len(), 2, "the tidying failed as well");
@@ -437,7 +437,7 @@ mod tests {
         let error = take_over(&plan(), Reached::Commit, &mut guard).unwrap_err();
         assert_eq!((error.exit_code(), error.left.len()), (4, 1));
         let resume = Step::Resume { domain: web1(), otherwise: None }.to_string();
-        let wake = Step::WakeMonitor { process: XL }.to_string();
+        let wake = Step::ContinueXl { process: XL }.to_string();
         assert_eq!(guard.0, [resume, wake]);
     }
 
@@ -455,14 +455,14 @@ mod tests {
         }
         let mut host = Stopped(Vec::new());
         assert_eq!(execute(&plan(), &mut host).unwrap_err().exit_code(), 1);
-        assert_eq!(host.0.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
+        assert_eq!(host.0.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
     }
 
     #[test]
     fn finishing_goes_on_after_a_failure() {
         let (result, done) = outcome(&[5]);
         assert_eq!(result.unwrap_err().exit_code(), 4);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
+        assert_eq!(done.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
         assert_eq!(outcome(&[5, 6]).0.unwrap_err().left.len(), 2);
     }
 }

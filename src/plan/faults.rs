@@ -180,7 +180,7 @@ impl Case<'_> {
         // changed.
         run.model.perform(step).expect("a model can do all");
         if error.left.len() > 1 {
-            let runs = matches!(step, Step::Resume { .. } | Step::LetRun { .. });
+            let runs = matches!(step, Step::Resume { .. } | Step::UnpauseExisting { .. });
             assert!(runs, "{:?}", error.left);
             // Steps that need a running guest failed as well, and were reported.
             for later in &run.tried[undo + 1..] {

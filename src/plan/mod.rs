@@ -81,9 +81,9 @@ impl fmt::Display for Plan {
         for (number, step) in steps.enumerate() {
             let bar = if still { '|' } else { ' ' };
             writeln!(f, "{:>4} {bar} {step}", number + 1)?;
-            still = (still || step.stops_guest()) && !step.lets_guest_run();
+            still = (still || step.pauses_guest()) && !step.resumes_guest();
         }
-        if self.prepare.iter().any(Step::stops_guest) {
+        if self.prepare.iter().any(Step::pauses_guest) {
             writeln!(f, "     | the guest stands still")?;
         }
         for note in &self.notes {

@@ -158,8 +158,8 @@ fn a_guest_that_is_paused_is_not_paused_again() {
         found.same.as_mut().unwrap().state = state;
         found.same.as_mut().unwrap().monitor = None;
         let steps = plan(&found, &wishes()).unwrap().plan.prepare;
-        assert_eq!(steps.iter().any(Step::stops_guest), pauses, "{steps:?}");
-        assert!(!steps.iter().any(|step| matches!(step, Step::HoldMonitor { .. })));
+        assert_eq!(steps.iter().any(Step::pauses_guest), pauses, "{steps:?}");
+        assert!(!steps.iter().any(|step| matches!(step, Step::StopXl { .. })));
     }
 }
 

@@ -295,7 +295,7 @@ pub fn perform(step: &Step) {
         }
         Step::RemoveFile { path } => files::remove(path).unwrap(),
         Step::ReplaceCfg(replace) => cfg::replace(replace).unwrap(),
-        Step::CheckDown { .. } => {}
+        Step::CheckNotRunning { .. } => {}
         other => panic!("{other}"),
     }
 }

@@ -280,11 +280,11 @@ impl Perform for Model {
                     state.files.remove(path);
                 }
             }
-            Step::RemoveFile { .. } | Step::DropInternal { .. } => {
+            Step::RemoveFile { .. } | Step::DeleteInternal { .. } => {
                 state.deleted.insert(step.to_string());
             }
-            Step::Protect { path } => drop(state.protected.insert(path.clone())),
-            Step::Unprotect { path } => drop(state.protected.remove(path)),
+            Step::MakeReadOnly { path } => drop(state.protected.insert(path.clone())),
+            Step::MakeWritable { path } => drop(state.protected.remove(path)),
             Step::OpenImage(start) => {
                 if start.target != Target::Stdout {
                     state.image = Image::Partial;
@@ -300,8 +300,8 @@ impl Perform for Model {
                 }
             }
             Step::CompleteImage => state.image = Image::Complete,
-            Step::HoldMonitor { .. } => state.monitor_held = true,
-            Step::WakeMonitor { .. } => state.monitor_held = false,
+            Step::StopXl { .. } => state.monitor_held = true,
+            Step::ContinueXl { .. } => state.monitor_held = false,
             Step::Suspend { .. } => state.guest = Guest::Suspended,
             Step::Resume { .. } => {
                 if state.guest == Guest::Suspended {
@@ -332,10 +332,10 @@ impl Perform for Model {
             Step::UndoTakeInternal { path, name } => {
                 state.disks.remove(&format!("{name} in {}", path.display()));
             }
-            Step::CheckDown { .. } if state.guest != Guest::Gone => {
+            Step::CheckNotRunning { .. } if state.guest != Guest::Gone => {
                 return Err(Error::failed("it runs"));
             }
-            Step::CheckThere { .. } if state.guest == Guest::Gone => {
+            Step::CheckExists { .. } if state.guest == Guest::Gone => {
                 return Err(Error::failed("it is gone"));
             }
             Step::UndoRevert { .. } if state.guest == Guest::Runs => {
@@ -364,10 +364,10 @@ impl Perform for Model {
                     state.guest = Guest::Paused;
                 }
             }
-            Step::LetRun { .. } if state.beside == Guest::Runs => {
+            Step::UnpauseExisting { .. } if state.beside == Guest::Runs => {
                 return Err(Error::failed("both would run"));
             }
-            Step::LetRun { .. } => {
+            Step::UnpauseExisting { .. } => {
                 state.paused = false;
                 if state.guest == Guest::Paused {
                     state.guest = Guest::Runs;
@@ -395,14 +395,14 @@ impl Perform for Model {
             Step::Switch(switch) => self.switch(switch)?,
             Step::Freeze(freeze) => self.freeze(freeze)?,
             Step::Resize { .. }
-            | Step::Arm { .. }
-            | Step::Disarm
-            | Step::CheckStill { .. }
-            | Step::CheckSame { .. }
-            | Step::CheckDown { .. }
-            | Step::CheckThere { .. }
-            | Step::DrainImage
-            | Step::SecureImage
+            | Step::SendTransaction { .. }
+            | Step::CancelTransaction
+            | Step::CheckSuspended { .. }
+            | Step::CheckConfig { .. }
+            | Step::CheckNotRunning { .. }
+            | Step::CheckExists { .. }
+            | Step::FinishCompression
+            | Step::SyncAndVerifyImage
             | Step::AddSums
             | Step::AwaitTurn
             | Step::AwaitClosed { .. }

@@ -91,10 +91,10 @@ fn of_one_that_runs_all_at_one_instant() {
     seen.volumes = Ok(volumes());
     let plan = planned(&job, &seen).unwrap();
     let at = |step: fn(&Step) -> bool| plan.prepare.iter().position(step).unwrap();
-    let hold = at(|step| matches!(step, Step::HoldMonitor { .. }));
+    let hold = at(|step| matches!(step, Step::StopXl { .. }));
     let pause = at(|step| matches!(step, Step::Pause { .. }));
     let lvm = at(|step| matches!(step, Step::Undoable { .. }));
-    let same = at(|step| matches!(step, Step::CheckSame { .. }));
+    let same = at(|step| matches!(step, Step::CheckConfig { .. }));
     let store = at(|step| matches!(step, Step::StoreConfig(_)));
     assert!(hold < pause && pause < lvm && lvm < same && same < store, "{plan}");
     assert!(matches!(plan.commit, Some(Step::Transaction { .. })));
@@ -106,7 +106,7 @@ fn of_one_that_runs_all_at_one_instant() {
 
 #[test]
 fn one_step_is_one_instant() {
-    let stops = |plan: &Plan| plan.prepare.iter().any(Step::stops_guest);
+    let stops = |plan: &Plan| plan.prepare.iter().any(Step::pauses_guest);
     // One transaction for all disks.
     let job = alone(&[], true);
     let running = recorded(seen(&job));
@@ -116,11 +116,11 @@ fn one_step_is_one_instant() {
     assert!(stops(&planned(&copied, &running).unwrap()));
     let paused = Seen { state: State::Paused, ..running.clone() };
     let plan = planned(&copied, &paused).unwrap();
-    assert!(!stops(&plan) && !plan.finish.iter().any(Step::lets_guest_run));
+    assert!(!stops(&plan) && !plan.finish.iter().any(Step::resumes_guest));
     // `--paused` leaves it paused.
     copied.request.paused = true;
     let plan = planned(&copied, &running).unwrap();
-    assert!(stops(&plan) && !plan.finish.iter().any(Step::lets_guest_run));
+    assert!(stops(&plan) && !plan.finish.iter().any(Step::resumes_guest));
     let mut at_once = alone(&[], true);
     at_once.request.paused = true;
     let plan = planned(&at_once, &running).unwrap();

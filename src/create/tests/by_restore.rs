@@ -65,7 +65,7 @@ fn without_qemu_there_is_no_transaction() {
     assert_eq!(plan.commit, None);
     assert!(matches!(
         plan.prepare[..],
-        [.., Step::Suspend { .. }, Step::SecureImage, Step::CheckStill { .. }]
+        [.., Step::Suspend { .. }, Step::SyncAndVerifyImage, Step::CheckSuspended { .. }]
     ));
 }
 
@@ -153,7 +153,7 @@ fn a_domain_that_is_to_be_paused_stays_as_it_was_restored() {
 }
 
 #[test]
-fn the_monitor_is_woken_before_its_domain_is_destroyed() {
+fn the_xl_process_continues_before_its_domain_is_destroyed() {
     let order = words(&planned(&[], |_| {}).onward);
     assert_eq!(
         order[..2],
@@ -166,7 +166,7 @@ fn the_monitor_is_woken_before_its_domain_is_destroyed() {
 }
 
 #[test]
-fn a_monitor_that_survives_a_suspend_is_not_held() {
+fn an_xl_process_that_survives_a_suspend_is_not_stopped() {
     let job = job("s1", &[]);
     for (xen, held) in [("4.17.7", true), ("4.20.1", false)] {
         let by_restore = Seen { xen: xen.into(), ..seen_on_loop(&job) };
@@ -175,7 +175,7 @@ fn a_monitor_that_survives_a_suspend_is_not_held() {
             let plan = plan(&job, &seen).unwrap();
             let steps = [&plan.prepare[..], &plan.onward, &plan.finish].concat();
             let holds =
-                |step: &&Step| matches!(step, Step::HoldMonitor { .. } | Step::WakeMonitor { .. });
+                |step: &&Step| matches!(step, Step::StopXl { .. } | Step::ContinueXl { .. });
             assert_eq!(steps.iter().filter(holds).count(), if held { 2 } else { 0 }, "{xen}");
         }
     }
@@ -259,8 +259,8 @@ fn before_the_domain_is_destroyed_all_of_its_memory_is_in_the_image() {
     let plan = planned(&[], |job| job.request.compress = Some("zstd".parse().unwrap()));
     let at = |wanted: &Step| plan.prepare.iter().position(|step| step == wanted);
     let suspend = plan.prepare.iter().position(|step| matches!(step, Step::Suspend { .. }));
-    assert_eq!(at(&Step::DrainImage), suspend.map(|suspend| suspend + 1));
-    assert_eq!(at(&Step::SecureImage), suspend.map(|suspend| suspend + 2));
+    assert_eq!(at(&Step::FinishCompression), suspend.map(|suspend| suspend + 1));
+    assert_eq!(at(&Step::SyncAndVerifyImage), suspend.map(|suspend| suspend + 2));
     assert_eq!(
         plan.stranded.left[1].command.as_deref(),
         Some(

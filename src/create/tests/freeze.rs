@@ -69,7 +69,7 @@ fn a_guest_that_stands_still_is_thawed_when_it_runs_again() {
     let begin = at(|step| matches!(step, Step::Freeze(Freeze::Begin { .. })));
     let pause = at(|step| matches!(step, Step::Pause { .. }));
     assert!(begin < pause, "{plan}");
-    assert!(matches!(plan.finish[0], Step::LetRun { .. }), "{plan}");
+    assert!(matches!(plan.finish[0], Step::UnpauseExisting { .. }), "{plan}");
     assert!(matches!(plan.finish[1], Step::Freeze(Freeze::Thaw { .. })), "{plan}");
 }
 

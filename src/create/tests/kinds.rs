@@ -74,13 +74,13 @@ fn without_qemu_the_guest_is_resumed_as_soon_as_the_volumes_have_their_snapshots
     let mut seen = seen_with(&job, vec![volume("xvdb", 0)]);
     seen.volumes = Ok(volumes());
     let plan = plan(&job, &seen).unwrap();
-    let [.., Step::Suspend { .. }, Step::Undoable { .. }, Step::CheckStill { .. }] =
+    let [.., Step::Suspend { .. }, Step::Undoable { .. }, Step::CheckSuspended { .. }] =
         &plan.prepare[..]
     else {
         panic!("{plan}")
     };
     assert_eq!(plan.commit, None);
-    assert!(plan.finish[0].lets_guest_run());
+    assert!(plan.finish[0].resumes_guest());
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_copy_alone_needs_no_restore() {
     let seen = seen_with(&job, vec![disk::seen(disk::LOOP)]);
     let plan = plan(&job, &seen).unwrap();
     assert_eq!(plan.onward, []);
-    assert!(plan.finish.iter().any(Step::lets_guest_run));
+    assert!(plan.finish.iter().any(Step::resumes_guest));
     assert!(!plan.prepare.iter().any(|step| matches!(step, Step::StoreConfig(_))));
 }
 

@@ -76,7 +76,7 @@ impl Planner for External {
             fill: qemu_img::create_overlay(&overlay, disk.file(), format, size),
         }];
         if facts.writable {
-            prepare.push(Step::Protect { path: disk.file().to_owned() });
+            prepare.push(Step::MakeReadOnly { path: disk.file().to_owned() });
         }
         let tag = context.id.simple().to_string();
         let mut new_node = format!("{}-{}", disk.vdev, &tag[..8]);

@@ -159,7 +159,7 @@ impl Planner for Internal {
                     }
                     None => format!("snapshot {keep} in {}", path.display()),
                 }),
-                discard: vec![Step::DropInternal {
+                discard: vec![Step::DeleteInternal {
                     uuid: context.uuid,
                     domain: context.domain.to_owned(),
                     vdev: record.vdev.clone(),

@@ -44,7 +44,7 @@ impl Planner for Vhd {
         }
         let child = place(seen)?.to_owned();
         let parent = disk.file();
-        let protect = file.writable.then(|| Step::Protect { path: parent.to_owned() });
+        let protect = file.writable.then(|| Step::MakeReadOnly { path: parent.to_owned() });
         Ok(DiskCreate {
             prepare: protect.into_iter().collect(),
             // While the guest is suspended, because a child records when its parent was last

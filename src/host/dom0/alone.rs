@@ -63,7 +63,7 @@ impl Dom0 {
     }
 
     /// An error if a domain with this name or UUID runs; no domain has a nil UUID.
-    pub(super) fn check_down(&self, uuid: Uuid, domain: &str) -> Result<()> {
+    pub(super) fn check_not_running(&self, uuid: Uuid, domain: &str) -> Result<()> {
         let same = if uuid.is_nil() { None } else { self.domid_of(uuid)? };
         match same.map_or_else(|| self.domid_of_name(domain), |domid| Ok(Some(domid)))? {
             None => Ok(()),
@@ -74,7 +74,7 @@ impl Dom0 {
         }
     }
 
-    pub(super) fn check_same(&self, domain: &DomainId, stored: &str) -> Result<()> {
+    pub(super) fn check_unchanged(&self, domain: &DomainId, stored: &str) -> Result<()> {
         self.the_same(domain)?;
         self.check_config(domain.domid, stored)
     }
@@ -87,7 +87,7 @@ impl Dom0 {
         Ok(())
     }
 
-    pub(super) fn let_run(&mut self, domain: &DomainId) -> Result<()> {
+    pub(super) fn unpause_existing(&mut self, domain: &DomainId) -> Result<()> {
         if self.info(domain)?.is_some_and(|info| info.paused) {
             self.toolstack.libxl().unpause(domain.domid).map_err(caused)?;
         }

@@ -57,7 +57,7 @@ impl Dom0 {
         if !uuid.is_nil() {
             self.discard_domain(uuid)?;
         }
-        self.check_down(uuid, domain)?;
+        self.check_not_running(uuid, domain)?;
         let mut failed = None;
         for steps in disks {
             // Each step depends on those before it: do not remove the kept contents before they are

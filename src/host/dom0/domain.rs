@@ -319,7 +319,7 @@ impl Dom0 {
         }
     }
 
-    pub(super) fn drop_internal(
+    pub(super) fn delete_internal(
         &mut self,
         uuid: Uuid,
         domain: &str,

@@ -49,12 +49,12 @@ impl Dom0 {
         }]))
     }
 
-    pub(super) fn drain_image(&mut self) -> Result<()> {
+    pub(super) fn finish_compression(&mut self) -> Result<()> {
         let (writer, _) = self.image.as_mut().ok_or_else(|| Error::failed(IMAGE_IS_OPEN))?;
         writer.drain().map_err(failed("Compressing the image"))
     }
 
-    pub(super) fn secure_image(&mut self) -> Result<()> {
+    pub(super) fn sync_and_verify_image(&mut self) -> Result<()> {
         let (writer, _) = self.image.as_mut().ok_or_else(|| Error::failed(IMAGE_IS_OPEN))?;
         writer.secure().map_err(|why| {
             Error::failed("The memory image is not safe on its storage").because(why).hint(

@@ -215,7 +215,7 @@ impl Dom0 {
         let (libxl, stop) = (self.toolstack.libxl(), &self.stop);
         let meter = self.reporter.meter("saving memory");
         // For the watching thread: our own connection is busy with the save. Without it,
-        // check_still detects less.
+        // check_suspended detects less.
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
         let lookout = self.lookout.as_mut();
         let domid = domain.domid;
@@ -323,7 +323,7 @@ impl Dom0 {
     }
 
     /// An error if the guest has run since it was suspended, or its configuration has changed.
-    pub(super) fn check_still(&self, domain: &DomainId, stored: Option<&str>) -> Result<()> {
+    pub(super) fn check_suspended(&self, domain: &DomainId, stored: Option<&str>) -> Result<()> {
         self.check_pause()?;
         self.check_savers()?;
         let info = self.the_same(domain)?;

@@ -40,9 +40,9 @@ enum Outcome {
 }
 
 impl Dom0 {
-    pub(super) fn arm(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
+    pub(super) fn send_transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
         let qemu = self.qemu(domid)?;
-        qemu.arm(actions).map_err(|error| caused(error).hint(see_qemu(domid)))
+        qemu.send_transaction(actions).map_err(|error| caused(error).hint(see_qemu(domid)))
     }
 
     /// The connection that was made when the domain was inspected.

@@ -35,8 +35,8 @@ impl Step {
             Step::RemoveNew { path } | Step::RemoveFile { path } => {
                 Some(format!("rm {}", quote(path)))
             }
-            Step::Unprotect { path } => Some(format!("chmod u+w {}", quote(path))),
-            Step::WakeMonitor { process } => Some(format!("kill -CONT {process}")),
+            Step::MakeWritable { path } => Some(format!("chmod u+w {}", quote(path))),
+            Step::ContinueXl { process } => Some(format!("kill -CONT {process}")),
             Step::Run(call) | Step::Undoable { call, .. } => Some(call.to_string()),
             Step::Clone { from, to, .. } => {
                 Some(format!("cp --reflink=always -p {} {}", quote(from), quote(to)))
@@ -53,7 +53,7 @@ impl Step {
             Step::DiscardDomain { domain, .. } => Some(format!("xl destroy {}", quote(domain))),
             Step::AwaitDestroyed { domain } => Some(format!("xl destroy {}", domain.domid)),
             Step::Pause { domain } => Some(format!("xl pause {}", domain.domid)),
-            Step::LetRun { domain } => Some(format!("xl unpause {}", domain.domid)),
+            Step::UnpauseExisting { domain } => Some(format!("xl unpause {}", domain.domid)),
             Step::UndoRename { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
             Step::UndoRenameVolume { group, from, to } => Some(rename(group, from, to).to_string()),
             Step::RestoreCfg(cfg) => {
@@ -106,10 +106,10 @@ impl fmt::Display for Step {
             Step::RemoveNew { path } | Step::RemoveFile { path } => {
                 write!(f, "remove {}", quote(path))
             }
-            Step::Protect { path } => {
+            Step::MakeReadOnly { path } => {
                 write!(f, "make {} read-only: it becomes a base", quote(path))
             }
-            Step::Unprotect { path } => write!(f, "make {} writable again", quote(path)),
+            Step::MakeWritable { path } => write!(f, "make {} writable again", quote(path)),
             Step::OpenImage(start) => {
                 match &start.target {
                     Target::File(path) => {
@@ -120,10 +120,10 @@ impl fmt::Display for Step {
                 start.compress.map_or(Ok(()), |level| write!(f, ", compressed by {level}"))
             }
             Step::DiscardImage => write!(f, "remove the unfinished memory image"),
-            Step::HoldMonitor { process } => {
+            Step::StopXl { process } => {
                 write!(f, "hold the domain's xl process {process}")
             }
-            Step::WakeMonitor { process } => {
+            Step::ContinueXl { process } => {
                 write!(f, "wake the domain's xl process {process}")
             }
             Step::Suspend { domain: DomainId { domid, .. }, live, max_pause, .. } => {
@@ -134,7 +134,7 @@ impl fmt::Display for Step {
                 }
                 max_pause.map_or(Ok(()), |max| write!(f, ", for {} s at most", max.as_secs_f64()))
             }
-            Step::CheckStill { domain: DomainId { domid, .. }, stored } => {
+            Step::CheckSuspended { domain: DomainId { domid, .. }, stored } => {
                 let configured = stored.as_ref().map_or("", |_| ", configured as before");
                 write!(f, "make sure that domain {domid} stands still{configured}")
             }
@@ -142,13 +142,13 @@ impl fmt::Display for Step {
             Step::Resume { domain: DomainId { domid, .. }, .. } => {
                 write!(f, "resume domain {domid}")
             }
-            Step::LetRun { domain: DomainId { domid, .. } } => {
+            Step::UnpauseExisting { domain: DomainId { domid, .. } } => {
                 write!(f, "let domain {domid} go on")
             }
-            Step::CheckSame { domain: DomainId { domid, .. }, .. } => {
+            Step::CheckConfig { domain: DomainId { domid, .. }, .. } => {
                 write!(f, "make sure that domain {domid} is configured as before")
             }
-            Step::CheckThere { domain: DomainId { domid, .. } } => {
+            Step::CheckExists { domain: DomainId { domid, .. } } => {
                 write!(f, "make sure that domain {domid} is still there")
             }
             Step::UndoRevert { domain, .. } => {
@@ -163,7 +163,9 @@ impl fmt::Display for Step {
             Step::UndoRenameVolume { group, from, to } => {
                 write!(f, "rename the volume {group}/{from} back to {to}")
             }
-            Step::CheckDown { domain, .. } => write!(f, "make sure that {domain} does not run"),
+            Step::CheckNotRunning { domain, .. } => {
+                write!(f, "make sure that {domain} does not run")
+            }
             Step::TakeInternal { path, name } => {
                 write!(f, "take the internal snapshot {name} in {}", quote(path))
             }
@@ -205,14 +207,16 @@ impl fmt::Display for Step {
                     writes.iter().map(|w| format!("{} = {}", w.path, w.new)).collect();
                 write!(f, "write to xenstore: {}", list.join(", "))
             }
-            Step::Arm { .. } => write!(f, "hand QEMU the transaction, all but its last byte"),
-            Step::Disarm => write!(f, "take the transaction back"),
+            Step::SendTransaction { .. } => {
+                write!(f, "hand QEMU the transaction, all but its last byte")
+            }
+            Step::CancelTransaction => write!(f, "take the transaction back"),
             Step::Transaction { actions, .. } => {
                 let list: Vec<String> = actions.iter().map(ToString::to_string).collect();
                 write!(f, "snapshot the disks in one QMP transaction: {}", list.join("; "))
             }
-            Step::DrainImage => write!(f, "wait until the memory image is compressed"),
-            Step::SecureImage => write!(f, "sync the memory image and read it back"),
+            Step::FinishCompression => write!(f, "wait until the memory image is compressed"),
+            Step::SyncAndVerifyImage => write!(f, "sync the memory image and read it back"),
             Step::CompleteImage => {
                 write!(f, "complete the record, sync the image and give it its name")
             }
@@ -242,7 +246,7 @@ impl fmt::Display for Step {
             Step::Unpause { domain, .. } => write!(f, "unpause {domain}"),
             Step::Delete(deletion) => deletion.fmt(f),
             Step::Export(export) => export.fmt(f),
-            Step::DropInternal { vdev, name, .. } => {
+            Step::DeleteInternal { vdev, name, .. } => {
                 write!(f, "delete the internal snapshot {name} of {vdev}")
             }
             Step::Switch(switch) => write!(f, "{switch}"),
