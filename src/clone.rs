@@ -43,7 +43,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         keep: &keep,
         running: found.same.is_some(),
         discard: false,
-        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid, heir: false }),
+        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid, replacement: false }),
         tight: false,
         volumes: &found.volumes,
     };

@@ -25,7 +25,7 @@ use crate::error::{Error, Left, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::names::same_vdev;
 use crate::need;
-use crate::plan::{ImageStart, Plan, Step, Stranded, Target};
+use crate::plan::{ImageStart, OnFailure, Plan, Step, Target};
 use crate::record::{NOT_YET, Record};
 use crate::release::xl_exits_at_suspend;
 use crate::spec::DiskWish;
@@ -234,10 +234,10 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         plan.finish.extend(seen.xl_to_stop().map(|process| Step::ContinueXl { process }));
         plan.finish.push(Step::CompleteImage);
     } else {
-        let (onward, stranded) = restore_steps(job, seen, disks)?;
+        let (onward, on_failure) = restore_steps(job, seen, disks)?;
         plan.onward = onward;
         plan.onward_again = true;
-        plan.stranded = stranded;
+        plan.on_failure = on_failure;
         if !job.request.paused {
             plan.finish.push(Step::Unpause { uuid: id.uuid, domain: domain.clone() });
         }
@@ -252,7 +252,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
 }
 
 /// Steps that destroy the domain and restore it from the image on the new disks.
-fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
+fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, OnFailure)> {
     let domain = name_of(&seen.config)?;
     let ImagePlace::File { path, .. } = &seen.image else {
         return Err(Error::refused(format!("Domain {domain} has to be restored from the image"))
@@ -269,7 +269,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
         what: format!("Domain {domain} does not run: {what}"),
         command: Some(command),
     };
-    let stranded = Stranded {
+    let on_failure = OnFailure {
         down: format!("Domain {domain} is down"),
         steps: Vec::new(),
         left: vec![
@@ -286,7 +286,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     let mut onward = Vec::new();
     // It has not seen the suspend yet, and ends with the domain.
     onward.extend(seen.xl_to_stop().map(|process| Step::ContinueXl { process }));
-    let way_out = stranded.left[1].clone();
+    let way_out = on_failure.left[1].clone();
     onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
     // Proofs are taken only when nobody has the images open.
     onward.push(Step::AwaitDestroyed { domain: seen.domain.clone() });
@@ -297,7 +297,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
         config: config.to_json(),
         image: Some(path.clone()),
     });
-    Ok((onward, stranded))
+    Ok((onward, on_failure))
 }
 
 /// The command that reverts a domain to the snapshot in an image.

@@ -16,7 +16,7 @@ use crate::error::{Error, Left, Result};
 use crate::memory::deleting_path;
 use crate::names::same_vdev;
 use crate::plan::deletion::{Change, Deletion};
-use crate::plan::{Plan, ReplaceCfg, Step, StoreConfig, Stranded, Text, Whose, XenstoreWrite};
+use crate::plan::{OnFailure, Plan, ReplaceCfg, Step, StoreConfig, Text, Whose, XenstoreWrite};
 use crate::process::Process;
 use crate::record::{DisksOnly, Parent, Record};
 use crate::tool::check_path;
@@ -157,7 +157,7 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     plan.onward.extend(disks.iter().flat_map(|disk| disk.removals.clone()));
     plan.onward.extend(written.into_iter().map(|(file, _)| Step::Delete(Deletion::End { file })));
     plan.onward.push(Step::RemoveFile { path: marked });
-    plan.stranded = Stranded {
+    plan.on_failure = OnFailure {
         down: String::new(),
         steps: stopped.into_iter().map(|process| Step::ContinueXl { process }).collect(),
         left: vec![half_deleted(&seen.image, name.as_str())],
@@ -373,7 +373,7 @@ fn record_path(image: &Path) -> PathBuf {
 }
 
 /// The new parent of files whose mark names this snapshot.
-pub fn heir(record: &Record) -> Option<uuid::Uuid> {
+pub fn new_parent(record: &Record) -> Option<uuid::Uuid> {
     match record.parent {
         Some(Parent::Snapshot(id)) => Some(id),
         Some(Parent::None) | None => None,

@@ -140,7 +140,7 @@ pub fn copies(
         keep: &keep,
         running: false,
         discard: false,
-        beside: Some(Beside { name: "export", uuid: Uuid::nil(), heir: false }),
+        beside: Some(Beside { name: "export", uuid: Uuid::nil(), replacement: false }),
         tight: false,
         volumes,
     };

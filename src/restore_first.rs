@@ -14,7 +14,7 @@ use crate::disk::{self, Beside, DiskRevert, RevertContext};
 use crate::domain::{BadConfig, DomainConfig};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
-use crate::plan::{Heir, Image, Plan, Step, Switch, undo};
+use crate::plan::{Image, Plan, Replacement, Step, Switch, undo};
 use crate::record::DiskRecord;
 use crate::revert::{
     CfgAfter, DiskChange, Found, Onward, Revert, Running, cfg, check_domain, check_image,
@@ -105,17 +105,20 @@ fn switch(
     (files, config, disks): (Vec<Step>, &DomainConfig, &[DiskRevert]),
 ) -> Plan {
     let record = &found.record;
-    let heir = Heir {
+    let replacement = Replacement {
         temporary: temporary(&record.domain.name),
         old: old.id.clone(),
-        suffix: REPLACED.into(),
+        old_suffix: REPLACED.into(),
         vm: wishes.uuid,
         keys: found.vm.clone(),
     };
     let mut prepare = vec![Step::CheckExists { domain: old.id.clone() }];
     prepare.extend(files);
-    prepare.push(Step::Switch(Switch::Restore { heir: heir.clone(), config: config.to_json() }));
-    let domain = heir.temporary.clone();
+    prepare.push(Step::Switch(Switch::Restore {
+        replacement: replacement.clone(),
+        config: config.to_json(),
+    }));
+    let domain = replacement.temporary.clone();
     prepare.push(Step::Switch(Switch::Check { uuid: old.id.uuid, domain }));
     // If the old domain asks for a reboot now, its xl process must not restart it: it is replaced.
     prepare.extend(old.monitor.map(|process| Step::StopXl { process }));
@@ -124,12 +127,12 @@ fn switch(
     if old.state != State::Paused {
         prepare.push(Step::Pause { domain: old.id.clone() });
     }
-    prepare.push(Step::Switch(Switch::Leave { heir: heir.clone() }));
-    prepare.push(Step::Switch(Switch::TakeName { heir: heir.clone() }));
-    let run = Step::Switch(Switch::Run { heir: heir.clone() });
+    prepare.push(Step::Switch(Switch::RenameOld { replacement: replacement.clone() }));
+    prepare.push(Step::Switch(Switch::RenameNew { replacement: replacement.clone() }));
+    let run = Step::Switch(Switch::Run { replacement: replacement.clone() });
     let mut finish = vec![
-        Step::Switch(Switch::Destroy { heir: heir.clone() }),
-        Step::AwaitDestroyed { domain: heir.aside() },
+        Step::Switch(Switch::Destroy { replacement: replacement.clone() }),
+        Step::AwaitDestroyed { domain: replacement.old_after_switch() },
     ];
     finish.extend(old.monitor.map(|process| Step::ContinueXl { process }));
     finish.extend(disks.iter().flat_map(|disk| disk.settle.clone()));
@@ -137,7 +140,7 @@ fn switch(
         let (path, format) = disk.settled.clone()?;
         Some(Image { vdev: seen.record.vdev.clone(), path, format })
     });
-    finish.push(Step::Switch(Switch::Settle { heir, images: images.collect() }));
+    finish.push(Step::Switch(Switch::UpdateConfig { replacement, images: images.collect() }));
     if wishes.discard_current {
         finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
     }
@@ -210,7 +213,7 @@ fn disks(found: &Found, wishes: &Wishes) -> Result<Vec<DiskRevert>> {
         keep: &keep,
         running: found.same.is_some(),
         discard: wishes.discard_current,
-        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid, heir: true }),
+        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid, replacement: true }),
         tight: false,
         volumes: &found.volumes,
     };

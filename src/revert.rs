@@ -14,7 +14,7 @@ use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
 use crate::names::{SnapshotName, same_vdev};
 use crate::need::{self, Rank, Trouble};
-use crate::plan::{Plan, Step, Stranded, undo};
+use crate::plan::{OnFailure, Plan, Step, undo};
 use crate::process::Process;
 use crate::record::{DomainRecord, Record};
 use crate::state::{State, stamp};
@@ -105,7 +105,7 @@ impl Revert {
                 let plan = &mut self.plan;
                 if plan.onward.iter().any(|step| matches!(step, Step::CreateDomain { .. })) {
                     // xl reads it at the start.
-                    plan.stranded.steps.splice(0..0, step.undo());
+                    plan.on_failure.steps.splice(0..0, step.undo());
                     plan.prepare.push(step);
                 } else {
                     // Before files that it may still name are deleted.
@@ -299,7 +299,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             .as_ref()
             .map(|running| Step::Destroy { domain: running.id.clone(), way_out: way_out.clone() }),
         onward,
-        stranded: Stranded {
+        on_failure: OnFailure {
             down: format!("Domain {} is down", domain.name),
             steps: destroyed.into_iter().chain(undo_revert).chain(undo(&prepare)).collect(),
             left,

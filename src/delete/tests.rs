@@ -152,7 +152,7 @@ fn a_stream_changes_no_path_and_wins_a_tie() {
     );
     assert!(plan.onward_again);
     assert_eq!(
-        plan.stranded.left[0].command.as_deref(),
+        plan.on_failure.left[0].command.as_deref(),
         Some("xl-snapshot delete /kept/web1/s1.xlsave")
     );
 }
@@ -179,7 +179,7 @@ fn an_active_commit_stores_the_path_while_the_xl_process_is_held() {
         ]
     );
     // Whatever fails, the xl process continues.
-    assert_eq!(words(&plan.stranded.steps), ["wake the domain's xl process 7"]);
+    assert_eq!(words(&plan.on_failure.steps), ["wake the domain's xl process 7"]);
 }
 
 #[test]

@@ -88,11 +88,11 @@ pub struct RevertContext<'a> {
 /// A new domain from a snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct Beside<'a> {
-    /// Its name, which can be a part of a path; for an heir, the name that its volumes contain.
+    /// Its name, which can be a part of a path; for a replacement, the name that its volumes contain.
     pub name: &'a str,
     pub uuid: Uuid,
     /// Whether it will replace the original domain.
-    pub heir: bool,
+    pub replacement: bool,
 }
 
 /// The part of one disk in the plan of `revert`.
@@ -120,7 +120,7 @@ pub struct DiskRevert {
     /// The space that it needs on a file system.
     pub room: Option<Room>,
     pub note: Option<String>,
-    /// For an heir: steps after the switch and before `discard`. Its image then has the name in
+    /// For a replacement: steps after the switch and before `discard`. Its image then has the name in
     /// `settled`.
     pub settle: Vec<Step>,
     /// See `settle`.

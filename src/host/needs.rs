@@ -14,7 +14,7 @@ use nix::unistd::{AccessFlags, access};
 
 use self::served::Served;
 use crate::disk::chain::FileId;
-use crate::disk::qcow2::{Ailment, Header};
+use crate::disk::qcow2::{Defect, Header};
 use crate::domain::Format;
 use crate::host::chain;
 use crate::host::command;
@@ -258,7 +258,7 @@ fn unopenable(path: &Path, format: Format, writable: bool) -> Option<String> {
         Ok(links) => {
             let header = links.first().and_then(|link| link.header.as_ref());
             let corrupt = writable && header.is_some_and(Header::is_corrupt);
-            corrupt.then(|| Ailment::Corrupt.why())
+            corrupt.then(|| Defect::Corrupt.why())
         }
     }
 }

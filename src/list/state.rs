@@ -169,7 +169,7 @@ fn check_internal(file: &FileSeen, proof: &QcowSnapshot) -> Result<(), (State, S
         return Err(broken(format!("two of its snapshots have the ID {}", proof.id)));
     }
     match link.header.as_ref().and_then(|header| header.unwritable()) {
-        Some(ailment) => Err(broken(ailment.why())),
+        Some(defect) => Err(broken(defect.why())),
         None => Ok(()),
     }
 }

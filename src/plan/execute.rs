@@ -89,7 +89,7 @@ pub fn take_over(plan: &Plan, reached: Reached, host: &mut dyn Perform) -> Resul
         Reached::Onward(begun) => match host.settle(&plan.onward[begun]) {
             Ok(happened) => go_on(plan, begun + usize::from(happened), host)?,
             Err(error) => {
-                let left = plan.stranded.left.clone();
+                let left = plan.on_failure.left.clone();
                 return Err(down(plan, killed(plan)).because(error).unfinished(left));
             }
         },
@@ -138,7 +138,7 @@ fn onward(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     for (number, step) in plan.onward.iter().enumerate().skip(first) {
         host.reached(Reached::Onward(number));
         if let Err(error) = host.perform(step) {
-            let left = stranded(plan, host);
+            let left = on_failure(plan, host);
             return Err(down(plan, failure(plan, step, error, left)));
         }
     }
@@ -162,17 +162,17 @@ fn finish(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// The leftovers of [`Stranded`]: what the reader must do first.
-fn stranded(plan: &Plan, host: &mut dyn Perform) -> Vec<Left> {
-    let mut left = plan.stranded.left.clone();
-    left.extend(try_all(&plan.stranded.steps, host));
+/// The leftovers of [`OnFailure`]: what the reader must do first.
+fn on_failure(plan: &Plan, host: &mut dyn Perform) -> Vec<Left> {
+    let mut left = plan.on_failure.left.clone();
+    left.extend(try_all(&plan.on_failure.steps, host));
     left
 }
 
 /// The same error, beginning with what does not run.
 fn down(plan: &Plan, mut error: Error) -> Error {
-    if !plan.stranded.down.is_empty() {
-        error.message = format!("{}: {}", plan.stranded.down, error.message);
+    if !plan.on_failure.down.is_empty() {
+        error.message = format!("{}: {}", plan.on_failure.down, error.message);
     }
     error
 }
@@ -180,7 +180,7 @@ fn down(plan: &Plan, mut error: Error) -> Error {
 /// Performs the rest of a plan, from a step of `onward` on.
 fn go_on(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     if first < plan.onward.len() && !plan.onward_again {
-        let left = stranded(plan, host);
+        let left = on_failure(plan, host);
         return Err(down(plan, killed(plan)).unfinished(left));
     }
     onward(plan, first, host)?;
@@ -238,7 +238,7 @@ fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error
 
 #[cfg(test)]
 mod tests {
-    use super::super::Stranded;
+    use super::super::OnFailure;
     use uuid::Uuid;
 
     use super::*;
@@ -293,7 +293,7 @@ mod tests {
             ],
             commit: Some(run("one")),
             onward: vec![run("two"), run("three")],
-            stranded: Stranded {
+            on_failure: OnFailure {
                 down: "It is down".into(),
                 steps: vec![run("tidy")],
                 left: vec![Left { what: "Half".into(), command: None }],

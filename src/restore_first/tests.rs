@@ -95,11 +95,11 @@ note: disk hdc is not put back: CD-ROM
 "
     );
     let restored = planned.plan.prepare.iter().find_map(|step| match step {
-        Step::Switch(Switch::Restore { config, heir }) => Some((config, heir)),
+        Step::Switch(Switch::Restore { config, replacement }) => Some((config, replacement)),
         _ => None,
     });
-    let (config, heir) = restored.unwrap();
-    assert_eq!(heir.keys.len(), 1);
+    let (config, replacement) = restored.unwrap();
+    assert_eq!(replacement.keys.len(), 1);
     let config = DomainConfig::parse(config).unwrap();
     let names = (config.name().unwrap(), config.uuid().unwrap());
     assert_eq!(names, ("web1.restoring", sample_uuid()));

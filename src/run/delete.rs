@@ -115,7 +115,7 @@ fn inherit_marks(record: &Record) {
         let Some(mark) = marks::of(&disk.path).filter(|mark| mark.id == record.id) else {
             continue;
         };
-        match delete::heir(record) {
+        match delete::new_parent(record) {
             Some(id) => marks::put(&disk.path, Mark { id, at: mark.at }),
             None => marks::clear(&disk.path),
         }

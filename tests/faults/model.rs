@@ -97,7 +97,7 @@ pub struct Model {
 impl Model {
     /// A host before a plan, on which the guest runs or not.
     pub fn new(plan: &Plan, guest: Guest) -> Model {
-        let undo_revert = plan.stranded.steps.iter().flat_map(|step| match step {
+        let undo_revert = plan.on_failure.steps.iter().flat_map(|step| match step {
             Step::UndoRevert { disks, .. } => disks.concat(),
             _ => Vec::new(),
         });
@@ -157,13 +157,13 @@ impl Model {
                 }
                 state.beside = Guest::Gone;
             }
-            Switch::Leave { .. } => state.nameless = true,
-            Switch::Return { .. } => state.nameless = false,
-            Switch::TakeName { .. } if !state.nameless => {
+            Switch::RenameOld { .. } => state.nameless = true,
+            Switch::UndoRenameOld { .. } => state.nameless = false,
+            Switch::RenameNew { .. } if !state.nameless => {
                 return Err(Error::failed("the other one has the name"));
             }
-            Switch::TakeName { .. } => state.named = true,
-            Switch::DropName { .. } => state.named = false,
+            Switch::RenameNew { .. } => state.named = true,
+            Switch::UndoRenameNew { .. } => state.named = false,
             Switch::Run { .. } if state.guest == Guest::Runs => {
                 return Err(Error::failed("both would run"));
             }
@@ -181,7 +181,7 @@ impl Model {
                 state.volumes.remove(from);
                 state.volumes.insert(to.clone());
             }
-            Switch::Settle { .. } => {
+            Switch::UpdateConfig { .. } => {
                 let not_yet = self.renames.iter().any(|(from, to)| {
                     let image = self.renames.iter().any(|(other, _)| other == to);
                     image && state.volumes.contains(from)

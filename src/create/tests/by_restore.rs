@@ -235,8 +235,8 @@ fn everything_before_the_transaction_can_be_taken_back() {
 #[test]
 fn a_domain_that_is_down_can_be_brought_back_whether_the_image_is_complete_or_not() {
     let plan = planned(&[], |_| {});
-    assert_eq!(plan.stranded.steps, [], "nothing may be removed: the snapshot needs it");
-    let left = &plan.stranded.left;
+    assert_eq!(plan.on_failure.steps, [], "nothing may be removed: the snapshot needs it");
+    let left = &plan.on_failure.left;
     let commands: Vec<_> = left.iter().filter_map(|left| left.command.as_deref()).collect();
     assert_eq!(
         commands,
@@ -262,7 +262,7 @@ fn before_the_domain_is_destroyed_all_of_its_memory_is_in_the_image() {
     assert_eq!(at(&Step::FinishCompression), suspend.map(|suspend| suspend + 1));
     assert_eq!(at(&Step::SyncAndVerifyImage), suspend.map(|suspend| suspend + 2));
     assert_eq!(
-        plan.stranded.left[1].command.as_deref(),
+        plan.on_failure.left[1].command.as_deref(),
         Some(
             "xl destroy web1; zstd -dc </var/lib/xen/snapshots/web1/s1.xlsave.partial \
              | xl restore /dev/stdin"
@@ -285,7 +285,7 @@ fn what_is_typed_is_quoted() {
     let path = PathBuf::from("/srv/my images/s1.xlsave");
     let image = ImagePlace::File { path, trouble: None, free: 1 << 40 };
     let plan = plan(&job, &Seen { image, ..seen_on_loop(&job) }).unwrap();
-    let command = plan.stranded.left[0].command.as_deref();
+    let command = plan.on_failure.left[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert '/srv/my images/s1.xlsave'"));
 }
 

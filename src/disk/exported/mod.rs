@@ -41,7 +41,7 @@ impl Planner for Exported {
     /// Plans an overlay for a new domain.
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
         let record = &found.record;
-        if context.beside.is_none_or(|domain| domain.heir) {
+        if context.beside.is_none_or(|domain| domain.replacement) {
             return Err(refuse_revert(record, "it is a copy in an export, not the disk itself")
                 .hint(
                     "create a new domain from the export: xl-snapshot revert --as NAME --overlay-dir DIR IMAGE",
@@ -93,7 +93,7 @@ mod tests {
 
     fn beside(found: &DiskFound) -> Result<DiskRevert> {
         let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
-        let domain = Beside { name: "web2", uuid: Uuid::nil(), heir: false };
+        let domain = Beside { name: "web2", uuid: Uuid::nil(), replacement: false };
         revert(found, RevertContext { beside: Some(domain), ..revert_context(&keep, &volumes) })
     }
 

@@ -82,10 +82,10 @@ impl Planner for Internal {
         seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
         seen.own.as_ref().map_err(|why| refuse(disk, why.clone()))?;
         let miscounted = || seen.header()?.miscounted(1);
-        if let Some(ailment) = seen.ailment().or_else(miscounted) {
-            return Err(refuse(disk, ailment.why()).hint(format!(
+        if let Some(defect) = seen.defect().or_else(miscounted) {
+            return Err(refuse(disk, defect.why()).hint(format!(
                 "{}; or take an external snapshot: --disk {},external",
-                ailment.remedy(disk.file()),
+                defect.remedy(disk.file()),
                 disk.vdev
             )));
         }
@@ -141,8 +141,8 @@ impl Planner for Internal {
         }
 
         if !found.needs_copy() && context.beside.is_none() {
-            if let Some(ailment) = found.ailment() {
-                return Err(refuse(ailment.why()).hint(ailment.remedy(path)));
+            if let Some(defect) = found.defect() {
+                return Err(refuse(defect.why()).hint(defect.remedy(path)));
             }
             let elsewhere = found.top.as_deref().filter(|_| found.runs_elsewhere());
             return Ok(DiskRevert {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use self::kept::Lvm;
 use self::recorded::{Recorded, check_name, keep_name};
-use self::thin::{thin, thin_beside, thin_of_heir};
+use self::thin::{thin, thin_beside, thin_of_replacement};
 use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DiskDelete, Family, Wishes};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
@@ -201,8 +201,8 @@ impl Planner for Lvm {
             [snapshot] if snapshot.is_thin() => {
                 check_pool(volumes, snapshot).map_err(|why| refuse_revert(disk, why))?;
                 match context.beside {
-                    Some(domain) if domain.heir => {
-                        thin_of_heir(&recorded, snapshot, origin, volumes, context)
+                    Some(domain) if domain.replacement => {
+                        thin_of_replacement(&recorded, snapshot, origin, volumes, context)
                     }
                     Some(domain) => thin_beside(&recorded, snapshot, volumes, domain),
                     None => thin(&recorded, snapshot, origin, volumes, context),

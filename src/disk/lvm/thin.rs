@@ -39,7 +39,7 @@ pub(super) fn thin_beside(
 
 /// A new volume for a domain that replaces the original one: after the switch both volumes are renamed, as in
 /// [`thin`].
-pub(super) fn thin_of_heir(
+pub(super) fn thin_of_replacement(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
     origin: Option<&Volume>,

@@ -51,8 +51,8 @@ impl Planner for Reflink {
         let proof = found.check_frozen(copy, self.proof.as_ref())?;
         let path = &found.record.path;
         let keep = &found.place.path;
-        if context.beside.is_some_and(|domain| domain.heir) {
-            let new = aside(keep);
+        if context.beside.is_some_and(|domain| domain.replacement) {
+            let new = old_after_switch(keep);
             // If the domain runs on the file itself, and the file is no base, nothing needs it
             // afterwards.
             let writable = found.file.as_ref().is_ok_and(|file| file.writable);
@@ -82,7 +82,7 @@ impl Planner for Reflink {
         }
         // It is a base, or the domain no longer uses it: like any base, it is not rewritten.
         if found.runs_elsewhere() || found.file.as_ref().is_ok_and(|file| !file.writable) {
-            let new = aside(keep);
+            let new = old_after_switch(keep);
             return Ok(DiskRevert {
                 prepare: vec![Step::Clone {
                     from: copy.to_owned(),
@@ -95,7 +95,7 @@ impl Planner for Reflink {
             });
         }
         // The copy is made while the domain still runs: after its end only names change.
-        let new = aside(keep);
+        let new = old_after_switch(keep);
         let rename = |from: &Path, to: &Path| Step::Rename { from: from.into(), to: to.into() };
         let back = |from: &Path, to: &Path| Step::UndoRename { from: from.into(), to: to.into() };
         let mut put_back = vec![rename(&new, path)];
@@ -145,7 +145,7 @@ impl Planner for Reflink {
 
 /// The name of a new file with the content of the snapshot, derived from the name for the current
 /// contents.
-fn aside(keep: &Path) -> PathBuf {
+fn old_after_switch(keep: &Path) -> PathBuf {
     keep.with_file_name(after(&keep.file_name().unwrap_or_default().to_string_lossy()))
 }
 
@@ -261,9 +261,10 @@ mod tests {
     fn a_domain_that_is_restored_first_gets_a_raw_file_of_its_own() {
         let planned = |found: &DiskFound| {
             let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
-            let heir = Beside { name: "after-revert-x", uuid: Uuid::nil(), heir: true };
+            let replacement =
+                Beside { name: "after-revert-x", uuid: Uuid::nil(), replacement: true };
             let context = revert_context(&keep, &volumes);
-            revert(found, RevertContext { beside: Some(heir), ..context }).unwrap()
+            revert(found, RevertContext { beside: Some(replacement), ..context }).unwrap()
         };
         let found = snapshot();
         let first = planned(&found);

@@ -50,13 +50,13 @@ note: disk hdc is not put back: CD-ROM
 "
     );
     // The file must not name a removed image.
-    let stranded: Vec<_> = revert.plan.stranded.steps.iter().map(ToString::to_string).collect();
-    assert!(stranded[0].contains("its old text again"), "{stranded:?}");
-    assert_eq!(stranded[1], "wait until all of domain 3 is gone");
-    assert_eq!(stranded[2], "put the disks of web1 back to what they held before");
-    assert_eq!(stranded[3], "wake the domain's xl process 77");
-    assert_eq!(stranded[4], "remove /srv/new1.qcow2");
-    let left = &revert.plan.stranded.left[0];
+    let on_failure: Vec<_> = revert.plan.on_failure.steps.iter().map(ToString::to_string).collect();
+    assert!(on_failure[0].contains("its old text again"), "{on_failure:?}");
+    assert_eq!(on_failure[1], "wait until all of domain 3 is gone");
+    assert_eq!(on_failure[2], "put the disks of web1 back to what they held before");
+    assert_eq!(on_failure[3], "wake the domain's xl process 77");
+    assert_eq!(on_failure[4], "remove /srv/new1.qcow2");
+    let left = &revert.plan.on_failure.left[0];
     assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/web1.record"));
 }
 

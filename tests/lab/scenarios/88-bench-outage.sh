@@ -10,7 +10,7 @@
 # away CASE WHO COMMAND...: as watched, of whatever domain has the UUID.
 away() {
 	local id
-	id=$(domid g) && samples "$1" "$2" heirs "$id" "${@:3}"
+	id=$(domid g) && samples "$1" "$2" same-uuid "$id" "${@:3}"
 }
 by_first() {
 	away "$1" first xl-snapshot revert r.xlsave --restore-first --discard-current --json -v \
