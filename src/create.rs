@@ -28,7 +28,7 @@ use crate::need;
 use crate::plan::{ImageStart, OnFailure, Plan, Step, Target};
 use crate::record::{NOT_YET, Record};
 use crate::release::xl_exits_at_suspend;
-use crate::spec::DiskWish;
+use crate::spec::DiskOption;
 use crate::state::State;
 use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
@@ -49,14 +49,14 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
         .because(format!("process {pid} writes its memory, for xl save, migrate or the like"))
         .hint("wait until that has ended"));
     }
-    check_wishes(&domain, &job.request.disks, seen)?;
+    check_options(&domain, &job.request.disks, seen)?;
     drives::check(&domain, &seen.drives, &job.request.disks)?;
     let confined = seen.config.dm_restrict();
     let context = disk::Context { name: &job.name, id: job.id, volumes: &seen.volumes, confined };
     let disks = seen
         .disks
         .iter()
-        .map(|disk| disk::create(disk, job.wish(&disk.disk.vdev), context))
+        .map(|disk| disk::create(disk, job.choice(&disk.disk.vdev), context))
         .collect::<Result<Vec<_>>>()?;
     // Xen does not support it (docs/features/qemu-deprivilege.pandoc): refuse before the domain is
     // destroyed.
@@ -357,14 +357,14 @@ fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
     }
 }
 
-fn check_wishes(domain: &str, wishes: &[DiskWish], seen: &Seen) -> Result<()> {
+fn check_options(domain: &str, options: &[DiskOption], seen: &Seen) -> Result<()> {
     let disks = seen.disks.iter().map(|disk| disk.disk.vdev.as_str());
     let known: Vec<&str> =
         disks.chain(seen.drives.iter().map(|drive| drive.name.as_str())).collect();
-    let unknown = |wish: &&DiskWish| !known.iter().any(|known| same_vdev(known, &wish.vdev));
-    match wishes.iter().find(unknown) {
+    let unknown = |option: &&DiskOption| !known.iter().any(|known| same_vdev(known, &option.vdev));
+    match options.iter().find(unknown) {
         None => Ok(()),
-        Some(wish) => Err(Error::usage(format!("Domain {domain} has no disk {}", wish.vdev))
+        Some(option) => Err(Error::usage(format!("Domain {domain} has no disk {}", option.vdev))
             .hint(format!("it has: {}", known.join(" ")))),
     }
 }

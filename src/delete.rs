@@ -9,7 +9,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use crate::disk::family::{DiskDelete, Family, Member, Rewrite, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family, Member, Rewrite};
 use crate::disk::{self, mib};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Left, Result};
@@ -70,7 +70,7 @@ pub struct Rewrites {
 }
 
 /// Decides what to do with each disk, or refuses.
-pub fn disks(seen: &Seen, wishes: Wishes) -> Result<Vec<DiskDelete>> {
+pub fn disks(seen: &Seen, options: DeleteOptions) -> Result<Vec<DiskDelete>> {
     if let Some(what) = seen.unseen.first() {
         return Err(refused(seen)
             .because(format!("who rests on it is not known: {what}"))
@@ -79,7 +79,7 @@ pub fn disks(seen: &Seen, wishes: Wishes) -> Result<Vec<DiskDelete>> {
     let disks = seen
         .families
         .iter()
-        .map(|family| disk::delete(family, wishes))
+        .map(|family| disk::delete(family, options))
         .collect::<Result<Vec<_>>>()?;
     let mut sums: Vec<(u64, u64, u64, &Path)> = Vec::new();
     for (device, free, needed, path) in disks.iter().flat_map(|disk| &disk.room) {

@@ -22,7 +22,7 @@ use crate::tool::quote;
 use crate::tool::volumes::Volume;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wishes {
+pub struct Options {
     /// Leave the domain paused.
     pub paused: bool,
     /// Delete what the domain wrote since the snapshot.
@@ -128,7 +128,7 @@ pub fn keep_name(now: Timestamp) -> SnapshotName {
 }
 
 /// Plans a revert, or refuses it.
-pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
+pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     let record = &found.record;
     let domain = &record.domain;
     let title = format!("Revert of {} to {}", domain.name, record.name);
@@ -150,7 +150,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         created: record.created,
         keep: &keep,
         running: found.same.is_some(),
-        discard: wishes.discard_current,
+        discard: options.discard_current,
         beside: None,
         tight: false,
         volumes: &found.volumes,
@@ -167,7 +167,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     }
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
-        if !wishes.discard_current {
+        if !options.discard_current {
             return Err(Error::refused(format!(
                 "What the disks of {} hold now cannot be kept",
                 domain.name
@@ -199,7 +199,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         }
         notes.extend(disk.note.iter().map(|note| format!("disk {vdev}: {note}")));
         match &disk.kept {
-            Some(kept) if wishes.discard_current && !disk.discard.is_empty() => {
+            Some(kept) if options.discard_current && !disk.discard.is_empty() => {
                 notes.push(format!("what {vdev} holds now is deleted: {kept}"));
             }
             Some(kept) => notes.push(format!("what {vdev} holds now stays in {kept}")),
@@ -273,17 +273,17 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
                 config: config.to_json(),
                 image: None,
             });
-            if !wishes.paused {
+            if !options.paused {
                 finish.push(Step::Unpause { uuid: domain.uuid, domain: domain.name.clone() });
             }
         }
         Onward::Start(cfg) => onward.push(Step::CreateDomain {
             domain: domain.name.clone(),
             cfg: cfg.clone(),
-            paused: wishes.paused,
+            paused: options.paused,
         }),
     }
-    if wishes.discard_current {
+    if options.discard_current {
         finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
     }
 

@@ -111,7 +111,7 @@ fn seen(frozen: u64, overlay: u64) -> Seen {
 }
 
 fn planned(seen: &Seen, flatten: bool) -> Result<Plan> {
-    let disks = disks(seen, Wishes { flatten })?;
+    let disks = disks(seen, DeleteOptions { flatten })?;
     plan(seen, &disks, &Rewrites::default())
 }
 
@@ -346,7 +346,7 @@ fn where_one_way_is_closed_the_other_is_taken() {
     let how = |change: &dyn Fn(&mut Seen)| {
         let mut seen = seen(5 << 20, 4 << 20);
         change(&mut seen);
-        disks(&seen, Wishes::default()).unwrap()[0].merged[0].how
+        disks(&seen, DeleteOptions::default()).unwrap()[0].merged[0].how
     };
     assert_eq!(how(&|_| ()), "commit");
     assert_eq!(how(&|seen| base(seen).room.1 = 0), "stream");
@@ -361,10 +361,10 @@ fn a_file_of_the_users_own_is_kept() {
     let mut alone = seen(5 << 20, 4 << 20);
     alone.families[0].overlays.clear();
     base(&mut alone).open_in.clear();
-    let removed = |seen: &Seen| disks(seen, Wishes::default()).unwrap().remove(0).removed;
+    let removed = |seen: &Seen| disks(seen, DeleteOptions::default()).unwrap().remove(0).removed;
     assert_eq!(removed(&alone), ["/srv/f.qcow2"]);
     base(&mut alone).ours = false;
     assert!(removed(&alone).is_empty());
-    let kept = disks(&alone, Wishes::default()).unwrap().remove(0).kept.unwrap();
+    let kept = disks(&alone, DeleteOptions::default()).unwrap().remove(0).kept.unwrap();
     assert!(kept.contains("rm /srv/f.qcow2"), "{kept}");
 }

@@ -13,8 +13,8 @@ use crate::tool::volumes;
 
 const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555666666);
 
-fn wishes() -> Wishes {
-    Wishes {
+fn options() -> Options {
+    Options {
         paused: false,
         discard_current: false,
         copy: true,
@@ -70,7 +70,7 @@ fn found_thick() -> Found {
 
 #[test]
 fn the_plan() {
-    let planned = plan(&found(), &wishes()).unwrap();
+    let planned = plan(&found(), &options()).unwrap();
     assert_eq!(
         planned.plan.to_string(),
         "\
@@ -114,7 +114,7 @@ fn sample_uuid() -> Uuid {
 
 #[test]
 fn a_thin_volume_has_its_name_in_the_end() {
-    let planned = plan(&found_thin(), &Wishes { discard_current: true, ..wishes() }).unwrap();
+    let planned = plan(&found_thin(), &Options { discard_current: true, ..options() }).unwrap();
     assert_eq!(
         planned.plan.to_string(),
         "\
@@ -157,7 +157,7 @@ fn a_guest_that_is_paused_is_not_paused_again() {
         let mut found = found();
         found.same.as_mut().unwrap().state = state;
         found.same.as_mut().unwrap().monitor = None;
-        let steps = plan(&found, &wishes()).unwrap().plan.prepare;
+        let steps = plan(&found, &options()).unwrap().plan.prepare;
         assert_eq!(steps.iter().any(Step::pauses_guest), pauses, "{steps:?}");
         assert!(!steps.iter().any(|step| matches!(step, Step::StopXl { .. })));
     }
@@ -165,7 +165,7 @@ fn a_guest_that_is_paused_is_not_paused_again() {
 
 #[test]
 fn a_rehearsal_takes_all_away_again() {
-    let planned = plan(&found(), &Wishes { rehearse: true, ..wishes() }).unwrap();
+    let planned = plan(&found(), &Options { rehearse: true, ..options() }).unwrap();
     let text = planned.plan.to_string();
     let steps: Vec<_> = text
         .lines()
@@ -190,16 +190,16 @@ fn every_fault() {
     for found in [found(), found_thin(), found_thick()] {
         for discard_current in [false, true] {
             for paused in [false, true] {
-                let wishes = Wishes { paused, discard_current, ..wishes() };
-                let plan = plan(&found, &wishes).unwrap().plan;
+                let options = Options { paused, discard_current, ..options() };
+                let plan = plan(&found, &options).unwrap().plan;
                 assert!(try_every_fault(&plan, Guest::Runs) > 20);
             }
         }
         let mut paused = found.clone();
         paused.same.as_mut().unwrap().state = State::Paused;
-        let paused = plan(&paused, &wishes()).unwrap().plan;
+        let paused = plan(&paused, &options()).unwrap().plan;
         assert!(try_every_fault(&paused, Guest::Paused) > 20);
-        let rehearsal = plan(&found, &Wishes { rehearse: true, ..wishes() }).unwrap().plan;
+        let rehearsal = plan(&found, &Options { rehearse: true, ..options() }).unwrap().plan;
         assert!(try_every_fault(&rehearsal, Guest::Gone) > 5);
     }
 }
@@ -213,7 +213,7 @@ fn every_fault_with_a_configuration_file() {
         backup: "/etc/xen/web1.cfg.bak".into(),
         entries: vec!["vdev=xvda".into()],
     };
-    let revert = plan(&found(), &wishes()).unwrap().with_cfg(CfgAfter::Replace(replace));
+    let revert = plan(&found(), &options()).unwrap().with_cfg(CfgAfter::Replace(replace));
     // Before steps that may take long.
     assert!(matches!(revert.plan.finish[0], Step::ReplaceCfg(_)));
     assert!(try_every_fault(&revert.plan, Guest::Runs) > 20);
@@ -221,10 +221,10 @@ fn every_fault_with_a_configuration_file() {
 
 #[test]
 fn what_is_refused() {
-    let refused = |words: &str, change: &dyn Fn(&mut Found, &mut Wishes)| {
-        let (mut found, mut wishes) = (found(), wishes());
-        change(&mut found, &mut wishes);
-        let error = plan(&found, &wishes).unwrap_err();
+    let refused = |words: &str, change: &dyn Fn(&mut Found, &mut Options)| {
+        let (mut found, mut options) = (found(), options());
+        change(&mut found, &mut options);
+        let error = plan(&found, &options).unwrap_err();
         let text = error.chain().join(": ") + ": " + error.hint.as_deref().unwrap_or_default();
         assert_eq!(error.kind, Kind::Refused, "{text}");
         assert!(text.contains(words), "{words:?} in {text:?}");

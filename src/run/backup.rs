@@ -172,7 +172,7 @@ fn adapt(args: CreateArgs, dom0: &Dom0, domain: &Domain) -> Result<CreateArgs> {
 
 fn fitting(args: CreateArgs, disks: &[Disk], off: bool) -> CreateArgs {
     let said = |disk: &Disk| {
-        let mut vdevs = args.disks.iter().filter_map(|wish| wish.split(',').next());
+        let mut vdevs = args.disks.iter().filter_map(|option| option.split(',').next());
         vdevs.any(|vdev| same_vdev(vdev, &disk.vdev))
     };
     let inside = disks.iter().filter(|disk| {

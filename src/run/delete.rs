@@ -10,7 +10,7 @@ use super::output::{print_done, print_plan, write};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, DeleteArgs};
 use crate::delete::{self, Seen};
-use crate::disk::family::{DiskDelete, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete};
 use crate::error::{Error, Kind, Left, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock};
@@ -67,7 +67,7 @@ pub(super) fn one(path: &Path, options: Options<'_>, carry_out: Execute) -> Resu
             (plan, Vec::new(), Some(record))
         }
         false => {
-            let disks = delete::disks(&seen, Wishes { flatten: options.flatten })?;
+            let disks = delete::disks(&seen, DeleteOptions { flatten: options.flatten })?;
             let switches: Vec<_> = disks.iter().flat_map(|disk| &disk.switches).collect();
             let stamp = Timestamp::now().strftime("before-delete-%Y%m%d-%H%M%S").to_string();
             let rewrites = rewrites::for_delete(&dom0.toolstack, &switches, &stamp)?;

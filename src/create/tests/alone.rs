@@ -132,10 +132,10 @@ fn every_fault_of_disks_alone() {
     let offline = alone(&[], false);
     let plan = planned(&offline, &off(seen(&offline))).unwrap();
     assert!(try_every_fault(&plan, Guest::Gone) > 20);
-    for (wishes, paused) in
+    for (options, paused) in
         [(&[][..], false), (&["xvdb,reflink"], false), (&["xvdb,reflink"], true)]
     {
-        let mut job = alone(wishes, true);
+        let mut job = alone(options, true);
         job.request.paused = paused;
         let plan = planned(&job, &recorded(seen(&job))).unwrap();
         assert!(try_every_fault(&plan, Guest::Runs) > 20);

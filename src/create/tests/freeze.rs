@@ -8,8 +8,8 @@ use crate::plan::faults::try_every_fault;
 use crate::quiesce::{Line, Wanted, Way};
 use crate::record::DisksOnly;
 
-fn quiesced(wishes: &[&str]) -> Job {
-    let mut job = alone(wishes, true);
+fn quiesced(options: &[&str]) -> Job {
+    let mut job = alone(options, true);
     job.request.crash_consistent = false;
     job.request.quiesce = Wanted::new(Some("agent"), None).unwrap();
     job
@@ -75,9 +75,9 @@ fn a_guest_that_stands_still_is_thawed_when_it_runs_again() {
 
 #[test]
 fn whatever_fails_the_guest_is_thawed() {
-    for wishes in [&[][..], &["xvdb,reflink"]] {
+    for options in [&[][..], &["xvdb,reflink"]] {
         for way in [agent(), Way::Program("/usr/local/sbin/freeze".into())] {
-            let job = quiesced(wishes);
+            let job = quiesced(options);
             let plan = planned(&job, &reached(&job, way)).unwrap();
             assert!(try_every_fault(&plan, Guest::Runs) > 40);
         }

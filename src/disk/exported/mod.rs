@@ -7,7 +7,7 @@ pub(super) mod kept;
 
 use self::kept::Exported;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{refuse, refuse_revert};
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, merge};
@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
 use crate::record::FrozenFile;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::{Whole, create_overlay};
 
 impl Exported {
@@ -34,7 +34,7 @@ impl Exported {
 }
 
 impl Planner for Exported {
-    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         Err(refuse(&seen.disk, "export makes such copies, of a snapshot".into()))
     }
 
@@ -68,7 +68,7 @@ impl Planner for Exported {
     }
 
     /// The record alone does not justify removing a file that may be the only copy.
-    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
         Err(merge::refuse(family, "it is a copy in an export")
             .hint("remove the directory of the export, once no domain has an overlay on its disks"))
     }

@@ -5,7 +5,7 @@ pub(super) mod kept;
 
 use self::kept::Internal;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
 use crate::disk::{
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::need::What;
 use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, QcowSnapshot};
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::{ImageInfo, Whole};
 use crate::tool::{check_path, qemu_img, quote};
 
@@ -73,7 +73,7 @@ impl Planner for Internal {
         seen.disk.format == Some(Format::Qcow2)
     }
 
-    fn create(seen: &DiskSeen, _: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         if disk.format != Some(Format::Qcow2) {
             return Err(refuse(disk, "only a qcow2 image can hold internal snapshots".into())
@@ -241,7 +241,7 @@ impl Planner for Internal {
         })
     }
 
-    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
         delete::plan(family, self.proof.as_ref())
     }
 }

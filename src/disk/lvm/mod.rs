@@ -18,7 +18,7 @@ use self::kept::Lvm;
 use self::recorded::{Recorded, check_name, keep_name};
 use self::thin::{thin, thin_beside, thin_of_replacement};
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::planner::Planner;
 use crate::disk::{
@@ -29,7 +29,7 @@ use crate::error::Result;
 use crate::names::is_volume_part;
 use crate::need::What;
 use crate::plan::Step;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img;
 use crate::tool::volumes::{self, Volume, device};
 
@@ -44,9 +44,13 @@ impl Planner for Lvm {
         seen.device.is_some()
     }
 
-    fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+    fn create(
+        seen: &DiskSeen,
+        choice: Option<&Choice>,
+        context: Context<'_>,
+    ) -> Result<DiskCreate> {
         let disk = &seen.disk;
-        let size = wish.and_then(|wish| wish.size);
+        let size = choice.and_then(|choice| choice.size);
         let volumes = context.volumes.as_ref().map_err(|why| refuse(disk, why.clone()))?;
         let refuse = |why: String| refuse(disk, why);
         let volume = seen
@@ -232,7 +236,7 @@ impl Planner for Lvm {
         export::plan(self, found, context, &tag).map(Some)
     }
 
-    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
         let tag = tag(family.id, &family.record.vdev);
         delete::plan(family, &tag, (&self.group, &self.snapshot))
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use self::kept::Reflink;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::merge;
 use crate::disk::parts::{after, place, record, refuse};
 use crate::disk::planner::Planner;
@@ -18,11 +18,11 @@ use crate::domain::Format;
 use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::{self, Whole};
 
 impl Planner for Reflink {
-    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         if disk.format != Some(Format::Raw) {
             return Err(refuse(
@@ -138,8 +138,8 @@ impl Planner for Reflink {
     }
 
     /// The copy may be the base of a clone.
-    fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
-        merge::delete(family, self.proof.as_ref(), wishes, true)
+    fn delete(&self, family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+        merge::delete(family, self.proof.as_ref(), options, true)
     }
 }
 

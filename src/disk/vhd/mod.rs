@@ -9,7 +9,7 @@ pub(super) mod kept;
 use self::kept::Vhd;
 pub use self::kept::target;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{place, record, refuse, refuse_revert};
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
@@ -17,7 +17,7 @@ use crate::domain::Format;
 use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::Whole;
 use crate::tool::vhd_util::{MAX_DEPTH, snapshot};
 
@@ -27,7 +27,7 @@ impl Planner for Vhd {
     }
 
     /// Plans a child.
-    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         let refuse = |why: String| refuse(disk, why);
         let file = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
@@ -101,7 +101,7 @@ impl Planner for Vhd {
         Ok(Some(DiskExport::of(from).fitting(found, proof.whole_sectors())))
     }
 
-    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
         delete::plan(family, self.proof.as_ref())
     }
 }

@@ -29,7 +29,7 @@ fn replace() -> CfgAfter {
 
 #[test]
 fn the_domain_is_started_from_a_file_that_is_right_by_then() {
-    let revert = plan(&found_alone(true), WISHES).unwrap().with_cfg(replace());
+    let revert = plan(&found_alone(true), OPTIONS).unwrap().with_cfg(replace());
     assert_eq!(
         revert.plan.to_string(),
         "\
@@ -63,7 +63,7 @@ note: disk hdc is not put back: CD-ROM
 #[test]
 fn xl_starts_it_by_an_option_and_paused_if_that_is_asked_for() {
     let start = |paused| {
-        let plan = plan(&found_alone(false), Wishes { paused, ..WISHES }).unwrap().plan;
+        let plan = plan(&found_alone(false), Options { paused, ..OPTIONS }).unwrap().plan;
         plan.onward.last().unwrap().by_hand().unwrap()
     };
     assert_eq!(start(false), "xl create -q -f '/etc/xen/web 1.cfg'");
@@ -75,8 +75,8 @@ fn every_fault_without_memory() {
     for (running, guest) in [(true, Guest::Runs), (false, Guest::Gone)] {
         for discard_current in [false, true] {
             for paused in [false, true] {
-                let wishes = Wishes { paused, discard_current };
-                let revert = plan(&found_alone(running), wishes).unwrap();
+                let options = Options { paused, discard_current };
+                let revert = plan(&found_alone(running), options).unwrap();
                 assert!(try_every_fault(&revert.plan, guest) > 10);
                 assert!(try_every_fault(&revert.with_cfg(replace()).plan, guest) > 10);
             }
@@ -89,7 +89,7 @@ fn what_is_refused_without_memory() {
     let refused = |words: &str, change: fn(&mut Found)| {
         let mut found = found_alone(true);
         change(&mut found);
-        let error = plan(&found, WISHES).unwrap_err();
+        let error = plan(&found, OPTIONS).unwrap_err();
         let text = error.chain().join(": ");
         assert!(error.kind == Kind::Refused && text.contains(words), "{words:?} in {text:?}");
     };

@@ -62,11 +62,11 @@ pub(crate) fn found_volumes(free: u64) -> Found {
     found
 }
 
-pub(super) const DISCARD: Wishes = Wishes { discard_current: true, ..WISHES };
+pub(super) const DISCARD: Options = Options { discard_current: true, ..OPTIONS };
 
 #[test]
 fn disks_are_put_back_at_the_same_time_each_in_its_order() {
-    let plan = plan(&found_volumes(136 << 20), WISHES).unwrap().plan;
+    let plan = plan(&found_volumes(136 << 20), OPTIONS).unwrap().plan;
     assert_eq!(
         plan.to_string(),
         "\
@@ -93,7 +93,7 @@ note: what xvdb holds now stays in the volume vg0/b.before-revert-20260302-00000
 
 #[test]
 fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_done() {
-    let plan = plan(&found_volumes(136 << 20), WISHES).unwrap().plan;
+    let plan = plan(&found_volumes(136 << 20), OPTIONS).unwrap().plan;
     let words = |steps: &[Step]| steps.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(words(&plan.prepare)[1..], ["make sure that domain 3 is still there"]);
     assert_eq!(
@@ -110,7 +110,7 @@ fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_don
 
 #[test]
 fn the_image_is_not_switched_and_the_users_file_stays_right() {
-    let revert = plan(&found_volumes(136 << 20), WISHES).unwrap();
+    let revert = plan(&found_volumes(136 << 20), OPTIONS).unwrap();
     assert_eq!(revert.images, [None, None]);
     assert!(revert.cfg_lines.is_empty());
 }
@@ -130,7 +130,7 @@ fn what_is_kept_until_the_end_is_deleted_after_the_guest_runs() {
 
 #[test]
 fn volumes_that_can_be_kept_only_one_by_one_are_refused_together() {
-    let error = plan(&found_volumes(128 << 20), WISHES).unwrap_err();
+    let error = plan(&found_volumes(128 << 20), OPTIONS).unwrap_err();
     assert_eq!(
         error.chain(),
         [
@@ -163,7 +163,7 @@ fn a_running_domain_is_told_from_one_that_is_gone() {
         found.same = same;
         let Ok(volumes) = &mut found.volumes else { unreachable!() };
         volumes[1].merging = true;
-        plan(&found, WISHES)
+        plan(&found, OPTIONS)
     };
     let running = found_volumes(0).same;
     let error = waiting(running).unwrap_err();
@@ -175,7 +175,7 @@ fn a_running_domain_is_told_from_one_that_is_gone() {
 #[test]
 fn what_the_kernel_has_open_is_put_back_when_all_of_the_domain_is_gone() {
     let awaited = |found: &Found| {
-        let onward = plan(found, WISHES).unwrap().plan.onward;
+        let onward = plan(found, OPTIONS).unwrap().plan.onward;
         onward.iter().position(|step| matches!(step, Step::AwaitDestroyed { .. })).unwrap()
     };
     // Images that only QEMU has open are reverted before that.

@@ -105,7 +105,7 @@ wait $waiting || fail "exit status $? after the waiting: $(<w3.err.out)"
 more_ticks g 2
 not_torn g
 
-# A terminal, by script(1): a bar, and colours; without, if that is wished.
+# A terminal, by script(1): a bar, and colours; without, if the user asks for that.
 terminal() { TERM=xterm SHELL=/bin/sh script -q -e -c "$1" /dev/null </dev/null >terminal.out; }
 mark g
 terminal "xl-snapshot revert $image"

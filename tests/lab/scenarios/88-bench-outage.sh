@@ -49,9 +49,9 @@ for mem in 256 1024; do
 			disks_up "$count"
 			guest_up g reboot=destroy "mem=$mem" tick=1000 "${disks[@]}"
 			rm -f r.xlsave ./*.after-*
-			wishes=()
-			for vdev in "${vdevs[@]}"; do wishes+=(-d "$vdev,external"); done
-			create g r.xlsave --name r "${wishes[@]}"
+			options=()
+			for vdev in "${vdevs[@]}"; do options+=(-d "$vdev,external"); done
+			create g r.xlsave --name r "${options[@]}"
 		}
 		up
 		for ((round = 0; round < rounds; round++)); do
