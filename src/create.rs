@@ -209,7 +209,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     if !by_restore.is_empty() {
         prepare.push(Step::SyncAndVerifyImage);
     }
-    prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
+    prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.in_pause.clone()).collect()));
     let switch =
         if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
     // As late as possible, but before we change the stored configuration.

@@ -32,7 +32,7 @@ pub struct DiskCreate {
     /// Steps before the guest is suspended.
     pub prepare: Vec<Step>,
     /// Steps while the guest is suspended.
-    pub still: Vec<Step>,
+    pub in_pause: Vec<Step>,
     /// Its action in the QMP transaction.
     pub action: Option<Action>,
     /// The image in which the guest continues, if it changes.
@@ -50,7 +50,7 @@ impl DiskCreate {
     pub(super) fn of(record: DiskRecord) -> Self {
         DiskCreate {
             prepare: Vec::new(),
-            still: Vec::new(),
+            in_pause: Vec::new(),
             action: None,
             switch: None,
             by_restore: false,

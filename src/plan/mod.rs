@@ -76,12 +76,12 @@ pub struct OnFailure {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}:", self.title)?;
-        let mut still = false;
+        let mut paused = false;
         let steps = self.prepare.iter().chain(&self.commit).chain(&self.onward).chain(&self.finish);
         for (number, step) in steps.enumerate() {
-            let bar = if still { '|' } else { ' ' };
+            let bar = if paused { '|' } else { ' ' };
             writeln!(f, "{:>4} {bar} {step}", number + 1)?;
-            still = (still || step.pauses_guest()) && !step.resumes_guest();
+            paused = (paused || step.pauses_guest()) && !step.resumes_guest();
         }
         if self.prepare.iter().any(Step::pauses_guest) {
             writeln!(f, "     | the guest stands still")?;

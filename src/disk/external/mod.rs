@@ -197,7 +197,7 @@ mod tests {
         let planned = plan(&seen(LOOP)).unwrap();
         assert!(planned.by_restore);
         assert_eq!(planned.action, None);
-        assert_eq!(planned.still, []);
+        assert_eq!(planned.in_pause, []);
         assert_eq!(planned.switch, Some(("/srv/new".into(), Format::Qcow2)));
         // Its size is that of the file: QEMU does not have it.
         assert_eq!(

@@ -105,7 +105,7 @@ impl Planner for Internal {
         if seen.served == Some(Served::Nobody) {
             let path = disk.file().to_owned();
             return Ok(DiskCreate {
-                still: vec![Step::TakeInternal { path, name: context.name.clone() }],
+                in_pause: vec![Step::TakeInternal { path, name: context.name.clone() }],
                 ..DiskCreate::of(record(seen, Internal { proof: None }))
             });
         }

@@ -112,7 +112,7 @@ impl Planner for Lvm {
             (volumes::snapshot_thick(&volume.path(), &name, &tag, size), Some(size))
         };
         Ok(DiskCreate {
-            still: vec![Step::Undoable {
+            in_pause: vec![Step::Undoable {
                 call,
                 undo: volumes::remove_tagged(&volume.group, &name, &tag),
             }],

@@ -36,7 +36,7 @@ impl Planner for Reflink {
         }
         let copy = place(seen)?.to_owned();
         Ok(DiskCreate {
-            still: vec![Step::Clone {
+            in_pause: vec![Step::Clone {
                 from: disk.file().to_owned(),
                 to: copy.clone(),
                 writable: false,
@@ -189,8 +189,8 @@ mod tests {
         for served in [Served::Blkback, Served::Qemu] {
             let planned = plan(&DiskSeen { served: Some(served), ..disk() }).unwrap();
             let clone = Step::Clone { from: "/srv/b.img".into(), to: COPY.into(), writable: false };
-            assert_eq!(planned.still, [clone]);
-            assert_eq!(words(&undo(&planned.still)), [format!("remove {COPY}")]);
+            assert_eq!(planned.in_pause, [clone]);
+            assert_eq!(words(&undo(&planned.in_pause)), [format!("remove {COPY}")]);
             // The guest stays on its file.
             assert_eq!((planned.prepare, planned.action, planned.switch), (vec![], None, None));
             assert!(!planned.by_restore);

@@ -49,7 +49,7 @@ impl Planner for Vhd {
             prepare: protect.into_iter().collect(),
             // While the guest is suspended, because a child records when its parent was last
             // written to.
-            still: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
+            in_pause: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
             switch: Some((target(&child), Format::Raw)),
             by_restore: seen.served != Some(Served::Nobody),
             ..DiskCreate::of(record(seen, Vhd { child, proof: None }))
@@ -155,7 +155,7 @@ mod tests {
         let planned = plan(&disk()).unwrap();
         assert_eq!(words(&planned.prepare), ["make /srv/c.vhd read-only: it becomes a base"]);
         assert_eq!(
-            words(&planned.still),
+            words(&planned.in_pause),
             [format!("make {CHILD}: vhd-util snapshot -e -l 30 -n {CHILD} -p /srv/c.vhd")]
         );
         assert_eq!(planned.switch, Some((format!("vhd:{CHILD}").into(), Format::Raw)));
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(planned.action, None);
         assert_eq!(planned.record.path, Path::new("/srv/c.vhd"));
         assert_eq!(planned.record.snapshot, Kept::Vhd(Vhd { child: CHILD.into(), proof: None }));
-        assert_eq!(words(&undo(&planned.still)), [format!("remove {CHILD}")]);
+        assert_eq!(words(&undo(&planned.in_pause)), [format!("remove {CHILD}")]);
     }
 
     #[test]

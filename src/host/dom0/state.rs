@@ -15,7 +15,7 @@ use super::round::Round;
 use crate::domain::DomainId;
 use crate::error::{Error, Left, Result};
 use crate::host::export::steps::Exporter;
-use crate::host::freezer::Ice;
+use crate::host::freezer::ActiveFreeze;
 use crate::host::guard::Guard;
 use crate::host::image::beside::Unverified;
 use crate::host::image::{ImageWriter, Source};
@@ -98,7 +98,7 @@ pub struct Dom0 {
     /// The connection that watches a save; also closed only then.
     pub(super) lookout: Option<Libxl>,
     /// The freeze of the guest's file systems.
-    pub(super) ice: Ice,
+    pub(super) freeze: ActiveFreeze,
     /// What an export has made so far.
     pub(super) exporter: Exporter,
     pub(super) done: Done,
@@ -150,7 +150,7 @@ impl Dom0 {
             messages: Vec::new(),
             meters: Vec::new(),
             lookout: None,
-            ice: Ice::default(),
+            freeze: ActiveFreeze::default(),
             exporter: Exporter::default(),
             done: Done::default(),
         }

@@ -268,9 +268,9 @@ impl Dom0 {
         self.short_of_room = saving.short.into_inner();
         self.cpu_time = cpu_time;
         self.other_saver = other;
-        let still = suspended_at.elapsed();
-        if live && result.is_ok() && still >= LONG {
-            self.busy = Some((last, still));
+        let pause = suspended_at.elapsed();
+        if live && result.is_ok() && pause >= LONG {
+            self.busy = Some((last, pause));
         }
         result
     }
@@ -356,7 +356,7 @@ impl Dom0 {
         if !gone && result.is_ok() && !self.suspend_failed {
             self.warn_of_savers(domain);
         }
-        self.messages.extend(self.busy.take().map(|(round, still)| round.of_a_busy_guest(still)));
+        self.messages.extend(self.busy.take().map(|(round, pause)| round.of_a_busy_guest(pause)));
         if self.suspend_failed {
             return self.resume_latecomer(domain);
         }
