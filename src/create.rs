@@ -21,7 +21,7 @@ use self::parts::{
 use crate::disk::kind::{Content, Role};
 use crate::disk::{self, DiskCreate, DiskSeen, lvm, mib};
 use crate::domain::GuestType;
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::names::same_vdev;
 use crate::need;
@@ -265,19 +265,19 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
         config.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
     }
     let restore = restore_command(&partial_path(path), job.request.compress.is_some());
-    let left = |what: &str, command: String| Left {
+    let remaining = |what: &str, command: String| Remaining {
         what: format!("Domain {domain} does not run: {what}"),
         command: Some(command),
     };
     let on_failure = OnFailure {
         down: format!("Domain {domain} is down"),
         steps: Vec::new(),
-        left: vec![
-            left(
+        remaining: vec![
+            remaining(
                 "its memory and disks are in the snapshot, from which it goes on",
                 revert_command(path),
             ),
-            left(
+            remaining(
                 "should the image still be unfinished, the disks are as they were when it was saved",
                 format!("xl destroy {}; {restore}", quote(&domain)),
             ),
@@ -286,7 +286,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     let mut onward = Vec::new();
     // It has not seen the suspend yet, and ends with the domain.
     onward.extend(seen.xl_to_stop().map(|process| Step::ContinueXl { process }));
-    let way_out = on_failure.left[1].clone();
+    let way_out = on_failure.remaining[1].clone();
     onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
     // Proofs are taken only when nobody has the images open.
     onward.push(Step::AwaitDestroyed { domain: seen.domain.clone() });

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::family::{DeleteOptions, DiskDelete, Family, Member, Rewrite};
 use crate::disk::{self, mib};
 use crate::domain::{DomainConfig, DomainId};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::memory::deleting_path;
 use crate::names::same_vdev;
 use crate::plan::deletion::{Change, Deletion};
@@ -160,14 +160,14 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     plan.on_failure = OnFailure {
         down: String::new(),
         steps: stopped.into_iter().map(|process| Step::ContinueXl { process }).collect(),
-        left: vec![half_deleted(&seen.image, name.as_str())],
+        remaining: vec![half_deleted(&seen.image, name.as_str())],
     };
     Ok(plan)
 }
 
 /// What remains after an interrupted deletion.
-pub fn half_deleted(image: &Path, name: &str) -> Left {
-    Left {
+pub fn half_deleted(image: &Path, name: &str) -> Remaining {
+    Remaining {
         what: format!(
             "Snapshot {name} is half deleted, and cannot be reverted to; every other snapshot is as good \
              as before"

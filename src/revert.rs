@@ -11,7 +11,7 @@ use uuid::Uuid;
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
 use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::names::{SnapshotName, same_vdev};
 use crate::need::{self, Rank, Trouble};
 use crate::plan::{OnFailure, Plan, Step, undo};
@@ -227,7 +227,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
         domain: domain.name.clone(),
         disks: undo_revert.into_iter().filter(|steps| !steps.is_empty()).collect(),
     });
-    let way_out = Left {
+    let way_out = Remaining {
         what: format!(
             "Domain {} is down; the snapshot is untouched and can be reverted to again",
             domain.name
@@ -240,9 +240,9 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     let kept = kept.filter_map(|(disk, seen)| {
         let (vdev, kept) = (&seen.record.vdev, disk.kept.as_ref()?);
         let what = format!("If {vdev} has been put back already, what it held is in {kept}");
-        Some(Left { what, command: None })
+        Some(Remaining { what, command: None })
     });
-    let left = [way_out.clone()].into_iter().chain(kept).collect();
+    let remaining = [way_out.clone()].into_iter().chain(kept).collect();
     let steps = |of: fn(&DiskRevert) -> &[Step]| disks.iter().map(of).collect::<Vec<_>>();
     let mut prepare = Step::in_rounds(&steps(|disk| &disk.prepare));
     match &found.same {
@@ -302,7 +302,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
         on_failure: OnFailure {
             down: format!("Domain {} is down", domain.name),
             steps: destroyed.into_iter().chain(undo_revert).chain(undo(&prepare)).collect(),
-            left,
+            remaining,
         },
         prepare,
         finish,

@@ -152,7 +152,7 @@ fn a_stream_changes_no_path_and_wins_a_tie() {
     );
     assert!(plan.onward_again);
     assert_eq!(
-        plan.on_failure.left[0].command.as_deref(),
+        plan.on_failure.remaining[0].command.as_deref(),
         Some("xl-snapshot delete /kept/web1/s1.xlsave")
     );
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 pub use self::source::Source;
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::host::compress::Compressor;
 use crate::host::files;
 use crate::host::pump::{LaterSums, Pump};
@@ -395,7 +395,9 @@ impl ImageWriter {
             Target::File(path) => Some(format!("rm {}", quote(partial_path(path)))),
             Target::Stdout => None,
         };
-        Error::failed("Compressing the image").because(why).unfinished(vec![Left { what, command }])
+        Error::failed("Compressing the image")
+            .because(why)
+            .unfinished(vec![Remaining { what, command }])
     }
 
     fn plain_header(&self, record: &Record) -> io::Result<Vec<u8>> {

@@ -35,7 +35,7 @@ pub use step::{deletion, export};
 pub use switch::{Image, Replacement, Switch};
 pub use text::Text;
 
-use crate::error::Left;
+use crate::error::Remaining;
 
 /// See the module documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub struct OnFailure {
     /// Steps to try: they remove what is useless now.
     pub steps: Vec<Step>,
     /// What the user must know, and the way out.
-    pub left: Vec<Left>,
+    pub remaining: Vec<Remaining>,
 }
 
 /// The plan as `--dry-run` shows it. A bar marks the steps while the guest is paused.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::DomainId;
-use crate::error::Left;
+use crate::error::Remaining;
 use crate::names::SnapshotName;
 use crate::plan::Switch;
 use crate::process::Process;
@@ -164,7 +164,7 @@ pub enum Step {
     Destroy {
         domain: DomainId,
         /// What to report if the domain is gone, but its disks are still in use.
-        way_out: Left,
+        way_out: Remaining,
     },
     /// Waits until libxl has destroyed the domain completely: then its name is free, and dom0's kernel has
     /// closed its disks.

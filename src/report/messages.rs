@@ -142,10 +142,10 @@ pub fn error_text(error: &Error) -> String {
     // A line of what a name or a tool says is never one of ours, which say what to type.
     let one = |text: &str| text.replace('\n', "\n       ");
     let mut text = format!("xl-snapshot: {}", one(&error.chain().join(": ")));
-    for left in &error.left {
+    for remaining in &error.remaining {
         // Writing to a String cannot fail.
-        let _ = write!(text, "\nleft:  {}", one(&left.what));
-        if let Some(command) = &left.command {
+        let _ = write!(text, "\nleft:  {}", one(&remaining.what));
+        if let Some(command) = &remaining.command {
             let _ = write!(text, "\n       {}", one(command));
         }
     }
@@ -164,11 +164,11 @@ pub fn error_text(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Left;
+    use crate::error::Remaining;
 
     fn error() -> Error {
-        let left = Left { what: "A file".into(), command: Some("rm /a".into()) };
-        Error::failed("No").because("Too late: note: it").hint("Begin").unfinished(vec![left])
+        let remaining = Remaining { what: "A file".into(), command: Some("rm /a".into()) };
+        Error::failed("No").because("Too late: note: it").hint("Begin").unfinished(vec![remaining])
     }
 
     #[test]

@@ -397,6 +397,6 @@ fn the_snapshot_of_then_is_applied_whatever_others_are_called() {
 #[test]
 fn a_failure_after_the_domain_is_gone_says_how_to_bring_it_back() {
     let plan = plan(&found(), OPTIONS).unwrap().plan;
-    let left = &plan.on_failure.left[0];
-    assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/s1.xlsave"));
+    let remaining = &plan.on_failure.remaining[0];
+    assert_eq!(remaining.command.as_deref(), Some("xl-snapshot revert /x/s1.xlsave"));
 }

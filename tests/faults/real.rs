@@ -69,7 +69,8 @@ fn execute_with_faults(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
 }
 
 fn summary(result: &Result<()>, trace: Vec<String>) -> ((u8, usize), Vec<String>) {
-    let end = result.as_ref().err().map_or((0, 0), |error| (error.exit_code(), error.left.len()));
+    let end =
+        result.as_ref().err().map_or((0, 0), |error| (error.exit_code(), error.remaining.len()));
     (end, trace)
 }
 

@@ -236,8 +236,9 @@ fn everything_before_the_transaction_can_be_taken_back() {
 fn a_domain_that_is_down_can_be_brought_back_whether_the_image_is_complete_or_not() {
     let plan = planned(&[], |_| {});
     assert_eq!(plan.on_failure.steps, [], "nothing may be removed: the snapshot needs it");
-    let left = &plan.on_failure.left;
-    let commands: Vec<_> = left.iter().filter_map(|left| left.command.as_deref()).collect();
+    let remaining = &plan.on_failure.remaining;
+    let commands: Vec<_> =
+        remaining.iter().filter_map(|remaining| remaining.command.as_deref()).collect();
     assert_eq!(
         commands,
         [
@@ -245,13 +246,15 @@ fn a_domain_that_is_down_can_be_brought_back_whether_the_image_is_complete_or_no
             "xl destroy web1; xl restore /var/lib/xen/snapshots/web1/s1.xlsave.partial",
         ]
     );
-    assert!(left.iter().all(|left| left.what.starts_with("Domain web1 does not run")));
+    assert!(
+        remaining.iter().all(|remaining| remaining.what.starts_with("Domain web1 does not run"))
+    );
     let way_out = plan.onward.iter().find_map(|step| match step {
         Step::Destroy { way_out, .. } => Some(way_out),
         _ => None,
     });
     // While the domain is being destroyed the image is not complete.
-    assert_eq!(way_out, Some(&left[1]));
+    assert_eq!(way_out, Some(&remaining[1]));
 }
 
 #[test]
@@ -262,7 +265,7 @@ fn before_the_domain_is_destroyed_all_of_its_memory_is_in_the_image() {
     assert_eq!(at(&Step::FinishCompression), suspend.map(|suspend| suspend + 1));
     assert_eq!(at(&Step::SyncAndVerifyImage), suspend.map(|suspend| suspend + 2));
     assert_eq!(
-        plan.on_failure.left[1].command.as_deref(),
+        plan.on_failure.remaining[1].command.as_deref(),
         Some(
             "xl destroy web1; zstd -dc </var/lib/xen/snapshots/web1/s1.xlsave.partial \
              | xl restore /dev/stdin"
@@ -285,7 +288,7 @@ fn what_is_typed_is_quoted() {
     let path = PathBuf::from("/srv/my images/s1.xlsave");
     let image = ImagePlace::File { path, trouble: None, free: 1 << 40 };
     let plan = plan(&job, &Seen { image, ..seen_on_loop(&job) }).unwrap();
-    let command = plan.on_failure.left[0].command.as_deref();
+    let command = plan.on_failure.remaining[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert '/srv/my images/s1.xlsave'"));
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::memory::not_complete;
 use super::state::{Dom0, caused, failed};
 use crate::domain::{DomainId, Format};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::host::cfg;
 use crate::host::guard::Note;
 use crate::host::record_file::RecordFile;
@@ -140,11 +140,11 @@ impl Dom0 {
             None => Err(error),
             Some(domid) => {
                 self.made.clear();
-                let left = Left {
+                let remaining = Remaining {
                     what: format!("xl create failed, but domain {domid} is there"),
                     command: Some(format!("xl destroy {}", quote(domain))),
                 };
-                Err(error.unfinished(vec![left]))
+                Err(error.unfinished(vec![remaining]))
             }
         }
     }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::round::Round;
 use crate::domain::DomainId;
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::host::export::steps::Exporter;
 use crate::host::freezer::ActiveFreeze;
 use crate::host::guard::Guard;
@@ -67,7 +67,7 @@ pub struct Dom0 {
     /// Its checksums, if they are written after the guest runs again.
     pub(super) later_sums: Option<LaterSums>,
     /// How to bring the guest back while it is down and its image is incomplete.
-    pub(super) way_back: Option<Left>,
+    pub(super) way_back: Option<Remaining>,
     pub(super) record: Option<(RecordFile, Record)>,
     pub(super) made: BTreeSet<PathBuf>,
     pub(super) protected: BTreeMap<PathBuf, Permissions>,

@@ -90,7 +90,7 @@ impl Saving<'_> {
             }
             let in_vain = stop.load(Ordering::Acquire)
                 || other.is_some()
-                || self.left().is_some_and(|left| left.is_zero())
+                || self.remaining().is_some_and(|remaining| remaining.is_zero())
                 || self.is_short()
                 // libxl would wait a minute for an answer that such a guest cannot give.
                 || info.is_some_and(|info| info.ended().is_some() || info.paused && !suspended);
@@ -98,7 +98,7 @@ impl Saving<'_> {
             aborted = aborted
                 || in_vain
                     && matches!(aborter.abort(), Ok(Abort::Requested | Abort::AlreadyRequested));
-            let nap = self.left().filter(|left| !left.is_zero());
+            let nap = self.remaining().filter(|remaining| !remaining.is_zero());
             thread::park_timeout(nap.map_or(LOOK, |nap| nap.min(LOOK)));
         }
         (cpu_time, other)
@@ -114,7 +114,7 @@ impl Saving<'_> {
     }
 
     /// How much longer the guest may be paused, if there is a limit.
-    fn left(&self) -> Option<Duration> {
+    fn remaining(&self) -> Option<Duration> {
         Some(self.max_pause?.saturating_sub(self.suspended_at.get()?.elapsed()))
     }
 }

@@ -37,7 +37,7 @@ pub fn identities(paths: &[&Path]) -> Vec<Option<FileId>> {
         let (sender, answers) = mpsc::channel();
         let rest: Vec<_> = paths[at..].iter().map(|path| path.to_path_buf()).collect();
         let silent = hangs.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>();
-        // Left alone where it hangs.
+        // Remaining alone where it hangs.
         thread::spawn(move || {
             for path in rest {
                 let hangs = path.parent().is_some_and(|parent| silent.iter().any(|s| s == parent));

@@ -56,8 +56,8 @@ note: disk hdc is not put back: CD-ROM
     assert_eq!(on_failure[2], "put the disks of web1 back to what they held before");
     assert_eq!(on_failure[3], "wake the domain's xl process 77");
     assert_eq!(on_failure[4], "remove /srv/new1.qcow2");
-    let left = &revert.plan.on_failure.left[0];
-    assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/web1.record"));
+    let remaining = &revert.plan.on_failure.remaining[0];
+    assert_eq!(remaining.command.as_deref(), Some("xl-snapshot revert /x/web1.record"));
 }
 
 #[test]

@@ -100,10 +100,10 @@ fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_don
         words(&plan.on_failure.steps),
         ["wait until all of domain 3 is gone", "wake the domain's xl process 77"]
     );
-    let command = plan.on_failure.left[0].command.as_deref();
+    let command = plan.on_failure.remaining[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert /x/s1.xlsave"));
     assert_eq!(
-        plan.on_failure.left[2].what,
+        plan.on_failure.remaining[2].what,
         "If xvdb has been put back already, what it held is in the volume vg0/b.before-revert-20260302-000000"
     );
 }
