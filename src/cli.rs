@@ -335,7 +335,7 @@ pub struct ListArgs {
   xl-snapshot show --json before-upgrade.toml
   zstd -dc web1.xlsave.zst | xl-snapshot show -
 
-show changes nothing. For each disk, it says whether it can still be put back,
+show changes nothing. For each disk, it says whether it can still be reverted,
 and if not, why.")]
 pub struct ShowArgs {
     /// The snapshot: DOMAIN/NAME, its memory image (- for standard input), its record, or the SPEC.toml

@@ -266,13 +266,13 @@ fn notes(found: &Found, disks: &[DiskRevert], options: &Options) -> Vec<String> 
     for (disk, seen) in disks.iter().zip(&found.disks) {
         let vdev = &seen.record.vdev;
         if let Some(why) = seen.record.snapshot.kind().why_left_out() {
-            notes.push(format!("disk {vdev} is not put back: {why}"));
+            notes.push(format!("disk {vdev} is not reverted: {why}"));
         }
         notes.extend(disk.note.iter().map(|note| format!("disk {vdev}: {note}")));
         notes.extend(disk.kept.as_ref().map(|kept| {
             match options.discard_current && !disk.discard.is_empty() {
-                true => format!("what {vdev} holds now is deleted: {kept}"),
-                false => format!("what {vdev} holds now stays in {kept}"),
+                true => format!("the current contents of {vdev} are deleted: {kept}"),
+                false => format!("the current contents of {vdev} are kept in {kept}"),
             }
         }));
     }

@@ -195,17 +195,17 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
         let vdev = &seen.record.vdev;
         let snapshot = seen.record.snapshot.kind();
         if let Some(why) = snapshot.why_left_out() {
-            notes.push(format!("disk {vdev} is not put back: {why}"));
+            notes.push(format!("disk {vdev} is not reverted: {why}"));
         }
         notes.extend(disk.note.iter().map(|note| format!("disk {vdev}: {note}")));
         match &disk.kept {
             Some(kept) if options.discard_current && !disk.discard.is_empty() => {
-                notes.push(format!("what {vdev} holds now is deleted: {kept}"));
+                notes.push(format!("the current contents of {vdev} are deleted: {kept}"));
             }
-            Some(kept) => notes.push(format!("what {vdev} holds now stays in {kept}")),
+            Some(kept) => notes.push(format!("the current contents of {vdev} are kept in {kept}")),
             None if disk.lost => {
                 notes.push(format!(
-                    "what {vdev} holds now is lost at once: there is no room for it"
+                    "the current contents of {vdev} are lost: there is no space to keep them"
                 ));
             }
             None => {}
@@ -217,7 +217,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
             Onward::Memory => format!(
                 "{disk} is not in the snapshot: the guest goes on without it; its content is not touched"
             ),
-            Onward::Start(_) => format!("{disk} is not in the snapshot and is not put back"),
+            Onward::Start(_) => format!("{disk} is not in the snapshot and is not reverted"),
         });
     }
 
@@ -239,7 +239,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     let kept = disks.iter().zip(&found.disks).filter(|(disk, _)| no_way_back(disk));
     let kept = kept.filter_map(|(disk, seen)| {
         let (vdev, kept) = (&seen.record.vdev, disk.kept.as_ref()?);
-        let what = format!("If {vdev} has been put back already, what it held is in {kept}");
+        let what = format!("If {vdev} is already reverted, its previous contents are in {kept}");
         Some(Remaining { what, command: None })
     });
     let remaining = [way_out.clone()].into_iter().chain(kept).collect();

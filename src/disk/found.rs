@@ -229,7 +229,7 @@ impl DiskFound {
     pub(super) fn rewritten(&self, created: Timestamp) -> Option<String> {
         let file = self.file.as_ref().ok().filter(|file| file.mtime > created)?;
         Some(format!(
-            "{} was written to since the snapshot, last at {}: the guest goes on with what it holds now",
+            "{} was written to since the snapshot, last at {}: the guest continues with its current contents",
             quote(&self.record.path),
             file.mtime
         ))

@@ -215,7 +215,7 @@ pub(super) fn refuse(disk: &Disk, why: String) -> Error {
 
 /// A refusal to revert a disk.
 pub(super) fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Error {
-    Error::refused(format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display()))
+    Error::refused(format!("Disk {} ({}) cannot be reverted", record.vdev, record.path.display()))
         .because(why.into())
         .hint("nothing was changed; xl-snapshot show tells how each disk of the snapshot is")
 }
@@ -223,7 +223,7 @@ pub(super) fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Erro
 /// A refusal of a snapshot that was made by hand.
 pub(super) fn refuse_by_hand(disk: &Disk, why: String) -> Error {
     let (vdev, path) = (&disk.vdev, disk.file().display());
-    Error::refused(format!("Disk {vdev} ({path}) cannot be put back"))
+    Error::refused(format!("Disk {vdev} ({path}) cannot be reverted"))
         .because(why)
         .hint("see what there is: qemu-img info --backing-chain -f FORMAT FILE")
 }

@@ -68,7 +68,7 @@ impl Defect {
             }
             Defect::Bitmaps(count) => format!(
                 "the image has {count} dirty bitmap{} of a backup program, with which no internal snapshot \
-                 can be put back",
+                 can be reverted to",
                 if count == 1 { "" } else { "s" }
             ),
             Defect::Counts { bits, snapshots } => format!(

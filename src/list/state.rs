@@ -50,7 +50,7 @@ pub(super) fn of(index: &Index<'_>, number: usize) -> (State, Vec<String>, Vec<D
             State::Broken if state != State::Unfinished => state = State::Broken,
             _ => {}
         }
-        let text = disk.why.as_deref().unwrap_or("it cannot be put back");
+        let text = disk.why.as_deref().unwrap_or("it cannot be reverted");
         why.push(format!("{}: {text}", disk.vdev));
     }
     (state, why, disks)

@@ -89,9 +89,9 @@ Revert of web1 to s1, restored first:
   12   wake the domain's xl process 77
   13   store libxl's configuration: name web1
      | the guest stands still
-note: what xvda holds now stays in /srv/a.qcow2
-note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
-note: disk hdc is not put back: CD-ROM
+note: the current contents of xvda are kept in /srv/a.qcow2
+note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
+note: disk hdc is not reverted: CD-ROM
 "
     );
     let restored = planned.plan.prepare.iter().find_map(|step| match step {
@@ -136,7 +136,7 @@ Revert of web1 to s1, restored first:
   15   store libxl's configuration: name web1, xvdb -> /dev/vg0/thin
   16   run lvm lvremove --quiet --yes vg0/thin.before-revert-20260302-000000
      | the guest stands still
-note: what xvdb holds now is deleted: the volume vg0/thin.before-revert-20260302-000000
+note: the current contents of xvdb are deleted: the volume vg0/thin.before-revert-20260302-000000
 "
     );
     // The configuration file names it already.

@@ -143,9 +143,9 @@ Revert of web1 to s1:
    8   wake the domain's xl process 77
    9   restore web1 with xl, paused
   10   unpause web1
-note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
-note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
-note: disk hdc is not put back: CD-ROM
+note: the current contents of xvda are kept in snapshot before-revert-20260302-000000 in /srv/a.qcow2
+note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
+note: disk hdc is not reverted: CD-ROM
 "
     );
     assert_eq!(revert.cfg_lines, ["format=qcow2,vdev=xvdb,access=rw,target=/srv/new1.qcow2"]);
@@ -232,12 +232,12 @@ fn everything_that_is_in_the_way_is_told_at_once() {
     found.disks[1].frozen = Err("b is gone".into());
     let error = plan(&found, OPTIONS).unwrap_err();
     assert_eq!(error.kind, Kind::Refused);
-    assert_eq!(error.chain(), ["Disk xvda (/srv/a.qcow2) cannot be put back", "a is gone"]);
+    assert_eq!(error.chain(), ["Disk xvda (/srv/a.qcow2) cannot be reverted", "a is gone"]);
     let also: Vec<_> = error.also.iter().map(|error| error.chain().join(": ")).collect();
     assert_eq!(
         also,
         [
-            "Disk xvdb (/srv/b.img) cannot be put back: b is gone",
+            "Disk xvdb (/srv/b.img) cannot be reverted: b is gone",
             "web1 cannot be restored: no bridge"
         ]
     );
@@ -366,7 +366,7 @@ fn one_of_three_disks_without_its_snapshot_refuses_all() {
         assert_eq!(
             error.chain(),
             [
-                format!("Disk {vdev} (/srv/a.qcow2) cannot be put back"),
+                format!("Disk {vdev} (/srv/a.qcow2) cannot be reverted"),
                 "its snapshot \"s1\" is gone".into()
             ]
         );

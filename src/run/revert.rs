@@ -90,7 +90,7 @@ fn first(args: &RevertArgs) -> Result<Option<restore_first::Options>> {
     args.restore_first.then(options).transpose()
 }
 
-/// A domain's own disks cannot be put back from an export, which has copies of them.
+/// A domain's own disks cannot be reverted from an export, which has copies of them.
 fn refuse_in_place(snapshot: &Snapshot, image: &Path) -> Error {
     let Record { name, domain, .. } = &snapshot.record;
     let refused =

@@ -174,7 +174,7 @@ pub(crate) fn refused_once_changed(found: &DiskFound, changes: &[Changed<'_>]) {
     for (expected, change) in changes {
         let mut found = found.clone();
         change(&mut found);
-        refused(revert_one(&found), &["cannot be put back", expected]);
+        refused(revert_one(&found), &["cannot be reverted", expected]);
     }
 }
 

@@ -319,7 +319,7 @@ fn thick(
     let keeps = of_now.is_none() && full <= origin.group_free && !context.tight;
     if !keeps && of_now.is_none() && !context.discard {
         return Err(refuse(format!(
-            "to keep what it holds now takes {}, and {} is free in the group {}",
+            "keeping its current contents needs {}, and {} is free in the group {}",
             mib(full),
             mib(origin.group_free),
             recorded.group

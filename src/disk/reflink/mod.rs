@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_the_copy_is_told_of_the_copy() {
-        let told = format!("(/srv/b.img) cannot be put back: its copy {COPY}: No such file");
+        let told = format!("(/srv/b.img) cannot be reverted: its copy {COPY}: No such file");
         refused_once_changed(
             &snapshot(),
             &[(&told, &|found| found.frozen = Err("No such file".into()))],

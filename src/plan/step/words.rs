@@ -152,7 +152,7 @@ impl fmt::Display for Step {
                 write!(f, "make sure that domain {domid} is still there")
             }
             Step::UndoRevert { domain, .. } => {
-                write!(f, "put the disks of {domain} back to what they held before")
+                write!(f, "return the disks of {domain} to their previous contents")
             }
             Step::ApplyKept { path, name } => {
                 write!(f, "apply snapshot {name} in {} and delete it", quote(path))

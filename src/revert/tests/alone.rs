@@ -44,16 +44,16 @@ Revert of web1 to s1:
    8   wait until all of domain 3 is gone
    9   wake the domain's xl process 77
   10   start web1 from '/etc/xen/web 1.cfg' with xl
-note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
-note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
-note: disk hdc is not put back: CD-ROM
+note: the current contents of xvda are kept in snapshot before-revert-20260302-000000 in /srv/a.qcow2
+note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
+note: disk hdc is not reverted: CD-ROM
 "
     );
     // The file must not name a removed image.
     let on_failure: Vec<_> = revert.plan.on_failure.steps.iter().map(ToString::to_string).collect();
     assert!(on_failure[0].contains("its old text again"), "{on_failure:?}");
     assert_eq!(on_failure[1], "wait until all of domain 3 is gone");
-    assert_eq!(on_failure[2], "put the disks of web1 back to what they held before");
+    assert_eq!(on_failure[2], "return the disks of web1 to their previous contents");
     assert_eq!(on_failure[3], "wake the domain's xl process 77");
     assert_eq!(on_failure[4], "remove /srv/new1.qcow2");
     let remaining = &revert.plan.on_failure.remaining[0];

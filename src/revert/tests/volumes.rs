@@ -85,8 +85,8 @@ Revert of web1 to s1:
   12   run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
   13   restore web1 with xl, paused
   14   unpause web1
-note: what xvda holds now stays in the volume vg0/a.before-revert-20260302-000000
-note: what xvdb holds now stays in the volume vg0/b.before-revert-20260302-000000
+note: the current contents of xvda are kept in the volume vg0/a.before-revert-20260302-000000
+note: the current contents of xvdb are kept in the volume vg0/b.before-revert-20260302-000000
 "
     );
 }
@@ -104,7 +104,7 @@ fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_don
     assert_eq!(command, Some("xl-snapshot revert /x/s1.xlsave"));
     assert_eq!(
         plan.on_failure.remaining[2].what,
-        "If xvdb has been put back already, what it held is in the volume vg0/b.before-revert-20260302-000000"
+        "If xvdb is already reverted, its previous contents are in the volume vg0/b.before-revert-20260302-000000"
     );
 }
 
@@ -149,7 +149,7 @@ fn what_has_no_room_is_given_up_when_asked() {
         let text = revert.plan.to_string();
         assert!(!text.contains("before-revert"), "{text}");
         assert!(text.contains("--merge --interval 1 vg0/a.s1"), "{text}");
-        assert!(text.contains("note: what xvda holds now is lost at once"), "{text}");
+        assert!(text.contains("note: the current contents of xvda are lost"), "{text}");
         assert_eq!(revert.kept, [None, None]);
         assert_eq!(words(&revert.plan.finish), ["unpause web1"]);
     }
