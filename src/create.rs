@@ -139,7 +139,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     notes.extend(boot::check(&domain, seen, disks)?);
     notes.extend(drives::check(&domain, &seen.drives, &job.request.disks)?);
     notes
-        .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
+        .extend(not_live.map(|why| format!("{why}: memory is saved while the guest is paused")));
     notes.extend(no_monitor(seen));
     notes.extend(seen.above_target.map(|(now, target)| {
         format!(
@@ -174,7 +174,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         }
         notes.push(format!(
             "nothing can switch {} under a running guest: the domain is restored from its image, \
-             with a new number, and stands still for as long as that takes",
+             with a new number, and is paused for as long as that takes",
             by_restore.join(", ")
         ));
         let clonable = disks.iter().zip(&seen.disks).filter(|(disk, seen)| {

@@ -169,7 +169,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     if let Some(why) = lvm::short_of_space(&spaces) {
         if !options.discard_current {
             return Err(Error::refused(format!(
-                "What the disks of {} hold now cannot be kept",
+                "The current contents of the disks of {} cannot be kept",
                 domain.name
             ))
             .because(why)

@@ -200,7 +200,7 @@ impl Spec {
         }
         let max_pause = self.max_pause.map(pause_limit).transpose()?;
         if max_pause.is_some() && self.paused {
-            return Err(Error::usage("--paused leaves the guest standing still")
+            return Err(Error::usage("--paused leaves the guest paused")
                 .hint("leave out --paused, or --max-pause"));
         }
         let memory = match self.memory {

@@ -265,7 +265,7 @@ fn specs_are_carried_out_on_the_configuration_they_are_for() {
         }
         assert!(
             !plan.onward.iter().any(|step| matches!(step, Step::Restore { .. })),
-            "{} makes the guest stand still for long",
+            "{} pauses the guest for long",
             path.display()
         );
     }

@@ -133,20 +133,20 @@ fn the_plan_of_a_mixed_snapshot() {
         plan.to_string(),
         "\
 Snapshot s1 of web1:
-   1   hand QEMU the transaction, all but its last byte
+   1   send QEMU the transaction, except its last byte
    2   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
    3   make /srv/b.img read-only: it becomes a base
    4   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   5   hold the domain's xl process 77
+   5   stop the domain's xl process 77
    6   save the memory of domain 3 while it runs, then suspend it
-   7 | make sure that domain 3 stands still
+   7 | check that domain 3 is still suspended
    8 | store libxl's configuration: xvdb -> /srv/web1-xvdb.after-s1.qcow2
    9 | snapshot the disks in one QMP transaction: xvda internal s1; xvdb to overlay /srv/web1-xvdb.after-s1.qcow2
   10 | resume domain 3
   11   write to xenstore: /libxl/3/xvdb/params = qcow2:/srv/web1-xvdb.after-s1.qcow2
-  12   wake the domain's xl process 77
-  13   complete the record, sync the image and give it its name
-     | the guest stands still
+  12   continue the domain's xl process 77
+  13   complete the record, sync the image and rename it to its final name
+     | the guest is paused
 note: disk hdc is not in the snapshot: CD-ROM
 "
     );
@@ -308,7 +308,7 @@ fn a_pv_guest_is_saved_live_only_where_xen_can() {
     seen.shadow_paging = false;
     let pv = plan(&job, &seen).unwrap();
     assert_eq!(is_live(&pv), Some(false));
-    assert!(pv.notes.iter().any(|note| note.contains("stands still")));
+    assert!(pv.notes.iter().any(|note| note.contains("the guest is paused")));
     seen.config = DomainConfig::parse(&CONFIG.replace("\"pv\"", "\"pvh\"")).unwrap();
     assert_eq!(is_live(&plan(&job, &seen).unwrap()), Some(true));
 }

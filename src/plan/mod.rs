@@ -84,7 +84,7 @@ impl fmt::Display for Plan {
             paused = (paused || step.pauses_guest()) && !step.resumes_guest();
         }
         if self.prepare.iter().any(Step::pauses_guest) {
-            writeln!(f, "     | the guest stands still")?;
+            writeln!(f, "     | the guest is paused")?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;

@@ -144,15 +144,15 @@ impl fmt::Display for Switch {
             Switch::Restore { replacement: Replacement { temporary, old, .. }, .. } => {
                 write!(
                     f,
-                    "restore {} with xl as {temporary}, paused, beside domain {}",
+                    "restore {} with xl as {temporary}, paused, while domain {} still runs",
                     old.name, old.domid
                 )
             }
             Switch::Check { domain, .. } => {
-                write!(f, "make sure that {domain} is there, whole and paused")
+                write!(f, "check that {domain} is complete and paused")
             }
             Switch::Discard { replacement } => {
-                write!(f, "destroy {} if it is there, paused", replacement.temporary)
+                write!(f, "destroy {} if it exists, paused", replacement.temporary)
             }
             Switch::RenameOld { replacement } => {
                 write!(

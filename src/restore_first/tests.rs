@@ -75,20 +75,20 @@ fn the_plan() {
         planned.plan.to_string(),
         "\
 Revert of web1 to s1, restored first:
-   1   make sure that domain 3 is still there
+   1   check that domain 3 still exists
    2   make /srv/new0.qcow2: qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=1' /srv/a.qcow2 /srv/new0.qcow2; at the same time make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   3   restore web1 with xl as web1.restoring, paused, beside domain 3
-   4   make sure that web1.restoring is there, whole and paused
-   5   hold the domain's xl process 77
+   3   restore web1 with xl as web1.restoring, paused, while domain 3 still runs
+   4   check that web1.restoring is complete and paused
+   5   stop the domain's xl process 77
    6   pause domain 3
    7 | rename domain 3 to web1.replaced
    8 | rename web1.restoring to web1
    9 | unpause the new web1
   10   destroy domain 3, which was replaced
-  11   wait until all of domain 3 is gone
-  12   wake the domain's xl process 77
+  11   wait until domain 3 is completely destroyed
+  12   continue the domain's xl process 77
   13   store libxl's configuration: name web1
-     | the guest stands still
+     | the guest is paused
 note: the current contents of xvda are kept in /srv/a.qcow2
 note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
 note: disk hdc is not reverted: CD-ROM
@@ -119,23 +119,23 @@ fn a_thin_volume_has_its_name_in_the_end() {
         planned.plan.to_string(),
         "\
 Revert of web1 to s1, restored first:
-   1   make sure that domain 3 is still there
+   1   check that domain 3 still exists
    2   run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag xl-snapshot-revert:before-revert-20260302-000000 --name thin.after-revert-20260302-000000 vg0/thin.s1
-   3   restore web1 with xl as web1.restoring, paused, beside domain 3
-   4   make sure that web1.restoring is there, whole and paused
-   5   hold the domain's xl process 77
+   3   restore web1 with xl as web1.restoring, paused, while domain 3 still runs
+   4   check that web1.restoring is complete and paused
+   5   stop the domain's xl process 77
    6   pause domain 3
    7 | rename domain 3 to web1.replaced
    8 | rename web1.restoring to web1
    9 | unpause the new web1
   10   destroy domain 3, which was replaced
-  11   wait until all of domain 3 is gone
-  12   wake the domain's xl process 77
+  11   wait until domain 3 is completely destroyed
+  12   continue the domain's xl process 77
   13   rename the volume vg0/thin to thin.before-revert-20260302-000000
   14   rename the volume vg0/thin.after-revert-20260302-000000 to thin
   15   store libxl's configuration: name web1, xvdb -> /dev/vg0/thin
   16   run lvm lvremove --quiet --yes vg0/thin.before-revert-20260302-000000
-     | the guest stands still
+     | the guest is paused
 note: the current contents of xvdb are deleted: the volume vg0/thin.before-revert-20260302-000000
 "
     );
@@ -176,8 +176,8 @@ fn a_rehearsal_takes_all_away_again() {
         steps,
         [
             "restore web1.restoring with xl, paused",
-            "make sure that web1.restoring is there, whole and paused",
-            "destroy web1.restoring if it is there, paused",
+            "check that web1.restoring is complete and paused",
+            "destroy web1.restoring if it exists, paused",
             "remove /srv/new1.qcow2",
             "remove /srv/new0.qcow2",
         ]

@@ -133,14 +133,14 @@ fn the_plan_of_a_mixed_revert() {
         revert.plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   hold the domain's xl process 77
-   2   make sure that domain 3 is still there
+   1   stop the domain's xl process 77
+   2   check that domain 3 still exists
    3   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   4   destroy domain 3 and wait until its QEMU is gone
+   4   destroy domain 3 and wait until its QEMU has ended
    5   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
    6   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   7   wait until all of domain 3 is gone
-   8   wake the domain's xl process 77
+   7   wait until domain 3 is completely destroyed
+   8   continue the domain's xl process 77
    9   restore web1 with xl, paused
   10   unpause web1
 note: the current contents of xvda are kept in snapshot before-revert-20260302-000000 in /srv/a.qcow2

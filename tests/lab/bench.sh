@@ -93,7 +93,7 @@ ours() {
 	# Where our part of the pause goes.
 	while read -r ms _ words; do
 		case $words in
-		*'stands still'*) sample "$case" ours step-check "$(us "$ms")" ;;
+		*'is still suspended'*) sample "$case" ours step-check "$(us "$ms")" ;;
 		"store libxl's"*) sample "$case" ours step-store "$(us "$ms")" ;;
 		*'QMP transaction'*) sample "$case" ours step-transaction "$(us "$ms")" ;;
 		'resume domain'*) sample "$case" ours step-resume "$(us "$ms")" ;;

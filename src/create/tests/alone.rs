@@ -69,10 +69,10 @@ Snapshot s1 of the disks of web1:
    1   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
    2   make /srv/b.img read-only: it becomes a base
    3   open the record /root/web1.record.partial
-   4   make sure that web1 does not run
+   4   check that web1 does not run
    5   take the internal snapshot s1 in /srv/a.qcow2
    6   make /etc/xen/web1.cfg name the new images, and keep the old one as /etc/xen/web1.cfg.bak-s1
-   7   complete the record, sync it and give it its name
+   7   complete the record, sync it and rename it to its final name
 note: disk hdc is not in the snapshot: CD-ROM
 "
     );
@@ -98,10 +98,10 @@ fn of_one_that_runs_all_at_one_instant() {
     let store = at(|step| matches!(step, Step::StoreConfig(_)));
     assert!(hold < pause && pause < lvm && lvm < same && same < store, "{plan}");
     assert!(matches!(plan.commit, Some(Step::Transaction { .. })));
-    assert_eq!(plan.finish[0].to_string(), "let domain 3 go on");
+    assert_eq!(plan.finish[0].to_string(), "unpause domain 3");
     assert!(plan.finish.contains(&Step::CompleteRecord));
     assert_eq!(record(&plan).disks_only, Some(DisksOnly::CrashConsistent));
-    assert!(plan.to_string().contains("| the guest stands still"));
+    assert!(plan.to_string().contains("| the guest is paused"));
 }
 
 #[test]

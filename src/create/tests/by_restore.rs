@@ -27,25 +27,25 @@ fn the_plan_of_a_qcow2_image_and_a_loop_file() {
         planned(&[], |_| {}).to_string(),
         "\
 Snapshot s1 of web1:
-   1   hand QEMU the transaction, all but its last byte
+   1   send QEMU the transaction, except its last byte
    2   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 1048576
    3   make /srv/b.img read-only: it becomes a base
    4   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   5   hold the domain's xl process 77
+   5   stop the domain's xl process 77
    6   save the memory of domain 3 while it runs, then suspend it
    7 | sync the memory image and read it back
-   8 | make sure that domain 3 stands still, configured as before
+   8 | check that domain 3 is still suspended, configured as before
    9 | snapshot the disks in one QMP transaction: xvda internal s1
-  10 | wake the domain's xl process 77
-  11 | destroy domain 3 and wait until its QEMU is gone
-  12 | wait until all of domain 3 is gone
-  13 | complete the record, sync the image and give it its name
+  10 | continue the domain's xl process 77
+  11 | destroy domain 3 and wait until its QEMU has ended
+  12 | wait until domain 3 is completely destroyed
+  13 | complete the record, sync the image and rename it to its final name
   14 | restore web1 with xl, paused
   15 | unpause web1
   16   write the checksums of the memory into the image
-     | the guest stands still
+     | the guest is paused
 note: disk hdc is not in the snapshot: CD-ROM
-note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
+note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and is paused for as long as that takes
 note: xvdb could be copied in an instant instead: --disk xvdb,reflink
 "
     );
@@ -157,7 +157,7 @@ fn the_xl_process_continues_before_its_domain_is_destroyed() {
     let order = words(&planned(&[], |_| {}).onward);
     assert_eq!(
         order[..2],
-        ["wake the domain's xl process 77", "destroy domain 3 and wait until its QEMU is gone"]
+        ["continue the domain's xl process 77", "destroy domain 3 and wait until its QEMU has ended"]
     );
     let job = job("s1", &[]);
     let seen = Seen { monitor: None, ..seen_on_loop(&job) };
@@ -223,11 +223,11 @@ fn everything_before_the_transaction_can_be_taken_back() {
         words(&undo(&planned(&[], |_| {}).prepare)),
         [
             "resume domain 3",
-            "wake the domain's xl process 77",
+            "continue the domain's xl process 77",
             "remove the unfinished memory image",
             "make /srv/b.img writable again",
             "remove /srv/web1-xvdb.after-s1.qcow2",
-            "take the transaction back",
+            "cancel the transaction",
         ]
     );
 }

@@ -279,7 +279,7 @@ impl Dom0 {
     fn check_pause(&self) -> Result<()> {
         match self.pause_limit {
             Some((end, max)) if Instant::now() >= end => Err(Error::failed(format!(
-                "The guest has stood still for longer than {} s",
+                "The guest was paused for longer than {} s",
                 max.as_secs_f64()
             ))
             .hint("it goes on; allow more with --max-pause, or try when it is less busy")),
@@ -300,7 +300,7 @@ impl Dom0 {
             ))
             .hint(
                 "the guest goes on; make room, choose another place with --memory FILE, or save it \
-                 while it stands still: --no-live",
+                 while it is paused: --no-live",
             ))
     }
 

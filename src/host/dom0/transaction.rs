@@ -127,7 +127,7 @@ impl Dom0 {
         let waited = started.elapsed();
         if waited >= SLOW {
             self.messages.push(format!(
-                "note: the guest stood still for {} s until its QEMU answered",
+                "note: the guest was paused for {} s until its QEMU answered",
                 waited.as_secs()
             ));
         }
@@ -135,7 +135,7 @@ impl Dom0 {
 }
 
 /// The message while we wait for QEMU.
-const WAITING: &str = "the guest stands still until its QEMU has snapshotted the disks";
+const WAITING: &str = "the guest is paused until its QEMU has snapshotted the disks";
 
 fn see_qemu(domid: u32) -> String {
     format!("see whether its QEMU runs: xl qemu-monitor-command {domid} 'info block'")

@@ -121,10 +121,10 @@ impl fmt::Display for Step {
             }
             Step::DiscardImage => write!(f, "remove the unfinished memory image"),
             Step::StopXl { process } => {
-                write!(f, "hold the domain's xl process {process}")
+                write!(f, "stop the domain's xl process {process}")
             }
             Step::ContinueXl { process } => {
-                write!(f, "wake the domain's xl process {process}")
+                write!(f, "continue the domain's xl process {process}")
             }
             Step::Suspend { domain: DomainId { domid, .. }, live, max_pause, .. } => {
                 if *live {
@@ -136,20 +136,20 @@ impl fmt::Display for Step {
             }
             Step::CheckSuspended { domain: DomainId { domid, .. }, stored } => {
                 let configured = stored.as_ref().map_or("", |_| ", configured as before");
-                write!(f, "make sure that domain {domid} stands still{configured}")
+                write!(f, "check that domain {domid} is still suspended{configured}")
             }
             Step::Pause { domain: DomainId { domid, .. } } => write!(f, "pause domain {domid}"),
             Step::Resume { domain: DomainId { domid, .. }, .. } => {
                 write!(f, "resume domain {domid}")
             }
             Step::UnpauseExisting { domain: DomainId { domid, .. } } => {
-                write!(f, "let domain {domid} go on")
+                write!(f, "unpause domain {domid}")
             }
             Step::CheckConfig { domain: DomainId { domid, .. }, .. } => {
-                write!(f, "make sure that domain {domid} is configured as before")
+                write!(f, "check that the configuration of domain {domid} has not changed")
             }
             Step::CheckExists { domain: DomainId { domid, .. } } => {
-                write!(f, "make sure that domain {domid} is still there")
+                write!(f, "check that domain {domid} still exists")
             }
             Step::UndoRevert { domain, .. } => {
                 write!(f, "return the disks of {domain} to their previous contents")
@@ -164,7 +164,7 @@ impl fmt::Display for Step {
                 write!(f, "rename the volume {group}/{from} back to {to}")
             }
             Step::CheckNotRunning { domain, .. } => {
-                write!(f, "make sure that {domain} does not run")
+                write!(f, "check that {domain} does not run")
             }
             Step::TakeInternal { path, name } => {
                 write!(f, "take the internal snapshot {name} in {}", quote(path))
@@ -175,11 +175,11 @@ impl fmt::Display for Step {
             Step::OpenRecord { path, .. } => write!(f, "open the record {}.partial", quote(path)),
             Step::DiscardRecord => write!(f, "remove the unfinished record"),
             Step::CompleteRecord => {
-                write!(f, "complete the record, sync it and give it its name")
+                write!(f, "complete the record, sync it and rename it to its final name")
             }
             Step::RestoreCfg(cfg) => write!(
                 f,
-                "give {} its old text again, from {}",
+                "restore the old text of {} from {}",
                 quote(&cfg.path),
                 quote(&cfg.backup)
             ),
@@ -208,9 +208,9 @@ impl fmt::Display for Step {
                 write!(f, "write to xenstore: {}", list.join(", "))
             }
             Step::SendTransaction { .. } => {
-                write!(f, "hand QEMU the transaction, all but its last byte")
+                write!(f, "send QEMU the transaction, except its last byte")
             }
-            Step::CancelTransaction => write!(f, "take the transaction back"),
+            Step::CancelTransaction => write!(f, "cancel the transaction"),
             Step::Transaction { actions, .. } => {
                 let list: Vec<String> = actions.iter().map(ToString::to_string).collect();
                 write!(f, "snapshot the disks in one QMP transaction: {}", list.join("; "))
@@ -218,14 +218,14 @@ impl fmt::Display for Step {
             Step::FinishCompression => write!(f, "wait until the memory image is compressed"),
             Step::SyncAndVerifyImage => write!(f, "sync the memory image and read it back"),
             Step::CompleteImage => {
-                write!(f, "complete the record, sync the image and give it its name")
+                write!(f, "complete the record, sync the image and rename it to its final name")
             }
             Step::AddSums => write!(f, "write the checksums of the memory into the image"),
             Step::Destroy { domain: DomainId { domid, .. }, .. } => {
-                write!(f, "destroy domain {domid} and wait until its QEMU is gone")
+                write!(f, "destroy domain {domid} and wait until its QEMU has ended")
             }
             Step::AwaitDestroyed { domain: DomainId { domid, .. } } => {
-                write!(f, "wait until all of domain {domid} is gone")
+                write!(f, "wait until domain {domid} is completely destroyed")
             }
             Step::AwaitClosed { volume } => write!(f, "wait until nobody has {volume} open"),
             Step::AwaitMerged { volume } => {
@@ -241,7 +241,7 @@ impl fmt::Display for Step {
                 write!(f, "wait while others are restored: one for each processor at a time")
             }
             Step::DiscardDomain { domain, .. } => {
-                write!(f, "destroy {domain} if it is there, paused")
+                write!(f, "destroy {domain} if it exists, paused")
             }
             Step::Unpause { domain, .. } => write!(f, "unpause {domain}"),
             Step::Delete(deletion) => deletion.fmt(f),

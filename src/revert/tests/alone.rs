@@ -34,15 +34,15 @@ fn the_domain_is_started_from_a_file_that_is_right_by_then() {
         revert.plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   hold the domain's xl process 77
-   2   make sure that domain 3 is still there
+   1   stop the domain's xl process 77
+   2   check that domain 3 still exists
    3   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
    4   make '/etc/xen/web 1.cfg' name the new images, and keep the old one as '/etc/xen/web 1.cfg.bak-x'
-   5   destroy domain 3 and wait until its QEMU is gone
+   5   destroy domain 3 and wait until its QEMU has ended
    6   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
    7   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   8   wait until all of domain 3 is gone
-   9   wake the domain's xl process 77
+   8   wait until domain 3 is completely destroyed
+   9   continue the domain's xl process 77
   10   start web1 from '/etc/xen/web 1.cfg' with xl
 note: the current contents of xvda are kept in snapshot before-revert-20260302-000000 in /srv/a.qcow2
 note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
@@ -52,9 +52,9 @@ note: disk hdc is not reverted: CD-ROM
     // The file must not name a removed image.
     let on_failure: Vec<_> = revert.plan.on_failure.steps.iter().map(ToString::to_string).collect();
     assert!(on_failure[0].contains("its old text again"), "{on_failure:?}");
-    assert_eq!(on_failure[1], "wait until all of domain 3 is gone");
+    assert_eq!(on_failure[1], "wait until domain 3 is completely destroyed");
     assert_eq!(on_failure[2], "return the disks of web1 to their previous contents");
-    assert_eq!(on_failure[3], "wake the domain's xl process 77");
+    assert_eq!(on_failure[3], "continue the domain's xl process 77");
     assert_eq!(on_failure[4], "remove /srv/new1.qcow2");
     let remaining = &revert.plan.on_failure.remaining[0];
     assert_eq!(remaining.command.as_deref(), Some("xl-snapshot revert /x/web1.record"));

@@ -71,11 +71,11 @@ fn disks_are_put_back_at_the_same_time_each_in_its_order() {
         plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   hold the domain's xl process 77
-   2   make sure that domain 3 is still there
-   3   destroy domain 3 and wait until its QEMU is gone
-   4   wait until all of domain 3 is gone
-   5   wake the domain's xl process 77
+   1   stop the domain's xl process 77
+   2   check that domain 3 still exists
+   3   destroy domain 3 and wait until its QEMU has ended
+   4   wait until domain 3 is completely destroyed
+   5   continue the domain's xl process 77
    6   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
    7   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.before-revert-20260302-000000 --size 71303168b vg0/b
    8   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
@@ -95,10 +95,10 @@ note: the current contents of xvdb are kept in the volume vg0/b.before-revert-20
 fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_done() {
     let plan = plan(&found_volumes(136 << 20), OPTIONS).unwrap().plan;
     let words = |steps: &[Step]| steps.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(words(&plan.prepare)[1..], ["make sure that domain 3 is still there"]);
+    assert_eq!(words(&plan.prepare)[1..], ["check that domain 3 still exists"]);
     assert_eq!(
         words(&plan.on_failure.steps),
-        ["wait until all of domain 3 is gone", "wake the domain's xl process 77"]
+        ["wait until domain 3 is completely destroyed", "continue the domain's xl process 77"]
     );
     let command = plan.on_failure.remaining[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert /x/s1.xlsave"));
@@ -134,7 +134,7 @@ fn volumes_that_can_be_kept_only_one_by_one_are_refused_together() {
     assert_eq!(
         error.chain(),
         [
-            "What the disks of web1 hold now cannot be kept",
+            "The current contents of the disks of web1 cannot be kept",
             "the volume group vg0 has 128 MiB free, and all of them together take 136 MiB"
         ]
     );
