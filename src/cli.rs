@@ -51,7 +51,7 @@ pub enum Command {
     Create(CreateArgs),
     /// Revert a domain to a snapshot, or create a new domain from it.
     Revert(RevertArgs),
-    /// Delete snapshots, and merge disks that rest on them.
+    /// Delete snapshots, and merge disks whose base they are.
     Delete(DeleteArgs),
     /// Copy a snapshot, its memory and whole disks, into a directory that needs nothing else.
     Export(ExportArgs),
@@ -275,7 +275,7 @@ path changes. Whichever moves less is done, and the plan says how much. A file
 that you made yourself is never removed. Where several images rest on the file,
 as with clones, delete refuses, unless you give --flatten.
 
-What was cut short, by Ctrl-C, a full disk or a power cut, is finished by the
+What was interrupted, by Ctrl-C, a full disk or a power cut, is finished by the
 same command. Until then list shows the snapshot as being deleted, and revert
 refuses it.")]
 pub struct DeleteArgs {

@@ -53,7 +53,7 @@ pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
     if let Some(why) = disk::short_of_room(&rooms) {
         return Err(Error::refused(format!("The disks of {name} have no room"))
             .because(why)
-            .hint("make room, or choose another place with --overlay-dir"));
+            .hint("free some space, or choose another place with --overlay-dir"));
     }
 
     let mut config = found.config.clone();

@@ -86,7 +86,7 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     if let Some(why) = lvm::short_of_space(&spaces) {
         return Err(Error::refused(format!("The disks of {domain} cannot be snapshotted"))
             .because(why)
-            .hint("make room, or give their snapshots less: --disk VDEV,lvm,size=SIZE"));
+            .hint("free some space in the group, or pass a smaller size: --disk VDEV,lvm,size=SIZE"));
     }
     Ok(disks)
 }
@@ -274,7 +274,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
         steps: Vec::new(),
         remaining: vec![
             remaining(
-                "its memory and disks are in the snapshot, from which it goes on",
+                "the snapshot has its memory and disks; restore it from there",
                 revert_command(path),
             ),
             remaining(
@@ -353,7 +353,7 @@ fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
         State::Shutdown => Err(Error::refused(format!("Domain {domain} ({id}) is shut down"))
             .hint("wait until it runs again, or start it with xl create")),
         State::Dying => Err(Error::refused(format!("Domain {domain} ({id}) is being destroyed"))
-            .hint("start it again when it is gone: xl create")),
+            .hint("start it again after it has ended: xl create")),
     }
 }
 

@@ -73,7 +73,7 @@ pub struct Rewrites {
 pub fn disks(seen: &Seen, options: DeleteOptions) -> Result<Vec<DiskDelete>> {
     if let Some(what) = seen.unseen.first() {
         return Err(refused(seen)
-            .because(format!("who rests on it is not known: {what}"))
+            .because(format!("it is not known which images need it: {what}"))
             .hint("put that right first"));
     }
     let disks = seen
@@ -95,7 +95,7 @@ pub fn disks(seen: &Seen, options: DeleteOptions) -> Result<Vec<DiskDelete>> {
             quote(path),
             mib(*free)
         );
-        return Err(refused(seen).because(why).hint("make room"));
+        return Err(refused(seen).because(why).hint("free some space"));
     }
     Ok(disks)
 }

@@ -290,8 +290,8 @@ fn check_room(found: &Found, options: &Options, about: &dyn Fn() -> String) -> R
             mib(needed)
         ))
         .hint(match &options.to {
-            To::Directory(_) => "make room, or choose another place",
-            To::Stdout(_) => "make room, or choose another place with --work-dir",
+            To::Directory(_) => "free some space, or choose another place",
+            To::Stdout(_) => "free some space, or choose another place with --work-dir",
         }))
 }
 

@@ -93,7 +93,7 @@ impl fmt::Display for Leftover {
                 );
             }
         }
-        write!(f, "snapshot {name}, begun {created:.0}, was cut short and left")?;
+        write!(f, "snapshot {name}, begun {created:.0}, was interrupted and left")?;
         for file in self.files.iter().filter(|file| file.needed.is_none()) {
             write!(f, " {},", quote(&file.path))?;
         }
@@ -106,8 +106,8 @@ impl fmt::Display for Leftover {
                 let (path, base) = (quote(path), quote(base));
                 write!(
                     f,
-                    "; not removed is {path}: {why}: the guest goes on in it, on {base}, and {image}, which \
-                     tells of that, is kept. To leave the disk so, remove that: rm {image}. To merge it, shut \
+                    "; not removed is {path}: {why}: the guest continues in it, on {base}, and {image}, which records \
+                     that, is kept. To leave the disk so, remove that file: rm {image}. To merge it, shut \
                      the domain down: chmod u+w {base}; qemu-img commit {path}; name {base} in its \
                      configuration; rm {path} {image}"
                 )?;

@@ -126,7 +126,7 @@ impl fmt::Display for Why {
         match self {
             Why::Rule(rule) => f.write_str(rule.word()),
             Why::Current(domain) => write!(f, "{domain} continues from it"),
-            Why::Holder(who) => write!(f, "{who} rests on it"),
+            Why::Holder(who) => write!(f, "{who} needs it"),
             Why::Name => f.write_str("the rules are not for its name"),
         }
     }

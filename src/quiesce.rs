@@ -212,7 +212,7 @@ fn dropped(domain: &str, socket: Option<&str>) -> Error {
     Error::refused(format!("Domain {domain} has no channel to its guest agent"))
         .because("its configuration has one, but xl drops the first channel (Xen 4.11 to 4.17, and early releases of 4.18 to 4.20)")
         .hint(format!(
-            "put another channel before it, start the domain anew with xl create, and run qemu-ga in the guest on \
+            "put another channel before it, start the domain again with xl create, and run qemu-ga in the guest on \
              /dev/hvc1:\n{}",
             channel_lines(&path)
         ))
@@ -224,7 +224,7 @@ fn default_socket(domain: &str) -> String {
 
 fn wanted_line(domain: &str) -> String {
     format!(
-        "give the domain these lines, start it anew with xl create, and run qemu-ga in the guest on /dev/hvcN (xl \
+        "give the domain these lines, start it again with xl create, and run qemu-ga in the guest on /dev/hvcN (xl \
          channel-list {} shows N):\n{}",
         quote(domain),
         channel_lines(&default_socket(domain))

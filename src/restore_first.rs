@@ -62,7 +62,7 @@ pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
     let name = &record.domain.name;
     if let Onward::Start(_) = found.onward {
         return Err(Error::refused(format!("The snapshot {} has no memory", record.name))
-            .because("the domain is started anew, which cannot be done beside the running one")
+            .because("the domain is started again, which is not possible while the old one runs")
             .hint("revert without --restore-first"));
     }
     check_image(found)?;
@@ -227,7 +227,7 @@ fn disks(found: &Found, options: &Options) -> Result<Vec<DiskRevert>> {
         ))
         .because(why)
         .hint(
-            "make room, choose another place with --overlay-dir, or revert without --restore-first",
+            "free some space, choose another place with --overlay-dir, or revert without --restore-first",
         ));
     }
     Ok(disks)
@@ -277,7 +277,7 @@ fn notes(found: &Found, disks: &[DiskRevert], options: &Options) -> Vec<String> 
         }));
     }
     notes.extend(found.attached.iter().map(|disk| {
-        format!("{disk} is not in the snapshot: the guest goes on without it; its content is not touched")
+        format!("{disk} is not in the snapshot: the guest continues without it; its content does not change")
     }));
     notes
 }

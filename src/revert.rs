@@ -163,7 +163,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     if let Some(why) = disk::short_of_room(&rooms) {
         return Err(Error::refused(format!("The disks of {} have no room", domain.name))
             .because(why)
-            .hint("make room on the file system of those images"));
+            .hint("free some space on the file system of those images"));
     }
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
@@ -173,7 +173,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
                 domain.name
             ))
             .because(why)
-            .hint("make room, or give it up with --discard-current"));
+            .hint("free some space, or discard the contents with --discard-current"));
         }
         let tight = of_disks(RevertContext { tight: true, ..context });
         disks = tight.into_iter().collect::<Result<Vec<_>>>()?;
@@ -215,7 +215,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     for disk in &found.attached {
         notes.push(match &found.onward {
             Onward::Memory => format!(
-                "{disk} is not in the snapshot: the guest goes on without it; its content is not touched"
+                "{disk} is not in the snapshot: the guest continues without it; its content does not change"
             ),
             Onward::Start(_) => format!("{disk} is not in the snapshot and is not reverted"),
         });
@@ -430,7 +430,7 @@ pub fn refuse_domain(
             "Domain {} ({}) is being destroyed",
             domain.name, same.domid
         ))
-        .hint("try again when it is gone")),
+        .hint("try again after it has ended")),
         _ => Ok(()),
     }
 }

@@ -473,7 +473,7 @@ fn listing() -> Listing {
         name: Some("s2".into()),
         id: Some(Uuid::from_u128(3)),
         created: Some(time()),
-        why: "it was cut short".into(),
+        why: "it was interrupted".into(),
     };
     let foreign = Other {
         kind: OtherKind::Foreign,
@@ -578,11 +578,11 @@ fn pruned() -> Pruned {
             snapshot(
                 "2025-12-31",
                 "before-upgrade",
-                &["web1 continues from it", "web2 rests on it"],
+                &["web1 continues from it", "web2 needs it"],
             ),
             snapshot("2026-03-01", "snap-20260301-020304", &["last", "daily"]),
         ],
-        failed: vec![snapshot("2026-01-02", "snap-20260102-020304", &["Two images rest on it"])],
+        failed: vec![snapshot("2026-01-02", "snap-20260102-020304", &["It is the base of two images"])],
     }
 }
 
@@ -593,9 +593,9 @@ fn pruned_snapshots_are_told_with_the_reasons() {
         pruned().to_string(),
         "\
 web1: 1 of 4 snapshots would be deleted, images of 137.91 MiB
-  keep    before-upgrade        2025-12-31 02:03  web1 continues from it, web2 rests on it
+  keep    before-upgrade        2025-12-31 02:03  web1 continues from it, web2 needs it
   delete  snap-20260101-020304  2026-01-01 02:03  no rule keeps it
-  failed  snap-20260102-020304  2026-01-02 02:03  Two images rest on it
+  failed  snap-20260102-020304  2026-01-02 02:03  It is the base of two images
   keep    snap-20260301-020304  2026-03-01 02:03  last, daily
 "
     );

@@ -518,7 +518,7 @@ fn disks_that_disagree_are_mixed() {
     let mixed: Vec<_> = listing.domains[0].mixed.iter().map(|d| (d.vdev.as_str(), d.id)).collect();
     assert_eq!(mixed, [("xvda", Some(a.id)), ("xvdb", Some(b.id))]);
     assert!(
-        listing.to_string().contains("web1 is mixed: it goes on with xvda from a, xvdb from b")
+        listing.to_string().contains("the disks of web1 continue from different snapshots: xvda from a, xvdb from b")
     );
     assert_eq!(host.parent(), None);
 }
@@ -701,7 +701,7 @@ fn what_is_gone_or_changed_is_told() {
     assert_eq!(state(&host, "b").0, "Good");
     let d1 = b.disks[1].path.to_str().unwrap().to_owned();
     qemu_img(&["snapshot", "-q", "-d", "b", &d1]);
-    assert_eq!(state(&host, "b").1, "xvdb: its snapshot b is gone");
+    assert_eq!(state(&host, "b").1, "xvdb: its snapshot b no longer exists");
     qemu_img(&["snapshot", "-q", "-c", "b", &d1]);
     assert!(state(&host, "b").1.starts_with("xvdb: its snapshot b is another one, of 20"));
     let listing = host.list();

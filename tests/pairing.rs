@@ -216,7 +216,7 @@ fn a_snapshot_that_is_missing_on_one_of_three_disks() {
     let planned = plan(&disks, "keep");
     assert!(planned[0].is_ok() && planned[2].is_ok());
     let planned = planned.into_iter().nth(1).unwrap();
-    assert!(why(planned).contains("its snapshot \"s1\" is gone"));
+    assert!(why(planned).contains("its snapshot \"s1\" no longer exists"));
 }
 
 #[test]

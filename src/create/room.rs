@@ -62,7 +62,7 @@ pub(super) fn check(job: &Job, seen: &Seen, domain: &str, disks: &[DiskCreate]) 
             free >> 20,
             image >> 20,
         ))
-        .hint("make room, or choose another place with --memory FILE"))
+        .hint("free some space, or choose another place with --memory FILE"))
 }
 
 /// Notes where a guest that writes will soon run out of space: images grow after the snapshot, also

@@ -270,7 +270,7 @@ fn what_would_do_harm_is_refused() {
             let clone = User { domain: "web2".into(), same: false, ..user() };
             overlay(seen).users = vec![clone];
         }),
-        &["a clone rests on it: /srv/o.qcow2 (xvdb of web2)", "--flatten"],
+        &["it is the base of a clone: /srv/o.qcow2 (xvdb of web2)", "--flatten"],
     );
     let siblings = with(&|seen| {
         let other = Member { open_in: Vec::new(), ..member("/srv/k.qcow2", 8, 0) };

@@ -122,7 +122,7 @@ impl DiskFound {
             )),
             (Ok(file), Some(proof)) if !file.has_inode_of(proof) && (file.size, file.mtime) == (proof.file_size, proof.mtime) => error.hint(format!(
                 "its length and time are those of then. If it is a copy, as mv makes to another file system, \
-                 nothing proves that it is a good one: put back the original, or go on by hand: make an image on \
+                 nothing proves that it is a good one: restore the original, or revert by hand: create an image on \
                  it (qemu-img create -f qcow2 -F FORMAT -b {path} NEW), name that in a configuration file, and \
                  xl restore FILE.cfg IMAGE"
             )),
@@ -178,7 +178,7 @@ impl DiskFound {
             Some((path, written)) => Err(refuse_revert(
                 &self.record,
                 format!(
-                    "it rests on {}, which was written to since: last at {written}, the snapshot is \
+                    "its base {} was written to since: last at {written}, the snapshot is \
                      of {created}",
                     path.display()
                 ),

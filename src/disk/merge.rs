@@ -36,7 +36,7 @@ pub(super) fn delete(
 ) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let Some(base) = &family.base else {
-        plan.notes.push(format!("{}: its file is gone already", family.record.vdev));
+        plan.notes.push(format!("{}: its file is already deleted", family.record.vdev));
         return Ok(plan);
     };
     let shown = quote(&base.path);
@@ -66,7 +66,7 @@ pub(super) fn delete(
         return Err(refuse(
             family,
             format!(
-                "{shown} was written to since, and {} rests on it",
+                "{shown} was written to since, and it is the base of {}",
                 quote(&family.overlays[0].path)
             ),
         )
@@ -182,7 +182,7 @@ fn check<'a>(
         }
         if family.online(running).is_none() {
             return Err(refuse(format!(
-                "the QEMU of domain {} has {shown} open, but none of its disks rests on it",
+                "the QEMU of domain {} has {shown} open, but it is not the base of any of its disks",
                 running.id
             )));
         }
@@ -216,7 +216,7 @@ fn merge(
     plan: &mut DiskDelete,
 ) -> Result<()> {
     if overlay.is_foreign() {
-        return Err(refuse(family, format!("a clone rests on it: {}", named(overlay)))
+        return Err(refuse(family, format!("it is the base of a clone: {}", named(overlay)))
             .hint("delete the clone first, or give the clone a copy: --flatten"));
     }
     let online = check(family, base, overlay, false)?;
@@ -302,7 +302,7 @@ fn why_no_commit(
     }
     for above in family.on(overlay) {
         if let Some(who) = above.is_open_elsewhere(online) {
-            return Some(format!("{}, which rests on it, is open in {who}", quote(&above.path)));
+            return Some(format!("{}, whose base it is, is open in {who}", quote(&above.path)));
         }
         if must_be_marked(above) && above.unmarkable.is_some() {
             return above.unmarkable.clone();
@@ -323,7 +323,7 @@ fn stream(
 ) -> Result<()> {
     let bytes = base.allocated;
     if let Some(why) = needs(bytes, overlay) {
-        return Err(refuse(family, why).hint("make room"));
+        return Err(refuse(family, why).hint("free some space"));
     }
     let frozen = overlay.facts.as_ref().is_ok_and(|facts| !facts.writable);
     if frozen && overlay.users.is_empty() && overlay.keepers.is_empty() {

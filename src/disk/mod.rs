@@ -142,7 +142,7 @@ pub fn check_clock(seen: &[DiskSeen], planned: &[DiskCreate], now: Timestamp) ->
     for (seen, (path, written)) in below {
         if *written > now {
             let why = format!(
-                "it rests on {}, which was written to at {written}, and now it is {now}: a revert could not \
+                "its base {} was written to at {written}, and now it is {now}: a revert could not \
                  tell whether it was written to since",
                 path.display()
             );

@@ -96,7 +96,7 @@ fn what_lies_below_must_be_older_than_the_snapshot() {
         refused(
             revert_one(&found),
             &[
-                "it rests on /srv/lowest, which was written to since: last at 2026-03-01T02:03:04.000000001Z",
+                "its base /srv/lowest was written to since: last at 2026-03-01T02:03:04.000000001Z",
             ],
         );
         found.below = Err("no parent".into());
@@ -413,5 +413,5 @@ fn what_a_disk_rests_on_must_be_older_than_now() {
     };
     check(on(0), None).unwrap();
     check(on(9), Some("none")).unwrap();
-    refused(check(on(1), None).map(|()| "taken"), &["it rests on /srv/base", "a revert could not"]);
+    refused(check(on(1), None).map(|()| "taken"), &["its base /srv/base was written to at", "a revert could not"]);
 }

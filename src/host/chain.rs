@@ -26,10 +26,10 @@ pub fn walk(path: &Path, format: Format) -> Result<Vec<Link>, String> {
         let shown = path.display();
         let (id, start) = start(&path, format).map_err(|error| format!("{shown}: {error}"))?;
         if chain.iter().any(|link| link.id == id) {
-            return Err(format!("{shown} rests on itself"));
+            return Err(format!("{shown} is its own base"));
         }
         if chain.len() == MAX_LENGTH {
-            return Err(format!("more than {MAX_LENGTH} images rest on each other"));
+            return Err(format!("its backing chain is longer than {MAX_LENGTH} images"));
         }
         if names_unstated(format, &start) {
             return Err(format!(
@@ -114,7 +114,7 @@ mod tests {
 
         overlay(&path("other.qcow2"), &path("self.qcow2"), Format::Qcow2);
         overlay(&path("self.qcow2"), &path("other.qcow2"), Format::Qcow2);
-        assert!(walk(&path("self.qcow2"), Format::Qcow2).unwrap_err().contains("rests on itself"));
+        assert!(walk(&path("self.qcow2"), Format::Qcow2).unwrap_err().contains("is its own base"));
         fs::remove_file(path("base.img")).unwrap();
         let why = walk(&path("top.qcow2"), Format::Qcow2).unwrap_err();
         assert!(why.contains("link.img") && why.contains("No such file"), "{why}");

@@ -251,7 +251,7 @@ impl ImageWriter {
             Packing::Works(working) => working,
             Packing::Lost => {
                 return Err(io::Error::other(
-                    "what was not yet compressed has gone with the process that compressed it",
+                    "what was not yet compressed is lost, because the process that compressed it has ended",
                 ));
             }
             done @ Packing::Done(_) => {

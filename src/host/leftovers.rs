@@ -225,7 +225,7 @@ fn new_file(
 /// Why an overlay must stay, if it must.
 fn overlay(path: &Path) -> Option<String> {
     match files::facts(path) {
-        Ok(facts) if !facts.writable => return Some("other images rest on it".into()),
+        Ok(facts) if !facts.writable => return Some("it is the base of other images".into()),
         Ok(_) => {}
         Err(error) => return Some(error.to_string()),
     }

@@ -170,7 +170,7 @@ fn wait<S: Read + Write>(
                 qmp.dismiss_job(id).map_err(qemu("dismiss the job"))?;
                 let why = job.error.map(|why| {
                     Error::failed("The block job of the guest's QEMU failed").because(why).hint(
-                        "the guest goes on; make room if there was none, and repeat the command",
+                        "the guest keeps running; free some space if there was none, and run the command again",
                     )
                 });
                 return match (ending, why) {

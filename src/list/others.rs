@@ -80,14 +80,14 @@ fn of_image(index: &Index<'_>, image: &ImageSeen) -> Option<Other> {
             let why = match extent {
                 Extent::Whole if record.complete => "it is complete, and only lacks its name",
                 _ => {
-                    "it was cut short, or is being made: create --clean removes what was cut short"
+                    "it was interrupted, or is in progress: create --clean removes interrupted ones"
                 }
             };
             Some(of_record(OtherKind::Leftover, path, record, why))
         }
         Ok(Peek::Snapshot { record, .. }) if is_deleting(path) => {
             let image = text.strip_suffix(DELETING).unwrap_or(&text);
-            let why = format!("its deletion was cut short: xl-snapshot delete {}", quote(image));
+            let why = format!("its deletion was interrupted: xl-snapshot delete {}", quote(image));
             Some(of_record(OtherKind::Deleting, path, record, why))
         }
         Ok(Peek::Snapshot { record, extent, .. }) => {
@@ -247,7 +247,7 @@ fn files(index: &Index<'_>) -> Vec<Other> {
                 let why = match runs {
                     true => format!("what {} wrote after {name}, before a revert", disk.vdev),
                     false => {
-                        format!("{} went on in it after {name}; the domain does not run", disk.vdev)
+                        format!("{} continued in it after {name}; the domain does not run", disk.vdev)
                     }
                 };
                 let mut other = of_record(OtherKind::Kept, new, known.record, why);

@@ -124,7 +124,7 @@ fn check(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -
             let volume = index
                 .volume(number, &disk.vdev)
                 .filter(|volume| volume.group == *group)
-                .ok_or_else(|| broken(format!("its snapshot {group}/{name} is gone")))?;
+                .ok_or_else(|| broken(format!("its snapshot {group}/{name} no longer exists")))?;
             if volume.invalid {
                 return Err(broken("its snapshot has overflowed"));
             }
@@ -159,7 +159,7 @@ fn check_internal(file: &FileSeen, proof: &QcowSnapshot) -> Result<(), (State, S
     let same_name: Vec<_> = inside.iter().filter(|entry| entry.name == proof.name).collect();
     if !same_name.contains(&proof) {
         return Err(broken(match same_name.first() {
-            None => format!("its snapshot {} is gone", proof.name),
+            None => format!("its snapshot {} no longer exists", proof.name),
             Some(other) => {
                 format!("its snapshot {} is another one, of {:.0}", proof.name, other.date)
             }
@@ -201,17 +201,17 @@ fn check_below(
         let below = index.file(&path, Kind::of_format(Some(format)));
         let shown = path.display();
         match below {
-            None => return Err(broken(format!("it rests on {shown}, which was not looked at"))),
+            None => return Err(broken(format!("its base {shown} was not inspected"))),
             Some(FileSeen { device: Some(_), .. }) => {}
             Some(below) => match &below.facts {
-                Err(why) => return Err(broken(format!("it rests on {shown}: {why}"))),
+                Err(why) => return Err(broken(format!("its base {shown}: {why}"))),
                 Ok(facts) if facts.written() > record.created => {
-                    return Err(broken(format!("it rests on {shown}, which was written to since")));
+                    return Err(broken(format!("its base {shown} was written to since")));
                 }
                 Ok(_) => {}
             },
         }
         file = below;
     }
-    Err(broken("it rests on itself"))
+    Err(broken("it is its own base"))
 }

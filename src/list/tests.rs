@@ -176,7 +176,7 @@ fn thin_volumes_show_where_they_come_from() {
     let before = on_a_volume(records(), volumes[..6].to_vec());
     assert_eq!(descent(&before).pop().unwrap(), "*1 Disks");
     let listing = list(&before, &Asked::default());
-    assert_eq!(listing.snapshots[3].why, ["xvda: its snapshot vg0/c.s4 is gone"]);
+    assert_eq!(listing.snapshots[3].why, ["xvda: its snapshot vg0/c.s4 no longer exists"]);
     // Its record names the parent of the next one.
     let known = Some((Parent::Snapshot(id(1)), ToldBy::Disks));
     assert_eq!(parent_of_now(&before), known);

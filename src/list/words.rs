@@ -80,7 +80,7 @@ impl Listing {
                 .iter()
                 .map(|disk| format!("{} from {}", disk.vdev, self.words_of(disk.id)));
             let disks = disks.collect::<Vec<_>>().join(", ");
-            return Some(format!("{name} is mixed: it goes on with {disks}"));
+            return Some(format!("the disks of {name} continue from different snapshots: {disks}"));
         }
         if let Some(id) = domain.clone_of {
             let of = match self.name_of(id) {
@@ -91,7 +91,7 @@ impl Listing {
         }
         (domain.told == Told::Dates).then(|| {
             let snapshot = self.words_of(domain.id);
-            format!("{name}: nothing on its disks tells where it goes on from; {snapshot} is the youngest")
+            format!("{name}: its disks do not show which snapshot it continues from; the youngest is {snapshot}")
         })
     }
 

@@ -142,7 +142,7 @@ fn what_somebody_rests_on_and_the_current_one_are_kept() {
     let rules = Rules { last: 1, ..Rules::default() };
     listing.domains = vec![running(Some(1))];
     let holders = BTreeMap::from([(Uuid::from_u128(2), ["web2".to_owned()].into())]);
-    let expected = ["s1: web1 continues from it", "s2: web2 rests on it", "s3:", "s4: last"];
+    let expected = ["s1: web1 continues from it", "s2: web2 needs it", "s3:", "s4: last"];
     assert_eq!(all_words(&listing, &holders, &rules), expected);
     // Its disks disagree.
     let apart = |id: Option<u128>| Apart { vdev: "xvda".into(), id: id.map(Uuid::from_u128) };

@@ -24,7 +24,7 @@ pub struct Compactions {
 #[derive(Debug, Clone, Serialize)]
 pub struct Compaction {
     pub image: PathBuf,
-    /// Whether it was, or would be, written anew; else it has the form already, and only shares more.
+    /// Whether it was, or would be, rewritten; else it has the form already, and only shares more.
     pub rewritten: bool,
     /// Its length in bytes.
     pub size: u64,
@@ -41,7 +41,7 @@ impl fmt::Display for Compactions {
         for image in &self.images {
             let (path, before) = (quote(&image.image), BinaryBytes(image.size_on_disk_before));
             match image.size_on_disk {
-                None if image.rewritten => writeln!(f, "{path} ({before}) would be written anew")?,
+                None if image.rewritten => writeln!(f, "{path} ({before}) would be rewritten")?,
                 None => writeln!(f, "{path} ({before}) would share more, if there is more")?,
                 Some(now) => {
                     let shared = match image.shared {

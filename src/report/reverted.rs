@@ -81,8 +81,8 @@ impl fmt::Display for Reverted {
         let mut rows = Rows::default();
         if !self.memory {
             rows.add("memory", match self.quiesced {
-                None => "none: it was started anew",
-                Some(_) => "none: it was started anew, from file systems that were frozen for the snapshot",
+                None => "none: it was restarted",
+                Some(_) => "none: it was restarted, from file systems that were frozen for the snapshot",
             });
         }
         for disk in &self.disks {

@@ -367,7 +367,7 @@ fn one_of_three_disks_without_its_snapshot_refuses_all() {
             error.chain(),
             [
                 format!("Disk {vdev} (/srv/a.qcow2) cannot be reverted"),
-                "its snapshot \"s1\" is gone".into()
+                "its snapshot \"s1\" no longer exists".into()
             ]
         );
     }

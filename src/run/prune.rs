@@ -156,7 +156,7 @@ fn half_gone(other: &Other) -> Option<PrunedSnapshot> {
         created: other.created?,
         image: path.into(),
         size_on_disk: 0,
-        why: vec!["its deletion was cut short".into()],
+        why: vec!["its deletion was interrupted".into()],
     })
 }
 
@@ -335,7 +335,7 @@ mod tests {
         let host = Fake::new();
         let (pruned, error) = host
             .prune(&|| false, &mut |name| match name {
-                "s1" => Err(Error::refused("Two images rest on it").hint("delete those")),
+                "s1" => Err(Error::refused("It is the base of two images").hint("delete those")),
                 "s2" => {
                     let remaining =
                         Remaining { what: "A file".into(), command: Some("rm /a".into()) };
@@ -354,7 +354,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         let expected = [
             "xl-snapshot: 2 of 3 snapshots of web1 could not be deleted",
-            "left:  web1/s1 is still there: Two images rest on it (hint: delete those)",
+            "left:  web1/s1 is still there: It is the base of two images (hint: delete those)",
             "       xl-snapshot delete /kept/web1/s1.xlsave",
             "left:  web1/s2 is deleted only in part: Merging: no space",
             "       xl-snapshot delete /kept/web1/s2.xlsave",
@@ -398,7 +398,7 @@ mod tests {
         let (pruned, error) = host.prune(&|| false, &mut |_| Ok(())).unwrap();
         assert!(error.is_none());
         assert_eq!(names(&pruned.deleted), ["s9", "s8", "s1", "s2", "s3"]);
-        assert_eq!(pruned.deleted[0].why, ["its deletion was cut short"]);
+        assert_eq!(pruned.deleted[0].why, ["its deletion was interrupted"]);
         assert_eq!(pruned.deleted[0].image, Path::new("/kept/web1/s9.xlsave"));
         // All that is left of a domain.
         let mut only = listing(Vec::new());

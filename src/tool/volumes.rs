@@ -118,7 +118,7 @@ impl Volume {
                     self.missing
                 ))
             }
-            "partial" => Some(format!("a part of {path} is on a disk that is not there")),
+            "partial" => Some(format!("a part of {path} is on a missing disk")),
             "failed" | "out_of_data" | "metadata_read_only" => {
                 let words = self.health.replace('_', " ");
                 Some(format!("LVM says of {path}: {words}; see lvmthin(7)"))

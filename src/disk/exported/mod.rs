@@ -26,7 +26,7 @@ impl Exported {
         let proof = found.check_frozen(&record.path, self.proof.as_ref())?;
         let own = found.own.as_ref().map_err(|why| refuse_revert(record, why.clone()))?;
         if record.format != Some(Format::Qcow2) || own.len() != 1 {
-            let why = "it is no qcow2 image that rests on nothing, as export makes it";
+            let why = "it is not a qcow2 image without a backing file, so export did not create it";
             return Err(refuse_revert(record, why));
         }
         Ok(proof)
@@ -123,10 +123,10 @@ mod tests {
             link("/srv/x/xvdb.qcow2", Format::Qcow2, below),
             link("/etc/shadow", Format::Raw, None),
         ]);
-        refused(beside(&on_secret), &["rests on nothing"]);
+        refused(beside(&on_secret), &["without a backing file"]);
         let mut raw = exported();
         raw.record.format = Some(Format::Raw);
-        refused(beside(&raw), &["rests on nothing"]);
+        refused(beside(&raw), &["without a backing file"]);
     }
 
     #[test]

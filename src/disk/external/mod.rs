@@ -142,7 +142,7 @@ impl Planner for External {
                 .iter()
                 .position(|image| is(&image.filename, file))
                 .filter(|at| *at > 0)
-                .ok_or_else(|| refuse(format!("it does not rest on {}", file.display())))?,
+                .ok_or_else(|| refuse(format!("{} is not in its backing chain", file.display())))?,
         };
         let base = chain.get(at).ok_or_else(|| {
             refuse("it is no overlay: nothing was frozen below it".into())

@@ -15,14 +15,14 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
     let refuse = |why: String| merge::refuse(family, why);
     let vdev = &family.record.vdev;
     let Some(base) = &family.base else {
-        plan.notes.push(format!("{vdev}: its file is gone already"));
+        plan.notes.push(format!("{vdev}: its file is already deleted"));
         return Ok(plan);
     };
     let shown = quote(&base.path);
     let proof = proof.ok_or_else(|| refuse("the record has no proof of its snapshot".into()))?;
     let inside = base.inside.as_ref().map_err(|why| refuse(format!("{shown}: {why}")))?;
     if !inside.contains(proof) {
-        plan.notes.push(format!("{vdev}: its snapshot {} in {shown} is gone already", proof.name));
+        plan.notes.push(format!("{vdev}: its snapshot {} in {shown} is already deleted", proof.name));
         return Ok(plan);
     }
     // qemu-img selects by name.
@@ -45,7 +45,7 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
         }
         let runs = base.users.iter().any(|user| user.cfg.is_none() && user.domain == id.name);
         if !runs {
-            return Err(refuse(format!("domain {id} runs on images that rest on {shown}")).hint(
+            return Err(refuse(format!("domain {id} runs on images whose base is {shown}")).hint(
                 "QEMU deletes internal snapshots only of the image that the guest writes to: delete it \
                  when the domain is shut down",
             ));

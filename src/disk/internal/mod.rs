@@ -35,7 +35,7 @@ impl Internal {
         let same_name: Vec<_> = snapshots.iter().filter(|s| s.name == proof.name).collect();
         if !same_name.contains(&proof) {
             return Err(refuse(match same_name.first() {
-                None => format!("its snapshot {:?} is gone", proof.name),
+                None => format!("its snapshot {:?} no longer exists", proof.name),
                 Some(other) => format!(
                     "its snapshot {:?} is another one: ID {} of {}, not ID {} of {}",
                     proof.name, other.id, other.date, proof.id, proof.date

@@ -15,7 +15,7 @@ pub(super) fn plan(family: &Family, tag: &str, (group, name): (&str, &str)) -> R
         volumes.map_err(|why| merge::refuse(family, format!("LVM does not answer: {why}")))?;
     let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(tag)).collect();
     match tagged.as_slice() {
-        [] => plan.notes.push(format!("{vdev}: its snapshot {group}/{name} is gone already")),
+        [] => plan.notes.push(format!("{vdev}: its snapshot {group}/{name} is already deleted")),
         [snapshot] if snapshot.open => {
             return Err(merge::refuse(
                 family,

@@ -31,7 +31,7 @@ pub(super) fn plan(
     let tagged: Vec<&Volume> =
         volumes.iter().filter(|volume| volume.group == *group && volume.has_tag(tag)).collect();
     let snapshot = match tagged.as_slice() {
-        [] => return Err(refuse(format!("its snapshot {group}/{name} is gone"))),
+        [] => return Err(refuse(format!("its snapshot {group}/{name} no longer exists"))),
         [one] => *one,
         [one, other, ..] => {
             return Err(refuse(format!(

@@ -104,7 +104,7 @@ impl Planner for Lvm {
                     volume.group
                 ))
                 .hint(format!(
-                    "make room, or give it less if the guest will not write that much: \
+                    "free some space, or pass a smaller size if the guest will not write that much: \
                      --disk {},lvm,size=SIZE (once that is full, the snapshot is lost)",
                     disk.vdev
                 )));
@@ -154,9 +154,9 @@ impl Planner for Lvm {
         if context.beside.is_some() && !matches!(tagged.as_slice(), [one] if !one.merging) {
             return Err(refuse_revert(
                 disk,
-                format!("its snapshot {} is not there", recorded.path(snapshot)),
+                format!("its snapshot {} does not exist", recorded.path(snapshot)),
             )
-            .hint("a revert that was cut short may have merged it: repeat that one first"));
+            .hint("an interrupted revert may have merged it: repeat that revert first"));
         }
         let sick = match (tagged.as_slice(), context.beside) {
             ([snapshot], None) => snapshot.sick(),
@@ -324,7 +324,7 @@ fn thick(
             mib(origin.group_free),
             recorded.group
         ))
-        .hint("make room, or give it up with --discard-current"));
+        .hint("free some space, or discard the contents with --discard-current"));
     }
     let mut put_back = vec![Step::AwaitClosed { volume: origin.path() }];
     if keeps {
@@ -404,11 +404,11 @@ fn retake(
         }
         Some(_) => Err(refuse_revert(
             recorded.disk,
-            "its snapshot was merged by a revert that was cut short, and the domain has run since",
+            "an interrupted revert merged its snapshot, and the domain has run since",
         )),
         None => Err(refuse_revert(
             recorded.disk,
-            format!("its snapshot {} is gone", recorded.path(recorded.snapshot)),
+            format!("its snapshot {} no longer exists", recorded.path(recorded.snapshot)),
         )),
     }
 }

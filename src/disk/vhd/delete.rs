@@ -12,7 +12,7 @@ use crate::tool::quote;
 pub(super) fn plan(family: &Family, proof: Option<&FrozenFile>) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let Some(base) = &family.base else {
-        plan.notes.push(format!("{}: its file is gone already", family.record.vdev));
+        plan.notes.push(format!("{}: its file is already deleted", family.record.vdev));
         return Ok(plan);
     };
     let shown = quote(&base.path);

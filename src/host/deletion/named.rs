@@ -1,4 +1,4 @@
-//! Finding a snapshot that is to be deleted, also if its deletion was cut short.
+//! Finding a snapshot that is to be deleted, also if its deletion was interrupted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub struct Named {
     pub allocated: u64,
 }
 
-/// Finds a snapshot by the path of its image, or by DOMAIN/NAME, also if its deletion was cut short.
+/// Finds a snapshot by the path of its image, or by DOMAIN/NAME, also if its deletion was interrupted.
 pub fn named(text: &Path) -> Result<Named> {
     let image = match fs::symlink_metadata(text) {
         Ok(_) => spec::absolute(text)?,

@@ -109,7 +109,7 @@ impl Dom0 {
                 file.display(),
                 base.display()
             ))
-            .hint("repeat the command: the merge begins anew")),
+            .hint("run the command again: the merge starts from the beginning")),
         }
     }
 

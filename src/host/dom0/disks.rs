@@ -142,7 +142,7 @@ pub(super) fn await_merged(path: &str) -> Result<()> {
         VOLUME_WAIT,
         || {
             Error::failed(format!("A snapshot is still being merged into volume {path}")).hint(format!(
-            "see how far it has come, and go on when that is over: lvs -a -o +copy_percent {}",
+            "check the progress, and continue when the merge has finished: lvs -a -o +copy_percent {}",
             quote(path)
         ))
         },

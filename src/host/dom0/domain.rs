@@ -171,7 +171,7 @@ impl Dom0 {
         let waits = &mut |holders: &str| {
             self.reporter.note(&format!(
                 "note: waiting for a turn to restore: {holders} have them; one that is stopped (ps, state T) \
-                 keeps its turn until it goes on or is killed"
+                 keeps its turn until it continues or is killed"
             ));
         };
         let turn = Turn::wait(waits, &|| self.stop.load(Ordering::Acquire));
@@ -360,6 +360,6 @@ fn await_qemu(qemu: Option<Handle>) -> Result<()> {
             hang.idle.as_secs()
         ))
         .because(format!("until then it had {}", hang.done.words()))
-        .hint(format!("wait until it is gone (ps {pid}), and do what is left then"))),
+        .hint(format!("wait until process {pid} has ended, and then complete the remaining steps"))),
     }
 }

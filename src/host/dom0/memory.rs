@@ -58,7 +58,7 @@ impl Dom0 {
         let (writer, _) = self.image.as_mut().ok_or_else(|| Error::failed(IMAGE_IS_OPEN))?;
         writer.secure().map_err(|why| {
             Error::failed("The memory image is not safe on its storage").because(why).hint(
-                "the guest goes on; see what is wrong with that file system (dmesg, df), or choose \
+                "the guest keeps running; check that file system (dmesg, df), or choose \
                  another place with --memory FILE",
             )
         })
@@ -69,7 +69,7 @@ impl Dom0 {
         let image = self.image.take();
         let (mut writer, mut record) = image.ok_or_else(|| {
             Error::failed("The memory image is lost")
-                .because("its file is not there, or it was not begun when we were killed")
+                .because("its file does not exist, or it was not begun when xl-snapshot was killed")
                 .hint("take another snapshot; create says what this one has left of its disks")
         })?;
         if let Err(why) = writer.end() {
@@ -161,7 +161,7 @@ pub(super) fn not_complete(what: &str, path: &Path, why: NotComplete) -> Error {
             command: Some(format!("sync {named}")),
         },
         NotComplete::Replaced(_) => Remaining {
-            what: format!("The disks have their snapshots, but the {what} is gone"),
+            what: format!("The disks have their snapshots, but the {what} no longer exists"),
             command: None,
         },
     };

@@ -258,7 +258,7 @@ impl Dom0 {
                         quote(&now)
                     ))
                 }
-                None => meddled(&format!("destroyed domain {domain}: it is gone")),
+                None => meddled(&format!("destroyed domain {domain}")),
                 Some(now) => Error::failed(format!(
                     "Domain {domain} was rebooted or started again meanwhile: it is number {now} now"
                 ))

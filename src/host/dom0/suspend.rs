@@ -125,7 +125,7 @@ pub(super) fn write_back(disks: &[PathBuf]) -> Result<()> {
         files::write_back(path).map_err(|error| {
             Error::failed(format!("Write what is cached of {} to its storage", quote(path)))
                 .because(error)
-                .hint("the guest goes on; what its storage has against it, dmesg says")
+                .hint("the guest keeps running; check dmesg for errors of the storage")
         })
     });
     written.into_iter().collect()
@@ -194,12 +194,12 @@ impl Dom0 {
     fn after_failed_save(&self, domain: &DomainId) -> String {
         let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
         if self.is_gone(domain).unwrap_or(false) {
-            "the domain is gone: somebody destroyed it"
+            "somebody destroyed the domain"
         } else if partial.is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
         {
-            "its file system is full: make room, or choose another place with --memory FILE"
+            "its file system is full: free some space, or choose another place with --memory FILE"
         } else {
-            "the guest goes on; try again"
+            "the guest keeps running; try again"
         }
         .to_owned()
     }
@@ -282,7 +282,7 @@ impl Dom0 {
                 "The guest was paused for longer than {} s",
                 max.as_secs_f64()
             ))
-            .hint("it goes on; allow more with --max-pause, or try when it is less busy")),
+            .hint("the guest keeps running; raise --max-pause, or try again when it is less busy")),
             _ => Ok(()),
         }
     }
@@ -299,7 +299,7 @@ impl Dom0 {
                 free >> 20
             ))
             .hint(
-                "the guest goes on; make room, choose another place with --memory FILE, or save it \
+                "the guest keeps running; free some space, choose another place with --memory FILE, or save it \
                  while it is paused: --no-live",
             ))
     }
@@ -361,7 +361,7 @@ impl Dom0 {
             return self.resume_latecomer(domain);
         }
         if gone || result.is_err() && self.is_gone(domain)? {
-            self.messages.push(format!("note: domain {domain} is gone: somebody destroyed it"));
+            self.messages.push(format!("note: somebody destroyed domain {domain}"));
             return Ok(());
         }
         let Err(error) = result else { return Ok(()) };

@@ -95,7 +95,7 @@ impl Dom0 {
                 .hint("see its logs in /var/log/xen (xl-NAME.log, qemu-dm-NAME.log)")
         };
         let Some(info) = self.named(uuid, name)? else {
-            return Err(trouble("it is not there any more".into()));
+            return Err(trouble("it no longer exists".into()));
         };
         if !info.paused {
             return Err(meddled(&format!("let the restored domain {name} run")));

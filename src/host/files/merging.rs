@@ -23,8 +23,8 @@ pub fn trouble(path: &Path) -> Option<String> {
     match getxattr(path, NAME, &mut [0; LONGEST]) {
         Ok(_) | Err(Errno::NODATA) => None,
         Err(Errno::NOTSUP) => Some(
-            "its file system has no extended attributes (user.*), by which a merge that was cut short is \
-             found again"
+            "its file system has no extended attributes (user.*), by which an interrupted merge is found \
+             again"
                 .into(),
         ),
         Err(error) => Some(io::Error::from(error).to_string()),

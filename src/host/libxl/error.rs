@@ -63,7 +63,7 @@ pub enum LibxlError {
     },
     /// libxl keeps no configuration for the domain.
     #[error(
-        "Domain {domid} has no stored configuration (libxl-json): libxl did not create it, or it is gone"
+        "Domain {domid} has no stored configuration (libxl-json): libxl did not create it, or it no longer exists"
     )]
     NoStoredConfig {
         /// The domain.

@@ -53,7 +53,7 @@ pub(super) fn file(path: &Path, kind: Kind) -> FileSeen {
     match kind {
         Kind::TapVhd => seen.vhd = tap_vhd(path),
         Kind::Image(ImageFormat::Other) => {
-            let id = files::identity(path).ok_or_else(|| "it is not there".to_owned());
+            let id = files::identity(path).ok_or_else(|| "it does not exist".to_owned());
             seen.link =
                 id.map(|id| Link { path: path.to_owned(), id, format: Format::Raw, header: None });
             seen.mark = seen.facts.is_ok().then(|| marks::of(path)).flatten();
@@ -73,7 +73,7 @@ type Qcow2 = (Link, Result<Vec<QcowSnapshot>, String>, Option<Mark>);
 /// The header of a qcow2 file or device, and its list of snapshots.
 fn qcow2(path: &Path) -> Result<Qcow2, String> {
     let words = |error: io::Error| error.to_string();
-    let id = files::identity(path).ok_or_else(|| "it is not there".to_owned())?;
+    let id = files::identity(path).ok_or_else(|| "it does not exist".to_owned())?;
     let kind = fs::metadata(path).map_err(words)?.file_type();
     let file = match kind.is_block_device() {
         true => File::options().read(true).custom_flags(O_NONBLOCK).open(path),

@@ -187,7 +187,7 @@ fn hint_of_twins(one: &Listed, other: &Listed) -> String {
     let replaced = |(new, old): &(&Listed, &Listed)| old.id.name == names(&new.id.name)[1];
     if let Some((new, old)) = pairs.into_iter().find(replaced) {
         return format!(
-            "a revert --restore-first is under way or was cut short: {} was replaced by {}. If that runs, destroy the \
+            "a revert --restore-first is in progress or was interrupted: {} was replaced by {}. If that runs, destroy the \
              old one: xl destroy {}",
             old.id.domid, new.id.domid, old.id.domid
         );
@@ -198,14 +198,14 @@ fn hint_of_twins(one: &Listed, other: &Listed) -> String {
     };
     if let Some((new, old, name)) = pairs.into_iter().find_map(between) {
         return format!(
-            "a revert --restore-first is under way or was cut short; then take it back: xl destroy {new}; xl rename \
+            "a revert --restore-first is in progress or was interrupted; then undo it: xl destroy {new}; xl rename \
              {old} {}; xl unpause {old}",
             quote(&name)
         );
     }
     match pairs.into_iter().find(|(new, old)| of(new, old)) {
         Some((new, _)) => format!(
-            "a revert --restore-first is under way or was cut short; then destroy what it has left: \
+            "a revert --restore-first is in progress or was interrupted; then destroy its leftover: \
              xl destroy {}",
             new.id.domid
         ),

@@ -89,8 +89,8 @@ pub fn for_revert(
         }
         None if beside.is_some() => {
             return Err(Error::refused(format!("The snapshot {name} has no memory"))
-                .because("a new domain goes on from that")
-                .hint("start one by xl create, on overlays of your own (qemu-img create)"));
+                .because("a new domain needs the memory")
+                .hint("create overlays with qemu-img create, and start a domain on them with xl create"));
         }
         None => {
             let (Cfg::Named(path) | Cfg::Remembered(path)) = cfg else {

@@ -79,7 +79,7 @@ mv -f a.away a.qcow2
 
 # The snapshot is missing on one of three disks.
 qemu-img snapshot -d s1 c.qcow2
-wrong 'its snapshot "s1" is gone'
+wrong 'its snapshot "s1" no longer exists'
 # Gone, and another one has its name, with the same number.
 qemu-img snapshot -c s1 c.qcow2
 wrong 'its snapshot "s1" is another one'

@@ -15,7 +15,7 @@ wait_tick g 3
 back() {
 	mark g
 	xl-snapshot revert "$1" >report.out
-	grep -q 'memory  none: it was started anew' report.out || fail "the report: $(<report.out)"
+	grep -q 'memory  none: it was restarted' report.out || fail "the report: $(<report.out)"
 	wait_line g '^BOOT ' 90
 	found=$(console g | sed -n 's/^BOOT .*found=\([0-9]*\).*/\1/p' | tail -n 1)
 	((found >= $2 && found <= $3 + 1)) || fail "$1: the disks hold $found, not $2 to $3"

@@ -160,7 +160,7 @@ take t s3
 derives t 's1<-:none s2<s1:disks s3<s1:disks *s3:disks'
 lvremove -qq -y vg0/thin.s2
 xl-snapshot list t >table.out
-grep -q 'xvda: its snapshot vg0/thin.s2 is gone' table.out || fail "$(<table.out)"
+grep -q 'xvda: its snapshot vg0/thin.s2 no longer exists' table.out || fail "$(<table.out)"
 xl destroy t
 
 # ---- what does not belong there, and numbers for Prometheus

@@ -57,7 +57,7 @@ xl-snapshot revert -q g/by-hand --as k --overlay-dir new >k.out
 more_ticks k 2 120
 revert g kept/g/s3.xlsave
 xl-snapshot prune --keep-last 1 g >clone.out
-grep -Eq '^  keep +by-hand .* k rests on it$' clone.out || fail "$(<clone.out)"
+grep -Eq '^  keep +by-hand .* k needs it$' clone.out || fail "$(<clone.out)"
 [[ $(names) == "by-hand s3" ]] || fail "$(names)"
 not_torn k
 xl destroy k

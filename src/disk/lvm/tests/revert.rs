@@ -252,7 +252,7 @@ fn a_snapshot_that_was_merged_but_not_taken_anew_is_taken_of_the_volume() {
     // The tag of another disk or snapshot does not count.
     for tag in [MERGING_TAG.replace("xvda", "xvdb"), MERGING_TAG.replace("a001", "a002")] {
         let other = [("thick.s1", "-", ""), ("thick", "lv_tags", tag.as_str())];
-        refused(plan(&thick(), GONE, &other), &["its snapshot vg0/thick.s1 is gone"]);
+        refused(plan(&thick(), GONE, &other), &["its snapshot vg0/thick.s1 no longer exists"]);
     }
 }
 
@@ -298,9 +298,9 @@ fn what_is_refused() {
         (thick(), &[("thick.s1", "lv_snapshot_invalid", "1")], "its snapshot vg0/thick.s1 is lost"),
         (thick(), &[("thick.s1", "lv_device_open", "1")], "has its snapshot vg0/thick.s1 open"),
         (thin(), &[("thin.s1", "lv_device_open", "1")], "has its snapshot vg0/thin.s1 open"),
-        (thick(), &[("thick.s1", "lv_tags", "")], "its snapshot vg0/thick.s1 is gone"),
-        (thick(), &[("thick.s1", "-", "")], "its snapshot vg0/thick.s1 is gone"),
-        (thin(), &[("thin.s1", "-", "")], "its snapshot vg0/thin.s1 is gone"),
+        (thick(), &[("thick.s1", "lv_tags", "")], "its snapshot vg0/thick.s1 no longer exists"),
+        (thick(), &[("thick.s1", "-", "")], "its snapshot vg0/thick.s1 no longer exists"),
+        (thin(), &[("thin.s1", "-", "")], "its snapshot vg0/thin.s1 no longer exists"),
         (
             thick(),
             &[("+again=thick.s1", "lv_size", "8388608")],
@@ -386,7 +386,7 @@ fn a_sick_pool_or_group_is_refused_before_anything_changes() {
     ];
     for (found, volume, health) in groups {
         let words =
-            if health == "partial" { "a disk that is not there" } else { "LVM says of vg0/pool" };
+            if health == "partial" { "a missing disk" } else { "LVM says of vg0/pool" };
         for world in [RUNNING, DISCARD, GONE] {
             let edits = [(volume, "lv_health_status", health)];
             refused(plan(&found, world, &edits), &["cannot be reverted", words]);
