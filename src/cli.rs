@@ -272,7 +272,7 @@ An external snapshot keeps its content in a file on which an overlay rests; the
 two are merged. A commit writes the overlay's content into that file, which
 takes its place; a stream reads that file's content into the overlay, and no
 path changes. Whichever moves less is done, and the plan says how much. A file
-that you made yourself is never removed. Where several images rest on the file,
+that you made yourself is never removed. Where the file is the base of several images,
 as with clones, delete refuses, unless you give --flatten.
 
 What was interrupted, by Ctrl-C, a full disk or a power cut, is finished by the
@@ -285,7 +285,7 @@ pub struct DeleteArgs {
     /// Remove the memory image only, and leave a record of the disks beside it, NAME.record.
     #[arg(long, conflicts_with = "flatten")]
     pub memory_only: bool,
-    /// Copy the snapshot into each of the images that rest on it, if they are several.
+    /// Copy the snapshot into each of the images whose base it is, if they are several.
     #[arg(long)]
     pub flatten: bool,
     /// The options of the commands that change something.
@@ -397,7 +397,7 @@ no rule keeps it. Snapshots that cannot be reverted to never take the place of
 one that can.
 
 The snapshot that the running domain continues from is always kept, and so is
-one that a clone, or a snapshot of a clone, rests on.
+one that a clone, or a snapshot of a clone, needs.
 
 Only snapshots in XL_SNAPSHOT_DIR are known; see xl-snapshot list. If one cannot
 be deleted, the others are all the same, and the exit status is 4."

@@ -47,7 +47,7 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
             seen.domain.domid
         ))
         .because(format!("process {pid} writes its memory, for xl save, migrate or the like"))
-        .hint("wait until that has ended"));
+        .hint("wait until it has finished"));
     }
     check_options(&domain, &job.request.disks, seen)?;
     drives::check(&domain, &seen.drives, &job.request.disks)?;
@@ -63,7 +63,7 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     if let Some(disk) = disks.iter().find(|disk| confined && disk.by_restore) {
         let vdev = &disk.record.vdev;
         return Err(Error::refused(format!(
-            "Domain {domain} would have to be restored for {vdev}"
+            "Switching disk {vdev} requires restoring domain {domain}"
         ))
         .because("its QEMU is confined (dm_restrict)")
         .hint(format!("leave the disk out with --disk {vdev},none")));
@@ -86,7 +86,9 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
     if let Some(why) = lvm::short_of_space(&spaces) {
         return Err(Error::refused(format!("The disks of {domain} cannot be snapshotted"))
             .because(why)
-            .hint("free some space in the group, or pass a smaller size: --disk VDEV,lvm,size=SIZE"));
+            .hint(
+                "free some space in the group, or pass a smaller size: --disk VDEV,lvm,size=SIZE",
+            ));
     }
     Ok(disks)
 }
@@ -96,8 +98,8 @@ pub fn check_memory(job: &Job, domain: &str) -> Result<()> {
     match job.request.without_memory() {
         true => Ok(()),
         false => Err(Error::refused(format!("Domain {domain} does not run")).hint(
-            "a snapshot with memory is taken of a running domain; for its disks alone, --record FILE \
-             says where their record goes",
+            "start the domain, or pass --record FILE to snapshot \
+             only its disks",
         )),
     }
 }
@@ -138,13 +140,12 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     notes.extend(room::notes(job, seen, disks));
     notes.extend(boot::check(&domain, seen, disks)?);
     notes.extend(drives::check(&domain, &seen.drives, &job.request.disks)?);
-    notes
-        .extend(not_live.map(|why| format!("{why}: memory is saved while the guest is paused")));
+    notes.extend(not_live.map(|why| format!("{why}: memory is saved while the guest is paused")));
     notes.extend(no_monitor(seen));
     notes.extend(seen.above_target.map(|(now, target)| {
         format!(
-            "the guest has {} of memory and should have {}: a revert gives it what it has; give it less then with \
-             xl mem-set {} {}m",
+            "the guest has {} of memory and should have {}: a revert restores all of it; reduce it afterwards \
+             with xl mem-set {} {}m",
             mib(now << 10),
             mib(target << 10),
             quote(&domain),
@@ -169,7 +170,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         }
         if job.request.max_pause.is_some() {
             return Err(Error::refused(format!("The pause of {domain} has no bound"))
-                .because(format!("it has to be restored to switch {}", by_restore.join(", ")))
+                .because(format!("switching {} requires a restore", by_restore.join(", ")))
                 .hint("leave out --max-pause, or those disks with --disk VDEV,none"));
         }
         notes.push(format!(
@@ -255,8 +256,10 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
 fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, OnFailure)> {
     let domain = name_of(&seen.config)?;
     let ImagePlace::File { path, .. } = &seen.image else {
-        return Err(Error::refused(format!("Domain {domain} has to be restored from the image"))
-            .hint("give the image a file: --memory FILE"));
+        return Err(Error::refused(format!(
+            "Domain {domain} must be restored from the image, but the image goes to standard output"
+        ))
+        .hint("write the image to a file: --memory FILE"));
     };
     let mut config = seen.config.clone();
     for (vdev, (path, format)) in
@@ -346,10 +349,10 @@ fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
         State::Paused => Err(Error::refused(format!(
             "Domain {domain} ({id}) is paused and cannot answer a suspend request"
         ))
-        .hint(format!("let it run first: xl unpause {}", quote(domain)))),
+        .hint(format!("unpause it first: xl unpause {}", quote(domain)))),
         State::Suspended => Err(Error::refused(format!("Domain {domain} ({id}) is suspended"))
             .because("something is saving or migrating it, or was killed while it did")
-            .hint("wait until that has ended")),
+            .hint("wait until it has finished")),
         State::Shutdown => Err(Error::refused(format!("Domain {domain} ({id}) is shut down"))
             .hint("wait until it runs again, or start it with xl create")),
         State::Dying => Err(Error::refused(format!("Domain {domain} ({id}) is being destroyed"))
@@ -392,7 +395,7 @@ fn no_monitor(seen: &Seen) -> Option<String> {
         (None, []) => Some("the domain has no xl process that would handle its reboot".into()),
         (None, _) if !xl_exits_at_suspend(&seen.xen) => None,
         (None, pids) => Some(format!(
-            "no xl process says that it watches this domain, so none is held; one that does may end \
+            "no xl process says that it watches this domain, so none is stopped; one that does may end \
              when the domain is suspended, and not handle its next reboot (possible: {})",
             list(pids)
         )),

@@ -203,7 +203,7 @@ fn switch(
         let broken = |why| {
             Error::refused(format!("The configuration of {} is not understood", id.name))
                 .because(why)
-                .hint(format!("see what libxl has stored of it: xl list -l {}", quote(&id.name)))
+                .hint(format!("check libxl's configuration: xl list -l {}", quote(&id.name)))
         };
         let mut config = DomainConfig::parse(&involved.stored).map_err(broken)?;
         let mut writes = Vec::new();

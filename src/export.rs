@@ -263,7 +263,7 @@ fn check_place(found: &Found, options: &Options, about: &dyn Fn() -> String) -> 
         Leftover::None | Leftover::Ours => Ok(()),
         Leftover::Busy => Err(Error::refused(about())
             .because(format!("another export writes to {shown}"))
-            .hint("wait until that has ended")),
+            .hint("wait until it has finished")),
         Leftover::Foreign(why) => Err(Error::refused(about())
             .because(format!("{shown} is there, and {why}"))
             .hint(format!("see what it is, and remove it: ls -la {shown}"))),

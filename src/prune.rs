@@ -127,7 +127,7 @@ impl fmt::Display for Why {
             Why::Rule(rule) => f.write_str(rule.word()),
             Why::Current(domain) => write!(f, "{domain} continues from it"),
             Why::Holder(who) => write!(f, "{who} needs it"),
-            Why::Name => f.write_str("the rules are not for its name"),
+            Why::Name => f.write_str("its name does not begin with the prefix"),
         }
     }
 }

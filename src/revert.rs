@@ -185,7 +185,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
             config.set_image(&seen.record.vdev, path, *format).map_err(|why| {
                 Error::refused(format!("The configuration in snapshot {}", record.name))
                     .because(why)
-                    .hint("see what it is: xl-snapshot show --json IMAGE")
+                    .hint("inspect it: xl-snapshot show --json IMAGE")
             })?;
         }
     }
@@ -335,7 +335,7 @@ pub(crate) fn check_image(found: &Found) -> Result<()> {
     let record = &found.record;
     let refused = || {
         Error::refused(format!("The image of {} is not consistent", found.record.name))
-            .hint("somebody has changed it: take it as create has written it")
+            .hint("somebody has changed the image: use the original")
     };
     let disks = found.config.disks().map_err(|why| refused().because(why))?;
     let name = found.config.name().map_err(|why| refused().because(why))?;
@@ -421,8 +421,8 @@ pub fn refuse_domain(
         })
         .because(format!("it has the snapshot's UUID {}", domain.uuid))
         .hint(format!(
-            "if it is the same one, give it its name back: xl rename {} {}; if it is another one, it \
-             needs another UUID",
+            "if it is the same domain, rename it back: xl rename {} {}; if not, it needs \
+             another UUID",
             same.domid,
             quote(&domain.name)
         ))),

@@ -575,14 +575,14 @@ fn pruned() -> Pruned {
         dry_run: true,
         deleted: vec![snapshot("2026-01-01", "snap-20260101-020304", &["no rule keeps it"])],
         kept: vec![
-            snapshot(
-                "2025-12-31",
-                "before-upgrade",
-                &["web1 continues from it", "web2 needs it"],
-            ),
+            snapshot("2025-12-31", "before-upgrade", &["web1 continues from it", "web2 needs it"]),
             snapshot("2026-03-01", "snap-20260301-020304", &["last", "daily"]),
         ],
-        failed: vec![snapshot("2026-01-02", "snap-20260102-020304", &["It is the base of two images"])],
+        failed: vec![snapshot(
+            "2026-01-02",
+            "snap-20260102-020304",
+            &["It is the base of two images"],
+        )],
     }
 }
 

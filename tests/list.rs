@@ -518,7 +518,9 @@ fn disks_that_disagree_are_mixed() {
     let mixed: Vec<_> = listing.domains[0].mixed.iter().map(|d| (d.vdev.as_str(), d.id)).collect();
     assert_eq!(mixed, [("xvda", Some(a.id)), ("xvdb", Some(b.id))]);
     assert!(
-        listing.to_string().contains("the disks of web1 continue from different snapshots: xvda from a, xvdb from b")
+        listing.to_string().contains(
+            "the disks of web1 continue from different snapshots: xvda from a, xvdb from b"
+        )
     );
     assert_eq!(host.parent(), None);
 }

@@ -113,7 +113,7 @@ pub struct ServeArgs {
     /// Serve on the Unix socket PATH, in a directory that only root can write to.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: PathBuf,
-    /// End when the first client has gone [default: at SIGTERM or SIGINT].
+    /// End when the first client has disconnected [default: at SIGTERM or SIGINT].
     #[arg(long)]
     pub once: bool,
     /// Give the export a name [default: the empty one, which clients ask for if they are told none].

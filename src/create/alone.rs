@@ -30,7 +30,7 @@ pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
         }
         if job.request.record.is_none() {
             return Err(Error::usage("A snapshot without memory is known by its record")
-                .hint("say where that goes: --record FILE"));
+                .hint("pass --record FILE"));
         }
         return Ok(());
     }
@@ -46,15 +46,15 @@ pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
     if job.request.quiesce.is_some() && seen.state == State::Paused {
         return Err(Error::refused(format!("Domain {domain} ({}) is paused", seen.domain.domid))
             .because("it can neither freeze nor thaw its file systems")
-            .hint(format!("let it run first: xl unpause {}", quote(&domain))));
+            .hint(format!("unpause it first: xl unpause {}", quote(&domain))));
     }
     if seen.cfg.is_none() {
         return Err(Error::refused(format!(
             "Domain {domain} ({}) has no known xl configuration file",
             seen.domain.domid
         ))
-        .because("a revert has to start it from there")
-        .hint("name the domain by its file, or say it as config in a SPEC.toml"));
+        .because("a revert starts the domain from that file")
+        .hint("name the domain by its configuration file, or set config in a SPEC.toml"));
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ pub(super) fn plan(
     let title = format!("Snapshot {} of the disks of {domain}", job.name);
     if !running {
         if job.request.quiesce.is_some() {
-            notes.push("the domain does not run: nothing has to be frozen".into());
+            notes.push("the domain does not run, so --quiesce has no effect".into());
         }
         prepare.push(Step::CheckNotRunning { uuid: id.uuid, domain });
         prepare.extend(Step::together(in_pause.collect()));

@@ -31,8 +31,8 @@ pub fn check(domain: &str, drives: &[Drive], options: &[DiskOption]) -> Result<V
                      it from device_model_args or from its monitor",
                 )
                 .hint(format!(
-                    "make it an entry of disk = [...], or leave it out with --disk {name},none if its \
-                     content does not matter"
+                    "add it to disk = [...], or leave it out with --disk {name},none if you do \
+                     not need its content"
                 )))
         })
         .collect()

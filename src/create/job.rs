@@ -66,7 +66,7 @@ impl Job {
             }
             MemoryTarget::Default => {
                 Err(Error::refused(format!("The domain name {domain:?} cannot be a directory"))
-                    .hint("say where the image goes with --memory FILE"))
+                    .hint("pass --memory FILE"))
             }
         }
     }

@@ -72,7 +72,7 @@ pub(super) fn name_of(config: &DomainConfig) -> Result<String> {
 pub(super) fn broken(domain: &str, why: BadConfig) -> Error {
     Error::refused(format!("The configuration of {domain} is not understood"))
         .because(why)
-        .hint(format!("see what libxl has stored of it: xl list -l {}", quote(domain)))
+        .hint(format!("check libxl's configuration: xl list -l {}", quote(domain)))
 }
 
 /// The images of the disks that are in the snapshot.

@@ -50,9 +50,9 @@ impl Link {
         };
         match Format::of_qemu(format) {
             Some(format) => Ok(Some((path, format))),
-            None => {
-                Err(format!("{image} has the backing file {shown}, whose format {format} xl-snapshot does not know"))
-            }
+            None => Err(format!(
+                "{image} has the backing file {shown}, whose format {format} xl-snapshot does not know"
+            )),
         }
     }
 
@@ -93,7 +93,11 @@ mod tests {
         for path in ["nbd:localhost:1", "json:{}", "http://x/y", "file:/a", "b\nc"] {
             assert!(below(path, "raw").unwrap_err().contains("is no path of a file"), "{path}");
         }
-        assert!(below("b.img", "vmdk").unwrap_err().contains("whose format vmdk xl-snapshot does not know"));
+        assert!(
+            below("b.img", "vmdk")
+                .unwrap_err()
+                .contains("whose format vmdk xl-snapshot does not know")
+        );
         let mut bare = link("/srv/a.qcow2", Format::Qcow2, Some(("b.img", "raw")));
         bare.header.as_mut().unwrap().backing_format = None;
         assert!(bare.below().unwrap_err().contains("does not state the format of b.img"));

@@ -117,11 +117,11 @@ impl DiskFound {
         let path = quote(path);
         match (file, proof) {
             (Err(why), _) if why.contains(GONE) => error.hint(format!(
-                "the snapshot expects it at {path}: if it was moved, move it back, or leave a link to it there: \
+                "the snapshot expects it at {path}: if you moved it, move it back, or create a link there: \
                  ln -s NEW {path}"
             )),
             (Ok(file), Some(proof)) if !file.has_inode_of(proof) && (file.size, file.mtime) == (proof.file_size, proof.mtime) => error.hint(format!(
-                "its length and time are those of then. If it is a copy, as mv makes to another file system, \
+                "its length and time match. If it is a copy (mv to another file system makes one), \
                  nothing proves that it is a good one: restore the original, or revert by hand: create an image on \
                  it (qemu-img create -f qcow2 -F FORMAT -b {path} NEW), name that in a configuration file, and \
                  xl restore FILE.cfg IMAGE"
@@ -159,8 +159,8 @@ impl DiskFound {
         }
         // The domain may write until it is destroyed, after this check.
         if self.top_id.is_some_and(|top| top == file.id()) {
-            return Err(refuse("the domain runs on it now and may write to it".into()).hint(
-                "shut the domain down; the snapshot is good as long as nothing was written",
+            return Err(refuse("the running domain may write to it".into()).hint(
+                "shut the domain down: the snapshot stays good unless the domain has written to it",
             ));
         }
         if let Some(trouble) = &self.place.trouble {
@@ -183,7 +183,7 @@ impl DiskFound {
                     path.display()
                 ),
             )
-            .hint("if only its time is wrong, as from a clock that was set back, put that right")),
+            .hint("if only its time is wrong (the clock was set back), correct it with touch -d")),
         }
     }
 

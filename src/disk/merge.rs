@@ -46,7 +46,7 @@ pub(super) fn delete(
             family,
             format!("{shown} is part of another deletion, of snapshot {}", mark.id),
         )
-        .hint("finish that first: xl-snapshot list shows it"));
+        .hint("finish that deletion first: see xl-snapshot list"));
     }
     let proof = proof.ok_or_else(|| refuse(family, "the record has no proof of it"))?;
     if !facts.has_inode_of(proof) {
@@ -70,7 +70,9 @@ pub(super) fn delete(
                 quote(&family.overlays[0].path)
             ),
         )
-        .hint("the snapshot is lost; remove its image by hand, and leave the disks as they are"));
+        .hint(
+            "the snapshot is lost: delete its memory image by hand, and do not touch the disks",
+        ));
     }
     if let Some(overlay) = committed {
         return finish_commit(family, base, overlay, plan);
@@ -165,7 +167,7 @@ fn check<'a>(
             "{shown} is part of another deletion, of snapshot {}",
             mark.id
         ))
-        .hint("finish that first: xl-snapshot list shows it"));
+        .hint("finish that deletion first: see xl-snapshot list"));
     }
     let online = overlay.open_in.first();
     let others = [overlay].into_iter().chain(alone.then_some(base));

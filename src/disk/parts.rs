@@ -210,14 +210,14 @@ pub(super) fn record(seen: &DiskSeen, snapshot: impl Into<Kept>) -> DiskRecord {
 pub(super) fn refuse(disk: &Disk, why: String) -> Error {
     Error::refused(format!("Disk {} ({}) cannot be snapshotted", disk.vdev, disk.file().display()))
         .because(why)
-        .hint(format!("leave it out with --disk {},none if its content does not matter", disk.vdev))
+        .hint(format!("leave it out with --disk {},none if you do not need its content", disk.vdev))
 }
 
 /// A refusal to revert a disk.
 pub(super) fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Error {
     Error::refused(format!("Disk {} ({}) cannot be reverted", record.vdev, record.path.display()))
         .because(why.into())
-        .hint("nothing was changed; xl-snapshot show tells how each disk of the snapshot is")
+        .hint("nothing was changed; run xl-snapshot show to see the state of each disk")
 }
 
 /// A refusal of a snapshot that was made by hand.
@@ -225,7 +225,7 @@ pub(super) fn refuse_by_hand(disk: &Disk, why: String) -> Error {
     let (vdev, path) = (&disk.vdev, disk.file().display());
     Error::refused(format!("Disk {vdev} ({path}) cannot be reverted"))
         .because(why)
-        .hint("see what there is: qemu-img info --backing-chain -f FORMAT FILE")
+        .hint("inspect the chain: qemu-img info --backing-chain -f FORMAT FILE")
 }
 
 /// The place for the file that a snapshot makes.
@@ -234,7 +234,7 @@ pub(super) fn place(seen: &DiskSeen) -> Result<&Path> {
     let place = seen.place.as_ref().ok_or_else(|| {
         let why = "there is no place for a new file: the domain's name cannot be a part of a path";
         let vdev = &disk.vdev;
-        refuse(disk, why.into()).hint(format!("say where it goes with --disk {vdev},HOW,file=PATH"))
+        refuse(disk, why.into()).hint(format!("pass a path: --disk {vdev},HOW,file=PATH"))
     })?;
     match &place.trouble {
         None => Ok(&place.path),

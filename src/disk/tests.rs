@@ -95,9 +95,7 @@ fn what_lies_below_must_be_older_than_the_snapshot() {
         found.below.as_mut().unwrap()[1].1 = later;
         refused(
             revert_one(&found),
-            &[
-                "its base /srv/lowest was written to since: last at 2026-03-01T02:03:04.000000001Z",
-            ],
+            &["its base /srv/lowest was written to since: last at 2026-03-01T02:03:04.000000001Z"],
         );
         found.below = Err("no parent".into());
         refused(revert_one(&found), &["no parent"]);
@@ -413,5 +411,8 @@ fn what_a_disk_rests_on_must_be_older_than_now() {
     };
     check(on(0), None).unwrap();
     check(on(9), Some("none")).unwrap();
-    refused(check(on(1), None).map(|()| "taken"), &["its base /srv/base was written to at", "a revert could not"]);
+    refused(
+        check(on(1), None).map(|()| "taken"),
+        &["its base /srv/base was written to at", "a revert could not"],
+    );
 }

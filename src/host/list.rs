@@ -314,14 +314,14 @@ pub fn parent(job: &Job, config: &DomainConfig, name: &str) -> Option<(Parent, T
 ///
 /// If there is no such snapshot, or several.
 pub fn by_name(text: &Path) -> Result<Option<PathBuf>> {
-    // One whose deletion was cut short is told as such, but never taken for another one of its name.
+    // One whose deletion was interrupted is told as such, but never taken for another one of its name.
     by_name_of(text, false).or_else(|why| match by_name_of(text, true) {
         Ok(Some(deleting)) => Ok(Some(deleting)),
         Ok(None) | Err(_) => Err(why),
     })
 }
 
-/// The same, also of one whose deletion was cut short if that is wanted.
+/// The same, also of one whose deletion was interrupted if that is wanted.
 ///
 /// # Errors
 ///

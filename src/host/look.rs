@@ -167,7 +167,7 @@ pub(super) fn check_qemu(toolstack: &Toolstack, domain: &DomainId) -> Result<()>
         None => Ok(()),
         Some(why) => Err(Error::refused(format!("The QEMU of {name} ({domid}) is not to be seen"))
             .because(why)
-            .hint("run this where the domain was started: in dom0 itself, not in a container")),
+            .hint("run xl-snapshot in dom0 itself, not in a container")),
     }
 }
 

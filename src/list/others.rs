@@ -247,7 +247,10 @@ fn files(index: &Index<'_>) -> Vec<Other> {
                 let why = match runs {
                     true => format!("what {} wrote after {name}, before a revert", disk.vdev),
                     false => {
-                        format!("{} continued in it after {name}; the domain does not run", disk.vdev)
+                        format!(
+                            "{} continued in it after {name}; the domain does not run",
+                            disk.vdev
+                        )
                     }
                 };
                 let mut other = of_record(OtherKind::Kept, new, known.record, why);

@@ -124,7 +124,9 @@ fn check(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -
             let volume = index
                 .volume(number, &disk.vdev)
                 .filter(|volume| volume.group == *group)
-                .ok_or_else(|| broken(format!("its snapshot {group}/{name} no longer exists")))?;
+                .ok_or_else(|| {
+                broken(format!("its snapshot {group}/{name} no longer exists"))
+            })?;
             if volume.invalid {
                 return Err(broken("its snapshot has overflowed"));
             }

@@ -112,7 +112,7 @@ fn prepare(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
     for (number, step) in plan.prepare.iter().enumerate() {
         host.reached(Reached::Prepare(number));
         let outcome = if host.interrupted() {
-            Err(Error::failed("Stopped by a signal").hint("repeat the command when it suits"))
+            Err(Error::failed("Stopped by a signal").hint("run the command again"))
         } else {
             host.perform(step)
         };

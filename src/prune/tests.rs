@@ -160,7 +160,7 @@ fn other_names_and_other_domains_do_not_count() {
     let rules = Rules { last: 1, prefix: "s".into(), ..Rules::default() };
     assert_eq!(
         words(&listing, &rules),
-        ["s1:", "s2:", "s3: last", "before-upgrade: the rules are not for its name"]
+        ["s1:", "s2:", "s3: last", "before-upgrade: its name does not begin with the prefix"]
     );
 }
 

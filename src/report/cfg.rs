@@ -41,7 +41,7 @@ pub(super) fn write_cfg_disks(
         return Ok(());
     }
     match trouble {
-        None => write!(f, "The xl configuration file of {domain} is not known here.")?,
+        None => write!(f, "xl-snapshot does not know the configuration file of {domain}.")?,
         Some(CfgTrouble { path, why }) => {
             writeln!(f, "The xl configuration file {} was not rewritten:", quote(path))?;
             writeln!(f, "{why}.")?;

@@ -15,7 +15,7 @@ use crate::tool::quote;
 /// What `delete` has done. Its JSON form is a contract.
 #[derive(Debug, Clone, Serialize)]
 pub struct Deletions {
-    /// The snapshots that are gone, or have lost their memory.
+    /// The snapshots that are deleted, or have lost their memory.
     pub snapshots: Vec<Deleted>,
     /// Those that are not.
     pub failed: Vec<Failed>,
@@ -29,7 +29,7 @@ pub struct Deleted {
     pub id: Uuid,
     /// The domain's name when it was taken.
     pub domain: String,
-    /// Its memory image, or its record, which is gone.
+    /// Its memory image, or its record, which is deleted.
     pub image: PathBuf,
     /// What that took on its file system, in bytes; 0 of a snapshot without memory.
     pub freed: u64,
@@ -54,7 +54,7 @@ pub struct DeletedDisk {
     pub merged: Vec<Merge>,
     /// The image that the domain has now, if that changed.
     pub runs_on: Option<PathBuf>,
-    /// The files, volumes and internal snapshots that are gone.
+    /// The deleted files, volumes and internal snapshots.
     pub removed: Vec<String>,
     /// Why something was left.
     pub kept: Option<String>,
@@ -130,7 +130,7 @@ impl fmt::Display for Deleted {
                     format!("{} of {from} to {into}, {bytes} at most", merge.how)
                 })
                 .collect();
-            lines.extend(disk.removed.iter().map(|removed| format!("{removed} is gone")));
+            lines.extend(disk.removed.iter().map(|removed| format!("{removed} is deleted")));
             lines.extend(
                 disk.runs_on.iter().map(|path| format!("the guest now runs on {}", quote(path))),
             );

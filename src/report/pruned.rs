@@ -35,7 +35,7 @@ pub struct PrunedSnapshot {
     pub created: Timestamp,
     /// The memory image, or the record of one without memory.
     pub image: PathBuf,
-    /// What the image takes on its file system, in bytes; 0 if its deletion had been cut short before.
+    /// What the image takes on its file system, in bytes; 0 if its deletion had been interrupted before.
     pub size_on_disk: u64,
     /// Each reason.
     pub why: Vec<String>,

@@ -28,7 +28,7 @@ pub fn record(
     let broken = |why| {
         Error::refused(format!("The configuration {}", cfg.display()))
             .because(why)
-            .hint("see what xl says of it: xl create -n FILE")
+            .hint("check it: xl create -n FILE")
     };
     let disks = config.disks().map_err(broken)?;
     if let Some(DiskOption { vdev, .. }) = request

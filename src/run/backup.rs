@@ -94,7 +94,7 @@ pub(super) fn backup(args: &BackupArgs, carry_out: Execute) -> Result<()> {
     };
     // What comes in between is for the parts that follow.
     let exported = match dom0.interrupted() {
-        true => Err(Error::failed("Stopped by a signal").hint("repeat the command when it suits")),
+        true => Err(Error::failed("Stopped by a signal").hint("run the command again")),
         false => export::one(&export, carry_out),
     };
     let exported = match exported {

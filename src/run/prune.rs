@@ -147,7 +147,7 @@ fn described(verdict: &Verdict<'_>) -> PrunedSnapshot {
     }
 }
 
-/// One whose deletion was cut short, as it was called before.
+/// One whose deletion was interrupted, as it was called before.
 fn half_gone(other: &Other) -> Option<PrunedSnapshot> {
     let path = other.path.to_str().and_then(|path| path.strip_suffix(DELETING))?;
     Some(PrunedSnapshot {

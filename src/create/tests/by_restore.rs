@@ -157,7 +157,10 @@ fn the_xl_process_continues_before_its_domain_is_destroyed() {
     let order = words(&planned(&[], |_| {}).onward);
     assert_eq!(
         order[..2],
-        ["continue the domain's xl process 77", "destroy domain 3 and wait until its QEMU has ended"]
+        [
+            "continue the domain's xl process 77",
+            "destroy domain 3 and wait until its QEMU has ended"
+        ]
     );
     let job = job("s1", &[]);
     let seen = Seen { monitor: None, ..seen_on_loop(&job) };

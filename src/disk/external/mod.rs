@@ -146,7 +146,7 @@ impl Planner for External {
         };
         let base = chain.get(at).ok_or_else(|| {
             refuse("it is no overlay: nothing was frozen below it".into())
-                .hint("the configuration has to name the overlay that was made on the frozen image")
+                .hint("put the overlay on the frozen image into the configuration")
         })?;
         check_path(&base.filename).map_err(|why| refuse(why.to_string()))?;
         // A format that qemu-img probed may come from data that the guest wrote.

@@ -22,7 +22,8 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
     let proof = proof.ok_or_else(|| refuse("the record has no proof of its snapshot".into()))?;
     let inside = base.inside.as_ref().map_err(|why| refuse(format!("{shown}: {why}")))?;
     if !inside.contains(proof) {
-        plan.notes.push(format!("{vdev}: its snapshot {} in {shown} is already deleted", proof.name));
+        plan.notes
+            .push(format!("{vdev}: its snapshot {} in {shown} is already deleted", proof.name));
         return Ok(plan);
     }
     // qemu-img selects by name.
@@ -58,7 +59,7 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
             "{shown} is part of another deletion, of snapshot {}",
             mark.id
         ))
-        .hint("finish that first: xl-snapshot list shows it"));
+        .hint("finish that deletion first: see xl-snapshot list"));
     }
     // The file proves younger snapshots.
     if merge::must_be_marked(base) {

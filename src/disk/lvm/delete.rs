@@ -21,7 +21,10 @@ pub(super) fn plan(family: &Family, tag: &str, (group, name): (&str, &str)) -> R
                 family,
                 format!("somebody has its snapshot {} open", snapshot.path()),
             )
-            .hint("is it mounted, or a disk of another domain?"));
+            .hint(format!(
+                "find out who uses it: dmsetup ls --tree; fuser -v /dev/{}",
+                snapshot.path()
+            )));
         }
         [snapshot] if snapshot.merging => {
             return Err(merge::refuse(family, format!("{} is being merged", snapshot.path()))

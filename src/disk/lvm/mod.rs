@@ -72,8 +72,9 @@ impl Planner for Lvm {
             return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
         }
         if volume.open && seen.served == Some(Served::Nobody) {
-            return Err(refuse("the domain does not run, and somebody has it open".into())
-                .hint("is it mounted, or a disk of another domain?"));
+            return Err(refuse("the domain does not run, and somebody has it open".into()).hint(
+                format!("find out who uses it: dmsetup ls --tree; fuser -v /dev/{}", volume.path()),
+            ));
         }
         // LVM then refuses a snapshot: find out before the guest is suspended.
         if volumes.iter().any(|v| v.merging && v.group == volume.group && v.origin == volume.name) {
@@ -201,7 +202,10 @@ impl Planner for Lvm {
                 disk,
                 format!("somebody has its snapshot {} open", snapshot.path()),
             )
-            .hint("is it mounted, or a disk of another domain?")),
+            .hint(format!(
+                "find out who uses it: dmsetup ls --tree; fuser -v /dev/{}",
+                snapshot.path()
+            ))),
             [snapshot] if snapshot.is_thin() => {
                 check_pool(volumes, snapshot).map_err(|why| refuse_revert(disk, why))?;
                 match context.beside {

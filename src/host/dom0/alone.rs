@@ -69,7 +69,7 @@ impl Dom0 {
             None => Ok(()),
             Some(domid) => {
                 Err(Error::failed(format!("Somebody has started it meanwhile, as domain {domid}"))
-                    .hint("see that nobody starts the domain, and try again"))
+                    .hint("make sure that nobody starts the domain, and try again"))
             }
         }
     }

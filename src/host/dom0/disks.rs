@@ -122,7 +122,7 @@ pub(super) fn await_closed(path: &str) -> Result<()> {
     let look = || see(path, |_, volume| if volume.open { Seen::NotYet(None) } else { Seen::Done });
     await_volume(path, look, VOLUME_WAIT, || {
         Error::failed(format!("Somebody still has volume {path} open"))
-            .hint(format!("see who, and end that: dmsetup ls --tree; fuser -v {}", device(path)))
+            .hint(format!("find and stop its user: dmsetup ls --tree; fuser -v {}", device(path)))
     })
 }
 
@@ -180,7 +180,7 @@ fn await_volume(
             Seen::Done => return Ok(()),
             Seen::Gone => {
                 return Err(Error::failed(format!("There is no volume {path} any more"))
-                    .hint("see what somebody has done to it: lvs -a"));
+                    .hint("somebody has changed it: check with lvs -a"));
             }
             Seen::Unknown(why) if over => {
                 return Err(Error::failed(format!("Looking at volume {path}"))

@@ -36,29 +36,29 @@ impl Dom0 {
         };
         let stopped = || self.stop.load(Ordering::Acquire);
         let started = started(self.guard.as_ref());
-        let mut run =
-            |call: &Invocation, grows: Option<(&Path, u64)>| {
-                let nothing = File::open("/dev/null").map_err(failed("Open /dev/null"))?;
-                let mut told = false;
-                let mut meanwhile = |pid: u32| {
-                    if let Some((path, most)) = grows {
-                        show(allocated(path).min(most), most);
-                    }
-                    // Only its own new file is lost.
-                    if stopped() && !told {
-                        told = true;
-                        let pid = i32::try_from(pid).map(Pid::from_raw);
-                        // It may just have ended.
-                        let _ = pid.map(|pid| kill(pid, Signal::SIGTERM));
-                    }
-                };
-                let result = command::run_on(call, nothing, &mut meanwhile, &started);
-                match result {
-                    Err(_) if stopped() => Err(Error::failed("Stopped by a signal")
-                        .hint("repeat the command when it suits")),
-                    result => result.map_err(caused),
+        let mut run = |call: &Invocation, grows: Option<(&Path, u64)>| {
+            let nothing = File::open("/dev/null").map_err(failed("Open /dev/null"))?;
+            let mut told = false;
+            let mut meanwhile = |pid: u32| {
+                if let Some((path, most)) = grows {
+                    show(allocated(path).min(most), most);
+                }
+                // Only its own new file is lost.
+                if stopped() && !told {
+                    told = true;
+                    let pid = i32::try_from(pid).map(Pid::from_raw);
+                    // It may just have ended.
+                    let _ = pid.map(|pid| kill(pid, Signal::SIGTERM));
                 }
             };
+            let result = command::run_on(call, nothing, &mut meanwhile, &started);
+            match result {
+                Err(_) if stopped() => {
+                    Err(Error::failed("Stopped by a signal").hint("run the command again"))
+                }
+                result => result.map_err(caused),
+            }
+        };
         let mut hands = Hands {
             run: &mut run,
             show: &mut |done, total| show(done, total),

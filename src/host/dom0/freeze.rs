@@ -102,7 +102,7 @@ impl Dom0 {
     /// An error if the guest has ended.
     fn ended_instead(&self, domain: &DomainId) -> Option<Error> {
         let how = match self.info(domain).ok()? {
-            None => "is gone".to_owned(),
+            None => "was destroyed".to_owned(),
             Some(info) => info.ended()?.to_string(),
         };
         Some(
@@ -120,7 +120,7 @@ impl Dom0 {
             _ => {
                 Err(Error::failed(format!("The file systems of {domain} were frozen for too long"))
                     .because("they were thawed before the disks were snapshotted")
-                    .hint("give them more time: --freeze-timeout SECONDS"))
+                    .hint("raise --freeze-timeout SECONDS"))
             }
         }
     }

@@ -57,7 +57,7 @@ impl Dom0 {
     pub(super) fn sync_and_verify_image(&mut self) -> Result<()> {
         let (writer, _) = self.image.as_mut().ok_or_else(|| Error::failed(IMAGE_IS_OPEN))?;
         writer.secure().map_err(|why| {
-            Error::failed("The memory image is not safe on its storage").because(why).hint(
+            Error::failed("The memory image could not be synced and verified").because(why).hint(
                 "the guest keeps running; check that file system (dmesg, df), or choose \
                  another place with --memory FILE",
             )
@@ -70,7 +70,7 @@ impl Dom0 {
         let (mut writer, mut record) = image.ok_or_else(|| {
             Error::failed("The memory image is lost")
                 .because("its file does not exist, or it was not begun when xl-snapshot was killed")
-                .hint("take another snapshot; create says what this one has left of its disks")
+                .hint("take another snapshot; create lists the leftovers of this one")
         })?;
         if let Err(why) = writer.end() {
             return Err(writer.give_up(&record.name, why));

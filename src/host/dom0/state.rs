@@ -209,7 +209,7 @@ impl Dom0 {
     pub(super) fn domid(&self, uuid: Uuid) -> Result<u32> {
         self.domid_of(uuid)?.ok_or_else(|| {
             Error::failed(format!("There is no domain {uuid} any more"))
-                .hint("see what has become of it: xl list, and its log in /var/log/xen")
+                .hint("check it with xl list and its log in /var/log/xen")
         })
     }
 
@@ -254,7 +254,7 @@ impl Dom0 {
                         "Domain {domain} has ended meanwhile, and xl keeps it as {now} (rename-restart)"
                     ))
                     .hint(format!(
-                        "nothing was done to it; when it is not needed any more, xl destroy {}, and try again",
+                        "it was not changed; if you no longer need it, run xl destroy {} and try again",
                         quote(&now)
                     ))
                 }
@@ -262,7 +262,7 @@ impl Dom0 {
                 Some(now) => Error::failed(format!(
                     "Domain {domain} was rebooted or started again meanwhile: it is number {now} now"
                 ))
-                .hint("nothing was done to it; try again"),
+                .hint("it was not changed; try again"),
             });
         };
         let name = self.toolstack.domain_name(domain.domid).map_err(caused)?.unwrap_or_default();

@@ -170,7 +170,7 @@ impl Dom0 {
                 if let Some(reason) = self.ended(domain) {
                     let ended =
                         Error::failed(format!("The guest {reason} while its memory was saved"))
-                            .hint("see what became of it (xl list), and take the snapshot then");
+                            .hint("check it with xl list, and try again");
                     // libxl's messages after an abort are only consequences.
                     return Err(if error.is_aborted() { ended } else { ended.because(error) });
                 }

@@ -154,13 +154,13 @@ impl Dom0 {
             return Ok(());
         }
         Err(Error::failed(format!("Xenstore did not take the change of domain {domid}"))
-            .hint("see whether xenstored has room and works: xenstore-ls /vm"))
+            .hint("check that xenstored works: xenstore-ls /vm"))
     }
 
     fn rename_old(&mut self, replacement: &Replacement) -> Result<()> {
         let old = &replacement.old;
         if !self.the_same(old)?.paused {
-            return Err(meddled(&format!("let domain {old} run")));
+            return Err(meddled(&format!("unpaused domain {old}")));
         }
         let old_suffix =
             CString::new(replacement.old_suffix.as_str()).map_err(failed("Rename it"))?;
@@ -192,7 +192,7 @@ impl Dom0 {
     fn replacement(&self, replacement: &Replacement, name: &str) -> Result<DomainInfo> {
         self.find_replacement(replacement, name)?.ok_or_else(|| {
             Error::failed(format!("There is no domain {name} any more"))
-                .hint("see what has become of it: xl list, and its log in /var/log/xen")
+                .hint("check it with xl list and its log in /var/log/xen")
         })
     }
 

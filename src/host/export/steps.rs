@@ -253,9 +253,7 @@ fn pump(
     let mut done = 0;
     while done < total {
         if stopped() {
-            return Err(
-                Error::failed("Stopped by a signal").hint("repeat the command when it suits")
-            );
+            return Err(Error::failed("Stopped by a signal").hint("run the command again"));
         }
         let piece = PIECE.min(total - done);
         let count = io::copy(&mut stream.by_ref().take(piece), pipe).map_err(caused)?;

@@ -394,7 +394,10 @@ fn only_an_image_that_was_all_compressed_can_be_completed_by_another_process() {
             Source::open(path(&start)).unwrap().verify().unwrap();
         } else {
             let error = adopted.drain().unwrap_err();
-            assert!(error.to_string().contains("because the process that compressed it has ended"), "{error}");
+            assert!(
+                error.to_string().contains("because the process that compressed it has ended"),
+                "{error}"
+            );
             adopted.drain().unwrap_err();
             let told = adopted.give_up(&start.record.name, error);
             assert_eq!((told.exit_code(), told.remaining.len()), (4, 1));

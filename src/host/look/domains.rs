@@ -103,7 +103,7 @@ pub fn name_in(cfg: &Path) -> Result<String> {
         let quoted = quote(cfg);
         Error::usage(format!("The configuration file {quoted} is not understood"))
             .because(why)
-            .hint(format!("see what xl says of it: xl create -n {quoted}"))
+            .hint(format!("check it: xl create -n {quoted}"))
     })
 }
 
@@ -163,7 +163,7 @@ fn only(
         [one, other, ..] if one.id.uuid != other.id.uuid => {
             return Err(Error::refused(format!("{text:?} means more than one domain"))
                 .because(both(one, other))
-                .hint("name it by what only it has; xl list -v shows numbers, names and UUIDs"));
+                .hint("use a unique number, name or UUID: see xl list -v"));
         }
         [one, ..] => *one,
     };

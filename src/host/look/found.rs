@@ -238,7 +238,7 @@ pub(super) fn disks_of(toolstack: &Toolstack, domid: u32) -> Result<Vec<Disk>> {
         Err(error) if error.is_not_found() => return Ok(Vec::new()),
         Err(error) => {
             return Err(trouble(&format!("domain {domid}"), error).hint(format!(
-                "nothing was changed. Without it nobody knows which disks the domain has: end it by hand, and \
+                "nothing was changed. The disks of the domain are unknown: end it by hand, and \
                  revert again: xl shutdown -w {domid}, or xl destroy {domid}"
             )));
         }

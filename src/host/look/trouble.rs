@@ -8,5 +8,5 @@ use crate::error::Error;
 pub(in crate::host) fn trouble(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
     Error::refused(format!("Looking at {what} failed"))
         .because(error)
-        .hint("nothing was changed; see that xl list works, and the logs in /var/log/xen")
+        .hint("nothing was changed; check that xl list works, and read the logs in /var/log/xen")
 }

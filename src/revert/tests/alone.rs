@@ -187,8 +187,16 @@ mod by_hand {
             (format!("name = \"twice\"\n{A}{B}"), 3, "it has several snapshots twice"),
             (format!("{A}{B}"), 2, "name of the internal snapshots is not known"),
             (format!("name = \"good\"\n{A}"), 3, "does not say which snapshot it has"),
-            (format!("{NO_A}{B}file = \"/srv/x.img\"\n"), 3, "/srv/x.img is not in its backing chain"),
-            (format!("{NO_A}{B}file = \"/srv/o.qcow2\"\n"), 3, "/srv/o.qcow2 is not in its backing chain"),
+            (
+                format!("{NO_A}{B}file = \"/srv/x.img\"\n"),
+                3,
+                "/srv/x.img is not in its backing chain",
+            ),
+            (
+                format!("{NO_A}{B}file = \"/srv/o.qcow2\"\n"),
+                3,
+                "/srv/o.qcow2 is not in its backing chain",
+            ),
             (
                 "[[disk]]\nvdev = \"xvda\"\nsnapshot = \"external\"\n".to_owned() + NO_B,
                 3,

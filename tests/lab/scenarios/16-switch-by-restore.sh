@@ -21,7 +21,7 @@ wait_tick g 2
 first=$(domid g)
 
 # In a pipe the image cannot be restored from.
-refused 3 'has to be restored from the image' xl-snapshot create g --memory - --no-live
+refused 3 'must be restored from the image' xl-snapshot create g --memory - --no-live
 
 # vhd-util fails, so nothing of the others remains and the guest goes on.
 state() { find . -name '*.qcow2' -o -name '*.vhd' -o -name '*.xlsave*'; volumes vg0; qemu-img snapshot -U -l a.qcow2; }

@@ -113,7 +113,7 @@ same_domain
 hold_revert
 xl destroy g
 let_revert 1
-grep -q 'it is gone' errors.out || fail "the wrong reason: $(<errors.out)"
+grep -q 'has destroyed domain' errors.out || fail "the wrong reason: $(<errors.out)"
 # Nobody runs; somebody starts it before the disks are put back.
 hold_revert
 xl create -q g.cfg

@@ -85,7 +85,7 @@ before=$(files)
 id=$(domid g)
 hold_create g s3.xlsave --name s3 --no-live -d xvdb,external
 xl destroy g
-let_create 1 'gone'
+let_create 1 'destroyed'
 [[ $(files) == "$before" ]] || fail "left: $(diff <(echo "$before") <(files) | grep '^[<>]' | xargs)"
 for ((i = 0; i < 30; i++)); do xl list "$id" >/dev/null 2>&1 || break; lab_pause; done
 ! xl list "$id" || fail "the domain is still there"

@@ -100,7 +100,7 @@ qemu-img create -q -f qcow2 -b "$w/b.qcow2" -F qcow2 e.qcow2
 touch -d '+1 hour' b.qcow2
 guest_up e mem=96 tick=300 e.qcow2
 wait_tick e 2
-refused 3 "it rests on $w/b.qcow2" xl-snapshot create e --name e1 --memory e1.xlsave --no-live
+refused 3 "its base $w/b.qcow2 was written to at" xl-snapshot create e --name e1 --memory e1.xlsave --no-live
 xl destroy e
 
 # One file that is two disks; a configuration file that cannot be replaced.

@@ -15,7 +15,7 @@ raw b.img 32M
 guest_up g mem=96 tick=300 b.img
 wait_tick g 2
 before=$(stand g)
-refused 1 'not safe on its storage' xl-snapshot create g --name s1 --memory "$LAB_WORK/images/s1.xlsave" --no-live
+refused 1 'could not be synced and verified' xl-snapshot create g --name s1 --memory "$LAB_WORK/images/s1.xlsave" --no-live
 unharmed g "$before"
 [[ $(ls images) != *s1* ]] || fail "left: $(ls images)"
 umount images

@@ -64,7 +64,7 @@ take m1 -d xvdb,external
 take i2
 # In an overlay, it forbids a merge; in a base of the running guest, QEMU does not delete it.
 refused 3 'internal snapshots' xl-snapshot delete g/m1
-refused 3 'rest on' xl-snapshot delete g/i1
+refused 3 'images whose base is' xl-snapshot delete g/i1
 remove i2
 remove m1
 remove i1

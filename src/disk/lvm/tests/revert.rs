@@ -385,8 +385,7 @@ fn a_sick_pool_or_group_is_refused_before_anything_changes() {
         (thin(), "thin.s1", "partial"),
     ];
     for (found, volume, health) in groups {
-        let words =
-            if health == "partial" { "a missing disk" } else { "LVM says of vg0/pool" };
+        let words = if health == "partial" { "a missing disk" } else { "LVM says of vg0/pool" };
         for world in [RUNNING, DISCARD, GONE] {
             let edits = [(volume, "lv_health_status", health)];
             refused(plan(&found, world, &edits), &["cannot be reverted", words]);
