@@ -266,7 +266,7 @@ fn check_place(found: &Found, options: &Options, about: &dyn Fn() -> String) -> 
             .hint("wait until it has finished")),
         Leftover::Foreign(why) => Err(Error::refused(about())
             .because(format!("{shown} is there, and {why}"))
-            .hint(format!("see what it is, and remove it: ls -la {shown}"))),
+            .hint(format!("check what it is, and remove it: ls -la {shown}"))),
     }
 }
 

@@ -840,7 +840,7 @@ fn domain_and_name_are_a_snapshot_wherever_one_is() {
         assert!(errors.contains(words), "{errors}");
     };
     refused("web1/c", "has no snapshot c of web1");
-    refused("web1/c", "hint:  see which there are: xl-snapshot list web1");
+    refused("web1/c", "hint:  list them: xl-snapshot list web1");
     refused("web2/a", "has no snapshot a of web2");
     let other = record("web1", host.uuid, "b", Timestamp::now());
     write_image(&host.image("other"), &other);

@@ -147,7 +147,7 @@ fn a_frozen_file_that_is_not_the_one_of_then_is_not_put_back() {
                 ("also used by xvda of web2", &|found| {
                     found.used_by = Some("xvda of web2".into());
                 }),
-                ("the domain runs on it now", &|found| {
+                ("the running domain may write to it", &|found| {
                     // The same file by another path.
                     found.top_id = Some(facts().id());
                 }),
@@ -248,7 +248,7 @@ fn a_file_that_was_moved_is_expected_at_its_path() {
         found.frozen.as_mut().unwrap().inode += 1;
         refused(
             revert_one(&found),
-            &["it is another file now", "go on by hand", "xl restore FILE.cfg"],
+            &["it is another file now", "revert by hand", "xl restore FILE.cfg"],
         );
         found.frozen.as_mut().unwrap().size += 1;
         assert!(!revert_one(&found).unwrap_err().hint.unwrap().contains("by hand"));

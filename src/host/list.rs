@@ -338,8 +338,8 @@ pub fn by_name_of(text: &Path, deleting: bool) -> Result<Option<PathBuf>> {
             Error::refused(format!("{} names no snapshot, and there is no such file", quote(text)))
                 .because(why)
                 .hint(match domain.contains('/') {
-                    true => "see which there are: xl-snapshot list".to_owned(),
-                    false => format!("see which there are: xl-snapshot list {}", quote(domain)),
+                    true => "list them: xl-snapshot list".to_owned(),
+                    false => format!("list them: xl-snapshot list {}", quote(domain)),
                 })
         }
         NotNamed::Several(images) => {

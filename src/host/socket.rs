@@ -76,7 +76,7 @@ impl Socket {
                 return Err(refused("it exists".into()).hint("choose another one, or remove it"));
             }
         }
-        open(path).map_err(|why| refused(why.to_string()).hint("see that directory: ls -ld"))
+        open(path).map_err(|why| refused(why.to_string()).hint("check that directory: ls -ld"))
     }
 }
 

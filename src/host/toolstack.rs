@@ -32,7 +32,7 @@ impl Toolstack {
         let xenstore = Xenstore::open().map_err(|error| {
             Error::refused("Xenstore cannot be reached")
                 .because(error)
-                .hint("see whether xenstored runs: xenstore-ls")
+                .hint("check that xenstored runs: xenstore-ls")
         })?;
         Ok(Toolstack { libxl, xenstore })
     }

@@ -292,7 +292,9 @@ fn what_is_refused() {
         assert_eq!(error.kind, Kind::Refused, "{text}");
         assert!(text.contains(words), "{words:?} in {text:?}");
     };
-    refused("\"s1\" is gone", |f| f.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[])));
+    refused("\"s1\" no longer exists", |f| {
+        f.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[]))
+    });
     refused("is another one", |f| {
         f.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[("2", "s1")]));
     });

@@ -37,7 +37,7 @@ fn guard(reporter: &Reporter) -> Result<()> {
     let trouble = |error: io::Error| {
         Error::failed("The guard process has lost contact with the process that it guards")
             .because(error)
-            .hint("see whether the domain runs: xl list")
+            .hint("check whether the domain runs: xl list")
     };
     let Some((plan, done)) = guard::wait().map_err(trouble)? else { return Ok(()) };
     let Some(reached) = done.reached else { return Ok(()) };

@@ -207,7 +207,7 @@ fn size(found: &DiskFound, from: &Whole) -> Result<u64> {
             return end.map_err(|why| {
                 Error::refused(format!("The device {}", quote(path)))
                     .because(why)
-                    .hint("see that the volume is active: lvs")
+                    .hint("check that the volume is active: lvs")
             });
         }
         (_, Whole::Inside { .. }) => found.image.as_ref().map(|image| image.virtual_size),

@@ -282,7 +282,7 @@ fn the_pause_of_a_restore_has_no_limit() {
     job.request.max_pause = Some(Duration::from_secs(5));
     let error = plan(&job, &seen_on_loop(&job)).unwrap_err();
     assert_eq!(error.kind, Kind::Refused);
-    assert!(format!("{error:?}").contains("restored to switch xvdb"), "{error:?}");
+    assert!(format!("{error:?}").contains("switching xvdb requires a restore"), "{error:?}");
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn a_domain_that_does_not_run_needs_no_freeze() {
     seen.disks.iter_mut().for_each(|disk| disk.served = Some(Served::Nobody));
     let plan = planned(&job, &seen).unwrap();
     assert!(!plan.to_string().contains("freeze the"), "{plan}");
-    assert!(plan.notes.iter().any(|note| note.contains("nothing has to be frozen")), "{plan}");
+    assert!(plan.notes.iter().any(|note| note.contains("--quiesce has no effect")), "{plan}");
     assert_eq!(record(&plan).disks_only, Some(DisksOnly::Offline));
 }
 

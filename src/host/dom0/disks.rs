@@ -185,7 +185,7 @@ fn await_volume(
             Seen::Unknown(why) if over => {
                 return Err(Error::failed(format!("Looking at volume {path}"))
                     .because(why)
-                    .hint("see what lvs says"));
+                    .hint("check the output of lvs"));
             }
             Seen::NotYet(_) if over => {
                 let idle = format!("nothing has changed for {} s", patience.as_secs());

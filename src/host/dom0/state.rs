@@ -39,7 +39,7 @@ pub(super) const POLL: Duration = Duration::from_millis(100);
 pub(super) const IMAGE_IS_OPEN: &str = "plans open the image before they use it";
 
 /// The hint if somebody else works on the domain.
-const ALONE: &str = "see that nothing else works on the domain (xl, libvirt), and try again";
+const ALONE: &str = "make sure that nothing else works on the domain (xl, libvirt), and try again";
 
 /// The dom0 this runs on, and what one operation has changed in it so far.
 #[derive(Debug)]

@@ -138,7 +138,7 @@ impl Dom0 {
 const WAITING: &str = "the guest is paused until its QEMU has snapshotted the disks";
 
 fn see_qemu(domid: u32) -> String {
-    format!("see whether its QEMU runs: xl qemu-monitor-command {domid} 'info block'")
+    format!("check that its QEMU runs: xl qemu-monitor-command {domid} 'info block'")
 }
 
 fn still_there(domid: u32, (node, name): &(String, String)) -> Remaining {

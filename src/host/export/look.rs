@@ -62,7 +62,7 @@ pub fn look(
                 rank: Rank::Lost,
                 about: format!("The disks of snapshot {} cannot be measured", record.name),
                 why,
-                hint: "see what is wrong with it: xl-snapshot show".into(),
+                hint: "check it: xl-snapshot show".into(),
             }),
         }
     }

@@ -51,7 +51,7 @@ note: disk hdc is not reverted: CD-ROM
     );
     // The file must not name a removed image.
     let on_failure: Vec<_> = revert.plan.on_failure.steps.iter().map(ToString::to_string).collect();
-    assert!(on_failure[0].contains("its old text again"), "{on_failure:?}");
+    assert!(on_failure[0].contains("restore the old text of"), "{on_failure:?}");
     assert_eq!(on_failure[1], "wait until domain 3 is completely destroyed");
     assert_eq!(on_failure[2], "return the disks of web1 to their previous contents");
     assert_eq!(on_failure[3], "continue the domain's xl process 77");

@@ -248,7 +248,10 @@ fn a_snapshot_that_was_merged_but_not_taken_anew_is_taken_of_the_volume() {
     let merged = [("thick.s1", "-", ""), ("thick", "lv_tags", MERGING_TAG)];
     let planned = plan(&thick(), GONE, &merged).unwrap();
     assert_eq!(words(&planned.put_back), take_again(60 * MIB));
-    refused(plan(&thick(), RUNNING, &merged), &["was merged by a revert", "has run since"]);
+    refused(
+        plan(&thick(), RUNNING, &merged),
+        &["an interrupted revert merged its snapshot", "has run since"],
+    );
     // The tag of another disk or snapshot does not count.
     for tag in [MERGING_TAG.replace("xvda", "xvdb"), MERGING_TAG.replace("a001", "a002")] {
         let other = [("thick.s1", "-", ""), ("thick", "lv_tags", tag.as_str())];
@@ -362,7 +365,10 @@ fn a_snapshot_is_known_by_its_tag_not_by_its_name() {
     let tags = format!("a,{THIN_TAG},b");
     plan(&thin(), RUNNING, &[("thin.s1", "lv_tags", tags.as_str())]).unwrap();
     let longer = format!("{THIN_TAG}1");
-    refused(plan(&thin(), RUNNING, &[("thin.s1", "lv_tags", longer.as_str())]), &["is gone"]);
+    refused(
+        plan(&thin(), RUNNING, &[("thin.s1", "lv_tags", longer.as_str())]),
+        &["no longer exists"],
+    );
 }
 
 #[test]
