@@ -82,7 +82,7 @@ trial "the script of the network is not executable" 3 'vif-bridge is no program'
 trial "the script of the disks is not executable" 3 'scripts/block is no program' \
 	'chmod -x /etc/xen/scripts/block' 'chmod +x /etc/xen/scripts/block'
 qemu=/usr/libexec/xen-qemu-system-i386
-trial "Xen's QEMU was removed" 3 'the QEMU that Xen starts is not there' 'mv $qemu $qemu.away' 'mv $qemu.away $qemu'
+trial "Xen's QEMU was removed" 3 'xen-qemu-system-i386: No such file' 'mv $qemu $qemu.away' 'mv $qemu.away $qemu'
 bin=$(echo /usr/lib/xen-4*/bin)
 trial "an upgrade removed the running Xen's tools" 3 'xl: No such file' 'mv $bin $bin.away' 'mv $bin.away $bin'
 trial "xl's log is append-only" 3 'xl-g.log is append-only' \
