@@ -48,6 +48,12 @@ pub enum What {
         /// Whether it is opened for writing.
         writable: bool,
     },
+    /// A file or device that blkback serves: not mounted in dom0, nor a disk of another domain.
+    Unshared {
+        path: PathBuf,
+        /// Whether the domain may write to it. If not, others may read.
+        writable: bool,
+    },
     /// A directory in which files get other names.
     Renames(PathBuf),
     /// A file that gets another name, and another file its own.
@@ -206,6 +212,11 @@ impl What {
             What::Usable { path, .. } | What::Image { path, .. } => format!(
                 "put it back, or another one in its place: ls -l {0}. If only its write permission is missing and \
                  no snapshot rests on it (xl-snapshot list --all; qemu-img info of its overlays): chmod u+w {0}",
+                quote(path)
+            ),
+            What::Unshared { path, .. } => format!(
+                "unmount it (findmnt -S {0}; losetup -j {0}), or detach it from that domain: xl block-list, xl \
+                 block-detach",
                 quote(path)
             ),
             What::Renames(path) | What::State(path) => {

@@ -8,6 +8,7 @@ mod network;
 mod processors;
 mod programs;
 mod served;
+mod shared;
 
 pub use self::answer::Around;
 use self::answer::{Answer, Used};
@@ -88,6 +89,7 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
                 .or_else(|| files::frozen(path, *writable))
                 .or_else(|| files::unopenable(path, *format, *writable)),
         ),
+        What::Unshared { path, writable } => shared::unshared(path, *writable, around),
         What::Renames(path) => Answer::missing(files::renames(path)),
         What::State(path) => Answer::missing(files::state(path)),
         What::Program(path) => Answer::missing(programs::program(path)),

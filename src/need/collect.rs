@@ -119,6 +119,9 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
     let is_file = disk.script.is_none() || disk.is_tap_vhd();
     if as_it_is && is_file && !disk.path.as_os_str().is_empty() {
         let (path, writable) = (disk.file().to_owned(), disk.writable && !disk.cdrom);
+        if by_kernel && !disk.cdrom && scripts == Some("block") {
+            needs.push(What::Unshared { path: path.clone(), writable });
+        }
         needs.push(match disk.format {
             Some(format @ (Format::Qcow2 | Format::Qcow | Format::Qed)) => {
                 What::Image { path, format, writable }
@@ -148,7 +151,10 @@ mod tests {
         assert_eq!(whats(empty, true), []);
         let block = What::Program("/etc/xen/scripts/block".into());
         let raw = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "readwrite": 1}"#;
-        assert_eq!(whats(raw, true), [block.clone(), usable("/a", true)]);
+        let unshared = |writable| What::Unshared { path: "/a".into(), writable };
+        assert_eq!(whats(raw, true), [block.clone(), unshared(true), usable("/a", true)]);
+        let read = raw.replace(r#""readwrite": 1"#, r#""readwrite": 0"#);
+        assert_eq!(whats(&read, true), [block.clone(), unshared(false), usable("/a", false)]);
         assert_eq!(whats(raw, false), [block]);
         let qdisk = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "backend": "qdisk"}"#;
         assert_eq!(whats(qdisk, true), [usable("/a", false)]);
