@@ -9,13 +9,14 @@ mod processors;
 mod programs;
 mod served;
 mod shared;
+mod xl;
 
 pub use self::answer::Around;
 use self::answer::{Answer, Used};
 use self::served::Served;
 use crate::disk::chain::FileId;
 use crate::host::files::identity;
-use crate::host::openers::{self, Opener, Ours};
+use crate::host::openers::{self, Listener, Opener, Ours};
 use crate::need::{Need, Rank, Trouble, What};
 
 /// What is missing of what is needed, and what could not be looked at without a toolstack.
@@ -90,12 +91,20 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
                 .or_else(|| files::unopenable(path, *format, *writable)),
         ),
         What::Unshared { path, writable } => shared::unshared(path, *writable, around),
+        What::Loops(path) => Answer::missing(devices::loops(path)),
+        What::Driver(kind) => Answer::missing(devices::driver(kind, around)),
+        What::Directory(path) => Answer::missing(files::directory(path)),
         What::Renames(path) => Answer::missing(files::renames(path)),
         What::State(path) => Answer::missing(files::state(path)),
         What::Program(path) => Answer::missing(programs::program(path)),
+        What::Script(path) => Answer::missing(programs::script(path)),
+        What::User(name) => Answer::missing(programs::user(name)),
+        What::Log(path) => Answer::missing(files::replaced(path).or_else(|| files::rotates(path))),
         What::Replaced(path) => Answer::missing(files::replaced(path)),
         What::Bridge(name) => Answer::missing(network::bridge(name)),
         What::Device(name) => Answer::missing(network::device(name)),
+        What::Gateway(name) => Answer::missing(network::gateway(name)),
+        What::OpenVswitch => Answer::missing(network::open_vswitch()),
         What::DeviceName(name) => Answer::busy(network::named(name, around)),
         What::Address { purpose, ip } => Answer::missing(network::address(purpose, *ip)),
         What::Processors { pool, of_each } => {
@@ -103,11 +112,12 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
         }
         What::Backend(name) => devices::backend(name, around),
         What::Pool(name) => processors::pool(name, around),
-        What::Pci(device) => devices::pci(device, around),
-        What::Port { purpose, number } => {
-            let holder = used.ports.iter().find(|(port, _)| port == number);
-            let why =
-                |(_, who): &(u16, String)| format!("{who} has port {number} for its {purpose}");
+        What::Pci { device, seize } => devices::pci(device, *seize, around),
+        What::Domid(domid) => devices::domid(*domid, around),
+        What::Port { purpose, number, ip } => {
+            let takes = |held: &&Listener| held.port == *number && held.overlaps(*ip);
+            let holder = used.ports.iter().find(takes);
+            let why = |held: &Listener| format!("{} has port {number} for its {purpose}", held.who);
             Answer::busy(holder.map(why))
         }
         What::Memory { guest, overhead } => memory::memory((*guest, *overhead), around),
@@ -115,6 +125,7 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
         What::Xen(version) => programs::xen(version, around),
         // Without Xen there is no QEMU of Xen's either.
         What::Emulator => Answer::missing(around.toolstack.and_then(|_| programs::emulator())),
+        What::Lock => xl::lock(around),
         What::Tools => programs::tools(around),
         What::Consoles => Answer::missing(around.toolstack.and_then(|_| programs::consoles())),
         What::Usb { bus, number } => Answer::missing(devices::usb(*bus, *number)),
@@ -164,7 +175,10 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(told(What::Program(path.clone())), None);
         expect(What::Program(directory.path().into()), "no program");
-        assert_eq!(told(What::Usable { path: directory.path().into(), writable: false }), None);
+        let writable = false;
+        expect(What::Usable { path: directory.path().into(), writable }, "is a directory");
+        assert_eq!(told(What::Directory(directory.path().into())), None);
+        expect(What::Directory(path.clone()), "is no directory");
         assert_eq!(told(What::Renames(directory.path().into())), None);
         assert_eq!(told(What::State(directory.path().into())), None);
         // The base of an overlay: root could write to it all the same.
@@ -193,7 +207,9 @@ mod tests {
         for ip in ["127.0.0.1", "0.0.0.0"] {
             assert_eq!(told(address(ip)), None);
         }
-        expect(What::Pci("ffff:00:00.0".into()), "is not there");
+        expect(What::Pci { device: "ffff:00:00.0".into(), seize: true }, "is not there");
+        expect(What::User("no-such-user".into()), "there is no user no-such-user");
+        assert_eq!(told(What::User("root".into())), None);
     }
 
     #[test]

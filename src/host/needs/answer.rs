@@ -1,7 +1,7 @@
 //! What is known of the host, and what is said of each need.
 
 use crate::disk::chain::FileId;
-use crate::host::openers::Opener;
+use crate::host::openers::{Listener, Opener};
 use crate::host::toolstack::Toolstack;
 use crate::need::Rank;
 
@@ -42,5 +42,5 @@ impl Answer {
 /// Who uses the files and ports that are needed: looked for once for all of them.
 pub struct Used {
     pub files: Vec<(FileId, Opener)>,
-    pub ports: Vec<(u16, String)>,
+    pub ports: Vec<Listener>,
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
 use nix::sys::statvfs::statvfs;
@@ -72,12 +72,24 @@ pub(super) fn usable(path: &Path, writable: bool) -> Option<String> {
             fs::read(format!("/sys/dev/block/{number}/ro")).is_ok_and(|ro| ro == b"1\n");
         return (read_only && writable).then(|| format!("the device {shown} is read-only"));
     }
+    if kind.is_dir() {
+        return Some(format!("{shown} is a directory"));
+    }
     if !kind.is_file() {
-        // A directory that is shared, for one.
         return access(path, AccessFlags::R_OK).err().map(|error| told(error.into()));
     }
     let open = File::options().read(true).write(writable).custom_flags(O_NONBLOCK).open(path);
     open.err().map(told)
+}
+
+/// Why a directory cannot be shared, if it cannot.
+pub(super) fn directory(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match (fs::metadata(path), access(path, AccessFlags::R_OK)) {
+        (Err(error), _) => Some(format!("{shown}: {error}")),
+        (Ok(meta), _) if !meta.is_dir() => Some(format!("{shown} is no directory")),
+        (Ok(_), answer) => answer.err().map(|error| format!("{shown}: {}", error.desc())),
+    }
 }
 
 /// Why the restored domain must not write to a file, if so. Root may all the same, but xl-snapshot takes the permission
@@ -118,6 +130,19 @@ pub(super) fn replaced(path: &Path) -> Option<String> {
     files::pinned(path).map(|flag| format!("{} is {flag}", path.display()))
 }
 
+/// Why the earlier logs cannot get other names, if so: the oldest one, which is removed first, is a directory
+/// (libxl_utils.c, `libxl_create_logfile`).
+pub(super) fn rotates(log: &Path) -> Option<String> {
+    let numbered = |number: u32| PathBuf::from(format!("{}.{number}", log.display()));
+    let kind = |path: &Path| fs::symlink_metadata(path).ok().map(|meta| meta.is_dir());
+    let (last, oldest) = (numbered(9), numbered(10));
+    let stuck = log.exists() && kind(&last) == Some(false) && kind(&oldest) == Some(true);
+    stuck.then(|| {
+        let (last, oldest) = (last.display(), oldest.display());
+        format!("{oldest} is a directory, and {last} is to be renamed to it")
+    })
+}
+
 /// Why nothing can be written in a directory, if so. One that is not there is made by libxl.
 pub(super) fn state(path: &Path) -> Option<String> {
     let shown = path.display();
@@ -135,4 +160,29 @@ pub(super) fn state(path: &Path) -> Option<String> {
         let what = if inodes { "space" } else { "inodes" };
         format!("the file system of {shown}, in which a revert writes, has no {what} left")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_log_can_be_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("xl-web1.log");
+        let at = |number: u32| directory.path().join(format!("xl-web1.log.{number}"));
+        fs::create_dir(at(10)).unwrap();
+        assert_eq!(rotates(&log), None);
+        fs::write(&log, "").unwrap();
+        assert_eq!(rotates(&log), None);
+        fs::write(at(9), "").unwrap();
+        let why = rotates(&log).unwrap();
+        assert!(why.contains("xl-web1.log.10 is a directory, and"), "{why}");
+        fs::rename(at(9), at(8)).unwrap();
+        assert_eq!(rotates(&log), None);
+        fs::rename(at(8), at(9)).unwrap();
+        fs::remove_dir(at(10)).unwrap();
+        fs::write(at(10), "").unwrap();
+        assert_eq!(rotates(&log), None);
+    }
 }

@@ -3,12 +3,11 @@
 use std::fs;
 
 use super::answer::{Answer, Around};
+use super::xl::XlConf;
 use crate::need::Rank;
 
 /// What dom0 never gives away, in KiB (libxl_internal.h, `LIBXL_MIN_DOM0_MEM`).
 const MIN_DOM0: u64 = 128 << 10;
-/// How xl is configured.
-const XL_CONF: &str = "/etc/xen/xl.conf";
 
 /// What is free, what the domain gives back, and what xl may take from dom0.
 pub(super) fn memory((guest, overhead): (u64, u64), around: Around<'_>) -> Answer {
@@ -20,9 +19,9 @@ pub(super) fn memory((guest, overhead): (u64, u64), around: Around<'_>) -> Answe
     let back = around.gone.and_then(of);
     let needed = needed(guest, overhead, back.is_some());
     let back = back.unwrap_or(0);
-    let balloons =
-        autoballoons(&fs::read_to_string(XL_CONF).unwrap_or_default(), &host.commandline);
-    let taken = of(0).filter(|_| balloons).map_or(0, |dom0| dom0.saturating_sub(MIN_DOM0));
+    let balloons = XlConf::read().autoballoons(&host.commandline);
+    let spare = spare(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
+    let taken = of(0).filter(|_| balloons).map_or(0, |dom0| given(dom0, spare));
     let free = host.free_kib.saturating_add(back).saturating_add(taken);
     Answer::busy((free < needed).then(|| {
         format!(
@@ -31,6 +30,11 @@ pub(super) fn memory((guest, overhead): (u64, u64), around: Around<'_>) -> Answe
             free / 1024
         )
     }))
+}
+
+/// What xl gets from dom0, which has that much.
+fn given(dom0: u64, spare: Option<u64>) -> u64 {
+    dom0.saturating_sub(MIN_DOM0).min(spare.unwrap_or(u64::MAX))
 }
 
 /// What has to be free. What Xen has taken for the domain besides its memory comes back with it: Xen does not say how
@@ -64,18 +68,14 @@ fn short_of_memory(needed: u64, free: u64) -> Option<String> {
     })
 }
 
-/// Whether xl takes memory from dom0 for a new domain (xl.conf(5), `autoballoon`: by default only where
-/// Xen was not told `dom0_mem`).
-fn autoballoons(xl_conf: &str, commandline: &str) -> bool {
-    let said = xl_conf.lines().filter_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == "autoballoon").then(|| value.trim().trim_matches(['"', '\'']).to_owned())
-    });
-    match said.fold(None, |_, value| Some(value)).as_deref() {
-        Some("off" | "0") => false,
-        Some("on" | "1") => true,
-        _ => !commandline.split_whitespace().any(|word| word.starts_with("dom0_mem=")),
-    }
+/// What dom0 can give away at once, in KiB: xl waits half a minute for it (xl_vmcontrol.c, `freemem`). What it has in
+/// memory without need it gives up or swaps out.
+fn spare(meminfo: &str) -> Option<u64> {
+    let of = |wanted: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(wanted)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    Some(of("MemAvailable")?.saturating_add(of("SwapFree").unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -103,16 +103,18 @@ mod tests {
         assert_eq!(bridge().without_ballooning(), bridge());
     }
 
+    /// The beginning of /proc/meminfo, and what follows later.
+    const MEMINFO: &str = "MemTotal:        4005012 kB\nMemFree:          271652 kB\n\
+        MemAvailable:    1048576 kB\nSwapTotal:       2097152 kB\nSwapFree:           4096 kB\n";
+
     #[test]
-    fn when_xl_takes_memory_from_dom0() {
-        for (conf, line, expected) in [
-            ("", "", true),
-            ("", "console=com1 dom0_mem=2G,max:2G", false),
-            ("autoballoon=\"off\"\n", "", false),
-            ("#autoballoon=0\nautoballoon = 1\n", "dom0_mem=1G", true),
-            ("autoballoon=\"auto\"", "", true),
-        ] {
-            assert_eq!(autoballoons(conf, line), expected, "{conf} {line}");
-        }
+    fn dom0_gives_what_it_does_not_need() {
+        assert_eq!(spare(MEMINFO), Some(1_052_672));
+        assert_eq!(spare(&MEMINFO.replace("SwapFree", "Other")), Some(1_048_576));
+        assert_eq!(spare(&MEMINFO.replace("MemAvailable", "MemAvail")), None);
+        assert_eq!(given(4 << 20, Some(1 << 20)), 1 << 20);
+        assert_eq!(given(1 << 20, Some(4 << 20)), (1 << 20) - MIN_DOM0);
+        assert_eq!(given(1 << 20, None), (1 << 20) - MIN_DOM0);
+        assert_eq!(given(1 << 10, None), 0);
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, User, access};
 
 use super::answer::{Answer, Around};
 use crate::host::command;
@@ -68,6 +68,65 @@ pub(super) fn program(path: &Path) -> Option<String> {
     }
 }
 
+/// What every script of Xen's writes its messages to.
+const LOG: &str = "/var/log/xen/xen-hotplug.log";
+/// The script that opens the log.
+const COMMON: &str = "xen-hotplug-common.sh";
+
+/// A script fails without those that it reads, and if it cannot open its log.
+pub(super) fn script(path: &Path) -> Option<String> {
+    program(path).or_else(|| {
+        let mut all = vec![path.to_owned()];
+        let mut at = 0;
+        while let Some(script) = all.get(at).cloned() {
+            // What is no text reads no others.
+            let text = fs::read(&script).map_err(|error| (script.clone(), error));
+            let text = match text {
+                Ok(text) => String::from_utf8(text).unwrap_or_default(),
+                Err((script, error)) => {
+                    return Some(format!(
+                        "{}, which {} reads: {error}",
+                        script.display(),
+                        path.display()
+                    ));
+                }
+            };
+            let read = text.lines().filter_map(sourced).map(|name| path.with_file_name(name));
+            let new: Vec<PathBuf> = read.filter(|path| !all.contains(path)).collect();
+            all.extend(new);
+            at += 1;
+        }
+        let logs = all.iter().any(|path| path.file_name().is_some_and(|name| name == COMMON));
+        if logs { log(Path::new(LOG)) } else { None }
+    })
+}
+
+/// The script that a line of another one reads from its own directory. It goes on without the paths of this build,
+/// because it finds the programs by PATH, too.
+fn sourced(line: &str) -> Option<&str> {
+    let path = line.trim_start().strip_prefix(". ")?.trim().trim_matches('"');
+    let name = path.strip_prefix("$dir/").or_else(|| path.strip_prefix("${dir}/"))?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (name.chars().all(plain) && name != "hotplugpath.sh").then_some(name)
+}
+
+fn log(path: &Path) -> Option<String> {
+    let shown = path.display();
+    let meta = fs::metadata(path).ok()?;
+    if meta.is_dir() {
+        return Some(format!("{shown}, to which the hotplug scripts write, is a directory"));
+    }
+    let error = access(path, AccessFlags::W_OK).err()?;
+    Some(format!("{shown}, to which the hotplug scripts write: {}", error.desc()))
+}
+
+/// libxl looks the user up before it starts QEMU (libxl_dm.c, `device_model_user`).
+pub(super) fn user(name: &str) -> Option<String> {
+    // What cannot be looked up now may be found later.
+    let missing = User::from_name(name).is_ok_and(|user| user.is_none());
+    missing.then(|| format!("there is no user {name}, as whom its QEMU runs (device_model_user)"))
+}
+
 /// Whether this Xen reads what that one has written.
 pub(super) fn xen(version: &str, around: Around<'_>) -> Answer {
     let Some(toolstack) = around.toolstack else {
@@ -78,5 +137,45 @@ pub(super) fn xen(version: &str, around: Around<'_>) -> Answer {
             format!("its memory was saved by Xen {version}, and the older Xen {here} runs here")
         })),
         Err(error) => Answer::Trouble(Rank::Missing, format!("the version of Xen: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_script_needs_those_that_it_reads() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let main = at("vif-bridge");
+        fs::write(&main, "#!/bin/bash\ndir=$(dirname \"$0\")\n. \"$dir/vif-common.sh\"\n").unwrap();
+        fs::set_permissions(&main, fs::Permissions::from_mode(0o755)).unwrap();
+        let lacks = |name: &str| {
+            let why = script(&main).unwrap();
+            assert!(why.contains(&format!("/{name}, which")), "{why}");
+            assert!(why.contains("vif-bridge reads: No such file"), "{why}");
+        };
+        lacks("vif-common.sh");
+        fs::write(at("vif-common.sh"), ". \"${dir}/logging.sh\"\n. \"$dir/hotplugpath.sh\"\n")
+            .unwrap();
+        lacks("logging.sh");
+        // One that reads itself.
+        fs::write(at("logging.sh"), "  . $dir/logging.sh\n. /etc/os-release\n. \"$f\"\n").unwrap();
+        assert_eq!(script(&main), None);
+        fs::set_permissions(&main, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(script(&main).unwrap().contains("no program that can be started"));
+    }
+
+    #[test]
+    fn the_log_of_the_scripts_is_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(log(directory.path()).unwrap().contains("write, is a directory"));
+        let path = directory.path().join("xen-hotplug.log");
+        assert_eq!(log(&path), None);
+        fs::write(&path, "").unwrap();
+        assert_eq!(log(&path), None);
     }
 }
