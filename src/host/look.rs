@@ -28,7 +28,7 @@ use crate::host::needs::{self, Around};
 use crate::host::process::{self, Monitor, Watched};
 use crate::host::qmp::Qmp;
 use crate::host::savers;
-use crate::host::tools::{need, vhd_facts, volumes};
+use crate::host::tools::{self, need, vhd_facts};
 use crate::host::toolstack::Toolstack;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
@@ -266,7 +266,9 @@ pub(super) fn other_user(path: &Path, others: &[OtherDisk]) -> Option<String> {
 /// The host's logical volumes, if a disk may be one of them.
 pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
     match disks.iter().any(|disk| disk.device.is_some()) {
-        true => volumes(),
+        true => tools::volumes_for(&|volume| {
+            disks.iter().filter_map(|disk| disk.device).any(|device| volume.has_device(device))
+        }),
         false => Ok(Vec::new()),
     }
 }
