@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use self::collect::{of_domain, of_memory, of_revert, of_start};
+pub use self::collect::{of_domain, of_memory, of_overlay, of_revert, of_start};
 use crate::domain::Format;
 use crate::error::Error;
 use crate::tool::quote;

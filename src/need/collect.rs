@@ -1,6 +1,7 @@
 //! Collects the needs of a revert from the disks and the configuration.
 
 use super::{Need, What, script};
+use crate::disk::kind::Content;
 use crate::disk::{self, DiskFound};
 use crate::domain::{BadConfig, Disk, DomainConfig, Format};
 use crate::names::same_vdev;
@@ -32,7 +33,21 @@ pub fn of_revert(
         record.is_none_or(|found| found.record.snapshot.is_left_out())
     };
     needs.extend(of_domain(config, domain, &left_out, beside)?);
+    let gets_overlay = |found: &DiskFound| match found.record.snapshot.kind().content() {
+        Content::Volume(volume) => volume.thick && beside,
+        content => content.is_in_chain(),
+    };
+    if disks.iter().any(gets_overlay) {
+        needs.extend(of_overlay(config, domain, &needs));
+    }
     Ok(needs)
+}
+
+/// What a new overlay needs besides: QEMU serves it, also if the kernel served the disk before.
+pub fn of_overlay(config: &DomainConfig, domain: &str, needs: &[Need]) -> Option<Need> {
+    let known = needs.iter().any(|need| need.what == What::Emulator);
+    (!known && config.own_emulator().is_none())
+        .then(|| Need { about: format!("{domain} cannot be restored"), what: What::Emulator })
 }
 
 /// What `xl restore` needs of the configuration that is in the image. `as_it_is` tells whether a disk is
@@ -139,6 +154,8 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::kinds::{External, Kept, Lvm, Reflink};
+    use crate::support::disks::{found, proof};
     use crate::support::record::sample;
 
     #[test]
@@ -201,6 +218,28 @@ mod tests {
             assert!(needed(&format!(r#"{{"{devices}": [{{}}]}}"#)), "{devices}");
         }
         assert!(!needed(r#"{"c_info": {"type": "hvm"}, "b_info": {"device_model": "/opt/qemu"}}"#));
+    }
+
+    #[test]
+    fn qemu_serves_an_overlay_on_what_the_kernel_served() {
+        let raw = r#"{"disks": [{"pdev_path": "/a", "vdev": "xvdb", "format": "raw"}]}"#;
+        let config = DomainConfig::parse(raw).unwrap();
+        let needed = |snapshot: Kept, beside| {
+            let needs = of_revert(&[found("/a", snapshot)], Some(&config), "web1", beside).unwrap();
+            needs.iter().filter(|need| need.what == What::Emulator).count()
+        };
+        let overlay = Kept::External(External { overlay: "/o".into(), proof: Some(proof()) });
+        assert_eq!((needed(overlay.clone(), false), needed(overlay, true)), (1, 1));
+        let copy = Kept::Reflink(Reflink { copy: "/c".into(), proof: Some(proof()) });
+        assert_eq!(needed(copy, false), 0);
+        let volume = |size| {
+            let names = ["g", "v", "s"].map(str::to_owned);
+            let [group, volume, snapshot] = names;
+            Kept::Lvm(Lvm { group, volume, snapshot, size })
+        };
+        // The snapshot of a thick volume is copied for another domain.
+        assert_eq!((needed(volume(Some(1)), false), needed(volume(Some(1)), true)), (0, 1));
+        assert_eq!(needed(volume(None), true), 0);
     }
 
     #[test]
