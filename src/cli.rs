@@ -96,7 +96,7 @@ How to snapshot a disk, VDEV,HOW:
 
 Raw images on blkback and VHDs on tapdisk cannot be switched under a running
 guest. With external, the whole domain is restored from the image just written,
-and stands still until that is done. Read-only disks and CD-ROMs are left out. A
+and is paused until that is done. Read-only disks and CD-ROMs are left out. A
 writable disk that cannot be snapshotted is an error before anything changes;
 leave it out with none. The same holds for drives that QEMU has in addition to
 the disks of the configuration (device_model_args); VDEV is then QEMU's name for
@@ -335,7 +335,7 @@ pub struct ListArgs {
   xl-snapshot show --json before-upgrade.toml
   zstd -dc web1.xlsave.zst | xl-snapshot show -
 
-show changes nothing. For each disk, it says whether it can still be put back,
+show changes nothing. For each disk, it says whether it can still be reverted,
 and if not, why.")]
 pub struct ShowArgs {
     /// The snapshot: DOMAIN/NAME, its memory image (- for standard input), its record, or the SPEC.toml

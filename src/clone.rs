@@ -16,7 +16,7 @@ use crate::plan::{Plan, Step};
 use crate::revert::{CfgAfter, DiskChange, Found, Revert, cfg, check_image, keep_name, no_trouble};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wishes {
+pub struct Options {
     /// The name of the new domain. Its files and volumes contain it, so the rules for snapshot
     /// names apply.
     pub name: SnapshotName,
@@ -28,11 +28,11 @@ pub struct Wishes {
 }
 
 /// Plans a new domain, or refuses it.
-pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
+pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
     let record = &found.record;
-    let name = &wishes.name;
+    let name = &options.name;
     check_image(found)?;
-    check_domain(found, wishes)?;
+    check_domain(found, options)?;
     check_left_out(found)?;
     let keep = keep_name(found.now);
     let context = RevertContext {
@@ -43,7 +43,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
         keep: &keep,
         running: found.same.is_some(),
         discard: false,
-        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid, heir: false }),
+        beside: Some(Beside { name: name.as_str(), uuid: options.uuid, replacement: false }),
         tight: false,
         volumes: &found.volumes,
     };
@@ -60,7 +60,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     let broken = |why: crate::domain::BadConfig| {
         Error::refused(format!("The configuration in snapshot {}", record.name)).because(why)
     };
-    config.rename(name.as_str(), wishes.uuid, wishes.keep_macs).map_err(broken)?;
+    config.rename(name.as_str(), options.uuid, options.keep_macs).map_err(broken)?;
     let displays = config.share_vnc();
     for (disk, seen) in disks.iter().zip(&found.disks) {
         if let Some((path, format)) = &disk.switch {
@@ -73,12 +73,12 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     prepare.push(Step::AwaitTurn);
     // The old domain is not touched: until the new one runs, everything can be undone.
     prepare.push(Step::Restore {
-        uuid: wishes.uuid,
+        uuid: options.uuid,
         domain: name.to_string(),
         config: config.to_json(),
         image: None,
     });
-    let unpause = Step::Unpause { uuid: wishes.uuid, domain: name.to_string() };
+    let unpause = Step::Unpause { uuid: options.uuid, domain: name.to_string() };
     let plan = Plan {
         title: format!(
             "{name}, a new domain from snapshot {} of {}",
@@ -101,7 +101,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
             }))
             .collect(),
         prepare,
-        finish: (!wishes.paused).then_some(unpause).into_iter().collect(),
+        finish: (!options.paused).then_some(unpause).into_iter().collect(),
         ..Plan::default()
     };
     let pairs = disks.iter().zip(&found.disks);
@@ -119,8 +119,8 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     })
 }
 
-fn check_domain(found: &Found, wishes: &Wishes) -> Result<()> {
-    let name = &wishes.name;
+fn check_domain(found: &Found, options: &Options) -> Result<()> {
+    let name = &options.name;
     if let Some(other) = &found.named {
         return Err(Error::refused(format!(
             "There is a domain {name} already ({})",

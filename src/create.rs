@@ -21,14 +21,14 @@ use self::parts::{
 use crate::disk::kind::{Content, Role};
 use crate::disk::{self, DiskCreate, DiskSeen, lvm, mib};
 use crate::domain::{Format, GuestType};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::names::same_vdev;
 use crate::need;
-use crate::plan::{ImageStart, Plan, Step, Stranded, Target};
+use crate::plan::{ImageStart, OnFailure, Plan, Step, Target};
 use crate::record::{NOT_YET, Record};
 use crate::release::xl_exits_at_suspend;
-use crate::spec::DiskWish;
+use crate::spec::DiskOption;
 use crate::state::State;
 use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
@@ -49,14 +49,14 @@ pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
         .because(format!("process {pid} writes its memory, for xl save, migrate or the like"))
         .hint("wait until that has ended"));
     }
-    check_wishes(&domain, &job.request.disks, seen)?;
+    check_options(&domain, &job.request.disks, seen)?;
     drives::check(&domain, &seen.drives, &job.request.disks)?;
     let confined = seen.config.dm_restrict();
     let context = disk::Context { name: &job.name, id: job.id, volumes: &seen.volumes, confined };
     let disks = seen
         .disks
         .iter()
-        .map(|disk| disk::create(disk, job.wish(&disk.disk.vdev), context))
+        .map(|disk| disk::create(disk, job.choice(&disk.disk.vdev), context))
         .collect::<Result<Vec<_>>>()?;
     // Xen does not support it (docs/features/qemu-deprivilege.pandoc): refuse before the domain is
     // destroyed.
@@ -138,8 +138,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     notes.extend(room::notes(job, seen, disks));
     notes.extend(boot::check(&domain, seen, disks)?);
     notes.extend(drives::check(&domain, &seen.drives, &job.request.disks)?);
-    notes
-        .extend(not_live.map(|why| format!("{why}: memory is saved while the guest stands still")));
+    notes.extend(not_live.map(|why| format!("{why}: memory is saved while the guest is paused")));
     notes.extend(no_monitor(seen));
     notes.extend(seen.above_target.map(|(now, target)| {
         format!(
@@ -177,7 +176,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         }
         notes.push(format!(
             "nothing can switch {} under a running guest: the domain is restored from its image, \
-             with a new number, and stands still for as long as that takes",
+             with a new number, and is paused for as long as that takes",
             by_restore.join(", ")
         ));
         let clonable = disks.iter().zip(&seen.disks).filter(|(disk, seen)| {
@@ -195,7 +194,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     let actions = actions(disks);
     let mut prepare = prepare(id, disks, &actions);
     prepare.push(Step::OpenImage(Box::new(start)));
-    prepare.extend(seen.to_hold().map(|process| Step::HoldMonitor { process }));
+    prepare.extend(seen.xl_to_stop().map(|process| Step::StopXl { process }));
     prepare.push(Step::Suspend {
         domain: id.clone(),
         live,
@@ -206,17 +205,17 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
     // stays paused, or is restored from the image, wait until they are written.
     if job.request.compress.is_some() && (job.request.paused || disks.iter().any(|d| d.by_restore))
     {
-        prepare.push(Step::DrainImage);
+        prepare.push(Step::FinishCompression);
     }
     // The guest is restored from this image alone.
     if !by_restore.is_empty() {
-        prepare.push(Step::SecureImage);
+        prepare.push(Step::SyncAndVerifyImage);
     }
-    prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.still.clone()).collect()));
+    prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.in_pause.clone()).collect()));
     let switch =
         if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
     // As late as possible, but before we change the stored configuration.
-    prepare.push(Step::CheckStill { domain: id.clone(), stored: switch.unchecked(seen) });
+    prepare.push(Step::CheckSuspended { domain: id.clone(), stored: switch.unchecked(seen) });
     let mut plan = Plan {
         title: format!("Snapshot {} of {domain}", job.name),
         notes,
@@ -234,13 +233,13 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         };
         plan.finish.push(Step::Resume { domain: id.clone(), otherwise });
         plan.finish.extend(switch.keys);
-        plan.finish.extend(seen.to_hold().map(|process| Step::WakeMonitor { process }));
+        plan.finish.extend(seen.xl_to_stop().map(|process| Step::ContinueXl { process }));
         plan.finish.push(Step::CompleteImage);
     } else {
-        let (onward, stranded) = restore_steps(job, seen, disks)?;
+        let (onward, on_failure) = restore_steps(job, seen, disks)?;
         plan.onward = onward;
         plan.onward_again = true;
-        plan.stranded = stranded;
+        plan.on_failure = on_failure;
         if !job.request.paused {
             plan.finish.push(Step::Unpause { uuid: id.uuid, domain: domain.clone() });
         }
@@ -255,7 +254,7 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
 }
 
 /// Steps that destroy the domain and restore it from the image on the new disks.
-fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, Stranded)> {
+fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, OnFailure)> {
     let domain = name_of(&seen.config)?;
     let ImagePlace::File { path, .. } = &seen.image else {
         return Err(Error::refused(format!("Domain {domain} has to be restored from the image"))
@@ -268,19 +267,19 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
         config.set_image(vdev, path, *format).map_err(|why| broken(&domain, why))?;
     }
     let restore = restore_command(&partial_path(path), job.request.compress.is_some());
-    let left = |what: &str, command: String| Left {
+    let remaining = |what: &str, command: String| Remaining {
         what: format!("Domain {domain} does not run: {what}"),
         command: Some(command),
     };
-    let stranded = Stranded {
+    let on_failure = OnFailure {
         down: format!("Domain {domain} is down"),
         steps: Vec::new(),
-        left: vec![
-            left(
+        remaining: vec![
+            remaining(
                 "its memory and disks are in the snapshot, from which it goes on",
                 revert_command(path),
             ),
-            left(
+            remaining(
                 "should the image still be unfinished, the disks are as they were when it was saved",
                 format!("xl destroy {}; {restore}", quote(&domain)),
             ),
@@ -288,8 +287,8 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
     };
     let mut onward = Vec::new();
     // It has not seen the suspend yet, and ends with the domain.
-    onward.extend(seen.to_hold().map(|process| Step::WakeMonitor { process }));
-    let way_out = stranded.left[1].clone();
+    onward.extend(seen.xl_to_stop().map(|process| Step::ContinueXl { process }));
+    let way_out = on_failure.remaining[1].clone();
     onward.push(Step::Destroy { domain: seen.domain.clone(), way_out });
     // Proofs are taken only when nobody has the images open.
     onward.push(Step::AwaitDestroyed { domain: seen.domain.clone() });
@@ -300,7 +299,7 @@ fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<St
         config: config.to_json(),
         image: Some(path.clone()),
     });
-    Ok((onward, stranded))
+    Ok((onward, on_failure))
 }
 
 /// The command that reverts a domain to the snapshot in an image.
@@ -360,14 +359,14 @@ fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
     }
 }
 
-fn check_wishes(domain: &str, wishes: &[DiskWish], seen: &Seen) -> Result<()> {
+fn check_options(domain: &str, options: &[DiskOption], seen: &Seen) -> Result<()> {
     let disks = seen.disks.iter().map(|disk| disk.disk.vdev.as_str());
     let known: Vec<&str> =
         disks.chain(seen.drives.iter().map(|drive| drive.name.as_str())).collect();
-    let unknown = |wish: &&DiskWish| !known.iter().any(|known| same_vdev(known, &wish.vdev));
-    match wishes.iter().find(unknown) {
+    let unknown = |option: &&DiskOption| !known.iter().any(|known| same_vdev(known, &option.vdev));
+    match options.iter().find(unknown) {
         None => Ok(()),
-        Some(wish) => Err(Error::usage(format!("Domain {domain} has no disk {}", wish.vdev))
+        Some(option) => Err(Error::usage(format!("Domain {domain} has no disk {}", option.vdev))
             .hint(format!("it has: {}", known.join(" ")))),
     }
 }

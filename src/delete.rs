@@ -9,14 +9,14 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use crate::disk::family::{DiskDelete, Family, Member, Rewrite, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family, Member, Rewrite};
 use crate::disk::{self, mib};
 use crate::domain::{DomainConfig, DomainId};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::memory::deleting_path;
 use crate::names::same_vdev;
 use crate::plan::deletion::{Change, Deletion};
-use crate::plan::{Plan, ReplaceCfg, Step, StoreConfig, Stranded, Text, Whose, XenstoreWrite};
+use crate::plan::{OnFailure, Plan, ReplaceCfg, Step, StoreConfig, Text, Whose, XenstoreWrite};
 use crate::process::Process;
 use crate::record::{DisksOnly, Parent, Record};
 use crate::tool::check_path;
@@ -70,7 +70,7 @@ pub struct Rewrites {
 }
 
 /// Decides what to do with each disk, or refuses.
-pub fn disks(seen: &Seen, wishes: Wishes) -> Result<Vec<DiskDelete>> {
+pub fn disks(seen: &Seen, options: DeleteOptions) -> Result<Vec<DiskDelete>> {
     if let Some(what) = seen.unseen.first() {
         return Err(refused(seen)
             .because(format!("who rests on it is not known: {what}"))
@@ -79,7 +79,7 @@ pub fn disks(seen: &Seen, wishes: Wishes) -> Result<Vec<DiskDelete>> {
     let disks = seen
         .families
         .iter()
-        .map(|family| disk::delete(family, wishes))
+        .map(|family| disk::delete(family, options))
         .collect::<Result<Vec<_>>>()?;
     let mut sums: Vec<(u64, u64, u64, &Path)> = Vec::new();
     for (device, free, needed, path) in disks.iter().flat_map(|disk| &disk.room) {
@@ -116,11 +116,11 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     };
     for involved in online(seen, disks) {
         let (domain, stored) = (involved.id.clone(), involved.stored.clone());
-        plan.prepare.push(Step::CheckSame { domain, stored });
+        plan.prepare.push(Step::CheckConfig { domain, stored });
     }
     if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
         let (uuid, domain) = (domain.uuid, domain.name.clone());
-        plan.prepare.push(Step::CheckDown { uuid, domain });
+        plan.prepare.push(Step::CheckNotRunning { uuid, domain });
     }
     let mark = Deletion::Mark { image: seen.image.clone(), marked: marked.clone() };
     plan.commit = (!seen.marked).then_some(Step::Delete(mark));
@@ -131,9 +131,9 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     // below.
     if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
         let (uuid, domain) = (domain.uuid, domain.name.clone());
-        plan.onward.push(Step::CheckDown { uuid, domain });
+        plan.onward.push(Step::CheckNotRunning { uuid, domain });
     }
-    let woken = switch(seen, disks, rewrites, &mut plan)?;
+    let stopped = switch(seen, disks, rewrites, &mut plan)?;
     plan.onward.extend(rewrites.cfgs.iter().cloned().map(Step::ReplaceCfg));
 
     let mut written: Vec<(PathBuf, bool)> =
@@ -157,17 +157,17 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     plan.onward.extend(disks.iter().flat_map(|disk| disk.removals.clone()));
     plan.onward.extend(written.into_iter().map(|(file, _)| Step::Delete(Deletion::End { file })));
     plan.onward.push(Step::RemoveFile { path: marked });
-    plan.stranded = Stranded {
+    plan.on_failure = OnFailure {
         down: String::new(),
-        steps: woken.into_iter().map(|process| Step::WakeMonitor { process }).collect(),
-        left: vec![half_deleted(&seen.image, name.as_str())],
+        steps: stopped.into_iter().map(|process| Step::ContinueXl { process }).collect(),
+        remaining: vec![half_deleted(&seen.image, name.as_str())],
     };
     Ok(plan)
 }
 
 /// What remains after an interrupted deletion.
-pub fn half_deleted(image: &Path, name: &str) -> Left {
-    Left {
+pub fn half_deleted(image: &Path, name: &str) -> Remaining {
+    Remaining {
         what: format!(
             "Snapshot {name} is half deleted, and cannot be reverted to; every other snapshot is as good \
              as before"
@@ -189,7 +189,7 @@ fn switch(
     rewrites: &Rewrites,
     plan: &mut Plan,
 ) -> Result<Vec<Process>> {
-    let mut held = Vec::new();
+    let mut stopped = Vec::new();
     for involved in &seen.domains {
         let id = &involved.id;
         let switches: Vec<_> = disks
@@ -210,11 +210,11 @@ fn switch(
         let store = |whose, old: Text, new: Text, what: String| {
             Step::StoreConfig(StoreConfig { domain: id.clone(), whose, new, old, what })
         };
-        held.extend(involved.monitor);
-        plan.onward.extend(involved.monitor.map(|process| Step::HoldMonitor { process }));
+        stopped.extend(involved.monitor);
+        plan.onward.extend(involved.monitor.map(|process| Step::StopXl { process }));
         // The observations are hours old.
         let (domain, stored) = (id.clone(), involved.stored.clone());
-        plan.onward.push(Step::CheckSame { domain, stored });
+        plan.onward.push(Step::CheckConfig { domain, stored });
         // The configuration is stored for each disk as it is switched: if the next one fails, a reboot finds
         // the new image of this one.
         let mut old: Text = involved.stored.clone().into();
@@ -251,9 +251,9 @@ fn switch(
             stored.map(|(_, old, new)| store(Whose::Xl, old.clone(), new.clone(), what.join(", "))),
         );
         plan.onward.extend((!writes.is_empty()).then_some(Step::Xenstore(writes)));
-        plan.onward.extend(involved.monitor.map(|process| Step::WakeMonitor { process }));
+        plan.onward.extend(involved.monitor.map(|process| Step::ContinueXl { process }));
     }
-    Ok(held)
+    Ok(stopped)
 }
 
 /// Whether a disk's merge ends by switching this disk of that domain.
@@ -373,7 +373,7 @@ fn record_path(image: &Path) -> PathBuf {
 }
 
 /// The new parent of files whose mark names this snapshot.
-pub fn heir(record: &Record) -> Option<uuid::Uuid> {
+pub fn new_parent(record: &Record) -> Option<uuid::Uuid> {
     match record.parent {
         Some(Parent::Snapshot(id)) => Some(id),
         Some(Parent::None) | None => None,

@@ -19,13 +19,13 @@ pub enum Kind {
     Usage = 2,
     /// Refused before any change.
     Refused = 3,
-    /// It failed and something is left to do: [`Error::left`] says what.
+    /// It failed and something is left to do: [`Error::remaining`] says what.
     Unfinished = 4,
 }
 
 /// Something a failed operation could not put in order, and the command that does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Left {
+pub struct Remaining {
     /// What is left, as a sentence.
     pub what: String,
     /// The command that the user has to type, if there is one.
@@ -44,7 +44,7 @@ pub struct Error {
     /// Other, less severe troubles.
     pub also: Vec<Error>,
     /// What is left to do; not empty only for [`Kind::Unfinished`].
-    pub left: Vec<Left>,
+    pub remaining: Vec<Remaining>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -58,7 +58,7 @@ impl Error {
             message: message.into(),
             hint: None,
             also: Vec::new(),
-            left: Vec::new(),
+            remaining: Vec::new(),
             source: None,
         }
     }
@@ -99,9 +99,9 @@ impl Error {
 
     /// The same error, but one that leaves something to do.
     #[must_use]
-    pub fn unfinished(mut self, left: Vec<Left>) -> Self {
+    pub fn unfinished(mut self, remaining: Vec<Remaining>) -> Self {
         self.kind = Kind::Unfinished;
-        self.left.extend(left);
+        self.remaining.extend(remaining);
         self
     }
 

@@ -33,7 +33,7 @@ const MAX_PREFIX: usize = 150;
 
 /// What the user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wishes {
+pub struct Options {
     /// Whether the memory goes with it.
     pub memory: bool,
     pub to: To,
@@ -140,7 +140,7 @@ pub fn copies(
         keep: &keep,
         running: false,
         discard: false,
-        beside: Some(Beside { name: "export", uuid: Uuid::nil(), heir: false }),
+        beside: Some(Beside { name: "export", uuid: Uuid::nil(), replacement: false }),
         tight: false,
         volumes,
     };
@@ -171,29 +171,29 @@ pub fn record(record: &Record, memory: bool, writer: &str) -> Record {
 }
 
 /// Plans an export, or refuses it.
-pub fn plan(found: &Found, wishes: &Wishes, writer: &str) -> Result<Plan> {
+pub fn plan(found: &Found, options: &Options, writer: &str) -> Result<Plan> {
     let record = &found.record;
     let about = || format!("Snapshot {} of {} cannot be exported", record.name, record.domain.name);
-    check_place(found, wishes, &about)?;
+    check_place(found, options, &about)?;
     if let Some(error) = need::refusal(found.troubles.clone()) {
         return Err(error);
     }
-    if wishes.memory && found.config.is_none() {
+    if options.memory && found.config.is_none() {
         return Err(Error::refused(about()).because("it has no memory").hint("add --no-memory"));
     }
-    if !wishes.memory && found.copies.is_empty() {
+    if !options.memory && found.copies.is_empty() {
         return Err(Error::refused(about()).because("without memory, nothing is in it"));
     }
-    check_room(found, wishes, &about)?;
-    let work = working_directory(&wishes.to, record);
+    check_room(found, options, &about)?;
+    let work = working_directory(&options.to, record);
     let archive = archive_name(record);
     let mut prepare = Vec::new();
     if found.leftover == Leftover::Ours {
         prepare.push(Export::Clear { directory: work.clone() });
     }
-    prepare.push(Export::Begin { directory: work.clone(), token: wishes.token });
+    prepare.push(Export::Begin { directory: work.clone(), token: options.token });
     let send = |steps: &mut Vec<Export>, file: PathBuf| {
-        if let To::Stdout(_) = wishes.to {
+        if let To::Stdout(_) = options.to {
             steps.push(Export::Send { file, directory: archive.clone() });
         }
     };
@@ -216,9 +216,9 @@ pub fn plan(found: &Found, wishes: &Wishes, writer: &str) -> Result<Plan> {
         prepare.push(Export::Cfg { path: path.clone(), text: text.clone() });
         send(&mut prepare, path);
     }
-    let exported = self::record(record, wishes.memory, writer);
-    let path = work.join(image_name(record, wishes.memory));
-    prepare.push(match found.config.as_ref().filter(|_| wishes.memory) {
+    let exported = self::record(record, options.memory, writer);
+    let path = work.join(image_name(record, options.memory));
+    prepare.push(match found.config.as_ref().filter(|_| options.memory) {
         Some(config) => Export::Memory(Box::new(ImageCopy {
             path: path.clone(),
             config: config_of(config, &exported).map_err(|why| {
@@ -230,8 +230,8 @@ pub fn plan(found: &Found, wishes: &Wishes, writer: &str) -> Result<Plan> {
         None => Export::Record { path: path.clone(), record: Box::new(exported) },
     });
     send(&mut prepare, path);
-    let token = wishes.token;
-    let (commit, finish) = match &wishes.to {
+    let token = options.token;
+    let (commit, finish) = match &options.to {
         To::Directory(directory) => (
             Export::Name { from: work, to: directory.clone(), token },
             Export::End { directory: directory.clone(), token },
@@ -240,7 +240,7 @@ pub fn plan(found: &Found, wishes: &Wishes, writer: &str) -> Result<Plan> {
     };
     Ok(Plan {
         title: format!("Export of snapshot {} of {}", record.name, record.domain.name),
-        notes: notes(found, wishes),
+        notes: notes(found, options),
         prepare: prepare.into_iter().map(Step::Export).collect(),
         commit: Some(Step::Export(commit)),
         finish: vec![Step::Export(finish)],
@@ -248,11 +248,11 @@ pub fn plan(found: &Found, wishes: &Wishes, writer: &str) -> Result<Plan> {
     })
 }
 
-fn check_place(found: &Found, wishes: &Wishes, about: &dyn Fn() -> String) -> Result<()> {
-    let work = working_directory(&wishes.to, &found.record);
+fn check_place(found: &Found, options: &Options, about: &dyn Fn() -> String) -> Result<()> {
+    let work = working_directory(&options.to, &found.record);
     let shown = quote(&work);
     if let Some(trouble) = &found.trouble {
-        return Err(Error::refused(about()).because(trouble.clone()).hint(match &wishes.to {
+        return Err(Error::refused(about()).because(trouble.clone()).hint(match &options.to {
             To::Directory(_) => {
                 "name a directory that does not exist, in one that does, such as /backup/web1-monday"
             }
@@ -270,10 +270,10 @@ fn check_place(found: &Found, wishes: &Wishes, about: &dyn Fn() -> String) -> Re
     }
 }
 
-fn check_room(found: &Found, wishes: &Wishes, about: &dyn Fn() -> String) -> Result<()> {
-    let memory = if wishes.memory { found.memory } else { 0 };
+fn check_room(found: &Found, options: &Options, about: &dyn Fn() -> String) -> Result<()> {
+    let memory = if options.memory { found.memory } else { 0 };
     let files = found.copies.iter().map(|copy| copy.most).chain([memory]);
-    let needed = match &wishes.to {
+    let needed = match &options.to {
         To::Directory(_) => files.fold(0, u64::saturating_add),
         // One after the other.
         To::Stdout(_) => files.max().unwrap_or(0),
@@ -281,7 +281,7 @@ fn check_room(found: &Found, wishes: &Wishes, about: &dyn Fn() -> String) -> Res
     if needed <= found.free {
         return Ok(());
     }
-    let work = working_directory(&wishes.to, &found.record);
+    let work = working_directory(&options.to, &found.record);
     let place = quote(work.parent().unwrap_or(Path::new("/")));
     Err(Error::refused(about())
         .because(format!(
@@ -289,13 +289,13 @@ fn check_room(found: &Found, wishes: &Wishes, about: &dyn Fn() -> String) -> Res
             mib(found.free),
             mib(needed)
         ))
-        .hint(match &wishes.to {
+        .hint(match &options.to {
             To::Directory(_) => "make room, or choose another place",
             To::Stdout(_) => "make room, or choose another place with --work-dir",
         }))
 }
 
-fn notes(found: &Found, wishes: &Wishes) -> Vec<String> {
+fn notes(found: &Found, options: &Options) -> Vec<String> {
     let left_out = found.record.disks.iter().filter(|disk| disk.snapshot.is_left_out());
     let mut notes: Vec<_> = left_out
         .map(|disk| {
@@ -303,7 +303,7 @@ fn notes(found: &Found, wishes: &Wishes) -> Vec<String> {
             format!("disk {} ({path}) is not in the snapshot, and not in the export", disk.vdev)
         })
         .collect();
-    if !wishes.memory && found.record.disks_only.is_none() {
+    if !options.memory && found.record.disks_only.is_none() {
         notes.push(
             "without memory, the disks are what a power cut would have left at the moment of the snapshot"
                 .into(),

@@ -3,8 +3,10 @@
 //! There is no database. Each list is derived from the records of the images and from the disks: the
 //! snapshots in qcow2 files, backing files, LVM's tags and origins, the parents of VHDs.
 
+mod claims;
 mod descent;
 mod holders;
+mod index;
 pub mod mark;
 mod metrics;
 mod others;
@@ -29,24 +31,24 @@ pub use self::words::Tree;
 use crate::memory::is_deleting;
 use crate::memory::peek::Peek;
 use crate::record::Record;
-use descent::World;
+use index::Index;
 use seen::{Known, is_partial};
 
 /// Derives the list.
 pub fn list(seen: &Seen, asked: &Asked) -> Listing {
-    let world = World::new(seen);
+    let index = Index::new(seen);
     let mut snapshots = Vec::new();
-    for (number, known) in world.known.iter().enumerate() {
+    for (number, known) in index.known.iter().enumerate() {
         let Record { domain, .. } = known.record;
         if asked.wants(&domain.name, domain.uuid, &seen.domains) {
-            snapshots.push(snapshot(&world, number));
+            snapshots.push(snapshot(&index, number));
         }
     }
     let mut domains: Vec<_> = seen
         .domains
         .iter()
         .filter(|domain| asked.wants(&domain.name, domain.uuid, &seen.domains))
-        .map(|domain| world.current(domain))
+        .map(|domain| index.current(domain))
         .collect();
     domains.sort_by(|one, other| one.name.cmp(&other.name));
     for current in &domains {
@@ -61,18 +63,18 @@ pub fn list(seen: &Seen, asked: &Asked) -> Listing {
         let key = |snapshot: &Snapshot| (snapshot.group.clone(), snapshot.created, snapshot.id);
         key(one).cmp(&key(other))
     });
-    let others = others::others(&world, asked);
+    let others = others::others(&index, asked);
     let hidden = others.iter().filter(|other| !asked.all && !other.kind.is_urgent()).count();
     let others = others.into_iter().filter(|other| asked.all || other.kind.is_urgent()).collect();
     Listing { snapshots, domains, others, hidden, unseen: seen.unseen.clone() }
 }
 
-fn snapshot(world: &World<'_>, number: usize) -> Snapshot {
-    let Known { record, image, .. } = world.known[number];
-    let (state, why, disks) = state::of(world, number);
-    let (parent, parent_by) = world.parent(number);
+fn snapshot(index: &Index<'_>, number: usize) -> Snapshot {
+    let Known { record, image, .. } = index.known[number];
+    let (state, why, disks) = state::of(index, number);
+    let (parent, parent_by) = index.parent(number);
     Snapshot {
-        group: world.whose(record).to_owned(),
+        group: index.whose(record).to_owned(),
         domain: record.domain.name.clone(),
         uuid: record.domain.uuid,
         name: record.name.to_string(),

@@ -18,7 +18,7 @@ use crate::tool::quote;
 /// Something that a put-back or `xl restore` needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
-    /// What fails without it, as a sentence: `Disk xvda (/srv/a.qcow2) cannot be put back`.
+    /// What fails without it, as a sentence: `Disk xvda (/srv/a.qcow2) cannot be reverted`.
     pub about: String,
     /// What is needed.
     pub what: What,

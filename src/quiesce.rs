@@ -239,7 +239,7 @@ fn channel_lines(path: &str) -> String {
 
 /// What became of a freeze so far: what a guard needs to know to thaw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frost {
+pub struct FreezeState {
     /// When it was asked for.
     pub begun: Timestamp,
     /// The process of the program that freezes, by its number and start, as long as it may run.

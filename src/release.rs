@@ -16,7 +16,7 @@
 //! | the words of reports and errors | the same from 4.14 to 4.23 | see below | below |
 //! | the versions of streams | libxc's is 3 from 4.14 on, before 2 | libxc-migration-stream.pandoc | below |
 //! | where the JSON has the boot loader | another place before 4.10 | libxl_types.idl | below |
-//! | the text of libxl's JSON: spaces, order of keys, form of numbers | may change with 4.21, which can be built with json-c | libxl_json.c | JSON is compared as values; as text only with itself (`CheckStill`) |
+//! | the text of libxl's JSON: spaces, order of keys, form of numbers | may change with 4.21, which can be built with json-c | libxl_json.c | JSON is compared as values; as text only with itself (`CheckSuspended`) |
 //! | a disk can have `backendtype=tap`, served by tapback (`vbd3`) | from 4.19 on | 6d7d8d2b3e, d7c4d59b51 | [`TAPBACK`]; Debian has no tapback, so nothing of it was tried: such a disk is refused by name |
 //! | a CD-ROM can have `backendtype=phy`; an empty one a placeholder | from 4.19 on | d9d4c5a142, 4e41947bad | none: a CD-ROM is never part of a snapshot, and an empty one has no path |
 //! | `dm_restrict` starts a QEMU of 9.0 or newer | from 4.20 on (`-run-with` for `-chroot` and `-runas`) | 1436593d5f, 82335a8cc5 | none: releases and QEMUs that do not fit are not packaged together |
@@ -96,7 +96,7 @@ pub fn is_newer(version: &str, than: &str) -> bool {
     matches!((numbers(version), numbers(than)), (Some(version), Some(than)) if version > than)
 }
 
-/// Whether xl's process exits when its domain is suspended. One that does not need not be held, but may be.
+/// Whether xl's process exits when its domain is suspended. One that does not need not be stopped, but may be.
 pub fn xl_exits_at_suspend(version: &str) -> bool {
     numbers(version).is_none_or(|numbers| numbers < (4, 20))
 }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_xl_process_is_held_where_it_would_exit() {
+    fn the_xl_process_is_stopped_where_it_would_exit() {
         assert!(xl_exits_at_suspend("4.17.7") && xl_exits_at_suspend("4.19.5"));
         assert!(!xl_exits_at_suspend("4.20.1") && !xl_exits_at_suspend("4.21-unstable"));
         assert!(xl_exits_at_suspend(""), "who does not know holds it");

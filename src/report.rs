@@ -8,6 +8,7 @@ mod created;
 mod deleted;
 mod exported;
 mod messages;
+mod output;
 mod planned;
 mod progress;
 mod pruned;
@@ -15,7 +16,6 @@ mod rehearsed;
 mod reverted;
 mod serving;
 mod shown;
-mod voice;
 
 use std::fmt;
 

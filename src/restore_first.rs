@@ -14,7 +14,7 @@ use crate::disk::{self, Beside, DiskRevert, RevertContext};
 use crate::domain::{BadConfig, DomainConfig};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
-use crate::plan::{Heir, Image, Plan, Step, Switch, undo};
+use crate::plan::{Image, Plan, Replacement, Step, Switch, undo};
 use crate::record::DiskRecord;
 use crate::revert::{
     CfgAfter, DiskChange, Found, Onward, Revert, Running, cfg, check_domain, check_image,
@@ -26,7 +26,7 @@ use crate::state::{State, stamp};
 pub const REPLACED: &str = ".replaced";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wishes {
+pub struct Options {
     /// Leave the domain paused.
     pub paused: bool,
     /// Delete what the domain wrote since the snapshot.
@@ -57,7 +57,7 @@ pub fn names(domain: &str) -> [String; 2] {
 /// # Errors
 ///
 /// The obstacles: nothing was changed.
-pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
+pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
     let record = &found.record;
     let name = &record.domain.name;
     if let Onward::Start(_) = found.onward {
@@ -70,7 +70,7 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     if found.same.is_some() {
         check_once(found)?;
     }
-    let disks = disks(found, wishes)?;
+    let disks = disks(found, options)?;
 
     let mut config = found.config.clone();
     let broken = |why: BadConfig| {
@@ -83,79 +83,82 @@ pub fn plan(found: &Found, wishes: &Wishes) -> Result<Revert> {
     }
     let steps: Vec<_> = disks.iter().map(|disk| disk.prepare.as_slice()).collect();
     let files = Step::in_rounds(&steps);
-    if wishes.rehearse {
-        config.rename(&temporary(name), wishes.uuid, true).map_err(broken)?;
-        let plan = rehearsal(found, wishes, files, &config);
-        return Ok(reverted(plan, found, disks, wishes));
+    if options.rehearse {
+        config.rename(&temporary(name), options.uuid, true).map_err(broken)?;
+        let plan = rehearsal(found, options, files, &config);
+        return Ok(reverted(plan, found, disks, options));
     }
     config.set_name(&temporary(name)).map_err(broken)?;
     let Some(old) = &found.same else {
         return Err(Error::refused(format!("Domain {name} does not run"))
             .hint("revert without --restore-first"));
     };
-    let plan = switch(found, wishes, old, (files, &config, &disks));
-    Ok(reverted(plan, found, disks, wishes))
+    let plan = switch(found, options, old, (files, &config, &disks));
+    Ok(reverted(plan, found, disks, options))
 }
 
 /// The plan: everything that takes time happens while the old domain runs.
 fn switch(
     found: &Found,
-    wishes: &Wishes,
+    options: &Options,
     old: &Running,
     (files, config, disks): (Vec<Step>, &DomainConfig, &[DiskRevert]),
 ) -> Plan {
     let record = &found.record;
-    let heir = Heir {
+    let replacement = Replacement {
         temporary: temporary(&record.domain.name),
         old: old.id.clone(),
-        suffix: REPLACED.into(),
-        vm: wishes.uuid,
+        old_suffix: REPLACED.into(),
+        vm: options.uuid,
         keys: found.vm.clone(),
     };
-    let mut prepare = vec![Step::CheckThere { domain: old.id.clone() }];
+    let mut prepare = vec![Step::CheckExists { domain: old.id.clone() }];
     prepare.extend(files);
-    prepare.push(Step::Switch(Switch::Restore { heir: heir.clone(), config: config.to_json() }));
-    let domain = heir.temporary.clone();
+    prepare.push(Step::Switch(Switch::Restore {
+        replacement: replacement.clone(),
+        config: config.to_json(),
+    }));
+    let domain = replacement.temporary.clone();
     prepare.push(Step::Switch(Switch::Check { uuid: old.id.uuid, domain }));
     // If the old domain asks for a reboot now, its xl process must not restart it: it is replaced.
-    prepare.extend(old.monitor.map(|process| Step::HoldMonitor { process }));
+    prepare.extend(old.monitor.map(|process| Step::StopXl { process }));
     // A paused domain may stay paused: nobody would know whose pause to undo. A suspended one may be resumed
     // by the program that suspended it.
     if old.state != State::Paused {
         prepare.push(Step::Pause { domain: old.id.clone() });
     }
-    prepare.push(Step::Switch(Switch::Leave { heir: heir.clone() }));
-    prepare.push(Step::Switch(Switch::TakeName { heir: heir.clone() }));
-    let run = Step::Switch(Switch::Run { heir: heir.clone() });
+    prepare.push(Step::Switch(Switch::RenameOld { replacement: replacement.clone() }));
+    prepare.push(Step::Switch(Switch::RenameNew { replacement: replacement.clone() }));
+    let run = Step::Switch(Switch::Run { replacement: replacement.clone() });
     let mut finish = vec![
-        Step::Switch(Switch::Destroy { heir: heir.clone() }),
-        Step::AwaitDestroyed { domain: heir.aside() },
+        Step::Switch(Switch::Destroy { replacement: replacement.clone() }),
+        Step::AwaitDestroyed { domain: replacement.old_after_switch() },
     ];
-    finish.extend(old.monitor.map(|process| Step::WakeMonitor { process }));
+    finish.extend(old.monitor.map(|process| Step::ContinueXl { process }));
     finish.extend(disks.iter().flat_map(|disk| disk.settle.clone()));
     let images = disks.iter().zip(&found.disks).filter_map(|(disk, seen)| {
         let (path, format) = disk.settled.clone()?;
         Some(Image { vdev: seen.record.vdev.clone(), path, format })
     });
-    finish.push(Step::Switch(Switch::Settle { heir, images: images.collect() }));
-    if wishes.discard_current {
+    finish.push(Step::Switch(Switch::UpdateConfig { replacement, images: images.collect() }));
+    if options.discard_current {
         finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
     }
     Plan {
         title: format!("Revert of {} to {}, restored first", record.domain.name, record.name),
-        notes: notes(found, disks, wishes),
+        notes: notes(found, disks, options),
         prepare,
-        commit: (!wishes.paused).then_some(run),
+        commit: (!options.paused).then_some(run),
         onward_again: true,
         finish,
         ..Plan::default()
     }
 }
 
-fn rehearsal(found: &Found, wishes: &Wishes, files: Vec<Step>, config: &DomainConfig) -> Plan {
+fn rehearsal(found: &Found, options: &Options, files: Vec<Step>, config: &DomainConfig) -> Plan {
     let record = &found.record;
     let domain = temporary(&record.domain.name);
-    let uuid = wishes.uuid;
+    let uuid = options.uuid;
     let mut prepare = files;
     prepare.push(Step::Restore {
         uuid,
@@ -174,7 +177,7 @@ fn rehearsal(found: &Found, wishes: &Wishes, files: Vec<Step>, config: &DomainCo
 }
 
 /// The plans of the disks. None touches the old domain's files before that domain is gone.
-fn disks(found: &Found, wishes: &Wishes) -> Result<Vec<DiskRevert>> {
+fn disks(found: &Found, options: &Options) -> Result<Vec<DiskRevert>> {
     let record = &found.record;
     let refuse = |disk: &DiskRecord, why: &str| {
         Error::refused(format!(
@@ -187,7 +190,7 @@ fn disks(found: &Found, wishes: &Wishes) -> Result<Vec<DiskRevert>> {
     for seen in &found.disks {
         let disk = &seen.record;
         let Some(why) = disk::copied_beside(disk) else { continue };
-        if !wishes.copy {
+        if !options.copy {
             return Err(
                 refuse(disk, why).hint("copy it (--copy), or revert without --restore-first")
             );
@@ -209,8 +212,8 @@ fn disks(found: &Found, wishes: &Wishes) -> Result<Vec<DiskRevert>> {
         created: record.created,
         keep: &keep,
         running: found.same.is_some(),
-        discard: wishes.discard_current,
-        beside: Some(Beside { name: name.as_str(), uuid: wishes.uuid, heir: true }),
+        discard: options.discard_current,
+        beside: Some(Beside { name: name.as_str(), uuid: options.uuid, replacement: true }),
         tight: false,
         volumes: &found.volumes,
     };
@@ -258,18 +261,18 @@ fn check_once(found: &Found) -> Result<()> {
         .hint("revert without --restore-first"))
 }
 
-fn notes(found: &Found, disks: &[DiskRevert], wishes: &Wishes) -> Vec<String> {
+fn notes(found: &Found, disks: &[DiskRevert], options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
     for (disk, seen) in disks.iter().zip(&found.disks) {
         let vdev = &seen.record.vdev;
         if let Some(why) = seen.record.snapshot.kind().why_left_out() {
-            notes.push(format!("disk {vdev} is not put back: {why}"));
+            notes.push(format!("disk {vdev} is not reverted: {why}"));
         }
         notes.extend(disk.note.iter().map(|note| format!("disk {vdev}: {note}")));
         notes.extend(disk.kept.as_ref().map(|kept| {
-            match wishes.discard_current && !disk.discard.is_empty() {
-                true => format!("what {vdev} holds now is deleted: {kept}"),
-                false => format!("what {vdev} holds now stays in {kept}"),
+            match options.discard_current && !disk.discard.is_empty() {
+                true => format!("the current contents of {vdev} are deleted: {kept}"),
+                false => format!("the current contents of {vdev} are kept in {kept}"),
             }
         }));
     }
@@ -279,11 +282,11 @@ fn notes(found: &Found, disks: &[DiskRevert], wishes: &Wishes) -> Vec<String> {
     notes
 }
 
-fn reverted(plan: Plan, found: &Found, mut disks: Vec<DiskRevert>, wishes: &Wishes) -> Revert {
+fn reverted(plan: Plan, found: &Found, mut disks: Vec<DiskRevert>, options: &Options) -> Revert {
     for disk in &mut disks {
         // Use its final name.
         disk.switch = disk.settled.clone().or(disk.switch.take());
-        if wishes.discard_current && !disk.discard.is_empty() {
+        if options.discard_current && !disk.discard.is_empty() {
             disk.kept = None;
         }
     }

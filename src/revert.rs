@@ -11,10 +11,10 @@ use uuid::Uuid;
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
 use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::names::{SnapshotName, same_vdev};
 use crate::need::{self, Rank, Trouble};
-use crate::plan::{Plan, Step, Stranded, undo};
+use crate::plan::{OnFailure, Plan, Step, undo};
 use crate::process::Process;
 use crate::record::{DomainRecord, Record};
 use crate::state::{State, stamp};
@@ -22,7 +22,7 @@ use crate::tool::quote;
 use crate::tool::volumes::Volume;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wishes {
+pub struct Options {
     /// Leave the domain paused.
     pub paused: bool,
     /// Delete what the domain wrote since the snapshot.
@@ -105,11 +105,11 @@ impl Revert {
                 let plan = &mut self.plan;
                 if plan.onward.iter().any(|step| matches!(step, Step::CreateDomain { .. })) {
                     // xl reads it at the start.
-                    plan.stranded.steps.splice(0..0, step.undo());
+                    plan.on_failure.steps.splice(0..0, step.undo());
                     plan.prepare.push(step);
                 } else {
                     // Before files that it may still name are deleted.
-                    let at = plan.finish.iter().take_while(|step| step.lets_guest_run()).count();
+                    let at = plan.finish.iter().take_while(|step| step.resumes_guest()).count();
                     plan.finish.insert(at, step);
                 }
             }
@@ -128,7 +128,7 @@ pub fn keep_name(now: Timestamp) -> SnapshotName {
 }
 
 /// Plans a revert, or refuses it.
-pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
+pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     let record = &found.record;
     let domain = &record.domain;
     let title = format!("Revert of {} to {}", domain.name, record.name);
@@ -150,7 +150,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         created: record.created,
         keep: &keep,
         running: found.same.is_some(),
-        discard: wishes.discard_current,
+        discard: options.discard_current,
         beside: None,
         tight: false,
         volumes: &found.volumes,
@@ -165,7 +165,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
     }
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
-        if !wishes.discard_current {
+        if !options.discard_current {
             return Err(no_space(&domain.name, why));
         }
         let tight = of_disks(RevertContext { tight: true, ..context });
@@ -188,17 +188,17 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         let vdev = &seen.record.vdev;
         let snapshot = seen.record.snapshot.kind();
         if let Some(why) = snapshot.why_left_out() {
-            notes.push(format!("disk {vdev} is not put back: {why}"));
+            notes.push(format!("disk {vdev} is not reverted: {why}"));
         }
         notes.extend(disk.note.iter().map(|note| format!("disk {vdev}: {note}")));
         match &disk.kept {
-            Some(kept) if wishes.discard_current && !disk.discard.is_empty() => {
-                notes.push(format!("what {vdev} holds now is deleted: {kept}"));
+            Some(kept) if options.discard_current && !disk.discard.is_empty() => {
+                notes.push(format!("the current contents of {vdev} are deleted: {kept}"));
             }
-            Some(kept) => notes.push(format!("what {vdev} holds now stays in {kept}")),
+            Some(kept) => notes.push(format!("the current contents of {vdev} are kept in {kept}")),
             None if disk.lost => {
                 notes.push(format!(
-                    "what {vdev} holds now is lost at once: there is no room for it"
+                    "the current contents of {vdev} are lost: there is no space to keep them"
                 ));
             }
             None => {}
@@ -210,17 +210,17 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             Onward::Memory => format!(
                 "{disk} is not in the snapshot: the guest goes on without it; its content is not touched"
             ),
-            Onward::Start(_) => format!("{disk} is not in the snapshot and is not put back"),
+            Onward::Start(_) => format!("{disk} is not in the snapshot and is not reverted"),
         });
     }
 
-    let take_back: Vec<Vec<Step>> = disks.iter().map(|disk| disk.take_back.clone()).collect();
-    let take_back = take_back.iter().any(|steps| !steps.is_empty()).then(|| Step::TakeBack {
+    let undo_revert: Vec<Vec<Step>> = disks.iter().map(|disk| disk.undo_revert.clone()).collect();
+    let undo_revert = undo_revert.iter().any(|steps| !steps.is_empty()).then(|| Step::UndoRevert {
         uuid,
         domain: domain.name.clone(),
-        disks: take_back.into_iter().filter(|steps| !steps.is_empty()).collect(),
+        disks: undo_revert.into_iter().filter(|steps| !steps.is_empty()).collect(),
     });
-    let way_out = Left {
+    let way_out = Remaining {
         what: format!(
             "Domain {} is down; the snapshot is untouched and can be reverted to again",
             domain.name
@@ -228,24 +228,24 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         command: Some(format!("xl-snapshot revert {}", found.snapshot)),
     };
     // If a disk has no undo, the user must know where its data is.
-    let no_way_back = |disk: &DiskRevert| !disk.put_back.is_empty() && disk.take_back.is_empty();
+    let no_way_back = |disk: &DiskRevert| !disk.put_back.is_empty() && disk.undo_revert.is_empty();
     let kept = disks.iter().zip(&found.disks).filter(|(disk, _)| no_way_back(disk));
     let kept = kept.filter_map(|(disk, seen)| {
         let (vdev, kept) = (&seen.record.vdev, disk.kept.as_ref()?);
-        let what = format!("If {vdev} has been put back already, what it held is in {kept}");
-        Some(Left { what, command: None })
+        let what = format!("If {vdev} is already reverted, its previous contents are in {kept}");
+        Some(Remaining { what, command: None })
     });
-    let left = [way_out.clone()].into_iter().chain(kept).collect();
+    let remaining = [way_out.clone()].into_iter().chain(kept).collect();
     let steps = |of: fn(&DiskRevert) -> &[Step]| disks.iter().map(of).collect::<Vec<_>>();
     let mut prepare = Step::in_rounds(&steps(|disk| &disk.prepare));
     match &found.same {
         // Its xl process must not reboot it meanwhile.
         Some(same) => {
-            let hold = same.monitor.map(|process| Step::HoldMonitor { process });
-            let there = Step::CheckThere { domain: same.id.clone() };
+            let hold = same.monitor.map(|process| Step::StopXl { process });
+            let there = Step::CheckExists { domain: same.id.clone() };
             prepare.splice(0..0, hold.into_iter().chain([there]));
         }
-        None => prepare.push(Step::CheckDown { uuid, domain: domain.name.clone() }),
+        None => prepare.push(Step::CheckNotRunning { uuid, domain: domain.name.clone() }),
     }
     let mut onward = Step::in_rounds(&steps(|disk| &disk.put_back));
     // Disks that dom0's kernel may have open are reverted after the domain is gone completely.
@@ -253,7 +253,7 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
         found.same.as_ref().map(|same| Step::AwaitDestroyed { domain: same.id.clone() });
     // Not earlier: it would restart a guest that asked for a reboot.
     let wake =
-        found.same.as_ref().and_then(|same| Some(Step::WakeMonitor { process: same.monitor? }));
+        found.same.as_ref().and_then(|same| Some(Step::ContinueXl { process: same.monitor? }));
     let only_qemu = disks.iter().all(|disk| disk.only_qemu || disk.put_back.is_empty());
     let at = if only_qemu { onward.len() } else { 0 };
     onward.splice(at..at, destroyed.clone().into_iter().chain(wake));
@@ -266,17 +266,17 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
                 config: config.to_json(),
                 image: None,
             });
-            if !wishes.paused {
+            if !options.paused {
                 finish.push(Step::Unpause { uuid: domain.uuid, domain: domain.name.clone() });
             }
         }
         Onward::Start(cfg) => onward.push(Step::CreateDomain {
             domain: domain.name.clone(),
             cfg: cfg.clone(),
-            paused: wishes.paused,
+            paused: options.paused,
         }),
     }
-    if wishes.discard_current {
+    if options.discard_current {
         finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
     }
 
@@ -292,10 +292,10 @@ pub fn plan(found: &Found, wishes: Wishes) -> Result<Revert> {
             .as_ref()
             .map(|running| Step::Destroy { domain: running.id.clone(), way_out: way_out.clone() }),
         onward,
-        stranded: Stranded {
+        on_failure: OnFailure {
             down: format!("Domain {} is down", domain.name),
-            steps: destroyed.into_iter().chain(take_back).chain(undo(&prepare)).collect(),
-            left,
+            steps: destroyed.into_iter().chain(undo_revert).chain(undo(&prepare)).collect(),
+            remaining,
         },
         prepare,
         finish,
@@ -320,7 +320,7 @@ pub(crate) fn no_room(domain: &str, why: String) -> Error {
 
 /// The volume group is too full to keep the current contents.
 pub(crate) fn no_space(domain: &str, why: String) -> Error {
-    Error::refused(format!("What the disks of {domain} hold now cannot be kept"))
+    Error::refused(format!("The current contents of the disks of {domain} cannot be kept"))
         .because(why)
         .hint("make room, or give it up with --discard-current")
 }

@@ -48,7 +48,7 @@ pub fn show(
     looked: Looked,
 ) -> Shown {
     let keep: SnapshotName = "show".parse().expect("a legal name");
-    let clone = Beside { name: "show", uuid: Uuid::nil(), heir: false };
+    let clone = Beside { name: "show", uuid: Uuid::nil(), replacement: false };
     let context = RevertContext {
         uuid: Uuid::nil(),
         domain: "",

@@ -1,6 +1,6 @@
 //! What the user asks for, by options and a SPEC.toml, made one request. Pure.
 
-mod wish;
+mod disk_option;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::names::{SnapshotName, same_vdev};
 use crate::quiesce::Wanted;
 use crate::tool::{check_path, quote};
 
-pub use self::wish::{DiskWish, Wish};
+pub use self::disk_option::{Choice, DiskOption};
 
 /// The default directory for memory images.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/xen/snapshots";
@@ -61,7 +61,7 @@ pub struct Request {
     /// Who freezes the guest's file systems meanwhile, if anybody does.
     pub quiesce: Option<Wanted>,
     /// The disks that differ from the default.
-    pub disks: Vec<DiskWish>,
+    pub disks: Vec<DiskOption>,
 }
 
 impl Request {
@@ -103,7 +103,7 @@ pub struct Spec {
     pub freeze_timeout: Option<f64>,
     /// The disks that differ from the default.
     #[serde(default, rename = "disk")]
-    pub disks: Vec<DiskWish>,
+    pub disks: Vec<DiskOption>,
     /// Whether the domain stays paused: only an option.
     #[serde(skip)]
     pub paused: bool,
@@ -118,7 +118,7 @@ impl Spec {
                 .hint("its keys are in xl-snapshot.toml(5)")
         })?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let files = spec.disks.iter_mut().filter_map(|disk| disk.wish.file.as_mut());
+        let files = spec.disks.iter_mut().filter_map(|disk| disk.choice.file.as_mut());
         for file in files.chain(&mut spec.memory).chain(&mut spec.config).chain(&mut spec.record) {
             if file.as_os_str() != "-" {
                 *file = absolute(&base.join(&*file))?;
@@ -129,8 +129,8 @@ impl Spec {
 
     /// These settings, and for what they do not say those of `below`.
     pub fn over(self, below: Spec) -> Spec {
-        let others = |disk: &DiskWish| {
-            let same = |own: &DiskWish| same_vdev(&own.vdev, &disk.vdev);
+        let others = |disk: &DiskOption| {
+            let same = |own: &DiskOption| same_vdev(&own.vdev, &disk.vdev);
             !self.disks.iter().any(same)
         };
         let others: Vec<_> = below.disks.into_iter().filter(others).collect();
@@ -200,7 +200,7 @@ impl Spec {
         }
         let max_pause = self.max_pause.map(pause_limit).transpose()?;
         if max_pause.is_some() && self.paused {
-            return Err(Error::usage("--paused leaves the guest standing still")
+            return Err(Error::usage("--paused leaves the guest paused")
                 .hint("leave out --paused, or --max-pause"));
         }
         let memory = match self.memory {
@@ -214,7 +214,7 @@ impl Spec {
                 Error::usage(why.to_string()).hint("use zstd, zstd:LEVEL or none")
             })?),
         };
-        let mut disks: Vec<DiskWish> = Vec::new();
+        let mut disks: Vec<DiskOption> = Vec::new();
         for disk in self.disks {
             if disks.iter().any(|other| same_vdev(&other.vdev, &disk.vdev)) {
                 return Err(Error::usage(format!("Disk {} is named twice", disk.vdev))
@@ -223,7 +223,7 @@ impl Spec {
             disks.push(disk);
         }
         for disk in &mut disks {
-            if let Some(file) = &mut disk.wish.file {
+            if let Some(file) = &mut disk.choice.file {
                 *file = absolute(file)?;
             }
         }
@@ -355,10 +355,10 @@ mod tests {
         assert!(request.live);
         assert_eq!(request.memory, MemoryTarget::File("/etc/snap/m.xlsave".into()));
         assert_eq!(request.disks.len(), 2);
-        assert_eq!(request.disks[0].wish, How::Internal.into());
+        assert_eq!(request.disks[0].choice, How::Internal.into());
         assert_eq!(
-            request.disks[1].wish,
-            Wish { file: Some("/etc/snap/b.qcow2".into()), ..How::External.into() }
+            request.disks[1].choice,
+            Choice { file: Some("/etc/snap/b.qcow2".into()), ..How::External.into() }
         );
     }
 

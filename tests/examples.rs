@@ -250,17 +250,23 @@ fn specs_are_carried_out_on_the_configuration_they_are_for() {
         let cfg = example(&format!("{}.cfg", stem(Path::new(domain))));
 
         let spec = Spec::parse(&text, &path).unwrap();
-        let wished = spec.disks.clone();
+        let given = spec.disks.clone();
         let request = spec.request().unwrap();
-        assert!(request.name.is_some() && !wished.is_empty(), "{}", path.display());
+        assert!(request.name.is_some() && !given.is_empty(), "{}", path.display());
         let (disks, plan) = plan(&cfg, request).unwrap();
-        for wish in wished {
-            let disk = disks.iter().find(|disk| disk.record.vdev == wish.vdev).unwrap();
-            assert_eq!(how(disk), wish.wish.how.name(), "{} of {}", wish.vdev, path.display());
+        for option in given {
+            let disk = disks.iter().find(|disk| disk.record.vdev == option.vdev).unwrap();
+            assert_eq!(
+                how(disk),
+                option.choice.how.name(),
+                "{} of {}",
+                option.vdev,
+                path.display()
+            );
         }
         assert!(
             !plan.onward.iter().any(|step| matches!(step, Step::Restore { .. })),
-            "{} makes the guest stand still for long",
+            "{} pauses the guest for long",
             path.display()
         );
     }
@@ -309,19 +315,19 @@ fn specs_of_what_was_made_by_hand_find_it() {
         assert!(text.contains(&revert), "{}", path.display());
         let cfg = spec.config.clone().unwrap();
         let domain = example(cfg.file_name().unwrap().to_str().unwrap());
-        let wished = spec.disks.clone();
+        let given = spec.disks.clone();
         let request = spec.request().unwrap();
         let job = Job::new(request.clone(), Timestamp::UNIX_EPOCH, Uuid::from_u128(8));
         let config = running(&domain, &job).config;
         let who = (&config, Uuid::nil());
         let record = by_hand::record(&request, who, &cfg, &Images, Timestamp::now()).unwrap();
-        for wish in wished {
-            let disk = record.disks.iter().find(|disk| disk.vdev == wish.vdev).unwrap();
+        for option in given {
+            let disk = record.disks.iter().find(|disk| disk.vdev == option.vdev).unwrap();
             assert_eq!(
                 disk.snapshot.name(),
-                wish.wish.how.name(),
+                option.choice.how.name(),
                 "{} of {}",
-                wish.vdev,
+                option.vdev,
                 path.display()
             );
         }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use xl_snapshot::disk::kinds::{External, Internal, LeftOut, Reflink, Vhd};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::error::{Error, Result};
-use xl_snapshot::export::{self, To, Wishes, archive_name};
+use xl_snapshot::export::{self, Options, To, archive_name};
 use xl_snapshot::host::export::look::look;
 use xl_snapshot::host::export::steps::{Exporter, Hands};
 use xl_snapshot::host::snapshot::Snapshot;
@@ -192,10 +192,10 @@ impl Place {
 
     fn plan(&self, image: &Path, to: To, memory: bool) -> Result<(Plan, Snapshot)> {
         let snapshot = Snapshot::open(image)?;
-        let wishes = Wishes { memory, to, token: Uuid::new_v4() };
+        let options = Options { memory, to, token: Uuid::new_v4() };
         let cfg = Cfg::Remembered(self.path("web1.cfg"));
-        let found = look(None, &snapshot, &cfg, &wishes)?;
-        Ok((export::plan(&found, &wishes, "test")?, snapshot))
+        let found = look(None, &snapshot, &cfg, &options)?;
+        Ok((export::plan(&found, &options, "test")?, snapshot))
     }
 
     fn export(&self, to: &str, memory: bool) -> PathBuf {

@@ -141,7 +141,7 @@ fn every_option_and_example_is_in_the_manual() {
 
 #[test]
 fn every_way_to_snapshot_a_disk_is_in_the_manual() {
-    let why = "xvda,x,".parse::<xl_snapshot::spec::DiskWish>().unwrap_err();
+    let why = "xvda,x,".parse::<xl_snapshot::spec::DiskOption>().unwrap_err();
     let hint = why.hint.unwrap();
     let ways = hint.split(" | ").map(|way| way.trim_start_matches("VDEV,"));
     let page = read("xl-snapshot-create.1");

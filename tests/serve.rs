@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use uuid::Uuid;
 use xl_snapshot::delete;
-use xl_snapshot::disk::family::Wishes;
+use xl_snapshot::disk::family::DeleteOptions;
 use xl_snapshot::disk::kinds::{External, Internal, LeftOut, Reflink, Vhd};
 use xl_snapshot::domain::{Format, GuestType};
 use xl_snapshot::host::{command, deletion, files, tools};
@@ -368,7 +368,7 @@ fn what_is_served_is_not_deleted() {
     let record = place.save(vec![inside, place.external("xvdb", &frozen, Format::Raw)]);
     let delete = || {
         let seen = deletion::look(None, &deletion::named(&record)?, place.path(""))?;
-        delete::disks(&seen, Wishes { flatten: false }).map(drop)
+        delete::disks(&seen, DeleteOptions { flatten: false }).map(drop)
     };
     delete().unwrap();
     for vdev in ["xvda", "xvdb"] {

@@ -14,8 +14,8 @@ use crate::tool::volumes;
 
 const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555666666);
 
-fn wishes() -> Wishes {
-    Wishes {
+fn options() -> Options {
+    Options {
         name: "web2".parse().unwrap(),
         uuid: UUID,
         directory: "/srv/clones".into(),
@@ -38,7 +38,7 @@ fn room(free: u64) -> Room {
 
 #[test]
 fn the_plan_of_a_new_domain() {
-    let planned = plan(&found(), &wishes()).unwrap();
+    let planned = plan(&found(), &options()).unwrap();
     assert_eq!(
         planned.plan.to_string(),
         "\
@@ -85,11 +85,11 @@ fn found_thin() -> Found {
 
 #[test]
 fn a_thick_volume_is_copied_and_a_thin_one_has_another_beside_it() {
-    let thick = plan(&with_room(found_volumes(136 << 20)), &wishes()).unwrap().plan;
+    let thick = plan(&with_room(found_volumes(136 << 20)), &options()).unwrap().plan;
     assert!(
         thick.to_string().contains("qemu-img convert -q -f raw -O qcow2 /dev/vg0/a.s1 /srv/new")
     );
-    let thin = plan(&found_thin(), &wishes()).unwrap();
+    let thin = plan(&found_thin(), &options()).unwrap();
     assert_eq!(
         thin.plan.prepare[0].to_string(),
         "run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag \
@@ -113,7 +113,7 @@ fn with_room(mut found: Found) -> Found {
 fn every_fault_of_a_new_domain() {
     for found in [found(), found_thin(), with_room(found_volumes(136 << 20))] {
         for paused in [false, true] {
-            let plan = plan(&found, &Wishes { paused, ..wishes() }).unwrap().plan;
+            let plan = plan(&found, &Options { paused, ..options() }).unwrap().plan;
             assert!(try_every_fault(&plan, Guest::Gone) > 5);
         }
     }
@@ -124,7 +124,7 @@ fn what_is_refused() {
     let refused = |words: &str, change: fn(&mut Found)| {
         let mut found = found();
         change(&mut found);
-        let error = plan(&found, &wishes()).unwrap_err();
+        let error = plan(&found, &options()).unwrap_err();
         let text = error.chain().join(": ");
         assert_eq!(error.kind, Kind::Refused, "{text}");
         assert!(text.contains(words), "{words:?} in {text:?}");
@@ -153,8 +153,8 @@ fn what_is_refused() {
 fn the_domain_of_the_snapshot_may_be_in_any_state() {
     let mut gone = found();
     gone.same = None;
-    plan(&gone, &wishes()).unwrap();
+    plan(&gone, &options()).unwrap();
     let mut dying = found();
     dying.same.as_mut().unwrap().state = State::Dying;
-    plan(&dying, &wishes()).unwrap();
+    plan(&dying, &options()).unwrap();
 }

@@ -87,14 +87,14 @@ pub(super) fn plan(
     let reach = freeze.as_ref().map(Freezing::reach);
     let mut prepare: Vec<Step> = reach.into_iter().chain(prepare(id, disks, &actions)).collect();
     prepare.push(Step::OpenRecord { path: path.clone(), record: Box::new(record) });
-    let still = disks.iter().flat_map(|disk| disk.still.clone());
+    let in_pause = disks.iter().flat_map(|disk| disk.in_pause.clone());
     let title = format!("Snapshot {} of the disks of {domain}", job.name);
     if !running {
         if job.request.quiesce.is_some() {
             notes.push("the domain does not run: nothing has to be frozen".into());
         }
-        prepare.push(Step::CheckDown { uuid: id.uuid, domain });
-        prepare.extend(Step::together(still.collect()));
+        prepare.push(Step::CheckNotRunning { uuid: id.uuid, domain });
+        prepare.extend(Step::together(in_pause.collect()));
         prepare.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));
         let commit = Some(Step::CompleteRecord);
         return Ok(Plan { title, notes, prepare, commit, ..Plan::default() });
@@ -108,32 +108,32 @@ pub(super) fn plan(
             freeze.limit.as_secs_f64()
         ),
     });
-    let still: Vec<Step> = still.collect();
+    let in_pause: Vec<Step> = in_pause.collect();
     // One step is one instant; between two steps the guest must not write, so pause it. A guest that is
     // already paused stays paused.
-    let moments = still.len() + usize::from(!actions.is_empty());
-    let stop = moments > 1 && seen.state == State::Running;
+    let steps_in_pause = in_pause.len() + usize::from(!actions.is_empty());
+    let stop = steps_in_pause > 1 && seen.state == State::Running;
     // Nobody may restart the domain between the change of the stored configuration and that of the
     // disks.
-    prepare.extend(seen.monitor.map(|process| Step::HoldMonitor { process }));
+    prepare.extend(seen.monitor.map(|process| Step::StopXl { process }));
     prepare.extend(freeze.as_ref().map(|freeze| freeze.begin(disks)));
     prepare.extend(stop.then_some(Step::Pause { domain: id.clone() }));
-    prepare.extend(Step::together(still));
+    prepare.extend(Step::together(in_pause));
     let switch = switch(seen, disks, rewrites)?;
-    prepare.push(Step::CheckSame { domain: id.clone(), stored: seen.stored.clone() });
+    prepare.push(Step::CheckConfig { domain: id.clone(), stored: seen.stored.clone() });
     // After the freeze, which may take seconds: until the disks are switched, the stored configuration must
     // name the old ones.
     prepare.extend(switch.store);
     prepare.extend(freeze.as_ref().map(Freezing::check));
     let mut finish = Vec::new();
     if stop && !job.request.paused {
-        finish.push(Step::LetRun { domain: id.clone() });
+        finish.push(Step::UnpauseExisting { domain: id.clone() });
     } else if job.request.paused && !stop && seen.state == State::Running {
         finish.push(Step::Pause { domain: id.clone() });
     }
     finish.extend(freeze.as_ref().map(Freezing::thaw));
     finish.extend(switch.keys);
-    finish.extend(seen.monitor.map(|process| Step::WakeMonitor { process }));
+    finish.extend(seen.monitor.map(|process| Step::ContinueXl { process }));
     finish.extend(freeze.as_ref().map(Freezing::confirm));
     finish.push(Step::CompleteRecord);
     finish.extend(rewrites.cfg.clone().map(Step::ReplaceCfg));

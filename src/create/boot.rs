@@ -59,8 +59,8 @@ mod tests {
 
     #[test]
     fn an_overlay_that_no_loader_could_read_is_refused() {
-        let told = |seen: &Seen, wishes: &[&str]| {
-            let job = job("s1", wishes);
+        let told = |seen: &Seen, options: &[&str]| {
+            let job = job("s1", options);
             let disks = disks(&job, seen)?;
             check("web1", seen, &disks)
         };

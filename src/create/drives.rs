@@ -3,7 +3,7 @@
 
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
-use crate::spec::DiskWish;
+use crate::spec::DiskOption;
 
 /// A drive that the guest may write to and that belongs to no disk of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,12 +15,12 @@ pub struct Drive {
 }
 
 /// Refuses a drive that the user has not left out. Returns notes on the others.
-pub fn check(domain: &str, drives: &[Drive], wishes: &[DiskWish]) -> Result<Vec<String>> {
+pub fn check(domain: &str, drives: &[Drive], options: &[DiskOption]) -> Result<Vec<String>> {
     drives
         .iter()
         .map(|Drive { name, image }| {
-            let wish = wishes.iter().find(|wish| wish.vdev == *name);
-            if wish.is_some_and(|wish| wish.wish.how.leaves_out()) {
+            let option = options.iter().find(|option| option.vdev == *name);
+            if option.is_some_and(|option| option.choice.how.leaves_out()) {
                 return Ok(format!(
                     "drive {name} ({image}) is not in the snapshot: left out as asked"
                 ));
@@ -142,10 +142,10 @@ mod tests {
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("Drive floppy0 (/srv/f.img) of web1"), "{error}");
         assert!(error.hint.unwrap().contains("--disk floppy0,none"));
-        let wish = "floppy0,none".parse().unwrap();
-        assert!(check("web1", &drives, &[wish]).unwrap()[0].contains("left out as asked"));
-        let odd: DiskWish = "my-drive.0_b,none".parse().unwrap();
+        let option = "floppy0,none".parse().unwrap();
+        assert!(check("web1", &drives, &[option]).unwrap()[0].contains("left out as asked"));
+        let odd: DiskOption = "my-drive.0_b,none".parse().unwrap();
         assert_eq!(odd.vdev, "my-drive.0_b");
-        assert!("my-drive,external".parse::<DiskWish>().is_err());
+        assert!("my-drive,external".parse::<DiskOption>().is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::names::{SnapshotName, is_file_part, same_vdev};
 use crate::plan::Target;
 use crate::record::{Parent, ToldBy};
-use crate::spec::{DEFAULT_DIRECTORY, MemoryTarget, Request, Wish};
+use crate::spec::{Choice, DEFAULT_DIRECTORY, MemoryTarget, Request};
 use crate::state::stamp;
 
 /// A request with its defaults filled in: time and random ID are chosen once, before the host is
@@ -88,26 +88,30 @@ impl Job {
 
     /// The path of the file that the snapshot of a disk may create.
     pub fn new_file(&self, domain: &str, disk: &Disk) -> Option<PathBuf> {
-        let wish = self.wish(&disk.vdev);
-        if let Some(file) = wish.and_then(|wish| wish.file.as_ref()) {
+        let choice = self.choice(&disk.vdev);
+        if let Some(file) = choice.and_then(|choice| choice.file.as_ref()) {
             return Some(file.clone());
         }
-        let name = disk::new_file_name(domain, disk, wish, &self.name);
+        let name = disk::new_file_name(domain, disk, choice, &self.name);
         is_file_part(domain).then(|| disk.file().parent().map(|directory| directory.join(name)))?
     }
 
     /// The user's `--disk` option for a disk.
-    pub fn wish(&self, vdev: &str) -> Option<&Wish> {
-        self.request.disks.iter().find(|wish| same_vdev(&wish.vdev, vdev)).map(|wish| &wish.wish)
+    pub fn choice(&self, vdev: &str) -> Option<&Choice> {
+        self.request
+            .disks
+            .iter()
+            .find(|option| same_vdev(&option.vdev, vdev))
+            .map(|option| &option.choice)
     }
 
     /// Whether the user leaves a disk out.
     pub fn leaves_out(&self, vdev: &str) -> bool {
-        self.wish(vdev).is_some_and(|wish| wish.how.leaves_out())
+        self.choice(vdev).is_some_and(|choice| choice.how.leaves_out())
     }
 
     /// Whether the user wants a snapshot that needs a file system with reflinks.
     pub fn clones(&self, vdev: &str) -> bool {
-        self.wish(vdev).is_some_and(|wish| wish.how.clones())
+        self.choice(vdev).is_some_and(|choice| choice.how.clones())
     }
 }

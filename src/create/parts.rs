@@ -89,12 +89,12 @@ pub(super) fn actions(disks: &[DiskCreate]) -> Vec<Action> {
 /// The steps for the disks while the guest runs. QEMU comes first: it reads its command while all
 /// new files are created, at the same time.
 pub(super) fn prepare(domain: &DomainId, disks: &[DiskCreate], actions: &[Action]) -> Vec<Step> {
-    let arm = || Step::Arm { domain: domain.clone(), actions: actions.to_vec() };
-    let arm = (!actions.is_empty()).then(arm);
+    let send = || Step::SendTransaction { domain: domain.clone(), actions: actions.to_vec() };
+    let send = (!actions.is_empty()).then(send);
     let steps = disks.iter().flat_map(|disk| disk.prepare.clone());
     let (files, others): (Vec<_>, Vec<_>) =
         steps.partition(|step| matches!(step, Step::NewFile { .. }));
-    arm.into_iter().chain(Step::together(files)).chain(others).collect()
+    send.into_iter().chain(Step::together(files)).chain(others).collect()
 }
 
 /// The steps that make libxl and xenstore name the new images.

@@ -59,7 +59,7 @@ pub struct Seen {
 
 impl Seen {
     /// The xl process that would take the suspend for the end of the domain.
-    pub(super) fn to_hold(&self) -> Option<Process> {
+    pub(super) fn xl_to_stop(&self) -> Option<Process> {
         self.monitor.filter(|_| xl_exits_at_suspend(&self.xen))
     }
 }

@@ -134,20 +134,20 @@ fn the_plan_of_a_mixed_snapshot() {
         plan.to_string(),
         "\
 Snapshot s1 of web1:
-   1   hand QEMU the transaction, all but its last byte
+   1   send QEMU the transaction, except its last byte
    2   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
    3   make /srv/b.img read-only: it becomes a base
    4   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   5   hold the domain's xl process 77
+   5   stop the domain's xl process 77
    6   save the memory of domain 3 while it runs, then suspend it
-   7 | make sure that domain 3 stands still
+   7 | check that domain 3 is still suspended
    8 | store libxl's configuration: xvdb -> /srv/web1-xvdb.after-s1.qcow2
    9 | snapshot the disks in one QMP transaction: xvda internal s1; xvdb to overlay /srv/web1-xvdb.after-s1.qcow2
   10 | resume domain 3
   11   write to xenstore: /libxl/3/xvdb/params = qcow2:/srv/web1-xvdb.after-s1.qcow2
-  12   wake the domain's xl process 77
-  13   complete the record, sync the image and give it its name
-     | the guest stands still
+  12   continue the domain's xl process 77
+  13   complete the record, sync the image and rename it to its final name
+     | the guest is paused
 note: disk hdc is not in the snapshot: CD-ROM
 "
     );
@@ -159,10 +159,10 @@ fn a_compressed_image_is_waited_for_only_where_the_guest_does_not_wait() {
     job.request.compress = Some("zstd:7".parse().unwrap());
     let running = plan(&job, &seen(&job)).unwrap();
     assert!(running.to_string().contains("s1.xlsave.partial, compressed by zstd:7\n"));
-    assert!(!running.prepare.contains(&Step::DrainImage));
+    assert!(!running.prepare.contains(&Step::FinishCompression));
     job.request.paused = true;
     let paused = plan(&job, &seen(&job)).unwrap();
-    assert!(paused.prepare.contains(&Step::DrainImage));
+    assert!(paused.prepare.contains(&Step::FinishCompression));
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_domain_without_disks_is_snapshotted() {
     seen.disks.clear();
     let plan = plan(&job, &seen).unwrap();
     assert_eq!(plan.commit, None);
-    assert!(plan.finish.iter().any(Step::lets_guest_run));
+    assert!(plan.finish.iter().any(Step::resumes_guest));
 }
 
 /// Whether a plan saves the memory while the guest runs.
@@ -309,7 +309,7 @@ fn a_pv_guest_is_saved_live_only_where_xen_can() {
     seen.shadow_paging = false;
     let pv = plan(&job, &seen).unwrap();
     assert_eq!(is_live(&pv), Some(false));
-    assert!(pv.notes.iter().any(|note| note.contains("stands still")));
+    assert!(pv.notes.iter().any(|note| note.contains("the guest is paused")));
     seen.config = DomainConfig::parse(&CONFIG.replace("\"pv\"", "\"pvh\"")).unwrap();
     assert_eq!(is_live(&plan(&job, &seen).unwrap()), Some(true));
 }
@@ -330,7 +330,7 @@ fn paused_is_asked_for_before_the_guest_could_run() {
     job.request.paused = true;
     let plan = plan(&job, &seen(&job)).unwrap();
     assert_eq!(plan.finish[0].to_string(), "pause domain 3");
-    assert!(plan.finish[1].lets_guest_run());
+    assert!(plan.finish[1].resumes_guest());
 }
 
 #[test]
@@ -458,7 +458,7 @@ fn a_base_that_is_protected_already_is_left_so() {
     let mut seen = seen(&job);
     seen.disks[1].file.as_mut().unwrap().writable = false;
     let plan = plan(&job, &seen).unwrap();
-    assert!(!plan.prepare.iter().any(|step| matches!(step, Step::Protect { .. })));
+    assert!(!plan.prepare.iter().any(|step| matches!(step, Step::MakeReadOnly { .. })));
 }
 
 #[test]

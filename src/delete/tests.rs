@@ -111,7 +111,7 @@ fn seen(frozen: u64, overlay: u64) -> Seen {
 }
 
 fn planned(seen: &Seen, flatten: bool) -> Result<Plan> {
-    let disks = disks(seen, Wishes { flatten })?;
+    let disks = disks(seen, DeleteOptions { flatten })?;
     plan(seen, &disks, &Rewrites::default())
 }
 
@@ -137,7 +137,7 @@ fn base(seen: &mut Seen) -> &mut Member {
 #[test]
 fn a_stream_changes_no_path_and_wins_a_tie() {
     let plan = planned(&seen(5 << 20, 5 << 20), false).unwrap();
-    assert_eq!(words(&plan.prepare), ["make sure that domain 3 is configured as before"]);
+    assert_eq!(words(&plan.prepare), ["check that the configuration of domain 3 has not changed"]);
     assert_eq!(
         words(&plan.onward),
         [
@@ -152,7 +152,7 @@ fn a_stream_changes_no_path_and_wins_a_tie() {
     );
     assert!(plan.onward_again);
     assert_eq!(
-        plan.stranded.left[0].command.as_deref(),
+        plan.on_failure.remaining[0].command.as_deref(),
         Some("xl-snapshot delete /kept/web1/s1.xlsave")
     );
 }
@@ -165,13 +165,13 @@ fn an_active_commit_stores_the_path_while_the_xl_process_is_held() {
         [
             "mark /srv/f.qcow2 as being merged",
             "commit /srv/o.qcow2 to /srv/f.qcow2, 4 MiB at most, by the QEMU of domain 3",
-            "hold the domain's xl process 7",
-            "make sure that domain 3 is configured as before",
+            "stop the domain's xl process 7",
+            "check that the configuration of domain 3 has not changed",
             "mark /srv/f.qcow2: the guest may write to it from now on",
             "switch xvdb of the guest to /srv/f.qcow2",
             "store libxl's configuration: xvdb -> /srv/f.qcow2",
             "write to xenstore: /libxl/3/params = qcow2:/srv/f.qcow2",
-            "wake the domain's xl process 7",
+            "continue the domain's xl process 7",
             "sync /srv/f.qcow2",
             "remove /srv/o.qcow2",
             "take the mark off /srv/f.qcow2",
@@ -179,7 +179,7 @@ fn an_active_commit_stores_the_path_while_the_xl_process_is_held() {
         ]
     );
     // Whatever fails, the xl process continues.
-    assert_eq!(words(&plan.stranded.steps), ["wake the domain's xl process 7"]);
+    assert_eq!(words(&plan.on_failure.steps), ["continue the domain's xl process 7"]);
 }
 
 #[test]
@@ -337,8 +337,8 @@ fn whoever_started_the_domain_during_a_merge_keeps_its_image() {
     overlay(&mut off).users = vec![User { cfg: Some("/etc/xen/web1.cfg".into()), ..user() }];
     let onward = words(&planned(&off, false).unwrap().onward);
     let at = |start: &str| onward.iter().position(|step| step.starts_with(start)).unwrap();
-    assert!(at("commit ") < at("make sure that web1 "), "{onward:?}");
-    assert!(at("make sure that web1 ") < at("remove /srv/o.qcow2"), "{onward:?}");
+    assert!(at("commit ") < at("check that web1 "), "{onward:?}");
+    assert!(at("check that web1 ") < at("remove /srv/o.qcow2"), "{onward:?}");
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn where_one_way_is_closed_the_other_is_taken() {
     let how = |change: &dyn Fn(&mut Seen)| {
         let mut seen = seen(5 << 20, 4 << 20);
         change(&mut seen);
-        disks(&seen, Wishes::default()).unwrap()[0].merged[0].how
+        disks(&seen, DeleteOptions::default()).unwrap()[0].merged[0].how
     };
     assert_eq!(how(&|_| ()), "commit");
     assert_eq!(how(&|seen| base(seen).room.1 = 0), "stream");
@@ -361,10 +361,10 @@ fn a_file_of_the_users_own_is_kept() {
     let mut alone = seen(5 << 20, 4 << 20);
     alone.families[0].overlays.clear();
     base(&mut alone).open_in.clear();
-    let removed = |seen: &Seen| disks(seen, Wishes::default()).unwrap().remove(0).removed;
+    let removed = |seen: &Seen| disks(seen, DeleteOptions::default()).unwrap().remove(0).removed;
     assert_eq!(removed(&alone), ["/srv/f.qcow2"]);
     base(&mut alone).ours = false;
     assert!(removed(&alone).is_empty());
-    let kept = disks(&alone, Wishes::default()).unwrap().remove(0).kept.unwrap();
+    let kept = disks(&alone, DeleteOptions::default()).unwrap().remove(0).kept.unwrap();
     assert!(kept.contains("rm /srv/f.qcow2"), "{kept}");
 }

@@ -120,7 +120,7 @@ pub struct Family {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wishes {
+pub struct DeleteOptions {
     /// Whether to stream the snapshot into each of several overlays.
     pub flatten: bool,
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::disk::chain::{FileId, Link};
 use crate::disk::kind::{Content, Frozen};
 use crate::disk::parts::{refuse_revert, shortage};
-use crate::disk::qcow2::{Ailment, Header};
+use crate::disk::qcow2::{Defect, Header};
 use crate::disk::{FileFacts, Place, Room, mib};
 use crate::domain::Format;
 use crate::error::{Error, Result};
@@ -215,9 +215,9 @@ impl DiskFound {
     }
 
     /// Why qemu-img cannot apply an internal snapshot, if it cannot.
-    pub fn ailment(&self) -> Option<Ailment> {
+    pub fn defect(&self) -> Option<Defect> {
         let bitmaps = if self.runs_elsewhere() { 0 } else { self.live_bitmaps };
-        self.header().and_then(Header::unwritable).or_else(|| Ailment::of_bitmaps(bitmaps))
+        self.header().and_then(Header::unwritable).or_else(|| Defect::of_bitmaps(bitmaps))
     }
 
     /// The header of the file in the record, if it is a qcow2 image.
@@ -229,7 +229,7 @@ impl DiskFound {
     pub(super) fn rewritten(&self, created: Timestamp) -> Option<String> {
         let file = self.file.as_ref().ok().filter(|file| file.mtime > created)?;
         Some(format!(
-            "{} was written to since the snapshot, last at {}: the guest goes on with what it holds now",
+            "{} was written to since the snapshot, last at {}: the guest continues with its current contents",
             quote(&self.record.path),
             file.mtime
         ))

@@ -119,7 +119,7 @@ pub struct Keys {
 }
 
 /// The properties that need no snapshot.
-pub trait Wishable {
+pub trait Selectable {
     /// The keys of this kind; `None` if the user cannot choose it.
     const KEYS: Option<Keys>;
     /// Whether the file system must support reflinks.

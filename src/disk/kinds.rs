@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Keys, Kind, Wishable};
+use crate::disk::kind::{Keys, Kind, Selectable};
 
 /// Calls a macro with the list: the name for users, scripts and records, the name here, and the type in the
 /// record. The first kind that is the default for a disk is chosen.
@@ -80,21 +80,21 @@ macro_rules! make {
             /// The keys that it accepts; `None` if the user cannot choose it.
             pub fn keys(self) -> Option<Keys> {
                 match self {
-                    $(How::$kind => <$kept as Wishable>::KEYS,)*
+                    $(How::$kind => <$kept as Selectable>::KEYS,)*
                 }
             }
 
             /// Whether the file system must support reflinks.
             pub fn clones(self) -> bool {
                 match self {
-                    $(How::$kind => <$kept as Wishable>::CLONES,)*
+                    $(How::$kind => <$kept as Selectable>::CLONES,)*
                 }
             }
 
             /// The default name of the file that the snapshot creates.
             pub fn new_file_name(self, stem: &str, snapshot: &str) -> String {
                 match self {
-                    $(How::$kind => <$kept as Wishable>::new_file_name(stem, snapshot),)*
+                    $(How::$kind => <$kept as Selectable>::new_file_name(stem, snapshot),)*
                 }
             }
         }
@@ -116,7 +116,7 @@ impl Kept {
 
 impl How {
     /// The kind with this name, if the user can choose it.
-    pub fn of_wish(name: &str) -> Option<How> {
+    pub fn of_option(name: &str) -> Option<How> {
         How::ALL.iter().copied().find(|how| how.name() == name && how.keys().is_some())
     }
 

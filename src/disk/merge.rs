@@ -10,7 +10,7 @@ mod parts;
 use self::commit::{commit, settle_commit};
 pub(super) use self::parts::{begin, must_be_marked, written};
 use self::parts::{copies, remove};
-use crate::disk::family::{DiskDelete, Family, Member, Running, Switch, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family, Member, Running, Switch};
 use crate::disk::merging::How;
 use crate::disk::proof::{FrozenFile, SECTOR};
 use crate::domain::Format;
@@ -31,7 +31,7 @@ pub(super) fn refuse(family: &Family, why: impl Into<String>) -> Error {
 pub(super) fn delete(
     family: &Family,
     proof: Option<&FrozenFile>,
-    wishes: Wishes,
+    options: DeleteOptions,
     only_stream: bool,
 ) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
@@ -77,10 +77,10 @@ pub(super) fn delete(
     }
     match family.overlays.as_slice() {
         [] => {}
-        [overlay] if !wishes.flatten || !overlay.is_foreign() => {
+        [overlay] if !options.flatten || !overlay.is_foreign() => {
             merge(family, base, overlay, only_stream, &mut plan)?;
         }
-        overlays if wishes.flatten => {
+        overlays if options.flatten => {
             for overlay in overlays {
                 let online = check(family, base, overlay, false)?;
                 stream(family, base, overlay, online, &mut plan)?;

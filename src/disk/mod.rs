@@ -28,7 +28,7 @@ pub mod vhd;
 use jiff::Timestamp;
 
 use self::exporting::DiskExport;
-use self::family::{DiskDelete, Family, Wishes};
+use self::family::{DeleteOptions, DiskDelete, Family};
 pub use self::found::{DiskFound, check_untouched, short_of_room};
 use self::kind::{Content, Volume};
 use self::kinds::How;
@@ -44,7 +44,7 @@ use crate::names::SnapshotName;
 use crate::need::What;
 use crate::record::DiskRecord;
 use crate::release::TAPBACK;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::check_path;
 
 /// The name of the file that a new domain gets for a disk.
@@ -53,13 +53,13 @@ pub fn beside_file_name(domain: &str, disk: &DiskRecord) -> String {
 }
 
 /// Chooses the user's kind or the default. Refuses a disk that cannot be snapshotted consistently.
-pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<How> {
+pub fn choose(seen: &DiskSeen, choice: Option<&Choice>) -> Result<How> {
     let disk = &seen.disk;
-    let wished = wish.map(|wish| wish.how);
-    if wished.is_some_and(How::leaves_out) {
+    let chosen = choice.map(|choice| choice.how);
+    if chosen.is_some_and(How::leaves_out) {
         return Ok(How::None);
     }
-    match (none::unchanging(disk), wish) {
+    match (none::unchanging(disk), choice) {
         (Some(_), None) => return Ok(How::None),
         (Some(why), Some(_)) => {
             return Err(refuse(disk, format!("it is a {why} disk, which has nothing to snapshot")));
@@ -71,13 +71,13 @@ pub fn choose(seen: &DiskSeen, wish: Option<&Wish>) -> Result<How> {
     }
     let mut all = How::ALL.iter().copied();
     if let Some((only, why)) = all.find_map(|how| Some((how, how.is_only_way(seen)?))) {
-        return match wished {
+        return match chosen {
             Some(how) if how != only && how != How::External => Err(refuse(disk, why.into())),
             _ => Ok(only),
         };
     }
     let default = || How::ALL.iter().copied().find(|how| how.is_default(seen));
-    Ok(wished.or_else(default).unwrap_or(How::External))
+    Ok(chosen.or_else(default).unwrap_or(How::External))
 }
 
 /// Why no kind of snapshot supports a disk, if none does.
@@ -109,8 +109,12 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
     }
 }
 
-pub fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
-    choose(seen, wish)?.create(seen, wish, context)
+pub fn create(
+    seen: &DiskSeen,
+    choice: Option<&Choice>,
+    context: Context<'_>,
+) -> Result<DiskCreate> {
+    choose(seen, choice)?.create(seen, choice, context)
 }
 
 /// Refuses one file that is two disks of the domain: the snapshot of one would switch the file under the other.
@@ -181,8 +185,8 @@ pub fn export(found: &DiskFound, context: RevertContext<'_>) -> Result<Option<Di
     })
 }
 
-pub fn delete(family: &Family, wishes: Wishes) -> Result<DiskDelete> {
-    family.record.snapshot.planner().delete(family, wishes)
+pub fn delete(family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+    family.record.snapshot.planner().delete(family, options)
 }
 
 /// Why `--restore-first` needs a copy of a disk, if it does.
@@ -208,14 +212,14 @@ pub fn needs(found: &DiskFound, beside: bool) -> Vec<What> {
 /// The record of a snapshot of one disk that somebody made by hand.
 pub fn by_hand(
     disk: &Disk,
-    wish: Option<&Wish>,
+    choice: Option<&Choice>,
     name: Option<&SnapshotName>,
     view: &dyn HostView,
 ) -> Result<DiskRecord> {
     let refuse = |why: String| refuse_by_hand(disk, why);
-    let wish = match wish {
-        Some(wish) if wish.how.leaves_out() => return Ok(none::by_hand(disk, Some(wish))),
-        Some(wish) => wish,
+    let choice = match choice {
+        Some(choice) if choice.how.leaves_out() => return Ok(none::by_hand(disk, Some(choice))),
+        Some(choice) => choice,
         None if none::unchanging(disk).is_some() => return Ok(none::by_hand(disk, None)),
         None => {
             return Err(refuse("the SPEC.toml does not say which snapshot it has".into()).hint(
@@ -230,7 +234,7 @@ pub fn by_hand(
     let format = disk.format.ok_or_else(|| refuse("its format is not known".into()))?;
     let chain = view.chain(disk.file(), format).map_err(refuse)?;
     let top = chain.first().ok_or_else(|| refuse("qemu-img says nothing of it".into()))?;
-    wish.how.by_hand(disk, &ByHand { wish, name, format, chain: &chain, top, view })
+    choice.how.by_hand(disk, &ByHand { choice, name, format, chain: &chain, top, view })
 }
 
 /// The formats that QEMU must serve after the revert: those of the disk and its bases.
@@ -252,10 +256,10 @@ pub fn formats(found: &DiskFound) -> Vec<Format> {
 pub fn new_file_name(
     domain: &str,
     disk: &Disk,
-    wish: Option<&Wish>,
+    choice: Option<&Choice>,
     name: &SnapshotName,
 ) -> String {
-    let how = match wish.map(|wish| wish.how) {
+    let how = match choice.map(|choice| choice.how) {
         None | Some(How::External) if disk.is_tap_vhd() => How::Vhd,
         None => How::External,
         Some(how) => how,

@@ -32,7 +32,7 @@ pub struct DiskCreate {
     /// Steps before the guest is suspended.
     pub prepare: Vec<Step>,
     /// Steps while the guest is suspended.
-    pub still: Vec<Step>,
+    pub in_pause: Vec<Step>,
     /// Its action in the QMP transaction.
     pub action: Option<Action>,
     /// The image in which the guest continues, if it changes.
@@ -50,7 +50,7 @@ impl DiskCreate {
     pub(super) fn of(record: DiskRecord) -> Self {
         DiskCreate {
             prepare: Vec::new(),
-            still: Vec::new(),
+            in_pause: Vec::new(),
             action: None,
             switch: None,
             by_restore: false,
@@ -88,11 +88,11 @@ pub struct RevertContext<'a> {
 /// A new domain from a snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct Beside<'a> {
-    /// Its name, which can be a part of a path; for an heir, the name that its volumes contain.
+    /// Its name, which can be a part of a path; for a replacement, the name that its volumes contain.
     pub name: &'a str,
     pub uuid: Uuid,
     /// Whether it will replace the original domain.
-    pub heir: bool,
+    pub replacement: bool,
 }
 
 /// The part of one disk in the plan of `revert`.
@@ -104,7 +104,7 @@ pub struct DiskRevert {
     pub put_back: Vec<Step>,
     /// Steps that return the disk to its previous contents if the revert fails later; each depends on
     /// those before it. None if the disk was not reverted, or its tools have no way back.
-    pub take_back: Vec<Step>,
+    pub undo_revert: Vec<Step>,
     /// Whether they need only wait for QEMU's end: nobody else can have the image open.
     pub only_qemu: bool,
     /// The image in which the guest continues, if it is not the one of the snapshot.
@@ -120,7 +120,7 @@ pub struct DiskRevert {
     /// The space that it needs on a file system.
     pub room: Option<Room>,
     pub note: Option<String>,
-    /// For an heir: steps after the switch and before `discard`. Its image then has the name in
+    /// For a replacement: steps after the switch and before `discard`. Its image then has the name in
     /// `settled`.
     pub settle: Vec<Step>,
     /// See `settle`.
@@ -215,7 +215,7 @@ pub(super) fn refuse(disk: &Disk, why: String) -> Error {
 
 /// A refusal to revert a disk.
 pub(super) fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Error {
-    Error::refused(format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display()))
+    Error::refused(format!("Disk {} ({}) cannot be reverted", record.vdev, record.path.display()))
         .because(why.into())
         .hint("nothing was changed; xl-snapshot show tells how each disk of the snapshot is")
 }
@@ -223,7 +223,7 @@ pub(super) fn refuse_revert(record: &DiskRecord, why: impl Into<String>) -> Erro
 /// A refusal of a snapshot that was made by hand.
 pub(super) fn refuse_by_hand(disk: &Disk, why: String) -> Error {
     let (vdev, path) = (&disk.vdev, disk.file().display());
-    Error::refused(format!("Disk {vdev} ({path}) cannot be put back"))
+    Error::refused(format!("Disk {vdev} ({path}) cannot be reverted"))
         .because(why)
         .hint("see what there is: qemu-img info --backing-chain -f FORMAT FILE")
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::kinds::{How, kinds};
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, FileFacts, RevertContext};
 use crate::domain::{Disk, Format};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::names::SnapshotName;
 use crate::need::What;
 use crate::record::{DiskRecord, Kept};
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::ImageInfo;
 
 /// A kind of disk snapshot; `self` is its part of a record.
@@ -34,8 +34,8 @@ pub(super) trait Planner {
         None
     }
 
-    /// Plans the snapshot of one disk. `wish` is for this kind, or absent.
-    fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate>
+    /// Plans the snapshot of one disk. `choice` is for this kind, or absent.
+    fn create(seen: &DiskSeen, choice: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate>
     where
         Self: Sized;
 
@@ -48,8 +48,8 @@ pub(super) trait Planner {
     /// Checks the content, and says where to copy it from. `None` if the disk is not in the snapshot.
     fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>>;
 
-    fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
-        let _ = (family, wishes);
+    fn delete(&self, family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+        let _ = (family, options);
         Ok(DiskDelete::default())
     }
 
@@ -74,7 +74,7 @@ pub trait HostView {
 
 /// A disk's snapshot that somebody made by hand.
 pub(super) struct ByHand<'a> {
-    pub(super) wish: &'a Wish,
+    pub(super) choice: &'a Choice,
     /// The name of the snapshot, if the user gave it.
     pub(super) name: Option<&'a SnapshotName>,
     /// The format of the disk's file.
@@ -104,11 +104,11 @@ macro_rules! dispatch {
             pub(super) fn create(
                 self,
                 seen: &DiskSeen,
-                wish: Option<&Wish>,
+                choice: Option<&Choice>,
                 context: Context<'_>,
             ) -> Result<DiskCreate> {
                 match self {
-                    $(How::$kind => <$kept as Planner>::create(seen, wish, context),)*
+                    $(How::$kind => <$kept as Planner>::create(seen, choice, context),)*
                 }
             }
 

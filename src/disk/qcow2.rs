@@ -47,7 +47,7 @@ const BITMAP_LIST: u32 = 0x2385_2875;
 
 /// Why qemu-img cannot apply a snapshot of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ailment {
+pub enum Defect {
     /// QEMU has found it damaged, and opens it only for reading until `qemu-img check` repairs it.
     Corrupt,
     /// It has persistent dirty bitmaps, as backup programs leave them: `snapshot -a` fails with "Device has
@@ -59,29 +59,29 @@ pub enum Ailment {
     Snapshots(u32),
 }
 
-impl Ailment {
+impl Defect {
     /// `None` for 0 bitmaps.
-    pub fn of_bitmaps(count: u32) -> Option<Ailment> {
-        (count > 0).then_some(Ailment::Bitmaps(count))
+    pub fn of_bitmaps(count: u32) -> Option<Defect> {
+        (count > 0).then_some(Defect::Bitmaps(count))
     }
 
     pub fn why(self) -> String {
         match self {
-            Ailment::Corrupt => {
+            Defect::Corrupt => {
                 "the image is marked as corrupt, and QEMU does not write to it".into()
             }
-            Ailment::Bitmaps(count) => format!(
+            Defect::Bitmaps(count) => format!(
                 "the image has {count} dirty bitmap{} of a backup program, with which no internal snapshot \
-                 can be put back",
+                 can be reverted to",
                 if count == 1 { "" } else { "s" }
             ),
-            Ailment::Counts { bits, snapshots } => format!(
+            Defect::Counts { bits, snapshots } => format!(
                 "the image counts references to its clusters in {bits} bit{}, and {snapshots} snapshot{} and what \
                  a revert keeps are more than fit",
                 if bits == 1 { "" } else { "s" },
                 if snapshots == 1 { "" } else { "s" }
             ),
-            Ailment::Snapshots(count) => format!(
+            Defect::Snapshots(count) => format!(
                 "the image has room for {MAX_SNAPSHOTS} snapshots, and {count} and the one that a revert keeps are \
                  too many"
             ),
@@ -92,18 +92,18 @@ impl Ailment {
     pub fn remedy(self, path: &Path) -> String {
         let path = quote(path);
         match self {
-            Ailment::Corrupt => {
+            Defect::Corrupt => {
                 format!("shut the domain down and repair it: qemu-img check -r all -f qcow2 {path}")
             }
-            Ailment::Bitmaps(_) => format!(
+            Defect::Bitmaps(_) => format!(
                 "shut the domain down and remove them: qemu-img info -f qcow2 {path} lists them, \
                  qemu-img bitmap --remove -f qcow2 {path} NAME removes one"
             ),
-            Ailment::Snapshots(_) => format!(
+            Defect::Snapshots(_) => format!(
                 "shut the domain down and remove some: qemu-img snapshot -l {path} lists them, qemu-img snapshot -d \
                  NAME {path} removes one"
             ),
-            Ailment::Counts { .. } => format!(
+            Defect::Counts { .. } => format!(
                 "shut the domain down and give it longer ones: qemu-img amend -f qcow2 -o refcount_bits=16 {path}"
             ),
         }
@@ -220,25 +220,25 @@ impl Header {
     }
 
     /// Why qemu-img cannot apply a snapshot in the image, if it cannot. It can still copy one out of it.
-    pub fn unwritable(&self) -> Option<Ailment> {
+    pub fn unwritable(&self) -> Option<Defect> {
         if self.is_corrupt() {
-            return Some(Ailment::Corrupt);
+            return Some(Defect::Corrupt);
         }
-        Ailment::of_bitmaps(self.bitmaps).or_else(|| self.miscounted(0))
+        Defect::of_bitmaps(self.bitmaps).or_else(|| self.miscounted(0))
     }
 
     /// Whether its list of snapshots is too long, or its reference counts are too short, for a revert after `more`
     /// further snapshots. A cluster that all of
     /// them share is counted for each snapshot, for the current contents, for the snapshot with which a revert keeps
     /// those, and once more while a snapshot is applied (block/qcow2-snapshot.c, `qcow2_snapshot_goto`).
-    pub fn miscounted(&self, more: u32) -> Option<Ailment> {
+    pub fn miscounted(&self, more: u32) -> Option<Defect> {
         let bits = 1u32.checked_shl(self.refcount_order).unwrap_or(u32::MAX);
         let most = 1u64.checked_shl(bits).map_or(u64::MAX, |over| over - 1);
         let snapshots = self.snapshots.saturating_add(more);
         if snapshots >= MAX_SNAPSHOTS {
-            return Some(Ailment::Snapshots(snapshots));
+            return Some(Defect::Snapshots(snapshots));
         }
-        (u64::from(snapshots) + 3 > most).then_some(Ailment::Counts { bits, snapshots })
+        (u64::from(snapshots) + 3 > most).then_some(Defect::Counts { bits, snapshots })
     }
 
     /// The size of the disk at the snapshot with this ID, in bytes, from the first bytes of the list of
@@ -351,8 +351,8 @@ pub(crate) mod tests {
         assert!(with(79, 0b10).is_corrupt() && with(79, 0b10).unreadable().is_none());
         assert!(with(79, 0b100).unreadable().unwrap().contains("data_file"));
         assert!(with(78, 1).unreadable().unwrap().contains("not known here: 0x100"));
-        assert_eq!(with(79, 0b10).unwritable(), Some(Ailment::Corrupt));
-        assert_eq!(header().unwritable(), Some(Ailment::Bitmaps(2)));
+        assert_eq!(with(79, 0b10).unwritable(), Some(Defect::Corrupt));
+        assert_eq!(header().unwritable(), Some(Defect::Bitmaps(2)));
         assert_eq!(with(95, 0).unwritable(), None);
         assert!(with(35, 1).unreadable().unwrap().contains("encrypted"));
         // QEMU ignores the list if the autoclear bit is unset.
@@ -368,7 +368,7 @@ pub(crate) mod tests {
             bytes[95] = 0;
             Header::parse(&bytes).unwrap()
         };
-        let too_short = |bits, snapshots| Some(Ailment::Counts { bits, snapshots });
+        let too_short = |bits, snapshots| Some(Defect::Counts { bits, snapshots });
         assert_eq!(with(0, 0).miscounted(1), too_short(1, 1));
         // Seen with qemu-img 7.2: the snapshot succeeds, and after another one `snapshot -a` fails with "Invalid
         // argument".
@@ -385,7 +385,7 @@ pub(crate) mod tests {
             [(65535, 1, 65536), (65536, 0, 65536), (u32::MAX, 1, u32::MAX)]
         {
             let many = with(6, snapshots).miscounted(more).unwrap();
-            assert_eq!(many, Ailment::Snapshots(told));
+            assert_eq!(many, Defect::Snapshots(told));
             assert!(many.why().contains("room for 65536 snapshots"));
             assert!(many.remedy(Path::new("/a")).contains("qemu-img snapshot -d"));
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::disk::chain::{FileId, Link};
 use crate::disk::merging::Merging;
-use crate::disk::qcow2::{Ailment, Header};
+use crate::disk::qcow2::{Defect, Header};
 use crate::domain::Disk;
 use crate::record::{ANY_INODE, FrozenFile, QcowSnapshot, SECTOR};
 use crate::tool::vhd_util;
@@ -124,9 +124,9 @@ pub struct Sectors {
 
 impl DiskSeen {
     /// Why an internal snapshot could not be applied, if it could not.
-    pub fn ailment(&self) -> Option<Ailment> {
+    pub fn defect(&self) -> Option<Defect> {
         let bitmaps = self.node.as_ref().map_or(0, |node| node.bitmaps);
-        self.header().and_then(Header::unwritable).or_else(|| Ailment::of_bitmaps(bitmaps))
+        self.header().and_then(Header::unwritable).or_else(|| Defect::of_bitmaps(bitmaps))
     }
 
     /// The image's own header, if it is a qcow2 image.

@@ -388,8 +388,8 @@ fn one_file_that_is_two_disks_is_refused() {
         disk.disk.vdev = vdev.into();
         disk
     };
-    let planned = |disks: &[DiskSeen], wish| -> Vec<DiskCreate> {
-        disks.iter().map(|disk| plan_one(disk, wish, &Ok(Vec::new())).unwrap()).collect()
+    let planned = |disks: &[DiskSeen], choice| -> Vec<DiskCreate> {
+        disks.iter().map(|disk| plan_one(disk, choice, &Ok(Vec::new())).unwrap()).collect()
     };
     let mut disks = [qcow2("xvda"), qcow2("xvdb")];
     disks[1].file.as_mut().unwrap().inode = disks[0].file.as_ref().unwrap().inode;
@@ -407,8 +407,8 @@ fn what_a_disk_rests_on_must_be_older_than_now() {
     let now = facts().mtime;
     let at = |seconds| now + jiff::SignedDuration::from_secs(seconds);
     let on = |seconds| DiskSeen { below: Some(("/srv/base".into(), at(seconds))), ..seen(QCOW2) };
-    let check = |disk: DiskSeen, wish| {
-        let planned = plan_one(&disk, wish, &Ok(Vec::new())).unwrap();
+    let check = |disk: DiskSeen, choice| {
+        let planned = plan_one(&disk, choice, &Ok(Vec::new())).unwrap();
         check_clock(&[disk], &[planned], now)
     };
     check(on(0), None).unwrap();

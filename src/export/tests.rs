@@ -36,16 +36,16 @@ fn seen() -> Found {
     }
 }
 
-fn directory() -> Wishes {
-    Wishes { memory: true, to: To::Directory("/backup/x".into()), token: Uuid::from_u128(1) }
+fn directory() -> Options {
+    Options { memory: true, to: To::Directory("/backup/x".into()), token: Uuid::from_u128(1) }
 }
 
-fn archive() -> Wishes {
-    Wishes { to: To::Stdout("/var/tmp".into()), ..directory() }
+fn archive() -> Options {
+    Options { to: To::Stdout("/var/tmp".into()), ..directory() }
 }
 
-fn words(found: &Found, wishes: &Wishes) -> Vec<String> {
-    let plan = plan(found, wishes, "test").unwrap();
+fn words(found: &Found, options: &Options) -> Vec<String> {
+    let plan = plan(found, options, "test").unwrap();
     let steps = plan.prepare.iter().chain(&plan.commit).chain(&plan.finish);
     steps.map(ToString::to_string).collect()
 }
@@ -87,9 +87,9 @@ fn an_archive_has_room_for_one_file_at_a_time() {
 
 #[test]
 fn every_step_may_fail() {
-    for wishes in [directory(), archive(), Wishes { memory: false, ..directory() }] {
+    for options in [directory(), archive(), Options { memory: false, ..directory() }] {
         let found = Found { leftover: Leftover::Ours, ..seen() };
-        let plan = plan(&found, &wishes, "test").unwrap();
+        let plan = plan(&found, &options, "test").unwrap();
         assert!(try_every_fault(&plan, Guest::Runs) > 10);
     }
 }
@@ -146,8 +146,8 @@ fn what_is_in_the_way_is_told() {
     });
     refuse(&["it has no memory", "--no-memory"], &|found| found.config = None);
     let found = Found { copies: Vec::new(), ..seen() };
-    let wishes = Wishes { memory: false, ..directory() };
-    refused(plan(&found, &wishes, "test"), &["nothing is in it"]);
+    let options = Options { memory: false, ..directory() };
+    refused(plan(&found, &options, "test"), &["nothing is in it"]);
 }
 
 #[test]

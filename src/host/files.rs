@@ -4,26 +4,24 @@ use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{
-    DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
+    DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
 };
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::libc::{self, O_NOFOLLOW, O_PATH, O_TMPFILE};
-use nix::sys::stat::{major, minor};
-use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access, geteuid};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, ioctl_ficlone, statfs, statx};
 
+pub use self::identity::{device, identities, identity, same};
 pub use self::naming::{has_name, rename_directory, rename_new, try_naming};
+pub use self::space::{Room, file_system, free_space, room};
 use crate::disk::FileFacts;
-use crate::disk::chain::FileId;
 
+mod identity;
 pub mod merging;
 mod naming;
+mod space;
 
 const WRITE_BITS: u32 = 0o222;
 /// Reading, writing and execution: not what makes a program run as its owner.
@@ -59,59 +57,6 @@ pub fn facts(path: &Path) -> io::Result<FileFacts> {
         writable: meta.mode() & WRITE_BITS != 0,
         merging: merging::of(path),
     })
-}
-
-/// The number of a device, major and minor; `None` for anything else.
-pub fn device(path: &Path) -> Option<(u64, u64)> {
-    let meta = fs::metadata(path).ok()?;
-    meta.file_type().is_block_device().then(|| (major(meta.rdev()), minor(meta.rdev())))
-}
-
-/// Which file or device a path leads to.
-pub fn identity(path: &Path) -> Option<FileId> {
-    let meta = fs::metadata(path).ok()?;
-    let device = meta.file_type().is_block_device();
-    Some(if device { (meta.rdev(), 0) } else { (meta.dev(), meta.ino()) })
-}
-
-/// How long a file system may take to say what a path leads to.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-
-/// The same of paths that are none of our business, such as those of other domains. A file system that does
-/// not answer, such as NFS whose server is gone, has no file of ours, which were looked at before.
-pub fn identities(paths: &[&Path]) -> Vec<Option<FileId>> {
-    let mut found = vec![None; paths.len()];
-    let mut hangs: Vec<&Path> = Vec::new();
-    let mut at = 0;
-    while at < paths.len() {
-        let (sender, answers) = mpsc::channel();
-        let rest: Vec<_> = paths[at..].iter().map(|path| path.to_path_buf()).collect();
-        let silent = hangs.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>();
-        // Left alone where it hangs.
-        thread::spawn(move || {
-            for path in rest {
-                let hangs = path.parent().is_some_and(|parent| silent.iter().any(|s| s == parent));
-                if sender.send(if hangs { None } else { identity(&path) }).is_err() {
-                    return;
-                }
-            }
-        });
-        while let Ok(answer) = answers.recv_timeout(ANSWER_LIMIT) {
-            found[at] = answer;
-            at += 1;
-            if at == paths.len() {
-                return found;
-            }
-        }
-        hangs.extend(paths[at].parent());
-        at += 1;
-    }
-    found
-}
-
-/// Whether two paths lead to the same file or device.
-pub fn same(one: &Path, other: &Path) -> bool {
-    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// Why a file cannot be replaced though its directory can be written to, if so: an attribute (chattr(1)).
@@ -158,52 +103,6 @@ pub fn trouble(path: &Path) -> Option<String> {
             Err(error) => Some(format!("the directory {}: {}", directory.display(), error.desc())),
         },
     }
-}
-
-/// The free space in bytes of the file system of the nearest existing directory above `path`.
-pub fn free_space(path: &Path) -> io::Result<u64> {
-    Ok(room(path)?.free)
-}
-
-/// The room on a file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// The number of the file system.
-    pub device: u64,
-    /// What is free, in bytes.
-    pub free: u64,
-    /// Its size in bytes.
-    pub total: u64,
-    /// Whether it is in memory, so that it ends with the host.
-    pub volatile: bool,
-}
-
-/// File systems in memory (Linux, include/uapi/linux/magic.h): TMPFS_MAGIC, RAMFS_MAGIC.
-const VOLATILE: [u64; 2] = [0x0102_1994, 0x8584_58f6];
-
-/// The room on the file system of the nearest existing directory above `path`.
-pub fn room(path: &Path) -> io::Result<Room> {
-    let directory = path
-        .ancestors()
-        .skip(1)
-        .find(|directory| directory.is_dir())
-        .ok_or(io::ErrorKind::NotFound)?;
-    let stat = statvfs(directory)?;
-    // What a FUSE file system without an end says is more than there is.
-    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-    let kind = statfs(directory)?.f_type as u64;
-    Ok(Room {
-        device: file_system(directory)?,
-        // A ramfs has no end, and says 0 of 0.
-        free: if stat.blocks() == 0 { u64::MAX } else { bytes(stat.blocks_available()) },
-        total: bytes(stat.blocks()),
-        volatile: VOLATILE.contains(&kind),
-    })
-}
-
-/// The number of the file system of a directory.
-pub fn file_system(directory: &Path) -> io::Result<u64> {
-    Ok(fs::metadata(directory)?.dev())
 }
 
 /// Whether nobody but us may have written to a file or directory, of which this is known without following links.
@@ -405,15 +304,6 @@ mod tests {
         let path = file.into_temp_path();
         fs::remove_file(&path).unwrap();
         assert_eq!(write_back(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn a_file_system_in_memory_is_known() {
-        // As on every Linux.
-        assert!(room(Path::new("/dev/shm/x")).unwrap().volatile);
-        assert!(!room(Path::new("/proc/self/x")).unwrap().volatile);
-        // One that says 0 of 0 has no end that is known.
-        assert_eq!(room(Path::new("/proc/self/x")).unwrap().free, u64::MAX);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::host::agent::{Agent, AgentError};
 use crate::host::command::{self, CommandError};
 use crate::host::quiesce::check_program;
 use crate::process::Process;
-use crate::quiesce::{Frost, Way};
+use crate::quiesce::{FreezeState, Way};
 
 /// How long the program may take to thaw.
 const PROGRAM_THAWS: Duration = Duration::from_secs(60);
@@ -22,19 +22,19 @@ pub const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a step knows of the freeze.
 #[derive(Debug, Default)]
-pub struct Ice {
+pub struct ActiveFreeze {
     /// What has become of it; also known to the guard.
-    pub frost: Option<Frost>,
+    pub state: Option<FreezeState>,
     /// When it began, if that was in this process.
     pub begun: Option<Instant>,
     pub freezer: Option<Freezer>,
     pub watchdog: Option<Watchdog>,
 }
 
-impl Ice {
+impl ActiveFreeze {
     /// That of a process that was killed.
-    pub fn adopted(frost: Option<Frost>) -> Ice {
-        Ice { frost, ..Ice::default() }
+    pub fn adopted(state: Option<FreezeState>) -> ActiveFreeze {
+        ActiveFreeze { state, ..ActiveFreeze::default() }
     }
 }
 

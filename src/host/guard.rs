@@ -35,7 +35,7 @@ use crate::host::lock::Lock;
 use crate::host::surroundings;
 use crate::plan::{Plan, Reached, Step, Target};
 use crate::process::Process;
-use crate::quiesce::Frost;
+use crate::quiesce::FreezeState;
 use crate::tool::Tool;
 
 /// What the guard is called, by its first argument and in ps(1).
@@ -68,7 +68,7 @@ pub enum Note {
     /// A tool was started, as this process.
     Started(Tool, Process),
     /// What has become of the freeze of the guest's file systems; none if there was none.
-    Frost(Option<Frost>),
+    Freeze(Option<FreezeState>),
     /// The image that is being restored, whose memory is verified at the same time; none once it is.
     Unverified(Option<Unverified>),
 }
@@ -87,7 +87,7 @@ pub struct DoneBefore {
     /// The tools it started.
     pub started: Vec<(Tool, Process)>,
     /// The freeze of the guest's file systems.
-    pub frost: Option<Frost>,
+    pub freeze: Option<FreezeState>,
     /// The image that was being restored, if all of it was not verified.
     pub unverified: Option<Unverified>,
 }
@@ -100,7 +100,7 @@ impl DoneBefore {
             Note::Protected(path, mode) => drop(self.protected.insert(path, mode)),
             Note::Image(id) => self.image = Some(id),
             Note::Started(tool, process) => self.started.push((tool, process)),
-            Note::Frost(frost) => self.frost = frost,
+            Note::Freeze(freeze) => self.freeze = freeze,
             Note::Unverified(image) => self.unverified = image,
         }
     }

@@ -196,7 +196,7 @@ impl<S: Read + Write> Qmp<S> {
     /// QEMU reads a command byte by byte, with a wake-up of its main loop for each (monitor/monitor.c,
     /// `monitor_can_read` is 1; seen with strace of QEMU 7.2): that costs more than most of what it then
     /// does, and grows with the number of disks.
-    pub fn arm(&mut self, actions: &[Action]) -> Result<(), QmpError> {
+    pub fn send_transaction(&mut self, actions: &[Action]) -> Result<(), QmpError> {
         let request = request(&to_transaction(actions))?;
         let (text, last) = request.split_at(request.len() - LAST);
         self.send::<transaction>(text)?;

@@ -128,9 +128,8 @@ pub fn in_file(file: &File) -> io::Result<Option<Record>> {
 /// If it is damaged, or was never completed.
 pub fn read(path: &Path) -> Result<Record> {
     let refused = || {
-        Error::refused(format!("Record {}", path.display())).hint(
-            "use it as create wrote it; the disks that it names can still be put back by hand",
-        )
+        Error::refused(format!("Record {}", path.display()))
+            .hint("use it as create wrote it; you can still revert the disks that it names by hand")
     };
     let mut text = String::new();
     files::open(path)

@@ -5,19 +5,19 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::descent::World;
+use super::index::Index;
 use super::seen::{FileSeen, Kind, Seen};
 use crate::disk::chain::MAX_LENGTH;
 
 /// For each snapshot, the domains, and their snapshots as `DOMAIN/NAME`, that have a frozen file of it in the
 /// chain of a disk.
 pub fn holders(seen: &Seen) -> BTreeMap<Uuid, BTreeSet<String>> {
-    let world = World::new(seen);
+    let index = Index::new(seen);
     let mut holders: BTreeMap<Uuid, BTreeSet<String>> = BTreeMap::new();
     let mut add = |path: &Path, kind, domain: &str, who: &str| {
-        for number in world.frozen_below(path, kind) {
-            let record = world.known[number].record;
-            if world.whose(record) != domain {
+        for number in index.frozen_below(path, kind) {
+            let record = index.known[number].record;
+            if index.whose(record) != domain {
                 holders.entry(record.id).or_default().insert(who.to_owned());
             }
         }
@@ -26,8 +26,8 @@ pub fn holders(seen: &Seen) -> BTreeMap<Uuid, BTreeSet<String>> {
         let disks = domain.disks.iter();
         disks.for_each(|disk| add(&disk.path, disk.kind, &domain.name, &domain.name));
     }
-    for known in &world.known {
-        let domain = world.whose(known.record);
+    for known in &index.known {
+        let domain = index.whose(known.record);
         let who = format!("{domain}/{}", known.record.name);
         let disks = known.record.disks.iter().filter(|disk| !disk.snapshot.is_left_out());
         disks.for_each(|disk| add(&disk.path, Kind::of_record(disk), domain, &who));
@@ -35,7 +35,7 @@ pub fn holders(seen: &Seen) -> BTreeMap<Uuid, BTreeSet<String>> {
     holders
 }
 
-impl World<'_> {
+impl Index<'_> {
     /// The snapshots whose frozen file is this file or one of its bases.
     fn frozen_below(&self, path: &Path, kind: Kind) -> BTreeSet<usize> {
         let mut found = BTreeSet::new();

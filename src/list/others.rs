@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::descent::World;
+use super::index::Index;
 use super::report::{Other, OtherKind};
 use super::seen::{Asked, ImageSeen, Kind, is_partial};
 use crate::disk::kind::{NewFile, Role};
@@ -18,15 +18,15 @@ use crate::tool::{quote, volumes};
 const KEPT: &str = "before-revert-";
 
 /// Everything that is not a snapshot, sorted by kind.
-pub(super) fn others(world: &World<'_>, asked: &Asked) -> Vec<Other> {
+pub(super) fn others(index: &Index<'_>, asked: &Asked) -> Vec<Other> {
     let mut found = Vec::new();
-    found.extend(world.seen.images.iter().filter_map(|image| of_image(world, image)));
-    found.extend(collisions(world));
-    found.extend(disk_snapshots(world));
-    found.extend(volumes(world));
-    found.extend(files(world));
+    found.extend(index.seen.images.iter().filter_map(|image| of_image(index, image)));
+    found.extend(collisions(index));
+    found.extend(disk_snapshots(index));
+    found.extend(volumes(index));
+    found.extend(files(index));
     let wanted = |other: &Other| {
-        let running = &world.seen.domains;
+        let running = &index.seen.domains;
         match &other.domain {
             Some(domain) => asked.wants(domain, other.uuid, running),
             None => asked.domains.is_empty(),
@@ -64,7 +64,7 @@ fn of_record(kind: OtherKind, path: &Path, record: &Record, why: impl Into<Strin
 }
 
 /// The kind of a file in a directory of snapshots that is not a snapshot.
-fn of_image(world: &World<'_>, image: &ImageSeen) -> Option<Other> {
+fn of_image(index: &Index<'_>, image: &ImageSeen) -> Option<Other> {
     let path = &image.path;
     // It is in the directory of its domain, if it is where `create` puts it.
     let of_directory = |mut other: Other| {
@@ -91,7 +91,7 @@ fn of_image(world: &World<'_>, image: &ImageSeen) -> Option<Other> {
             Some(of_record(OtherKind::Deleting, path, record, why))
         }
         Ok(Peek::Snapshot { record, extent, .. }) => {
-            let first = world.known[world.number(record.id)?].image;
+            let first = index.known[index.number(record.id)?].image;
             let mut why = match first.id == image.id {
                 true => format!("it is another name of {}", first.path.display()),
                 false => format!("it is of the same snapshot as {}", first.path.display()),
@@ -132,20 +132,20 @@ fn of_image(world: &World<'_>, image: &ImageSeen) -> Option<Other> {
 }
 
 /// Snapshots of one domain that have the same name.
-fn collisions(world: &World<'_>) -> Vec<Other> {
+fn collisions(index: &Index<'_>) -> Vec<Other> {
     let mut names: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
-    for (number, known) in world.known.iter().enumerate() {
-        let key = (world.whose(known.record), known.record.name.as_str());
+    for (number, known) in index.known.iter().enumerate() {
+        let key = (index.whose(known.record), known.record.name.as_str());
         names.entry(key).or_default().push(number);
     }
     let several = names.into_values().filter(|all| all.len() > 1);
     several
         .flat_map(|all| {
-            let first = &world.known[all[0]].image.path;
+            let first = &index.known[all[0]].image.path;
             all[1..]
                 .iter()
                 .map(|number| {
-                    let known = world.known[*number];
+                    let known = index.known[*number];
                     let why = format!(
                         "another snapshot has the same name, {}: name them by their paths",
                         first.display()
@@ -158,14 +158,14 @@ fn collisions(world: &World<'_>) -> Vec<Other> {
 }
 
 /// The domain that has a file as its disk.
-fn domain_of(world: &World<'_>, path: &Path, kind: Kind) -> Option<(String, uuid::Uuid)> {
-    let running = world
+fn domain_of(index: &Index<'_>, path: &Path, kind: Kind) -> Option<(String, uuid::Uuid)> {
+    let running = index
         .seen
         .domains
         .iter()
         .find(|domain| domain.disks.iter().any(|disk| disk.path == path && disk.kind == kind));
     let recorded = || {
-        let mut all = world.known.iter();
+        let mut all = index.known.iter();
         all.find(|known| known.record.disks.iter().any(|disk| disk.path == path))
     };
     running.map(|domain| (domain.name.clone(), domain.uuid)).or_else(|| {
@@ -175,15 +175,15 @@ fn domain_of(world: &World<'_>, path: &Path, kind: Kind) -> Option<(String, uuid
 }
 
 /// Internal snapshots that no image names.
-fn disk_snapshots(world: &World<'_>) -> Vec<Other> {
+fn disk_snapshots(index: &Index<'_>) -> Vec<Other> {
     let mut found = Vec::new();
-    for ((path, kind), file) in &world.seen.files {
-        for entry in file.inside.iter().flatten().filter(|entry| world.of_entry(entry).is_empty()) {
+    for ((path, kind), file) in &index.seen.files {
+        for entry in file.inside.iter().flatten().filter(|entry| index.of_entry(entry).is_empty()) {
             let (kind_of, why) = match entry.name.starts_with(KEPT) {
                 true => (OtherKind::Kept, "what the disk held before a revert"),
                 false => (OtherKind::Disk, "a snapshot of this disk alone: no image names it"),
             };
-            let (domain, uuid) = domain_of(world, path, *kind).unzip();
+            let (domain, uuid) = domain_of(index, path, *kind).unzip();
             found.push(Other {
                 domain,
                 uuid: uuid.unwrap_or_default(),
@@ -197,15 +197,15 @@ fn disk_snapshots(world: &World<'_>) -> Vec<Other> {
 }
 
 /// Volumes that have one of our tags, and that no image names.
-fn volumes(world: &World<'_>) -> Vec<Other> {
-    let named: BTreeSet<String> = world
+fn volumes(index: &Index<'_>) -> Vec<Other> {
+    let named: BTreeSet<String> = index
         .known
         .iter()
         .flat_map(|known| {
             known.record.disks.iter().map(|disk| lvm::tag(known.record.id, &disk.vdev))
         })
         .collect();
-    let volumes = world.seen.volumes.iter().flatten();
+    let volumes = index.seen.volumes.iter().flatten();
     let tagged = volumes
         .flat_map(|volume| volume.tags_with("xl-snapshot:").map(move |tag| (volume, tag)))
         .filter(|(_, tag)| !named.contains(*tag));
@@ -222,14 +222,14 @@ fn volumes(world: &World<'_>) -> Vec<Other> {
 }
 
 /// Files that snapshots or reverts created, without a known use.
-fn files(world: &World<'_>) -> Vec<Other> {
-    let files = world.seen.files.keys();
+fn files(index: &Index<'_>) -> Vec<Other> {
+    let files = index.seen.files.keys();
     let looked_at: BTreeSet<&Path> = files.map(|(path, _)| path.as_path()).collect();
-    let strays: BTreeSet<&Path> = world.seen.strays.iter().map(PathBuf::as_path).collect();
+    let strays: BTreeSet<&Path> = index.seen.strays.iter().map(PathBuf::as_path).collect();
     let mut found = Vec::new();
     let mut told = BTreeSet::new();
-    for known in &world.known {
-        let runs = world
+    for known in &index.known {
+        let runs = index
             .seen
             .domains
             .iter()

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::descent::World;
+use super::index::Index;
 use super::report::{DiskState, State};
 use super::seen::{DiskNow, FileSeen, Kind};
 use crate::disk::FileFacts;
@@ -15,13 +15,13 @@ use crate::record::{DiskRecord, FrozenFile, QcowSnapshot, Record};
 use crate::tool::volumes::device;
 
 /// The state of a snapshot, the reasons, and the state of each of its disks.
-pub(super) fn of(world: &World<'_>, number: usize) -> (State, Vec<String>, Vec<DiskState>) {
-    let known = world.known[number];
+pub(super) fn of(index: &Index<'_>, number: usize) -> (State, Vec<String>, Vec<DiskState>) {
+    let known = index.known[number];
     let disks: Vec<_> = known
         .record
         .disks
         .iter()
-        .map(|disk| disk_state(world, number, known.record, disk))
+        .map(|disk| disk_state(index, number, known.record, disk))
         .collect();
     let mut why = Vec::new();
     let mut state = State::Good;
@@ -50,28 +50,28 @@ pub(super) fn of(world: &World<'_>, number: usize) -> (State, Vec<String>, Vec<D
             State::Broken if state != State::Unfinished => state = State::Broken,
             _ => {}
         }
-        let text = disk.why.as_deref().unwrap_or("it cannot be put back");
+        let text = disk.why.as_deref().unwrap_or("it cannot be reverted");
         why.push(format!("{}: {text}", disk.vdev));
     }
     (state, why, disks)
 }
 
-fn disk_state(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -> DiskState {
+fn disk_state(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -> DiskState {
     let shown = |path: &Path| path.to_owned();
     let (image, allocated) = match disk.snapshot.kind().content() {
         Content::Nowhere | Content::Inside(_) => (shown(&disk.path), None),
         Content::Frozen(frozen) => {
             let path = frozen.copy.unwrap_or(&disk.path);
-            let file = world.file(path, Kind::of_reader(frozen.reader, disk.format));
+            let file = index.file(path, Kind::of_reader(frozen.reader, disk.format));
             (shown(path), file.map(|file| file.allocated))
         }
         Content::Volume(kept) => {
-            let volume = world.volume(number, &disk.vdev);
+            let volume = index.volume(number, &disk.vdev);
             let used = volume.filter(|volume| volume.is_thick_snapshot()).map(|v| v.used_bytes());
             (device(kept.group, kept.name), used)
         }
     };
-    let (state, why) = match check(world, number, record, disk) {
+    let (state, why) = match check(index, number, record, disk) {
         Ok(state) => (state, None),
         Err((state, why)) => (state, Some(why)),
     };
@@ -92,10 +92,10 @@ fn broken(why: impl Into<String>) -> (State, String) {
     (State::Broken, why.into())
 }
 
-fn check(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -> Checked {
+fn check(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -> Checked {
     let unproven = || broken("the record has no proof of its snapshot");
     let file = |path: &Path, kind| {
-        let seen = world.file(path, kind).ok_or_else(|| broken("it was not looked at"))?;
+        let seen = index.file(path, kind).ok_or_else(|| broken("it was not looked at"))?;
         let facts = seen.facts.as_ref().map_err(|why| broken(why.clone()))?;
         Ok::<_, (State, String)>((seen, facts))
     };
@@ -110,7 +110,7 @@ fn check(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -
             let (seen, facts) = file(path, Kind::of_reader(reader, disk.format))?;
             untouched(facts, proof.ok_or_else(unproven)?)?;
             match reader {
-                Reader::Qemu => check_unused(world, facts)?,
+                Reader::Qemu => check_unused(index, facts)?,
                 Reader::TapVhd if seen.vhd.is_none() => {
                     return Err(broken("it has no footer of a VHD"));
                 }
@@ -118,10 +118,10 @@ fn check(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -
             }
         }
         Content::Volume(Volume { group, name, .. }) => {
-            if let Err(why) = &world.seen.volumes {
+            if let Err(why) = &index.seen.volumes {
                 return Err((State::Unread, format!("the volumes cannot be listed: {why}")));
             }
-            let volume = world
+            let volume = index
                 .volume(number, &disk.vdev)
                 .filter(|volume| volume.group == *group)
                 .ok_or_else(|| broken(format!("its snapshot {group}/{name} is gone")))?;
@@ -130,17 +130,17 @@ fn check(world: &World<'_>, number: usize, record: &Record, disk: &DiskRecord) -
             }
         }
     }
-    check_below(world, record, disk)?;
+    check_below(index, record, disk)?;
     Ok(State::Good)
 }
 
 /// No domain may write to a frozen file.
-fn check_unused(world: &World<'_>, frozen: &FileFacts) -> Result<(), (State, String)> {
+fn check_unused(index: &Index<'_>, frozen: &FileFacts) -> Result<(), (State, String)> {
     let is_it = |disk: &DiskNow| {
-        let file = world.file(&disk.path, disk.kind).and_then(|file| file.facts.as_ref().ok());
+        let file = index.file(&disk.path, disk.kind).and_then(|file| file.facts.as_ref().ok());
         file.is_some_and(|file| file.id() == frozen.id())
     };
-    match world.seen.domains.iter().find(|domain| domain.disks.iter().any(is_it)) {
+    match index.seen.domains.iter().find(|domain| domain.disks.iter().any(is_it)) {
         Some(domain) => Err(broken(format!("{} runs on it and may write to it", domain.name))),
         None => Ok(()),
     }
@@ -169,7 +169,7 @@ fn check_internal(file: &FileSeen, proof: &QcowSnapshot) -> Result<(), (State, S
         return Err(broken(format!("two of its snapshots have the ID {}", proof.id)));
     }
     match link.header.as_ref().and_then(|header| header.unwritable()) {
-        Some(ailment) => Err(broken(ailment.why())),
+        Some(defect) => Err(broken(defect.why())),
         None => Ok(()),
     }
 }
@@ -186,19 +186,19 @@ fn untouched(file: &FileFacts, proof: &FrozenFile) -> Result<(), (State, String)
 
 /// Nobody may have written to its bases since.
 fn check_below(
-    world: &World<'_>,
+    index: &Index<'_>,
     record: &Record,
     disk: &DiskRecord,
 ) -> Result<(), (State, String)> {
     if !disk.snapshot.kind().content().is_in_chain() {
         return Ok(());
     }
-    let mut file = world.file(&disk.path, Kind::of_record(disk));
+    let mut file = index.file(&disk.path, Kind::of_record(disk));
     for _ in 0..MAX_LENGTH {
         let Some(this) = file else { return Ok(()) };
         let link = this.link.as_ref().map_err(|why| broken(why.clone()))?;
         let Some((path, format)) = link.below().map_err(broken)? else { return Ok(()) };
-        let below = world.file(&path, Kind::of_format(Some(format)));
+        let below = index.file(&path, Kind::of_format(Some(format)));
         let shown = path.display();
         match below {
             None => return Err(broken(format!("it rests on {shown}, which was not looked at"))),

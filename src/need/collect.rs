@@ -22,7 +22,7 @@ pub fn of_revert(
     let mut needs = Vec::new();
     for found in disks {
         let record = &found.record;
-        let about = format!("Disk {} ({}) cannot be put back", record.vdev, record.path.display());
+        let about = format!("Disk {} ({}) cannot be reverted", record.vdev, record.path.display());
         let mut whats = disk::needs(found, beside);
         whats.extend(disk::formats(found).into_iter().filter_map(served));
         needs.extend(whats.into_iter().map(|what| Need { about: about.clone(), what }));

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Plan, Step};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 
 /// Performs steps: the real dom0, or a fake that fails on command.
 pub trait Perform {
     /// Performs one step. An undo step must succeed when there is nothing to undo. An error with
-    /// leftovers ([`Error::left`]) means that the step was done in part.
+    /// leftovers ([`Error::remaining`]) means that the step was done in part.
     fn perform(&mut self, step: &Step) -> Result<()>;
 
     /// Whether the user asked to stop (SIGINT, SIGTERM). Checked between steps that can be undone.
@@ -80,17 +80,17 @@ pub fn take_over(plan: &Plan, reached: Reached, host: &mut dyn Perform) -> Resul
                 Err(error) => Some(error),
             };
             if let Some(mut error) = trouble {
-                let left = std::mem::take(&mut error.left);
-                let left = [left, try_all(&undo(&plan.prepare), host)].concat();
-                return Err(killed(plan).because(error).unfinished(left));
+                let remaining = std::mem::take(&mut error.remaining);
+                let remaining = [remaining, try_all(&undo(&plan.prepare), host)].concat();
+                return Err(killed(plan).because(error).unfinished(remaining));
             }
             go_on(plan, 0, host)?;
         }
         Reached::Onward(begun) => match host.settle(&plan.onward[begun]) {
             Ok(happened) => go_on(plan, begun + usize::from(happened), host)?,
             Err(error) => {
-                let left = plan.stranded.left.clone();
-                return Err(down(plan, killed(plan)).because(error).unfinished(left));
+                let remaining = plan.on_failure.remaining.clone();
+                return Err(down(plan, killed(plan)).because(error).unfinished(remaining));
             }
         },
         Reached::Finish(begun) => finish(plan, begun, host)?,
@@ -118,8 +118,8 @@ fn prepare(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
         };
         if let Err(error) = outcome {
             // The failed step may be half done: its undo runs as well.
-            let left = try_all(&undo(&plan.prepare[..=number]), host);
-            return Err(failure(plan, step, error, left));
+            let remaining = try_all(&undo(&plan.prepare[..=number]), host);
+            return Err(failure(plan, step, error, remaining));
         }
     }
     Ok(())
@@ -129,8 +129,8 @@ fn commit(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
     let Some(step) = &plan.commit else { return Ok(()) };
     host.reached(Reached::Commit);
     host.perform(step).map_err(|error| {
-        let left = try_all(&undo(&plan.prepare), host);
-        failure(plan, step, error, left)
+        let remaining = try_all(&undo(&plan.prepare), host);
+        failure(plan, step, error, remaining)
     })
 }
 
@@ -138,8 +138,8 @@ fn onward(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     for (number, step) in plan.onward.iter().enumerate().skip(first) {
         host.reached(Reached::Onward(number));
         if let Err(error) = host.perform(step) {
-            let left = stranded(plan, host);
-            return Err(down(plan, failure(plan, step, error, left)));
+            let remaining = on_failure(plan, host);
+            return Err(down(plan, failure(plan, step, error, remaining)));
         }
     }
     Ok(())
@@ -152,27 +152,27 @@ fn finish(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
         if let Err(error) = host.perform(step) {
             let words = step.in_words().map(|words| format!("; {words}")).unwrap_or_default();
             let what = told("Not done:", step, &error) + &words;
-            let left = Left { what, command: step.by_hand() };
+            let remaining = Remaining { what, command: step.by_hand() };
             failed = Some(match failed {
-                None => failure(plan, step, error, vec![left]),
-                Some(first) => first.unfinished(vec![left]),
+                None => failure(plan, step, error, vec![remaining]),
+                Some(first) => first.unfinished(vec![remaining]),
             });
         }
     }
     failed.map_or(Ok(()), Err)
 }
 
-/// The leftovers of [`Stranded`]: what the reader must do first.
-fn stranded(plan: &Plan, host: &mut dyn Perform) -> Vec<Left> {
-    let mut left = plan.stranded.left.clone();
-    left.extend(try_all(&plan.stranded.steps, host));
-    left
+/// The leftovers of [`OnFailure`]: what the reader must do first.
+fn on_failure(plan: &Plan, host: &mut dyn Perform) -> Vec<Remaining> {
+    let mut remaining = plan.on_failure.remaining.clone();
+    remaining.extend(try_all(&plan.on_failure.steps, host));
+    remaining
 }
 
 /// The same error, beginning with what does not run.
 fn down(plan: &Plan, mut error: Error) -> Error {
-    if !plan.stranded.down.is_empty() {
-        error.message = format!("{}: {}", plan.stranded.down, error.message);
+    if !plan.on_failure.down.is_empty() {
+        error.message = format!("{}: {}", plan.on_failure.down, error.message);
     }
     error
 }
@@ -180,28 +180,33 @@ fn down(plan: &Plan, mut error: Error) -> Error {
 /// Performs the rest of a plan, from a step of `onward` on.
 fn go_on(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     if first < plan.onward.len() && !plan.onward_again {
-        let left = stranded(plan, host);
-        return Err(down(plan, killed(plan)).unfinished(left));
+        let remaining = on_failure(plan, host);
+        return Err(down(plan, killed(plan)).unfinished(remaining));
     }
     onward(plan, first, host)?;
     finish(plan, 0, host)
 }
 
 fn undone(plan: &Plan, steps: usize, host: &mut dyn Perform) -> Result<TakenOver> {
-    let left = try_all(&undo(&plan.prepare[..steps]), host);
-    if left.is_empty() { Ok(TakenOver::Undone) } else { Err(killed(plan).unfinished(left)) }
+    let remaining = try_all(&undo(&plan.prepare[..steps]), host);
+    if remaining.is_empty() {
+        Ok(TakenOver::Undone)
+    } else {
+        Err(killed(plan).unfinished(remaining))
+    }
 }
 
 /// Tries every step and says which could not be done.
-fn try_all(steps: &[Step], host: &mut dyn Perform) -> Vec<Left> {
-    let mut left = Vec::new();
+fn try_all(steps: &[Step], host: &mut dyn Perform) -> Vec<Remaining> {
+    let mut remaining = Vec::new();
     for step in steps {
         if let Err(error) = host.perform(step) {
-            left.push(Left { what: told("Could not", step, &error), command: step.by_hand() });
-            left.extend(error.left);
+            remaining
+                .push(Remaining { what: told("Could not", step, &error), command: step.by_hand() });
+            remaining.extend(error.remaining);
         }
     }
-    left
+    remaining
 }
 
 /// Describes a failed step and the reason; names a command only once.
@@ -214,31 +219,31 @@ fn killed(plan: &Plan) -> Error {
     Error::failed(format!("{} was killed on its way", plan.title))
 }
 
-fn failure(plan: &Plan, step: &Step, mut error: Error, left: Vec<Left>) -> Error {
+fn failure(plan: &Plan, step: &Step, mut error: Error, remaining: Vec<Remaining>) -> Error {
     let mut outer = Error::failed(format!(
         "{} failed: could not {}",
         plan.title,
         step.before(&error.chain().join(": "))
     ));
     outer.hint = error.hint.take();
-    if outer.hint.is_none() && error.left.is_empty() && left.is_empty() {
+    if outer.hint.is_none() && error.remaining.is_empty() && remaining.is_empty() {
         outer.hint = Some("all is as it was before; try again when the cause is removed".into());
     }
     // The leftovers of the step itself come first. They may equal those of the plan.
-    let mut all = [std::mem::take(&mut error.left), left].concat();
-    let mut left: Vec<Left> = Vec::new();
+    let mut all = [std::mem::take(&mut error.remaining), remaining].concat();
+    let mut remaining: Vec<Remaining> = Vec::new();
     for one in all.drain(..) {
-        if !left.contains(&one) {
-            left.push(one);
+        if !remaining.contains(&one) {
+            remaining.push(one);
         }
     }
     let outer = outer.because(error);
-    if left.is_empty() { outer } else { outer.unfinished(left) }
+    if remaining.is_empty() { outer } else { outer.unfinished(remaining) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Stranded;
+    use super::super::OnFailure;
     use uuid::Uuid;
 
     use super::*;
@@ -250,11 +255,11 @@ mod tests {
 
     #[test]
     fn what_step_and_plan_both_leave_is_told_once() {
-        let left = |what: &str| Left { what: what.into(), command: None };
-        let error = Error::failed("no").unfinished(vec![left("it is down")]);
-        let plan_leaves = vec![left("it is down"), left("a file")];
-        let told = failure(&Plan::default(), &Step::DrainImage, error, plan_leaves);
-        assert_eq!(told.left, [left("it is down"), left("a file")]);
+        let remaining = |what: &str| Remaining { what: what.into(), command: None };
+        let error = Error::failed("no").unfinished(vec![remaining("it is down")]);
+        let plan_leaves = vec![remaining("it is down"), remaining("a file")];
+        let told = failure(&Plan::default(), &Step::FinishCompression, error, plan_leaves);
+        assert_eq!(told.remaining, [remaining("it is down"), remaining("a file")]);
     }
 
     /// Records the steps, and fails those it is told to.
@@ -288,19 +293,19 @@ mod tests {
         Plan {
             title: "Test".into(),
             prepare: vec![
-                Step::HoldMonitor { process: XL },
+                Step::StopXl { process: XL },
                 Step::Suspend { domain: web1(), live: true, max_pause: None, disks: vec![] },
             ],
             commit: Some(run("one")),
             onward: vec![run("two"), run("three")],
-            stranded: Stranded {
+            on_failure: OnFailure {
                 down: "It is down".into(),
                 steps: vec![run("tidy")],
-                left: vec![Left { what: "Half".into(), command: None }],
+                remaining: vec![Remaining { what: "Half".into(), command: None }],
             },
             finish: vec![
                 Step::Resume { domain: web1(), otherwise: None },
-                Step::WakeMonitor { process: XL },
+                Step::ContinueXl { process: XL },
             ],
             ..Plan::default()
         }
@@ -325,9 +330,9 @@ mod tests {
         let error = result.unwrap_err();
         assert_eq!(error.exit_code(), 1);
         assert_eq!(error.hint.as_deref(), Some("Try again"));
-        let hold = Step::HoldMonitor { process: XL }.to_string();
+        let hold = Step::StopXl { process: XL }.to_string();
         let resume = Step::Resume { domain: web1(), otherwise: None }.to_string();
-        let wake = Step::WakeMonitor { process: XL }.to_string();
+        let wake = Step::ContinueXl { process: XL }.to_string();
         assert_eq!(done, [hold, resume, wake]);
     }
 
@@ -354,8 +359,8 @@ mod tests {
         let plan = Plan { prepare: vec![], finish: vec![Step::Run(scan)], ..plan };
         let error = execute(&plan, &mut Real).unwrap_err();
         let text = "Not done: run lvremove: `lvm lvremove vg/x` ended with exit status: 1: full";
-        assert_eq!(error.left[0].what, text);
-        assert_eq!(error.left[0].command.as_deref(), Some("lvm lvremove vg/x"));
+        assert_eq!(error.remaining[0].what, text);
+        assert_eq!(error.remaining[0].command.as_deref(), Some("lvm lvremove vg/x"));
     }
 
     #[test]
@@ -363,9 +368,9 @@ mod tests {
         let (result, done) = outcome(&[1, 2]);
         let error = result.unwrap_err();
         assert_eq!(error.exit_code(), 4);
-        assert_eq!(error.left.len(), 1);
-        assert!(error.left[0].what.contains("resume"), "{:?}", error.left);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
+        assert_eq!(error.remaining.len(), 1);
+        assert!(error.remaining[0].what.contains("resume"), "{:?}", error.remaining);
+        assert_eq!(done.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
     }
 
     #[test]
@@ -377,7 +382,8 @@ mod tests {
         let mut host = Fake { fail: vec![0, 1], ..Fake::default() };
         let error = execute(&plan, &mut host).unwrap_err();
         assert_eq!(host.done, ["remove /b"]);
-        let commands: Vec<_> = error.left.iter().map(|left| left.command.as_deref()).collect();
+        let commands: Vec<_> =
+            error.remaining.iter().map(|remaining| remaining.command.as_deref()).collect();
         assert_eq!(commands, [Some("rm /c")]);
     }
 
@@ -385,7 +391,7 @@ mod tests {
     fn a_failed_commit_leaves_everything_as_it_was() {
         let (result, done) = outcome(&[2]);
         assert_eq!(result.unwrap_err().exit_code(), 1);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
+        assert_eq!(done.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
     }
 
     #[test]
@@ -394,12 +400,12 @@ mod tests {
             let (result, done) = outcome(&[failed]);
             let error = result.unwrap_err();
             assert_eq!(error.exit_code(), 4);
-            assert_eq!(error.left[0].what, "Half");
+            assert_eq!(error.remaining[0].what, "Half");
             assert_eq!(done.last().unwrap(), &run("tidy").to_string());
-            assert!(!done.contains(&Step::WakeMonitor { process: XL }.to_string()));
+            assert!(!done.contains(&Step::ContinueXl { process: XL }.to_string()));
         }
         let error = outcome(&[3, 4]).0.unwrap_err();
-        assert_eq!(error.left.len(), 2, "the tidying failed as well");
+        assert_eq!(error.remaining.len(), 2, "the tidying failed as well");
     }
 
     #[test]
@@ -407,17 +413,18 @@ mod tests {
         struct Unsure;
         impl Perform for Unsure {
             fn perform(&mut self, step: &Step) -> Result<()> {
-                let left = Left { what: "Who knows".into(), command: None };
+                let remaining = Remaining { what: "Who knows".into(), command: None };
                 match step {
-                    Step::Run(_) => Err(Error::failed("No answer").unfinished(vec![left])),
+                    Step::Run(_) => Err(Error::failed("No answer").unfinished(vec![remaining])),
                     _ => Ok(()),
                 }
             }
         }
         let error = execute(&plan(), &mut Unsure).unwrap_err();
         assert_eq!(error.exit_code(), 4);
-        let left: Vec<_> = error.left.iter().map(|left| left.what.as_str()).collect();
-        assert_eq!(left, ["Who knows"]);
+        let remaining: Vec<_> =
+            error.remaining.iter().map(|remaining| remaining.what.as_str()).collect();
+        assert_eq!(remaining, ["Who knows"]);
     }
 
     #[test]
@@ -429,15 +436,16 @@ mod tests {
                 Ok(())
             }
             fn settle(&mut self, _: &Step) -> Result<bool> {
-                let left = Left { what: "A snapshot is there".into(), command: Some("rm".into()) };
-                Err(Error::failed("Its QEMU ended").unfinished(vec![left]))
+                let remaining =
+                    Remaining { what: "A snapshot is there".into(), command: Some("rm".into()) };
+                Err(Error::failed("Its QEMU ended").unfinished(vec![remaining]))
             }
         }
         let mut guard = Guard(Vec::new());
         let error = take_over(&plan(), Reached::Commit, &mut guard).unwrap_err();
-        assert_eq!((error.exit_code(), error.left.len()), (4, 1));
+        assert_eq!((error.exit_code(), error.remaining.len()), (4, 1));
         let resume = Step::Resume { domain: web1(), otherwise: None }.to_string();
-        let wake = Step::WakeMonitor { process: XL }.to_string();
+        let wake = Step::ContinueXl { process: XL }.to_string();
         assert_eq!(guard.0, [resume, wake]);
     }
 
@@ -455,14 +463,14 @@ mod tests {
         }
         let mut host = Stopped(Vec::new());
         assert_eq!(execute(&plan(), &mut host).unwrap_err().exit_code(), 1);
-        assert_eq!(host.0.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
+        assert_eq!(host.0.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
     }
 
     #[test]
     fn finishing_goes_on_after_a_failure() {
         let (result, done) = outcome(&[5]);
         assert_eq!(result.unwrap_err().exit_code(), 4);
-        assert_eq!(done.last().unwrap(), &Step::WakeMonitor { process: XL }.to_string());
-        assert_eq!(outcome(&[5, 6]).0.unwrap_err().left.len(), 2);
+        assert_eq!(done.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
+        assert_eq!(outcome(&[5, 6]).0.unwrap_err().remaining.len(), 2);
     }
 }

@@ -114,13 +114,16 @@ impl Case<'_> {
         match reached {
             Reached::Prepare(_) | Reached::Commit => {
                 assert_eq!(error.exit_code(), 1, "{step}");
-                assert!(error.left.is_empty(), "{step}: {:?}", error.left);
+                assert!(error.remaining.is_empty(), "{step}: {:?}", error.remaining);
                 assert_eq!(run.model.state, *self.before, "{step}");
                 (number + 1..run.tried.len()).map(|undo| self.undo_fails(number, fault, undo)).sum()
             }
             Reached::Onward(_) => {
                 assert_eq!(error.exit_code(), 4, "{step}");
-                assert!(error.left.iter().any(|left| left.command.is_some()), "{step}");
+                assert!(
+                    error.remaining.iter().any(|remaining| remaining.command.is_some()),
+                    "{step}"
+                );
                 assert!(run.model.state.deleted.is_empty(), "{step}");
                 self.check_destroyed(&run.model.state, step);
                 self.check_taken_back(&run.model.state, step);
@@ -128,13 +131,14 @@ impl Case<'_> {
             }
             Reached::Finish(at) => {
                 assert_eq!(error.exit_code(), 4, "{step}");
-                let by_hand = error.left.iter().any(|left| left.command == step.by_hand());
-                assert!(by_hand, "{step}: {:?}", error.left);
+                let by_hand =
+                    error.remaining.iter().any(|remaining| remaining.command == step.by_hand());
+                assert!(by_hand, "{step}: {:?}", error.remaining);
                 run.model.perform(step).expect("a model can do all");
                 // Steps that depend on it failed as well, and were reported.
                 for later in &self.plan.finish[at + 1..] {
                     let text = later.to_string();
-                    if error.left.iter().any(|left| left.what.contains(&text)) {
+                    if error.remaining.iter().any(|remaining| remaining.what.contains(&text)) {
                         run.model.perform(later).expect("it can be done now");
                     }
                 }
@@ -173,19 +177,23 @@ impl Case<'_> {
         let error = run.result.expect_err("a failed step fails the plan");
         let step = &run.tried[undo];
         assert_eq!(error.exit_code(), 4, "{step}");
-        let left = &error.left[0];
-        assert!(left.what.contains(&step.to_string()), "{} does not name {step}", left.what);
-        assert_eq!(left.command, step.by_hand());
+        let remaining = &error.remaining[0];
+        assert!(
+            remaining.what.contains(&step.to_string()),
+            "{} does not name {step}",
+            remaining.what
+        );
+        assert_eq!(remaining.command, step.by_hand());
         // The leftovers are exactly those reported. After they are done by hand, nothing has
         // changed.
         run.model.perform(step).expect("a model can do all");
-        if error.left.len() > 1 {
-            let runs = matches!(step, Step::Resume { .. } | Step::LetRun { .. });
-            assert!(runs, "{:?}", error.left);
+        if error.remaining.len() > 1 {
+            let runs = matches!(step, Step::Resume { .. } | Step::UnpauseExisting { .. });
+            assert!(runs, "{:?}", error.remaining);
             // Steps that need a running guest failed as well, and were reported.
             for later in &run.tried[undo + 1..] {
                 let text = later.to_string();
-                if error.left.iter().any(|left| left.what.contains(&text)) {
+                if error.remaining.iter().any(|remaining| remaining.what.contains(&text)) {
                     run.model.perform(later).expect("the guest runs");
                 }
             }
@@ -220,8 +228,11 @@ impl Case<'_> {
                 assert!(!self.plan.onward_again, "{step}: {error}");
                 assert!(matches!(reached, Reached::Commit | Reached::Onward(_)), "{step}");
                 assert_eq!(error.exit_code(), 4);
-                let commands: Vec<_> =
-                    error.left.iter().filter_map(|left| left.command.as_deref()).collect();
+                let commands: Vec<_> = error
+                    .remaining
+                    .iter()
+                    .filter_map(|remaining| remaining.command.as_deref())
+                    .collect();
                 assert!(
                     commands.iter().any(|c| c.starts_with("xl-snapshot revert ")),
                     "{commands:?}"

@@ -8,7 +8,7 @@
 //! * *commit*: the one step that makes the change real. When it fails nothing was changed, and the
 //!   preparations are undone;
 //! * *onward*: what must follow, in order; each step depends on those before it. There is no undo any more:
-//!   the first failure ends the plan, and [`Stranded`] has the state and the way out (exit code 4);
+//!   the first failure ends the plan, and [`OnFailure`] has the state and the way out (exit code 4);
 //! * *finish*: steps that are all tried, even if others fail; failures are collected
 //!   (exit code 4).
 //!
@@ -32,10 +32,10 @@ pub use step::freeze::Freeze;
 pub use step::{Action, ImageStart, ReplaceCfg, Step, StoreConfig, Target, Whose, XenstoreWrite};
 pub use step::{deletion, export};
 
-pub use switch::{Heir, Image, Switch};
+pub use switch::{Image, Replacement, Switch};
 pub use text::Text;
 
-use crate::error::Left;
+use crate::error::Remaining;
 
 /// See the module documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub struct Plan {
     /// Whether an interrupted step of `onward` may be repeated.
     pub onward_again: bool,
     /// What to do and say when a step of `onward` fails.
-    pub stranded: Stranded,
+    pub on_failure: OnFailure,
     /// What must be done at the end.
     pub finish: Vec<Step>,
     /// The sizes of the domain's disks in bytes, as the guest sees them, for the proofs in the record:
@@ -63,28 +63,28 @@ pub struct Plan {
 
 /// What to do and report if a step of `onward` fails, when there is no way back.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Stranded {
+pub struct OnFailure {
     /// What is down, as the beginning of a sentence: `Domain web1 is down`.
     pub down: String,
     /// Steps to try: they remove what is useless now.
     pub steps: Vec<Step>,
     /// What the user must know, and the way out.
-    pub left: Vec<Left>,
+    pub remaining: Vec<Remaining>,
 }
 
 /// The plan as `--dry-run` shows it. A bar marks the steps while the guest is paused.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}:", self.title)?;
-        let mut still = false;
+        let mut paused = false;
         let steps = self.prepare.iter().chain(&self.commit).chain(&self.onward).chain(&self.finish);
         for (number, step) in steps.enumerate() {
-            let bar = if still { '|' } else { ' ' };
+            let bar = if paused { '|' } else { ' ' };
             writeln!(f, "{:>4} {bar} {step}", number + 1)?;
-            still = (still || step.stops_guest()) && !step.lets_guest_run();
+            paused = (paused || step.pauses_guest()) && !step.resumes_guest();
         }
-        if self.prepare.iter().any(Step::stops_guest) {
-            writeln!(f, "     | the guest stands still")?;
+        if self.prepare.iter().any(Step::pauses_guest) {
+            writeln!(f, "     | the guest is paused")?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::DomainId;
-use crate::error::Left;
+use crate::error::Remaining;
 use crate::names::SnapshotName;
 use crate::plan::Switch;
 use crate::process::Process;
@@ -53,24 +53,24 @@ pub enum Step {
     /// Removes a file this run made.
     RemoveNew { path: PathBuf },
     /// Removes the write permission from the base of an overlay, which marks it as a base.
-    Protect { path: PathBuf },
+    MakeReadOnly { path: PathBuf },
     /// Restores the write permission.
-    Unprotect { path: PathBuf },
+    MakeWritable { path: PathBuf },
     /// Opens the memory image and writes its header.
     OpenImage(Box<ImageStart>),
     /// Removes the unfinished image.
     DiscardImage,
     /// Stops the domain's xl process, which would take the suspend for the end of the domain.
-    HoldMonitor { process: Process },
+    StopXl { process: Process },
     /// Continues it.
-    WakeMonitor { process: Process },
+    ContinueXl { process: Process },
     /// Saves the guest's memory; afterwards the guest is suspended.
     Suspend {
         domain: DomainId,
         /// Whether the guest runs while most of its memory is copied.
         live: bool,
         /// The maximum length of the pause; checked after the memory is saved, and by
-        /// [`Step::CheckStill`].
+        /// [`Step::CheckSuspended`].
         max_pause: Option<Duration>,
         /// The images of its disks. Dom0's cached data of them is written to storage first: otherwise
         /// QEMU and LVM would do that in the pause.
@@ -79,7 +79,7 @@ pub enum Step {
     /// Checks that nobody has resumed the suspended guest or changed its configuration: otherwise memory
     /// and disks would be from different moments, or a disk would be missing. Also checks that the pause
     /// is not too long.
-    CheckStill {
+    CheckSuspended {
         domain: DomainId,
         /// The text that libxl had stored, if no other step compares it.
         stored: Option<String>,
@@ -87,17 +87,17 @@ pub enum Step {
     /// Pauses the domain, or keeps it paused after it is resumed.
     Pause { domain: DomainId },
     /// Unpauses a domain; does nothing if it is not paused.
-    LetRun { domain: DomainId },
+    UnpauseExisting { domain: DomainId },
     /// Checks that the configuration of a domain has not changed.
-    CheckSame {
+    CheckConfig {
         domain: DomainId,
         /// The text that libxl had stored.
         stored: String,
     },
     /// Checks that a domain still exists.
-    CheckThere { domain: DomainId },
+    CheckExists { domain: DomainId },
     /// Checks that no domain with this UUID or name runs.
-    CheckDown {
+    CheckNotRunning {
         /// Nil if unknown.
         uuid: Uuid,
         domain: String,
@@ -109,7 +109,7 @@ pub enum Step {
         name: SnapshotName,
     },
     /// Deletes that snapshot, if it exists.
-    UntakeInternal { path: PathBuf, name: SnapshotName },
+    UndoTakeInternal { path: PathBuf, name: SnapshotName },
     /// Creates the file for the record of a snapshot without memory, under a `.partial` name.
     OpenRecord {
         path: PathBuf,
@@ -133,18 +133,18 @@ pub enum Step {
     /// Rewrites the user's xl configuration file.
     ReplaceCfg(ReplaceCfg),
     /// Restores its old text.
-    PutCfgBack(ReplaceCfg),
+    RestoreCfg(ReplaceCfg),
     /// Rewrites the disks' keys in xenstore, if they still exist.
     Xenstore(Vec<XenstoreWrite>),
     /// Sends QEMU the transaction except its last byte, so that QEMU has read and parsed it before
     /// the pause.
-    Arm {
+    SendTransaction {
         domain: DomainId,
         /// One snapshot each.
         actions: Vec<Action>,
     },
     /// Cancels it, if it has not been done.
-    Disarm,
+    CancelTransaction,
     /// Snapshots every disk QEMU serves, all or none.
     Transaction {
         domain: DomainId,
@@ -152,9 +152,9 @@ pub enum Step {
         actions: Vec<Action>,
     },
     /// Waits until all of the guest's memory is compressed and written.
-    DrainImage,
+    FinishCompression,
     /// Syncs the memory image and reads it back: it will be the only copy of the guest's memory.
-    SecureImage,
+    SyncAndVerifyImage,
     /// Fills in the proofs, syncs the image and renames it to its final name.
     CompleteImage,
     /// Writes the checksums of an image that was completed while the guest was down.
@@ -164,7 +164,7 @@ pub enum Step {
     Destroy {
         domain: DomainId,
         /// What to report if the domain is gone, but its disks are still in use.
-        way_out: Left,
+        way_out: Remaining,
     },
     /// Waits until libxl has destroyed the domain completely: then its name is free, and dom0's kernel has
     /// closed its disks.
@@ -196,7 +196,7 @@ pub enum Step {
     DiscardDomain { uuid: Uuid, domain: String },
     /// Returns reverted disks to their previous contents after the revert has failed. First destroys a
     /// half-restored domain.
-    TakeBack {
+    UndoRevert {
         /// Nil if each start gives the domain another UUID.
         uuid: Uuid,
         domain: String,
@@ -204,15 +204,15 @@ pub enum Step {
         disks: Vec<Vec<Step>>,
     },
     /// Applies an internal snapshot to its file and deletes it; does nothing if it does not exist.
-    PutKeptBack { path: PathBuf, name: SnapshotName },
+    ApplyKept { path: PathBuf, name: SnapshotName },
     /// Undoes a rename, if it took place and the old name is free.
-    RenameBack {
+    UndoRename {
         from: PathBuf,
         /// Its previous name.
         to: PathBuf,
     },
     /// The same for a logical volume.
-    RenameVolumeBack {
+    UndoRenameVolume {
         group: String,
         from: String,
         /// Its previous name.
@@ -232,7 +232,7 @@ pub enum Step {
         domain: String,
     },
     /// Deletes an internal snapshot of a disk of the running domain, through its QEMU.
-    DropInternal {
+    DeleteInternal {
         /// Nil if each start gives the domain another UUID, and only its name is known.
         uuid: Uuid,
         domain: String,
@@ -283,19 +283,19 @@ impl Step {
             Step::NewFile { path, .. } => Some(Step::RemoveNew { path: path.clone() }),
             Step::Clone { to, .. } => Some(Step::RemoveNew { path: to.clone() }),
             Step::Undoable { undo, .. } => Some(Step::Run(undo.clone())),
-            Step::Protect { path } => Some(Step::Unprotect { path: path.clone() }),
+            Step::MakeReadOnly { path } => Some(Step::MakeWritable { path: path.clone() }),
             Step::OpenImage(_) => Some(Step::DiscardImage),
             Step::OpenRecord { .. } => Some(Step::DiscardRecord),
             Step::Delete(Deletion::WriteRecord { path, .. }) => {
                 Some(Step::RemoveNew { path: path.clone() })
             }
-            Step::Arm { .. } => Some(Step::Disarm),
+            Step::SendTransaction { .. } => Some(Step::CancelTransaction),
             Step::TakeInternal { path, name } => {
-                Some(Step::UntakeInternal { path: path.clone(), name: name.clone() })
+                Some(Step::UndoTakeInternal { path: path.clone(), name: name.clone() })
             }
-            Step::Pause { domain } => Some(Step::LetRun { domain: domain.clone() }),
-            Step::ReplaceCfg(cfg) => Some(Step::PutCfgBack(cfg.clone())),
-            Step::HoldMonitor { process } => Some(Step::WakeMonitor { process: *process }),
+            Step::Pause { domain } => Some(Step::UnpauseExisting { domain: domain.clone() }),
+            Step::ReplaceCfg(cfg) => Some(Step::RestoreCfg(cfg.clone())),
+            Step::StopXl { process } => Some(Step::ContinueXl { process: *process }),
             Step::Suspend { domain, .. } => {
                 Some(Step::Resume { domain: domain.clone(), otherwise: None })
             }
@@ -325,27 +325,27 @@ impl Step {
             self,
             Step::Run(_)
                 | Step::RemoveNew { .. }
-                | Step::Unprotect { .. }
+                | Step::MakeWritable { .. }
                 | Step::DiscardImage
                 | Step::DiscardRecord
-                | Step::Disarm
-                | Step::UntakeInternal { .. }
+                | Step::CancelTransaction
+                | Step::UndoTakeInternal { .. }
                 | Step::Export(Export::Discard { .. })
         )
     }
 
     /// Whether the guest is paused after this step.
-    pub fn stops_guest(&self) -> bool {
+    pub fn pauses_guest(&self) -> bool {
         matches!(self, Step::Suspend { .. } | Step::Pause { .. })
     }
 
     /// Whether this step lets the guest run.
-    pub fn lets_guest_run(&self) -> bool {
+    pub fn resumes_guest(&self) -> bool {
         matches!(
             self,
             Step::Resume { .. }
                 | Step::Unpause { .. }
-                | Step::LetRun { .. }
+                | Step::UnpauseExisting { .. }
                 | Step::Switch(Switch::Run { .. })
         )
     }

@@ -13,13 +13,13 @@ use crate::tool::volumes::rename as rename_volume;
 /// A domain that is restored while the one that it will replace still runs. It has the same UUID from the
 /// beginning: libxl can rename a domain, but nothing can change its UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heir {
+pub struct Replacement {
     /// Its name until it replaces the other one.
     pub temporary: String,
     /// The domain that it replaces, whose name it takes over.
     pub old: DomainId,
     /// The suffix of the old domain's name after the switch.
-    pub suffix: String,
+    pub old_suffix: String,
     /// The UUID in the old domain's `/vm` path in xenstore after the switch.
     pub vm: Uuid,
     /// The keys and values of the old domain in `/vm/UUID`. libxl removes and fills them whenever it creates
@@ -27,11 +27,11 @@ pub struct Heir {
     pub keys: Vec<(String, String)>,
 }
 
-impl Heir {
+impl Replacement {
     /// The old domain after the switch.
-    pub fn aside(&self) -> DomainId {
+    pub fn old_after_switch(&self) -> DomainId {
         let DomainId { domid, uuid, name } = &self.old;
-        DomainId { domid: *domid, uuid: *uuid, name: format!("{name}{}", self.suffix) }
+        DomainId { domid: *domid, uuid: *uuid, name: format!("{name}{}", self.old_suffix) }
     }
 }
 
@@ -47,7 +47,7 @@ pub struct Image {
 pub enum Switch {
     /// Restores the new domain, paused, under its temporary name.
     Restore {
-        heir: Heir,
+        replacement: Replacement,
         /// libxl's JSON, with the temporary name and the new disks.
         config: String,
     },
@@ -58,32 +58,38 @@ pub enum Switch {
         domain: String,
     },
     /// Destroys it, if it exists and has never run, and restores the old domain's keys in xenstore.
-    Discard { heir: Heir },
+    Discard { replacement: Replacement },
     /// Removes the old domain's name and its `/vm` in xenstore.
-    Leave { heir: Heir },
+    RenameOld { replacement: Replacement },
     /// Restores its name, if it was removed.
-    Return { heir: Heir },
+    UndoRenameOld { replacement: Replacement },
     /// Gives the new domain the final name.
-    TakeName { heir: Heir },
+    RenameNew { replacement: Replacement },
     /// Restores its temporary name, if it was changed.
-    DropName { heir: Heir },
+    UndoRenameNew { replacement: Replacement },
     /// Lets the new domain run.
-    Run { heir: Heir },
+    Run { replacement: Replacement },
     /// Destroys the old domain.
-    Destroy { heir: Heir },
+    Destroy { replacement: Replacement },
     /// Renames a logical volume that a domain may have open, unless it is already renamed.
     RenameVolume { group: String, from: String, to: String },
     /// Writes the new domain's name and its renamed images into libxl's stored configuration, and the
     /// images into xenstore.
-    Settle { heir: Heir, images: Vec<Image> },
+    UpdateConfig { replacement: Replacement, images: Vec<Image> },
 }
 
 impl Switch {
     pub(super) fn undo(&self) -> Option<Switch> {
         match self {
-            Switch::Restore { heir, .. } => Some(Switch::Discard { heir: heir.clone() }),
-            Switch::Leave { heir } => Some(Switch::Return { heir: heir.clone() }),
-            Switch::TakeName { heir } => Some(Switch::DropName { heir: heir.clone() }),
+            Switch::Restore { replacement, .. } => {
+                Some(Switch::Discard { replacement: replacement.clone() })
+            }
+            Switch::RenameOld { replacement } => {
+                Some(Switch::UndoRenameOld { replacement: replacement.clone() })
+            }
+            Switch::RenameNew { replacement } => {
+                Some(Switch::UndoRenameNew { replacement: replacement.clone() })
+            }
             _ => None,
         }
     }
@@ -92,24 +98,36 @@ impl Switch {
     pub(super) fn by_hand(&self) -> Option<String> {
         let rename = |which: &str, to: &str| format!("xl rename {which} {}", quote(to));
         Some(match self {
-            Switch::Discard { heir } => format!("xl destroy {}", quote(&heir.temporary)),
-            Switch::Leave { heir } => rename(&heir.old.domid.to_string(), &heir.aside().name),
-            Switch::Return { heir } => rename(&heir.old.domid.to_string(), &heir.old.name),
-            Switch::TakeName { heir } => rename(&quote(&heir.temporary), &heir.old.name),
-            Switch::DropName { heir } => rename(&quote(&heir.old.name), &heir.temporary),
-            Switch::Run { heir } => format!("xl unpause {}", quote(&heir.old.name)),
-            Switch::Destroy { heir } => format!("xl destroy {}", heir.old.domid),
+            Switch::Discard { replacement } => {
+                format!("xl destroy {}", quote(&replacement.temporary))
+            }
+            Switch::RenameOld { replacement } => {
+                rename(&replacement.old.domid.to_string(), &replacement.old_after_switch().name)
+            }
+            Switch::UndoRenameOld { replacement } => {
+                rename(&replacement.old.domid.to_string(), &replacement.old.name)
+            }
+            Switch::RenameNew { replacement } => {
+                rename(&quote(&replacement.temporary), &replacement.old.name)
+            }
+            Switch::UndoRenameNew { replacement } => {
+                rename(&quote(&replacement.old.name), &replacement.temporary)
+            }
+            Switch::Run { replacement } => format!("xl unpause {}", quote(&replacement.old.name)),
+            Switch::Destroy { replacement } => format!("xl destroy {}", replacement.old.domid),
             Switch::RenameVolume { group, from, to } => rename_volume(group, from, to).to_string(),
-            Switch::Restore { .. } | Switch::Check { .. } | Switch::Settle { .. } => return None,
+            Switch::Restore { .. } | Switch::Check { .. } | Switch::UpdateConfig { .. } => {
+                return None;
+            }
         })
     }
 
     /// What the user must know to do it, if no command does it.
     pub(super) fn in_words(&self) -> Option<String> {
-        let Switch::Settle { heir, images } = self else { return None };
+        let Switch::UpdateConfig { replacement, images } = self else { return None };
         let list: Vec<_> =
             images.iter().map(|i| format!("{} is {}", i.vdev, quote(&i.path))).collect();
-        let name = &heir.old.name;
+        let name = &replacement.old.name;
         (!list.is_empty()).then(|| {
             format!(
                 "a reboot of {name} would not find its disks: before one, shut it down and start it by xl \
@@ -123,40 +141,49 @@ impl Switch {
 impl fmt::Display for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Switch::Restore { heir: Heir { temporary, old, .. }, .. } => {
+            Switch::Restore { replacement: Replacement { temporary, old, .. }, .. } => {
                 write!(
                     f,
-                    "restore {} with xl as {temporary}, paused, beside domain {}",
+                    "restore {} with xl as {temporary}, paused, while domain {} still runs",
                     old.name, old.domid
                 )
             }
             Switch::Check { domain, .. } => {
-                write!(f, "make sure that {domain} is there, whole and paused")
+                write!(f, "check that {domain} is complete and paused")
             }
-            Switch::Discard { heir } => {
-                write!(f, "destroy {} if it is there, paused", heir.temporary)
+            Switch::Discard { replacement } => {
+                write!(f, "destroy {} if it exists, paused", replacement.temporary)
             }
-            Switch::Leave { heir } => {
-                write!(f, "rename domain {} to {}", heir.old.domid, heir.aside().name)
+            Switch::RenameOld { replacement } => {
+                write!(
+                    f,
+                    "rename domain {} to {}",
+                    replacement.old.domid,
+                    replacement.old_after_switch().name
+                )
             }
-            Switch::Return { heir } => {
-                write!(f, "rename domain {} back to {}", heir.old.domid, heir.old.name)
+            Switch::UndoRenameOld { replacement } => {
+                write!(
+                    f,
+                    "rename domain {} back to {}",
+                    replacement.old.domid, replacement.old.name
+                )
             }
-            Switch::TakeName { heir } => {
-                write!(f, "rename {} to {}", heir.temporary, heir.old.name)
+            Switch::RenameNew { replacement } => {
+                write!(f, "rename {} to {}", replacement.temporary, replacement.old.name)
             }
-            Switch::DropName { heir } => {
-                write!(f, "rename {} back to {}", heir.old.name, heir.temporary)
+            Switch::UndoRenameNew { replacement } => {
+                write!(f, "rename {} back to {}", replacement.old.name, replacement.temporary)
             }
-            Switch::Run { heir } => write!(f, "unpause the new {}", heir.old.name),
-            Switch::Destroy { heir } => {
-                write!(f, "destroy domain {}, which was replaced", heir.old.domid)
+            Switch::Run { replacement } => write!(f, "unpause the new {}", replacement.old.name),
+            Switch::Destroy { replacement } => {
+                write!(f, "destroy domain {}, which was replaced", replacement.old.domid)
             }
             Switch::RenameVolume { group, from, to } => {
                 write!(f, "rename the volume {group}/{from} to {to}")
             }
-            Switch::Settle { heir, images } => {
-                write!(f, "store libxl's configuration: name {}", heir.old.name)?;
+            Switch::UpdateConfig { replacement, images } => {
+                write!(f, "store libxl's configuration: name {}", replacement.old.name)?;
                 images
                     .iter()
                     .try_for_each(|image| write!(f, ", {} -> {}", image.vdev, quote(&image.path)))
@@ -169,11 +196,11 @@ impl fmt::Display for Switch {
 mod tests {
     use super::*;
 
-    fn heir() -> Heir {
-        Heir {
+    fn replacement() -> Replacement {
+        Replacement {
             temporary: "web 1.restoring".into(),
             old: DomainId { domid: 3, uuid: Uuid::from_u128(1), name: "web 1".into() },
-            suffix: ".replaced".into(),
+            old_suffix: ".replaced".into(),
             vm: Uuid::from_u128(2),
             keys: Vec::new(),
         }
@@ -181,18 +208,22 @@ mod tests {
 
     #[test]
     fn commands_can_be_pasted() {
-        let by_hand = |switch: fn(Heir) -> Switch| switch(heir()).by_hand().unwrap();
+        let by_hand = |switch: fn(Replacement) -> Switch| switch(replacement()).by_hand().unwrap();
         for (command, switch) in [
             (
                 "xl destroy 'web 1.restoring'",
-                (|heir| Switch::Discard { heir }) as fn(Heir) -> Switch,
+                (|replacement| Switch::Discard { replacement }) as fn(Replacement) -> Switch,
             ),
-            ("xl rename 3 'web 1.replaced'", |heir| Switch::Leave { heir }),
-            ("xl rename 3 'web 1'", |heir| Switch::Return { heir }),
-            ("xl rename 'web 1.restoring' 'web 1'", |heir| Switch::TakeName { heir }),
-            ("xl rename 'web 1' 'web 1.restoring'", |heir| Switch::DropName { heir }),
-            ("xl unpause 'web 1'", |heir| Switch::Run { heir }),
-            ("xl destroy 3", |heir| Switch::Destroy { heir }),
+            ("xl rename 3 'web 1.replaced'", |replacement| Switch::RenameOld { replacement }),
+            ("xl rename 3 'web 1'", |replacement| Switch::UndoRenameOld { replacement }),
+            ("xl rename 'web 1.restoring' 'web 1'", |replacement| Switch::RenameNew {
+                replacement,
+            }),
+            ("xl rename 'web 1' 'web 1.restoring'", |replacement| Switch::UndoRenameNew {
+                replacement,
+            }),
+            ("xl unpause 'web 1'", |replacement| Switch::Run { replacement }),
+            ("xl destroy 3", |replacement| Switch::Destroy { replacement }),
         ] {
             assert_eq!(by_hand(switch), command);
         }
@@ -200,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_configuration_that_names_no_disk_wrongly_needs_no_words() {
-        let settle = |images| Switch::Settle { heir: heir(), images };
+        let settle = |images| Switch::UpdateConfig { replacement: replacement(), images };
         assert_eq!(settle(Vec::new()).in_words(), None);
         let path = "/dev/vg0/thin".into();
         let image = Image { vdev: "xvdb".into(), path, format: Format::Raw };

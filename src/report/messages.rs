@@ -9,9 +9,9 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use indicatif::MultiProgress;
 
+use super::output::Output;
 use super::printable;
 use super::progress::Meter;
-use super::voice::Voice;
 use crate::error::Error;
 
 /// The words that lines begin with, and their looks.
@@ -28,14 +28,14 @@ const LABELS: [(&str, Style); 5] = [
 pub struct Reporter {
     verbosity: i8,
     bars: MultiProgress,
-    voice: Arc<Voice>,
+    output: Arc<Output>,
 }
 
 impl Reporter {
     /// Messages as talkative as `-q` and `-v` ask for.
     pub fn new(quiet: bool, verbose: u8) -> Self {
         let verbosity = if quiet { -1 } else { i8::try_from(verbose).unwrap_or(3).min(3) };
-        Reporter { verbosity, bars: MultiProgress::new(), voice: Arc::default() }
+        Reporter { verbosity, bars: MultiProgress::new(), output: Arc::default() }
     }
 
     /// How much is said: -1 quiet, 0 the usual, 1 each step, 2 libxl's words too, 3 all of them.
@@ -45,7 +45,7 @@ impl Reporter {
 
     /// A line on standard error, above a progress bar if one is shown.
     pub fn message(&self, text: &str) {
-        match self.voice.takes(text) {
+        match self.output.takes(text) {
             true => {}
             false => self.bars.suspend(|| print(text)),
         }
@@ -55,17 +55,17 @@ impl Reporter {
     /// or a pipe that nobody reads holds up nobody who speaks.
     pub fn defer(&self) {
         let bars = self.bars.clone();
-        self.voice.start(move |text| bars.suspend(|| print(text)));
+        self.output.start(move |text| bars.suspend(|| print(text)));
     }
 
     /// Waits until all is said.
     pub fn catch_up(&self) {
-        self.voice.end(None);
+        self.output.end(None);
     }
 
     /// Waits until all is said, but not for longer than that. What is not said then never is.
     pub fn give_up_after(&self, limit: Duration) {
-        self.voice.end(Some(limit));
+        self.output.end(Some(limit));
     }
 
     /// A message that `-q` suppresses.
@@ -142,10 +142,10 @@ pub fn error_text(error: &Error) -> String {
     // A line of what a name or a tool says is never one of ours, which say what to type.
     let one = |text: &str| text.replace('\n', "\n       ");
     let mut text = format!("xl-snapshot: {}", one(&error.chain().join(": ")));
-    for left in &error.left {
+    for remaining in &error.remaining {
         // Writing to a String cannot fail.
-        let _ = write!(text, "\nleft:  {}", one(&left.what));
-        if let Some(command) = &left.command {
+        let _ = write!(text, "\nleft:  {}", one(&remaining.what));
+        if let Some(command) = &remaining.command {
             let _ = write!(text, "\n       {}", one(command));
         }
     }
@@ -164,11 +164,11 @@ pub fn error_text(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Left;
+    use crate::error::Remaining;
 
     fn error() -> Error {
-        let left = Left { what: "A file".into(), command: Some("rm /a".into()) };
-        Error::failed("No").because("Too late: note: it").hint("Begin").unfinished(vec![left])
+        let remaining = Remaining { what: "A file".into(), command: Some("rm /a".into()) };
+        Error::failed("No").because("Too late: note: it").hint("Begin").unfinished(vec![remaining])
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub struct RevertedDisk {
     pub runs_on: PathBuf,
     /// Where that stays which the guest wrote since the snapshot.
     pub kept: Option<String>,
-    /// Why it was not put back.
+    /// Why it was not reverted.
     pub why: Option<String>,
 }
 
@@ -71,7 +71,7 @@ impl fmt::Display for Reverted {
         let without = match &self.clone_of {
             None => {
                 writeln!(f, "is back at snapshot {}", self.name)?;
-                "not put back"
+                "not reverted"
             }
             Some(old) => {
                 writeln!(f, "is a new domain from snapshot {} of {old}", self.name)?;

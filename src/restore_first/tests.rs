@@ -13,8 +13,8 @@ use crate::tool::volumes;
 
 const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555666666);
 
-fn wishes() -> Wishes {
-    Wishes {
+fn options() -> Options {
+    Options {
         paused: false,
         discard_current: false,
         copy: true,
@@ -70,36 +70,36 @@ fn found_thick() -> Found {
 
 #[test]
 fn the_plan() {
-    let planned = plan(&found(), &wishes()).unwrap();
+    let planned = plan(&found(), &options()).unwrap();
     assert_eq!(
         planned.plan.to_string(),
         "\
 Revert of web1 to s1, restored first:
-   1   make sure that domain 3 is still there
+   1   check that domain 3 still exists
    2   make /srv/new0.qcow2: qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=1' /srv/a.qcow2 /srv/new0.qcow2; at the same time make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   3   restore web1 with xl as web1.restoring, paused, beside domain 3
-   4   make sure that web1.restoring is there, whole and paused
-   5   hold the domain's xl process 77
+   3   restore web1 with xl as web1.restoring, paused, while domain 3 still runs
+   4   check that web1.restoring is complete and paused
+   5   stop the domain's xl process 77
    6   pause domain 3
    7 | rename domain 3 to web1.replaced
    8 | rename web1.restoring to web1
    9 | unpause the new web1
   10   destroy domain 3, which was replaced
-  11   wait until all of domain 3 is gone
-  12   wake the domain's xl process 77
+  11   wait until domain 3 is completely destroyed
+  12   continue the domain's xl process 77
   13   store libxl's configuration: name web1
-     | the guest stands still
-note: what xvda holds now stays in /srv/a.qcow2
-note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
-note: disk hdc is not put back: CD-ROM
+     | the guest is paused
+note: the current contents of xvda are kept in /srv/a.qcow2
+note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
+note: disk hdc is not reverted: CD-ROM
 "
     );
     let restored = planned.plan.prepare.iter().find_map(|step| match step {
-        Step::Switch(Switch::Restore { config, heir }) => Some((config, heir)),
+        Step::Switch(Switch::Restore { config, replacement }) => Some((config, replacement)),
         _ => None,
     });
-    let (config, heir) = restored.unwrap();
-    assert_eq!(heir.keys.len(), 1);
+    let (config, replacement) = restored.unwrap();
+    assert_eq!(replacement.keys.len(), 1);
     let config = DomainConfig::parse(config).unwrap();
     let names = (config.name().unwrap(), config.uuid().unwrap());
     assert_eq!(names, ("web1.restoring", sample_uuid()));
@@ -114,29 +114,29 @@ fn sample_uuid() -> Uuid {
 
 #[test]
 fn a_thin_volume_has_its_name_in_the_end() {
-    let planned = plan(&found_thin(), &Wishes { discard_current: true, ..wishes() }).unwrap();
+    let planned = plan(&found_thin(), &Options { discard_current: true, ..options() }).unwrap();
     assert_eq!(
         planned.plan.to_string(),
         "\
 Revert of web1 to s1, restored first:
-   1   make sure that domain 3 is still there
+   1   check that domain 3 still exists
    2   run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag xl-snapshot-revert:before-revert-20260302-000000 --name thin.after-revert-20260302-000000 vg0/thin.s1
-   3   restore web1 with xl as web1.restoring, paused, beside domain 3
-   4   make sure that web1.restoring is there, whole and paused
-   5   hold the domain's xl process 77
+   3   restore web1 with xl as web1.restoring, paused, while domain 3 still runs
+   4   check that web1.restoring is complete and paused
+   5   stop the domain's xl process 77
    6   pause domain 3
    7 | rename domain 3 to web1.replaced
    8 | rename web1.restoring to web1
    9 | unpause the new web1
   10   destroy domain 3, which was replaced
-  11   wait until all of domain 3 is gone
-  12   wake the domain's xl process 77
+  11   wait until domain 3 is completely destroyed
+  12   continue the domain's xl process 77
   13   rename the volume vg0/thin to thin.before-revert-20260302-000000
   14   rename the volume vg0/thin.after-revert-20260302-000000 to thin
   15   store libxl's configuration: name web1, xvdb -> /dev/vg0/thin
   16   run lvm lvremove --quiet --yes vg0/thin.before-revert-20260302-000000
-     | the guest stands still
-note: what xvdb holds now is deleted: the volume vg0/thin.before-revert-20260302-000000
+     | the guest is paused
+note: the current contents of xvdb are deleted: the volume vg0/thin.before-revert-20260302-000000
 "
     );
     // The configuration file names it already.
@@ -157,15 +157,15 @@ fn a_guest_that_is_paused_is_not_paused_again() {
         let mut found = found();
         found.same.as_mut().unwrap().state = state;
         found.same.as_mut().unwrap().monitor = None;
-        let steps = plan(&found, &wishes()).unwrap().plan.prepare;
-        assert_eq!(steps.iter().any(Step::stops_guest), pauses, "{steps:?}");
-        assert!(!steps.iter().any(|step| matches!(step, Step::HoldMonitor { .. })));
+        let steps = plan(&found, &options()).unwrap().plan.prepare;
+        assert_eq!(steps.iter().any(Step::pauses_guest), pauses, "{steps:?}");
+        assert!(!steps.iter().any(|step| matches!(step, Step::StopXl { .. })));
     }
 }
 
 #[test]
 fn a_rehearsal_takes_all_away_again() {
-    let planned = plan(&found(), &Wishes { rehearse: true, ..wishes() }).unwrap();
+    let planned = plan(&found(), &Options { rehearse: true, ..options() }).unwrap();
     let text = planned.plan.to_string();
     let steps: Vec<_> = text
         .lines()
@@ -176,8 +176,8 @@ fn a_rehearsal_takes_all_away_again() {
         steps,
         [
             "restore web1.restoring with xl, paused",
-            "make sure that web1.restoring is there, whole and paused",
-            "destroy web1.restoring if it is there, paused",
+            "check that web1.restoring is complete and paused",
+            "destroy web1.restoring if it exists, paused",
             "remove /srv/new1.qcow2",
             "remove /srv/new0.qcow2",
         ]
@@ -190,16 +190,16 @@ fn every_fault() {
     for found in [found(), found_thin(), found_thick()] {
         for discard_current in [false, true] {
             for paused in [false, true] {
-                let wishes = Wishes { paused, discard_current, ..wishes() };
-                let plan = plan(&found, &wishes).unwrap().plan;
+                let options = Options { paused, discard_current, ..options() };
+                let plan = plan(&found, &options).unwrap().plan;
                 assert!(try_every_fault(&plan, Guest::Runs) > 20);
             }
         }
         let mut paused = found.clone();
         paused.same.as_mut().unwrap().state = State::Paused;
-        let paused = plan(&paused, &wishes()).unwrap().plan;
+        let paused = plan(&paused, &options()).unwrap().plan;
         assert!(try_every_fault(&paused, Guest::Paused) > 20);
-        let rehearsal = plan(&found, &Wishes { rehearse: true, ..wishes() }).unwrap().plan;
+        let rehearsal = plan(&found, &Options { rehearse: true, ..options() }).unwrap().plan;
         assert!(try_every_fault(&rehearsal, Guest::Gone) > 5);
     }
 }
@@ -213,7 +213,7 @@ fn every_fault_with_a_configuration_file() {
         backup: "/etc/xen/web1.cfg.bak".into(),
         entries: vec!["vdev=xvda".into()],
     };
-    let revert = plan(&found(), &wishes()).unwrap().with_cfg(CfgAfter::Replace(replace));
+    let revert = plan(&found(), &options()).unwrap().with_cfg(CfgAfter::Replace(replace));
     // Before steps that may take long.
     assert!(matches!(revert.plan.finish[0], Step::ReplaceCfg(_)));
     assert!(try_every_fault(&revert.plan, Guest::Runs) > 20);
@@ -221,10 +221,10 @@ fn every_fault_with_a_configuration_file() {
 
 #[test]
 fn what_is_refused() {
-    let refused = |words: &str, change: &dyn Fn(&mut Found, &mut Wishes)| {
-        let (mut found, mut wishes) = (found(), wishes());
-        change(&mut found, &mut wishes);
-        let error = plan(&found, &wishes).unwrap_err();
+    let refused = |words: &str, change: &dyn Fn(&mut Found, &mut Options)| {
+        let (mut found, mut options) = (found(), options());
+        change(&mut found, &mut options);
+        let error = plan(&found, &options).unwrap_err();
         let text = error.chain().join(": ") + ": " + error.hint.as_deref().unwrap_or_default();
         assert_eq!(error.kind, Kind::Refused, "{text}");
         assert!(text.contains(words), "{words:?} in {text:?}");

@@ -11,7 +11,7 @@ use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::names::same_vdev;
 use crate::record::{DisksOnly, DomainRecord, Record, VERSION};
-use crate::spec::{DiskWish, Request};
+use crate::spec::{DiskOption, Request};
 
 /// The record that `create` would have written.
 ///
@@ -31,10 +31,10 @@ pub fn record(
             .hint("see what xl says of it: xl create -n FILE")
     };
     let disks = config.disks().map_err(broken)?;
-    if let Some(DiskWish { vdev, .. }) = request
+    if let Some(DiskOption { vdev, .. }) = request
         .disks
         .iter()
-        .find(|wish| !disks.iter().any(|disk| same_vdev(&disk.vdev, &wish.vdev)))
+        .find(|option| !disks.iter().any(|disk| same_vdev(&disk.vdev, &option.vdev)))
     {
         return Err(Error::usage(format!("{} has no disk {vdev}", cfg.display()))
             .hint("correct the vdev in the SPEC.toml"));
@@ -43,8 +43,8 @@ pub fn record(
     let disks = disks
         .iter()
         .map(|disk| {
-            let wish = request.disks.iter().find(|wish| same_vdev(&wish.vdev, &disk.vdev));
-            disk::by_hand(disk, wish.map(|wish| &wish.wish), request.name.as_ref(), view)
+            let option = request.disks.iter().find(|option| same_vdev(&option.vdev, &disk.vdev));
+            disk::by_hand(disk, option.map(|option| &option.choice), request.name.as_ref(), view)
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(Record {

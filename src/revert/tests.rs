@@ -28,7 +28,7 @@ const CONFIG: &str = r#"{
     ]
 }"#;
 
-const WISHES: Wishes = Wishes { paused: false, discard_current: false };
+const OPTIONS: Options = Options { paused: false, discard_current: false };
 
 fn image(
     path: &str,
@@ -128,24 +128,24 @@ pub(crate) fn running(domid: u32, uuid: Uuid) -> Running {
 
 #[test]
 fn the_plan_of_a_mixed_revert() {
-    let revert = plan(&found(), WISHES).unwrap();
+    let revert = plan(&found(), OPTIONS).unwrap();
     assert_eq!(
         revert.plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   hold the domain's xl process 77
-   2   make sure that domain 3 is still there
+   1   stop the domain's xl process 77
+   2   check that domain 3 still exists
    3   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   4   destroy domain 3 and wait until its QEMU is gone
+   4   destroy domain 3 and wait until its QEMU has ended
    5   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
    6   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   7   wait until all of domain 3 is gone
-   8   wake the domain's xl process 77
+   7   wait until domain 3 is completely destroyed
+   8   continue the domain's xl process 77
    9   restore web1 with xl, paused
   10   unpause web1
-note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
-note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
-note: disk hdc is not put back: CD-ROM
+note: the current contents of xvda are kept in snapshot before-revert-20260302-000000 in /srv/a.qcow2
+note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
+note: disk hdc is not reverted: CD-ROM
 "
     );
     assert_eq!(revert.cfg_lines, ["format=qcow2,vdev=xvdb,access=rw,target=/srv/new1.qcow2"]);
@@ -158,7 +158,7 @@ fn a_domain_that_is_gone_needs_no_destroying() {
     for disk in &mut found.disks {
         disk.chain.clear();
     }
-    let revert = plan(&found, Wishes { paused: true, ..WISHES }).unwrap();
+    let revert = plan(&found, Options { paused: true, ..OPTIONS }).unwrap();
     assert!(!revert.plan.commit.iter().any(|step| matches!(step, Step::Destroy { .. })));
     assert!(revert.plan.finish.is_empty());
 }
@@ -175,7 +175,7 @@ fn a_base_is_never_rewritten() {
     for change in changes {
         let mut found = found();
         change(&mut found);
-        let text = plan(&found, WISHES).unwrap().plan.to_string();
+        let text = plan(&found, OPTIONS).unwrap().plan.to_string();
         assert!(text.contains("qemu-img convert"), "{text}");
         assert!(!text.contains("snapshot -q -a"), "{text}");
     }
@@ -194,7 +194,7 @@ fn copies_have_to_fit_all_at_once() {
             let directory = format!("/srv{device}").into();
             disk.room = Some(Ok(Room { directory, device, free: free << 20, needed: 60 << 20 }));
         }
-        plan(&found, Wishes { discard_current: true, ..WISHES })
+        plan(&found, Options { discard_current: true, ..OPTIONS })
     };
     planned([(1, 120), (1, 120)]).unwrap();
     planned([(1, 60), (2, 60)]).unwrap();
@@ -212,10 +212,10 @@ fn copies_have_to_fit_all_at_once() {
 fn a_snapshot_that_is_not_copied_needs_no_room() {
     let mut found = found();
     found.disks[0].room = None;
-    plan(&found, WISHES).unwrap();
+    plan(&found, OPTIONS).unwrap();
     found.disks[0].room = Some(Err("it is not known".into()));
     found.disks[0].file.as_mut().unwrap().writable = false;
-    let error = plan(&found, WISHES).unwrap_err();
+    let error = plan(&found, OPTIONS).unwrap_err();
     assert!(error.chain()[1].contains("a copy is needed, and it is not known"));
 }
 
@@ -230,14 +230,14 @@ fn everything_that_is_in_the_way_is_told_at_once() {
     });
     found.disks[0].file = Err("a is gone".into());
     found.disks[1].frozen = Err("b is gone".into());
-    let error = plan(&found, WISHES).unwrap_err();
+    let error = plan(&found, OPTIONS).unwrap_err();
     assert_eq!(error.kind, Kind::Refused);
-    assert_eq!(error.chain(), ["Disk xvda (/srv/a.qcow2) cannot be put back", "a is gone"]);
+    assert_eq!(error.chain(), ["Disk xvda (/srv/a.qcow2) cannot be reverted", "a is gone"]);
     let also: Vec<_> = error.also.iter().map(|error| error.chain().join(": ")).collect();
     assert_eq!(
         also,
         [
-            "Disk xvdb (/srv/b.img) cannot be put back: b is gone",
+            "Disk xvdb (/srv/b.img) cannot be reverted: b is gone",
             "web1 cannot be restored: no bridge"
         ]
     );
@@ -248,7 +248,7 @@ fn what_is_kept_in_place_needs_room() {
     let mut found = found();
     let directory = "/srv".into();
     found.disks[0].room = Some(Ok(Room { directory, device: 1, free: 1 << 20, needed: 2 << 20 }));
-    let error = plan(&found, WISHES).unwrap_err();
+    let error = plan(&found, OPTIONS).unwrap_err();
     assert!(error.chain()[1].contains("/srv has 1 MiB free, and 2 MiB are needed"));
 }
 
@@ -258,17 +258,17 @@ fn a_copy_of_an_overlay_rests_on_the_same_base() {
     found.disks[0].file.as_mut().unwrap().writable = false;
     let a = image("/srv/a.qcow2", "qcow2", Some(("/srv/base.img", "raw")), &[("1", "s1")]);
     found.disks[0].image = Ok(a);
-    let text = plan(&found, WISHES).unwrap().plan.to_string();
+    let text = plan(&found, OPTIONS).unwrap().plan.to_string();
     assert!(text.contains("-B /srv/base.img -F raw /srv/a.qcow2 /srv/new0.qcow2"), "{text}");
 }
 
 #[test]
 fn what_the_domain_wrote_is_deleted_only_when_asked_and_only_if_nothing_needs_it() {
-    let discard = Wishes { discard_current: true, ..WISHES };
+    let discard = Options { discard_current: true, ..OPTIONS };
     let remove = Step::RemoveFile { path: "/srv/web1-xvdb.after-s1.qcow2".into() };
-    let finish = |found: &Found, wishes| plan(found, wishes).unwrap().plan.finish;
+    let finish = |found: &Found, options| plan(found, options).unwrap().plan.finish;
     assert!(finish(&found(), discard).contains(&remove));
-    assert!(!finish(&found(), WISHES).contains(&remove));
+    assert!(!finish(&found(), OPTIONS).contains(&remove));
     let mut protected = found();
     protected.disks[1].top_protected = true;
     assert!(!finish(&protected, discard).contains(&remove));
@@ -287,7 +287,7 @@ fn what_is_refused() {
     let refused = |words: &str, change: fn(&mut Found)| {
         let mut found = found();
         change(&mut found);
-        let error = plan(&found, WISHES).unwrap_err();
+        let error = plan(&found, OPTIONS).unwrap_err();
         let text = error.chain().join(": ");
         assert_eq!(error.kind, Kind::Refused, "{text}");
         assert!(text.contains(words), "{words:?} in {text:?}");
@@ -311,7 +311,7 @@ fn what_is_refused() {
         let mut found = found();
         let list = [("1", "s1"), name];
         found.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &list));
-        let error = plan(&found, WISHES).unwrap_err();
+        let error = plan(&found, OPTIONS).unwrap_err();
         assert!(error.chain()[1].contains("it already has a snapshot before-revert-2026"));
     }
     refused("No such file", |f| f.disks[0].file = Err("No such file".into()));
@@ -357,7 +357,7 @@ fn one_of_three_disks_without_its_snapshot_refuses_all() {
         if let Some(index) = missing {
             found.disks[index].image = Ok(image("/srv/a.qcow2", "qcow2", None, &[("1", "s2")]));
         }
-        plan(&found, WISHES)
+        plan(&found, OPTIONS)
     };
     three(None).unwrap();
     for (index, vdev) in ["xvda", "xvdb", "hdc"].into_iter().enumerate() {
@@ -366,7 +366,7 @@ fn one_of_three_disks_without_its_snapshot_refuses_all() {
         assert_eq!(
             error.chain(),
             [
-                format!("Disk {vdev} (/srv/a.qcow2) cannot be put back"),
+                format!("Disk {vdev} (/srv/a.qcow2) cannot be reverted"),
                 "its snapshot \"s1\" is gone".into()
             ]
         );
@@ -382,21 +382,21 @@ fn the_snapshot_of_then_is_applied_whatever_others_are_called() {
         let mut all = others.to_vec();
         all.insert(at, ("1", "s1"));
         found.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &all));
-        let text = plan(&found, WISHES).unwrap().plan.to_string();
+        let text = plan(&found, OPTIONS).unwrap().plan.to_string();
         assert!(text.contains("snapshot -q -a 1 "), "{text}");
         found.disks[0].file.as_mut().unwrap().writable = false;
-        let text = plan(&found, WISHES).unwrap().plan.to_string();
+        let text = plan(&found, OPTIONS).unwrap().plan.to_string();
         assert!(text.contains("-l 'snapshot.id=1' "), "{text}");
         found.disks[0].file.as_mut().unwrap().writable = true;
     }
     found.disks[0].image = Ok(image("/srv/a.qcow2", "qcow2", None, &others));
-    let error = plan(&found, WISHES).unwrap_err();
+    let error = plan(&found, OPTIONS).unwrap_err();
     assert!(error.chain()[1].contains("is another one: ID 2"), "{:?}", error.chain());
 }
 
 #[test]
 fn a_failure_after_the_domain_is_gone_says_how_to_bring_it_back() {
-    let plan = plan(&found(), WISHES).unwrap().plan;
-    let left = &plan.stranded.left[0];
-    assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/s1.xlsave"));
+    let plan = plan(&found(), OPTIONS).unwrap().plan;
+    let remaining = &plan.on_failure.remaining[0];
+    assert_eq!(remaining.command.as_deref(), Some("xl-snapshot revert /x/s1.xlsave"));
 }

@@ -12,7 +12,7 @@ use super::output::print_done;
 use super::session::{Execute, open, patiently};
 use crate::cli::{BackupArgs, Common, CreateArgs, ExportArgs};
 use crate::domain::{Disk, Format};
-use crate::error::{Error, Kind, Left, Result};
+use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::dom0::Dom0;
 use crate::host::export::clear_leftovers;
 use crate::host::lock::Lock;
@@ -172,7 +172,7 @@ fn adapt(args: CreateArgs, dom0: &Dom0, domain: &Domain) -> Result<CreateArgs> {
 
 fn fitting(args: CreateArgs, disks: &[Disk], off: bool) -> CreateArgs {
     let said = |disk: &Disk| {
-        let mut vdevs = args.disks.iter().filter_map(|wish| wish.split(',').next());
+        let mut vdevs = args.disks.iter().filter_map(|option| option.split(',').next());
         vdevs.any(|vdev| same_vdev(vdev, &disk.vdev))
     };
     let inside = disks.iter().filter(|disk| {
@@ -241,8 +241,10 @@ fn without_snapshot(
         Ok(()) => {
             // What no command ends was about the snapshot, and so is what is about its record.
             let about_it = |command: &str| names.iter().any(|name| command.contains(&quote(name)));
-            error.left.retain(|left| left.command.as_deref().is_some_and(|it| !about_it(it)));
-            if error.left.is_empty() {
+            error
+                .remaining
+                .retain(|remaining| remaining.command.as_deref().is_some_and(|it| !about_it(it)));
+            if error.remaining.is_empty() {
                 error.kind = Kind::Failed;
                 error.hint.get_or_insert_with(|| {
                     "its snapshot was deleted again; try again when the cause is removed".into()
@@ -270,25 +272,25 @@ fn without_export(mut error: Error, deleted: Result<()>, record: &Path) -> Error
 
 /// The snapshot cannot be deleted either.
 fn still_there(error: Error, mut other: Error, record: &Path) -> Error {
-    let mut left = vec![Left {
+    let mut remaining = vec![Remaining {
         what: "The snapshot that was taken is left; the domain runs on an overlay on it".into(),
         command: Some(by_hand(record)),
     }];
-    left.append(&mut other.left);
-    error.and_also(other).unfinished(left)
+    remaining.append(&mut other.remaining);
+    error.and_also(other).unfinished(remaining)
 }
 
 /// The backup is whole, but its snapshot is there still.
 fn not_merged(mut error: Error, directory: &Path, record: &Path) -> Error {
-    let mut left = vec![Left {
+    let mut remaining = vec![Remaining {
         what: format!(
             "The backup {} is complete; its snapshot is left, and the domain runs on an overlay on it",
             quote(directory)
         ),
         command: Some(by_hand(record)),
     }];
-    left.append(&mut error.left);
-    error.unfinished(left)
+    remaining.append(&mut error.remaining);
+    error.unfinished(remaining)
 }
 
 fn report(created: Created, exported: Exported, cleaned: Vec<String>, started: Instant) -> Backup {
@@ -317,7 +319,7 @@ mod tests {
     #[test]
     fn an_export_that_fails_leaves_nothing_to_do() {
         let error = without_export(refused(), Ok(()), Path::new(RECORD));
-        assert_eq!((error.exit_code(), error.left.len()), (1, 0));
+        assert_eq!((error.exit_code(), error.remaining.len()), (1, 0));
         let error = without_export(refused().unfinished(Vec::new()), Ok(()), Path::new(RECORD));
         assert_eq!(error.exit_code(), 4);
     }
@@ -326,14 +328,14 @@ mod tests {
     fn a_snapshot_that_was_not_taken_as_it_should_be_is_deleted_at_once() {
         let place = tempfile::tempdir().unwrap();
         let record = place.path().join("backup-1.record");
-        let left = |what: &str, command: Option<&str>| Left {
+        let remaining = |what: &str, command: Option<&str>| Remaining {
             what: what.into(),
             command: command.map(Into::into),
         };
         let sync = format!("sync {}", record.display());
         let failed = |thaw: bool| {
-            let mut all = vec![left("no cfg", None), left("no sync", Some(&sync))];
-            all.extend(thaw.then(|| left("frozen", Some("thaw web1"))));
+            let mut all = vec![remaining("no cfg", None), remaining("no sync", Some(&sync))];
+            all.extend(thaw.then(|| remaining("frozen", Some("thaw web1"))));
             Error::failed("No").unfinished(all)
         };
         let removed = std::cell::RefCell::new(Vec::new());
@@ -346,17 +348,22 @@ mod tests {
         assert_eq!((error.exit_code(), removed.borrow().len()), (3, 0));
         std::fs::write(partial_path(&record), "").unwrap();
         let error = without_snapshot(failed(false), &record, &remove);
-        assert_eq!((error.exit_code(), error.left.len()), (1, 0));
+        assert_eq!((error.exit_code(), error.remaining.len()), (1, 0));
         assert!(error.hint.unwrap().contains("deleted again"));
         std::fs::write(&record, "").unwrap();
         // What is not about the snapshot is there still.
         let error = without_snapshot(failed(true), &record, &remove);
-        assert_eq!((error.exit_code(), error.left), (4, vec![left("frozen", Some("thaw web1"))]));
+        assert_eq!(
+            (error.exit_code(), error.remaining),
+            (4, vec![remaining("frozen", Some("thaw web1"))])
+        );
         assert_eq!(*removed.borrow(), [partial_path(&record), record.clone()]);
         let error = without_snapshot(failed(false), &record, &|_| Err(refused()));
         let command = format!("xl-snapshot delete {}", record.display());
         assert_eq!(error.exit_code(), 4);
-        assert!(error.left.iter().any(|left| left.command.as_ref() == Some(&command)));
+        assert!(
+            error.remaining.iter().any(|remaining| remaining.command.as_ref() == Some(&command))
+        );
     }
 
     #[test]
@@ -372,15 +379,20 @@ mod tests {
     #[test]
     fn a_snapshot_that_is_left_is_told_with_what_ends_it() {
         let command = Some(format!("xl-snapshot delete {RECORD}"));
-        let left = Left { what: "half deleted".into(), command: None };
-        let busy = || Error::failed("Busy").unfinished(vec![left.clone()]);
+        let remaining = Remaining { what: "half deleted".into(), command: None };
+        let busy = || Error::failed("Busy").unfinished(vec![remaining.clone()]);
         let error = without_export(refused(), Err(busy()), Path::new(RECORD));
         assert_eq!((error.exit_code(), error.message.as_str()), (4, "Disk full"));
         assert_eq!(error.also[0].message, "Busy");
-        assert_eq!((&error.left[0].command, &error.left[1]), (&command, &left));
+        assert_eq!((&error.remaining[0].command, &error.remaining[1]), (&command, &remaining));
         let error = not_merged(busy(), Path::new("/backup/web1-backup-1"), Path::new(RECORD));
         assert_eq!(error.exit_code(), 4);
-        assert!(error.left.iter().any(|left| left.command == command));
-        assert!(error.left.iter().any(|left| left.what.contains("web1-backup-1 is complete")));
+        assert!(error.remaining.iter().any(|remaining| remaining.command == command));
+        assert!(
+            error
+                .remaining
+                .iter()
+                .any(|remaining| remaining.what.contains("web1-backup-1 is complete"))
+        );
     }
 }

@@ -10,8 +10,8 @@ use super::output::{print_done, print_plan, write};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, DeleteArgs};
 use crate::delete::{self, Seen};
-use crate::disk::family::{DiskDelete, Wishes};
-use crate::error::{Error, Kind, Left, Result};
+use crate::disk::family::{DeleteOptions, DiskDelete};
+use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock};
 use crate::host::{deletion, marks, rewrites};
@@ -67,7 +67,7 @@ pub(super) fn one(path: &Path, options: Options<'_>, carry_out: Execute) -> Resu
             (plan, Vec::new(), Some(record))
         }
         false => {
-            let disks = delete::disks(&seen, Wishes { flatten: options.flatten })?;
+            let disks = delete::disks(&seen, DeleteOptions { flatten: options.flatten })?;
             let switches: Vec<_> = disks.iter().flat_map(|disk| &disk.switches).collect();
             let stamp = Timestamp::now().strftime("before-delete-%Y%m%d-%H%M%S").to_string();
             let rewrites = rewrites::for_delete(&dom0.toolstack, &switches, &stamp)?;
@@ -115,7 +115,7 @@ fn inherit_marks(record: &Record) {
         let Some(mark) = marks::of(&disk.path).filter(|mark| mark.id == record.id) else {
             continue;
         };
-        match delete::heir(record) {
+        match delete::new_parent(record) {
             Some(id) => marks::put(&disk.path, Mark { id, at: mark.at }),
             None => marks::clear(&disk.path),
         }
@@ -192,8 +192,8 @@ pub fn delete(args: &DeleteArgs, carry_out: Execute) -> Result<()> {
     // Refused, or as it was, is one of them and not all.
     all_in_one(errors).map_err(|error| match changed && error.kind != Kind::Unfinished {
         true => {
-            let left = Left { what: error.chain().join(": "), command: None };
-            error.unfinished(vec![left])
+            let remaining = Remaining { what: error.chain().join(": "), command: None };
+            error.unfinished(vec![remaining])
         }
         false => error,
     })
@@ -225,7 +225,7 @@ pub(super) fn all_in_one(errors: Vec<Error>) -> Result<()> {
     match errors.next() {
         None => Ok(()),
         Some(worst) => Err(errors.fold(worst, |mut worst, mut other| {
-            worst.left.append(&mut other.left);
+            worst.remaining.append(&mut other.remaining);
             // What stops all of them, such as a host without Xen, is told once.
             match worst.chain() == other.chain() {
                 true => worst,

@@ -10,7 +10,7 @@ use super::output::{print_done, print_plan, text};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::ExportArgs;
 use crate::error::{Error, Result};
-use crate::export::{self, To, Wishes, archive_name, disk_name, image_name};
+use crate::export::{self, Options, To, archive_name, disk_name, image_name};
 use crate::host::export::look;
 use crate::host::lock::Hold;
 use crate::plan::Plan;
@@ -70,7 +70,7 @@ pub(super) fn one(args: &ExportArgs, carry_out: Execute) -> Result<Outcome> {
         return Err(Error::usage("An image on standard input cannot be exported")
             .hint("name the snapshot as DOMAIN/NAME, or by its image or record"));
     }
-    let wishes = Wishes { memory: !args.no_memory, to: to(args)?, token: Uuid::new_v4() };
+    let options = Options { memory: !args.no_memory, to: to(args)?, token: Uuid::new_v4() };
     let domain = Named::open(&args.snapshot)?.snapshot.record.domain;
     let mut dom0 = open(&args.common)?;
     let operation = format!("export {}", args.snapshot.display());
@@ -80,12 +80,12 @@ pub(super) fn one(args: &ExportArgs, carry_out: Execute) -> Result<Outcome> {
     // Whoever was waited for may have deleted it.
     let Named { mut snapshot, cfg } = Named::open(&args.snapshot)?;
     // A snapshot without memory is exported without.
-    let wishes = Wishes { memory: wishes.memory && snapshot.source.is_some(), ..wishes };
-    let found = look::look(Some(&dom0.toolstack), &snapshot, &cfg, &wishes)?;
+    let options = Options { memory: options.memory && snapshot.source.is_some(), ..options };
+    let found = look::look(Some(&dom0.toolstack), &snapshot, &cfg, &options)?;
     let writer = format!("xl-snapshot {}", env!("CARGO_PKG_VERSION"));
-    let plan = export::plan(&found, &wishes, &writer)?;
+    let plan = export::plan(&found, &options, &writer)?;
     let Some(lock) = lock else { return Ok(Outcome::Planned(plan)) };
-    dom0.source = snapshot.source.take().filter(|_| wishes.memory);
+    dom0.source = snapshot.source.take().filter(|_| options.memory);
     dom0.be_guarded(&plan, &lock)?;
     let reporter = dom0.reporter.clone();
     tell_planned(&reporter, &plan, started);
@@ -93,7 +93,7 @@ pub(super) fn one(args: &ExportArgs, carry_out: Execute) -> Result<Outcome> {
 
     let made = dom0.exported();
     let record = &found.record;
-    let directory = match &wishes.to {
+    let directory = match &options.to {
         To::Directory(directory) => Some(directory.clone()),
         To::Stdout(_) => None,
     };
@@ -103,8 +103,8 @@ pub(super) fn one(args: &ExportArgs, carry_out: Execute) -> Result<Outcome> {
         domain: record.domain.name.clone(),
         archive: directory.is_none().then(|| archive_name(record)),
         directory,
-        image: image_name(record, wishes.memory),
-        memory: wishes.memory,
+        image: image_name(record, options.memory),
+        memory: options.memory,
         image_size: made.image,
         total_ms: started.elapsed().as_secs_f64() * 1000.0,
         disks: record

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::plan::Plan;
 use crate::report::{Planned, json_text, printable};
 
@@ -21,14 +21,14 @@ pub(super) fn print<R: Serialize + ToString>(report: &R, json: bool) -> Result<(
 pub(super) fn print_done<R: Serialize + ToString>(report: &R, json: bool) -> Result<()> {
     write_stdout(&text(report, json)).map_err(|error| {
         let error = lost(error);
-        let left = Left {
+        let remaining = Remaining {
             what: format!(
                 "All was done, but the report of it is lost:\n{}",
                 report.to_string().trim_end()
             ),
             command: None,
         };
-        error.unfinished(vec![left])
+        error.unfinished(vec![remaining])
     })
 }
 

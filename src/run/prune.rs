@@ -10,7 +10,7 @@ use super::list::{Place, place};
 use super::output::{print, print_done};
 use super::session::{Execute, open, take_lock};
 use crate::cli::PruneArgs;
-use crate::error::{Error, Kind, Left, Result};
+use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::dom0::Dom0;
 use crate::host::list as host;
 use crate::host::lock::Hold;
@@ -181,7 +181,7 @@ fn delete_all(of: (&str, Uuid), rules: &Rules, host: Host<'_>) -> Result<(Pruned
         failed: Vec::new(),
     };
     let mut tried = BTreeSet::new();
-    let mut left = Vec::new();
+    let mut remaining = Vec::new();
     loop {
         let doomed = match look() {
             Ok(looked) => {
@@ -191,7 +191,7 @@ fn delete_all(of: (&str, Uuid), rules: &Rules, host: Host<'_>) -> Result<(Pruned
             }
             Err(error) if tried.is_empty() => return Err(error),
             Err(error) => {
-                left.push(Left { what: error.chain().join(": "), command: None });
+                remaining.push(Remaining { what: error.chain().join(": "), command: None });
                 break;
             }
         };
@@ -203,7 +203,7 @@ fn delete_all(of: (&str, Uuid), rules: &Rules, host: Host<'_>) -> Result<(Pruned
                     .hint("nothing was deleted; run it again"));
             }
             let what = format!("Stopped by a signal: {} more were not tried", untried.count() + 1);
-            left.push(Left { what, command: None });
+            remaining.push(Remaining { what, command: None });
             break;
         }
         tried.insert(snapshot.id);
@@ -211,12 +211,12 @@ fn delete_all(of: (&str, Uuid), rules: &Rules, host: Host<'_>) -> Result<(Pruned
             Ok(()) => pruned.deleted.push(snapshot),
             Err(error) => {
                 snapshot.why = vec![error.chain().join(": ")];
-                left.extend(still_there(domain, &snapshot, error));
+                remaining.extend(still_there(domain, &snapshot, error));
                 pruned.failed.push(snapshot);
             }
         }
     }
-    if left.is_empty() {
+    if remaining.is_empty() {
         return Ok((pruned, None));
     }
     let words = match pruned.failed.len() {
@@ -226,13 +226,13 @@ fn delete_all(of: (&str, Uuid), rules: &Rules, host: Host<'_>) -> Result<(Pruned
         }
     };
     let error = Error::failed(words)
-        .unfinished(left)
+        .unfinished(remaining)
         .hint("mend what is in the way and run it again: what is deleted or kept stays so");
     Ok((pruned, Some(error)))
 }
 
 /// What is left of a snapshot that could not be deleted.
-fn still_there(domain: &str, snapshot: &PrunedSnapshot, error: Error) -> Vec<Left> {
+fn still_there(domain: &str, snapshot: &PrunedSnapshot, error: Error) -> Vec<Remaining> {
     let how = match error.kind {
         Kind::Unfinished => "is deleted only in part",
         Kind::Failed | Kind::Usage | Kind::Refused => "is still there",
@@ -241,12 +241,12 @@ fn still_there(domain: &str, snapshot: &PrunedSnapshot, error: Error) -> Vec<Lef
     let also = error.also.iter().map(|other| format!("; {}", other.chain().join(": ")));
     let also: String = also.collect();
     let why = snapshot.why.join(", ");
-    let mut left = vec![Left {
+    let mut remaining = vec![Remaining {
         what: format!("{domain}/{} {how}: {why}{also}{hint}", snapshot.name),
         command: Some(format!("xl-snapshot delete {}", quote(&snapshot.image))),
     }];
-    left.extend(error.left);
-    left
+    remaining.extend(error.remaining);
+    remaining
 }
 
 #[cfg(test)]
@@ -337,8 +337,9 @@ mod tests {
             .prune(&|| false, &mut |name| match name {
                 "s1" => Err(Error::refused("Two images rest on it").hint("delete those")),
                 "s2" => {
-                    let left = Left { what: "A file".into(), command: Some("rm /a".into()) };
-                    Err(Error::failed("Merging").because("no space").unfinished(vec![left]))
+                    let remaining =
+                        Remaining { what: "A file".into(), command: Some("rm /a".into()) };
+                    Err(Error::failed("Merging").because("no space").unfinished(vec![remaining]))
                 }
                 _ => Ok(()),
             })

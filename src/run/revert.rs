@@ -20,7 +20,7 @@ use crate::list::mark::Mark;
 use crate::record::Record;
 use crate::report::{CfgReplaced, CfgTrouble, Rehearsed, Reverted, RevertedDisk};
 use crate::restore_first;
-use crate::revert::{self, CfgAfter, Wishes};
+use crate::revert::{self, CfgAfter, Options};
 use crate::spec::absolute;
 use crate::tool::quote;
 use crate::trust;
@@ -57,7 +57,7 @@ impl Marks {
 }
 
 /// The new domain that is asked for, if one is.
-fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
+fn beside(args: &RevertArgs) -> Result<Option<clone::Options>> {
     let (Some(name), Some(directory)) = (&args.clone_name, &args.overlay_dir) else {
         return Ok(None);
     };
@@ -66,7 +66,7 @@ fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
             .because(why)
             .hint("choose another one: it becomes a part of file names")
     })?;
-    Ok(Some(clone::Wishes {
+    Ok(Some(clone::Options {
         name,
         uuid: Uuid::new_v4(),
         directory: absolute(directory)?,
@@ -76,9 +76,9 @@ fn beside(args: &RevertArgs) -> Result<Option<clone::Wishes>> {
 }
 
 /// What is asked for of a domain that is restored before it is replaced.
-fn first(args: &RevertArgs) -> Result<Option<restore_first::Wishes>> {
-    let wishes = || {
-        Ok(restore_first::Wishes {
+fn first(args: &RevertArgs) -> Result<Option<restore_first::Options>> {
+    let options = || {
+        Ok(restore_first::Options {
             paused: args.paused,
             discard_current: args.discard_current,
             copy: args.copy,
@@ -87,10 +87,10 @@ fn first(args: &RevertArgs) -> Result<Option<restore_first::Wishes>> {
             uuid: Uuid::new_v4(),
         })
     };
-    args.restore_first.then(wishes).transpose()
+    args.restore_first.then(options).transpose()
 }
 
-/// A domain's own disks cannot be put back from an export, which has copies of them.
+/// A domain's own disks cannot be reverted from an export, which has copies of them.
 fn refuse_in_place(snapshot: &Snapshot, image: &Path) -> Error {
     let Record { name, domain, .. } = &snapshot.record;
     let refused =
@@ -134,8 +134,8 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let now = Timestamp::now();
     let look = |way: Way<'_>| look::for_revert(&dom0.toolstack, &snapshot, &cfg, &name, way, now);
     let mut found = match (&beside, &first) {
-        (Some(wishes), _) => look(Way::Clone(wishes))?,
-        (None, Some(wishes)) => look(Way::First(wishes))?,
+        (Some(options), _) => look(Way::Clone(options))?,
+        (None, Some(options)) => look(Way::First(options))?,
         (None, None) => look(Way::Plain)?,
     };
     if found.same.is_none() && first.as_ref().is_some_and(|first| !first.rehearse) {
@@ -145,10 +145,10 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     }
     let nothing_first = args.restore_first && first.is_none();
     let mut revert = match (&beside, &first) {
-        (None, Some(wishes)) => {
-            let revert = restore_first::plan(&found, wishes)?;
+        (None, Some(options)) => {
+            let revert = restore_first::plan(&found, options)?;
             let keep = revert::keep_name(found.now);
-            match wishes.rehearse {
+            match options.rehearse {
                 true => revert,
                 false => {
                     let cfg = rewrites::for_revert(&cfg, &domain.name, &revert.changes, &keep)?;
@@ -157,13 +157,13 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
             }
         }
         (None, None) => {
-            let wishes = Wishes { paused: args.paused, discard_current: args.discard_current };
-            let revert = revert::plan(&found, wishes)?;
+            let options = Options { paused: args.paused, discard_current: args.discard_current };
+            let revert = revert::plan(&found, options)?;
             let keep = revert::keep_name(found.now);
             let cfg = rewrites::for_revert(&cfg, &domain.name, &revert.changes, &keep)?;
             revert.with_cfg(cfg)
         }
-        (Some(wishes), _) => clone::plan(&found, wishes)?,
+        (Some(options), _) => clone::plan(&found, options)?,
     };
     // Of one that cannot be looked at, more is told.
     let running = found.same.as_ref().and_then(|same| look::config(&dom0.toolstack, &same.id).ok());

@@ -1,10 +1,10 @@
 /*
  * For `make bench`: when a domain does not run, seen from outside, and what libxl costs alone.
  *
- *   watch DOMID COMMAND...     while the command runs; one line of name=value, times in microseconds
- *   heirs DOMID COMMAND...     the same of whatever domain has the UUID of that one
- *   cost COMMAND...            the same without watching a domain
- *   bare DOMID live|still      libxl's suspend into a file and its resume, nothing else: the floor
+ *   watch DOMID COMMAND...       while the command runs; one line of name=value, times in microseconds
+ *   same-uuid DOMID COMMAND...   the same of whatever domain has the UUID of that one
+ *   cost COMMAND...              the same without watching a domain
+ *   bare DOMID live|still        libxl's suspend into a file and its resume, nothing else: the floor
  *
  * It asks Xen, past libxl, as often as sleeps of half a millisecond allow. A domain that is paused, shut down (a suspended
  * one is), dying or gone does not run. It knows nothing of the program it watches, and shares no code
@@ -104,7 +104,7 @@ static long long own_cpu_us(pid_t pid)
 }
 
 /* Domain 0 stands for none: what is not watched is not slowed down by it either. */
-static int watch(uint32_t domid, int heirs, char **command)
+static int watch(uint32_t domid, int same_uuid, char **command)
 {
 	const struct timespec interval = { 0, domid ? INTERVAL_NS : SELDOM * INTERVAL_NS };
 	const struct sched_param first = { .sched_priority = 1 };
@@ -119,7 +119,7 @@ static int watch(uint32_t domid, int heirs, char **command)
 
 	if (!xc)
 		die("libxenctrl");
-	if (heirs && (xc_domain_getinfolist(xc, domid, 1, &info) != 1 || info.domain != domid))
+	if (same_uuid && (xc_domain_getinfolist(xc, domid, 1, &info) != 1 || info.domain != domid))
 		die("the domain");
 	begin = last = now_us();
 	pid = fork();
@@ -133,7 +133,7 @@ static int watch(uint32_t domid, int heirs, char **command)
 	if (sched_setscheduler(0, SCHED_FIFO, &first))
 		die("sched_setscheduler");
 	do {
-		running = !domid || (heirs ? one_runs(xc, info.handle) : runs(xc, domid));
+		running = !domid || (same_uuid ? one_runs(xc, info.handle) : runs(xc, domid));
 		now = now_us();
 		if (now - last > gap)
 			gap = now - last;
@@ -196,12 +196,12 @@ int main(int argc, char **argv)
 {
 	if (argc > 3 && !strcmp(argv[1], "watch"))
 		return watch((uint32_t)strtoul(argv[2], NULL, 10), 0, argv + 3);
-	if (argc > 3 && !strcmp(argv[1], "heirs"))
+	if (argc > 3 && !strcmp(argv[1], "same-uuid"))
 		return watch((uint32_t)strtoul(argv[2], NULL, 10), 1, argv + 3);
 	if (argc > 2 && !strcmp(argv[1], "cost"))
 		return watch(0, 0, argv + 2);
 	if (argc == 4 && !strcmp(argv[1], "bare"))
 		return bare((uint32_t)strtoul(argv[2], NULL, 10), !strcmp(argv[3], "live"));
-	fprintf(stderr, "usage: %s watch DOMID COMMAND... | heirs DOMID COMMAND... | cost COMMAND... | bare DOMID live|still\n", argv[0]);
+	fprintf(stderr, "usage: %s watch DOMID COMMAND... | same-uuid DOMID COMMAND... | cost COMMAND... | bare DOMID live|still\n", argv[0]);
 	return 125;
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 use xl_snapshot::delete::{self, Seen};
-use xl_snapshot::disk::family::Wishes;
+use xl_snapshot::disk::family::DeleteOptions;
 use xl_snapshot::disk::kind::Content;
 use xl_snapshot::disk::kinds::{External, Internal};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
@@ -224,7 +224,7 @@ impl Place {
 
     pub fn plan(&self, name: &str, flatten: bool) -> Result<Plan> {
         let seen = self.seen(name)?;
-        let disks = delete::disks(&seen, Wishes { flatten })?;
+        let disks = delete::disks(&seen, DeleteOptions { flatten })?;
         let switches: Vec<_> = disks.iter().flat_map(|disk| &disk.switches).collect();
         let keep = format!("x{}", Uuid::new_v4().simple());
         let cfgs = rewrites::files_for_delete(&switches, &keep)?;
@@ -295,7 +295,7 @@ pub fn perform(step: &Step) {
         }
         Step::RemoveFile { path } => files::remove(path).unwrap(),
         Step::ReplaceCfg(replace) => cfg::replace(replace).unwrap(),
-        Step::CheckDown { .. } => {}
+        Step::CheckNotRunning { .. } => {}
         other => panic!("{other}"),
     }
 }

@@ -97,12 +97,12 @@ pub struct Model {
 impl Model {
     /// A host before a plan, on which the guest runs or not.
     pub fn new(plan: &Plan, guest: Guest) -> Model {
-        let take_back = plan.stranded.steps.iter().flat_map(|step| match step {
-            Step::TakeBack { disks, .. } => disks.concat(),
+        let undo_revert = plan.on_failure.steps.iter().flat_map(|step| match step {
+            Step::UndoRevert { disks, .. } => disks.concat(),
             _ => Vec::new(),
         });
         let calls =
-            undo(&plan.prepare).into_iter().chain(take_back).filter_map(|step| match step {
+            undo(&plan.prepare).into_iter().chain(undo_revert).filter_map(|step| match step {
                 Step::Run(call) => Some(call.to_string()),
                 _ => None,
             });
@@ -157,13 +157,13 @@ impl Model {
                 }
                 state.beside = Guest::Gone;
             }
-            Switch::Leave { .. } => state.nameless = true,
-            Switch::Return { .. } => state.nameless = false,
-            Switch::TakeName { .. } if !state.nameless => {
+            Switch::RenameOld { .. } => state.nameless = true,
+            Switch::UndoRenameOld { .. } => state.nameless = false,
+            Switch::RenameNew { .. } if !state.nameless => {
                 return Err(Error::failed("the other one has the name"));
             }
-            Switch::TakeName { .. } => state.named = true,
-            Switch::DropName { .. } => state.named = false,
+            Switch::RenameNew { .. } => state.named = true,
+            Switch::UndoRenameNew { .. } => state.named = false,
             Switch::Run { .. } if state.guest == Guest::Runs => {
                 return Err(Error::failed("both would run"));
             }
@@ -181,7 +181,7 @@ impl Model {
                 state.volumes.remove(from);
                 state.volumes.insert(to.clone());
             }
-            Switch::Settle { .. } => {
+            Switch::UpdateConfig { .. } => {
                 let not_yet = self.renames.iter().any(|(from, to)| {
                     let image = self.renames.iter().any(|(other, _)| other == to);
                     image && state.volumes.contains(from)
@@ -280,11 +280,11 @@ impl Perform for Model {
                     state.files.remove(path);
                 }
             }
-            Step::RemoveFile { .. } | Step::DropInternal { .. } => {
+            Step::RemoveFile { .. } | Step::DeleteInternal { .. } => {
                 state.deleted.insert(step.to_string());
             }
-            Step::Protect { path } => drop(state.protected.insert(path.clone())),
-            Step::Unprotect { path } => drop(state.protected.remove(path)),
+            Step::MakeReadOnly { path } => drop(state.protected.insert(path.clone())),
+            Step::MakeWritable { path } => drop(state.protected.remove(path)),
             Step::OpenImage(start) => {
                 if start.target != Target::Stdout {
                     state.image = Image::Partial;
@@ -300,8 +300,8 @@ impl Perform for Model {
                 }
             }
             Step::CompleteImage => state.image = Image::Complete,
-            Step::HoldMonitor { .. } => state.monitor_held = true,
-            Step::WakeMonitor { .. } => state.monitor_held = false,
+            Step::StopXl { .. } => state.monitor_held = true,
+            Step::ContinueXl { .. } => state.monitor_held = false,
             Step::Suspend { .. } => state.guest = Guest::Suspended,
             Step::Resume { .. } => {
                 if state.guest == Guest::Suspended {
@@ -322,37 +322,37 @@ impl Perform for Model {
             Step::Unpause { .. } => state.guest = Guest::Runs,
             Step::StoreConfig(store) => self.store(store),
             Step::ReplaceCfg(_) => state.cfg_replaced = true,
-            Step::PutCfgBack(_) => state.cfg_replaced = false,
+            Step::RestoreCfg(_) => state.cfg_replaced = false,
             Step::OpenRecord { .. } => state.record = Image::Partial,
             Step::CompleteRecord => state.record = Image::Complete,
             Step::DiscardRecord => state.record = Image::Absent,
             Step::TakeInternal { path, name } => {
                 state.disks.insert(format!("{name} in {}", path.display()));
             }
-            Step::UntakeInternal { path, name } => {
+            Step::UndoTakeInternal { path, name } => {
                 state.disks.remove(&format!("{name} in {}", path.display()));
             }
-            Step::CheckDown { .. } if state.guest != Guest::Gone => {
+            Step::CheckNotRunning { .. } if state.guest != Guest::Gone => {
                 return Err(Error::failed("it runs"));
             }
-            Step::CheckThere { .. } if state.guest == Guest::Gone => {
+            Step::CheckExists { .. } if state.guest == Guest::Gone => {
                 return Err(Error::failed("it is gone"));
             }
-            Step::TakeBack { .. } if state.guest == Guest::Runs => {
+            Step::UndoRevert { .. } if state.guest == Guest::Runs => {
                 return Err(Error::failed("it runs"));
             }
-            Step::TakeBack { disks, .. } => {
+            Step::UndoRevert { disks, .. } => {
                 state.guest = Guest::Gone;
                 disks.iter().flatten().try_for_each(|step| self.perform(step))?;
             }
-            Step::PutKeptBack { path, .. } => {
+            Step::ApplyKept { path, .. } => {
                 let path = path.display().to_string();
                 let of_it =
                     |call: &String| call.starts_with("qemu-img snapshot ") && call.contains(&path);
                 state.ran.retain(|call| !of_it(call));
             }
-            Step::RenameBack { from, .. } => drop(state.files.remove(from)),
-            Step::RenameVolumeBack { group, from, to } => {
+            Step::UndoRename { from, .. } => drop(state.files.remove(from)),
+            Step::UndoRenameVolume { group, from, to } => {
                 state.ran.remove(&rename(group, to, from).to_string());
             }
             Step::CreateDomain { paused, .. } => {
@@ -364,10 +364,10 @@ impl Perform for Model {
                     state.guest = Guest::Paused;
                 }
             }
-            Step::LetRun { .. } if state.beside == Guest::Runs => {
+            Step::UnpauseExisting { .. } if state.beside == Guest::Runs => {
                 return Err(Error::failed("both would run"));
             }
-            Step::LetRun { .. } => {
+            Step::UnpauseExisting { .. } => {
                 state.paused = false;
                 if state.guest == Guest::Paused {
                     state.guest = Guest::Runs;
@@ -395,14 +395,14 @@ impl Perform for Model {
             Step::Switch(switch) => self.switch(switch)?,
             Step::Freeze(freeze) => self.freeze(freeze)?,
             Step::Resize { .. }
-            | Step::Arm { .. }
-            | Step::Disarm
-            | Step::CheckStill { .. }
-            | Step::CheckSame { .. }
-            | Step::CheckDown { .. }
-            | Step::CheckThere { .. }
-            | Step::DrainImage
-            | Step::SecureImage
+            | Step::SendTransaction { .. }
+            | Step::CancelTransaction
+            | Step::CheckSuspended { .. }
+            | Step::CheckConfig { .. }
+            | Step::CheckNotRunning { .. }
+            | Step::CheckExists { .. }
+            | Step::FinishCompression
+            | Step::SyncAndVerifyImage
             | Step::AddSums
             | Step::AwaitTurn
             | Step::AwaitClosed { .. }

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 fn execute_with_faults(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
     let faults = faults(&env::var("FAULTS").unwrap_or_default());
     // A create's guest runs unless its disks are taken alone, a revert's may do.
-    let down = plan.prepare.iter().any(|step| matches!(step, Step::CheckDown { .. }));
+    let down = plan.prepare.iter().any(|step| matches!(step, Step::CheckNotRunning { .. }));
     let mut model = Model::new(plan, if down { Guest::Gone } else { Guest::Runs });
     let mut on_model = Faulty::new(&mut model, faults.clone(), || Error::failed("killed"));
     let expected = summary(&execute(plan, &mut on_model), on_model.trace);
@@ -69,7 +69,8 @@ fn execute_with_faults(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
 }
 
 fn summary(result: &Result<()>, trace: Vec<String>) -> ((u8, usize), Vec<String>) {
-    let end = result.as_ref().err().map_or((0, 0), |error| (error.exit_code(), error.left.len()));
+    let end =
+        result.as_ref().err().map_or((0, 0), |error| (error.exit_code(), error.remaining.len()));
     (end, trace)
 }
 

@@ -42,10 +42,10 @@ fn the_longest_names_make_files_that_can_be_made() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().to_str().unwrap();
     let mut files: Vec<PathBuf> = Vec::new();
-    for wish in ["external", "reflink"] {
+    for option in ["external", "reflink"] {
         let flags = Spec {
             name: Some(name.clone()),
-            disks: vec![format!("{vdev},{wish}").parse().unwrap()],
+            disks: vec![format!("{vdev},{option}").parse().unwrap()],
             ..Spec::default()
         };
         let request = flags.request().unwrap();

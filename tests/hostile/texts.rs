@@ -9,7 +9,7 @@ use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::sample::select;
 use xl_snapshot::domain::Format;
 use xl_snapshot::names::{SnapshotName, is_drive, is_file_part, is_vdev};
-use xl_snapshot::spec::{DiskWish, MemoryTarget, Request, Spec, Wish};
+use xl_snapshot::spec::{Choice, DiskOption, MemoryTarget, Request, Spec};
 use xl_snapshot::tool::qemu_img::{
     copy_snapshot, create_overlay, info, snapshot_apply, snapshot_create,
 };
@@ -67,33 +67,33 @@ fn spec() {
 }
 
 fn check_request(request: &Request) {
-    let vdevs: BTreeSet<_> = request.disks.iter().map(|wish| &wish.vdev).collect();
+    let vdevs: BTreeSet<_> = request.disks.iter().map(|option| &option.vdev).collect();
     assert_eq!(vdevs.len(), request.disks.len());
-    request.disks.iter().for_each(check_wish);
+    request.disks.iter().for_each(check_option);
     if let MemoryTarget::File(path) = &request.memory {
         assert!(path.is_absolute());
     }
-    for wish in &request.disks {
-        if let Some(file) = &wish.wish.file {
+    for option in &request.disks {
+        if let Some(file) = &option.choice.file {
             assert!(file.is_absolute());
         }
     }
 }
 
 /// It can be said again, and means the same.
-fn check_wish(wish: &DiskWish) {
+fn check_option(disk: &DiskOption) {
     // What may be left out has QEMU's name if it is no disk of the configuration.
-    let left_out = wish.wish.how.leaves_out();
-    assert!(is_vdev(&wish.vdev) || left_out && is_drive(&wish.vdev));
-    let Wish { how, file, size } = &wish.wish;
-    let option = match (file, size) {
+    let left_out = disk.choice.how.leaves_out();
+    assert!(is_vdev(&disk.vdev) || left_out && is_drive(&disk.vdev));
+    let Choice { how, file, size } = &disk.choice;
+    let value = match (file, size) {
         (None, None) => String::new(),
         (Some(file), None) => format!(",file={}", file.display()),
         (None, Some(size)) => format!(",size={size}b"),
         (Some(_), Some(_)) => panic!("no kind takes both"),
     };
-    let how = format!("{}{option}", how.name());
-    assert_eq!(format!("{},{how}", wish.vdev).parse::<DiskWish>().unwrap(), *wish);
+    let how = format!("{}{value}", how.name());
+    assert_eq!(format!("{},{how}", disk.vdev).parse::<DiskOption>().unwrap(), *disk);
 }
 
 #[test]
@@ -115,8 +115,8 @@ fn disk_option() {
             .boxed(),
         check: |input| {
             let Ok(text) = str::from_utf8(input) else { return false };
-            text.parse::<DiskWish>().is_ok_and(|wish| {
-                check_wish(&wish);
+            text.parse::<DiskOption>().is_ok_and(|option| {
+                check_option(&option);
                 true
             })
         },

@@ -71,20 +71,20 @@ disks_up() {
 
 # ours CASE COUNT ARGUMENT...: xl-snapshot, an overlay for the first COUNT disks and nothing for the others.
 ours() {
-	local case=$1 count=$2 n id image wishes=()
+	local case=$1 count=$2 n id image options=()
 	shift 2
 	taken=$((taken + 1))
 	image=o$taken.xlsave
 	for ((n = 0; n < ${#vdevs[@]}; n++)); do
 		if ((n < count)); then
-			wishes+=(-d "${vdevs[n]},external")
+			options+=(-d "${vdevs[n]},external")
 		else
-			wishes+=(-d "${vdevs[n]},none")
+			options+=(-d "${vdevs[n]},none")
 		fi
 	done
 	rm -f "$image"
 	watched "$case" ours xl-snapshot create g --name "o$taken" --memory "$image" -v --json \
-		"${wishes[@]}" "$@" 2>"$LAB_LOGS/steps-$case-$taken.log" || return 1
+		"${options[@]}" "$@" 2>"$LAB_LOGS/steps-$case-$taken.log" || return 1
 	id=$(json id <watched.out)
 	for ((n = 0; n < count; n++)); do
 		top_node[${vdevs[n]}]=${vdevs[n]}-${id%%-*}
@@ -93,7 +93,7 @@ ours() {
 	# Where our part of the pause goes.
 	while read -r ms _ words; do
 		case $words in
-		*'stands still'*) sample "$case" ours step-check "$(us "$ms")" ;;
+		*'is still suspended'*) sample "$case" ours step-check "$(us "$ms")" ;;
 		"store libxl's"*) sample "$case" ours step-store "$(us "$ms")" ;;
 		*'QMP transaction'*) sample "$case" ours step-transaction "$(us "$ms")" ;;
 		'resume domain'*) sample "$case" ours step-resume "$(us "$ms")" ;;

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::names::SnapshotName;
 use crate::plan::Step;
 use crate::record::{DiskRecord, FrozenFile, Kept, SECTOR};
-use crate::spec::DiskWish;
+use crate::spec::DiskOption;
 use crate::tool::vhd_util;
 use crate::tool::volumes::Volume;
 
@@ -101,8 +101,9 @@ pub(crate) fn plan_one(
     volumes: &Volumes,
 ) -> Result<DiskCreate> {
     let name = "s1".parse().unwrap();
-    let wish = how.map(|how| format!("{},{how}", seen.disk.vdev).parse::<DiskWish>().unwrap().wish);
-    create(seen, wish.as_ref(), Context { name: &name, id: ID, volumes, confined: false })
+    let choice =
+        how.map(|how| format!("{},{how}", seen.disk.vdev).parse::<DiskOption>().unwrap().choice);
+    create(seen, choice.as_ref(), Context { name: &name, id: ID, volumes, confined: false })
 }
 
 /// A disk of a snapshot whose domain runs on `/srv/now`, all well.
@@ -173,7 +174,7 @@ pub(crate) fn refused_once_changed(found: &DiskFound, changes: &[Changed<'_>]) {
     for (expected, change) in changes {
         let mut found = found.clone();
         change(&mut found);
-        refused(revert_one(&found), &["cannot be put back", expected]);
+        refused(revert_one(&found), &["cannot be reverted", expected]);
     }
 }
 

@@ -69,10 +69,10 @@ Snapshot s1 of the disks of web1:
    1   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
    2   make /srv/b.img read-only: it becomes a base
    3   open the record /root/web1.record.partial
-   4   make sure that web1 does not run
+   4   check that web1 does not run
    5   take the internal snapshot s1 in /srv/a.qcow2
    6   make /etc/xen/web1.cfg name the new images, and keep the old one as /etc/xen/web1.cfg.bak-s1
-   7   complete the record, sync it and give it its name
+   7   complete the record, sync it and rename it to its final name
 note: disk hdc is not in the snapshot: CD-ROM
 "
     );
@@ -91,22 +91,22 @@ fn of_one_that_runs_all_at_one_instant() {
     seen.volumes = Ok(volumes());
     let plan = planned(&job, &seen).unwrap();
     let at = |step: fn(&Step) -> bool| plan.prepare.iter().position(step).unwrap();
-    let hold = at(|step| matches!(step, Step::HoldMonitor { .. }));
+    let hold = at(|step| matches!(step, Step::StopXl { .. }));
     let pause = at(|step| matches!(step, Step::Pause { .. }));
     let lvm = at(|step| matches!(step, Step::Undoable { .. }));
-    let same = at(|step| matches!(step, Step::CheckSame { .. }));
+    let same = at(|step| matches!(step, Step::CheckConfig { .. }));
     let store = at(|step| matches!(step, Step::StoreConfig(_)));
     assert!(hold < pause && pause < lvm && lvm < same && same < store, "{plan}");
     assert!(matches!(plan.commit, Some(Step::Transaction { .. })));
-    assert_eq!(plan.finish[0].to_string(), "let domain 3 go on");
+    assert_eq!(plan.finish[0].to_string(), "unpause domain 3");
     assert!(plan.finish.contains(&Step::CompleteRecord));
     assert_eq!(record(&plan).disks_only, Some(DisksOnly::CrashConsistent));
-    assert!(plan.to_string().contains("| the guest stands still"));
+    assert!(plan.to_string().contains("| the guest is paused"));
 }
 
 #[test]
 fn one_step_is_one_instant() {
-    let stops = |plan: &Plan| plan.prepare.iter().any(Step::stops_guest);
+    let stops = |plan: &Plan| plan.prepare.iter().any(Step::pauses_guest);
     // One transaction for all disks.
     let job = alone(&[], true);
     let running = recorded(seen(&job));
@@ -116,11 +116,11 @@ fn one_step_is_one_instant() {
     assert!(stops(&planned(&copied, &running).unwrap()));
     let paused = Seen { state: State::Paused, ..running.clone() };
     let plan = planned(&copied, &paused).unwrap();
-    assert!(!stops(&plan) && !plan.finish.iter().any(Step::lets_guest_run));
+    assert!(!stops(&plan) && !plan.finish.iter().any(Step::resumes_guest));
     // `--paused` leaves it paused.
     copied.request.paused = true;
     let plan = planned(&copied, &running).unwrap();
-    assert!(stops(&plan) && !plan.finish.iter().any(Step::lets_guest_run));
+    assert!(stops(&plan) && !plan.finish.iter().any(Step::resumes_guest));
     let mut at_once = alone(&[], true);
     at_once.request.paused = true;
     let plan = planned(&at_once, &running).unwrap();
@@ -132,10 +132,10 @@ fn every_fault_of_disks_alone() {
     let offline = alone(&[], false);
     let plan = planned(&offline, &off(seen(&offline))).unwrap();
     assert!(try_every_fault(&plan, Guest::Gone) > 20);
-    for (wishes, paused) in
+    for (options, paused) in
         [(&[][..], false), (&["xvdb,reflink"], false), (&["xvdb,reflink"], true)]
     {
-        let mut job = alone(wishes, true);
+        let mut job = alone(options, true);
         job.request.paused = paused;
         let plan = planned(&job, &recorded(seen(&job))).unwrap();
         assert!(try_every_fault(&plan, Guest::Runs) > 20);

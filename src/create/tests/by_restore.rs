@@ -27,25 +27,25 @@ fn the_plan_of_a_qcow2_image_and_a_loop_file() {
         planned(&[], |_| {}).to_string(),
         "\
 Snapshot s1 of web1:
-   1   hand QEMU the transaction, all but its last byte
+   1   send QEMU the transaction, except its last byte
    2   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 1048576
    3   make /srv/b.img read-only: it becomes a base
    4   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   5   hold the domain's xl process 77
+   5   stop the domain's xl process 77
    6   save the memory of domain 3 while it runs, then suspend it
    7 | sync the memory image and read it back
-   8 | make sure that domain 3 stands still, configured as before
+   8 | check that domain 3 is still suspended, configured as before
    9 | snapshot the disks in one QMP transaction: xvda internal s1
-  10 | wake the domain's xl process 77
-  11 | destroy domain 3 and wait until its QEMU is gone
-  12 | wait until all of domain 3 is gone
-  13 | complete the record, sync the image and give it its name
+  10 | continue the domain's xl process 77
+  11 | destroy domain 3 and wait until its QEMU has ended
+  12 | wait until domain 3 is completely destroyed
+  13 | complete the record, sync the image and rename it to its final name
   14 | restore web1 with xl, paused
   15 | unpause web1
   16   write the checksums of the memory into the image
-     | the guest stands still
+     | the guest is paused
 note: disk hdc is not in the snapshot: CD-ROM
-note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and stands still for as long as that takes
+note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and is paused for as long as that takes
 note: xvdb could be copied in an instant instead: --disk xvdb,reflink
 "
     );
@@ -84,7 +84,7 @@ fn without_qemu_there_is_no_transaction() {
     assert_eq!(plan.commit, None);
     assert!(matches!(
         plan.prepare[..],
-        [.., Step::Suspend { .. }, Step::SecureImage, Step::CheckStill { .. }]
+        [.., Step::Suspend { .. }, Step::SyncAndVerifyImage, Step::CheckSuspended { .. }]
     ));
 }
 
@@ -172,11 +172,14 @@ fn a_domain_that_is_to_be_paused_stays_as_it_was_restored() {
 }
 
 #[test]
-fn the_monitor_is_woken_before_its_domain_is_destroyed() {
+fn the_xl_process_continues_before_its_domain_is_destroyed() {
     let order = words(&planned(&[], |_| {}).onward);
     assert_eq!(
         order[..2],
-        ["wake the domain's xl process 77", "destroy domain 3 and wait until its QEMU is gone"]
+        [
+            "continue the domain's xl process 77",
+            "destroy domain 3 and wait until its QEMU has ended"
+        ]
     );
     let job = job("s1", &[]);
     let seen = Seen { monitor: None, ..seen_on_loop(&job) };
@@ -185,7 +188,7 @@ fn the_monitor_is_woken_before_its_domain_is_destroyed() {
 }
 
 #[test]
-fn a_monitor_that_survives_a_suspend_is_not_held() {
+fn an_xl_process_that_survives_a_suspend_is_not_stopped() {
     let job = job("s1", &[]);
     for (xen, held) in [("4.17.7", true), ("4.20.1", false)] {
         let by_restore = Seen { xen: xen.into(), ..seen_on_loop(&job) };
@@ -194,7 +197,7 @@ fn a_monitor_that_survives_a_suspend_is_not_held() {
             let plan = plan(&job, &seen).unwrap();
             let steps = [&plan.prepare[..], &plan.onward, &plan.finish].concat();
             let holds =
-                |step: &&Step| matches!(step, Step::HoldMonitor { .. } | Step::WakeMonitor { .. });
+                |step: &&Step| matches!(step, Step::StopXl { .. } | Step::ContinueXl { .. });
             assert_eq!(steps.iter().filter(holds).count(), if held { 2 } else { 0 }, "{xen}");
         }
     }
@@ -242,11 +245,11 @@ fn everything_before_the_transaction_can_be_taken_back() {
         words(&undo(&planned(&[], |_| {}).prepare)),
         [
             "resume domain 3",
-            "wake the domain's xl process 77",
+            "continue the domain's xl process 77",
             "remove the unfinished memory image",
             "make /srv/b.img writable again",
             "remove /srv/web1-xvdb.after-s1.qcow2",
-            "take the transaction back",
+            "cancel the transaction",
         ]
     );
 }
@@ -254,9 +257,10 @@ fn everything_before_the_transaction_can_be_taken_back() {
 #[test]
 fn a_domain_that_is_down_can_be_brought_back_whether_the_image_is_complete_or_not() {
     let plan = planned(&[], |_| {});
-    assert_eq!(plan.stranded.steps, [], "nothing may be removed: the snapshot needs it");
-    let left = &plan.stranded.left;
-    let commands: Vec<_> = left.iter().filter_map(|left| left.command.as_deref()).collect();
+    assert_eq!(plan.on_failure.steps, [], "nothing may be removed: the snapshot needs it");
+    let remaining = &plan.on_failure.remaining;
+    let commands: Vec<_> =
+        remaining.iter().filter_map(|remaining| remaining.command.as_deref()).collect();
     assert_eq!(
         commands,
         [
@@ -264,13 +268,15 @@ fn a_domain_that_is_down_can_be_brought_back_whether_the_image_is_complete_or_no
             "xl destroy web1; xl restore /var/lib/xen/snapshots/web1/s1.xlsave.partial",
         ]
     );
-    assert!(left.iter().all(|left| left.what.starts_with("Domain web1 does not run")));
+    assert!(
+        remaining.iter().all(|remaining| remaining.what.starts_with("Domain web1 does not run"))
+    );
     let way_out = plan.onward.iter().find_map(|step| match step {
         Step::Destroy { way_out, .. } => Some(way_out),
         _ => None,
     });
     // While the domain is being destroyed the image is not complete.
-    assert_eq!(way_out, Some(&left[1]));
+    assert_eq!(way_out, Some(&remaining[1]));
 }
 
 #[test]
@@ -278,10 +284,10 @@ fn before_the_domain_is_destroyed_all_of_its_memory_is_in_the_image() {
     let plan = planned(&[], |job| job.request.compress = Some("zstd".parse().unwrap()));
     let at = |wanted: &Step| plan.prepare.iter().position(|step| step == wanted);
     let suspend = plan.prepare.iter().position(|step| matches!(step, Step::Suspend { .. }));
-    assert_eq!(at(&Step::DrainImage), suspend.map(|suspend| suspend + 1));
-    assert_eq!(at(&Step::SecureImage), suspend.map(|suspend| suspend + 2));
+    assert_eq!(at(&Step::FinishCompression), suspend.map(|suspend| suspend + 1));
+    assert_eq!(at(&Step::SyncAndVerifyImage), suspend.map(|suspend| suspend + 2));
     assert_eq!(
-        plan.stranded.left[1].command.as_deref(),
+        plan.on_failure.remaining[1].command.as_deref(),
         Some(
             "xl destroy web1; zstd -dc </var/lib/xen/snapshots/web1/s1.xlsave.partial \
              | xl restore /dev/stdin"
@@ -304,7 +310,7 @@ fn what_is_typed_is_quoted() {
     let path = PathBuf::from("/srv/my images/s1.xlsave");
     let image = ImagePlace::File { path, trouble: None, free: 1 << 40 };
     let plan = plan(&job, &Seen { image, ..seen_on_loop(&job) }).unwrap();
-    let command = plan.stranded.left[0].command.as_deref();
+    let command = plan.on_failure.remaining[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert '/srv/my images/s1.xlsave'"));
 }
 

@@ -8,8 +8,8 @@ use crate::plan::faults::try_every_fault;
 use crate::quiesce::{Line, Wanted, Way};
 use crate::record::DisksOnly;
 
-fn quiesced(wishes: &[&str]) -> Job {
-    let mut job = alone(wishes, true);
+fn quiesced(options: &[&str]) -> Job {
+    let mut job = alone(options, true);
     job.request.crash_consistent = false;
     job.request.quiesce = Wanted::new(Some("agent"), None).unwrap();
     job
@@ -31,23 +31,23 @@ fn nothing_is_done_in_the_freeze_that_could_be_done_before() {
         plan.to_string(),
         "\
 Snapshot s1 of the disks of web1:
-   1   make sure that the guest agent of web1 (3) answers at /run/xen/qga.sock, and nothing is frozen
-   2   hand QEMU the transaction, all but its last byte
+   1   check that the guest agent of web1 (3) answers at /run/xen/qga.sock, and nothing is frozen
+   2   send QEMU the transaction, except its last byte
    3   make /srv/web1-xvdb.after-s1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/web1-xvdb.after-s1.qcow2 67108864
    4   make /srv/b.img read-only: it becomes a base
    5   open the record /root/web1.record.partial
-   6   hold the domain's xl process 77
+   6   stop the domain's xl process 77
    7   freeze the file systems of web1 (3), for 10 s at most, by the guest agent at /run/xen/qga.sock
-   8   make sure that domain 3 is configured as before
+   8   check that the configuration of domain 3 has not changed
    9   store libxl's configuration: xvdb -> /srv/web1-xvdb.after-s1.qcow2
   10   store xl's configuration: xvdb -> /srv/web1-xvdb.after-s1.qcow2
-  11   make sure that the file systems of web1 (3) are still frozen
+  11   check that the file systems of web1 (3) are still frozen
   12   snapshot the disks in one QMP transaction: xvda internal s1; xvdb to overlay /srv/web1-xvdb.after-s1.qcow2
   13   thaw the file systems of web1 (3), by the guest agent at /run/xen/qga.sock
   14   write to xenstore: /libxl/3/xvdb/params = qcow2:/srv/web1-xvdb.after-s1.qcow2
-  15   wake the domain's xl process 77
+  15   continue the domain's xl process 77
   16   note in the record that the file systems of web1 (3) were frozen
-  17   complete the record, sync it and give it its name
+  17   complete the record, sync it and rename it to its final name
   18   make /etc/xen/web1.cfg name the new images, and keep the old one as /etc/xen/web1.cfg.bak-s1
 note: disk hdc is not in the snapshot: CD-ROM
 note: while the file systems of web1 are frozen, whatever writes there waits, for 10 s at most
@@ -69,15 +69,15 @@ fn a_guest_that_stands_still_is_thawed_when_it_runs_again() {
     let begin = at(|step| matches!(step, Step::Freeze(Freeze::Begin { .. })));
     let pause = at(|step| matches!(step, Step::Pause { .. }));
     assert!(begin < pause, "{plan}");
-    assert!(matches!(plan.finish[0], Step::LetRun { .. }), "{plan}");
+    assert!(matches!(plan.finish[0], Step::UnpauseExisting { .. }), "{plan}");
     assert!(matches!(plan.finish[1], Step::Freeze(Freeze::Thaw { .. })), "{plan}");
 }
 
 #[test]
 fn whatever_fails_the_guest_is_thawed() {
-    for wishes in [&[][..], &["xvdb,reflink"]] {
+    for options in [&[][..], &["xvdb,reflink"]] {
         for way in [agent(), Way::Program("/usr/local/sbin/freeze".into())] {
-            let job = quiesced(wishes);
+            let job = quiesced(options);
             let plan = planned(&job, &reached(&job, way)).unwrap();
             assert!(try_every_fault(&plan, Guest::Runs) > 40);
         }

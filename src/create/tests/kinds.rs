@@ -53,17 +53,17 @@ fn volumes_are_snapshotted_between_the_suspend_and_the_transaction() {
         plan(&job, &seen).unwrap().to_string(),
         "\
 Snapshot s2 of web1:
-   1   hand QEMU the transaction, all but its last byte
+   1   send QEMU the transaction, except its last byte
    2   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
-   3   hold the domain's xl process 77
+   3   stop the domain's xl process 77
    4   save the memory of domain 3 while it runs, then suspend it
    5 | run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name thick.s2 --size 71303168b vg0/thick; at the same time run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdc --name thin.s2 vg0/thin
-   6 | make sure that domain 3 stands still, configured as before
+   6 | check that domain 3 is still suspended, configured as before
    7 | snapshot the disks in one QMP transaction: xvda internal s2
    8 | resume domain 3
-   9   wake the domain's xl process 77
-  10   complete the record, sync the image and give it its name
-     | the guest stands still
+   9   continue the domain's xl process 77
+  10   complete the record, sync the image and rename it to its final name
+     | the guest is paused
 "
     );
 }
@@ -74,13 +74,13 @@ fn without_qemu_the_guest_is_resumed_as_soon_as_the_volumes_have_their_snapshots
     let mut seen = seen_with(&job, vec![volume("xvdb", 0)]);
     seen.volumes = Ok(volumes());
     let plan = plan(&job, &seen).unwrap();
-    let [.., Step::Suspend { .. }, Step::Undoable { .. }, Step::CheckStill { .. }] =
+    let [.., Step::Suspend { .. }, Step::Undoable { .. }, Step::CheckSuspended { .. }] =
         &plan.prepare[..]
     else {
         panic!("{plan}")
     };
     assert_eq!(plan.commit, None);
-    assert!(plan.finish[0].lets_guest_run());
+    assert!(plan.finish[0].resumes_guest());
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_copy_alone_needs_no_restore() {
     let seen = seen_with(&job, vec![disk::seen(disk::LOOP)]);
     let plan = plan(&job, &seen).unwrap();
     assert_eq!(plan.onward, []);
-    assert!(plan.finish.iter().any(Step::lets_guest_run));
+    assert!(plan.finish.iter().any(Step::resumes_guest));
     assert!(!plan.prepare.iter().any(|step| matches!(step, Step::StoreConfig(_))));
 }
 

@@ -19,8 +19,8 @@ fn a_guest_with_more_memory_than_it_should_have_is_told_of() {
 
 #[test]
 fn what_ends_with_the_host_is_told_once() {
-    let told = |wish: &str, volatile: &[&str]| {
-        let job = job("s1", &[wish]);
+    let told = |option: &str, volatile: &[&str]| {
+        let job = job("s1", &[option]);
         let mut seen = seen(&job);
         let overlay = "/srv/web1-xvdb.after-s1.qcow2";
         let files = ["/srv/s1.xlsave", "/srv/a.qcow2", "/srv/b.img", overlay];

@@ -18,8 +18,8 @@ fn rewrites() -> Rewrites {
     }
 }
 
-fn rewritten(seen: impl FnOnce(&Job) -> Seen, wishes: &[&str]) -> Plan {
-    let job = job("s1", wishes);
+fn rewritten(seen: impl FnOnce(&Job) -> Seen, options: &[&str]) -> Plan {
+    let job = job("s1", options);
     let seen = seen(&job);
     super::super::plan(&job, &seen, &disks(&job, &seen).unwrap(), &rewrites()).unwrap()
 }
@@ -79,8 +79,8 @@ fn a_restored_domain_has_nothing_stored_to_rewrite() {
 
 #[test]
 fn only_disks_that_get_another_image_change() {
-    let changes_of = |seen: &dyn Fn(&Job) -> Seen, wishes: &[&str]| -> Vec<String> {
-        let job = job("s1", wishes);
+    let changes_of = |seen: &dyn Fn(&Job) -> Seen, options: &[&str]| -> Vec<String> {
+        let job = job("s1", options);
         let planned = disks(&job, &seen(&job)).unwrap();
         let text = |c: Change| format!("{} {} {}", c.vdev, c.format, c.target);
         changes(&planned).into_iter().map(text).collect()

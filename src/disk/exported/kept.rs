@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Content, Frozen, Keys, Kind, Proof, Reader, Said, Wishable};
+use crate::disk::kind::{Content, Frozen, Keys, Kind, Proof, Reader, Said, Selectable};
 use crate::disk::proof::FrozenFile;
 
 /// The disk's file is a full copy of the disk, in the directory of the image.
@@ -14,7 +14,7 @@ pub struct Exported {
     pub proof: Option<FrozenFile>,
 }
 
-impl Wishable for Exported {
+impl Selectable for Exported {
     /// Only `export` makes it.
     const KEYS: Option<Keys> = None;
 }

@@ -7,7 +7,7 @@ pub(super) mod kept;
 
 use self::kept::Exported;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{refuse, refuse_revert};
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, merge};
@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
 use crate::record::FrozenFile;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::{Whole, create_overlay};
 
 impl Exported {
@@ -34,14 +34,14 @@ impl Exported {
 }
 
 impl Planner for Exported {
-    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         Err(refuse(&seen.disk, "export makes such copies, of a snapshot".into()))
     }
 
     /// Plans an overlay for a new domain.
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
         let record = &found.record;
-        if context.beside.is_none_or(|domain| domain.heir) {
+        if context.beside.is_none_or(|domain| domain.replacement) {
             return Err(refuse_revert(record, "it is a copy in an export, not the disk itself")
                 .hint(
                     "create a new domain from the export: xl-snapshot revert --as NAME --overlay-dir DIR IMAGE",
@@ -68,7 +68,7 @@ impl Planner for Exported {
     }
 
     /// The record alone does not justify removing a file that may be the only copy.
-    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
         Err(merge::refuse(family, "it is a copy in an export")
             .hint("remove the directory of the export, once no domain has an overlay on its disks"))
     }
@@ -93,7 +93,7 @@ mod tests {
 
     fn beside(found: &DiskFound) -> Result<DiskRevert> {
         let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
-        let domain = Beside { name: "web2", uuid: Uuid::nil(), heir: false };
+        let domain = Beside { name: "web2", uuid: Uuid::nil(), replacement: false };
         revert(found, RevertContext { beside: Some(domain), ..revert_context(&keep, &volumes) })
     }
 

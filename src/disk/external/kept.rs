@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{
-    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Wishable,
+    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Selectable,
 };
 use crate::disk::proof::FrozenFile;
 use crate::domain::Format;
@@ -21,7 +21,7 @@ pub struct External {
     pub proof: Option<FrozenFile>,
 }
 
-impl Wishable for External {
+impl Selectable for External {
     const KEYS: Option<Keys> = Some(Keys { file: true, size: false });
 }
 

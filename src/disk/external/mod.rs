@@ -13,7 +13,7 @@ use std::path::Path;
 
 use self::kept::External;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::merge;
 use crate::disk::parts::{node, place, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::need::What;
 use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, FrozenFile, SECTOR};
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::Whole;
 use crate::tool::{check_path, qemu_img};
 
@@ -31,7 +31,7 @@ use crate::tool::{check_path, qemu_img};
 const MAX_NODE_NAME: usize = 31;
 
 impl Planner for External {
-    fn create(seen: &DiskSeen, _: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         let refuse = |why: String| refuse(disk, why);
         let format = disk.format.ok_or_else(|| refuse("its format is not known".into()))?;
@@ -76,7 +76,7 @@ impl Planner for External {
             fill: qemu_img::create_overlay(&overlay, disk.file(), format, size),
         }];
         if facts.writable {
-            prepare.push(Step::Protect { path: disk.file().to_owned() });
+            prepare.push(Step::MakeReadOnly { path: disk.file().to_owned() });
         }
         let tag = context.id.simple().to_string();
         let mut new_node = format!("{}-{}", disk.vdev, &tag[..8]);
@@ -136,7 +136,7 @@ impl Planner for External {
             let id = |path: &Path| view.facts(path).map(|facts| facts.id());
             one == other || id(one).is_ok_and(|one| id(other) == Ok(one))
         };
-        let at = match &by_hand.wish.file {
+        let at = match &by_hand.choice.file {
             None => 1,
             Some(file) => chain
                 .iter()
@@ -172,8 +172,8 @@ impl Planner for External {
     }
 
     /// Merges the base with its overlays.
-    fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
-        merge::delete(family, self.proof.as_ref(), wishes, false)
+    fn delete(&self, family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+        merge::delete(family, self.proof.as_ref(), options, false)
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
         let planned = plan(&seen(LOOP)).unwrap();
         assert!(planned.by_restore);
         assert_eq!(planned.action, None);
-        assert_eq!(planned.still, []);
+        assert_eq!(planned.in_pause, []);
         assert_eq!(planned.switch, Some(("/srv/new".into(), Format::Qcow2)));
         // Its size is that of the file: QEMU does not have it.
         assert_eq!(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Wishable};
+use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Selectable};
 use crate::disk::proof::QcowSnapshot;
 
 /// A snapshot inside of the qcow2 file.
@@ -16,7 +16,7 @@ pub struct Internal {
     pub proof: Option<QcowSnapshot>,
 }
 
-impl Wishable for Internal {
+impl Selectable for Internal {
     const KEYS: Option<Keys> = Some(Keys { file: false, size: false });
 }
 

@@ -5,7 +5,7 @@ pub(super) mod kept;
 
 use self::kept::Internal;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
 use crate::disk::{
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::need::What;
 use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, QcowSnapshot};
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::{ImageInfo, Whole};
 use crate::tool::{check_path, qemu_img, quote};
 
@@ -73,7 +73,7 @@ impl Planner for Internal {
         seen.disk.format == Some(Format::Qcow2)
     }
 
-    fn create(seen: &DiskSeen, _: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         if disk.format != Some(Format::Qcow2) {
             return Err(refuse(disk, "only a qcow2 image can hold internal snapshots".into())
@@ -82,10 +82,10 @@ impl Planner for Internal {
         seen.file.as_ref().map_err(|why| refuse(disk, why.clone()))?;
         seen.own.as_ref().map_err(|why| refuse(disk, why.clone()))?;
         let miscounted = || seen.header()?.miscounted(1);
-        if let Some(ailment) = seen.ailment().or_else(miscounted) {
-            return Err(refuse(disk, ailment.why()).hint(format!(
+        if let Some(defect) = seen.defect().or_else(miscounted) {
+            return Err(refuse(disk, defect.why()).hint(format!(
                 "{}; or take an external snapshot: --disk {},external",
-                ailment.remedy(disk.file()),
+                defect.remedy(disk.file()),
                 disk.vdev
             )));
         }
@@ -105,7 +105,7 @@ impl Planner for Internal {
         if seen.served == Some(Served::Nobody) {
             let path = disk.file().to_owned();
             return Ok(DiskCreate {
-                still: vec![Step::TakeInternal { path, name: context.name.clone() }],
+                in_pause: vec![Step::TakeInternal { path, name: context.name.clone() }],
                 ..DiskCreate::of(record(seen, Internal { proof: None }))
             });
         }
@@ -141,8 +141,8 @@ impl Planner for Internal {
         }
 
         if !found.needs_copy() && context.beside.is_none() {
-            if let Some(ailment) = found.ailment() {
-                return Err(refuse(ailment.why()).hint(ailment.remedy(path)));
+            if let Some(defect) = found.defect() {
+                return Err(refuse(defect.why()).hint(defect.remedy(path)));
             }
             let elsewhere = found.top.as_deref().filter(|_| found.runs_elsewhere());
             return Ok(DiskRevert {
@@ -150,7 +150,7 @@ impl Planner for Internal {
                     Step::Run(qemu_img::snapshot_create(path, keep)),
                     Step::Run(qemu_img::snapshot_apply(path, &proof.id)),
                 ],
-                take_back: vec![Step::PutKeptBack { path: path.clone(), name: keep.clone() }],
+                undo_revert: vec![Step::ApplyKept { path: path.clone(), name: keep.clone() }],
                 only_qemu: true,
                 room: found.room.clone().transpose().map_err(refuse)?,
                 kept: Some(match elsewhere {
@@ -159,7 +159,7 @@ impl Planner for Internal {
                     }
                     None => format!("snapshot {keep} in {}", path.display()),
                 }),
-                discard: vec![Step::DropInternal {
+                discard: vec![Step::DeleteInternal {
                     uuid: context.uuid,
                     domain: context.domain.to_owned(),
                     vdev: record.vdev.clone(),
@@ -241,7 +241,7 @@ impl Planner for Internal {
         })
     }
 
-    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
         delete::plan(family, self.proof.as_ref())
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Volume, Wishable};
+use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Selectable, Volume};
 
 /// A snapshot of the logical volume, identified by its tag, `xl-snapshot:ID:VDEV`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Lvm {
     pub size: Option<u64>,
 }
 
-impl Wishable for Lvm {
+impl Selectable for Lvm {
     const KEYS: Option<Keys> = Some(Keys { file: false, size: true });
 }
 

@@ -18,9 +18,9 @@ use uuid::Uuid;
 use self::kept::Lvm;
 use self::limits::{check_pool, held_back};
 use self::recorded::{Recorded, check_name, keep_name};
-use self::thin::{thin, thin_beside, thin_of_heir};
+use self::thin::{thin, thin_beside, thin_of_replacement};
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::planner::Planner;
 use crate::disk::{
@@ -31,7 +31,7 @@ use crate::error::Result;
 use crate::names::is_volume_part;
 use crate::need::What;
 use crate::plan::Step;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img;
 use crate::tool::volumes::{self, Volume, device};
 
@@ -43,9 +43,13 @@ impl Planner for Lvm {
         seen.device.is_some()
     }
 
-    fn create(seen: &DiskSeen, wish: Option<&Wish>, context: Context<'_>) -> Result<DiskCreate> {
+    fn create(
+        seen: &DiskSeen,
+        choice: Option<&Choice>,
+        context: Context<'_>,
+    ) -> Result<DiskCreate> {
         let disk = &seen.disk;
-        let size = wish.and_then(|wish| wish.size);
+        let size = choice.and_then(|choice| choice.size);
         let volumes = context.volumes.as_ref().map_err(|why| refuse(disk, why.clone()))?;
         let refuse = |why: String| refuse(disk, why);
         let volume = seen
@@ -111,7 +115,7 @@ impl Planner for Lvm {
             (volumes::snapshot_thick(&volume.path(), &name, &tag, size), Some(size))
         };
         Ok(DiskCreate {
-            still: vec![Step::Undoable {
+            in_pause: vec![Step::Undoable {
                 call,
                 undo: volumes::remove_tagged(&volume.group, &name, &tag),
             }],
@@ -164,7 +168,7 @@ impl Planner for Lvm {
         if let Some(why) = sick {
             return Err(refuse_revert(disk, why));
         }
-        let in_place = context.beside.is_none_or(|domain| domain.heir);
+        let in_place = context.beside.is_none_or(|domain| domain.replacement);
         if let Some(why) = origin.filter(|_| in_place).and_then(Volume::moving) {
             return Err(refuse_revert(disk, why));
         }
@@ -211,8 +215,8 @@ impl Planner for Lvm {
                     .and_then(|()| check_pool(volumes, snapshot))
                     .map_err(|why| refuse_revert(disk, why))?;
                 match context.beside {
-                    Some(domain) if domain.heir => {
-                        thin_of_heir(&recorded, snapshot, origin, volumes, context)
+                    Some(domain) if domain.replacement => {
+                        thin_of_replacement(&recorded, snapshot, origin, volumes, context)
                     }
                     Some(domain) => thin_beside(&recorded, snapshot, volumes, domain),
                     None => thin(&recorded, snapshot, origin, volumes, context),
@@ -242,7 +246,7 @@ impl Planner for Lvm {
         export::plan(self, found, context, &tag).map(Some)
     }
 
-    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
         let tag = tag(family.id, &family.record.vdev);
         delete::plan(family, &tag, (&self.group, &self.snapshot))
     }
@@ -328,7 +332,7 @@ fn thick(
     if !keeps && of_now.is_none() && !context.discard {
         return Err(refuse(crowded.unwrap_or_else(|| {
             format!(
-                "to keep what it holds now takes {}, and {} is free in the group {}{}",
+                "keeping its current contents needs {}, and {} is free in the group {}{}",
                 mib(full),
                 mib(origin.group_free),
                 recorded.group,

@@ -39,7 +39,7 @@ pub(super) fn thin_beside(
 
 /// A new volume for a domain that replaces the original one: after the switch both volumes are renamed, as in
 /// [`thin`].
-pub(super) fn thin_of_heir(
+pub(super) fn thin_of_replacement(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
     origin: Option<&Volume>,
@@ -98,16 +98,16 @@ pub(super) fn thin(
     }
     // The undo identifies it by this tag.
     let tag = format!("xl-snapshot-revert:{}", context.keep);
-    let back = |from: &str, to: &str| Step::RenameVolumeBack {
+    let back = |from: &str, to: &str| Step::UndoRenameVolume {
         group: recorded.group.to_owned(),
         from: from.to_owned(),
         to: to.to_owned(),
     };
     let mut put_back = vec![Step::Run(volumes::rename(recorded.group, &new, recorded.volume))];
-    let mut take_back = vec![back(recorded.volume, &new)];
+    let mut undo_revert = vec![back(recorded.volume, &new)];
     if origin.is_some() {
         put_back.insert(0, Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
-        take_back.push(back(&keep, recorded.volume));
+        undo_revert.push(back(&keep, recorded.volume));
     }
     let keep = recorded.path(&keep);
     // Another path, such as /dev/dm-3, may lead to the current volume, which keeps its device.
@@ -120,7 +120,7 @@ pub(super) fn thin(
             undo: volumes::remove_tagged(recorded.group, &new, &tag),
         }],
         put_back,
-        take_back,
+        undo_revert,
         switch: (!by_name).then_some((named, Format::Raw)),
         discard: origin.iter().map(|_| Step::Run(volumes::remove(&keep))).collect(),
         kept: origin.map(|_| format!("the volume {keep}")),

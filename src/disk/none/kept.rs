@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Wishable};
+use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Selectable};
 use crate::domain::Format;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub struct LeftOut {
     pub why: String,
 }
 
-impl Wishable for LeftOut {
+impl Selectable for LeftOut {
     const KEYS: Option<Keys> = Some(Keys { file: false, size: false });
 }
 

@@ -11,7 +11,7 @@ use crate::domain::Disk;
 use crate::error::Result;
 use crate::need::What;
 use crate::record::DiskRecord;
-use crate::spec::Wish;
+use crate::spec::Choice;
 
 const CDROM: &str = "CD-ROM";
 const READ_ONLY: &str = "read-only";
@@ -31,18 +31,18 @@ fn left_out(disk: &Disk, asked: bool) -> LeftOut {
 }
 
 /// The record of a disk that is left out of a snapshot made by hand.
-pub(super) fn by_hand(disk: &Disk, wish: Option<&Wish>) -> DiskRecord {
+pub(super) fn by_hand(disk: &Disk, choice: Option<&Choice>) -> DiskRecord {
     DiskRecord {
         vdev: disk.vdev.clone(),
         path: disk.file().to_owned(),
         format: disk.format,
-        snapshot: left_out(disk, wish.is_some()).into(),
+        snapshot: left_out(disk, choice.is_some()).into(),
     }
 }
 
 impl Planner for LeftOut {
-    fn create(seen: &DiskSeen, wish: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
-        Ok(DiskCreate::of(record(seen, left_out(&seen.disk, wish.is_some()))))
+    fn create(seen: &DiskSeen, choice: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
+        Ok(DiskCreate::of(record(seen, left_out(&seen.disk, choice.is_some()))))
     }
 
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {

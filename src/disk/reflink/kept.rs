@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{
-    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Wishable,
+    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Selectable,
 };
 use crate::disk::proof::FrozenFile;
 
@@ -19,7 +19,7 @@ pub struct Reflink {
     pub proof: Option<FrozenFile>,
 }
 
-impl Wishable for Reflink {
+impl Selectable for Reflink {
     const KEYS: Option<Keys> = Some(Keys { file: true, size: false });
     const CLONES: bool = true;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use self::kept::Reflink;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::merge;
 use crate::disk::parts::{after, place, record, refuse};
 use crate::disk::planner::Planner;
@@ -18,11 +18,11 @@ use crate::domain::Format;
 use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::{self, Whole};
 
 impl Planner for Reflink {
-    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         if disk.format != Some(Format::Raw) {
             return Err(refuse(
@@ -36,7 +36,7 @@ impl Planner for Reflink {
         }
         let copy = place(seen)?.to_owned();
         Ok(DiskCreate {
-            still: vec![Step::Clone {
+            in_pause: vec![Step::Clone {
                 from: disk.file().to_owned(),
                 to: copy.clone(),
                 writable: false,
@@ -51,8 +51,8 @@ impl Planner for Reflink {
         let proof = found.check_frozen(copy, self.proof.as_ref())?;
         let path = &found.record.path;
         let keep = &found.place.path;
-        if context.beside.is_some_and(|domain| domain.heir) {
-            let new = aside(keep);
+        if context.beside.is_some_and(|domain| domain.replacement) {
+            let new = old_after_switch(keep);
             // If the domain runs on the file itself, and the file is no base, nothing needs it
             // afterwards.
             let writable = found.file.as_ref().is_ok_and(|file| file.writable);
@@ -82,7 +82,7 @@ impl Planner for Reflink {
         }
         // It is a base, or the domain no longer uses it: like any base, it is not rewritten.
         if found.runs_elsewhere() || found.file.as_ref().is_ok_and(|file| !file.writable) {
-            let new = aside(keep);
+            let new = old_after_switch(keep);
             return Ok(DiskRevert {
                 prepare: vec![Step::Clone {
                     from: copy.to_owned(),
@@ -95,20 +95,20 @@ impl Planner for Reflink {
             });
         }
         // The copy is made while the domain still runs: after its end only names change.
-        let new = aside(keep);
+        let new = old_after_switch(keep);
         let rename = |from: &Path, to: &Path| Step::Rename { from: from.into(), to: to.into() };
-        let back = |from: &Path, to: &Path| Step::RenameBack { from: from.into(), to: to.into() };
+        let back = |from: &Path, to: &Path| Step::UndoRename { from: from.into(), to: to.into() };
         let mut put_back = vec![rename(&new, path)];
-        let mut take_back = vec![back(path, &new)];
+        let mut undo_revert = vec![back(path, &new)];
         // An interrupted revert may already have renamed it.
         if found.file.is_ok() {
             put_back.insert(0, rename(path, keep));
-            take_back.push(back(keep, path));
+            undo_revert.push(back(keep, path));
         }
         Ok(DiskRevert {
             prepare: vec![Step::Clone { from: copy.to_owned(), to: new, writable: true }],
             put_back,
-            take_back,
+            undo_revert,
             kept: found.file.is_ok().then(|| keep.display().to_string()),
             discard: found.file.iter().map(|_| Step::RemoveFile { path: keep.clone() }).collect(),
             ..DiskRevert::default()
@@ -138,14 +138,14 @@ impl Planner for Reflink {
     }
 
     /// The copy may be the base of a clone.
-    fn delete(&self, family: &Family, wishes: Wishes) -> Result<DiskDelete> {
-        merge::delete(family, self.proof.as_ref(), wishes, true)
+    fn delete(&self, family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+        merge::delete(family, self.proof.as_ref(), options, true)
     }
 }
 
 /// The name of a new file with the content of the snapshot, derived from the name for the current
 /// contents.
-fn aside(keep: &Path) -> PathBuf {
+fn old_after_switch(keep: &Path) -> PathBuf {
     keep.with_file_name(after(&keep.file_name().unwrap_or_default().to_string_lossy()))
 }
 
@@ -189,8 +189,8 @@ mod tests {
         for served in [Served::Blkback, Served::Qemu] {
             let planned = plan(&DiskSeen { served: Some(served), ..disk() }).unwrap();
             let clone = Step::Clone { from: "/srv/b.img".into(), to: COPY.into(), writable: false };
-            assert_eq!(planned.still, [clone]);
-            assert_eq!(words(&undo(&planned.still)), [format!("remove {COPY}")]);
+            assert_eq!(planned.in_pause, [clone]);
+            assert_eq!(words(&undo(&planned.in_pause)), [format!("remove {COPY}")]);
             // The guest stays on its file.
             assert_eq!((planned.prepare, planned.action, planned.switch), (vec![], None, None));
             assert!(!planned.by_restore);
@@ -239,7 +239,7 @@ mod tests {
             format!("rename /srv/b.img back to {NEW}"),
             format!("rename {KEEP} back to /srv/b.img"),
         ];
-        assert_eq!(words(&planned.take_back), back);
+        assert_eq!(words(&planned.undo_revert), back);
     }
 
     #[test]
@@ -261,9 +261,10 @@ mod tests {
     fn a_domain_that_is_restored_first_gets_a_raw_file_of_its_own() {
         let planned = |found: &DiskFound| {
             let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
-            let heir = Beside { name: "after-revert-x", uuid: Uuid::nil(), heir: true };
+            let replacement =
+                Beside { name: "after-revert-x", uuid: Uuid::nil(), replacement: true };
             let context = revert_context(&keep, &volumes);
-            revert(found, RevertContext { beside: Some(heir), ..context }).unwrap()
+            revert(found, RevertContext { beside: Some(replacement), ..context }).unwrap()
         };
         let found = snapshot();
         let first = planned(&found);
@@ -286,13 +287,13 @@ mod tests {
         let gone = DiskFound { file: Err("No such file".into()), ..snapshot() };
         let planned = revert_one(&gone).unwrap();
         assert_eq!(words(&planned.put_back), [format!("rename {NEW} to /srv/b.img")]);
-        assert_eq!(words(&planned.take_back), [format!("rename /srv/b.img back to {NEW}")]);
+        assert_eq!(words(&planned.undo_revert), [format!("rename /srv/b.img back to {NEW}")]);
         assert_eq!((planned.kept, planned.discard), (None, vec![]));
     }
 
     #[test]
     fn what_is_wrong_with_the_copy_is_told_of_the_copy() {
-        let told = format!("(/srv/b.img) cannot be put back: its copy {COPY}: No such file");
+        let told = format!("(/srv/b.img) cannot be reverted: its copy {COPY}: No such file");
         refused_once_changed(
             &snapshot(),
             &[(&told, &|found| found.frozen = Err("No such file".into()))],

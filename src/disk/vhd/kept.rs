@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{
-    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Wishable,
+    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Selectable,
 };
 use crate::disk::proof::FrozenFile;
 use crate::domain::{Disk, Format};
@@ -28,7 +28,7 @@ pub fn target(path: &Path) -> PathBuf {
     target.into()
 }
 
-impl Wishable for Vhd {
+impl Selectable for Vhd {
     /// `external` selects it for such a disk.
     const KEYS: Option<Keys> = None;
 

@@ -9,7 +9,7 @@ pub(super) mod kept;
 use self::kept::Vhd;
 pub use self::kept::target;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DiskDelete, Family, Wishes};
+use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{place, record, refuse, refuse_revert};
 use crate::disk::planner::Planner;
 use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
@@ -17,7 +17,7 @@ use crate::domain::Format;
 use crate::error::Result;
 use crate::need::What;
 use crate::plan::Step;
-use crate::spec::Wish;
+use crate::spec::Choice;
 use crate::tool::qemu_img::Whole;
 use crate::tool::vhd_util::{MAX_DEPTH, snapshot};
 
@@ -27,7 +27,7 @@ impl Planner for Vhd {
     }
 
     /// Plans a child.
-    fn create(seen: &DiskSeen, _: Option<&Wish>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         let refuse = |why: String| refuse(disk, why);
         let file = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
@@ -44,12 +44,12 @@ impl Planner for Vhd {
         }
         let child = place(seen)?.to_owned();
         let parent = disk.file();
-        let protect = file.writable.then(|| Step::Protect { path: parent.to_owned() });
+        let protect = file.writable.then(|| Step::MakeReadOnly { path: parent.to_owned() });
         Ok(DiskCreate {
             prepare: protect.into_iter().collect(),
             // While the guest is suspended, because a child records when its parent was last
             // written to.
-            still: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
+            in_pause: vec![Step::NewFile { path: child.clone(), fill: snapshot(&child, parent) }],
             switch: Some((target(&child), Format::Raw)),
             by_restore: seen.served != Some(Served::Nobody),
             ..DiskCreate::of(record(seen, Vhd { child, proof: None }))
@@ -101,7 +101,7 @@ impl Planner for Vhd {
         Ok(Some(DiskExport::of(from).fitting(found, proof.whole_sectors())))
     }
 
-    fn delete(&self, family: &Family, _: Wishes) -> Result<DiskDelete> {
+    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
         delete::plan(family, self.proof.as_ref())
     }
 }
@@ -155,7 +155,7 @@ mod tests {
         let planned = plan(&disk()).unwrap();
         assert_eq!(words(&planned.prepare), ["make /srv/c.vhd read-only: it becomes a base"]);
         assert_eq!(
-            words(&planned.still),
+            words(&planned.in_pause),
             [format!("make {CHILD}: vhd-util snapshot -e -l 30 -n {CHILD} -p /srv/c.vhd")]
         );
         assert_eq!(planned.switch, Some((format!("vhd:{CHILD}").into(), Format::Raw)));
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(planned.action, None);
         assert_eq!(planned.record.path, Path::new("/srv/c.vhd"));
         assert_eq!(planned.record.snapshot, Kept::Vhd(Vhd { child: CHILD.into(), proof: None }));
-        assert_eq!(words(&undo(&planned.still)), [format!("remove {CHILD}")]);
+        assert_eq!(words(&undo(&planned.in_pause)), [format!("remove {CHILD}")]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::memory::not_complete;
 use super::state::{Dom0, caused, failed};
 use crate::domain::{DomainId, Format};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::host::cfg;
 use crate::host::guard::Note;
 use crate::host::record_file::RecordFile;
@@ -63,7 +63,7 @@ impl Dom0 {
     }
 
     /// An error if a domain with this name or UUID runs; no domain has a nil UUID.
-    pub(super) fn check_down(&self, uuid: Uuid, domain: &str) -> Result<()> {
+    pub(super) fn check_not_running(&self, uuid: Uuid, domain: &str) -> Result<()> {
         let same = if uuid.is_nil() { None } else { self.domid_of(uuid)? };
         match same.map_or_else(|| self.domid_of_name(domain), |domid| Ok(Some(domid)))? {
             None => Ok(()),
@@ -74,7 +74,7 @@ impl Dom0 {
         }
     }
 
-    pub(super) fn check_same(&self, domain: &DomainId, stored: &str) -> Result<()> {
+    pub(super) fn check_unchanged(&self, domain: &DomainId, stored: &str) -> Result<()> {
         self.the_same(domain)?;
         self.check_config(domain.domid, stored)
     }
@@ -87,7 +87,7 @@ impl Dom0 {
         Ok(())
     }
 
-    pub(super) fn let_run(&mut self, domain: &DomainId) -> Result<()> {
+    pub(super) fn unpause_existing(&mut self, domain: &DomainId) -> Result<()> {
         if self.info(domain)?.is_some_and(|info| info.paused) {
             self.toolstack.libxl().unpause(domain.domid).map_err(caused)?;
         }
@@ -95,7 +95,7 @@ impl Dom0 {
         Ok(())
     }
 
-    pub(super) fn untake_internal(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
+    pub(super) fn undo_take_internal(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
         match snapshot_named(path, name)? {
             None => Ok(()),
             Some(snapshot) => self.run(&snapshot_delete(path, &snapshot.name)),
@@ -103,7 +103,7 @@ impl Dom0 {
     }
 
     /// The snapshot is deleted only after it has been applied to the file.
-    pub(super) fn put_kept_back(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
+    pub(super) fn apply_kept(&mut self, path: &Path, name: &SnapshotName) -> Result<()> {
         match snapshot_named(path, name)? {
             None => Ok(()),
             Some(snapshot) => {
@@ -120,7 +120,7 @@ impl Dom0 {
         cfg::replace(cfg).map_err(caused)
     }
 
-    pub(super) fn put_cfg_back(&mut self, cfg: &ReplaceCfg) -> Result<()> {
+    pub(super) fn restore_cfg(&mut self, cfg: &ReplaceCfg) -> Result<()> {
         if self.made.contains(&cfg.backup) {
             cfg::put_back(cfg).map_err(caused)?;
             self.made.remove(&cfg.backup);
@@ -140,11 +140,11 @@ impl Dom0 {
             None => Err(error),
             Some(domid) => {
                 self.made.clear();
-                let left = Left {
+                let remaining = Remaining {
                     what: format!("xl create failed, but domain {domid} is there"),
                     command: Some(format!("xl destroy {}", quote(domain))),
                 };
-                Err(error.unfinished(vec![left]))
+                Err(error.unfinished(vec![remaining]))
             }
         }
     }

@@ -49,7 +49,7 @@ impl Dom0 {
     }
 
     /// Returns the disks to their contents before a failed revert. The domain must not have them open.
-    pub(super) fn take_back(
+    pub(super) fn undo_revert(
         &mut self,
         (uuid, domain): (Uuid, &str),
         disks: &[Vec<Step>],
@@ -57,7 +57,7 @@ impl Dom0 {
         if !uuid.is_nil() {
             self.discard_domain(uuid)?;
         }
-        self.check_down(uuid, domain)?;
+        self.check_not_running(uuid, domain)?;
         let mut failed = None;
         for steps in disks {
             // Each step depends on those before it: do not remove the kept contents before they are
@@ -80,7 +80,7 @@ impl Dom0 {
     }
 
     /// Renames a volume back, if it has the other name and its own name is free.
-    pub(super) fn rename_volume_back(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
+    pub(super) fn undo_rename_volume(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
         let volumes = tools::volumes().map_err(Error::failed)?;
         let is_there = |name: &str| volumes.iter().any(|v| v.group == group && v.name == name);
         match is_there(from) && !is_there(to) {
@@ -209,7 +209,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Renames a file back, if it has the other name and its own name is free.
-pub(super) fn rename_back(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn undo_rename(from: &Path, to: &Path) -> Result<()> {
     let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
     if is_there(from) && !is_there(to) { rename(from, to) } else { Ok(()) }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::guarded::started;
 use super::state::{Dom0, caused, failed, meddled};
 use crate::domain::{DomainConfig, DomainId};
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::host::guard::Note;
 use crate::host::image::Source;
 use crate::host::image::beside::restore_beside;
@@ -76,13 +76,13 @@ impl Dom0 {
     /// libxl first pauses the domain and ends its QEMU. Then it waits for 2 s
     /// (`LIBXL_QEMU_BODGE_TIMEOUT`, libxl_internal.h), in which the disks can be reverted: so a thread
     /// waits for libxl.
-    pub(super) fn destroy(&mut self, domain: &DomainId, way_out: Option<&Left>) -> Result<()> {
+    pub(super) fn destroy(&mut self, domain: &DomainId, way_out: Option<&Remaining>) -> Result<()> {
         let domid = domain.domid;
         self.way_back = way_out.filter(|_| self.image.is_some()).cloned();
         let qemu = self.held_qemu(domid)?;
         // However far it came, the domain no longer runs.
         let begun = |error: Error| match way_out {
-            Some(left) => error.unfinished(vec![left.clone()]),
+            Some(remaining) => error.unfinished(vec![remaining.clone()]),
             None => error,
         };
         if self.is_listed(domain)? {
@@ -137,7 +137,7 @@ impl Dom0 {
     /// Adds the way out to an error after which the guest is down and its snapshot is incomplete.
     pub(super) fn with_way_back(&self, error: Error) -> Error {
         match &self.way_back {
-            Some(left) => error.unfinished(vec![left.clone()]),
+            Some(remaining) => error.unfinished(vec![remaining.clone()]),
             None => error,
         }
     }
@@ -270,7 +270,7 @@ impl Dom0 {
         // No step may follow that would.
         self.say();
         match self.not_restored(error, discarded, domain) {
-            Err(error) if !error.left.is_empty() => Err(error),
+            Err(error) if !error.remaining.is_empty() => Err(error),
             _ => Ok(false),
         }
     }
@@ -286,11 +286,11 @@ impl Dom0 {
         let Err(why) = discarded else { return Err(error) };
         // The domain may have the new files open.
         self.made.clear();
-        let left = Left {
+        let remaining = Remaining {
             what: format!("What xl has restored is still there: {}", why.chain().join(": ")),
             command: Some(format!("xl destroy {}", quote(domain))),
         };
-        Err(error.unfinished(vec![left]))
+        Err(error.unfinished(vec![remaining]))
     }
 
     /// The image that this operation has written: the same open file, if it is open.
@@ -319,7 +319,7 @@ impl Dom0 {
         }
     }
 
-    pub(super) fn drop_internal(
+    pub(super) fn delete_internal(
         &mut self,
         uuid: Uuid,
         domain: &str,

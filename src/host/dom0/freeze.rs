@@ -17,7 +17,7 @@ use crate::host::command;
 use crate::host::freezer::{AGAIN, Freezer, Watched};
 use crate::host::guard::Note;
 use crate::plan::Freeze;
-use crate::quiesce::{Frost, Quiesced, Thawed, Way};
+use crate::quiesce::{FreezeState, Quiesced, Thawed, Way};
 use crate::record::DisksOnly;
 use crate::tool::guest_agent::is_disabled;
 
@@ -30,7 +30,7 @@ impl Dom0 {
             Freeze::Reach { domain, way } => {
                 let mut freezer = self.freezer(domain, way)?;
                 freezer.reach()?;
-                self.ice.freezer = Some(freezer);
+                self.freeze.freezer = Some(freezer);
                 Ok(())
             }
             Freeze::Begin { domain, limit, disks, .. } => {
@@ -51,18 +51,25 @@ impl Dom0 {
 
     fn begin_freeze(&mut self, domain: &DomainId, limit: Duration) -> Result<()> {
         let missing = || Error::failed("Nobody was reached who freezes");
-        let mut freezer = self.ice.freezer.take().ok_or_else(missing)?;
+        let mut freezer = self.freeze.freezer.take().ok_or_else(missing)?;
         self.the_same(domain)?;
         freezer.ready()?;
         let begun = Instant::now();
-        self.ice.begun = Some(begun);
-        let frost =
-            Frost { begun: Timestamp::now(), process: None, file_systems: None, thawed: None };
-        self.set_frost(Some(frost.clone()));
+        self.freeze.begun = Some(begun);
+        let state = FreezeState {
+            begun: Timestamp::now(),
+            process: None,
+            file_systems: None,
+            thawed: None,
+        };
+        self.set_freeze_state(Some(state.clone()));
         let guard = self.guard.as_ref();
         let started = |process| {
             if let Some(guard) = guard {
-                guard.tell(&Note::Frost(Some(Frost { process: Some(process), ..frost.clone() })));
+                guard.tell(&Note::Freeze(Some(FreezeState {
+                    process: Some(process),
+                    ..state.clone()
+                })));
             }
         };
         let count = match freezer.freeze(limit, &started) {
@@ -71,24 +78,24 @@ impl Dom0 {
                 let why = match why {
                     Ok(AgentError::Refused { reason, .. }) if is_disabled(&reason) => {
                         // Somebody else froze them first, and thaws.
-                        self.set_frost(None);
+                        self.set_freeze_state(None);
                         freezer.already()
                     }
                     Ok(why) => freezer.trouble(why),
                     Err(error) => error,
                 };
-                self.ice.freezer = Some(freezer);
+                self.freeze.freezer = Some(freezer);
                 return Err(self.ended_instead(domain).unwrap_or(why));
             }
         };
-        self.set_frost(Some(Frost { file_systems: count, ..frost }));
+        self.set_freeze_state(Some(FreezeState { file_systems: count, ..state }));
         if count == Some(0) {
-            self.ice.freezer = Some(freezer);
+            self.freeze.freezer = Some(freezer);
             return Err(Error::failed(format!("Nothing was frozen in {domain}"))
                 .because("its agent has found no file system on a disk that it can freeze")
                 .hint("mount the file systems in the guest, or take a snapshot with --crash-consistent"));
         }
-        self.ice.watchdog = Some(freezer.watch(limit.saturating_sub(begun.elapsed()))?);
+        self.freeze.watchdog = Some(freezer.watch(limit.saturating_sub(begun.elapsed()))?);
         Ok(())
     }
 
@@ -108,7 +115,7 @@ impl Dom0 {
         if let Some(error) = self.ended_instead(domain) {
             return Err(error);
         }
-        match &self.ice.watchdog {
+        match &self.freeze.watchdog {
             Some(watchdog) if !watchdog.is_over() => Ok(()),
             _ => {
                 Err(Error::failed(format!("The file systems of {domain} were frozen for too long"))
@@ -119,18 +126,18 @@ impl Dom0 {
     }
 
     fn thaw(&mut self, domain: &DomainId, way: &Way) -> Result<()> {
-        let Some(frost) = self.ice.frost.clone().filter(|frost| frost.thawed.is_none()) else {
+        let Some(state) = self.freeze.state.clone().filter(|state| state.thawed.is_none()) else {
             return Ok(());
         };
         // Whether that works or not, thaw the guest.
-        let ended = match frost.process.filter(|_| self.adopted) {
+        let ended = match state.process.filter(|_| self.adopted) {
             Some(process) => {
                 command::end_program(process).map_err(failed("End the program that freezes"))
             }
             None => Ok(()),
         };
         let unwatched = |freezer| Watched { freezer, over: false, thawed: false };
-        let watched = match (self.ice.watchdog.take(), self.ice.freezer.take()) {
+        let watched = match (self.freeze.watchdog.take(), self.freeze.freezer.take()) {
             (Some(watchdog), _) => watchdog.end()?,
             (None, Some(freezer)) => unwatched(freezer),
             (None, None) => unwatched(self.freezer(domain, way)?),
@@ -143,17 +150,17 @@ impl Dom0 {
                 Ok(why) => doubt = doubt.or(why),
                 Err(error) => {
                     // It may be tried again.
-                    self.ice.freezer = Some(freezer);
+                    self.freeze.freezer = Some(freezer);
                     return Err(error);
                 }
             }
         }
-        let ms = match self.ice.begun {
+        let ms = match self.freeze.begun {
             Some(begun) => begun.elapsed().as_millis(),
-            None => Timestamp::now().duration_since(frost.begun).as_millis().max(0).unsigned_abs(),
+            None => Timestamp::now().duration_since(state.begun).as_millis().max(0).unsigned_abs(),
         };
         let ms = u64::try_from(ms).unwrap_or(u64::MAX);
-        self.set_frost(Some(Frost { thawed: Some(Thawed { ms, doubt }), ..frost }));
+        self.set_freeze_state(Some(FreezeState { thawed: Some(Thawed { ms, doubt }), ..state }));
         ended
     }
 
@@ -182,8 +189,10 @@ impl Dom0 {
     }
 
     fn confirm(&mut self, domain: &DomainId, way: &Way) -> Result<()> {
-        let why = match self.ice.frost.clone() {
-            Some(Frost { file_systems, thawed: Some(Thawed { ms, doubt: None }), .. }) => {
+        let why = match self.freeze.state.clone() {
+            Some(FreezeState {
+                file_systems, thawed: Some(Thawed { ms, doubt: None }), ..
+            }) => {
                 let quiesced = Quiesced { by: way.name(), file_systems, frozen_ms: ms };
                 if let Some((_, record)) = &mut self.record {
                     record.disks_only = Some(DisksOnly::Quiesced);
@@ -191,7 +200,7 @@ impl Dom0 {
                 }
                 return Ok(());
             }
-            Some(Frost { thawed: Some(Thawed { doubt: Some(why), .. }), .. }) => why,
+            Some(FreezeState { thawed: Some(Thawed { doubt: Some(why), .. }), .. }) => why,
             _ => "they could not be thawed".into(),
         };
         Err(Error::failed(format!(
@@ -201,8 +210,8 @@ impl Dom0 {
         .hint("the snapshot is a crash-consistent one, and its record says so: delete it, and try again"))
     }
 
-    fn set_frost(&mut self, frost: Option<Frost>) {
-        self.tell(&Note::Frost(frost.clone()));
-        self.ice.frost = frost;
+    fn set_freeze_state(&mut self, state: Option<FreezeState>) {
+        self.tell(&Note::Freeze(state.clone()));
+        self.freeze.state = state;
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::state::{Dom0, failed};
 use crate::error::Result;
-use crate::host::freezer::Ice;
+use crate::host::freezer::ActiveFreeze;
 use crate::host::guard::{DoneBefore, Guard, Note};
 use crate::host::image::ImageWriter;
 use crate::host::lock::Lock;
@@ -45,7 +45,7 @@ impl Dom0 {
         self.made = done.made;
         self.orphans = done.started;
         self.unverified = done.unverified;
-        self.ice = Ice::adopted(done.frost);
+        self.freeze = ActiveFreeze::adopted(done.freeze);
         self.protected = done
             .protected
             .into_iter()

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::state::{Dom0, IMAGE_IS_OPEN, caused, failed};
 use crate::disk::kind::Proof;
 use crate::domain::Format;
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::host::guard::Note;
 use crate::host::image::{ImageWriter, NotComplete};
 use crate::host::parallel::in_parallel;
@@ -41,7 +41,7 @@ impl Dom0 {
         writer.drain().map_err(failed("Compress what is left of the memory"))?;
         let restore = restore_command(&path, writer.is_compressed());
         let path = quote(path);
-        Err(Error::failed("It is all there is of the guest's memory").unfinished(vec![Left {
+        Err(Error::failed("It is all there is of the guest's memory").unfinished(vec![Remaining {
             what: format!(
                 "Domain {domain} is suspended, with its disks as they were; {path} was kept"
             ),
@@ -49,12 +49,12 @@ impl Dom0 {
         }]))
     }
 
-    pub(super) fn drain_image(&mut self) -> Result<()> {
+    pub(super) fn finish_compression(&mut self) -> Result<()> {
         let (writer, _) = self.image.as_mut().ok_or_else(|| Error::failed(IMAGE_IS_OPEN))?;
         writer.drain().map_err(failed("Compressing the image"))
     }
 
-    pub(super) fn secure_image(&mut self) -> Result<()> {
+    pub(super) fn sync_and_verify_image(&mut self) -> Result<()> {
         let (writer, _) = self.image.as_mut().ok_or_else(|| Error::failed(IMAGE_IS_OPEN))?;
         writer.secure().map_err(|why| {
             Error::failed("The memory image is not safe on its storage").because(why).hint(
@@ -148,34 +148,34 @@ impl Dom0 {
 /// The leftover if an image or a record is incomplete or has no final name.
 pub(super) fn not_complete(what: &str, path: &Path, why: NotComplete) -> Error {
     let (partial, named) = (quote(partial_path(path)), quote(path));
-    let left = match &why {
+    let remaining = match &why {
         NotComplete::Unwritten(_) => unproven(what, path),
-        NotComplete::Unnamed(_) => Left {
+        NotComplete::Unnamed(_) => Remaining {
             what: format!("The snapshot is complete; its {what} is {partial} and needs its name"),
             command: Some(format!("mv -n {partial} {named}")),
         },
-        NotComplete::Unsynced(_) => Left {
+        NotComplete::Unsynced(_) => Remaining {
             what: format!(
                 "The snapshot is complete, but a power cut may take its name from {named}"
             ),
             command: Some(format!("sync {named}")),
         },
-        NotComplete::Replaced(_) => Left {
+        NotComplete::Replaced(_) => Remaining {
             what: format!("The disks have their snapshots, but the {what} is gone"),
             command: None,
         },
     };
-    failed(format!("Complete the {what}"))(why).unfinished(vec![left])
+    failed(format!("Complete the {what}"))(why).unfinished(vec![remaining])
 }
 
 /// The leftover if the proofs of the disks are missing.
-fn unproven(what: &str, path: &Path) -> Left {
+fn unproven(what: &str, path: &Path) -> Remaining {
     let partial = quote(partial_path(path));
     let memory = match what {
         "image" => "; the memory in it is whole for xl restore: keep it until the domain runs",
         _ => "",
     };
-    Left {
+    Remaining {
         what: format!(
             "The disks have their snapshots, but {partial} lacks the proofs of them, so that it cannot \
              be reverted to{memory}"
@@ -215,7 +215,7 @@ mod tests {
         let told = |why: NotComplete| {
             let error = not_complete("image", Path::new("/x/s 1.xlsave"), why);
             assert_eq!(error.exit_code(), 4);
-            (error.left[0].what.clone(), error.left[0].command.clone())
+            (error.remaining[0].what.clone(), error.remaining[0].command.clone())
         };
         let why = || io::Error::from(io::ErrorKind::PermissionDenied);
         let (what, command) = told(NotComplete::Unnamed(why()));

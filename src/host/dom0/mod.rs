@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use self::disks::{rename, rename_back};
+use self::disks::{rename, undo_rename};
 use self::guarded::started;
 use self::state::{caused, failed};
 use self::suspend::write_back;
@@ -86,36 +86,40 @@ impl Dom0 {
             Step::Rename { from, to } => rename(from, to),
             Step::RemoveNew { path } => self.remove_new(path),
             Step::RemoveFile { path } => files::remove(path).map_err(caused),
-            Step::Protect { path } => self.protect(path),
-            Step::Unprotect { path } => self.unprotect(path),
+            Step::MakeReadOnly { path } => self.protect(path),
+            Step::MakeWritable { path } => self.unprotect(path),
             Step::OpenImage(start) => self.open_image(start),
             Step::DiscardImage => self.discard_image(),
-            Step::HoldMonitor { process } => process::hold(*process).map_err(caused),
-            Step::WakeMonitor { process } => process::wake(*process).map_err(caused),
+            Step::StopXl { process } => process::hold(*process).map_err(caused),
+            Step::ContinueXl { process } => process::wake(*process).map_err(caused),
             Step::Suspend { domain, live, max_pause, disks } => {
                 write_back(disks)?;
                 self.suspend(domain, *live, *max_pause, disks)
             }
-            Step::CheckStill { domain, stored } => self.check_still(domain, stored.as_deref()),
+            Step::CheckSuspended { domain, stored } => {
+                self.check_suspended(domain, stored.as_deref())
+            }
             Step::Pause { domain } => self.pause(domain),
-            Step::LetRun { domain } => self.let_run(domain),
-            Step::CheckSame { domain, stored } => self.check_same(domain, stored),
-            Step::CheckThere { domain } => self.the_same(domain).map(drop),
-            Step::CheckDown { uuid, domain } => self.check_down(*uuid, domain),
-            Step::TakeBack { uuid, domain, disks } => self.take_back((*uuid, domain), disks),
-            Step::PutKeptBack { path, name } => self.put_kept_back(path, name),
-            Step::RenameBack { from, to } => rename_back(from, to),
-            Step::RenameVolumeBack { group, from, to } => self.rename_volume_back(group, from, to),
+            Step::UnpauseExisting { domain } => self.unpause_existing(domain),
+            Step::CheckConfig { domain, stored } => self.check_unchanged(domain, stored),
+            Step::CheckExists { domain } => self.the_same(domain).map(drop),
+            Step::CheckNotRunning { uuid, domain } => self.check_not_running(*uuid, domain),
+            Step::UndoRevert { uuid, domain, disks } => self.undo_revert((*uuid, domain), disks),
+            Step::ApplyKept { path, name } => self.apply_kept(path, name),
+            Step::UndoRename { from, to } => undo_rename(from, to),
+            Step::UndoRenameVolume { group, from, to } => self.undo_rename_volume(group, from, to),
             Step::TakeInternal { path, name } => self.run(&snapshot_create(path, name)),
-            Step::UntakeInternal { path, name } => self.untake_internal(path, name),
+            Step::UndoTakeInternal { path, name } => self.undo_take_internal(path, name),
             Step::OpenRecord { path, record } => self.open_record(path, record),
             Step::DiscardRecord => self.discard_record(),
             Step::CompleteRecord => self.complete_record(),
-            Step::PutCfgBack(cfg) => self.put_cfg_back(cfg),
+            Step::RestoreCfg(cfg) => self.restore_cfg(cfg),
             Step::CreateDomain { domain, cfg, paused } => self.create_domain(domain, cfg, *paused),
             Step::Resume { domain, .. } => self.resume(domain),
-            Step::Arm { domain, actions } => self.arm(domain.domid, actions),
-            Step::Disarm => {
+            Step::SendTransaction { domain, actions } => {
+                self.send_transaction(domain.domid, actions)
+            }
+            Step::CancelTransaction => {
                 self.qmp = None;
                 Ok(())
             }
@@ -123,8 +127,8 @@ impl Dom0 {
             Step::ReplaceCfg(cfg) => self.replace_cfg(cfg),
             Step::Xenstore(writes) => self.toolstack.xenstore().replace(writes).map_err(caused),
             Step::Transaction { domain, actions } => self.transaction(domain.domid, actions),
-            Step::DrainImage => self.drain_image(),
-            Step::SecureImage => self.secure_image(),
+            Step::FinishCompression => self.finish_compression(),
+            Step::SyncAndVerifyImage => self.sync_and_verify_image(),
             Step::CompleteImage => self.complete_image(),
             Step::AddSums => {
                 self.add_sums();
@@ -150,8 +154,8 @@ impl Dom0 {
             Step::Unpause { uuid, .. } => self.unpause(*uuid),
             Step::Delete(deletion) => self.delete(deletion),
             Step::Export(export) => self.export(export),
-            Step::DropInternal { uuid, domain, vdev, name } => {
-                self.drop_internal(*uuid, domain, vdev, name)
+            Step::DeleteInternal { uuid, domain, vdev, name } => {
+                self.delete_internal(*uuid, domain, vdev, name)
             }
             Step::Switch(switch) => self.switch(switch),
             Step::Freeze(freeze) => self.freeze(freeze),

@@ -24,14 +24,14 @@ impl Round {
         }
     }
 
-    pub(super) fn of_a_busy_guest(&self, still: Duration) -> String {
+    pub(super) fn of_a_busy_guest(&self, pause: Duration) -> String {
         format!(
             "note: the guest writes to its memory about as fast as that is saved: after {} rounds, {} MiB \
-             were left to save while it stood still, for {:.1} s; with --max-pause SECONDS, create \
+             were left to save in the pause of {:.1} s; with --max-pause SECONDS, create \
              gives up instead",
             self.before,
             self.size >> 20,
-            still.as_secs_f64()
+            pause.as_secs_f64()
         )
     }
 }

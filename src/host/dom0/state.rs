@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::round::Round;
 use crate::domain::DomainId;
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::host::export::steps::Exporter;
-use crate::host::freezer::Ice;
+use crate::host::freezer::ActiveFreeze;
 use crate::host::guard::Guard;
 use crate::host::image::beside::Unverified;
 use crate::host::image::{ImageWriter, Source};
@@ -67,7 +67,7 @@ pub struct Dom0 {
     /// Its checksums, if they are written after the guest runs again.
     pub(super) later_sums: Option<LaterSums>,
     /// How to bring the guest back while it is down and its image is incomplete.
-    pub(super) way_back: Option<Left>,
+    pub(super) way_back: Option<Remaining>,
     pub(super) record: Option<(RecordFile, Record)>,
     pub(super) made: BTreeSet<PathBuf>,
     pub(super) protected: BTreeMap<PathBuf, Permissions>,
@@ -98,7 +98,7 @@ pub struct Dom0 {
     /// The connection that watches a save; also closed only then.
     pub(super) lookout: Option<Libxl>,
     /// The freeze of the guest's file systems.
-    pub(super) ice: Ice,
+    pub(super) freeze: ActiveFreeze,
     /// What an export has made so far.
     pub(super) exporter: Exporter,
     pub(super) done: Done,
@@ -150,7 +150,7 @@ impl Dom0 {
             messages: Vec::new(),
             meters: Vec::new(),
             lookout: None,
-            ice: Ice::default(),
+            freeze: ActiveFreeze::default(),
             exporter: Exporter::default(),
             done: Done::default(),
         }

@@ -90,7 +90,7 @@ impl Saving<'_> {
             }
             let in_vain = stop.load(Ordering::Acquire)
                 || other.is_some()
-                || self.left().is_some_and(|left| left.is_zero())
+                || self.remaining().is_some_and(|remaining| remaining.is_zero())
                 || self.is_short()
                 // libxl would wait a minute for an answer that such a guest cannot give.
                 || info.is_some_and(|info| info.ended().is_some() || info.paused && !suspended);
@@ -98,7 +98,7 @@ impl Saving<'_> {
             aborted = aborted
                 || in_vain
                     && matches!(aborter.abort(), Ok(Abort::Requested | Abort::AlreadyRequested));
-            let nap = self.left().filter(|left| !left.is_zero());
+            let nap = self.remaining().filter(|remaining| !remaining.is_zero());
             thread::park_timeout(nap.map_or(LOOK, |nap| nap.min(LOOK)));
         }
         (cpu_time, other)
@@ -114,7 +114,7 @@ impl Saving<'_> {
     }
 
     /// How much longer the guest may be paused, if there is a limit.
-    fn left(&self) -> Option<Duration> {
+    fn remaining(&self) -> Option<Duration> {
         Some(self.max_pause?.saturating_sub(self.suspended_at.get()?.elapsed()))
     }
 }
@@ -215,7 +215,7 @@ impl Dom0 {
         let (libxl, stop) = (self.toolstack.libxl(), &self.stop);
         let meter = self.reporter.meter("saving memory");
         // For the watching thread: our own connection is busy with the save. Without it,
-        // check_still detects less.
+        // check_suspended detects less.
         self.lookout = Libxl::open(Level::Critical, |_, _| ()).ok();
         let lookout = self.lookout.as_mut();
         let domid = domain.domid;
@@ -268,9 +268,9 @@ impl Dom0 {
         self.short_of_room = saving.short.into_inner();
         self.cpu_time = cpu_time;
         self.other_saver = other;
-        let still = suspended_at.elapsed();
-        if live && result.is_ok() && still >= LONG {
-            self.busy = Some((last, still));
+        let pause = suspended_at.elapsed();
+        if live && result.is_ok() && pause >= LONG {
+            self.busy = Some((last, pause));
         }
         result
     }
@@ -279,7 +279,7 @@ impl Dom0 {
     fn check_pause(&self) -> Result<()> {
         match self.pause_limit {
             Some((end, max)) if Instant::now() >= end => Err(Error::failed(format!(
-                "The guest has stood still for longer than {} s",
+                "The guest was paused for longer than {} s",
                 max.as_secs_f64()
             ))
             .hint("it goes on; allow more with --max-pause, or try when it is less busy")),
@@ -300,7 +300,7 @@ impl Dom0 {
             ))
             .hint(
                 "the guest goes on; make room, choose another place with --memory FILE, or save it \
-                 while it stands still: --no-live",
+                 while it is paused: --no-live",
             ))
     }
 
@@ -323,7 +323,7 @@ impl Dom0 {
     }
 
     /// An error if the guest has run since it was suspended, or its configuration has changed.
-    pub(super) fn check_still(&self, domain: &DomainId, stored: Option<&str>) -> Result<()> {
+    pub(super) fn check_suspended(&self, domain: &DomainId, stored: Option<&str>) -> Result<()> {
         self.check_pause()?;
         self.check_savers()?;
         let info = self.the_same(domain)?;
@@ -356,7 +356,7 @@ impl Dom0 {
         if !gone && result.is_ok() && !self.suspend_failed {
             self.warn_of_savers(domain);
         }
-        self.messages.extend(self.busy.take().map(|(round, still)| round.of_a_busy_guest(still)));
+        self.messages.extend(self.busy.take().map(|(round, pause)| round.of_a_busy_guest(pause)));
         if self.suspend_failed {
             return self.resume_latecomer(domain);
         }

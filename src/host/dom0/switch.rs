@@ -16,35 +16,41 @@ use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Result};
 use crate::host::libxl::DomainInfo;
 use crate::host::process;
-use crate::plan::{Heir, Image, Switch, XenstoreWrite};
+use crate::plan::{Image, Replacement, Switch, XenstoreWrite};
 use crate::tool::quote;
 
 impl Dom0 {
     pub(super) fn switch(&mut self, switch: &Switch) -> Result<()> {
         match switch {
-            Switch::Restore { heir, config } => self.restore_beside(heir, config),
+            Switch::Restore { replacement, config } => self.restore_beside(replacement, config),
             Switch::Check { uuid, domain } => self.check_restored(*uuid, domain),
-            Switch::Discard { heir } => self.discard_heir(heir),
-            Switch::Leave { heir } => self.leave(heir),
-            Switch::Return { heir } => self.rename_back(&heir.aside(), &heir.old.name),
-            Switch::TakeName { heir } => {
-                let domid = self.heir(heir, &heir.temporary)?.domid;
-                let libxl = self.toolstack.libxl();
-                libxl.rename(domid, &heir.temporary, &heir.old.name).map_err(caused)
+            Switch::Discard { replacement } => self.discard_replacement(replacement),
+            Switch::RenameOld { replacement } => self.rename_old(replacement),
+            Switch::UndoRenameOld { replacement } => {
+                self.undo_rename(&replacement.old_after_switch(), &replacement.old.name)
             }
-            Switch::DropName { heir } => match self.find_heir(heir, &heir.old.name)? {
-                Some(new) => {
-                    let libxl = self.toolstack.libxl();
-                    libxl.rename(new.domid, &heir.old.name, &heir.temporary).map_err(caused)
+            Switch::RenameNew { replacement } => {
+                let domid = self.replacement(replacement, &replacement.temporary)?.domid;
+                let libxl = self.toolstack.libxl();
+                libxl.rename(domid, &replacement.temporary, &replacement.old.name).map_err(caused)
+            }
+            Switch::UndoRenameNew { replacement } => {
+                match self.find_replacement(replacement, &replacement.old.name)? {
+                    Some(new) => {
+                        let libxl = self.toolstack.libxl();
+                        libxl
+                            .rename(new.domid, &replacement.old.name, &replacement.temporary)
+                            .map_err(caused)
+                    }
+                    None => Ok(()),
                 }
-                None => Ok(()),
-            },
-            Switch::Run { heir } => {
-                let domid = self.heir(heir, &heir.old.name)?.domid;
+            }
+            Switch::Run { replacement } => {
+                let domid = self.replacement(replacement, &replacement.old.name)?.domid;
                 self.let_restored_run(domid)
             }
-            Switch::Destroy { heir } => {
-                let old = heir.aside();
+            Switch::Destroy { replacement } => {
+                let old = replacement.old_after_switch();
                 if self.is_gone(&old)? {
                     return Ok(());
                 }
@@ -56,26 +62,30 @@ impl Dom0 {
                 self.destroy(&old, None)
             }
             Switch::RenameVolume { group, from, to } => self.rename_volume(group, from, to),
-            Switch::Settle { heir, images } => self.settle_config(heir, images),
+            Switch::UpdateConfig { replacement, images } => {
+                self.update_stored_config(replacement, images)
+            }
         }
     }
 
     /// Whether the new domain runs: the process that began to unpause it was killed.
     pub(super) fn settle_switch(&self, switch: &Switch) -> Result<bool> {
-        let Switch::Run { heir } = switch else { return Ok(false) };
-        Ok(self.find_heir(heir, &heir.old.name)?.is_some_and(|new| !new.paused))
+        let Switch::Run { replacement } = switch else { return Ok(false) };
+        Ok(self
+            .find_replacement(replacement, &replacement.old.name)?
+            .is_some_and(|new| !new.paused))
     }
 
-    fn restore_beside(&mut self, heir: &Heir, config: &str) -> Result<()> {
-        self.the_same(&heir.old)?;
+    fn restore_beside(&mut self, replacement: &Replacement, config: &str) -> Result<()> {
+        self.the_same(&replacement.old)?;
         let Err(error) = self.run_restore(config, None) else { return Ok(()) };
         // The undo of this step restores the xenstore keys, and reports it if it cannot.
         self.await_orphans();
-        let discarded = match self.find_heir(heir, &heir.temporary) {
+        let discarded = match self.find_replacement(replacement, &replacement.temporary) {
             Ok(Some(new)) => self.destroy_paused(&new),
             other => other.map(drop),
         };
-        self.not_restored(error, discarded, &heir.temporary)
+        self.not_restored(error, discarded, &replacement.temporary)
     }
 
     fn check_restored(&self, uuid: Uuid, name: &str) -> Result<()> {
@@ -103,20 +113,21 @@ impl Dom0 {
     }
 
     /// Destroys the new domain, if it exists.
-    fn discard_heir(&mut self, heir: &Heir) -> Result<()> {
+    fn discard_replacement(&mut self, replacement: &Replacement) -> Result<()> {
         self.await_orphans();
-        if self.find_heir(heir, &heir.old.name)?.is_some_and(|new| new.paused) {
-            return Err(Error::failed(format!("It is still called {}", heir.old.name)));
+        if self.find_replacement(replacement, &replacement.old.name)?.is_some_and(|new| new.paused)
+        {
+            return Err(Error::failed(format!("It is still called {}", replacement.old.name)));
         }
-        if let Some(new) = self.find_heir(heir, &heir.temporary)? {
+        if let Some(new) = self.find_replacement(replacement, &replacement.temporary)? {
             self.destroy_paused(&new)?;
         }
-        self.put_vm_back(heir)
+        self.put_vm_back(replacement)
     }
 
     /// The old domain may have rebooted meanwhile, and have another number.
-    fn put_vm_back(&self, heir: &Heir) -> Result<()> {
-        let DomainId { uuid, name, .. } = &heir.old;
+    fn put_vm_back(&self, replacement: &Replacement) -> Result<()> {
+        let DomainId { uuid, name, .. } = &replacement.old;
         let Some(old) = self.named(*uuid, name)? else { return Ok(()) };
         let (domid, vm) = (old.domid, format!("/vm/{uuid}"));
         let key = format!("/local/domain/{domid}/vm");
@@ -129,10 +140,10 @@ impl Dom0 {
         self.check_vm(domid, name, *uuid)?;
         let xenstore = self.toolstack.xenstore();
         // After a reboot, the start time is that of the previous boot: better than none.
-        for (key, value) in &heir.keys {
+        for (key, value) in &replacement.keys {
             xenstore.write(&format!("{vm}/{key}"), value).map_err(caused)?;
         }
-        xenstore.remove(&format!("/vm/{}", heir.vm)).map_err(caused)
+        xenstore.remove(&format!("/vm/{}", replacement.vm)).map_err(caused)
     }
 
     /// libxl does not report if its transaction failed at the end.
@@ -146,18 +157,19 @@ impl Dom0 {
             .hint("see whether xenstored has room and works: xenstore-ls /vm"))
     }
 
-    fn leave(&mut self, heir: &Heir) -> Result<()> {
-        let old = &heir.old;
+    fn rename_old(&mut self, replacement: &Replacement) -> Result<()> {
+        let old = &replacement.old;
         if !self.the_same(old)?.paused {
             return Err(meddled(&format!("let domain {old} run")));
         }
-        let suffix = CString::new(heir.suffix.as_str()).map_err(failed("Rename it"))?;
+        let old_suffix =
+            CString::new(replacement.old_suffix.as_str()).map_err(failed("Rename it"))?;
         let libxl = self.toolstack.libxl();
-        libxl.preserve(old.domid, &old.name, &suffix, heir.vm).map_err(caused)?;
-        self.check_vm(old.domid, &heir.aside().name, heir.vm)
+        libxl.preserve(old.domid, &old.name, &old_suffix, replacement.vm).map_err(caused)?;
+        self.check_vm(old.domid, &replacement.old_after_switch().name, replacement.vm)
     }
 
-    fn rename_back(&self, domain: &DomainId, name: &str) -> Result<()> {
+    fn undo_rename(&self, domain: &DomainId, name: &str) -> Result<()> {
         let is_it = self.info(domain)?.is_some()
             && self.toolstack.domain_name(domain.domid).map_err(caused)?.as_ref()
                 == Some(&domain.name);
@@ -168,21 +180,25 @@ impl Dom0 {
     }
 
     /// The new domain, if it exists under that name. Never returns the old one.
-    fn find_heir(&self, heir: &Heir, name: &str) -> Result<Option<DomainInfo>> {
-        let found = self.named(heir.old.uuid, name)?;
-        Ok(found.filter(|info| info.domid != heir.old.domid))
+    fn find_replacement(
+        &self,
+        replacement: &Replacement,
+        name: &str,
+    ) -> Result<Option<DomainInfo>> {
+        let found = self.named(replacement.old.uuid, name)?;
+        Ok(found.filter(|info| info.domid != replacement.old.domid))
     }
 
-    fn heir(&self, heir: &Heir, name: &str) -> Result<DomainInfo> {
-        self.find_heir(heir, name)?.ok_or_else(|| {
+    fn replacement(&self, replacement: &Replacement, name: &str) -> Result<DomainInfo> {
+        self.find_replacement(replacement, name)?.ok_or_else(|| {
             Error::failed(format!("There is no domain {name} any more"))
                 .hint("see what has become of it: xl list, and its log in /var/log/xen")
         })
     }
 
-    fn settle_config(&self, heir: &Heir, images: &[Image]) -> Result<()> {
-        let name = &heir.old.name;
-        let domid = self.heir(heir, name)?.domid;
+    fn update_stored_config(&self, replacement: &Replacement, images: &[Image]) -> Result<()> {
+        let name = &replacement.old.name;
+        let domid = self.replacement(replacement, name)?.domid;
         let stored = self.toolstack.stored_config(domid).map_err(caused)?;
         let mut config = DomainConfig::parse(&stored).map_err(caused)?;
         config.set_name(name).map_err(caused)?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::state::{Dom0, caused};
 use crate::disk::Node;
 use crate::domain::Format;
-use crate::error::{Error, Left, Result};
+use crate::error::{Error, Remaining, Result};
 use crate::host::qmp::{Qmp, QmpError, SLOW};
 use crate::host::{process, tools};
 use crate::names::same_vdev;
@@ -36,13 +36,13 @@ enum Outcome {
     NotDone(Vec<(String, String)>),
     /// QEMU is gone, and not all disks have their snapshots. For those that have: the command that deletes
     /// each.
-    Gone(Vec<Left>),
+    Gone(Vec<Remaining>),
 }
 
 impl Dom0 {
-    pub(super) fn arm(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
+    pub(super) fn send_transaction(&mut self, domid: u32, actions: &[Action]) -> Result<()> {
         let qemu = self.qemu(domid)?;
-        qemu.arm(actions).map_err(|error| caused(error).hint(see_qemu(domid)))
+        qemu.send_transaction(actions).map_err(|error| caused(error).hint(see_qemu(domid)))
     }
 
     /// The connection that was made when the domain was inspected.
@@ -108,7 +108,7 @@ impl Dom0 {
                 Err(Error::failed("QEMU has done a part of the transaction only")
                     .unfinished(some.iter().map(|some| still_there(domid, some)).collect()))
             }
-            Outcome::Gone(left) => {
+            Outcome::Gone(remaining) => {
                 let error = Error::failed(format!(
                     "The QEMU of domain {domid} ended before the disks had their snapshots"
                 ))
@@ -116,7 +116,7 @@ impl Dom0 {
                     "the guest has no disks without it: destroy the domain and start it again; \
                      QEMU's log in /var/log/xen may tell why it ended",
                 );
-                Err(if left.is_empty() { error } else { error.unfinished(left) })
+                Err(if remaining.is_empty() { error } else { error.unfinished(remaining) })
             }
         }
     }
@@ -127,7 +127,7 @@ impl Dom0 {
         let waited = started.elapsed();
         if waited >= SLOW {
             self.messages.push(format!(
-                "note: the guest stood still for {} s until its QEMU answered",
+                "note: the guest was paused for {} s until its QEMU answered",
                 waited.as_secs()
             ));
         }
@@ -135,14 +135,14 @@ impl Dom0 {
 }
 
 /// The message while we wait for QEMU.
-const WAITING: &str = "the guest stands still until its QEMU has snapshotted the disks";
+const WAITING: &str = "the guest is paused until its QEMU has snapshotted the disks";
 
 fn see_qemu(domid: u32) -> String {
     format!("see whether its QEMU runs: xl qemu-monitor-command {domid} 'info block'")
 }
 
-fn still_there(domid: u32, (node, name): &(String, String)) -> Left {
-    Left {
+fn still_there(domid: u32, (node, name): &(String, String)) -> Remaining {
+    Remaining {
         what: format!("The snapshot {name} of QEMU's node {node} is there"),
         command: Some(format!(
             "xl qemu-monitor-command {domid} {}",
@@ -201,7 +201,7 @@ fn of_files(
     actions: &[Action],
     files: &dyn Fn(&Path) -> std::result::Result<Vec<QcowSnapshot>, String>,
 ) -> Outcome {
-    let mut left = Vec::new();
+    let mut remaining = Vec::new();
     let mut complete = true;
     for action in actions {
         let Action::Internal { file, name, .. } = action else {
@@ -211,14 +211,14 @@ fn of_files(
         match files(file) {
             Ok(snapshots) => match snapshots.iter().find(|snapshot| snapshot.name == *name) {
                 None => complete = false,
-                Some(snapshot) => left.push(Left {
+                Some(snapshot) => remaining.push(Remaining {
                     what: format!("The snapshot {name} in {} is there", quote(file)),
                     command: Some(snapshot_delete(file, &snapshot.name).to_string()),
                 }),
             },
             Err(why) => {
                 complete = false;
-                left.push(Left {
+                remaining.push(Remaining {
                     what: format!(
                         "Whether {} has a snapshot {name}, is not known: {why}",
                         quote(file)
@@ -228,7 +228,7 @@ fn of_files(
             }
         }
     }
-    if complete { Outcome::Done } else { Outcome::Gone(left) }
+    if complete { Outcome::Done } else { Outcome::Gone(remaining) }
 }
 
 #[cfg(test)]
@@ -337,19 +337,19 @@ mod tests {
         assert_eq!(of(&[internal("xvda"), internal("xvdb")], &has), Outcome::Done);
         assert_eq!(of(&[internal("xvda")], &|_| Ok(vec![])), Outcome::Gone(vec![]));
         // It was taken nevertheless; the delete command states the format.
-        let Outcome::Gone(left) = of(&[internal("xvda"), overlay()], &has) else {
+        let Outcome::Gone(remaining) = of(&[internal("xvda"), overlay()], &has) else {
             panic!("an overlay proves nothing")
         };
         assert_eq!(
-            left[0].command.as_deref(),
+            remaining[0].command.as_deref(),
             Some(
                 "qemu-img snapshot -q -d s1 --image-opts \
                  'driver=qcow2,file.driver=file,file.filename=/srv/xvda 1.qcow2'"
             )
         );
-        let Outcome::Gone(left) = of(&[internal("xvda")], &|_| Err("no".into())) else {
+        let Outcome::Gone(remaining) = of(&[internal("xvda")], &|_| Err("no".into())) else {
             panic!("it is not known")
         };
-        assert!(left[0].what.ends_with("is not known: no"), "{left:?}");
+        assert!(remaining[0].what.ends_with("is not known: no"), "{remaining:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::place;
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
-use crate::export::{self, Copy, Found, To, Wishes, image_name, working_directory};
+use crate::export::{self, Copy, Found, Options, To, image_name, working_directory};
 use crate::host::deletion::steps::allocated;
 use crate::host::look::{self, Exportable};
 use crate::host::parallel::in_parallel;
@@ -33,7 +33,7 @@ pub fn look(
     toolstack: Option<&Toolstack>,
     snapshot: &Snapshot,
     cfg: &Cfg,
-    wishes: &Wishes,
+    options: &Options,
 ) -> Result<Found> {
     tools::need(Tool::QemuImg)?;
     let record = &snapshot.record;
@@ -45,7 +45,7 @@ pub fn look(
         })?),
         None => None,
     };
-    let work = working_directory(&wishes.to, record);
+    let work = working_directory(&options.to, record);
     let Exportable { disks, volumes, mut troubles } = look::for_export(toolstack, record, &work)?;
     let (exports, refused) = export::troubles(export::copies(record, &disks, &volumes));
     troubles.extend(refused);
@@ -77,7 +77,7 @@ pub fn look(
         disks,
         copies,
         troubles,
-        trouble: trouble(&wishes.to, &work, record, wishes.memory),
+        trouble: trouble(&options.to, &work, record, options.memory),
         leftover: place::leftover(&work),
         free,
         cfg: cfg_text(cfg),

@@ -1,11 +1,14 @@
 //! Images made and read as `create` and `revert` do it, with a made-up guest.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
+use super::source::copied;
 use super::*;
-use crate::memory::sums;
+use crate::domain::DomainConfig;
+use crate::memory::{Form, sums};
 use crate::support::record::sample;
 use crate::support::streams::{HVM, guest_stream, pv_stream, pv_stream_of};
 
@@ -394,11 +397,11 @@ fn only_an_image_that_was_all_compressed_can_be_completed_by_another_process() {
             assert!(error.to_string().contains("has gone with the process"), "{error}");
             adopted.drain().unwrap_err();
             let told = adopted.give_up(&start.record.name, error);
-            assert_eq!((told.exit_code(), told.left.len()), (4, 1));
-            assert!(told.left[0].what.contains("The memory of snapshot s1 is not whole"));
+            assert_eq!((told.exit_code(), told.remaining.len()), (4, 1));
+            assert!(told.remaining[0].what.contains("The memory of snapshot s1 is not whole"));
             assert_eq!(names(directory.path()), ["s1.xlsave.partial"], "its name is never given");
             let command = format!("rm {}", quote(partial_path(path(&start))));
-            assert_eq!(told.left[0].command, Some(command));
+            assert_eq!(told.remaining[0].command, Some(command));
         }
     }
 }

@@ -39,9 +39,9 @@ pub enum Way<'a> {
     /// The domain is destroyed and then restored.
     Plain,
     /// A new domain is created.
-    Clone(&'a clone::Wishes),
+    Clone(&'a clone::Options),
     /// The domain is restored next to the running one, and then replaces it.
-    First(&'a restore_first::Wishes),
+    First(&'a restore_first::Options),
 }
 
 /// Inspects a snapshot and the host for `revert`. `cfg` is the domain's xl configuration file, if known.
@@ -54,11 +54,11 @@ pub fn for_revert(
     now: Timestamp,
 ) -> Result<Found> {
     let beside = match way {
-        Way::Clone(wishes) => Some(wishes),
+        Way::Clone(options) => Some(options),
         Way::Plain | Way::First(_) => None,
     };
     let first = match way {
-        Way::First(wishes) => Some(wishes),
+        Way::First(options) => Some(options),
         Way::Plain | Way::Clone(_) => None,
     };
     // Then the disks of the domain are only read, and it keeps its resources.
@@ -66,8 +66,8 @@ pub fn for_revert(
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
     }
-    let directory = beside.map(|wishes| &wishes.directory);
-    let directory = directory.or_else(|| first.and_then(|wishes| wishes.directory.as_ref()));
+    let directory = beside.map(|options| &options.directory);
+    let directory = directory.or_else(|| first.and_then(|options| options.directory.as_ref()));
     if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
         let directory = quote(directory);
         return Err(Error::refused(format!("There is no directory {directory}"))
@@ -75,7 +75,7 @@ pub fn for_revert(
     }
     let record = snapshot.record.clone();
     let domains = listed(toolstack)?;
-    let wanted = beside.map_or(record.domain.name.as_str(), |wishes| wishes.name.as_str());
+    let wanted = beside.map_or(record.domain.name.as_str(), |options| options.name.as_str());
     let named = with_name(&domains, wanted).map(|domain| running(toolstack, domain)).transpose()?;
     let (config, onward, same) = match &snapshot.source {
         Some(source) => {
@@ -128,14 +128,14 @@ pub fn for_revert(
         });
     }
     let place = |disk: &DiskRecord| match beside {
-        None => match first.and_then(|wishes| wishes.directory.as_deref()) {
+        None => match first.and_then(|options| options.directory.as_deref()) {
             Some(directory) if disk::copied_beside(disk).is_some() => {
                 place_in(directory, &record, disk, now)
             }
             _ => revert_place(&record, disk, now),
         },
-        Some(wishes) => {
-            let path = wishes.directory.join(beside_file_name(wishes.name.as_str(), disk));
+        Some(options) => {
+            let path = options.directory.join(beside_file_name(options.name.as_str(), disk));
             Place { trouble: files::trouble(&path), path }
         }
     };

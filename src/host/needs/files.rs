@@ -10,7 +10,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::answer::{Answer, Around, Used};
-use crate::disk::qcow2::{Ailment, Header};
+use crate::disk::qcow2::{Defect, Header};
 use crate::domain::Format;
 use crate::host::chain;
 use crate::host::files;
@@ -111,7 +111,7 @@ pub(super) fn unopenable(path: &Path, format: Format, writable: bool) -> Option<
         Ok(links) => {
             let header = links.first().and_then(|link| link.header.as_ref());
             let corrupt = writable && header.is_some_and(Header::is_corrupt);
-            corrupt.then(|| Ailment::Corrupt.why())
+            corrupt.then(|| Defect::Corrupt.why())
         }
     }
 }

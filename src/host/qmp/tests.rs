@@ -150,14 +150,14 @@ fn an_armed_transaction_waits_for_its_last_byte() {
         let count = (&theirs).read(&mut text).unwrap();
         String::from_utf8(text[..count].to_vec()).unwrap()
     };
-    qmp.arm(&actions).unwrap();
+    qmp.send_transaction(&actions).unwrap();
     let begin = sent();
     serde_json::from_str::<serde_json::Value>(&begin).unwrap_err();
     writeln!(&theirs, "{OK}").unwrap();
     qmp.transaction(&actions, &mut || ()).unwrap();
     assert_eq!(begin + &sent(), request(&to_transaction(&actions)).unwrap());
     // Another one is not mixed with it.
-    qmp.arm(&actions).unwrap();
+    qmp.send_transaction(&actions).unwrap();
     let error = qmp.transaction(&[action.clone(), action], &mut || ()).unwrap_err();
     assert!(matches!(error, QmpError::Unsent { .. }), "{error}");
 }

@@ -176,7 +176,7 @@ impl fmt::Display for Deletion {
                 by(online)
             ),
             Deletion::Relink { file, below } => {
-                write!(f, "have {} rest on {}", quote(file), quote(&below.path))
+                write!(f, "set the backing file of {} to {}", quote(file), quote(&below.path))
             }
             Deletion::DeleteInside { online, file, snapshot } => write!(
                 f,

@@ -68,11 +68,11 @@ impl fmt::Display for Freeze {
         match self {
             Freeze::Reach { domain, way: Way::Agent(line) } => write!(
                 f,
-                "make sure that the guest agent of {domain} answers at {}, and nothing is frozen",
+                "check that the guest agent of {domain} answers at {}, and nothing is frozen",
                 quote(line.path())
             ),
             Freeze::Reach { way: Way::Program(path), .. } => {
-                write!(f, "make sure that only root can have written {}", quote(path))
+                write!(f, "check that only root can have written {}", quote(path))
             }
             Freeze::Begin { domain, way, limit, .. } => write!(
                 f,
@@ -80,7 +80,7 @@ impl fmt::Display for Freeze {
                 limit.as_secs_f64()
             ),
             Freeze::Check { domain } => {
-                write!(f, "make sure that the file systems of {domain} are still frozen")
+                write!(f, "check that the file systems of {domain} are still frozen")
             }
             Freeze::Thaw { domain, way } => {
                 write!(f, "thaw the file systems of {domain}, by {way}")

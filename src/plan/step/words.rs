@@ -35,8 +35,8 @@ impl Step {
             Step::RemoveNew { path } | Step::RemoveFile { path } => {
                 Some(format!("rm {}", quote(path)))
             }
-            Step::Unprotect { path } => Some(format!("chmod u+w {}", quote(path))),
-            Step::WakeMonitor { process } => Some(format!("kill -CONT {process}")),
+            Step::MakeWritable { path } => Some(format!("chmod u+w {}", quote(path))),
+            Step::ContinueXl { process } => Some(format!("kill -CONT {process}")),
             Step::Run(call) | Step::Undoable { call, .. } => Some(call.to_string()),
             Step::Clone { from, to, .. } => {
                 Some(format!("cp --reflink=always -p {} {}", quote(from), quote(to)))
@@ -53,14 +53,14 @@ impl Step {
             Step::DiscardDomain { domain, .. } => Some(format!("xl destroy {}", quote(domain))),
             Step::AwaitDestroyed { domain } => Some(format!("xl destroy {}", domain.domid)),
             Step::Pause { domain } => Some(format!("xl pause {}", domain.domid)),
-            Step::LetRun { domain } => Some(format!("xl unpause {}", domain.domid)),
-            Step::RenameBack { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
-            Step::RenameVolumeBack { group, from, to } => Some(rename(group, from, to).to_string()),
-            Step::PutCfgBack(cfg) => {
+            Step::UnpauseExisting { domain } => Some(format!("xl unpause {}", domain.domid)),
+            Step::UndoRename { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
+            Step::UndoRenameVolume { group, from, to } => Some(rename(group, from, to).to_string()),
+            Step::RestoreCfg(cfg) => {
                 Some(format!("mv {} {}", quote(&cfg.backup), quote(&cfg.path)))
             }
             Step::TakeInternal { path, name } => Some(snapshot_create(path, name).to_string()),
-            Step::UntakeInternal { path, name } => {
+            Step::UndoTakeInternal { path, name } => {
                 Some(snapshot_delete(path, name.as_str()).to_string())
             }
             Step::CreateDomain { cfg, paused, .. } => Some(create_domain(cfg, *paused).to_string()),
@@ -106,10 +106,10 @@ impl fmt::Display for Step {
             Step::RemoveNew { path } | Step::RemoveFile { path } => {
                 write!(f, "remove {}", quote(path))
             }
-            Step::Protect { path } => {
+            Step::MakeReadOnly { path } => {
                 write!(f, "make {} read-only: it becomes a base", quote(path))
             }
-            Step::Unprotect { path } => write!(f, "make {} writable again", quote(path)),
+            Step::MakeWritable { path } => write!(f, "make {} writable again", quote(path)),
             Step::OpenImage(start) => {
                 match &start.target {
                     Target::File(path) => {
@@ -120,11 +120,11 @@ impl fmt::Display for Step {
                 start.compress.map_or(Ok(()), |level| write!(f, ", compressed by {level}"))
             }
             Step::DiscardImage => write!(f, "remove the unfinished memory image"),
-            Step::HoldMonitor { process } => {
-                write!(f, "hold the domain's xl process {process}")
+            Step::StopXl { process } => {
+                write!(f, "stop the domain's xl process {process}")
             }
-            Step::WakeMonitor { process } => {
-                write!(f, "wake the domain's xl process {process}")
+            Step::ContinueXl { process } => {
+                write!(f, "continue the domain's xl process {process}")
             }
             Step::Suspend { domain: DomainId { domid, .. }, live, max_pause, .. } => {
                 if *live {
@@ -134,50 +134,52 @@ impl fmt::Display for Step {
                 }
                 max_pause.map_or(Ok(()), |max| write!(f, ", for {} s at most", max.as_secs_f64()))
             }
-            Step::CheckStill { domain: DomainId { domid, .. }, stored } => {
+            Step::CheckSuspended { domain: DomainId { domid, .. }, stored } => {
                 let configured = stored.as_ref().map_or("", |_| ", configured as before");
-                write!(f, "make sure that domain {domid} stands still{configured}")
+                write!(f, "check that domain {domid} is still suspended{configured}")
             }
             Step::Pause { domain: DomainId { domid, .. } } => write!(f, "pause domain {domid}"),
             Step::Resume { domain: DomainId { domid, .. }, .. } => {
                 write!(f, "resume domain {domid}")
             }
-            Step::LetRun { domain: DomainId { domid, .. } } => {
-                write!(f, "let domain {domid} go on")
+            Step::UnpauseExisting { domain: DomainId { domid, .. } } => {
+                write!(f, "unpause domain {domid}")
             }
-            Step::CheckSame { domain: DomainId { domid, .. }, .. } => {
-                write!(f, "make sure that domain {domid} is configured as before")
+            Step::CheckConfig { domain: DomainId { domid, .. }, .. } => {
+                write!(f, "check that the configuration of domain {domid} has not changed")
             }
-            Step::CheckThere { domain: DomainId { domid, .. } } => {
-                write!(f, "make sure that domain {domid} is still there")
+            Step::CheckExists { domain: DomainId { domid, .. } } => {
+                write!(f, "check that domain {domid} still exists")
             }
-            Step::TakeBack { domain, .. } => {
-                write!(f, "put the disks of {domain} back to what they held before")
+            Step::UndoRevert { domain, .. } => {
+                write!(f, "return the disks of {domain} to their previous contents")
             }
-            Step::PutKeptBack { path, name } => {
+            Step::ApplyKept { path, name } => {
                 write!(f, "apply snapshot {name} in {} and delete it", quote(path))
             }
-            Step::RenameBack { from, to } => {
+            Step::UndoRename { from, to } => {
                 write!(f, "rename {} back to {}", quote(from), quote(to))
             }
-            Step::RenameVolumeBack { group, from, to } => {
+            Step::UndoRenameVolume { group, from, to } => {
                 write!(f, "rename the volume {group}/{from} back to {to}")
             }
-            Step::CheckDown { domain, .. } => write!(f, "make sure that {domain} does not run"),
+            Step::CheckNotRunning { domain, .. } => {
+                write!(f, "check that {domain} does not run")
+            }
             Step::TakeInternal { path, name } => {
                 write!(f, "take the internal snapshot {name} in {}", quote(path))
             }
-            Step::UntakeInternal { path, name } => {
+            Step::UndoTakeInternal { path, name } => {
                 write!(f, "delete the internal snapshot {name} in {}", quote(path))
             }
             Step::OpenRecord { path, .. } => write!(f, "open the record {}.partial", quote(path)),
             Step::DiscardRecord => write!(f, "remove the unfinished record"),
             Step::CompleteRecord => {
-                write!(f, "complete the record, sync it and give it its name")
+                write!(f, "complete the record, sync it and rename it to its final name")
             }
-            Step::PutCfgBack(cfg) => write!(
+            Step::RestoreCfg(cfg) => write!(
                 f,
-                "give {} its old text again, from {}",
+                "restore the old text of {} from {}",
                 quote(&cfg.path),
                 quote(&cfg.backup)
             ),
@@ -205,23 +207,25 @@ impl fmt::Display for Step {
                     writes.iter().map(|w| format!("{} = {}", w.path, w.new)).collect();
                 write!(f, "write to xenstore: {}", list.join(", "))
             }
-            Step::Arm { .. } => write!(f, "hand QEMU the transaction, all but its last byte"),
-            Step::Disarm => write!(f, "take the transaction back"),
+            Step::SendTransaction { .. } => {
+                write!(f, "send QEMU the transaction, except its last byte")
+            }
+            Step::CancelTransaction => write!(f, "cancel the transaction"),
             Step::Transaction { actions, .. } => {
                 let list: Vec<String> = actions.iter().map(ToString::to_string).collect();
                 write!(f, "snapshot the disks in one QMP transaction: {}", list.join("; "))
             }
-            Step::DrainImage => write!(f, "wait until the memory image is compressed"),
-            Step::SecureImage => write!(f, "sync the memory image and read it back"),
+            Step::FinishCompression => write!(f, "wait until the memory image is compressed"),
+            Step::SyncAndVerifyImage => write!(f, "sync the memory image and read it back"),
             Step::CompleteImage => {
-                write!(f, "complete the record, sync the image and give it its name")
+                write!(f, "complete the record, sync the image and rename it to its final name")
             }
             Step::AddSums => write!(f, "write the checksums of the memory into the image"),
             Step::Destroy { domain: DomainId { domid, .. }, .. } => {
-                write!(f, "destroy domain {domid} and wait until its QEMU is gone")
+                write!(f, "destroy domain {domid} and wait until its QEMU has ended")
             }
             Step::AwaitDestroyed { domain: DomainId { domid, .. } } => {
-                write!(f, "wait until all of domain {domid} is gone")
+                write!(f, "wait until domain {domid} is completely destroyed")
             }
             Step::AwaitClosed { volume } => write!(f, "wait until nobody has {volume} open"),
             Step::AwaitMerged { volume } => {
@@ -237,12 +241,12 @@ impl fmt::Display for Step {
                 write!(f, "wait while others are restored: one for each processor at a time")
             }
             Step::DiscardDomain { domain, .. } => {
-                write!(f, "destroy {domain} if it is there, paused")
+                write!(f, "destroy {domain} if it exists, paused")
             }
             Step::Unpause { domain, .. } => write!(f, "unpause {domain}"),
             Step::Delete(deletion) => deletion.fmt(f),
             Step::Export(export) => export.fmt(f),
-            Step::DropInternal { vdev, name, .. } => {
+            Step::DeleteInternal { vdev, name, .. } => {
                 write!(f, "delete the internal snapshot {name} of {vdev}")
             }
             Step::Switch(switch) => write!(f, "{switch}"),

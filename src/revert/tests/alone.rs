@@ -29,41 +29,41 @@ fn replace() -> CfgAfter {
 
 #[test]
 fn the_domain_is_started_from_a_file_that_is_right_by_then() {
-    let revert = plan(&found_alone(true), WISHES).unwrap().with_cfg(replace());
+    let revert = plan(&found_alone(true), OPTIONS).unwrap().with_cfg(replace());
     assert_eq!(
         revert.plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   hold the domain's xl process 77
-   2   make sure that domain 3 is still there
+   1   stop the domain's xl process 77
+   2   check that domain 3 still exists
    3   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
    4   make '/etc/xen/web 1.cfg' name the new images, and keep the old one as '/etc/xen/web 1.cfg.bak-x'
-   5   destroy domain 3 and wait until its QEMU is gone
+   5   destroy domain 3 and wait until its QEMU has ended
    6   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
    7   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   8   wait until all of domain 3 is gone
-   9   wake the domain's xl process 77
+   8   wait until domain 3 is completely destroyed
+   9   continue the domain's xl process 77
   10   start web1 from '/etc/xen/web 1.cfg' with xl
-note: what xvda holds now stays in snapshot before-revert-20260302-000000 in /srv/a.qcow2
-note: what xvdb holds now stays in /srv/web1-xvdb.after-s1.qcow2
-note: disk hdc is not put back: CD-ROM
+note: the current contents of xvda are kept in snapshot before-revert-20260302-000000 in /srv/a.qcow2
+note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
+note: disk hdc is not reverted: CD-ROM
 "
     );
     // The file must not name a removed image.
-    let stranded: Vec<_> = revert.plan.stranded.steps.iter().map(ToString::to_string).collect();
-    assert!(stranded[0].contains("its old text again"), "{stranded:?}");
-    assert_eq!(stranded[1], "wait until all of domain 3 is gone");
-    assert_eq!(stranded[2], "put the disks of web1 back to what they held before");
-    assert_eq!(stranded[3], "wake the domain's xl process 77");
-    assert_eq!(stranded[4], "remove /srv/new1.qcow2");
-    let left = &revert.plan.stranded.left[0];
-    assert_eq!(left.command.as_deref(), Some("xl-snapshot revert /x/web1.record"));
+    let on_failure: Vec<_> = revert.plan.on_failure.steps.iter().map(ToString::to_string).collect();
+    assert!(on_failure[0].contains("its old text again"), "{on_failure:?}");
+    assert_eq!(on_failure[1], "wait until domain 3 is completely destroyed");
+    assert_eq!(on_failure[2], "return the disks of web1 to their previous contents");
+    assert_eq!(on_failure[3], "continue the domain's xl process 77");
+    assert_eq!(on_failure[4], "remove /srv/new1.qcow2");
+    let remaining = &revert.plan.on_failure.remaining[0];
+    assert_eq!(remaining.command.as_deref(), Some("xl-snapshot revert /x/web1.record"));
 }
 
 #[test]
 fn xl_starts_it_by_an_option_and_paused_if_that_is_asked_for() {
     let start = |paused| {
-        let plan = plan(&found_alone(false), Wishes { paused, ..WISHES }).unwrap().plan;
+        let plan = plan(&found_alone(false), Options { paused, ..OPTIONS }).unwrap().plan;
         plan.onward.last().unwrap().by_hand().unwrap()
     };
     assert_eq!(start(false), "xl create -q -f '/etc/xen/web 1.cfg'");
@@ -75,8 +75,8 @@ fn every_fault_without_memory() {
     for (running, guest) in [(true, Guest::Runs), (false, Guest::Gone)] {
         for discard_current in [false, true] {
             for paused in [false, true] {
-                let wishes = Wishes { paused, discard_current };
-                let revert = plan(&found_alone(running), wishes).unwrap();
+                let options = Options { paused, discard_current };
+                let revert = plan(&found_alone(running), options).unwrap();
                 assert!(try_every_fault(&revert.plan, guest) > 10);
                 assert!(try_every_fault(&revert.with_cfg(replace()).plan, guest) > 10);
             }
@@ -89,7 +89,7 @@ fn what_is_refused_without_memory() {
     let refused = |words: &str, change: fn(&mut Found)| {
         let mut found = found_alone(true);
         change(&mut found);
-        let error = plan(&found, WISHES).unwrap_err();
+        let error = plan(&found, OPTIONS).unwrap_err();
         let text = error.chain().join(": ");
         assert!(error.kind == Kind::Refused && text.contains(words), "{words:?} in {text:?}");
     };

@@ -5,9 +5,9 @@ use super::*;
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
 
-fn every_fault(found: &Found, wishes: Wishes) {
+fn every_fault(found: &Found, options: Options) {
     let guest = if found.same.is_some() { Guest::Runs } else { Guest::Gone };
-    assert!(try_every_fault(&plan(found, wishes).unwrap().plan, guest) > 10);
+    assert!(try_every_fault(&plan(found, options).unwrap().plan, guest) > 10);
 }
 
 #[test]
@@ -18,9 +18,9 @@ fn every_fault_of_a_revert() {
     for found in [found(), gone, found_volumes(136 << 20), found_volumes(0)] {
         for discard_current in [false, true] {
             for paused in [false, true] {
-                let wishes = Wishes { paused, discard_current };
-                if plan(&found, wishes).is_ok() {
-                    every_fault(&found, wishes);
+                let options = Options { paused, discard_current };
+                if plan(&found, options).is_ok() {
+                    every_fault(&found, options);
                 }
             }
         }

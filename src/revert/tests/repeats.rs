@@ -123,16 +123,16 @@ impl Lvm {
 #[test]
 fn repeats_leave_nothing_more_behind() {
     for (first, again) in
-        [(WISHES, WISHES), (DISCARD, DISCARD), (DISCARD, WISHES), (WISHES, DISCARD)]
+        [(OPTIONS, OPTIONS), (DISCARD, DISCARD), (DISCARD, OPTIONS), (OPTIONS, DISCARD)]
     {
         let steps =
             plan(&Lvm::new().found("2026-03-02T00:00:00Z", true), first).unwrap().plan.onward;
         for done in 0..=steps.len() {
             let mut lvm = Lvm::new();
             let mut ended = None;
-            for (minute, wishes) in [first, again, again, again].into_iter().enumerate() {
+            for (minute, options) in [first, again, again, again].into_iter().enumerate() {
                 let now = format!("2026-03-02T00:0{minute}:00Z");
-                let revert = plan(&lvm.found(&now, minute == 0), wishes).unwrap();
+                let revert = plan(&lvm.found(&now, minute == 0), options).unwrap();
                 let done = if minute == 0 { done } else { revert.plan.onward.len() };
                 revert.plan.onward[..done].iter().for_each(|step| lvm.perform(step));
                 for origin in ORIGINS {
@@ -169,7 +169,7 @@ fn a_volume_that_was_written_to_is_put_back_again() {
     let mut lvm = Lvm::new();
     for (minute, running) in [(0, true), (1, true), (2, false)] {
         let now = format!("2026-03-02T00:0{minute}:00Z");
-        let onward = plan(&lvm.found(&now, running), WISHES).unwrap().plan.onward;
+        let onward = plan(&lvm.found(&now, running), OPTIONS).unwrap().plan.onward;
         onward.iter().for_each(|step| lvm.perform(step));
         assert_eq!(lvm.kept("a").len(), minute + 1);
         lvm.0.iter_mut().filter(|lv| !lv.origin.is_empty()).for_each(|lv| lv.used = true);

@@ -63,20 +63,20 @@ pub(crate) fn found_volumes(free: u64) -> Found {
     found
 }
 
-pub(super) const DISCARD: Wishes = Wishes { discard_current: true, ..WISHES };
+pub(super) const DISCARD: Options = Options { discard_current: true, ..OPTIONS };
 
 #[test]
 fn disks_are_put_back_at_the_same_time_each_in_its_order() {
-    let plan = plan(&found_volumes(136 << 20), WISHES).unwrap().plan;
+    let plan = plan(&found_volumes(136 << 20), OPTIONS).unwrap().plan;
     assert_eq!(
         plan.to_string(),
         "\
 Revert of web1 to s1:
-   1   hold the domain's xl process 77
-   2   make sure that domain 3 is still there
-   3   destroy domain 3 and wait until its QEMU is gone
-   4   wait until all of domain 3 is gone
-   5   wake the domain's xl process 77
+   1   stop the domain's xl process 77
+   2   check that domain 3 still exists
+   3   destroy domain 3 and wait until its QEMU has ended
+   4   wait until domain 3 is completely destroyed
+   5   continue the domain's xl process 77
    6   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
    7   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.before-revert-20260302-000000 --size 71303168b vg0/b
    8   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
@@ -86,32 +86,32 @@ Revert of web1 to s1:
   12   run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
   13   restore web1 with xl, paused
   14   unpause web1
-note: what xvda holds now stays in the volume vg0/a.before-revert-20260302-000000
-note: what xvdb holds now stays in the volume vg0/b.before-revert-20260302-000000
+note: the current contents of xvda are kept in the volume vg0/a.before-revert-20260302-000000
+note: the current contents of xvdb are kept in the volume vg0/b.before-revert-20260302-000000
 "
     );
 }
 
 #[test]
 fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_done() {
-    let plan = plan(&found_volumes(136 << 20), WISHES).unwrap().plan;
+    let plan = plan(&found_volumes(136 << 20), OPTIONS).unwrap().plan;
     let words = |steps: &[Step]| steps.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(words(&plan.prepare)[1..], ["make sure that domain 3 is still there"]);
+    assert_eq!(words(&plan.prepare)[1..], ["check that domain 3 still exists"]);
     assert_eq!(
-        words(&plan.stranded.steps),
-        ["wait until all of domain 3 is gone", "wake the domain's xl process 77"]
+        words(&plan.on_failure.steps),
+        ["wait until domain 3 is completely destroyed", "continue the domain's xl process 77"]
     );
-    let command = plan.stranded.left[0].command.as_deref();
+    let command = plan.on_failure.remaining[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert /x/s1.xlsave"));
     assert_eq!(
-        plan.stranded.left[2].what,
-        "If xvdb has been put back already, what it held is in the volume vg0/b.before-revert-20260302-000000"
+        plan.on_failure.remaining[2].what,
+        "If xvdb is already reverted, its previous contents are in the volume vg0/b.before-revert-20260302-000000"
     );
 }
 
 #[test]
 fn the_image_is_not_switched_and_the_users_file_stays_right() {
-    let revert = plan(&found_volumes(136 << 20), WISHES).unwrap();
+    let revert = plan(&found_volumes(136 << 20), OPTIONS).unwrap();
     assert_eq!(revert.images, [None, None]);
     assert!(revert.cfg_lines.is_empty());
 }
@@ -131,11 +131,11 @@ fn what_is_kept_until_the_end_is_deleted_after_the_guest_runs() {
 
 #[test]
 fn volumes_that_can_be_kept_only_one_by_one_are_refused_together() {
-    let error = plan(&found_volumes(128 << 20), WISHES).unwrap_err();
+    let error = plan(&found_volumes(128 << 20), OPTIONS).unwrap_err();
     assert_eq!(
         error.chain(),
         [
-            "What the disks of web1 hold now cannot be kept",
+            "The current contents of the disks of web1 cannot be kept",
             "the volume group vg0 has 128 MiB free, and all of them together take 136 MiB"
         ]
     );
@@ -152,7 +152,7 @@ fn show_tells_of_a_lack_of_space_what_revert_does() {
     };
     // Too little for one of them, and for both.
     for free in [0, 128 << 20] {
-        let error = plan(&found_volumes(free), WISHES).unwrap_err();
+        let error = plan(&found_volumes(free), OPTIONS).unwrap_err();
         let shown = shown(free);
         assert!(!shown.revertible);
         let first = &shown.troubles[0];
@@ -172,7 +172,7 @@ fn what_has_no_room_is_given_up_when_asked() {
         let text = revert.plan.to_string();
         assert!(!text.contains("before-revert"), "{text}");
         assert!(text.contains("--merge --interval 1 vg0/a.s1"), "{text}");
-        assert!(text.contains("note: what xvda holds now is lost at once"), "{text}");
+        assert!(text.contains("note: the current contents of xvda are lost"), "{text}");
         assert_eq!(revert.kept, [None, None]);
         assert_eq!(words(&revert.plan.finish), ["unpause web1"]);
     }
@@ -186,7 +186,7 @@ fn a_running_domain_is_told_from_one_that_is_gone() {
         found.same = same;
         let Ok(volumes) = &mut found.volumes else { unreachable!() };
         volumes[1].merging = true;
-        plan(&found, WISHES)
+        plan(&found, OPTIONS)
     };
     let running = found_volumes(0).same;
     let error = waiting(running).unwrap_err();
@@ -198,7 +198,7 @@ fn a_running_domain_is_told_from_one_that_is_gone() {
 #[test]
 fn what_the_kernel_has_open_is_put_back_when_all_of_the_domain_is_gone() {
     let awaited = |found: &Found| {
-        let onward = plan(found, WISHES).unwrap().plan.onward;
+        let onward = plan(found, OPTIONS).unwrap().plan.onward;
         onward.iter().position(|step| matches!(step, Step::AwaitDestroyed { .. })).unwrap()
     };
     // Images that only QEMU has open are reverted before that.

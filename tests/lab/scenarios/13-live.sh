@@ -9,7 +9,7 @@ raw c.img 64M
 guest_up g type=pvh tick=300 a.qcow2 b.qcow2 \
 	"format=raw,vdev=xvdc,access=rw,backendtype=qdisk,target=$LAB_WORK/c.img"
 wait_tick g 3
-refused 1 'has stood still for longer than 0.01 s' \
+refused 1 'was paused for longer than 0.01 s' \
 	xl-snapshot create g --name s0 --memory s0.xlsave --live -d xvda,external --max-pause 0.01
 [[ -z $(ls | grep -e s0) ]] || fail "something is left: $(ls)"
 more_ticks g 3

@@ -4,14 +4,14 @@
 . /lab/t/kinds.sh
 
 kinds_up g type=pvh tick=500
-wishes=(-d xvdb,external -d xvdf,reflink)
-create g s1.xlsave --name s1 --live "${wishes[@]}"
+options=(-d xvdb,external -d xvdf,reflink)
+create g s1.xlsave --name s1 --live "${options[@]}"
 [[ $(json live <s1.xlsave.json) == true ]] || fail "it was not saved live"
 kinds_cells pvh live
 revert g s1.xlsave
 kinds_cells pvh revert
 # On top of what the first one left: xvdb, xvde and xvdg have overlays by now.
-create g s2.xlsave --name s2 --no-live "${wishes[@]}"
+create g s2.xlsave --name s2 --no-live "${options[@]}"
 kinds_cells pvh "not live"
 xl destroy g
 revert g s2.xlsave

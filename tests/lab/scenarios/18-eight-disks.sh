@@ -14,10 +14,10 @@ wait_tick g 2
 # transaction N: how long the transaction of N disks takes, in ms; the better of two, because the
 # emulator only ever adds.
 transaction() {
-	local n=$1 best='' i ms wishes=()
-	for i in b c d e f g h; do [[ $n == 8 ]] || wishes+=(-d "xvd$i,none"); done
+	local n=$1 best='' i ms options=()
+	for i in b c d e f g h; do [[ $n == 8 ]] || options+=(-d "xvd$i,none"); done
 	for i in 1 2; do
-		xl-snapshot create g -v --name "d$n-$i" --memory "d$n-$i.xlsave" --no-live "${wishes[@]}" 2>steps.out >report.out
+		xl-snapshot create g -v --name "d$n-$i" --memory "d$n-$i.xlsave" --no-live "${options[@]}" 2>steps.out >report.out
 		ms=$(ms "$(awk '/QMP transaction/ {print $1}' steps.out)")
 		[[ $best ]] && ((best <= ms)) || best=$ms
 	done

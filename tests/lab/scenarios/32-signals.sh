@@ -34,7 +34,7 @@ for signal in TERM INT; do
 	as_before
 	rm -f pid code
 done
-refused 1 'has stood still for longer than 0.3 s' xl-snapshot create g "${cut_short[@]}" --max-pause 0.3
+refused 1 'was paused for longer than 0.3 s' xl-snapshot create g "${cut_short[@]}" --max-pause 0.3
 as_before
 create g s1.xlsave --name s1 --no-live -d xvda,external --max-pause 60
 revert g s1.xlsave

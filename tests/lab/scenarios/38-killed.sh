@@ -7,8 +7,8 @@
 
 faults_up pv
 # From xl 4.20 on its process is not held, which is one step less.
-held=$(xl-snapshot create g --no-live --name dry --memory dry.xlsave -d xvdb,external --dry-run | grep -c ' hold the' || :)
-for step in 1 $((3 + held)) $((6 + held)) $((8 + held)); do kill_at $step; done
+stops=$(xl-snapshot create g --no-live --name dry --memory dry.xlsave -d xvdb,external --dry-run | grep -c ' stop the' || :)
+for step in 1 $((3 + stops)) $((6 + stops)) $((8 + stops)); do kill_at $step; done
 ((undone == 3 && completed == 1)) || fail "$undone times undone, $completed times completed"
 # One that was killed right after the disks had their snapshots.
 mark g

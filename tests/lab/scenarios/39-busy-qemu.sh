@@ -26,7 +26,7 @@ qemu=$(qemu)
 kill -STOP "$qemu"
 stopped 75
 kill -CONT "$qemu"
-let_create 0 'stands still until its QEMU' 'note: the guest stood still for'
+let_create 0 'is paused until its QEMU' 'note: the guest was paused for'
 lab_until[$image]=$(($(tick g) + 1))
 more_ticks g 3
 not_torn g

@@ -56,12 +56,12 @@ ends 3 'No such file' xl-snapshot show nothing.xlsave --json
 # 4: its xl process is not woken, or, where xl need not be held (4.20), the guest is not resumed; the command that
 # is printed does it.
 xl-snapshot create g --name s4 --no-live --memory s4.xlsave --dry-run >dry.out
-wake=$(awk '/ wake the/ {print $1 - 1}' dry.out)
+wake=$(awk '/ continue the/ {print $1 - 1}' dry.out)
 resume=$(awk '/ resume / {print $1 - 1}' dry.out)
 ends 4 'left:  ' env FAULTS="${wake:-$resume}:fails" "$faulty" create g --name s4 --no-live --memory s4.xlsave --json
 command=$(sed -n '/^left:/{n;s/^  *//p}' ends.err.out)
 if [[ $wake ]]; then
-	grep -q "left:  Not done: wake the domain's xl process $monitor" ends.err.out
+	grep -q "left:  Not done: continue the domain's xl process $monitor" ends.err.out
 	[[ $(ps -o stat= -p "$monitor") == T* ]] || fail "the xl process was woken all the same"
 	[[ $command == "kill -CONT $monitor" ]] || fail "the command is '$command'"
 else
@@ -105,7 +105,7 @@ wait $waiting || fail "exit status $? after the waiting: $(<w3.err.out)"
 more_ticks g 2
 not_torn g
 
-# A terminal, by script(1): a bar, and colours; without, if that is wished.
+# A terminal, by script(1): a bar, and colours; without, if the user asks for that.
 terminal() { TERM=xterm SHELL=/bin/sh script -q -e -c "$1" /dev/null </dev/null >terminal.out; }
 mark g
 terminal "xl-snapshot revert $image"

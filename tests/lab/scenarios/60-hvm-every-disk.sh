@@ -5,15 +5,15 @@
 . /lab/t/kinds.sh
 
 kinds_up g type=hvm tick=1000 wait=300
-wishes=(-d xvdb,external -d xvdf,reflink)
+options=(-d xvdb,external -d xvdf,reflink)
 # QEMU takes no internal snapshot of a guest that was saved live, so this one is not.
-create g s1.xlsave --name s1 --live "${wishes[@]}"
+create g s1.xlsave --name s1 --live "${options[@]}"
 [[ $(json live <s1.xlsave.json) == false ]] || fail "it was saved live with an internal snapshot"
 kinds_cells hvm "not live"
 revert g s1.xlsave
 kinds_cells hvm revert
 # xvde and xvdg have qcow2 overlays by now.
-create g s2.xlsave --name s2 --live "${wishes[@]}" -d xvda,external -d xvde,external -d xvdg,external
+create g s2.xlsave --name s2 --live "${options[@]}" -d xvda,external -d xvde,external -d xvdg,external
 [[ $(json live <s2.xlsave.json) == true ]] || fail "it was not saved live"
 kinds_cells hvm live
 cell internal hvm live "saved not live"

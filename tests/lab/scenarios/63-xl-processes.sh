@@ -14,7 +14,7 @@ snap=(--no-live -d xvda,external)
 held() {
 	local seen
 	xl-snapshot create g --name dry --memory dry.xlsave "${snap[@]}" --dry-run >dry.out 2>&1 || fail "$(<dry.out)"
-	seen=$(sed -n "s/.*hold the domain's xl process \([0-9]*\)$/\1/p" dry.out)
+	seen=$(sed -n "s/.*stop the domain's xl process \([0-9]*\)$/\1/p" dry.out)
 	[[ ${seen:-none} == "$1" ]] || fail "held ${seen:-none} instead of $1: $(<dry.out)"
 	[[ ! ${2-} ]] || grep -q "$2" dry.out || fail "no word of '$2': $(<dry.out)"
 }

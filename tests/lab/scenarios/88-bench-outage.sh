@@ -10,7 +10,7 @@
 # away CASE WHO COMMAND...: as watched, of whatever domain has the UUID.
 away() {
 	local id
-	id=$(domid g) && samples "$1" "$2" heirs "$id" "${@:3}"
+	id=$(domid g) && samples "$1" "$2" same-uuid "$id" "${@:3}"
 }
 by_first() {
 	away "$1" first xl-snapshot revert r.xlsave --restore-first --discard-current --json -v \
@@ -49,9 +49,9 @@ for mem in 256 1024; do
 			disks_up "$count"
 			guest_up g reboot=destroy "mem=$mem" tick=1000 "${disks[@]}"
 			rm -f r.xlsave ./*.after-*
-			wishes=()
-			for vdev in "${vdevs[@]}"; do wishes+=(-d "$vdev,external"); done
-			create g r.xlsave --name r "${wishes[@]}"
+			options=()
+			for vdev in "${vdevs[@]}"; do options+=(-d "$vdev,external"); done
+			create g r.xlsave --name r "${options[@]}"
 		}
 		up
 		for ((round = 0; round < rounds; round++)); do

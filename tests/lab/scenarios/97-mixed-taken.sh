@@ -12,9 +12,9 @@ guest_up h type=pvh tick=500 $mixed/ha.qcow2 $mixed/hb.qcow2
 guest_up v tick=500 $mixed/v.vhd
 for name in p h v; do
 	wait_tick $name 3
-	wishes=(-d xvdb,external)
-	[[ $name != v ]] || wishes=(-d xvda,external)
-	create $name $name.xlsave --name s1 --no-live "${wishes[@]}"
+	options=(-d xvdb,external)
+	[[ $name != v ]] || options=(-d xvda,external)
+	create $name $name.xlsave --name s1 --no-live "${options[@]}"
 	keep $name $name.xlsave
 	xl destroy $name
 done

@@ -49,7 +49,7 @@ fn a_thick_snapshot_holds_every_change_unless_told_otherwise() {
     ] {
         let planned = plan(&thick(), how, &[]).unwrap();
         assert_eq!(
-            words(&planned.still),
+            words(&planned.in_pause),
             [format!(
                 "run lvm lvcreate --quiet --yes --snapshot --permission r --addtag {TAG} --name thick.s1 --size {size}b vg0/thick"
             )],
@@ -74,7 +74,7 @@ fn a_thin_snapshot_has_no_size_and_takes_no_space() {
     for how in [None, Some("lvm")] {
         let planned = plan(&thin(), how, &[("thick", "vg_free", "0")]).unwrap();
         assert_eq!(
-            words(&planned.still),
+            words(&planned.in_pause),
             [format!(
                 "run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission r --addtag {TAG} --name thin.s1 vg0/thin"
             )]
@@ -98,7 +98,7 @@ fn the_undo_removes_only_what_bears_the_tag() {
     for (seen, name) in [(thick(), "thick.s1"), (thin(), "thin.s1")] {
         let planned = plan(&seen, None, &[]).unwrap();
         assert_eq!(
-            words(&undo(&planned.still)),
+            words(&undo(&planned.in_pause)),
             [format!(
                 r#"run lvm lvremove --quiet --yes --select 'lv_name="{name}" && lv_tags="{TAG}"' vg0"#
             )]
@@ -228,5 +228,5 @@ fn what_lvs_says_when_it_fails_is_told() {
 
 #[test]
 fn a_snapshot_is_a_single_step_of_the_pause() {
-    assert!(matches!(plan(&thick(), None, &[]).unwrap().still[..], [Step::Undoable { .. }]));
+    assert!(matches!(plan(&thick(), None, &[]).unwrap().in_pause[..], [Step::Undoable { .. }]));
 }

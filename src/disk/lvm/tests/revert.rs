@@ -102,7 +102,7 @@ fn what_a_thick_volume_holds_now_is_given_up_only_when_asked() {
     refused(
         plan(&thick(), RUNNING, &short),
         &[
-            "to keep what it holds now takes 68 MiB, and 64 MiB is free in the group vg0",
+            "keeping its current contents needs 68 MiB, and 64 MiB is free in the group vg0",
             "--discard-current",
         ],
     );
@@ -210,14 +210,14 @@ fn a_thin_volume_gives_its_name_to_a_copy_of_its_snapshot() {
         "rename the volume vg0/thin back to thin.after-revert-x",
         "rename the volume vg0/thin.before-revert-x back to thin",
     ];
-    assert_eq!(words(&planned.take_back), back);
+    assert_eq!(words(&planned.undo_revert), back);
 
     // An interrupted revert has already renamed it.
     let gone = [("thin", "-", ""), ("thin.s1", "origin", "")];
     let planned = plan(&thin(), GONE, &gone).unwrap();
     assert_eq!(words(&planned.prepare), [copy]);
     assert_eq!(words(&planned.put_back), [rename]);
-    assert_eq!(words(&planned.take_back), back[..1]);
+    assert_eq!(words(&planned.undo_revert), back[..1]);
     assert_eq!((planned.kept, planned.discard), (None, vec![]));
 }
 
@@ -349,7 +349,7 @@ fn what_is_refused() {
     ];
     for (found, edits, words) in table {
         for world in [RUNNING, DISCARD, GONE] {
-            refused(plan(&found, world, edits), &["cannot be put back", words]);
+            refused(plan(&found, world, edits), &["cannot be reverted", words]);
         }
     }
 }
@@ -389,7 +389,7 @@ fn a_sick_pool_or_group_is_refused_before_anything_changes() {
             if health == "partial" { "a disk that is not there" } else { "LVM says of vg0/pool" };
         for world in [RUNNING, DISCARD, GONE] {
             let edits = [(volume, "lv_health_status", health)];
-            refused(plan(&found, world, &edits), &["cannot be put back", words]);
+            refused(plan(&found, world, &edits), &["cannot be reverted", words]);
         }
     }
     refused(
@@ -407,6 +407,6 @@ fn a_sick_pool_or_group_is_refused_before_anything_changes() {
 #[test]
 fn what_lvs_says_when_it_fails_is_told() {
     for found in [thick(), thin()] {
-        refused(plan_with(&found, GONE, &broken_lvs()), &["cannot be put back", "no such luck"]);
+        refused(plan_with(&found, GONE, &broken_lvs()), &["cannot be reverted", "no such luck"]);
     }
 }

@@ -12,7 +12,7 @@ use crate::names::{is_drive, is_vdev};
 
 /// How one disk is to be snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
+pub struct Choice {
     pub how: How,
     /// The path of the new file, if the user chose one.
     pub file: Option<PathBuf>,
@@ -20,9 +20,9 @@ pub struct Wish {
     pub size: Option<u64>,
 }
 
-impl From<How> for Wish {
-    fn from(how: How) -> Wish {
-        Wish { how, file: None, size: None }
+impl From<How> for Choice {
+    fn from(how: How) -> Choice {
+        Choice { how, file: None, size: None }
     }
 }
 
@@ -37,16 +37,16 @@ fn ways() -> String {
     How::ALL.iter().filter_map(way).collect::<Vec<_>>().join(" | ")
 }
 
-/// A wish for one disk: `VDEV,HOW[,KEY=VALUE]`, or a `[[disk]]` of a SPEC.toml.
+/// The option for one disk: `VDEV,HOW[,KEY=VALUE]`, or a `[[disk]]` of a SPEC.toml.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Table")]
-pub struct DiskWish {
+pub struct DiskOption {
     /// The guest's name of the disk.
     pub vdev: String,
-    pub wish: Wish,
+    pub choice: Choice,
 }
 
-impl FromStr for DiskWish {
+impl FromStr for DiskOption {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -63,18 +63,18 @@ impl FromStr for DiskWish {
                 _ => return Err(bad(&format!("{option:?} is neither file=PATH nor size=SIZE"))),
             },
         };
-        DiskWish::new(vdev, how, file, size).map_err(|why| bad(&why))
+        DiskOption::new(vdev, how, file, size).map_err(|why| bad(&why))
     }
 }
 
-impl DiskWish {
+impl DiskOption {
     fn new(
         vdev: &str,
         how: &str,
         file: Option<PathBuf>,
         size: Option<String>,
     ) -> Result<Self, String> {
-        let known = How::of_wish(how);
+        let known = How::of_option(how);
         // A drive of QEMU's own can only be left out.
         if !(is_vdev(vdev) || known.is_some_and(How::leaves_out) && is_drive(vdev)) {
             return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));
@@ -93,8 +93,8 @@ impl DiskWish {
             _ => {}
         }
         let size = size.map(|size| parse_size(&size)).transpose()?;
-        let wish = Wish { how, file, size };
-        Ok(DiskWish { vdev: vdev.to_owned(), wish })
+        let choice = Choice { how, file, size };
+        Ok(DiskOption { vdev: vdev.to_owned(), choice })
     }
 }
 
@@ -108,11 +108,11 @@ struct Table {
     size: Option<String>,
 }
 
-impl TryFrom<Table> for DiskWish {
+impl TryFrom<Table> for DiskOption {
     type Error = String;
 
-    fn try_from(disk: Table) -> Result<DiskWish, String> {
-        DiskWish::new(&disk.vdev, &disk.snapshot, disk.file, disk.size)
+    fn try_from(disk: Table) -> Result<DiskOption, String> {
+        DiskOption::new(&disk.vdev, &disk.snapshot, disk.file, disk.size)
             .map_err(|why| format!("Disk {:?}: {why}", disk.vdev))
     }
 }
@@ -141,38 +141,38 @@ fn parse_size(text: &str) -> Result<u64, String> {
 mod tests {
     use super::*;
 
-    fn wish(text: &str) -> Result<DiskWish> {
+    fn option(text: &str) -> Result<DiskOption> {
         text.parse()
     }
 
     #[test]
     fn every_way_is_told_with_what_it_takes() {
         assert_eq!(
-            wish("xvda").unwrap_err().hint.unwrap(),
+            option("xvda").unwrap_err().hint.unwrap(),
             "VDEV,internal | VDEV,external[,file=PATH] | VDEV,lvm[,size=SIZE] | VDEV,reflink[,file=PATH] | \
              VDEV,none"
         );
-        assert!(wish("xvda,vhd").is_err());
+        assert!(option("xvda,vhd").is_err());
     }
 
     #[test]
-    fn disk_wishes() {
-        assert_eq!(wish("xvda,internal").unwrap().wish, How::Internal.into());
-        assert_eq!(wish("xvda,none").unwrap().wish, How::None.into());
-        assert_eq!(wish("xvda,external").unwrap().wish, How::External.into());
+    fn disk_options() {
+        assert_eq!(option("xvda,internal").unwrap().choice, How::Internal.into());
+        assert_eq!(option("xvda,none").unwrap().choice, How::None.into());
+        assert_eq!(option("xvda,external").unwrap().choice, How::External.into());
         assert_eq!(
-            wish("xvdb,external,file=/a,b=c.qcow2").unwrap(),
-            DiskWish {
+            option("xvdb,external,file=/a,b=c.qcow2").unwrap(),
+            DiskOption {
                 vdev: "xvdb".into(),
-                wish: Wish { file: Some("/a,b=c.qcow2".into()), ..How::External.into() }
+                choice: Choice { file: Some("/a,b=c.qcow2".into()), ..How::External.into() }
             }
         );
         assert_eq!(
-            wish("hda,lvm,size=1G").unwrap().wish,
-            Wish { size: Some(1 << 30), ..How::Lvm.into() }
+            option("hda,lvm,size=1G").unwrap().choice,
+            Choice { size: Some(1 << 30), ..How::Lvm.into() }
         );
-        assert_eq!(wish("hda,lvm").unwrap().wish, How::Lvm.into());
-        assert_eq!(wish("xvdb,reflink").unwrap().wish, How::Reflink.into());
+        assert_eq!(option("hda,lvm").unwrap().choice, How::Lvm.into());
+        assert_eq!(option("xvdb,reflink").unwrap().choice, How::Reflink.into());
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_disk_wishes_are_usage_errors() {
+    fn bad_disk_options_are_usage_errors() {
         for text in [
             "",
             "xvda",
@@ -202,7 +202,7 @@ mod tests {
             "xvda,reflink,size=1G",
             "xvda,none,x",
         ] {
-            let error = wish(text).unwrap_err();
+            let error = option(text).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{text:?}");
             assert!(error.message.contains(&format!("{text:?}")), "{}", error.message);
         }

@@ -1,4 +1,4 @@
-//! A thread that says what others have to say.
+//! A thread that prints the messages of all others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Messages that wait to be printed, in order.
 #[derive(Debug, Default)]
-pub(super) struct Voice {
+pub(super) struct Output {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -21,7 +21,7 @@ struct Queue {
     over: bool,
 }
 
-impl Voice {
+impl Output {
     /// It is held for a few instructions only, and nothing in them panics.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -33,8 +33,8 @@ impl Voice {
         if queue.speaks {
             return;
         }
-        let voice = Arc::clone(self);
-        let thread = thread::Builder::new().name("voice".into()).spawn(move || voice.speak(say));
+        let output = Arc::clone(self);
+        let thread = thread::Builder::new().name("output".into()).spawn(move || output.speak(say));
         // Without a thread, whoever has something to say does it.
         queue.speaks = thread.is_ok();
         queue.over = false;
@@ -87,35 +87,35 @@ mod tests {
 
     #[test]
     fn all_is_said_in_order() {
-        let voice: Arc<Voice> = Arc::default();
-        assert!(!voice.takes("nobody"));
+        let output: Arc<Output> = Arc::default();
+        assert!(!output.takes("nobody"));
         for _ in 0..2 {
             let (said, heard) = mpsc::channel();
-            voice.start(move |text| said.send(text.to_owned()).unwrap());
+            output.start(move |text| said.send(text.to_owned()).unwrap());
             for text in ["one", "two", "three"] {
-                assert!(voice.takes(text));
+                assert!(output.takes(text));
             }
-            voice.end(None);
+            output.end(None);
             assert_eq!(heard.iter().collect::<Vec<_>>(), ["one", "two", "three"]);
-            assert!(!voice.takes("four"), "it is for who says it");
+            assert!(!output.takes("four"), "it is for who says it");
         }
-        voice.end(None);
+        output.end(None);
     }
 
     #[test]
     fn nobody_waits_for_who_cannot_speak() {
         let (go, stopped) = mpsc::channel::<()>();
-        let voice: Arc<Voice> = Arc::default();
-        voice.start(move |_| {
+        let output: Arc<Output> = Arc::default();
+        output.start(move |_| {
             let _ = stopped.recv();
         });
         let begin = Instant::now();
         for _ in 0..100 {
-            assert!(voice.takes("something"));
+            assert!(output.takes("something"));
         }
-        voice.end(Some(Duration::from_millis(100)));
+        output.end(Some(Duration::from_millis(100)));
         assert!(begin.elapsed() < Duration::from_secs(10));
         drop(go);
-        voice.end(None);
+        output.end(None);
     }
 }
