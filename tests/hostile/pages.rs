@@ -156,7 +156,7 @@ fn batch() -> impl Strategy<Value = Vec<u8>> {
         let with_data: Vec<_> = pages.iter().filter(|(kind, ..)| *kind < 0xd).collect();
         let mut body = Vec::new();
         pages.iter().for_each(|(kind, pfn, _)| body.extend((kind << 60 | pfn).to_ne_bytes()));
-        with_data.iter().for_each(|(.., byte)| body.extend([*byte; PAGE as usize]));
+        with_data.iter().for_each(|(.., byte)| body.extend([*byte; 4096]));
         let length = u32::try_from(body.len() + 8).unwrap();
         let count = u32::try_from(pages.len()).unwrap();
         (word(length), word(count), word(0)).prop_map(move |(length, count, reserved)| {
