@@ -20,7 +20,7 @@ use self::parts::{
 };
 use crate::disk::kind::{Content, Role};
 use crate::disk::{self, DiskCreate, DiskSeen, lvm, mib};
-use crate::domain::GuestType;
+use crate::domain::{Format, GuestType};
 use crate::error::{Error, Remaining, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::names::same_vdev;
@@ -158,14 +158,17 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
         )
     }));
 
+    let overlays = disks.iter().any(|disk| matches!(disk.switch, Some((_, Format::Qcow2))));
+    let with_overlays = seen.overlay_troubles.iter().filter(|_| overlays);
+    let troubles: Vec<_> = seen.troubles.iter().chain(with_overlays).cloned().collect();
     notes.extend(
-        seen.troubles.iter().map(|trouble| format!("as it is now, a revert would fail: {trouble}")),
+        troubles.iter().map(|trouble| format!("as it is now, a revert would fail: {trouble}")),
     );
     let by_restore: Vec<&str> =
         disks.iter().filter(|d| d.by_restore).map(|d| d.record.vdev.as_str()).collect();
     if !by_restore.is_empty() {
         // The restore would fail after the domain is destroyed.
-        if let Some(error) = need::refusal(seen.troubles.clone()) {
+        if let Some(error) = need::refusal(troubles) {
             return Err(error);
         }
         if job.request.max_pause.is_some() {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use self::collect::{of_domain, of_memory, of_revert, of_start};
+pub use self::collect::{of_domain, of_memory, of_overlay, of_revert, of_start};
 use crate::domain::Format;
 use crate::error::Error;
 use crate::tool::quote;
@@ -48,31 +48,62 @@ pub enum What {
         /// Whether it is opened for writing.
         writable: bool,
     },
+    /// A file or device that blkback serves: not mounted in dom0, nor a disk of another domain.
+    Unshared {
+        path: PathBuf,
+        /// Whether the domain may write to it. If not, others may read.
+        writable: bool,
+    },
+    /// A loop device for a file that blkback serves.
+    Loops(PathBuf),
+    /// A driver for devices that dom0's kernel serves: `vbd`, `vif`.
+    Driver(&'static str),
+    /// A directory that the restored domain shares.
+    Directory(PathBuf),
     /// A directory in which files get other names.
     Renames(PathBuf),
     /// A file that gets another name, and another file its own.
     Replaced(PathBuf),
+    /// A log of which the earlier ones are kept, by number.
+    Log(PathBuf),
     /// A directory that libxl, xl and QEMU write small files to.
     State(PathBuf),
-    /// A program or script that is started.
+    /// A program that is started.
     Program(PathBuf),
+    /// A hotplug script, with those that it reads.
+    Script(PathBuf),
+    /// A user as whom QEMU runs.
+    User(String),
     /// A network bridge of the kernel's.
     Bridge(String),
     /// A network device of dom0's, of whatever kind.
     Device(String),
+    /// A network device of dom0's with an address, to which a guest's card is routed.
+    Gateway(String),
+    /// The daemons of Open vSwitch, and its program.
+    OpenVswitch,
     /// A name for a network device in dom0, which no other one has.
     DeviceName(String),
     /// A domain that serves a device, by its name or number.
     Backend(String),
     /// A pool of processors, by its name or number.
     Pool(String),
-    /// A PCI device that is passed through, as `0000:03:00.0`.
-    Pci(String),
+    /// A PCI device that is passed through.
+    Pci {
+        /// Its address, as `0000:03:00.0`.
+        device: String,
+        /// Whether libxl takes it from its driver.
+        seize: bool,
+    },
+    /// The number of a domain, which no other one has or had lately.
+    Domid(u32),
     /// A TCP port that QEMU listens on.
     Port {
         /// What it is for.
         purpose: &'static str,
         number: u16,
+        /// The address, if it is known which one.
+        ip: Option<IpAddr>,
     },
     /// An address of this host's that QEMU listens on.
     Address {
@@ -105,6 +136,8 @@ pub enum What {
     Emulator,
     /// The programs of the Xen that runs, with which xl restores a domain.
     Tools,
+    /// The lock that xl has while it may take memory from dom0.
+    Lock,
     /// The daemon that has the consoles of all domains.
     Consoles,
     /// A USB device of this host's that is passed through.
@@ -196,38 +229,70 @@ impl What {
         match self {
             What::Alone(path) | What::Still(path) | What::Inside(path) if rank == Rank::Missing => {
                 format!(
-                    "see whether it was moved, or is not mounted or not writable: ls -l {0}; findmnt -T {0}",
+                    "check whether it was moved, or is not mounted or not writable: ls -l {0}; findmnt -T {0}",
                     quote(path)
                 )
             }
             What::Alone(path) | What::Still(path) | What::Inside(path) => {
-                format!("see who uses it, and end that first: fuser -v {}", quote(path))
+                format!("find and stop its user first: fuser -v {}", quote(path))
             }
             What::Usable { path, .. } | What::Image { path, .. } => format!(
-                "put it back, or another one in its place: ls -l {0}. If only its write permission is missing and \
-                 no snapshot rests on it (xl-snapshot list --all; qemu-img info of its overlays): chmod u+w {0}",
+                "restore it, or put another one in its place: ls -l {0}. If only its write permission is missing \
+                 and no snapshot needs it (xl-snapshot list --all; qemu-img info of its overlays): chmod u+w {0}",
                 quote(path)
             ),
+            What::Unshared { path, .. } => format!(
+                "unmount it (findmnt -S {0}; losetup -j {0}), or detach it from that domain: xl block-list, xl \
+                 block-detach",
+                quote(path)
+            ),
+            What::Loops(_) => "load the driver: modprobe loop".into(),
+            What::Driver(kind) => format!(
+                "load the driver of {kind}, or boot a kernel that has its modules: modprobe {}",
+                if *kind == "vbd" { "xen-blkback" } else { "xen-netback" }
+            ),
+            What::Directory(path) => {
+                format!("bring it back, or mount it: ls -ld {0}; findmnt -T {0}", quote(path))
+            }
             What::Renames(path) | What::State(path) => {
                 format!("make it writable: df {0}; lsattr -d {0}", quote(path))
             }
             What::Program(_) => "install it again, or make it executable: chmod +x".into(),
-            What::Replaced(path) => {
-                format!("let it be renamed: chattr -i -a {0}, or umount {0}", quote(path))
-            }
+            What::Script(_) => "install the scripts again (Debian: apt install --reinstall xen-utils-common), or \
+                                make what is named usable: chmod +x; ls -ld"
+                .into(),
+            What::User(name) => format!("make the user again: adduser --system {}", quote(name)),
+            What::Replaced(path) | What::Log(path) => format!(
+                "let it be renamed: chattr -i -a {0}, or umount {0}; move a directory that is in the way",
+                quote(path)
+            ),
             What::Bridge(name) => {
                 format!("bring the bridge up: ip link add {} type bridge", quote(name))
             }
             What::Device(name) => format!("bring it up again: ip link show {}", quote(name)),
+            What::Gateway(name) => format!(
+                "give it its address again (ip -4 addr show {0}), install what is missing (Debian: apt install \
+                 net-tools), or name another device with gatewaydev=",
+                quote(name)
+            ),
+            What::OpenVswitch => {
+                "start it (Debian: systemctl start openvswitch-switch), or install openvswitch-switch".into()
+            }
             What::DeviceName(name) => format!(
-                "see what it is, and give it another name: ip -d link show {0}; ip link set {0} name NAME",
+                "check what it is, and give it another name: ip -d link show {0}; ip link set {0} name NAME",
                 quote(name)
             ),
             What::Backend(_) => "start that domain first".into(),
             What::Pool(name) => {
                 format!("make the pool again: xl cpupool-create name={}", quote(name))
             }
-            What::Pci(device) => format!("make it assignable: xl pci-assignable-add {device}"),
+            What::Pci { device, .. } => match rank {
+                Rank::Busy => format!("detach it from that domain: xl pci-detach DOMAIN {device}"),
+                _ => format!("make it assignable: xl pci-assignable-add {device}"),
+            },
+            What::Domid(_) => "the image has the number of its domain in it (xl save -D): end that domain, wait a \
+                               minute, and repeat this"
+                .into(),
             What::Port { .. } => "end that program, or let it use another port".into(),
             What::Address { ip, .. } => {
                 format!("give the host that address for the time being: ip addr add {ip} dev lo")
@@ -245,11 +310,14 @@ impl What {
                             xen-utils-RELEASE), or boot the new Xen"
                     .into()
             }
+            What::Lock => {
+                "wait until it has ended, or see what it waits for, and end it: ps -ef; ls -l /var/log/xen".into()
+            }
             What::Consoles => {
                 "start it: xenconsoled (Debian: /etc/init.d/xen start); running domains do not notice".into()
             }
             What::Usb { .. } => {
-                "see which number it has now, and plug it in again until it is that: lsusb".into()
+                "check its number, and plug it in again until it has the old one: lsusb".into()
             }
             What::Xen(version) => format!(
                 "revert to it on a host with Xen {version} or newer; this host's is told by: xl info"

@@ -161,19 +161,12 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     let mut disks = no_trouble(found, of_disks(context))?;
     let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
     if let Some(why) = disk::short_of_room(&rooms) {
-        return Err(Error::refused(format!("The disks of {} have no room", domain.name))
-            .because(why)
-            .hint("free some space on the file system of those images"));
+        return Err(no_room(&domain.name, why));
     }
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
     if let Some(why) = lvm::short_of_space(&spaces) {
         if !options.discard_current {
-            return Err(Error::refused(format!(
-                "The current contents of the disks of {} cannot be kept",
-                domain.name
-            ))
-            .because(why)
-            .hint("free some space, or discard the contents with --discard-current"));
+            return Err(no_space(&domain.name, why));
         }
         let tight = of_disks(RevertContext { tight: true, ..context });
         disks = tight.into_iter().collect::<Result<Vec<_>>>()?;
@@ -316,6 +309,20 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
         cfg_lines,
         cfg: CfgAfter::Unknown,
     })
+}
+
+/// The file system of the images is too full.
+pub(crate) fn no_room(domain: &str, why: String) -> Error {
+    Error::refused(format!("The disks of {domain} have no room"))
+        .because(why)
+        .hint("free some space on the file system of those images")
+}
+
+/// The volume group is too full to keep the current contents.
+pub(crate) fn no_space(domain: &str, why: String) -> Error {
+    Error::refused(format!("The current contents of the disks of {domain} cannot be kept"))
+        .because(why)
+        .hint("free some space, or discard the contents with --discard-current")
 }
 
 /// Refuses with all obstacles to a revert, the worst first: errors of the disks, and then what is

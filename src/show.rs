@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::disk::kind::{Content, Frozen};
-use crate::disk::{self, Beside, DiskFound, RevertContext};
+use crate::disk::{self, Beside, DiskFound, RevertContext, lvm};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::memory::{Form, Image, Sizes};
@@ -11,6 +11,7 @@ use crate::names::SnapshotName;
 use crate::need::{Rank, Trouble};
 use crate::record::Record;
 use crate::report::{Shown, ShownDisk};
+use crate::revert;
 use crate::tool::volumes::Volume;
 
 /// What was seen of a snapshot for `show`.
@@ -55,7 +56,7 @@ pub fn show(
         created: record.created,
         keep: &keep,
         running: looked.runs,
-        // Too little room to keep what a disk holds now does not harm the snapshot.
+        // Too little space to keep the current contents does not harm the snapshot: see `short_of_space`.
         discard: true,
         // Nothing else can be done with an export.
         beside: record.is_export().then_some(clone),
@@ -64,7 +65,8 @@ pub fn show(
     };
     let lost = looked.disks.iter().filter_map(|found| disk::revert(found, context).err());
     let lost = lost.map(|error| Trouble::of_error(&error, Rank::Lost));
-    let troubles: Vec<_> = lost.chain(looked.troubles).collect();
+    let short = short_of_space(&looked.disks, &record, context);
+    let troubles: Vec<_> = lost.chain(looked.troubles).chain(short).collect();
     let disks: Vec<ShownDisk> = looked.disks.iter().map(|disk| state(disk, context)).collect();
     let (image, sizes) = image.unzip();
     let sizes = sizes.flatten();
@@ -86,6 +88,28 @@ pub fn show(
         troubles,
         unseen: looked.unseen,
     }
+}
+
+/// What keeps `revert` from keeping the current contents, or from copying a disk. A snapshot whose revert only lacks
+/// this is good.
+fn short_of_space(
+    found: &[DiskFound],
+    record: &Record,
+    context: RevertContext<'_>,
+) -> Vec<Trouble> {
+    let keeping = RevertContext { discard: false, ..context };
+    let good = found.iter().filter(|found| disk::revert(found, context).is_ok());
+    let (planned, refused): (Vec<_>, Vec<_>) =
+        good.map(|found| disk::revert(found, keeping)).partition(Result::is_ok);
+    let planned: Vec<_> = planned.into_iter().flatten().collect();
+    let rooms: Vec<_> = planned.iter().filter_map(|disk| disk.room.as_ref()).collect();
+    let spaces: Vec<_> = planned.iter().filter_map(|disk| disk.space.as_ref()).collect();
+    let domain = &record.domain.name;
+    let room = disk::short_of_room(&rooms).map(|why| revert::no_room(domain, why));
+    let space = lvm::short_of_space(&spaces).map(|why| revert::no_space(domain, why));
+    let refused = refused.into_iter().filter_map(Result::err);
+    let all = refused.chain(room).chain(space);
+    all.map(|error| Trouble::of_error(&error, Rank::Missing)).collect()
 }
 
 fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {

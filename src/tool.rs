@@ -1,5 +1,6 @@
 //! Commands as data: tool and arguments. Pure; `host/command.rs` runs them.
 
+pub mod allocation;
 pub mod guest_agent;
 pub mod qemu_img;
 pub mod qemu_nbd;

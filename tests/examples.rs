@@ -131,6 +131,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
         .collect();
     Seen {
         troubles: Vec::new(),
+        overlay_troubles: Vec::new(),
         domain: DomainId { domid: 3, uuid, name: name.clone() },
         state: State::Running,
         stored: config.to_json(),

@@ -360,7 +360,7 @@ fn shown(verified: Option<&'static str>, record: Record) -> Shown {
             .then(|| Trouble {
                 rank: Rank::Missing,
                 about: "web1 cannot be restored".into(),
-                why: "the bridge xenbr0 of its network is not there".into(),
+                why: "the bridge xenbr0 of its network does not exist".into(),
                 hint: "bring the bridge up".into(),
             })
             .into_iter()

@@ -44,6 +44,8 @@ pub struct Seen {
     pub dom0_qemu: bool,
     /// What a revert would lack right away; checked only if memory is saved.
     pub troubles: Vec<Trouble>,
+    /// What it would lack besides if a disk gets an overlay.
+    pub overlay_troubles: Vec<Trouble>,
     /// If the guest has more memory than its target: its memory and its target, in KiB. The configuration has its
     /// memory.
     pub above_target: Option<(u64, u64)>,

@@ -87,6 +87,7 @@ pub(super) fn seen(job: &Job) -> Seen {
         .collect();
     Seen {
         troubles: Vec::new(),
+        overlay_troubles: Vec::new(),
         domain: DomainId { domid: 3, uuid: config.uuid().unwrap(), name: "web1".into() },
         state: State::Running,
         stored: CONFIG.into(),

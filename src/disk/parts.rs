@@ -264,6 +264,29 @@ pub(crate) fn after(keep: &str) -> String {
     keep.replacen("before-revert-", "after-revert-", 1)
 }
 
+/// An amount for people. Of less than a MiB, all KiB are told, so that too little does not look like enough.
 pub(crate) fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
+    match bytes >> 20 {
+        0 if bytes > 0 => format!("{} KiB", bytes.div_ceil(1024)),
+        mib => format!("{mib} MiB"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_told_in_mib_or_kib() {
+        for (bytes, told) in [
+            (0, "0 MiB"),
+            (1, "1 KiB"),
+            (1025, "2 KiB"),
+            ((1 << 20) - 1, "1024 KiB"),
+            (1 << 20, "1 MiB"),
+            ((2 << 20) - 1, "1 MiB"),
+        ] {
+            assert_eq!(mib(bytes), told);
+        }
+    }
 }

@@ -27,6 +27,8 @@ const ORDER_V2: u32 = 4;
 /// The shortest header of version 3.
 const LENGTH_V3: usize = 104;
 
+/// The number of snapshots that QEMU allows (block/qcow2.h, `QCOW_MAX_SNAPSHOTS`).
+const MAX_SNAPSHOTS: u32 = 65536;
 /// The length of an entry in the list of snapshots, before its extra data, ID and name.
 const SNAPSHOT_ENTRY: usize = 40;
 
@@ -53,6 +55,8 @@ pub enum Defect {
     Bitmaps(u32),
     /// Its reference counts have `bits` bits, too few for `snapshots` snapshots.
     Counts { bits: u32, snapshots: u32 },
+    /// It has as many snapshots as QEMU allows.
+    Snapshots(u32),
 }
 
 impl Defect {
@@ -77,6 +81,10 @@ impl Defect {
                 if bits == 1 { "" } else { "s" },
                 if snapshots == 1 { "" } else { "s" }
             ),
+            Defect::Snapshots(count) => format!(
+                "the image has room for {MAX_SNAPSHOTS} snapshots, and {count} and the one that a revert keeps are \
+                 too many"
+            ),
         }
     }
 
@@ -90,6 +98,10 @@ impl Defect {
             Defect::Bitmaps(_) => format!(
                 "shut the domain down and remove them: qemu-img info -f qcow2 {path} lists them, \
                  qemu-img bitmap --remove -f qcow2 {path} NAME removes one"
+            ),
+            Defect::Snapshots(_) => format!(
+                "shut the domain down and remove some: qemu-img snapshot -l {path} lists them, qemu-img snapshot -d \
+                 NAME {path} removes one"
             ),
             Defect::Counts { .. } => format!(
                 "shut the domain down and give it longer ones: qemu-img amend -f qcow2 -o refcount_bits=16 {path}"
@@ -215,13 +227,17 @@ impl Header {
         Defect::of_bitmaps(self.bitmaps).or_else(|| self.miscounted(0))
     }
 
-    /// Whether its reference counts are too short for a revert after `more` further snapshots. A cluster that all of
+    /// Whether its list of snapshots is too long, or its reference counts are too short, for a revert after `more`
+    /// further snapshots. A cluster that all of
     /// them share is counted for each snapshot, for the current contents, for the snapshot with which a revert keeps
     /// those, and once more while a snapshot is applied (block/qcow2-snapshot.c, `qcow2_snapshot_goto`).
     pub fn miscounted(&self, more: u32) -> Option<Defect> {
         let bits = 1u32.checked_shl(self.refcount_order).unwrap_or(u32::MAX);
         let most = 1u64.checked_shl(bits).map_or(u64::MAX, |over| over - 1);
         let snapshots = self.snapshots.saturating_add(more);
+        if snapshots >= MAX_SNAPSHOTS {
+            return Some(Defect::Snapshots(snapshots));
+        }
         (u64::from(snapshots) + 3 > most).then_some(Defect::Counts { bits, snapshots })
     }
 
@@ -362,7 +378,16 @@ pub(crate) mod tests {
         assert_eq!(with(2, 12).miscounted(1), too_short(4, 13));
         assert_eq!(with(4, 1000).miscounted(1), None);
         for order in [6, 7, u32::MAX] {
-            assert_eq!(with(order, u32::MAX).miscounted(1), None);
+            assert_eq!(with(order, 65534).miscounted(1), None);
+        }
+        assert_eq!(with(6, 65535).miscounted(0), None);
+        for (snapshots, more, told) in
+            [(65535, 1, 65536), (65536, 0, 65536), (u32::MAX, 1, u32::MAX)]
+        {
+            let many = with(6, snapshots).miscounted(more).unwrap();
+            assert_eq!(many, Defect::Snapshots(told));
+            assert!(many.why().contains("room for 65536 snapshots"));
+            assert!(many.remedy(Path::new("/a")).contains("qemu-img snapshot -d"));
         }
         let why = too_short(2, 1).unwrap().why();
         assert!(why.contains("in 2 bits, and 1 snapshot and what a revert keeps"), "{why}");

@@ -18,7 +18,11 @@ use crate::release::BOOT_LOADER;
 const VNC: u64 = 5900;
 /// The default bridge (libxl_nic.c, `libxl__device_nic_setdefault`).
 const DEFAULT_BRIDGE: &str = "xenbr0";
+/// What scripts/vif-common.sh takes for it (`dom0_ip`).
+const DEFAULT_GATEWAY: &str = "eth0";
 const DEFAULT_VIF_SCRIPT: &str = "vif-bridge";
+/// The first number that no domain has (xen/include/public/xen.h, `DOMID_FIRST_RESERVED`).
+const FIRST_RESERVED: u32 = 0x7ff0;
 /// What Xen needs for a guest in addition to its memory, in KiB (libxl_internal.h,
 /// `LIBXL_PV_EXTRA_MEMORY` and `LIBXL_HVM_EXTRA_MEMORY`).
 const PV_EXTRA: u64 = 1024;
@@ -47,8 +51,9 @@ impl DomainConfig {
             needs.extend(self.list(key).filter_map(backend));
         }
         let shared = self.list("p9s").filter_map(|share| share.get("path")?.as_str());
-        needs.extend(shared.map(|path| What::Usable { path: path.into(), writable: false }));
-        needs.extend(self.list("pcidevs").map(pci));
+        needs.extend(shared.map(|path| What::Directory(path.into())));
+        needs.extend(self.list("pcidevs").filter_map(pci));
+        needs.extend(self.fixed_domid().map(What::Domid));
         let sockets = self
             .list("channels")
             .filter_map(|channel| channel.get("connection.socket")?.get("path")?.as_str());
@@ -75,6 +80,18 @@ impl DomainConfig {
         let hvm = self.guest_type().is_ok_and(|kind| kind == GuestType::Hvm);
         let by_qemu = |key: &&str| self.list(key).any(|device| backend(device).is_none());
         hvm || ["vfbs", "p9s", "channels"].iter().any(by_qemu)
+    }
+
+    /// The user as whom its QEMU runs.
+    pub fn emulator_user(&self) -> Option<&str> {
+        let name = self.0.pointer("/b_info/device_model_user").and_then(Value::as_str);
+        name.filter(|name| !name.is_empty())
+    }
+
+    /// The number that the domain has to have: `xl save -D` writes it.
+    fn fixed_domid(&self) -> Option<u32> {
+        let number = self.0.pointer("/c_info/domid").and_then(Value::as_u64)?;
+        u32::try_from(number).ok().filter(|domid| (1..FIRST_RESERVED).contains(domid))
     }
 
     /// The files that a start reads, but a restore does not.
@@ -132,26 +149,31 @@ impl DomainConfig {
         let vnc = screens.filter(|vnc| is(vnc, "enable")).filter_map(|vnc| {
             let fixed = vnc.get("findunused").is_some_and(|value| !truth(value));
             let display = vnc.get("display").and_then(Value::as_u64).unwrap_or(0);
-            // One behind the address counts more (libxl_dm.c, `-vnc`).
             let listen = vnc.get("listen").and_then(Value::as_str).unwrap_or_default();
+            // libxl's default (libxl_create.c, libxl_vfb.c).
+            let listen = if listen.is_empty() { "127.0.0.1" } else { listen };
+            // One behind the address counts more (libxl_dm.c, `-vnc`).
             let behind = listen.rsplit_once(':').filter(|(ip, _)| address(ip).is_some());
             let display = behind.and_then(|(_, text)| text.parse().ok()).unwrap_or(display);
-            fixed.then_some(("VNC", VNC.saturating_add(display)))
+            fixed.then_some(("VNC", VNC.saturating_add(display), address(listen)))
         });
         let spice = machine.and_then(|machine| machine.get("spice"));
         let spice = spice.filter(|spice| is(spice, "enable")).into_iter().flat_map(|spice| {
+            let ip = spice.get("host").and_then(Value::as_str).and_then(address);
             let port = |key: &str| spice.get(key).and_then(Value::as_u64).filter(|port| *port != 0);
-            [port("port"), port("tls_port")].into_iter().flatten().map(|port| ("SPICE", port))
+            let ports = [port("port"), port("tls_port")].into_iter().flatten();
+            ports.map(move |port| ("SPICE", port, ip))
         });
         let serial = machine.into_iter().flat_map(|machine| {
             let one = machine.get("serial").into_iter();
             one.chain(machine.get("serial_list").and_then(Value::as_array).into_iter().flatten())
         });
-        let serial = serial.filter_map(|serial| listening(serial.as_str()?)).map(|p| ("serial", p));
+        let serial = serial.filter_map(|serial| listening(serial.as_str()?));
+        let serial = serial.map(|(ip, port)| ("serial", port, ip));
         vnc.chain(spice)
             .chain(serial)
-            .filter_map(|(purpose, port)| {
-                Some(What::Port { purpose, number: u16::try_from(port).ok()? })
+            .filter_map(|(purpose, port, ip)| {
+                Some(What::Port { purpose, number: u16::try_from(port).ok()?, ip })
             })
             .collect()
     }
@@ -214,7 +236,7 @@ fn of_nic(nic: &Value, hvm: bool, needs: &mut Vec<What>) {
     }
     let text = |key: &str| nic.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let name = text("script").unwrap_or(DEFAULT_VIF_SCRIPT);
-    needs.push(What::Program(script(name)));
+    needs.extend([What::Script(script(name)), What::Driver("vif")]);
     // The scripts refuse to rename a device where another one has the name (scripts/vif-common.sh, `rename_vif`).
     if let Some(name) = text("ifname") {
         needs.push(What::DeviceName(name.to_owned()));
@@ -227,7 +249,11 @@ fn of_nic(nic: &Value, hvm: bool, needs: &mut Vec<What>) {
         // With a tag and trunks: `ovsbr0.10:20:30` (scripts/vif-openvswitch).
         Some("vif-openvswitch") => {
             let name = bridge.split(['.', ':']).next().unwrap_or(bridge);
-            needs.push(What::Device(name.to_owned()));
+            needs.extend([What::Device(name.to_owned()), What::OpenVswitch]);
+        }
+        // 4.17 and 4.20: vif-nat has an address of its own.
+        Some("vif-route") if script(name) == script("vif-route") => {
+            needs.push(What::Gateway(text("gatewaydev").unwrap_or(DEFAULT_GATEWAY).to_owned()));
         }
         // Other scripts use the value in their own way.
         _ => {}
@@ -247,11 +273,17 @@ fn backend(device: &Value) -> Option<What> {
     other.then(|| What::Backend(name.to_owned()))
 }
 
-/// By its address; libxl leaves zeros out.
-fn pci(device: &Value) -> What {
+/// By its address; libxl leaves zeros out. One that has only a name is looked up by libxl.
+fn pci(device: &Value) -> Option<What> {
     let number = |key: &str| device.get(key).and_then(Value::as_u64).unwrap_or(0);
-    let [domain, bus, dev, func] = ["domain", "bus", "dev", "func"].map(number);
-    What::Pci(format!("{domain:04x}:{bus:02x}:{dev:02x}.{func:x}"))
+    let numbers = ["domain", "bus", "dev", "func"].map(number);
+    let named = device.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    let [domain, bus, dev, func] = numbers;
+    let device = What::Pci {
+        device: format!("{domain:04x}:{bus:02x}:{dev:02x}.{func:x}"),
+        seize: is(device, "seize"),
+    };
+    Some(device).filter(|_| !named || numbers != [0; 4])
 }
 
 fn is(entry: &Value, key: &str) -> bool {
@@ -267,12 +299,13 @@ fn truth(value: &Value) -> bool {
     }
 }
 
-/// The port of a serial line that QEMU offers: `tcp:HOST:PORT,server,...`, or `telnet:`.
-fn listening(serial: &str) -> Option<u64> {
-    let (address, options) = serial.split_once(',')?;
-    let rest = address.strip_prefix("tcp:").or(address.strip_prefix("telnet:"))?;
+/// The address and port of a serial line that QEMU offers: `tcp:HOST:PORT,server,...`, or `telnet:`.
+fn listening(serial: &str) -> Option<(Option<IpAddr>, u64)> {
+    let (end, options) = serial.split_once(',')?;
+    let rest = end.strip_prefix("tcp:").or(end.strip_prefix("telnet:"))?;
     let server = options.split(',').any(|option| matches!(option, "server" | "server=on"));
-    rest.rsplit(':').next()?.parse().ok().filter(|_| server)
+    let (host, port) = rest.rsplit_once(':')?;
+    Some((address(host), port.parse().ok()?)).filter(|_| server)
 }
 
 #[cfg(test)]
@@ -286,7 +319,7 @@ mod tests {
     #[test]
     fn every_kind_of_device() {
         let found = needs(
-            r#"{"c_info": {"type": "hvm", "pool_name": "fast"},
+            r#"{"c_info": {"type": "hvm", "pool_name": "fast", "domid": 7},
             "b_info": {"target_memkb": 65536, "max_memkb": 131072, "shadow_memkb": 2048,
                 "vcpu_hard_affinity": [[1, 2], [], [3]], "device_model": "/opt/qemu", "kernel": "/boot/k",
                 "extra": ["-drive", "if=none,file=/srv/x.img,id=a", "-foo"],
@@ -295,36 +328,48 @@ mod tests {
                     "spice": {"enable": true, "port": 6000, "host": "::1"},
                     "serial_list": ["pty", "tcp:127.0.0.1:4444,server,nowait"]}},
             "nics": [{"bridge": "br0", "ifname": "web"}, {"script": "vif-route"}, {"backend_domname": "net"},
-                {"script": "vif-openvswitch", "bridge": "ovs0.10:20"}, {}],
+                {"script": "vif-openvswitch", "bridge": "ovs0.10:20"},
+                {"script": "/etc/xen/scripts/vif-route", "gatewaydev": "dummy0"}, {}],
             "p9s": [{"path": "/srv/share"}],
             "channels": [{"connection": "socket", "connection.socket": {"path": "/run/a/s"}}],
-            "pcidevs": [{"bus": 3, "func": 1}]}"#,
+            "pcidevs": [{"bus": 3, "func": 1}, {"name": "gpu"}]}"#,
         );
-        let program = |name: &str| What::Program(format!("/etc/xen/scripts/{name}").into());
+        let program = |name: &str| What::Script(format!("/etc/xen/scripts/{name}").into());
+        let vif = || What::Driver("vif");
         let bridge = |name: &str| What::Bridge(name.into());
         let usable = |path: &str| What::Usable { path: path.into(), writable: false };
-        let port = |purpose, number| What::Port { purpose, number };
+        let port = |purpose, number, ip: &str| What::Port { purpose, number, ip: ip.parse().ok() };
         let expected = [
             What::Program("/opt/qemu".into()),
             usable("/boot/k"),
             What::Pool("fast".into()),
             What::Processors { pool: Some("fast".into()), of_each: vec![vec![1, 2], vec![3]] },
             program("vif-bridge"),
+            vif(),
             What::DeviceName("web".into()),
             What::DeviceName("web-emu".into()),
             bridge("br0"),
             program("vif-route"),
+            vif(),
+            What::Gateway("eth0".into()),
             What::Backend("net".into()),
             program("vif-openvswitch"),
+            vif(),
             What::Device("ovs0".into()),
+            What::OpenVswitch,
+            program("vif-route"),
+            vif(),
+            What::Gateway("dummy0".into()),
             program("vif-bridge"),
+            vif(),
             bridge("xenbr0"),
-            usable("/srv/share"),
-            What::Pci("0000:03:00.1".into()),
+            What::Directory("/srv/share".into()),
+            What::Pci { device: "0000:03:00.1".into(), seize: false },
+            What::Domid(7),
             What::Renames("/run/a".into()),
-            port("VNC", 5907),
-            port("SPICE", 6000),
-            port("serial", 4444),
+            port("VNC", 5907, "192.0.2.7"),
+            port("SPICE", 6000, "::1"),
+            port("serial", 4444, "127.0.0.1"),
             What::Address { purpose: "VNC", ip: "192.0.2.7".parse().unwrap() },
             What::Address { purpose: "SPICE", ip: "::1".parse().unwrap() },
             usable("/srv/x.img"),
@@ -359,12 +404,12 @@ mod tests {
     #[test]
     fn what_finds_its_own_place_needs_none() {
         let found = needs(
-            r#"{"c_info": {"type": "pv"}, "b_info": {"target_memkb": 1024, "kernel": "/boot/k",
+            r#"{"c_info": {"type": "pv", "domid": 0}, "b_info": {"target_memkb": 1024, "kernel": "/boot/k",
             "device_model": "qemu"}, "vfbs": [{"vnc": {"enable": true, "display": 1}}]}"#,
         );
         assert_eq!(found, [What::Memory { guest: 1024, overhead: 1024 }]);
         assert_eq!(listening("tcp:host:1"), None);
-        assert_eq!(listening("tcp::5,server=on,wait=off"), Some(5));
+        assert_eq!(listening("tcp::5,server=on,wait=off"), Some((None, 5)));
         assert_eq!(listening("unix:/a,server"), None);
     }
 

@@ -140,7 +140,7 @@ pub fn find(tool: Tool) -> Result<PathBuf, CommandError> {
     found.ok_or(CommandError::NotFound(tool))
 }
 
-fn find_program(name: &str) -> Option<PathBuf> {
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let paths = DIRECTORIES.iter().map(|directory| Path::new(directory).join(name));
     paths.into_iter().find(|path| path.is_file())
 }

@@ -114,6 +114,7 @@ pub fn for_create(toolstack: &Toolstack, domain: &Domain, cfg: &Path, job: &Job)
         disks,
         image,
         troubles: Vec::new(),
+        overlay_troubles: Vec::new(),
         config,
     })
 }

@@ -116,7 +116,7 @@ impl Freezer {
     pub fn trouble(&self, why: AgentError) -> Error {
         let hint = match &why {
             AgentError::Connect { .. } => {
-                "see whether its QEMU runs and the socket or terminal is there: xl channel-list"
+                "check that its QEMU runs and that the socket or terminal exists: xl channel-list"
                     .to_owned()
             }
             AgentError::Busy { .. } => "end the other program, or wait for it".into(),
@@ -124,7 +124,7 @@ impl Freezer {
                 "two domains may have the same path in their channel: give each its own".into()
             }
             AgentError::Refused { .. } | AgentError::Unreadable { .. } => {
-                "see what the agent logs in the guest: journalctl -u qemu-guest-agent".into()
+                "check the agent's log in the guest: journalctl -u qemu-guest-agent".into()
             }
             AgentError::Silent { .. } | AgentError::Broken { .. } => format!(
                 "see in the guest that qemu-ga runs (qemu-ga -m isa-serial -p /dev/hvcN, N from xl channel-list {}), and \

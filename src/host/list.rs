@@ -50,7 +50,7 @@ pub fn directory() -> Result<PathBuf> {
         Err(error) if is_set && error.kind() == io::ErrorKind::NotFound => {
             let name = format!("{}={}", spec::DIRECTORY_VARIABLE, quote(&directory));
             Err(Error::refused(name).because("There is no such directory").hint(format!(
-                "create makes it with the first snapshot; else see what is mounted: findmnt -T {}",
+                "create makes it with the first snapshot; otherwise check what is mounted: findmnt -T {}",
                 quote(&directory)
             )))
         }

@@ -28,7 +28,7 @@ use crate::host::needs::{self, Around};
 use crate::host::process::{self, Monitor, Watched};
 use crate::host::qmp::Qmp;
 use crate::host::savers;
-use crate::host::tools::{need, vhd_facts, volumes};
+use crate::host::tools::{self, need, vhd_facts};
 use crate::host::toolstack::Toolstack;
 use crate::host::xenstore::Vbd;
 use crate::memory::partial_path;
@@ -38,19 +38,20 @@ use crate::plan::Target;
 use crate::tool::volumes::Volume;
 use crate::tool::{Tool, check_path, quote};
 
-/// What a revert would lack right away.
+/// What a revert would lack right away, and what it would lack besides with a new overlay.
 fn troubles(
     toolstack: &Toolstack,
     domain: &DomainId,
     job: &Job,
     config: &DomainConfig,
-) -> Result<Vec<Trouble>> {
+) -> Result<(Vec<Trouble>, Vec<Trouble>)> {
     let left_out = |disk: &Disk| disk.cdrom || !disk.writable || job.leaves_out(&disk.vdev);
     let needs = need::of_domain(config, &domain.name, &left_out, false)
         .map_err(|error| trouble(&domain.name, error))?;
     let around =
         Around { toolstack: Some(toolstack), gone: Some(domain.domid), same: Some(domain.domid) };
-    Ok(needs::troubles(&needs, around).0)
+    let overlay: Vec<_> = need::of_overlay(config, &domain.name, &needs).into_iter().collect();
+    Ok((needs::troubles(&needs, around).0, needs::troubles(&overlay, around).0))
 }
 
 /// Inspects a running domain for `create`. Keeps the connection to its QEMU, which is needed again while the guest
@@ -100,6 +101,7 @@ pub fn for_create(
     let monitor = monitor(toolstack, &domain.id)?;
     let version = toolstack.version().map_err(|error| trouble("Xen", error))?;
     let image = image_place(job, name)?;
+    let (troubles, overlay_troubles) = troubles(toolstack, &domain.id, job, &config)?;
     let seen = Seen {
         domain: domain.id.clone(),
         state: domain.state,
@@ -119,7 +121,8 @@ pub fn for_create(
         disks,
         way: None,
         image,
-        troubles: troubles(toolstack, &domain.id, job, &config)?,
+        troubles,
+        overlay_troubles,
         config,
         stored,
     };
@@ -266,7 +269,9 @@ pub(super) fn other_user(path: &Path, others: &[OtherDisk]) -> Option<String> {
 /// The host's logical volumes, if a disk may be one of them.
 pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
     match disks.iter().any(|disk| disk.device.is_some()) {
-        true => volumes(),
+        true => tools::volumes_for(&|volume| {
+            disks.iter().filter_map(|disk| disk.device).any(|device| volume.has_device(device))
+        }),
         false => Ok(Vec::new()),
     }
 }

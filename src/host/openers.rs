@@ -2,6 +2,7 @@
 //! stands on a device. One pass over /proc for all that is asked.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -60,17 +61,36 @@ pub fn of_files(wanted: &[FileId], ours: &Ours) -> Vec<(FileId, Opener)> {
     found
 }
 
+/// A program that listens on a TCP port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    pub port: u16,
+    /// The address of this host's on which it listens.
+    pub ip: IpAddr,
+    /// For people, as [`Opener::who`].
+    pub who: String,
+}
+
+impl Listener {
+    /// Whether nobody else can listen on the port at that address; `None` if it is not known which one.
+    pub fn overlaps(&self, ip: Option<IpAddr>) -> bool {
+        let own = self.ip.to_canonical();
+        let same = |ip: IpAddr| ip.is_unspecified() || ip.to_canonical() == own;
+        own.is_unspecified() || ip.is_none_or(same)
+    }
+}
+
 /// Who listens on each of the TCP ports, but for `ours`.
-pub fn of_ports(wanted: &[u16], ours: &Ours) -> Vec<(u16, String)> {
+pub fn of_ports(wanted: &[u16], ours: &Ours) -> Vec<Listener> {
     if wanted.is_empty() {
         return Vec::new();
     }
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let tables = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
-    let listening: Vec<(u16, u64)> = tables
+    let listening: Vec<(IpAddr, u16, u64)> = tables
         .iter()
         .flat_map(|table| table.lines().filter_map(listener))
-        .filter(|(port, _)| wanted.contains(port))
+        .filter(|(_, port, _)| wanted.contains(port))
         .collect();
     if listening.is_empty() {
         return Vec::new();
@@ -79,7 +99,7 @@ pub fn of_ports(wanted: &[u16], ours: &Ours) -> Vec<(u16, String)> {
     let mut of_ours = Vec::new();
     let mut note = |pid, target: &[u8]| {
         let Some(socket) = socket(target) else { return };
-        if listening.iter().any(|(_, inode)| *inode == socket) {
+        if listening.iter().any(|(.., inode)| *inode == socket) {
             match ours.processes.contains(&pid) {
                 true => of_ours.push(socket),
                 false => holders.push((socket, name(pid).0)),
@@ -90,10 +110,10 @@ pub fn of_ports(wanted: &[u16], ours: &Ours) -> Vec<(u16, String)> {
     let holder = |inode: u64| holders.iter().find(|(socket, _)| *socket == inode);
     listening
         .iter()
-        .filter(|(_, inode)| !of_ours.contains(inode))
-        .map(|(port, inode)| {
+        .filter(|(.., inode)| !of_ours.contains(inode))
+        .map(|(ip, port, inode)| {
             let who = holder(*inode).map_or("another program", |(_, who)| who.as_str());
-            (*port, who.to_owned())
+            Listener { port: *port, ip: *ip, who: who.to_owned() }
         })
         .collect()
 }
@@ -167,13 +187,30 @@ fn flags_in(info: &Option<String>) -> i32 {
     flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok()).unwrap_or(libc::O_RDWR)
 }
 
-/// A line of /proc/net/tcp of a socket that is listened on (state 0A): its port and its inode.
-fn listener(line: &str) -> Option<(u16, u64)> {
+/// A line of /proc/net/tcp of a socket that is listened on (state 0A): its address, port and inode.
+fn listener(line: &str) -> Option<(IpAddr, u16, u64)> {
     let mut words = line.split_whitespace().skip(1);
-    let port = u16::from_str_radix(words.next()?.rsplit(':').next()?, 16).ok()?;
+    let (ip, port) = words.next()?.rsplit_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
     let listens = words.nth(1)? == "0A";
     let inode = words.nth(5)?.parse().ok()?;
-    listens.then_some((port, inode))
+    Some((address(ip)?, port, inode)).filter(|_| listens)
+}
+
+/// An address in /proc/net/tcp or tcp6: each four bytes of it as a number of this machine's.
+fn address(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        let word = u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(IpAddr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            Some(IpAddr::from(<[u8; 16]>::try_from(words.concat()).ok()?))
+        }
+        _ => None,
+    }
 }
 
 /// The inode of a descriptor that is a socket: `socket:[123]`.
@@ -189,6 +226,11 @@ fn name_of_server(pid: i32) -> Option<String> {
     let arguments = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
     let serves = arguments.split(|byte| *byte == 0).nth(1)? == b"serve";
     (serves && program == "xl-snapshot").then(|| format!("xl-snapshot serve (process {parent})"))
+}
+
+/// The name of a process, for people.
+pub fn name_of(pid: i32) -> String {
+    name(pid).0
 }
 
 /// The name of a process, and the number of the domain whose QEMU it is.
@@ -368,16 +410,42 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         // We ourselves are left out of the names.
-        assert_eq!(of_ports(&[port], &Ours::default()), [(port, "another program".to_owned())]);
+        let ip = "127.0.0.1".parse().unwrap();
+        let expected = Listener { port, ip, who: "another program".into() };
+        assert_eq!(of_ports(&[port], &Ours::default()), [expected]);
         drop(listener);
         assert_eq!(of_ports(&[port], &Ours::default()), []);
     }
 
     #[test]
+    fn a_port_is_taken_at_the_addresses_that_overlap() {
+        let overlaps = |held: &str, wanted: Option<&str>| {
+            let held = Listener { port: 5900, ip: held.parse().unwrap(), who: "x".into() };
+            held.overlaps(wanted.map(|ip| ip.parse().unwrap()))
+        };
+        for (held, wanted) in [
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("::ffff:127.0.0.1", Some("127.0.0.1")),
+            ("127.0.0.1", Some("0.0.0.0")),
+            ("0.0.0.0", Some("192.0.2.7")),
+            ("::", Some("192.0.2.7")),
+            ("192.0.2.7", None),
+        ] {
+            assert!(overlaps(held, wanted), "{held} {wanted:?}");
+        }
+        assert!(!overlaps("127.0.0.1", Some("192.0.2.7")) && !overlaps("::1", Some("127.0.0.1")));
+    }
+
+    #[test]
     fn lines_of_proc() {
         let line = "   0: 0100007F:170C 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0";
-        assert_eq!(super::listener(line), Some((5900, 4711)));
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(super::listener(line), Some((ip("127.0.0.1"), 5900, 4711)));
         assert_eq!(super::listener(&line.replace(" 0A ", " 01 ")), None);
+        // ::1, as this machine, whose numbers begin with their lowest byte, prints it.
+        let six = line.replace("0100007F", "00000000000000000000000001000000");
+        assert_eq!(super::listener(&six), Some((ip("::1"), 5900, 4711)));
+        assert_eq!(super::listener(&line.replace("0100007F", "0100")), None);
         assert_eq!(socket(b"socket:[4711]"), Some(4711));
         assert_eq!(domid_of_qemu(b"/usr/bin/qemu\0-xen-domid\x007\0-x\0"), Some(7));
         assert_eq!(domid_of_qemu(b"/bin/sh\0"), None);

@@ -1,12 +1,14 @@
 //! What the disks' tools answer: qemu-img, lvs, vhd-util. Changes nothing.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::host::parallel::in_parallel;
 use crate::host::{chain, command, files};
+use crate::tool::allocation;
 use crate::tool::volumes::{self, Volume};
 use crate::tool::{Invocation, Tool, check_path, parse_served};
 use crate::tool::{qemu_img, vhd_util};
@@ -55,6 +57,39 @@ pub fn measure(from: &Path, measure: &Invocation) -> Result<u64, String> {
 pub fn volumes() -> Result<Vec<Volume>, String> {
     let output = command::run(&volumes::report()).map_err(|error| error.to_string())?;
     volumes::parse(&output).map_err(|error| format!("lvs's answer: {error}"))
+}
+
+/// The same, with what LVM lets be allocated for snapshots of volumes, or for volumes from snapshots.
+pub fn volumes_for(planned: &dyn Fn(&Volume) -> bool) -> Result<Vec<Volume>, String> {
+    let mut all = volumes()?;
+    let planned: Vec<Volume> = all.iter().filter(|volume| planned(volume)).cloned().collect();
+    let (thin, thick): (Vec<_>, Vec<_>) = planned.iter().partition(|volume| volume.is_thin());
+    if !thin.is_empty() {
+        // It fails where there is no lvm.conf, and then nothing limits a pool.
+        let answer = command::run(&allocation::threshold()).unwrap_or_default();
+        let of_all = allocation::parse_threshold(&String::from_utf8_lossy(&answer));
+        let of = |volume: &&Volume, pool: &Volume| {
+            (&volume.group, &volume.pool) == (&pool.group, &pool.name)
+        };
+        let pools = all.iter_mut().filter(|pool| thin.iter().any(|volume| of(volume, pool)));
+        for pool in pools {
+            let own = (!pool.profile.is_empty()).then(|| profile(&pool.profile)).flatten();
+            pool.threshold = own.or(of_all);
+        }
+    }
+    if !thick.is_empty() {
+        let output = command::run(&allocation::physical()).map_err(|error| error.to_string())?;
+        let physical = allocation::parse_physical(&output);
+        let physical = physical.map_err(|error| format!("pvs's answer: {error}"))?;
+        allocation::hold_back(&mut all, &physical);
+    }
+    Ok(all)
+}
+
+/// The threshold in a profile of LVM's. Where there is none, LVM goes by its own configuration.
+fn profile(name: &str) -> Option<u64> {
+    let path = Path::new("/etc/lvm/profile").join(format!("{name}.profile"));
+    allocation::parse_threshold(&fs::read_to_string(path).ok()?)
 }
 
 /// What is known of a disk as a VHD, if it is one.

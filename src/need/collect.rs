@@ -1,6 +1,7 @@
 //! Collects the needs of a revert from the disks and the configuration.
 
 use super::{Need, What, script};
+use crate::disk::kind::Content;
 use crate::disk::{self, DiskFound};
 use crate::domain::{BadConfig, Disk, DomainConfig, Format};
 use crate::names::same_vdev;
@@ -32,7 +33,21 @@ pub fn of_revert(
         record.is_none_or(|found| found.record.snapshot.is_left_out())
     };
     needs.extend(of_domain(config, domain, &left_out, beside)?);
+    let gets_overlay = |found: &DiskFound| match found.record.snapshot.kind().content() {
+        Content::Volume(volume) => volume.thick && beside,
+        content => content.is_in_chain(),
+    };
+    if disks.iter().any(gets_overlay) {
+        needs.extend(of_overlay(config, domain, &needs));
+    }
     Ok(needs)
+}
+
+/// What a new overlay needs besides: QEMU serves it, also if the kernel served the disk before.
+pub fn of_overlay(config: &DomainConfig, domain: &str, needs: &[Need]) -> Option<Need> {
+    let known = needs.iter().any(|need| need.what == What::Emulator);
+    (!known && config.own_emulator().is_none())
+        .then(|| Need { about: format!("{domain} cannot be restored"), what: What::Emulator })
 }
 
 /// What `xl restore` needs of the configuration that is in the image. `as_it_is` tells whether a disk is
@@ -57,13 +72,15 @@ pub fn of_domain(
     let about = format!("{domain} cannot be restored");
     let by_qemu = disks.iter().any(|disk| disk.backend_domain.is_none() && is_by_qemu(disk));
     let emulator = (by_qemu || config.has_emulator()) && config.own_emulator().is_none();
-    let whats = [What::Tools, What::Consoles]
+    let user = (by_qemu || config.has_emulator()).then(|| config.emulator_user()).flatten();
+    let whats = [What::Tools, What::Lock, What::Consoles]
         .into_iter()
         .chain(config.needs())
-        .chain(emulator.then_some(What::Emulator));
+        .chain(emulator.then_some(What::Emulator))
+        .chain(user.map(|name| What::User(name.to_owned())));
     // They are renamed for a new one; xl ends where it cannot do that (libxl_utils.c, `libxl_create_logfile`).
     let logs = ["xl", "qemu-dm"].map(|of| format!("{LOGS}/{of}-{domain}.log"));
-    let whats = whats.chain(logs.map(|log| What::Replaced(log.into())));
+    let whats = whats.chain(logs.map(|log| What::Log(log.into())));
     let whats = whats.chain(STATE.map(|path| What::State(path.into())));
     // A new domain beside another one gets ports of its own, and names of network devices.
     let own = |what: &What| matches!(what, What::Port { .. } | What::DeviceName(_));
@@ -112,13 +129,18 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
     let by_kernel = disk.format == Some(Format::Raw) && !disk.by_qemu && !disk.by_tapback;
     // Without one of its own, libxl has blkback's disks set up by this one (libxl_linux.c, `libxl__hotplug_disk`).
     let scripts = disk.script.as_deref().or((by_kernel && !disk.cdrom).then_some("block"));
-    let mut needs: Vec<_> = scripts.iter().map(|name| What::Program(script(name))).collect();
+    let mut needs: Vec<_> = scripts.iter().map(|name| What::Script(script(name))).collect();
+    needs.extend((by_kernel && !disk.cdrom).then_some(What::Driver("vbd")));
     let by_qemu = as_it_is && disk.script.is_none() && !disk.by_tapback;
     needs.extend(disk.format.filter(|_| by_qemu).and_then(served));
     // What a script is told may be no path at all; an empty drive has none.
     let is_file = disk.script.is_none() || disk.is_tap_vhd();
     if as_it_is && is_file && !disk.path.as_os_str().is_empty() {
         let (path, writable) = (disk.file().to_owned(), disk.writable && !disk.cdrom);
+        if by_kernel && !disk.cdrom && scripts == Some("block") {
+            needs.push(What::Unshared { path: path.clone(), writable });
+            needs.push(What::Loops(path.clone()));
+        }
         needs.push(match disk.format {
             Some(format @ (Format::Qcow2 | Format::Qcow | Format::Qed)) => {
                 What::Image { path, format, writable }
@@ -132,6 +154,8 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::kinds::{External, Kept, Lvm, Reflink};
+    use crate::support::disks::{found, proof};
     use crate::support::record::sample;
 
     #[test]
@@ -146,20 +170,28 @@ mod tests {
         assert_eq!(whats(iso, false), []);
         let empty = r#"{"vdev": "hdc", "format": "empty", "is_cdrom": 1}"#;
         assert_eq!(whats(empty, true), []);
-        let block = What::Program("/etc/xen/scripts/block".into());
+        let block = What::Script("/etc/xen/scripts/block".into());
+        let (vbd, loops) = (What::Driver("vbd"), What::Loops("/a".into()));
         let raw = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "readwrite": 1}"#;
-        assert_eq!(whats(raw, true), [block.clone(), usable("/a", true)]);
-        assert_eq!(whats(raw, false), [block]);
+        let unshared = |writable| What::Unshared { path: "/a".into(), writable };
+        let expected = |writable| {
+            let own = [unshared(writable), loops.clone(), usable("/a", writable)];
+            [block.clone(), vbd.clone()].into_iter().chain(own).collect::<Vec<_>>()
+        };
+        assert_eq!(whats(raw, true), expected(true));
+        let read = raw.replace(r#""readwrite": 1"#, r#""readwrite": 0"#);
+        assert_eq!(whats(&read, true), expected(false));
+        assert_eq!(whats(raw, false), [block, vbd]);
         let qdisk = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "backend": "qdisk"}"#;
         assert_eq!(whats(qdisk, true), [usable("/a", false)]);
         let qcow2 = r#"{"pdev_path": "/q", "vdev": "xvda", "format": "qcow2", "readwrite": 1}"#;
         let image = What::Image { path: "/q".into(), format: Format::Qcow2, writable: true };
         assert_eq!(whats(qcow2, true), [image]);
         let tap = r#"{"pdev_path": "vhd:/v", "vdev": "xvda", "script": "block-tap"}"#;
-        let script = What::Program("/etc/xen/scripts/block-tap".into());
+        let script = What::Script("/etc/xen/scripts/block-tap".into());
         assert_eq!(whats(tap, true), [script, usable("/v", false)]);
         let drbd = r#"{"pdev_path": "r0", "vdev": "xvda", "script": "block-drbd", "readwrite": 1}"#;
-        assert_eq!(whats(drbd, true), [What::Program("/etc/xen/scripts/block-drbd".into())]);
+        assert_eq!(whats(drbd, true), [What::Script("/etc/xen/scripts/block-drbd".into())]);
         let vhd = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "readwrite": 1}"#;
         assert_eq!(whats(vhd, true), [What::Served(Format::Vhd), usable("/v", true)]);
         let tapback = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "backend": "tap"}"#;
@@ -186,6 +218,40 @@ mod tests {
             assert!(needed(&format!(r#"{{"{devices}": [{{}}]}}"#)), "{devices}");
         }
         assert!(!needed(r#"{"c_info": {"type": "hvm"}, "b_info": {"device_model": "/opt/qemu"}}"#));
+    }
+
+    #[test]
+    fn qemu_serves_an_overlay_on_what_the_kernel_served() {
+        let raw = r#"{"disks": [{"pdev_path": "/a", "vdev": "xvdb", "format": "raw"}]}"#;
+        let config = DomainConfig::parse(raw).unwrap();
+        let needed = |snapshot: Kept, beside| {
+            let needs = of_revert(&[found("/a", snapshot)], Some(&config), "web1", beside).unwrap();
+            needs.iter().filter(|need| need.what == What::Emulator).count()
+        };
+        let overlay = Kept::External(External { overlay: "/o".into(), proof: Some(proof()) });
+        assert_eq!((needed(overlay.clone(), false), needed(overlay, true)), (1, 1));
+        let copy = Kept::Reflink(Reflink { copy: "/c".into(), proof: Some(proof()) });
+        assert_eq!(needed(copy, false), 0);
+        let volume = |size| {
+            let names = ["g", "v", "s"].map(str::to_owned);
+            let [group, volume, snapshot] = names;
+            Kept::Lvm(Lvm { group, volume, snapshot, size })
+        };
+        // The snapshot of a thick volume is copied for another domain.
+        assert_eq!((needed(volume(Some(1)), false), needed(volume(Some(1)), true)), (0, 1));
+        assert_eq!(needed(volume(None), true), 0);
+    }
+
+    #[test]
+    fn qemu_runs_as_a_user_that_exists() {
+        let user = |kind: &str| {
+            let json = format!(
+                r#"{{"c_info": {{"type": "{kind}"}}, "b_info": {{"device_model_user": "qemu"}}}}"#
+            );
+            let needs = of_domain(&DomainConfig::parse(&json).unwrap(), "web1", &|_| false, false);
+            needs.unwrap().iter().any(|need| need.what == What::User("qemu".into()))
+        };
+        assert!(user("hvm") && !user("pvh"));
     }
 
     #[test]

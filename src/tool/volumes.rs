@@ -59,6 +59,18 @@ pub struct Volume {
     /// How full a pool's metadata is, in hundredths of a percent.
     #[serde(rename = "metadata_percent", deserialize_with = "percent")]
     pub metadata_used: Option<u64>,
+    /// The size of a pool's metadata, in bytes.
+    #[serde(rename = "lv_metadata_size", deserialize_with = "optional", default)]
+    pub metadata_size: Option<u64>,
+    /// The name of the profile of LVM's that it has; empty if it has none.
+    #[serde(rename = "lv_profile", default)]
+    pub profile: String,
+    /// The percentage of a pool above which LVM creates no more volumes in it; `None` if not queried.
+    #[serde(skip)]
+    pub threshold: Option<u64>,
+    /// Whether pvmove moves it at the moment.
+    #[serde(rename = "lv_allocation_locked", deserialize_with = "flag", default)]
+    moved: bool,
     /// The number of its device; -1 if it is not active.
     #[serde(rename = "lv_kernel_major", deserialize_with = "number")]
     major: i64,
@@ -74,9 +86,21 @@ pub struct Volume {
     /// The number of physical volumes that its group lacks: LVM then changes nothing in it.
     #[serde(rename = "vg_missing_pv_count", deserialize_with = "number", default)]
     missing: u64,
-    /// The free space in its group, in bytes.
+    /// What LVM may do with its group: `writeable` or `read-only`.
+    #[serde(rename = "vg_permissions", default)]
+    group_permissions: String,
+    /// The number of volumes that its group may have; 0 if there is no limit.
+    #[serde(rename = "max_lv", deserialize_with = "number", default)]
+    most: u64,
+    /// The number of volumes that its group has.
+    #[serde(rename = "lv_count", deserialize_with = "number", default)]
+    count: u64,
+    /// The free space in its group, in bytes; without [`held_back`](Self::held_back), if that was queried.
     #[serde(rename = "vg_free", deserialize_with = "number")]
     pub group_free: u64,
+    /// The free space in its group on physical volumes from which nothing may be allocated.
+    #[serde(skip)]
+    pub held_back: u64,
     /// The unit of allocation in its group, in bytes.
     #[serde(rename = "vg_extent_size", deserialize_with = "number")]
     pub extent: u64,
@@ -118,6 +142,9 @@ impl Volume {
                     self.missing
                 ))
             }
+            _ if self.group_permissions == "read-only" => {
+                Some(format!("the group {} is read-only: LVM changes nothing in it", self.group))
+            }
             "partial" => Some(format!("a part of {path} is on a missing disk")),
             "failed" | "out_of_data" | "metadata_read_only" => {
                 let words = self.health.replace('_', " ");
@@ -128,6 +155,28 @@ impl Volume {
             )),
             _ => None,
         }
+    }
+
+    /// Why LVM neither renames it nor takes a snapshot of it now, if so (lvm2, lv_manip.c, `lv_is_locked`).
+    pub fn moving(&self) -> Option<String> {
+        self.moved.then(|| {
+            format!(
+                "pvmove moves {}: wait until it has ended (lvs -a -o +move_pv,copy_percent {}), or pvmove --abort",
+                self.path(),
+                self.group
+            )
+        })
+    }
+
+    /// Why its group takes no more volumes, if so.
+    pub fn crowded(&self) -> Option<String> {
+        let full = self.most > 0 && self.count >= self.most;
+        full.then(|| {
+            format!(
+                "the group {0} has {1} volumes and may have no more: vgchange --maxlogicalvolumes 0 {0}",
+                self.group, self.count
+            )
+        })
     }
 
     /// Whether it has a device.
@@ -202,7 +251,8 @@ pub fn report() -> Invocation {
         "--options",
         "vg_name,lv_name,lv_size,lv_layout,origin,pool_lv,lv_tags,lv_permissions,lv_device_open,\
          lv_merging,lv_snapshot_invalid,data_percent,metadata_percent,lv_kernel_major,\
-         lv_kernel_minor,vg_free,vg_extent_size,vg_uuid,lv_health_status,lv_check_needed,vg_missing_pv_count",
+         lv_kernel_minor,vg_free,vg_extent_size,vg_uuid,lv_health_status,lv_check_needed,vg_missing_pv_count,\
+         lv_metadata_size,lv_profile,lv_allocation_locked,vg_permissions,max_lv,lv_count",
     ])
 }
 
@@ -289,18 +339,27 @@ pub fn activate(volume: &str, active: bool) -> Invocation {
     lvm(["lvchange", "--quiet", "--yes", "--activate", how, volume])
 }
 
-fn lvm<const N: usize>(args: [&str; N]) -> Invocation {
+pub(super) fn lvm<const N: usize>(args: [&str; N]) -> Invocation {
     Invocation::new(Tool::Lvm, args)
 }
 
 /// LVM quotes numbers, and prints an empty string for none.
-fn number<'de, D: Deserializer<'de>, T: std::str::FromStr>(from: D) -> Result<T, D::Error> {
+pub(super) fn number<'de, D: Deserializer<'de>, T: std::str::FromStr>(
+    from: D,
+) -> Result<T, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| de::Error::custom(format!("{text:?} is not a number")))
 }
 
+/// An empty string if there is none.
+fn optional<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(from)?;
+    let bad = |_| de::Error::custom(format!("{text:?} is not a number"));
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(bad) }
+}
+
 /// 1, 0, or -1 if unknown (an inactive volume).
-fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+pub(super) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     Ok(String::deserialize(from)? == "1")
 }
 

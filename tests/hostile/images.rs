@@ -28,7 +28,7 @@ use crate::damage::odd;
 use crate::harness::{Target, run};
 
 const MAGIC: &[u8] = b"Xen saved domain, xl format\n \0 \r";
-const CONFIG: &str = r#"{"c_info":{"name":"web1"},"disks":[{"vdev":"xvda"}]}"#;
+pub const CONFIG: &str = r#"{"c_info":{"name":"web1"},"disks":[{"vdev":"xvda"}]}"#;
 
 #[test]
 fn image() {

@@ -12,6 +12,7 @@ mod domains;
 mod harness;
 mod images;
 mod limits;
+mod pages;
 mod process;
 mod texts;
 mod tools;

@@ -60,6 +60,25 @@ fn a_copy_is_offered_only_where_the_file_system_can_make_one() {
 }
 
 #[test]
+fn a_new_overlay_needs_xens_qemu_and_a_copy_does_not() {
+    let lacks = |wish: &[&str]| {
+        let job = job("s1", wish);
+        let mut seen = seen_on_loop(&job);
+        seen.overlay_troubles = vec![Trouble {
+            rank: Rank::Missing,
+            about: "web1 cannot be restored".into(),
+            why: "xen-qemu: No such file".into(),
+            hint: "install it".into(),
+        }];
+        plan(&job, &seen)
+    };
+    let error = lacks(&["xvda,none"]).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused);
+    assert!(error.chain().join(": ").contains("xen-qemu: No such file"), "{error}");
+    lacks(&["xvda,none", "xvdb,reflink"]).unwrap();
+}
+
+#[test]
 fn without_qemu_there_is_no_transaction() {
     let plan = planned(&["xvda,none"], |_| {});
     assert_eq!(plan.commit, None);
@@ -133,7 +152,12 @@ fn an_image_on_standard_output_cannot_be_restored_from() {
         seen.image = ImagePlace::Stdout;
     });
     assert_eq!(kind, Kind::Refused);
-    assert!(text.contains("Domain web1 has to be restored from the image"), "{text}");
+    assert!(
+        text.contains(
+            "Domain web1 must be restored from the image, but the image goes to standard output"
+        ),
+        "{text}"
+    );
     let job = job("s1", &[]);
     let seen = Seen { image: ImagePlace::Stdout, ..seen_on_loop(&job) };
     let hint = plan(&job, &seen).unwrap_err().hint.unwrap();

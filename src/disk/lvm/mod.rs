@@ -9,12 +9,14 @@ mod before;
 mod delete;
 mod export;
 pub(super) mod kept;
+mod limits;
 mod recorded;
 mod thin;
 
 use uuid::Uuid;
 
 use self::kept::Lvm;
+use self::limits::{check_pool, held_back};
 use self::recorded::{Recorded, check_name, keep_name};
 use self::thin::{thin, thin_beside, thin_of_replacement};
 use crate::disk::exporting::DiskExport;
@@ -33,9 +35,6 @@ use crate::spec::Choice;
 use crate::tool::qemu_img;
 use crate::tool::volumes::{self, Volume, device};
 
-/// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: later
-/// writes of the guest need new space, and a full pool fails every guest on it.
-const POOL_LIMIT: u64 = 90_00;
 /// The prefix of every tag of a merge.
 const MERGING: &str = "xl-snapshot-merging:";
 
@@ -66,6 +65,9 @@ impl Planner for Lvm {
             return Err(refuse("LVM would miss what QEMU keeps of its image in memory".into()));
         }
         if let Some(why) = volume.sick() {
+            return Err(refuse(why));
+        }
+        if let Some(why) = volume.moving().or_else(|| volume.crowded()) {
             return Err(refuse(why));
         }
         if volume.is_thick_snapshot() {
@@ -99,10 +101,11 @@ impl Planner for Lvm {
             let size = size.map_or(full, |size| volume.allocated(size).min(full));
             if size > volume.group_free {
                 return Err(refuse(format!(
-                    "its snapshot takes {}, and {} is free in the group {}",
+                    "its snapshot takes {}, and {} is free in the group {}{}",
                     mib(size),
                     mib(volume.group_free),
-                    volume.group
+                    volume.group,
+                    held_back(volume)
                 ))
                 .hint(format!(
                     "free some space, or pass a smaller size if the guest will not write that much: \
@@ -166,6 +169,10 @@ impl Planner for Lvm {
         if let Some(why) = sick {
             return Err(refuse_revert(disk, why));
         }
+        let in_place = context.beside.is_none_or(|domain| domain.replacement);
+        if let Some(why) = origin.filter(|_| in_place).and_then(Volume::moving) {
+            return Err(refuse_revert(disk, why));
+        }
         match tagged.as_slice() {
             [] => retake(&recorded, origin, volumes, &tag, context),
             [snapshot] if snapshot.merging => {
@@ -207,7 +214,10 @@ impl Planner for Lvm {
                 snapshot.path()
             ))),
             [snapshot] if snapshot.is_thin() => {
-                check_pool(volumes, snapshot).map_err(|why| refuse_revert(disk, why))?;
+                let crowded = snapshot.crowded().map_or(Ok(()), Err);
+                crowded
+                    .and_then(|()| check_pool(volumes, snapshot))
+                    .map_err(|why| refuse_revert(disk, why))?;
                 match context.beside {
                     Some(domain) if domain.replacement => {
                         thin_of_replacement(&recorded, snapshot, origin, volumes, context)
@@ -320,14 +330,19 @@ fn thick(
         None => keep_name(recorded, volumes, context)?,
     };
     let full = origin.full_snapshot_size();
-    let keeps = of_now.is_none() && full <= origin.group_free && !context.tight;
+    let crowded = origin.crowded();
+    let fits = full <= origin.group_free && crowded.is_none();
+    let keeps = of_now.is_none() && fits && !context.tight;
     if !keeps && of_now.is_none() && !context.discard {
-        return Err(refuse(format!(
-            "keeping its current contents needs {}, and {} is free in the group {}",
-            mib(full),
-            mib(origin.group_free),
-            recorded.group
-        ))
+        return Err(refuse(crowded.unwrap_or_else(|| {
+            format!(
+                "keeping its current contents needs {}, and {} is free in the group {}{}",
+                mib(full),
+                mib(origin.group_free),
+                recorded.group,
+                held_back(origin)
+            )
+        }))
         .hint("free some space, or discard the contents with --discard-current"));
     }
     let mut put_back = vec![Step::AwaitClosed { volume: origin.path() }];
@@ -423,28 +438,6 @@ fn take_again(recorded: &Recorded<'_>, size: u64, tag: &str, merging: &str) -> V
         Step::Run(volumes::snapshot_thick(&origin, recorded.snapshot, tag, size)),
         Step::Run(volumes::delete_tag(&origin, merging)),
     ]
-}
-
-fn check_pool(volumes: &[Volume], volume: &Volume) -> std::result::Result<(), String> {
-    let pool = volumes
-        .iter()
-        .find(|pool| pool.group == volume.group && pool.name == volume.pool)
-        .ok_or_else(|| format!("its pool {} is not known", volume.pool))?;
-    if let Some(why) = pool.sick() {
-        return Err(why);
-    }
-    for (what, used) in [("data", pool.used), ("metadata", pool.metadata_used)] {
-        let used = used.ok_or_else(|| format!("its pool {} is not active", pool.path()))?;
-        if used > POOL_LIMIT {
-            return Err(format!(
-                "the {what} of its thin pool {} is {} % full, more than {} %: extend it first",
-                pool.path(),
-                used / 100,
-                POOL_LIMIT / 100
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// The tag that identifies the snapshot of one disk.

@@ -1,6 +1,7 @@
 //! Plans for logical volumes, from a report as lvs prints it.
 
 mod create;
+mod limits;
 mod revert;
 
 use serde_json::Value;

@@ -19,7 +19,7 @@ use crate::host::needs::{self, Around};
 use crate::host::parallel::in_parallel;
 use crate::host::qmp::Qmp;
 use crate::host::snapshot::Snapshot;
-use crate::host::tools::{self, info, need, vhd_footer, vhd_parents, volumes};
+use crate::host::tools::{self, info, need, vhd_footer, vhd_parents};
 use crate::host::toolstack::Toolstack;
 use crate::names::{is_file_part, same_vdev};
 use crate::need::{self, Rank, Trouble};
@@ -221,14 +221,18 @@ fn is_empty_shell(toolstack: &Toolstack, domid: u32, state: State) -> bool {
 
 /// The host's logical volumes, if the snapshot has one.
 pub(super) fn volumes_for(record: &Record) -> Result<Vec<volumes::Volume>, String> {
-    match record
-        .disks
-        .iter()
-        .any(|disk| matches!(disk.snapshot.kind().content(), Content::Volume(_)))
-    {
-        true => volumes(),
-        false => Ok(Vec::new()),
-    }
+    let contents = record.disks.iter().map(|disk| disk.snapshot.kind().content());
+    let snapshots: Vec<_> = contents
+        .filter_map(|content| match content {
+            Content::Volume(snapshot) => Some(snapshot),
+            _ => None,
+        })
+        .collect();
+    let is = |volume: &volumes::Volume| {
+        let names = (volume.group.as_str(), volume.name.as_str());
+        snapshots.iter().any(|snapshot| (snapshot.group, snapshot.name) == names)
+    };
+    if snapshots.is_empty() { Ok(Vec::new()) } else { tools::volumes_for(&is) }
 }
 
 /// The disks of the domain to be reverted; none if it has just ended.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::disk::kinds::Lvm;
 use crate::record::DiskRecord;
+use crate::show::{Looked, show};
 use crate::support::disks::words;
 use crate::tool::volumes;
 
@@ -140,6 +141,28 @@ fn volumes_that_can_be_kept_only_one_by_one_are_refused_together() {
     );
     assert_eq!(error.kind, Kind::Refused);
     assert!(error.hint.unwrap().contains("--discard-current"));
+}
+
+#[test]
+fn show_tells_of_a_lack_of_space_what_revert_does() {
+    let shown = |free| {
+        let Found { record, disks, volumes, .. } = found_volumes(free);
+        let looked = Looked { disks, volumes, troubles: vec![], unseen: vec![], runs: true };
+        show("s1", record, None, false, None, looked)
+    };
+    // Too little for one of them, and for both.
+    for free in [0, 128 << 20] {
+        let error = plan(&found_volumes(free), OPTIONS).unwrap_err();
+        let shown = shown(free);
+        assert!(!shown.revertible);
+        let first = &shown.troubles[0];
+        let chain = error.chain().join(": ");
+        assert!(chain.contains(&first.why), "{chain}, {first}");
+        assert!(first.hint.contains("--discard-current"));
+        // The snapshot itself is good.
+        assert!(shown.disks.iter().all(|disk| disk.state == "present"));
+    }
+    assert!(shown(136 << 20).revertible);
 }
 
 #[test]

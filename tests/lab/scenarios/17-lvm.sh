@@ -41,6 +41,13 @@ create g s1.xlsave --name s1 --no-live
 	fail "a snapshot can be written to"
 refused 3 'vg0/thick.s1 exists' xl-snapshot create g --no-live --name s1 --memory x.xlsave
 
+# LVM has a limit of its own for the pool.
+mkdir -p /etc/lvm/profile
+echo 'activation { thin_pool_autoextend_threshold = 1 }' >/etc/lvm/profile/low.profile
+lvchange -qq --metadataprofile low vg0/pool
+refused 3 'thin_pool_autoextend_threshold' xl-snapshot revert s1.xlsave --discard-current
+lvchange -qq --detachprofile vg0/pool
+
 # The group is too full to keep what is there now.
 refused 3 'discard-current' xl-snapshot revert s1.xlsave
 revert g s1.xlsave --discard-current

@@ -64,8 +64,9 @@ not_torn g
 # A transaction that takes its time by itself: an image with very many clusters.
 xl destroy g
 qemu_img_check_all
-qemu-img create -q -f qcow2 -o cluster_size=512,preallocation=metadata big.qcow2 256M
-guest_up g mem=96 tick=300 a.qcow2 big.qcow2
+qcow2 c.qcow2 32M
+qemu-img create -q -f qcow2 -o cluster_size=512,preallocation=metadata big.qcow2 128M
+guest_up g mem=96 tick=300 c.qcow2 big.qcow2
 wait_tick g 2
 begin=$SECONDS
 create g s3.xlsave --name s3 --no-live

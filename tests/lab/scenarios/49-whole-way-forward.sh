@@ -1,6 +1,7 @@
 #!/bin/bash
 # Whatever a revert or a restore will need is looked at before anything changes: a table. A new report is one
 # more line.
+# timeout: 1200
 # slow
 . /lab/t/lib.sh
 . /lab/t/table.sh
@@ -12,6 +13,8 @@ ip addr add 192.0.2.7/32 dev addr-way
 trap 'for name in br-way addr-way web-way; do ip link del $name 2>/dev/null || :; done' EXIT
 vg_up vgw 200M
 lvcreate -qq -y -n thick -L 32M vgw
+lvcreate -qq -y -n data -L 16M vgw
+mkfs.ext4 -q /dev/vgw/data
 qcow2 a.qcow2 64M
 raw b.img 32M
 raw ro.img 1M
@@ -20,6 +23,7 @@ guest_up g tick=300 a.qcow2 "format=raw,vdev=xvdb,access=rw,backendtype=qdisk,ta
 	"format=raw,vdev=xvdc,access=rw,target=/dev/vgw/thick" \
 	"format=raw,vdev=xvdd,access=ro,target=$w/ro.img" \
 	"format=raw,vdev=xvde,access=ro,devtype=cdrom,target=$w/cd.iso" \
+	"format=raw,vdev=xvdf,access=ro,target=/dev/vgw/data" \
 	'cfg=vif = ["bridge=br-way,vifname=web-way"]
 vfb = ["vnc=1,vnclisten=192.0.2.7,vncunused=0,vncdisplay=7"]'
 wait_tick g 2
@@ -51,6 +55,11 @@ trial "a partition mapping on the volume" 3 'the device held has it open' \
 trial "the volume group misses a disk" 3 'misses 1 of its disks' \
 	'truncate -s 20M more.pv; more=$(losetup --show -f more.pv); vgextend -qq vgw "$more"; losetup -d "$more"' \
 	'vgreduce -qq --removemissing vgw'
+trial "nothing may be allocated from the disk of the group" 3 'from which nothing may be allocated' \
+	'pvchange -qq -xn "$(pvs --noheadings -o pv_name -S vg_name=vgw | xargs)"' \
+	'pvchange -qq -xy "$(pvs --noheadings -o pv_name -S vg_name=vgw | xargs)"'
+trial "the group may have no more volumes" 3 'may have no more' \
+	'vgchange -qq -l "$(vgs --noheadings -o lv_count vgw | xargs)" vgw' 'vgchange -qq -l 0 vgw'
 on_top() {
 	ln -sfn "$w" /run/link
 	qemu-img create -q -u -f qcow2 -F qcow2 -b /run/link/a.qcow2 on-top.qcow2 64M
@@ -68,6 +77,10 @@ trial "no overlay can be made" 3 'a new file is needed' 'touch refused.out; chat
 
 # ---- what is left out of the snapshot
 trial "a read-only disk is gone" 3 'ro.img: No such file' 'mv ro.img x' 'mv x ro.img'
+trial "a read-only disk is a directory" 3 'ro.img is a directory' \
+	'mv ro.img x; mkdir ro.img' 'rmdir ro.img; mv x ro.img'
+mkdir data
+trial "a read-only disk is mounted" 3 "mounted at $w/data," 'mount /dev/vgw/data data' 'umount data'
 trial "an ISO is gone" 3 'cd.iso: No such file' 'mv cd.iso x' 'mv x cd.iso'
 trial "an ISO is a dangling link" 3 'cd.iso: No such file' 'mv cd.iso x; ln -s nowhere cd.iso' 'mv -f x cd.iso'
 
@@ -81,12 +94,24 @@ trial "the script of the network is not executable" 3 'vif-bridge is no program'
 	'chmod -x /etc/xen/scripts/vif-bridge' 'chmod +x /etc/xen/scripts/vif-bridge'
 trial "the script of the disks is not executable" 3 'scripts/block is no program' \
 	'chmod -x /etc/xen/scripts/block' 'chmod +x /etc/xen/scripts/block'
+trial "a script that the scripts read is gone" 3 'vif-common.sh, which' \
+	'mv /etc/xen/scripts/vif-common.sh x' 'mv x /etc/xen/scripts/vif-common.sh'
+hotplug_log=/var/log/xen/xen-hotplug.log
+trial "the log of the scripts is a directory" 3 'write, is a directory' \
+	'mv $hotplug_log x; mkdir $hotplug_log' 'rmdir $hotplug_log; mv x $hotplug_log'
+trial "another xl has the lock" 3 'holds the lock /var/lock/xl' \
+	"cp /etc/xen/xl.conf xl.conf.out; echo 'autoballoon=\"on\"' >>/etc/xen/xl.conf
+	socat OPEN:/var/lock/xl,creat,f-setlk-wr - <&18 & lab_held=\$!; lab_pause 1" \
+	'let_go; cp xl.conf.out /etc/xen/xl.conf'
 qemu=/usr/libexec/xen-qemu-system-i386
-trial "Xen's QEMU was removed" 3 'the QEMU that Xen starts is not there' 'mv $qemu $qemu.away' 'mv $qemu.away $qemu'
+trial "Xen's QEMU was removed" 3 'xen-qemu-system-i386: No such file' 'mv $qemu $qemu.away' 'mv $qemu.away $qemu'
 bin=$(echo /usr/lib/xen-4*/bin)
 trial "an upgrade removed the running Xen's tools" 3 'xl: No such file' 'mv $bin $bin.away' 'mv $bin.away $bin'
 trial "xl's log is append-only" 3 'xl-g.log is append-only' \
 	'chattr +a /var/log/xen/xl-g.log' 'chattr -a /var/log/xen/xl-g.log'
+trial "the oldest of xl's logs is a directory" 3 'xl-g.log.10 is a directory' \
+	'touch /var/log/xen/xl-g.log.9; mkdir /var/log/xen/xl-g.log.10' \
+	'rm /var/log/xen/xl-g.log.9; rmdir /var/log/xen/xl-g.log.10'
 trial "Xen's directory is read-only" 3 '/var/lib/xen' \
 	'mount --bind /var/lib/xen /var/lib/xen; mount -o remount,ro,bind /var/lib/xen' 'umount /var/lib/xen'
 
@@ -105,6 +130,13 @@ trial "another network device has the name" 3 'a network device called web-way' 
 trial "another program has the port" 3 'has port 5907' \
 	'socat TCP-LISTEN:5907,bind=192.0.2.7 - <&18 & lab_held=$!; lab_pause 1' let_go
 
+writes_data() {
+	sed -e 's/^name.*/name = "h"/' -e '/^vif/d' -e '/^vfb/d' \
+		-e 's|^disk.*|disk = ["format=raw,vdev=xvda,access=rw,target=/dev/vgw/data"]|' g.cfg >h.cfg
+	xl create -q -p h.cfg
+}
+trial "another domain writes to a read-only disk" 3 'domain h uses /dev/vgw/data for writing' writes_data 'xl destroy h'
+
 consoles=$(tr '\0' ' ' <"/proc/$(pidof xenconsoled)/cmdline")
 trial "the daemon of the consoles is dead" 3 'no xenconsoled' \
 	'pkill -x xenconsoled; while pidof xenconsoled; do lab_pause; done' '$consoles; pidof xenconsoled'
@@ -114,8 +146,12 @@ mkdir -p /etc/lvm/archive
 trial "LVM cannot keep its records" 3 'directory /etc/lvm/archive' \
 	'mount -t tmpfs -o ro none /etc/lvm/archive' 'umount /etc/lvm/archive'
 
-# Nothing of all that is in the way any more.
+# Nothing of all that is in the way any more, nor the same port at another address.
+socat TCP-LISTEN:5907,bind=127.0.0.1 - <&18 &
+lab_held=$!
+lab_pause 1
 revert g s1.xlsave
+let_go
 
 # ---- create: what would be worthless
 xl destroy g

@@ -1,0 +1,166 @@
+//! How xl is configured, and the lock that it takes for a restore.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::unistd::{AccessFlags, access};
+
+use super::answer::{Answer, Around};
+use crate::host::openers;
+use crate::need::Rank;
+
+/// How xl is configured.
+const XL_CONF: &str = "/etc/xen/xl.conf";
+/// The lock, if the configuration names none (xl.h, `XL_LOCK_FILE`).
+const LOCK: &str = "/var/lock/xl";
+/// How long another xl may have the lock: the start of a domain takes seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// xl's configuration, as far as it tells what a restore needs.
+pub(super) struct XlConf(String);
+
+impl XlConf {
+    pub(super) fn read() -> XlConf {
+        XlConf(fs::read_to_string(XL_CONF).unwrap_or_default())
+    }
+
+    /// The value of an option: xl takes the last one.
+    fn value(&self, wanted: &str) -> Option<&str> {
+        let pairs = self.0.lines().filter_map(|line| line.split_once('='));
+        let mut values = pairs.filter(|(key, _)| key.trim() == wanted);
+        values.next_back().map(|(_, value)| value.trim().trim_matches(['"', '\'']))
+    }
+
+    /// Whether xl takes memory from dom0 for a new domain (xl.conf(5), `autoballoon`: by default only where
+    /// Xen was not told `dom0_mem`).
+    pub(super) fn autoballoons(&self, commandline: &str) -> bool {
+        match self.value("autoballoon") {
+            Some("off" | "0") => false,
+            Some("on" | "1") => true,
+            _ => !commandline.split_whitespace().any(|word| word.starts_with("dom0_mem=")),
+        }
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.value("lockfile").unwrap_or(LOCK).into()
+    }
+}
+
+/// While xl may take memory from dom0, it has a lock, and waits for it without end (xl_vmcontrol.c, `acquire_lock`).
+pub(super) fn lock(around: Around<'_>) -> Answer {
+    let host = around.toolstack.and_then(|toolstack| toolstack.host().ok());
+    let conf = XlConf::read();
+    match host {
+        Some(host) if conf.autoballoons(&host.commandline) => {}
+        _ => return Answer::There,
+    }
+    let path = conf.lock_file();
+    if let Some(why) = unusable(&path) {
+        return Answer::Trouble(Rank::Missing, why);
+    }
+    // Nobody is down while xl waits.
+    let holder = around.gone.and_then(|_| held(&path, PATIENCE));
+    Answer::busy(holder.map(|who| {
+        format!(
+            "{who} holds the lock {}, and xl would wait for it while the domain is down",
+            path.display()
+        )
+    }))
+}
+
+/// Why xl cannot open its lock, if so: it makes the file where there is none.
+fn unusable(path: &Path) -> Option<String> {
+    let told = |path: &Path, why: &str| Some(format!("xl cannot lock {}: {why}", path.display()));
+    if path.is_dir() {
+        return told(path, "it is a directory");
+    }
+    let opened = if path.exists() { path } else { path.parent()? };
+    access(opened, AccessFlags::W_OK).err().and_then(|error| told(path, error.desc()))
+}
+
+/// Who has the lock for longer than that.
+fn held(path: &Path, patience: Duration) -> Option<String> {
+    let started = Instant::now();
+    loop {
+        let pid = holder(path)?;
+        if started.elapsed() >= patience {
+            return Some(match pid {
+                // A lock of an open file, which has no process (fcntl_locking(2)).
+                ..=0 => "another program".to_owned(),
+                pid => openers::name_of(pid),
+            });
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// The process that has a file locked.
+fn holder(path: &Path) -> Option<i32> {
+    let file = File::open(path).ok()?;
+    let mut lock = libc::flock {
+        l_type: i16::try_from(libc::F_WRLCK).unwrap_or_default(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    let asked = fcntl(&file, FcntlArg::F_GETLK(&mut lock));
+    (asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conf(text: &str) -> XlConf {
+        XlConf(text.into())
+    }
+
+    #[test]
+    fn when_xl_takes_memory_from_dom0() {
+        for (text, line, expected) in [
+            ("", "", true),
+            ("", "console=com1 dom0_mem=2G,max:2G", false),
+            ("autoballoon=\"off\"\n", "", false),
+            ("#autoballoon=0\nautoballoon = 1\n", "dom0_mem=1G", true),
+            ("autoballoon=\"auto\"", "", true),
+        ] {
+            assert_eq!(conf(text).autoballoons(line), expected, "{text} {line}");
+        }
+    }
+
+    #[test]
+    fn the_lock_is_where_the_configuration_says() {
+        assert_eq!(conf("#lockfile=\"/a\"\n").lock_file(), Path::new(LOCK));
+        assert_eq!(conf("lockfile = \"/run/xl.lock\"\n").lock_file(), Path::new("/run/xl.lock"));
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_seen() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(held(file.path(), Duration::ZERO), None);
+        let lock = libc::flock {
+            l_type: i16::try_from(libc::F_WRLCK).unwrap(),
+            l_whence: 0,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(file.as_file(), FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        assert_eq!(held(file.path(), Duration::ZERO).unwrap(), "another program");
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_opened_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(unusable(directory.path()).unwrap().contains("it is a directory"));
+        assert_eq!(unusable(&directory.path().join("xl")), None);
+        let nowhere = directory.path().join("gone/xl");
+        assert!(unusable(&nowhere).unwrap().contains("xl cannot lock"));
+    }
+}
