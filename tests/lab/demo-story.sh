@@ -34,7 +34,7 @@ guest
 
 say "Back to the snapshot: memory and both disks."
 mark web1
-run xl-snapshot revert /var/lib/xen/snapshots/web1/before-upgrade.xlsave
+run xl-snapshot revert web1/before-upgrade
 more_ticks web1 3
 
 say "The guest has gone back, and its disks agree with its memory."
@@ -45,4 +45,4 @@ guest
 [[ $(torn web1) == 0 ]] || fail "memory and disks do not agree"
 
 say "The snapshot is still there."
-run xl-snapshot show /var/lib/xen/snapshots/web1/before-upgrade.xlsave
+run xl-snapshot show web1/before-upgrade
