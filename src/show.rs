@@ -1,13 +1,13 @@
 //! `show`: what a snapshot is, and whether its disks are still there. Pure.
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::disk::kind::{Content, Frozen};
-use crate::disk::{self, Beside, DiskFound, RevertContext, lvm};
+use crate::disk::{self, Beside, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::memory::{Form, Image, Sizes};
-use crate::names::SnapshotName;
 use crate::need::{Rank, Trouble};
 use crate::record::Record;
 use crate::report::{Shown, ShownDisk};
@@ -46,8 +46,9 @@ pub fn show(
     verified: bool,
     config: Option<&DomainConfig>,
     looked: Looked,
+    now: Timestamp,
 ) -> Shown {
-    let keep: SnapshotName = "show".parse().expect("a legal name");
+    let keep = revert::keep_name(now);
     let clone = Beside { name: "show", uuid: Uuid::nil(), replacement: false };
     let context = RevertContext {
         uuid: Uuid::nil(),
@@ -56,14 +57,13 @@ pub fn show(
         created: record.created,
         keep: &keep,
         running: looked.runs,
-        // Too little space to keep the current contents does not harm the snapshot: see `short_of_space`.
-        discard: true,
+        discard: false,
         // Nothing else can be done with an export.
         beside: record.is_export().then_some(clone),
         tight: false,
         volumes: &looked.volumes,
     };
-    let lost = looked.disks.iter().filter_map(|found| disk::revert(found, context).err());
+    let lost = looked.disks.iter().filter_map(|found| planned(found, context).err());
     let lost = lost.map(|error| Trouble::of_error(&error, Rank::Lost));
     let short = short_of_space(&looked.disks, &record, context);
     let troubles: Vec<_> = lost.chain(looked.troubles).chain(short).collect();
@@ -90,6 +90,13 @@ pub fn show(
     }
 }
 
+/// The plan of a plain revert, or of one that discards the current contents, if keeping them is all that does not
+/// work: that does not harm the snapshot.
+fn planned(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+    disk::revert(found, context)
+        .or_else(|_| disk::revert(found, RevertContext { discard: true, ..context }))
+}
+
 /// What keeps `revert` from keeping the current contents, or from copying a disk. A snapshot whose revert only lacks
 /// this is good.
 fn short_of_space(
@@ -97,10 +104,9 @@ fn short_of_space(
     record: &Record,
     context: RevertContext<'_>,
 ) -> Vec<Trouble> {
-    let keeping = RevertContext { discard: false, ..context };
-    let good = found.iter().filter(|found| disk::revert(found, context).is_ok());
+    let good = found.iter().filter(|found| planned(found, context).is_ok());
     let (planned, refused): (Vec<_>, Vec<_>) =
-        good.map(|found| disk::revert(found, keeping)).partition(Result::is_ok);
+        good.map(|found| disk::revert(found, context)).partition(Result::is_ok);
     let planned: Vec<_> = planned.into_iter().flatten().collect();
     let rooms: Vec<_> = planned.iter().filter_map(|disk| disk.room.as_ref()).collect();
     let spaces: Vec<_> = planned.iter().filter_map(|disk| disk.space.as_ref()).collect();
@@ -114,7 +120,7 @@ fn short_of_space(
 
 fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {
     let snapshot = found.record.snapshot.kind();
-    let planned = disk::revert(found, context);
+    let planned = planned(found, context);
     let note = planned.as_ref().ok().and_then(|planned| planned.note.clone());
     let (state, why) = match (snapshot.why_left_out(), planned) {
         (Some(why), _) => ("none", Some(why.to_owned())),

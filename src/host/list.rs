@@ -334,14 +334,15 @@ pub fn by_name_of(text: &Path, deleting: bool) -> Result<Option<PathBuf>> {
     let Some((domain, name)) = text.to_str().and_then(parts) else { return Ok(None) };
     let directory = directory()?;
     let refused = |why: NotNamed| match why {
-        NotNamed::Nothing(why) => {
-            Error::refused(format!("{} names no snapshot, and there is no such file", quote(text)))
-                .because(why)
-                .hint(match domain.contains('/') {
-                    true => "list them: xl-snapshot list".to_owned(),
-                    false => format!("list them: xl-snapshot list {}", quote(domain)),
-                })
-        }
+        NotNamed::Nothing(why) => Error::refused(format!(
+            "There is no snapshot {}, and no file of that name",
+            quote(text)
+        ))
+        .because(why)
+        .hint(match domain.contains('/') {
+            true => "list them: xl-snapshot list".to_owned(),
+            false => format!("list them: xl-snapshot list {}", quote(domain)),
+        }),
         NotNamed::Several(images) => {
             Error::refused(format!("{} names several snapshots", quote(text)))
                 .because(images)

@@ -75,8 +75,12 @@ impl Listener {
     /// Whether nobody else can listen on the port at that address; `None` if it is not known which one.
     pub fn overlaps(&self, ip: Option<IpAddr>) -> bool {
         let own = self.ip.to_canonical();
-        let same = |ip: IpAddr| ip.is_unspecified() || ip.to_canonical() == own;
-        own.is_unspecified() || ip.is_none_or(same)
+        let same = |ip: IpAddr| {
+            let ip = ip.to_canonical();
+            own.is_ipv4() == ip.is_ipv4()
+                && (own.is_unspecified() || ip.is_unspecified() || ip == own)
+        };
+        ip.is_none_or(same)
     }
 }
 

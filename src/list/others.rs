@@ -209,6 +209,8 @@ fn volumes(index: &Index<'_>) -> Vec<Other> {
     let tagged = volumes
         .flat_map(|volume| volume.tags_with("xl-snapshot:").map(move |tag| (volume, tag)))
         .filter(|(_, tag)| !named.contains(*tag));
+    // Interrupted reverts leave it, before it gets the name of the guest's volume.
+    let new = volumes_of_reverts(index);
     tagged
         .map(|(volume, tag)| {
             let path = volumes::device(&volume.group, &volume.name);
@@ -218,7 +220,22 @@ fn volumes(index: &Index<'_>) -> Vec<Other> {
                 format!("a volume of a snapshot that is not here ({tag})"),
             )
         })
+        .chain(new)
         .collect()
+}
+
+/// New thin volumes of reverts that were interrupted before the volume got the name of the guest's own.
+fn volumes_of_reverts<'a>(index: &'a Index<'_>) -> impl Iterator<Item = Other> + 'a {
+    let left = index.seen.volumes.iter().flatten().filter(|volume| {
+        volume.name.contains(".after-revert-")
+            && !volume.open
+            && volume.tags_with("xl-snapshot-revert:").next().is_some()
+    });
+    left.map(|volume| {
+        let path = volumes::device(&volume.group, &volume.name);
+        let why = "a revert that was interrupted, or still runs, created it; nothing uses it yet";
+        other(OtherKind::Disk, &path, why.to_owned())
+    })
 }
 
 /// Files that snapshots or reverts created, without a known use.

@@ -52,12 +52,19 @@ pub enum Tail {
 const COMPRESSED: [(&str, &[u8]); 4] =
     [("gzip", b"\x1f\x8b"), ("xz", b"\xfd7zXZ\0"), ("bzip2", b"BZh"), ("lz4", b"\x04\x22M\x18")];
 
+/// What people pass by mistake, and how it begins (QEMU, docs/interop/qcow2.txt; the VHD specification, "cookie").
+const OTHERS: [(&str, &[u8]); 2] =
+    [("a qcow2 disk image", b"QFI\xfb"), ("a VHD disk image", b"conectix")];
+
 /// Why a header is not one.
 #[derive(Debug, thiserror::Error)]
 pub enum BadHeader {
     /// Another kind of file.
     #[error("It is not a save file of xl (the first 32 bytes are something else)")]
     Magic,
+    /// Another kind of file, which is known.
+    #[error("It is {0}, not a memory image")]
+    Other(&'static str),
     /// A file that another program has compressed.
     #[error(
         "It is compressed by {0}, and only zstd is read: unpack it, or pass {0} -dc FILE by a pipe, as -"
@@ -163,13 +170,25 @@ fn encode_with_tail(config: &str, tail: &[u8]) -> Result<Vec<u8>, BadHeader> {
     Ok(bytes)
 }
 
+fn what_else(magic: &[u8; 32]) -> BadHeader {
+    let named = |table: &'static [(&'static str, &'static [u8])]| {
+        table.iter().find(|(_, start)| magic.starts_with(start)).map(|(name, _)| *name)
+    };
+    let is_text = magic.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+    match (named(&COMPRESSED), named(&OTHERS)) {
+        (Some(program), _) => BadHeader::Compressed(program),
+        (None, Some(other)) => BadHeader::Other(other),
+        (None, None) if is_text => BadHeader::Other("a text file"),
+        (None, None) => BadHeader::Magic,
+    }
+}
+
 /// Reads what stands before the optional data, and returns their length.
 fn read_fixed(input: &mut impl Read) -> Result<u32, BadHeader> {
     let mut magic = [0; 32];
     input.read_exact(&mut magic)?;
     if magic != *MAGIC {
-        let program = COMPRESSED.iter().find(|(_, start)| magic.starts_with(start));
-        return Err(program.map_or(BadHeader::Magic, |(name, _)| BadHeader::Compressed(name)));
+        return Err(what_else(&magic));
     }
     let byte_order = word(input)?;
     if byte_order != BYTE_ORDER {
@@ -326,6 +345,19 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(parse_trailer(&bytes[..cut]).is_none(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn another_kind_of_file_is_named() {
+        let read = |start: &[u8]| {
+            let mut bytes = start.to_vec();
+            bytes.resize(64, 0);
+            Header::read(&mut bytes.as_slice()).unwrap_err().to_string()
+        };
+        assert_eq!(read(b"QFI\xfb\0\0\0\x03"), "It is a qcow2 disk image, not a memory image");
+        assert!(read(b"conectix").contains("a VHD disk image"));
+        assert!(read(b"name = \"web1\"\nmemory = 1024\nvcpus").contains("a text file"));
+        assert!(read(b"name = \"web1\"\n").contains("something else"));
     }
 
     #[test]

@@ -188,7 +188,9 @@ fn compressed<F: Read + Seek>(file: &mut F, length: u64) -> Result<Peek, BadImag
     let record = match in_header(&mut Unpacked::new(file.by_ref())?, Effort::Full) {
         Err(BadImage::NoRecord) => return Ok(Peek::SaveFile),
         // Anybody may compress anything.
-        Err(BadImage::Header(BadHeader::Magic | BadHeader::Compressed(_))) => {
+        Err(BadImage::Header(
+            BadHeader::Magic | BadHeader::Compressed(_) | BadHeader::Other(_),
+        )) => {
             return Ok(Peek::Foreign);
         }
         record => record?,

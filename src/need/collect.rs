@@ -33,6 +33,7 @@ pub fn of_revert(
         record.is_none_or(|found| found.record.snapshot.is_left_out())
     };
     needs.extend(of_domain(config, domain, &left_out, beside)?);
+    needs.push(Need { about: format!("{domain} cannot be restored"), what: What::Lock });
     let gets_overlay = |found: &DiskFound| match found.record.snapshot.kind().content() {
         Content::Volume(volume) => volume.thick && beside,
         content => content.is_in_chain(),
@@ -73,7 +74,7 @@ pub fn of_domain(
     let by_qemu = disks.iter().any(|disk| disk.backend_domain.is_none() && is_by_qemu(disk));
     let emulator = (by_qemu || config.has_emulator()) && config.own_emulator().is_none();
     let user = (by_qemu || config.has_emulator()).then(|| config.emulator_user()).flatten();
-    let whats = [What::Tools, What::Lock, What::Consoles]
+    let whats = [What::Tools, What::Consoles]
         .into_iter()
         .chain(config.needs())
         .chain(emulator.then_some(What::Emulator))

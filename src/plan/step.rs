@@ -210,6 +210,9 @@ pub enum Step {
         from: PathBuf,
         /// Its previous name.
         to: PathBuf,
+        /// The original under its other name, if a copy has taken its place. Without it the copy is gone already,
+        /// and `from` is the original.
+        kept: Option<PathBuf>,
     },
     /// The same for a logical volume.
     UndoRenameVolume {
@@ -217,6 +220,7 @@ pub enum Step {
         from: String,
         /// Its previous name.
         to: String,
+        kept: Option<String>,
     },
     /// Starts a domain from its xl configuration file.
     CreateDomain {

@@ -65,7 +65,7 @@ pub fn list(args: &ListArgs) -> Result<()> {
     let domains = match Toolstack::open(&Reporter::new(true, 0)) {
         Ok(toolstack) => host::domains(&toolstack, &mut unseen),
         Err(_) => {
-            unseen.push("the domains that run: there is no Xen here, or no right to use it".into());
+            unseen.push("which domains run: Xen does not run here, or you are not root".into());
             Vec::new()
         }
     };
@@ -91,7 +91,7 @@ pub fn list(args: &ListArgs) -> Result<()> {
         }
         if listing.hidden > 0 {
             let hidden = listing.hidden;
-            reporter.note(&format!("note: --all shows {hidden} more, which are no snapshots"));
+            reporter.note(&format!("note: {hidden} more that are not snapshots: --all lists them"));
         }
     }
     Ok(())

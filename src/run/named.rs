@@ -10,15 +10,21 @@ use crate::host::snapshot::Snapshot;
 use crate::host::{configured, files, list, record_file};
 use crate::revert::Cfg;
 use crate::spec::Spec;
+use crate::tool::quote;
 
 /// A SPEC.toml is small; this is not one.
 const MAX_SPEC: u64 = 1 << 20;
 
 pub(super) fn read_spec(path: &Path) -> Result<Spec> {
     let trouble = |error: io::Error| {
-        Error::usage(format!("Reading {}", path.display()))
-            .because(error)
-            .hint("give a SPEC.toml, see xl-snapshot.toml(5)")
+        let is_name = path.components().count() == 1 && error.kind() == io::ErrorKind::NotFound;
+        Error::usage(format!("Reading {}", path.display())).because(error).hint(match is_name {
+            true => format!(
+                "pass a SPEC.toml, see xl-snapshot.toml(5); to name the snapshot: --name {}",
+                quote(path)
+            ),
+            false => "pass a SPEC.toml, see xl-snapshot.toml(5)".to_owned(),
+        })
     };
     let mut text = String::new();
     files::open(path)

@@ -33,7 +33,8 @@ pub(super) fn show(args: &ShowArgs) -> Result<()> {
     let config = image.map(|(image, _)| show::config_of(&name, image)).transpose()?;
     // Without Xen, or without the right to use it, the disks are looked at all the same.
     let toolstack = Toolstack::open(&Reporter::new(true, 0)).ok();
-    let looked = look::for_show(toolstack.as_ref(), &record, config.as_ref(), Timestamp::now())?;
-    let shown = show::show(&name, record, image, args.verify, config.as_ref(), looked);
+    let now = Timestamp::now();
+    let looked = look::for_show(toolstack.as_ref(), &record, config.as_ref(), now)?;
+    let shown = show::show(&name, record, image, args.verify, config.as_ref(), looked, now);
     print(&shown, args.json)
 }

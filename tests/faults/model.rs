@@ -352,7 +352,7 @@ impl Perform for Model {
                 state.ran.retain(|call| !of_it(call));
             }
             Step::UndoRename { from, .. } => drop(state.files.remove(from)),
-            Step::UndoRenameVolume { group, from, to } => {
+            Step::UndoRenameVolume { group, from, to, .. } => {
                 state.ran.remove(&rename(group, to, from).to_string());
             }
             Step::CreateDomain { paused, .. } => {

@@ -3,6 +3,10 @@
 
 # The case that is tried, for messages.
 lab_trials=0
+# What takes the set-up of a case back that failed: one dom0 serves all scenarios.
+lab_undo=
+take_back() { [[ -z $lab_undo ]] || eval "$lab_undo" || :; }
+trap take_back EXIT
 
 # trial NAME CODE WORDS SETUP UNDO [COMMAND]: after SETUP, COMMAND (a revert to s1.xlsave if there is none) ends
 # with CODE, says WORDS, and changes nothing: the guest g has the number it had and ticks on, or there is none
@@ -10,6 +14,7 @@ lab_trials=0
 trial() {
 	local name=$1 code=$2 words=$3 setup=$4 undo=$5 command=${6:-xl-snapshot revert s1.xlsave} id shown rc
 	echo "trial: $name" >&2
+	lab_undo=$undo
 	eval "$setup" || fail "$name: the set-up failed"
 	id=$(domid g || :)
 	# shellcheck disable=SC2086
@@ -23,6 +28,7 @@ trial() {
 		[[ $shown == *"$words"* ]] || fail "$name: show does not say '$words': $shown"
 	fi
 	[[ ! $id ]] || more_ticks g 1
+	lab_undo=
 	eval "$undo" || fail "$name: it was not taken back"
 	lab_trials=$((lab_trials + 1))
 }

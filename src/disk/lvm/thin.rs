@@ -98,16 +98,17 @@ pub(super) fn thin(
     }
     // The undo identifies it by this tag.
     let tag = format!("xl-snapshot-revert:{}", context.keep);
-    let back = |from: &str, to: &str| Step::UndoRenameVolume {
+    let back = |from: &str, to: &str, kept: Option<&String>| Step::UndoRenameVolume {
         group: recorded.group.to_owned(),
         from: from.to_owned(),
         to: to.to_owned(),
+        kept: kept.cloned(),
     };
     let mut put_back = vec![Step::Run(volumes::rename(recorded.group, &new, recorded.volume))];
-    let mut undo_revert = vec![back(recorded.volume, &new)];
+    let mut undo_revert = vec![back(recorded.volume, &new, origin.map(|_| &keep))];
     if origin.is_some() {
         put_back.insert(0, Step::Run(volumes::rename(recorded.group, recorded.volume, &keep)));
-        undo_revert.push(back(&keep, recorded.volume));
+        undo_revert.push(back(&keep, recorded.volume, None));
     }
     let keep = recorded.path(&keep);
     // Another path, such as /dev/dm-3, may lead to the current volume, which keeps its device.

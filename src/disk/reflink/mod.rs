@@ -97,13 +97,18 @@ impl Planner for Reflink {
         // The copy is made while the domain still runs: after its end only names change.
         let new = old_after_switch(keep);
         let rename = |from: &Path, to: &Path| Step::Rename { from: from.into(), to: to.into() };
-        let back = |from: &Path, to: &Path| Step::UndoRename { from: from.into(), to: to.into() };
+        let back = |from: &Path, to: &Path, kept: Option<&Path>| Step::UndoRename {
+            from: from.into(),
+            to: to.into(),
+            kept: kept.map(Path::to_owned),
+        };
+        let had = found.file.is_ok();
         let mut put_back = vec![rename(&new, path)];
-        let mut undo_revert = vec![back(path, &new)];
+        let mut undo_revert = vec![back(path, &new, had.then_some(keep))];
         // An interrupted revert may already have renamed it.
-        if found.file.is_ok() {
+        if had {
             put_back.insert(0, rename(path, keep));
-            undo_revert.push(back(keep, path));
+            undo_revert.push(back(keep, path, None));
         }
         Ok(DiskRevert {
             prepare: vec![Step::Clone { from: copy.to_owned(), to: new, writable: true }],

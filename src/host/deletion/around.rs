@@ -29,7 +29,9 @@ pub(super) fn configured(record: &Record) -> Vec<Configured> {
     let mut paths: BTreeSet<PathBuf> =
         usual.flatten().filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect();
     paths.extend(record.domain.cfg.iter().filter_map(|path| fs::canonicalize(path).ok()));
-    paths.retain(|path| path.is_file() && check_path(path).is_ok());
+    // The copies that we keep of a configuration name the disks of before.
+    let is_copy = |path: &PathBuf| path.to_string_lossy().contains(".bak-");
+    paths.retain(|path| path.is_file() && check_path(path).is_ok() && !is_copy(path));
     paths.into_iter().filter_map(|path| configuration(path).ok()).collect()
 }
 

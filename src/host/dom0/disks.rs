@@ -44,6 +44,10 @@ impl Dom0 {
 
     pub(super) fn clone_file(&mut self, from: &Path, to: &Path, writable: bool) -> Result<()> {
         files::clone_new(from, to, writable).map_err(caused)?;
+        // A guest's disk, and nobody waits for it: a file system may keep a name without its content otherwise.
+        if writable {
+            fs::File::open(to).and_then(|file| file.sync_all()).map_err(caused)?;
+        }
         self.made(to);
         Ok(())
     }
@@ -80,10 +84,16 @@ impl Dom0 {
     }
 
     /// Renames a volume back, if it has the other name and its own name is free.
-    pub(super) fn undo_rename_volume(&mut self, group: &str, from: &str, to: &str) -> Result<()> {
+    pub(super) fn undo_rename_volume(
+        &mut self,
+        group: &str,
+        from: &str,
+        to: &str,
+        kept: Option<&str>,
+    ) -> Result<()> {
         let volumes = tools::volumes().map_err(Error::failed)?;
         let is_there = |name: &str| volumes.iter().any(|v| v.group == group && v.name == name);
-        match is_there(from) && !is_there(to) {
+        match is_there(from) && !is_there(to) && kept.is_none_or(is_there) {
             true => self.run(&rename_volume(group, from, to)),
             false => Ok(()),
         }
@@ -209,9 +219,12 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Renames a file back, if it has the other name and its own name is free.
-pub(super) fn undo_rename(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn undo_rename(from: &Path, to: &Path, kept: Option<&Path>) -> Result<()> {
     let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
-    if is_there(from) && !is_there(to) { rename(from, to) } else { Ok(()) }
+    match is_there(from) && !is_there(to) && kept.is_none_or(is_there) {
+        true => rename(from, to),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -232,6 +245,30 @@ mod tests {
             }
         };
         await_volume("vg0/a", look, Duration::from_millis(200), || Error::failed("not done"))
+    }
+
+    /// The guard undoes once more what was undone when the program was killed.
+    #[test]
+    fn an_undo_that_is_repeated_leaves_the_original_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let (path, kept, new) = (at("disk"), at("kept"), at("new"));
+        let undo = || {
+            undo_rename(&path, &new, Some(&kept)).unwrap();
+            undo_rename(&kept, &path, None).unwrap();
+        };
+        for renames in 0..=2 {
+            fs::write(&path, "original").unwrap();
+            fs::write(&new, "copy").unwrap();
+            let done = [(&path, &kept), (&new, &path)];
+            done.iter().take(renames).for_each(|(from, to)| fs::rename(from, to).unwrap());
+            undo();
+            assert_eq!(fs::read_to_string(&new).unwrap(), "copy", "{renames}");
+            fs::remove_file(&new).unwrap();
+            undo();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "original", "{renames}");
+            assert!(!kept.exists() && !new.exists());
+        }
     }
 
     #[test]

@@ -106,8 +106,10 @@ impl Dom0 {
             Step::CheckNotRunning { uuid, domain } => self.check_not_running(*uuid, domain),
             Step::UndoRevert { uuid, domain, disks } => self.undo_revert((*uuid, domain), disks),
             Step::ApplyKept { path, name } => self.apply_kept(path, name),
-            Step::UndoRename { from, to } => undo_rename(from, to),
-            Step::UndoRenameVolume { group, from, to } => self.undo_rename_volume(group, from, to),
+            Step::UndoRename { from, to, kept } => undo_rename(from, to, kept.as_deref()),
+            Step::UndoRenameVolume { group, from, to, kept } => {
+                self.undo_rename_volume(group, from, to, kept.as_deref())
+            }
             Step::TakeInternal { path, name } => self.run(&snapshot_create(path, name)),
             Step::UndoTakeInternal { path, name } => self.undo_take_internal(path, name),
             Step::OpenRecord { path, record } => self.open_record(path, record),

@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::host::files;
 use crate::memory::frames::{self, Unpacked};
 use crate::memory::sums::Checked;
-use crate::memory::{Form, Image, PARTIAL, read_front_of_stream};
+use crate::memory::{BadImage, Form, Image, PARTIAL, read_front_of_stream};
+use crate::tool::quote;
 
 /// The hint for an image that cannot be used.
 const UNUSABLE: &str =
@@ -36,14 +37,24 @@ impl Source {
     pub fn open(path: &Path) -> Result<Source> {
         let name = path.display().to_string();
         let trouble = |error: io::Error| {
-            Error::refused(format!("Image {name}"))
-                .because(error)
-                .hint("name the snapshot as DOMAIN/NAME, or pass its image, - or a SPEC.toml; xl-snapshot list shows all")
+            let is_word = path.components().count() == 1 && error.kind() == io::ErrorKind::NotFound;
+            Error::refused(format!("Image {name}")).because(error).hint(match is_word {
+                true => format!(
+                    "to name a snapshot of a domain, add its name: {name}/NAME; xl-snapshot list {} shows them",
+                    quote(path)
+                ),
+                false => "name the snapshot as DOMAIN/NAME, or pass its image, - or a SPEC.toml; xl-snapshot list \
+                          shows all"
+                    .to_owned(),
+            })
         };
         if path.extension().is_some_and(|extension| extension == &PARTIAL[1..]) {
             return Err(Error::refused(format!("Image {name}"))
                 .because("it was never completed: its snapshot failed or still runs")
-                .hint("if no create is running, it is useless: remove it"));
+                .hint(
+                    "if no create is running, remove it with what it left on the disks: xl-snapshot create DOMAIN \
+                     --clean",
+                ));
         }
         let file = if path.as_os_str() == "-" {
             standard_input().map_err(trouble)?
@@ -56,7 +67,16 @@ impl Source {
     /// An image that is open already.
     pub fn of(mut file: File, name: String) -> Result<Source> {
         let image = Image::read(&mut file)
-            .map_err(|why| Error::refused(format!("Image {name}")).because(why).hint(UNUSABLE))?;
+            .map_err(|why| {
+                let hint = match why {
+                    BadImage::NoRecord => {
+                        "to go back to its memory alone, use xl restore; if you have its disks of that moment, \
+                         describe them in a SPEC.toml, see xl-snapshot.toml(5)"
+                    }
+                    _ => UNUSABLE,
+                };
+                Error::refused(format!("Image {name}")).because(why).hint(hint)
+            })?;
         Ok(Source { file, image, name })
     }
 
@@ -140,7 +160,12 @@ fn standard_input() -> io::Result<File> {
     if input.metadata()?.is_file() {
         return Ok(input);
     }
-    copied(&mut input)
+    copied(&mut input).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::other("standard input is empty, or ends before the image does")
+        }
+        _ => error,
+    })
 }
 
 /// Memory images are large: this is on a disk where /tmp may be memory.

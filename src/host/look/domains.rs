@@ -1,6 +1,7 @@
 //! Finds the domain that the user has named, or that a snapshot names.
 
 use std::error::Error as StdError;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -99,8 +100,13 @@ pub fn domain(toolstack: &Toolstack, text: &str) -> Result<Domain> {
 
 /// The name of the domain in an xl configuration file that the user has named.
 pub fn name_in(cfg: &Path) -> Result<String> {
+    let quoted = quote(cfg);
+    if let Err(error) = fs::metadata(cfg) {
+        return Err(Error::usage(format!("The configuration file {quoted}"))
+            .because(error)
+            .hint("check the path, or name the domain as xl list does"));
+    }
     cfg_name(cfg).map_err(|why| {
-        let quoted = quote(cfg);
         Error::usage(format!("The configuration file {quoted} is not understood"))
             .because(why)
             .hint(format!("check it: xl create -n {quoted}"))

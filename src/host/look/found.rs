@@ -22,7 +22,7 @@ use crate::host::snapshot::Snapshot;
 use crate::host::tools::{self, info, need, vhd_footer, vhd_parents};
 use crate::host::toolstack::Toolstack;
 use crate::names::{is_file_part, same_vdev};
-use crate::need::{self, Rank, Trouble};
+use crate::need::{self, Rank, Trouble, What};
 use crate::record::{DiskRecord, Record};
 use crate::restore_first;
 use crate::revert::{Cfg, Found, Onward, Running, refuse_domain};
@@ -310,6 +310,8 @@ pub fn for_show(
     let mut needs = need::of_revert(&disks, config, &record.domain.name, export)
         .map_err(|error| trouble(&record.domain.name, error))?;
     needs.extend(need::of_memory(record, &record.domain.name));
+    // Another one has it now and then: that says nothing of a later revert.
+    needs.retain(|need| need.what != What::Lock);
     let (needed, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
     let by_name = refusal.map(|refusal| Trouble::of_error(&refusal, Rank::Busy));
     let troubles = by_name.into_iter().chain(needed).collect();

@@ -153,6 +153,10 @@ pub(super) fn state(path: &Path) -> Option<String> {
     if let Err(error) = access(path, AccessFlags::W_OK) {
         return Some(format!("the directory {shown}, in which a revert writes: {}", error.desc()));
     }
+    // A ramfs has no end, and tells 0 of 0.
+    if free.blocks() == 0 {
+        return None;
+    }
     let bytes = free.blocks_available().saturating_mul(free.fragment_size());
     // A file system without inodes tells 0 of 0.
     let inodes = free.files() == 0 || free.files_available() > 0;

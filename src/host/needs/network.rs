@@ -1,8 +1,9 @@
 //! Network devices and addresses.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::ifaddrs::{InterfaceAddressIterator, getifaddrs};
@@ -90,8 +91,11 @@ const OVS: [&str; 3] = [
 /// The script waits half a minute for the database, and fails then.
 pub(super) fn open_vswitch() -> Option<String> {
     program("ovs-vsctl", "vif-openvswitch").or_else(|| {
-        let answers = OVS.iter().any(|path| UnixStream::connect(path).is_ok());
-        (!answers).then(|| format!("Open vSwitch does not run: nobody listens on {}", OVS[0]))
+        // Not connected to: a server that hangs would hang us.
+        let is_socket =
+            |path: &&str| fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+        let runs = OVS.iter().any(|path| is_socket(&path));
+        (!runs).then(|| format!("Open vSwitch does not run: there is no socket {}", OVS[0]))
     })
 }
 

@@ -91,7 +91,14 @@ pub(super) fn script(path: &Path) -> Option<String> {
                     ));
                 }
             };
-            let read = text.lines().filter_map(sourced).map(|name| path.with_file_name(name));
+            // A directory of the script's own, and nothing that only some cases read: those are indented.
+            let own = text.lines().any(|line| line.replace('"', "") == "dir=$(dirname $0)");
+            let own = own || script != path;
+            let read = text
+                .lines()
+                .filter(|_| own)
+                .filter_map(sourced)
+                .map(|name| path.with_file_name(name));
             let new: Vec<PathBuf> = read.filter(|path| !all.contains(path)).collect();
             all.extend(new);
             at += 1;
@@ -104,7 +111,7 @@ pub(super) fn script(path: &Path) -> Option<String> {
 /// The script that a line of another one reads from its own directory. It goes on without the paths of this build,
 /// because it finds the programs by PATH, too.
 fn sourced(line: &str) -> Option<&str> {
-    let path = line.trim_start().strip_prefix(". ")?.trim().trim_matches('"');
+    let path = line.strip_prefix(". ")?.trim().trim_matches('"');
     let name = path.strip_prefix("$dir/").or_else(|| path.strip_prefix("${dir}/"))?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     (name.chars().all(plain) && name != "hotplugpath.sh").then_some(name)

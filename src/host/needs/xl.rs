@@ -1,13 +1,14 @@
 //! How xl is configured, and the lock that it takes for a restore.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::answer::{Answer, Around};
 use crate::host::openers;
@@ -17,8 +18,8 @@ use crate::need::Rank;
 const XL_CONF: &str = "/etc/xen/xl.conf";
 /// The lock, if the configuration names none (xl.h, `XL_LOCK_FILE`).
 const LOCK: &str = "/var/lock/xl";
-/// How long another xl may have the lock: the start of a domain takes seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long another xl may have the lock: it has it while it starts or restores a domain.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// xl's configuration, as far as it tells what a restore needs.
@@ -76,8 +77,17 @@ pub(super) fn lock(around: Around<'_>) -> Answer {
 /// Why xl cannot open its lock, if so: it makes the file where there is none.
 fn unusable(path: &Path) -> Option<String> {
     let told = |path: &Path, why: &str| Some(format!("xl cannot lock {}: {why}", path.display()));
-    if path.is_dir() {
-        return told(path, "it is a directory");
+    // Anybody may make files in /run/lock: xl would wait on a FIFO, and may not write to what another user owns there
+    // (proc(5), `protected_regular`).
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => return told(path, "it is a directory"),
+        Ok(meta) if !meta.is_file() && !meta.is_symlink() => {
+            return told(path, "it is not a regular file");
+        }
+        Ok(meta) if meta.uid() != geteuid().as_raw() => {
+            return told(path, &format!("it belongs to user {}", meta.uid()));
+        }
+        _ => {}
     }
     let opened = if path.exists() { path } else { path.parent()? };
     access(opened, AccessFlags::W_OK).err().and_then(|error| told(path, error.desc()))
@@ -101,7 +111,7 @@ fn held(path: &Path, patience: Duration) -> Option<String> {
 
 /// The process that has a file locked.
 fn holder(path: &Path) -> Option<i32> {
-    let file = File::open(path).ok()?;
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
     let mut lock = libc::flock {
         l_type: i16::try_from(libc::F_WRLCK).unwrap_or_default(),
         l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),

@@ -54,8 +54,12 @@ impl Step {
             Step::AwaitDestroyed { domain } => Some(format!("xl destroy {}", domain.domid)),
             Step::Pause { domain } => Some(format!("xl pause {}", domain.domid)),
             Step::UnpauseExisting { domain } => Some(format!("xl unpause {}", domain.domid)),
-            Step::UndoRename { from, to } => Some(format!("mv -n {} {}", quote(from), quote(to))),
-            Step::UndoRenameVolume { group, from, to } => Some(rename(group, from, to).to_string()),
+            Step::UndoRename { from, to, .. } => {
+                Some(format!("mv -n {} {}", quote(from), quote(to)))
+            }
+            Step::UndoRenameVolume { group, from, to, .. } => {
+                Some(rename(group, from, to).to_string())
+            }
             Step::RestoreCfg(cfg) => {
                 Some(format!("mv {} {}", quote(&cfg.backup), quote(&cfg.path)))
             }
@@ -157,10 +161,10 @@ impl fmt::Display for Step {
             Step::ApplyKept { path, name } => {
                 write!(f, "apply snapshot {name} in {} and delete it", quote(path))
             }
-            Step::UndoRename { from, to } => {
+            Step::UndoRename { from, to, .. } => {
                 write!(f, "rename {} back to {}", quote(from), quote(to))
             }
-            Step::UndoRenameVolume { group, from, to } => {
+            Step::UndoRenameVolume { group, from, to, .. } => {
                 write!(f, "rename the volume {group}/{from} back to {to}")
             }
             Step::CheckNotRunning { domain, .. } => {

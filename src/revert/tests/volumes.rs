@@ -146,9 +146,9 @@ fn volumes_that_can_be_kept_only_one_by_one_are_refused_together() {
 #[test]
 fn show_tells_of_a_lack_of_space_what_revert_does() {
     let shown = |free| {
-        let Found { record, disks, volumes, .. } = found_volumes(free);
+        let Found { record, disks, volumes, now, .. } = found_volumes(free);
         let looked = Looked { disks, volumes, troubles: vec![], unseen: vec![], runs: true };
-        show("s1", record, None, false, None, looked)
+        show("s1", record, None, false, None, looked, now)
     };
     // Too little for one of them, and for both.
     for free in [0, 128 << 20] {

@@ -10,7 +10,7 @@ w=$LAB_WORK
 ip link add br-way type bridge
 ip link add addr-way type dummy
 ip addr add 192.0.2.7/32 dev addr-way
-trap 'for name in br-way addr-way web-way; do ip link del $name 2>/dev/null || :; done' EXIT
+trap 'take_back; for name in br-way addr-way web-way; do ip link del $name 2>/dev/null || :; done' EXIT
 vg_up vgw 200M
 lvcreate -qq -y -n thick -L 32M vgw
 lvcreate -qq -y -n data -L 16M vgw
@@ -101,8 +101,8 @@ trial "the log of the scripts is a directory" 3 'write, is a directory' \
 	'mv $hotplug_log x; mkdir $hotplug_log' 'rmdir $hotplug_log; mv x $hotplug_log'
 trial "another xl has the lock" 3 'holds the lock /var/lock/xl' \
 	"cp /etc/xen/xl.conf xl.conf.out; echo 'autoballoon=\"on\"' >>/etc/xen/xl.conf
-	socat OPEN:/var/lock/xl,creat,f-setlk-wr - <&18 & lab_held=\$!; lab_pause 1" \
-	'let_go; cp xl.conf.out /etc/xen/xl.conf'
+	socat -t 1000 OPEN:/var/lock/xl,creat,f-setlk-wr - <&18 & lab_held=\$!; lab_pause 1" \
+	'let_go; cp xl.conf.out /etc/xen/xl.conf' 'xl-snapshot revert ./s1.xlsave'
 qemu=/usr/libexec/xen-qemu-system-i386
 trial "Xen's QEMU was removed" 3 'xen-qemu-system-i386: No such file' 'mv $qemu $qemu.away' 'mv $qemu.away $qemu'
 bin=$(echo /usr/lib/xen-4*/bin)

@@ -14,7 +14,7 @@ give_back() {
 	xl cpupool-destroy way 2>/dev/null || :
 	xl cpupool-cpu-add Pool-0 1 2>/dev/null || :
 }
-trap give_back EXIT
+trap "take_back; give_back" EXIT
 qcow2 a.qcow2 64M
 uuid='cfg=uuid = "0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a069"'
 guest_up g tick=300 "$uuid" a.qcow2 'cfg=pool = "way"
