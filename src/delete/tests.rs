@@ -257,7 +257,7 @@ fn what_would_do_harm_is_refused() {
         &with(&|seen| overlay(seen).opened_by = vec!["qemu-nbd".into()]),
         &["open in qemu-nbd"],
     );
-    refused(&with(&|seen| seen.unseen = vec!["a directory".into()]), &["not known: a directory"]);
+    refused(&with(&|seen| seen.unseen = vec!["a directory".into()]), &["need it: a directory"]);
     refused(
         &with(&|seen| {
             overlay(seen).room.1 = 0;

@@ -100,7 +100,11 @@ mod tests {
         );
         let mut bare = link("/srv/a.qcow2", Format::Qcow2, Some(("b.img", "raw")));
         bare.header.as_mut().unwrap().backing_format = None;
-        assert!(bare.below().unwrap_err().contains("does not state the format of b.img"));
+        assert!(
+            bare.below()
+                .unwrap_err()
+                .contains("does not state the format of its backing file b.img")
+        );
         assert_eq!(link("/srv/a", Format::Raw, None).below(), Ok(None));
     }
 

@@ -77,8 +77,13 @@ impl Listener {
         let own = self.ip.to_canonical();
         let same = |ip: IpAddr| {
             let ip = ip.to_canonical();
-            own.is_ipv4() == ip.is_ipv4()
-                && (own.is_unspecified() || ip.is_unspecified() || ip == own)
+            match (own.is_unspecified(), ip.is_unspecified()) {
+                // `::` includes IPv4, unless told otherwise.
+                (true, _) if own.is_ipv6() => true,
+                (_, true) if ip.is_ipv6() => true,
+                (false, false) => ip == own,
+                _ => own.is_ipv4() == ip.is_ipv4(),
+            }
         };
         ip.is_none_or(same)
     }
@@ -438,6 +443,7 @@ mod tests {
             assert!(overlaps(held, wanted), "{held} {wanted:?}");
         }
         assert!(!overlaps("127.0.0.1", Some("192.0.2.7")) && !overlaps("::1", Some("127.0.0.1")));
+        assert!(!overlaps("0.0.0.0", Some("::1")) && !overlaps("::1", Some("0.0.0.0")));
     }
 
     #[test]

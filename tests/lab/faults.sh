@@ -91,7 +91,7 @@ reliability() { printf '%s\t%s\n' "$@" >>"$LAB_LOGS/reliability"; }
 # that brings the guest back. Fails if there is no such step. The scenario's kept prints how many earlier
 # contents are kept.
 revert_at() {
-	local rc=0 out=r$2-$1.out before
+	local rc=0 out=r$2-$1.out before first
 	before=$(kept)
 	mark g
 	FAULTS=$2:$1 "$faulty" revert s1.xlsave >"$out" 2>&1 || rc=$?
@@ -105,7 +105,9 @@ revert_at() {
 	if ! domid g >/dev/null; then
 		(($(kept) == before)) || fail "step $2, $1: $(kept) contents are kept instead of $before"
 		left_down=$((left_down + 1))
-		[[ $1 == killed-late ]] || [[ $(grep -m 1 '^xl-snapshot: ' "$out") == 'xl-snapshot: Domain g is down: '* ]] ||
+		# Without a QEMU, to destroy a domain has ended when it returns, and cannot fail then but here.
+		first=$(grep -m 1 '^xl-snapshot: ' "$out" || :)
+		[[ $1 == killed-late || $first == 'xl-snapshot: Domain g is down: '* || $first == *'could not destroy domain '* ]] ||
 			fail "step $2, $1: it does not begin with what is down: $(<"$out")"
 	fi
 	# What is kept of each is in nobody's way.

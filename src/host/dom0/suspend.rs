@@ -424,6 +424,6 @@ mod tests {
         }
         let words = round.of_a_busy_guest(Duration::from_millis(1540));
         assert!(words.contains("after 5 rounds, 32 MiB"), "{words}");
-        assert!(words.contains("for 1.5 s"), "{words}");
+        assert!(words.contains("in the pause of 1.5 s"), "{words}");
     }
 }
