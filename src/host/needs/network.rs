@@ -94,7 +94,7 @@ pub(super) fn open_vswitch() -> Option<String> {
         // Not connected to: a server that hangs would hang us.
         let is_socket =
             |path: &&str| fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-        let runs = OVS.iter().any(|path| is_socket(&path));
+        let runs = OVS.iter().any(is_socket);
         (!runs).then(|| format!("Open vSwitch does not run: there is no socket {}", OVS[0]))
     })
 }
