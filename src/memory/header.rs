@@ -63,7 +63,7 @@ pub enum BadHeader {
     #[error("It is not a save file of xl (the first 32 bytes are something else)")]
     Magic,
     /// Another kind of file, which is known.
-    #[error("It is {0}, not a memory image")]
+    #[error("It is {0}, not a save file of xl")]
     Other(&'static str),
     /// A file that another program has compressed.
     #[error(
@@ -354,7 +354,7 @@ mod tests {
             bytes.resize(64, 0);
             Header::read(&mut bytes.as_slice()).unwrap_err().to_string()
         };
-        assert_eq!(read(b"QFI\xfb\0\0\0\x03"), "It is a qcow2 disk image, not a memory image");
+        assert_eq!(read(b"QFI\xfb\0\0\0\x03"), "It is a qcow2 disk image, not a save file of xl");
         assert!(read(b"conectix").contains("a VHD disk image"));
         assert!(read(b"name = \"web1\"\nmemory = 1024\nvcpus").contains("a text file"));
         assert!(read(b"name = \"web1\"\n").contains("something else"));
