@@ -3,6 +3,7 @@
 mod vdev;
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,11 @@ pub enum BadName {
     /// A part LVM keeps for itself.
     #[error("{0:?} in a name is reserved by LVM")]
     Reserved(&'static str),
+}
+
+/// What may be the name of a domain or a snapshot where a file is expected: such files have an extension.
+pub fn is_word(path: &Path) -> bool {
+    path.components().count() == 1 && path.extension().is_none()
 }
 
 impl FromStr for SnapshotName {

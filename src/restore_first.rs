@@ -13,14 +13,13 @@ use crate::create::drives;
 use crate::disk::{self, Beside, DiskRevert, RevertContext};
 use crate::domain::{BadConfig, DomainConfig};
 use crate::error::{Error, Result};
-use crate::names::SnapshotName;
 use crate::plan::{Image, Plan, Replacement, Step, Switch, undo};
 use crate::record::DiskRecord;
 use crate::revert::{
     CfgAfter, DiskChange, Found, Onward, Revert, Running, cfg, check_domain, check_image,
     keep_name, no_trouble,
 };
-use crate::state::{State, stamp};
+use crate::state::State;
 
 /// The suffix of the old domain's name after the switch.
 pub const REPLACED: &str = ".replaced";
@@ -203,8 +202,7 @@ fn disks(found: &Found, options: &Options) -> Result<Vec<DiskRevert>> {
     }
     check_left_out(found)?;
     let keep = keep_name(found.now);
-    let name: SnapshotName =
-        format!("after-revert-{}", stamp(found.now)).parse().expect("a time stamp is a legal name");
+    let name = disk::after(keep.as_str());
     let context = RevertContext {
         uuid: record.domain.uuid,
         domain: &record.domain.name,
@@ -213,7 +211,7 @@ fn disks(found: &Found, options: &Options) -> Result<Vec<DiskRevert>> {
         keep: &keep,
         running: found.same.is_some(),
         discard: options.discard_current,
-        beside: Some(Beside { name: name.as_str(), uuid: options.uuid, replacement: true }),
+        beside: Some(Beside { name: &name, uuid: options.uuid, replacement: true }),
         tight: false,
         volumes: &found.volumes,
     };

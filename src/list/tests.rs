@@ -217,6 +217,25 @@ fn a_volume_of_a_snapshot_that_is_not_here_is_told() {
     assert!(listing.others[0].why.contains("a volume of a snapshot that is not here"));
 }
 
+#[test]
+fn a_new_volume_of_an_interrupted_revert_is_told_until_it_is_used() {
+    let tag = "xl-snapshot-revert:before-revert-x";
+    let mut volumes = lvs(&[
+        ("c", "thin", "", tag, 1),
+        ("c.after-revert-x", "thin", "c.s1", tag, 3),
+        ("d.after-revert-x", "thin", "", "", 4),
+    ]);
+    let told = |volumes: &[Volume]| {
+        let seen = on_a_volume(Vec::new(), volumes.to_vec());
+        let listing = list(&seen, &Asked { all: true, ..Asked::default() });
+        listing.others.into_iter().map(|other| other.why).collect::<Vec<_>>()
+    };
+    let why = told(&volumes);
+    assert!(why.len() == 1 && why[0].contains("a revert that was interrupted"), "{why:?}");
+    volumes[1].open = true;
+    assert_eq!(told(&volumes), Vec::<String>::new());
+}
+
 // ---- VHDs
 
 /// A VHD with this UUID and this parent.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::error::{Error, Result};
 use crate::host::snapshot::Snapshot;
 use crate::host::{configured, files, list, record_file};
+use crate::names::is_word;
 use crate::revert::Cfg;
 use crate::spec::Spec;
 use crate::tool::quote;
@@ -17,7 +18,7 @@ const MAX_SPEC: u64 = 1 << 20;
 
 pub(super) fn read_spec(path: &Path) -> Result<Spec> {
     let trouble = |error: io::Error| {
-        let is_name = path.components().count() == 1 && error.kind() == io::ErrorKind::NotFound;
+        let is_name = is_word(path) && error.kind() == io::ErrorKind::NotFound;
         Error::usage(format!("Reading {}", path.display())).because(error).hint(match is_name {
             true => format!(
                 "pass a SPEC.toml, see xl-snapshot.toml(5); to name the snapshot: --name {}",

@@ -29,10 +29,16 @@ pub(super) fn configured(record: &Record) -> Vec<Configured> {
     let mut paths: BTreeSet<PathBuf> =
         usual.flatten().filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect();
     paths.extend(record.domain.cfg.iter().filter_map(|path| fs::canonicalize(path).ok()));
-    // The copies that we keep of a configuration name the disks of before.
-    let is_copy = |path: &PathBuf| path.to_string_lossy().contains(".bak-");
     paths.retain(|path| path.is_file() && check_path(path).is_ok() && !is_copy(path));
     paths.into_iter().filter_map(|path| configuration(path).ok()).collect()
+}
+
+/// Whether it is a copy that we keep of a configuration file beside it, `FILE.bak-NAME`: that names the disks of
+/// before. A file of such a name that stands alone may be all that knows of a domain.
+fn is_copy(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let mut marks = name.match_indices(".bak-");
+    marks.any(|(at, _)| at > 0 && path.with_file_name(&name[..at]).is_file())
 }
 
 fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
@@ -73,5 +79,25 @@ fn kind_of(path: &Path) -> Option<Kind> {
         [b'Q', b'F', b'I', 0xfb, ..] => Some(Kind::Image(ImageFormat::Qcow2)),
         b"conectix" => Some(Kind::TapVhd),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_copy_beside_its_file_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = directory.path().join("etc.bak-2025");
+        fs::create_dir(&old).unwrap();
+        for name in
+            ["web1.cfg", "web1.cfg.bak-s1", "web1.cfg.bak-before-revert-x", "web2.cfg.bak-s1"]
+        {
+            fs::write(old.join(name), "").unwrap();
+        }
+        let copies = |name: &str| is_copy(&old.join(name));
+        assert!(copies("web1.cfg.bak-s1") && copies("web1.cfg.bak-before-revert-x"));
+        assert!(!copies("web1.cfg") && !copies("web2.cfg.bak-s1") && !copies(".bak-s1"));
     }
 }

@@ -12,6 +12,7 @@ use crate::host::files;
 use crate::memory::frames::{self, Unpacked};
 use crate::memory::sums::Checked;
 use crate::memory::{BadImage, Form, Image, PARTIAL, read_front_of_stream};
+use crate::names::is_word;
 use crate::tool::quote;
 
 /// The hint for an image that cannot be used.
@@ -37,8 +38,8 @@ impl Source {
     pub fn open(path: &Path) -> Result<Source> {
         let name = path.display().to_string();
         let trouble = |error: io::Error| {
-            let is_word = path.components().count() == 1 && error.kind() == io::ErrorKind::NotFound;
-            Error::refused(format!("Image {name}")).because(error).hint(match is_word {
+            let is_name = is_word(path) && error.kind() == io::ErrorKind::NotFound;
+            Error::refused(format!("Image {name}")).because(error).hint(match is_name {
                 true => format!(
                     "to name a snapshot of a domain, add its name: {name}/NAME; xl-snapshot list {} shows them",
                     quote(path)

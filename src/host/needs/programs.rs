@@ -79,16 +79,12 @@ pub(super) fn script(path: &Path) -> Option<String> {
         let mut all = vec![path.to_owned()];
         let mut at = 0;
         while let Some(script) = all.get(at).cloned() {
-            // What is no text reads no others.
-            let text = fs::read(&script).map_err(|error| (script.clone(), error));
-            let text = match text {
+            let text = match fs::read(&script) {
+                // What is no text reads no others.
                 Ok(text) => String::from_utf8(text).unwrap_or_default(),
-                Err((script, error)) => {
-                    return Some(format!(
-                        "{}, which {} reads: {error}",
-                        script.display(),
-                        path.display()
-                    ));
+                Err(error) => {
+                    let (script, reader) = (script.display(), path.display());
+                    return Some(format!("{script}, which {reader} reads: {error}"));
                 }
             };
             // A directory of the script's own, and nothing that only some cases read: those are indented.

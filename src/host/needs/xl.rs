@@ -93,12 +93,15 @@ fn unusable(path: &Path) -> Option<String> {
     access(opened, AccessFlags::W_OK).err().and_then(|error| told(path, error.desc()))
 }
 
-/// Who has the lock for longer than that.
+/// Who has the lock for longer than that. Several that have it one after the other get on.
 fn held(path: &Path, patience: Duration) -> Option<String> {
-    let started = Instant::now();
+    let (mut last, mut since) = (None, Instant::now());
     loop {
         let pid = holder(path)?;
-        if started.elapsed() >= patience {
+        if last.replace(pid) != Some(pid) {
+            since = Instant::now();
+        }
+        if since.elapsed() >= patience {
             return Some(match pid {
                 // A lock of an open file, which has no process (fcntl_locking(2)).
                 ..=0 => "another program".to_owned(),
