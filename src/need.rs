@@ -66,6 +66,8 @@ pub enum What {
     Replaced(PathBuf),
     /// A log of which the earlier ones are kept, by number.
     Log(PathBuf),
+    /// The directory in which LVM archives the metadata of groups.
+    VolumeArchive,
     /// A directory that libxl, xl and QEMU write small files to.
     State(PathBuf),
     /// A program that is started.
@@ -256,6 +258,9 @@ impl What {
             }
             What::Renames(path) | What::State(path) => {
                 format!("make it writable: df {0}; lsattr -d {0}", quote(path))
+            }
+            What::VolumeArchive => {
+                "make it writable (df; lsattr -d), or have LVM keep no archive: archive=0 in lvm.conf".into()
             }
             What::Program(_) => "install it again, or make it executable: chmod +x".into(),
             What::Script(_) => "install the scripts again (Debian: apt install --reinstall xen-utils-common), or \

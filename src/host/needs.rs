@@ -9,6 +9,7 @@ mod processors;
 mod programs;
 mod served;
 mod shared;
+mod volumes;
 mod xl;
 
 pub use self::answer::Around;
@@ -96,6 +97,7 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
         What::Directory(path) => Answer::missing(files::directory(path)),
         What::Renames(path) => Answer::missing(files::renames(path)),
         What::State(path) => Answer::missing(files::state(path)),
+        What::VolumeArchive => Answer::missing(volumes::archive()),
         What::Program(path) => Answer::missing(programs::program(path)),
         What::Script(path) => Answer::missing(programs::script(path)),
         What::User(name) => Answer::missing(programs::user(name)),

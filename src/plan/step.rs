@@ -175,6 +175,8 @@ pub enum Step {
     AwaitMerged { volume: String },
     /// Runs a tool.
     Run(Invocation),
+    /// Runs a tool that changes something and leaves it as it was, to hear now what it would refuse later.
+    Rehearse(Invocation),
     /// Runs a tool whose effect another call undoes. The undo also works without an effect.
     Undoable { call: Invocation, undo: Invocation },
     /// Performs several steps at the same time.

@@ -25,6 +25,20 @@ pub fn parse_threshold(text: &str) -> Option<u64> {
     values.next_back()
 }
 
+/// Asks whether LVM archives the previous metadata of a group, and where.
+pub fn archive() -> Invocation {
+    lvm(["lvmconfig", "--type", "full", "backup/archive", "backup/archive_dir"])
+}
+
+/// Whether LVM archives, and the directory if it is told, in the output of [`archive`].
+pub fn parse_archive(text: &str) -> (bool, Option<String>) {
+    let value = |wanted: &str| {
+        let mut pairs = text.lines().filter_map(|line| line.trim().split_once('='));
+        pairs.find(|(key, _)| *key == wanted).map(|(_, value)| value.trim_matches('"'))
+    };
+    (value("archive") != Some("0"), value("archive_dir").map(str::to_owned))
+}
+
 /// A physical volume.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Physical {
@@ -90,6 +104,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn whether_and_where_lvm_archives() {
+        let there = "archive=1\narchive_dir=\"/var/lvm/archive\"\n";
+        assert_eq!(parse_archive(there), (true, Some("/var/lvm/archive".into())));
+        assert_eq!(parse_archive("archive=0\narchive_dir=\"/a\"\n"), (false, Some("/a".into())));
+        assert_eq!(parse_archive(""), (true, None));
+    }
+
     /// As pvs of LVM 2.03.16 prints it after `pvchange -xn` of the second one.
     const PHYSICAL: &str = r#"{"report": [{"pv": [
         {"vg_name":"vg0", "pv_allocatable":"1", "pv_free":"54525952"},
@@ -110,6 +132,10 @@ mod tests {
         assert_eq!(
             threshold().to_string(),
             "lvm lvmconfig --type full activation/thin_pool_autoextend_threshold"
+        );
+        assert_eq!(
+            archive().to_string(),
+            "lvm lvmconfig --type full backup/archive backup/archive_dir"
         );
         assert_eq!(
             physical().to_string(),

@@ -333,6 +333,12 @@ pub fn delete_tag(volume: &str, tag: &str) -> Invocation {
     lvm(["lvchange", "--quiet", "--deltag", tag, volume])
 }
 
+/// Writes the metadata of a volume's group, and leaves it as it was: a tag comes and goes in one change.
+pub fn rehearse(volume: &str) -> Invocation {
+    const TAG: &str = "xl-snapshot-rehearsal";
+    lvm(["lvchange", "--quiet", "--addtag", TAG, "--deltag", TAG, volume])
+}
+
 /// Deactivates or activates a volume. Activation starts a pending merge.
 pub fn activate(volume: &str, active: bool) -> Invocation {
     let how = if active { "y" } else { "n" };
@@ -465,6 +471,10 @@ mod tests {
             (merge("vg0/a.s1"), "lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1"),
             (add_tag("vg0/a", "t:1"), "lvm lvchange --quiet --addtag t:1 vg0/a"),
             (delete_tag("vg0/a", "t:1"), "lvm lvchange --quiet --deltag t:1 vg0/a"),
+            (
+                rehearse("vg0/a"),
+                "lvm lvchange --quiet --addtag xl-snapshot-rehearsal --deltag xl-snapshot-rehearsal vg0/a",
+            ),
             (activate("vg0/a", false), "lvm lvchange --quiet --yes --activate n vg0/a"),
         ];
         for (call, line) in table {

@@ -395,6 +395,7 @@ impl Perform for Model {
             Step::Switch(switch) => self.switch(switch)?,
             Step::Freeze(freeze) => self.freeze(freeze)?,
             Step::Resize { .. }
+            | Step::Rehearse(_)
             | Step::SendTransaction { .. }
             | Step::CancelTransaction
             | Step::CheckSuspended { .. }

@@ -238,11 +238,8 @@ impl Planner for Lvm {
     fn needs(&self, _: &DiskFound, beside: bool) -> Vec<What> {
         let in_place = self.size.is_some() && !beside;
         let volume = in_place.then(|| What::Alone(device(&self.group, &self.volume)));
-        // LVM changes nothing if it cannot archive the previous metadata of the group
-        // (lib/format_text/archiver.c).
         let changes = in_place || self.size.is_none();
-        let kept = ["/etc/lvm/archive", "/etc/lvm/backup"].map(|path| What::State(path.into()));
-        volume.into_iter().chain(kept.into_iter().filter(|_| changes)).collect()
+        volume.into_iter().chain(changes.then_some(What::VolumeArchive)).collect()
     }
 
     fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
@@ -345,6 +342,9 @@ fn thick(
         }))
         .hint("free some space, or discard the contents with --discard-current"));
     }
+    // LVM may refuse every change of the group (a full metadata area, `metadata_read_only`, a lock): a change that
+    // leaves nothing behind tells before the domain is destroyed.
+    let rehearsed = Step::Rehearse(volumes::rehearse(&origin.path()));
     let mut put_back = vec![Step::AwaitClosed { volume: origin.path() }];
     if keeps {
         let tag = before::tag(recorded, context);
@@ -365,6 +365,7 @@ fn thick(
     }
     let keep = recorded.path(&keep);
     Ok(DiskRevert {
+        prepare: vec![rehearsed],
         put_back,
         discard: keeps.then(|| Step::Run(volumes::remove(&keep))).into_iter().collect(),
         kept: keeps.then(|| format!("the volume {keep}")),

@@ -44,7 +44,9 @@ impl Dom0 {
                     self.new_file(path)?;
                     calls.push(fill);
                 }
-                Step::Run(call) | Step::Undoable { call, .. } => calls.push(call),
+                Step::Run(call) | Step::Undoable { call, .. } | Step::Rehearse(call) => {
+                    calls.push(call);
+                }
                 other => self.carry_out(other)?,
             }
         }
@@ -74,7 +76,7 @@ impl Dom0 {
             self.await_orphans();
         }
         match step {
-            Step::NewFile { .. } | Step::Run(_) | Step::Undoable { .. } => {
+            Step::NewFile { .. } | Step::Run(_) | Step::Undoable { .. } | Step::Rehearse(_) => {
                 self.together(std::slice::from_ref(step))
             }
             Step::Together(steps) => self.together(steps),

@@ -117,8 +117,12 @@ pub(super) fn driver(kind: &str, around: Around<'_>) -> Option<String> {
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
     let release = release.trim();
-    let aliases = fs::read_to_string(format!("/lib/modules/{release}/modules.alias"));
-    let loadable = aliases.is_ok_and(|aliases| has_alias(&aliases, kind));
+    // NixOS has them elsewhere.
+    let mut roots = ["/lib/modules", "/run/booted-system/kernel-modules/lib/modules"].iter();
+    let loadable = roots.any(|root| {
+        let aliases = fs::read_to_string(format!("{root}/{release}/modules.alias"));
+        aliases.is_ok_and(|aliases| has_alias(&aliases, kind))
+    });
     (!loadable).then(|| {
         format!(
             "dom0's kernel has no driver for {kind}, and no module for it in /lib/modules/{release}"

@@ -44,15 +44,34 @@ pub(super) fn unshared(path: &Path, writable: bool, around: Around<'_>) -> Answe
     let Some(toolstack) = around.toolstack else {
         return Answer::unseen(&format!("whether another domain uses {shown}"));
     };
-    for info in toolstack.domains().unwrap_or_default() {
-        // A device of the same domain is no obstacle, nor one of a domain that is gone (block-common.sh, `same_vm`).
-        let own = [around.gone, around.same].contains(&Some(info.domid));
-        let user = Some(info.domid).filter(|_| !own).and_then(|d| attached(toolstack, d, &devices));
+    let domains = match toolstack.domains() {
+        Ok(domains) => domains,
+        Err(error) => {
+            return Answer::Unseen(format!("whether another domain uses {shown}: {error}"));
+        }
+    };
+    // A file that the running domain shares with others, on a cluster file system, it goes on sharing.
+    let own = around.gone.or(around.same);
+    if is_file && own.is_some_and(|domid| attached(toolstack, domid, &devices).is_some()) {
+        return Answer::There;
+    }
+    for info in domains {
+        let user = Some(info.domid)
+            .filter(|domid| !is_own(toolstack, *domid, around))
+            .and_then(|domid| attached(toolstack, domid, &devices));
         if let Some(user) = user.filter(|user| matters(user)) {
             return busy(&user, path);
         }
     }
     Answer::There
+}
+
+/// A device of the same domain is no obstacle (block-common.sh, `same_vm`), nor one of its stub domain, which ends
+/// with it.
+fn is_own(toolstack: &Toolstack, domid: u32, around: Around<'_>) -> bool {
+    let own = |domid: u32| [around.gone, around.same].contains(&Some(domid));
+    let target = || toolstack.read(&format!("/local/domain/{domid}/target")).ok().flatten();
+    own(domid) || target().and_then(|target| target.parse().ok()).is_some_and(own)
 }
 
 fn busy(user: &User, path: &Path) -> Answer {

@@ -34,7 +34,7 @@ impl XlConf {
     fn value(&self, wanted: &str) -> Option<&str> {
         let pairs = self.0.lines().filter_map(|line| line.split_once('='));
         let mut values = pairs.filter(|(key, _)| key.trim() == wanted);
-        values.next_back().map(|(_, value)| value.trim().trim_matches(['"', '\'']))
+        values.next_back().map(|(_, value)| unquoted(value.trim()))
     }
 
     /// Whether xl takes memory from dom0 for a new domain (xl.conf(5), `autoballoon`: by default only where
@@ -50,6 +50,15 @@ impl XlConf {
     fn lock_file(&self) -> PathBuf {
         self.value("lockfile").unwrap_or(LOCK).into()
     }
+}
+
+/// A value as libxlu reads it: a string between quotes, or a number, before any comment.
+fn unquoted(value: &str) -> &str {
+    match value.strip_prefix(['"', '\'']) {
+        Some(rest) => rest.split(&value[..1]).next(),
+        None => value.split(['#', ';', ' ', '\t']).next(),
+    }
+    .unwrap_or_default()
 }
 
 /// While xl may take memory from dom0, it has a lock, and waits for it without end (xl_vmcontrol.c, `acquire_lock`).
@@ -142,6 +151,9 @@ mod tests {
             ("autoballoon=\"off\"\n", "", false),
             ("#autoballoon=0\nautoballoon = 1\n", "dom0_mem=1G", true),
             ("autoballoon=\"auto\"", "", true),
+            ("autoballoon = \"off\" # dom0 has a fixed size", "", false),
+            ("autoballoon='off'", "", false),
+            ("autoballoon=0 # \"on\"", "", false),
         ] {
             assert_eq!(conf(text).autoballoons(line), expected, "{text} {line}");
         }

@@ -17,7 +17,7 @@ impl Step {
         match self {
             Step::NewFile { path, fill } if told(fill) => format!("make {}", quote(path)),
             Step::Export(Export::Disk(copy)) if told(&copy.fill) => format!("copy {}", copy.vdev),
-            Step::Run(call) | Step::Undoable { call, .. } if told(call) => {
+            Step::Run(call) | Step::Undoable { call, .. } | Step::Rehearse(call) if told(call) => {
                 let lvm = call.args.first().filter(|_| call.tool == Tool::Lvm);
                 format!("run {}", lvm.map_or(call.tool.name().into(), quote))
             }
@@ -37,7 +37,9 @@ impl Step {
             }
             Step::MakeWritable { path } => Some(format!("chmod u+w {}", quote(path))),
             Step::ContinueXl { process } => Some(format!("kill -CONT {process}")),
-            Step::Run(call) | Step::Undoable { call, .. } => Some(call.to_string()),
+            Step::Run(call) | Step::Undoable { call, .. } | Step::Rehearse(call) => {
+                Some(call.to_string())
+            }
             Step::Clone { from, to, .. } => {
                 Some(format!("cp --reflink=always -p {} {}", quote(from), quote(to)))
             }
@@ -235,7 +237,9 @@ impl fmt::Display for Step {
             Step::AwaitMerged { volume } => {
                 write!(f, "wait for the end of the merge into {volume}")
             }
-            Step::Run(call) | Step::Undoable { call, .. } => write!(f, "run {call}"),
+            Step::Run(call) | Step::Undoable { call, .. } | Step::Rehearse(call) => {
+                write!(f, "run {call}")
+            }
             Step::Together(steps) => {
                 let list: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 write!(f, "{}", list.join("; at the same time "))

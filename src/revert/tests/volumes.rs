@@ -74,18 +74,19 @@ fn disks_are_put_back_at_the_same_time_each_in_its_order() {
 Revert of web1 to s1:
    1   stop the domain's xl process 77
    2   check that domain 3 still exists
-   3   destroy domain 3 and wait until its QEMU has ended
-   4   wait until domain 3 is completely destroyed
-   5   continue the domain's xl process 77
-   6   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
-   7   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.before-revert-20260302-000000 --size 71303168b vg0/b
-   8   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
-   9   run lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1; at the same time run lvm lvconvert --quiet --yes --merge --interval 1 vg0/b.s1
-  10   wait for the end of the merge into vg0/a; at the same time wait for the end of the merge into vg0/b
-  11   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.s1 --size 4194304b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.s1 --size 8388608b vg0/b
-  12   run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
-  13   restore web1 with xl, paused
-  14   unpause web1
+   3   run lvm lvchange --quiet --addtag xl-snapshot-rehearsal --deltag xl-snapshot-rehearsal vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-rehearsal --deltag xl-snapshot-rehearsal vg0/b
+   4   destroy domain 3 and wait until its QEMU has ended
+   5   wait until domain 3 is completely destroyed
+   6   continue the domain's xl process 77
+   7   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
+   8   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.before-revert-20260302-000000 --size 71303168b vg0/b
+   9   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
+  10   run lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1; at the same time run lvm lvconvert --quiet --yes --merge --interval 1 vg0/b.s1
+  11   wait for the end of the merge into vg0/a; at the same time wait for the end of the merge into vg0/b
+  12   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.s1 --size 4194304b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.s1 --size 8388608b vg0/b
+  13   run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
+  14   restore web1 with xl, paused
+  15   unpause web1
 note: the current contents of xvda are kept in the volume vg0/a.before-revert-20260302-000000
 note: the current contents of xvdb are kept in the volume vg0/b.before-revert-20260302-000000
 "
@@ -96,7 +97,7 @@ note: the current contents of xvdb are kept in the volume vg0/b.before-revert-20
 fn a_failure_before_the_guest_runs_says_how_to_go_on_and_leaves_nothing_half_done() {
     let plan = plan(&found_volumes(136 << 20), OPTIONS).unwrap().plan;
     let words = |steps: &[Step]| steps.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(words(&plan.prepare)[1..], ["check that domain 3 still exists"]);
+    assert_eq!(words(&plan.prepare)[1], "check that domain 3 still exists");
     assert_eq!(
         words(&plan.on_failure.steps),
         ["wait until domain 3 is completely destroyed", "continue the domain's xl process 77"]

@@ -92,7 +92,13 @@ fn a_thick_volume_is_kept_and_merged_and_its_snapshot_taken_anew() {
         assert_eq!(planned.kept.as_deref(), Some("the volume vg0/thick.before-revert-x"));
         let space = Space { group: "vg0".into(), free: 128 * MIB, size: 68 * MIB };
         assert_eq!(planned.space, Some(space));
-        assert_eq!((planned.prepare, planned.switch), (vec![], None));
+        assert_eq!(
+            words(&planned.prepare),
+            [
+                "run lvm lvchange --quiet --addtag xl-snapshot-rehearsal --deltag xl-snapshot-rehearsal vg0/thick"
+            ]
+        );
+        assert_eq!(planned.switch, None);
     }
 }
 
