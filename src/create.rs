@@ -357,7 +357,11 @@ fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
             .because("something is saving or migrating it, or was killed while it did")
             .hint("wait until it has finished")),
         State::Shutdown => Err(Error::refused(format!("Domain {domain} ({id}) is shut down"))
-            .hint("wait until it runs again, or start it with xl create")),
+            .hint(format!(
+                "wait until it runs again. If it is kept as it ended (on_crash or on_poweroff = \"preserve\"), \
+                 end it, and start it again: xl destroy {}; xl create FILE",
+                quote(domain)
+            ))),
         State::Dying => Err(Error::refused(format!("Domain {domain} ({id}) is being destroyed"))
             .hint("start it again after it has ended: xl create")),
     }

@@ -339,6 +339,12 @@ fn macs(uuid: Uuid) -> impl Iterator<Item = String> {
     })
 }
 
+/// The name of the domain that serves a device, if it is not dom0.
+fn driver_domain(device: &Value) -> Option<&str> {
+    let name = device.get("backend_domname")?.as_str()?;
+    (!matches!(name, "" | "0" | "Domain-0")).then_some(name)
+}
+
 fn disk(entry: &Value) -> Result<Disk, BadConfig> {
     let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
     // libxl writes these as 0/1 for `integer` and as true/false for `bool` fields.
@@ -357,7 +363,7 @@ fn disk(entry: &Value) -> Result<Disk, BadConfig> {
         writable: flag("readwrite"),
         cdrom: flag("is_cdrom"),
         script: text("script"),
-        backend_domain: text("backend_domname"),
+        backend_domain: driver_domain(entry).map(str::to_owned),
         by_qemu: text("backend").as_deref() == Some("qdisk"),
         by_tapback: text("backend").as_deref() == Some(TAPBACK),
     })

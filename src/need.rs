@@ -48,7 +48,7 @@ pub enum What {
         /// Whether it is opened for writing.
         writable: bool,
     },
-    /// A file or device that blkback serves: not mounted in dom0, nor a disk of another domain.
+    /// A file or device that is served to the guest: not mounted in dom0, nor a disk of another domain.
     Unshared {
         path: PathBuf,
         /// Whether the domain may write to it. If not, others may read.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::disk::kind::Said;
 pub use crate::disk::kinds::Kept;
-pub use crate::disk::proof::{ANY_INODE, FrozenFile, QcowSnapshot, SECTOR};
+pub use crate::disk::proof::{ANY_INODE, Base, FrozenFile, QcowSnapshot, SECTOR};
 use crate::domain::{Format, GuestType};
 use crate::names::{SnapshotName, is_file_part, is_plain, is_vdev, is_volume_part};
 use crate::quiesce::Quiesced;

@@ -110,7 +110,7 @@ impl Place {
             format: Some(format),
             snapshot,
         };
-        let internal = Internal { proof: snapshots.into_iter().next() };
+        let internal = Internal { proof: snapshots.into_iter().next(), bases: None };
         let external =
             External { overlay: place.path("o.qcow2"), proof: Some(proof(&frozen, size + 100)) };
         let reflink = Reflink { copy: copy.clone(), proof: Some(proof(&copy, size)) };

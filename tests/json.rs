@@ -387,7 +387,7 @@ fn every_record(complete: bool) -> Record {
     let inside = QcowSnapshot { id: "1".into(), name: "s1".into(), date: time() };
     let kinds = [
         Kept::None(LeftOut { why: "it is read-only".into() }),
-        Kept::Internal(Internal { proof: complete.then_some(inside) }),
+        Kept::Internal(Internal { proof: complete.then_some(inside), bases: None }),
         Kept::External(External { overlay: file("o.qcow2"), proof: frozen() }),
         Kept::Lvm(Lvm {
             group: "vg0".into(),

@@ -113,7 +113,7 @@ impl Host {
                 How::Internal => {
                     qemu_img(&["snapshot", "-q", "-c", name, text]);
                     let proof = snapshots(&path).into_iter().find(|s| s.name == name);
-                    Kept::Internal(Internal { proof })
+                    Kept::Internal(Internal { proof, bases: None })
                 }
                 How::External => {
                     fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
@@ -156,7 +156,7 @@ impl Host {
     fn revert(&mut self, record: &Record) {
         for (at, disk) in record.disks.iter().enumerate() {
             match &disk.snapshot {
-                Kept::Internal(Internal { proof: Some(proof) }) => {
+                Kept::Internal(Internal { proof: Some(proof), .. }) => {
                     let path = disk.path.to_str().unwrap();
                     marks::clear(&disk.path);
                     let keep = format!("before-revert-{}", Timestamp::now().as_nanosecond());
@@ -323,7 +323,8 @@ fn fixed() -> Seen {
             format: Some(Format::Qcow2),
             snapshot,
         };
-        let internal = || Kept::Internal(Internal { proof: Some(proof(name, minute)) });
+        let internal =
+            || Kept::Internal(Internal { proof: Some(proof(name, minute)), bases: None });
         let none = || Kept::None(LeftOut { why: "CD-ROM".into() });
         let record = Record {
             id: Uuid::from_u128(u128::from(minute.unsigned_abs())),
@@ -335,7 +336,8 @@ fn fixed() -> Seen {
         };
         images.push(image_of(&format!("/kept/web1/{name}.xlsave"), record, 96 << 20));
     }
-    let gone = Kept::Internal(Internal { proof: Some(proof("before-the-upgrade", 9)) });
+    let gone =
+        Kept::Internal(Internal { proof: Some(proof("before-the-upgrade", 9)), bases: None });
     let gone = Record {
         id: Uuid::from_u128(9),
         disks_only: Some(DisksOnly::Offline),
@@ -626,7 +628,7 @@ fn a_clone_and_its_own_snapshots() {
             vdev: "xvda".into(),
             path: overlay,
             format: Some(Format::Qcow2),
-            snapshot: Kept::Internal(Internal { proof }),
+            snapshot: Kept::Internal(Internal { proof, bases: None }),
         }],
         ..record("web2", uuid, "s", Timestamp::now())
     };
@@ -913,7 +915,7 @@ fn a_thousand_images_take_less_than_a_second_and_64_mib() {
             let file = |number| top.join(format!("{name}-xvda.{number}.qcow2"));
             let (path, snapshot) = if domain < 10 {
                 let proof = inside.iter().find(|entry| entry.name == image).cloned();
-                (disk.clone(), Kept::Internal(Internal { proof }))
+                (disk.clone(), Kept::Internal(Internal { proof, bases: None }))
             } else {
                 if number == 0 {
                     write_overlay(&file(0), None, at);

@@ -79,7 +79,7 @@ impl Images {
 /// The record of a disk with its `number`th internal snapshot.
 fn internal(path: &Path, number: usize) -> DiskRecord {
     let proof = tools::image(path, Format::Qcow2).unwrap().snapshots()[number].clone();
-    disk(path, Format::Qcow2, Kept::Internal(Internal { proof: Some(proof) }))
+    disk(path, Format::Qcow2, Kept::Internal(Internal { proof: Some(proof), bases: None }))
 }
 
 /// The record of a disk whose file was frozen as it is now.

@@ -85,7 +85,7 @@ impl Place {
         run(Tool::QemuImg, &["snapshot", "-q", "-c", name, path.to_str().unwrap()]);
         let info = tools::image(path, Format::Qcow2).unwrap();
         let proof = info.snapshots().into_iter().find(|s| s.name == name);
-        disk(vdev, path, Some(Format::Qcow2), Internal { proof }.into())
+        disk(vdev, path, Some(Format::Qcow2), Internal { proof, bases: None }.into())
     }
 
     /// Writes the record of a snapshot s1 with those disks.

@@ -56,6 +56,8 @@ pub struct DiskFound {
     pub below: std::result::Result<Vec<(PathBuf, Timestamp)>, String>,
     /// Who else uses the files, apart from the domain that will be destroyed.
     pub used_by: Option<String>,
+    /// An image that rests on the file in the record, whoever made it.
+    pub base_of: Option<PathBuf>,
     /// The place for a new image, if one is needed.
     pub place: Place,
     /// The space for a copy of the snapshot, if [`DiskFound::needs_copy`] or a new domain needs one;
@@ -205,13 +207,22 @@ impl DiskFound {
         }
     }
 
-    /// Whether an internal snapshot must be copied out of its file because that file is a base: it
-    /// is in the running domain's chain, or has lost its write permission.
+    /// Whether an internal snapshot must be copied out of its file because that file is a base.
     pub fn needs_copy(&self) -> bool {
         let below = self.chain.iter().skip(1).any(|image| self.is_of_record(image));
-        let marked = self.file.as_ref().is_ok_and(|file| !file.writable);
         let inside = matches!(self.record.snapshot.kind().content(), Content::Inside(_));
-        inside && (below || marked)
+        inside && (below || self.is_base())
+    }
+
+    /// Whether the file in the record has lost its write permission, or another image rests on it.
+    pub(super) fn is_base(&self) -> bool {
+        self.base_of.is_some() || self.file.as_ref().is_ok_and(|file| !file.writable)
+    }
+
+    /// A note on an image that keeps the file in the record from being rewritten.
+    pub(super) fn rested_on(&self) -> Option<String> {
+        let overlay = self.base_of.as_deref()?;
+        Some(format!("{} stays as it is: {} rests on it", quote(&self.record.path), quote(overlay)))
     }
 
     /// Why qemu-img cannot apply an internal snapshot, if it cannot.

@@ -1,8 +1,11 @@
 //! Proofs that the content of a disk is still that of the snapshot. Pure.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::Format;
 use crate::names::is_plain;
 
 /// Identifies an internal snapshot among others of the same name.
@@ -22,6 +25,16 @@ impl QcowSnapshot {
     pub fn is_plain(&self) -> bool {
         [&self.id, &self.name].iter().all(|text| text.chars().all(is_plain))
     }
+}
+
+/// An image below another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    pub path: PathBuf,
+    pub format: Format,
+    /// Its inode number; 0 for a device.
+    pub inode: u64,
 }
 
 /// Proves that nobody has written to a file since.

@@ -1,6 +1,7 @@
 //! The rules for all kinds of snapshots.
 
 use super::*;
+use crate::disk::chain::Link;
 use crate::disk::kinds::{External, Internal, Kept, LeftOut, Lvm, Reflink, Vhd};
 use crate::domain::Format;
 use crate::record::{FrozenFile, QcowSnapshot};
@@ -114,7 +115,9 @@ fn frozen(proof: Option<&FrozenFile>) -> [Kept; 3] {
 
 #[test]
 fn a_snapshot_without_its_proof_is_not_put_back() {
-    for snapshot in frozen(None).into_iter().chain([Kept::Internal(Internal { proof: None })]) {
+    for snapshot in
+        frozen(None).into_iter().chain([Kept::Internal(Internal { proof: None, bases: None })])
+    {
         refused(revert_one(&found("/srv/b", snapshot)), &["the record has no proof"]);
     }
 }
@@ -193,7 +196,7 @@ fn internal(backing: &str, is_base: bool) -> DiskFound {
         "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
     });
     let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
-    let kept = Kept::Internal(Internal { proof: Some(proof) });
+    let kept = Kept::Internal(Internal { proof: Some(proof), bases: None });
     let file = Ok(FileFacts { writable: !is_base, ..facts() });
     DiskFound { image: Ok(image), size_then: Ok(1 << 20), file, ..found("/srv/a.qcow2", kept) }
 }
@@ -224,6 +227,52 @@ fn an_image_that_was_resized_since_gets_the_size_of_the_snapshot() {
     );
     assert_eq!(in_place.put_back.len(), 2);
     of(false, Err("its list of snapshots is damaged".into())).unwrap();
+}
+
+#[test]
+fn a_snapshot_rests_on_the_bases_that_its_image_had() {
+    let link = |path: &str, inode| Link {
+        path: path.into(),
+        id: (1, inode),
+        format: Format::Raw,
+        header: None,
+    };
+    let (own, gold, other) = (link("/srv/a.qcow2", 1), link("/gold", 2), link("/other", 3));
+    let planned = |then: &[&Link], now: &[&Link]| {
+        let chain = |links: &[&Link]| -> Vec<Link> {
+            [&own].into_iter().chain(links.iter().copied()).cloned().collect()
+        };
+        let then = chain(then);
+        let mut found = internal("/srv/base.img", false);
+        let Kept::Internal(internal) = &mut found.record.snapshot else { panic!() };
+        internal.bases = Internal::of(&then).bases;
+        found.own = Ok(chain(now));
+        revert_one(&found)
+    };
+    planned(&[], &[]).unwrap();
+    planned(&[&gold], &[&gold]).unwrap();
+    // A merge has taken one of them away.
+    planned(&[&other, &gold], &[&gold]).unwrap();
+    let lost = [
+        "the image does not rest on /gold any more",
+        "qemu-img rebase -u -f qcow2 -b /gold -F raw",
+    ];
+    refused(planned(&[&gold], &[]), &lost);
+    refused(planned(&[&gold], &[&other]), &lost);
+    refused(planned(&[], &[&other]), &["rests on /other now, and rested on nothing"]);
+}
+
+#[test]
+fn an_image_on_which_somebody_has_made_an_overlay_is_not_rewritten() {
+    let base = |kept: DiskFound| DiskFound { base_of: Some("/srv/clone.qcow2".into()), ..kept };
+    let inside = revert_one(&base(internal("/srv/base.img", false))).unwrap();
+    assert!(words(&inside.prepare)[0].contains("qemu-img convert"), "{:?}", inside.prepare);
+    let copy = Kept::Reflink(Reflink { copy: "/srv/copy".into(), proof: Some(proof()) });
+    let copied = revert_one(&base(found("/srv/a", copy))).unwrap();
+    for planned in [inside, copied] {
+        assert_eq!(planned.put_back, []);
+        assert!(planned.note.unwrap().contains("/srv/clone.qcow2 rests on it"));
+    }
 }
 
 #[test]
@@ -323,7 +372,7 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
             "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
         });
         let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
-        let kept = Kept::Internal(Internal { proof: Some(proof) });
+        let kept = Kept::Internal(Internal { proof: Some(proof), bases: None });
         let in_place = DiskFound { own, image: Ok(image), ..found("/srv/a.qcow2", kept) };
         if in_place.own.is_ok() {
             refused(revert_one(&in_place), words);
@@ -348,7 +397,7 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
 fn each_kind_tells_what_it_needs() {
     let alone = |path: &str| What::Alone(path.into());
     let still = |path: &str| What::Still(path.into());
-    let internal = Kept::Internal(Internal { proof: None });
+    let internal = Kept::Internal(Internal { proof: None, bases: None });
     let external = Kept::External(External { overlay: "/srv/o".into(), proof: None });
     let copy = Kept::Reflink(Reflink { copy: "/srv/copy".into(), proof: None });
     let lvm = |size| {

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::domain::{DomainConfig, GuestType};
+use crate::domain::{DomainConfig, GuestType, driver_domain};
 use crate::need::{What, script};
 use crate::release::BOOT_LOADER;
 
@@ -268,9 +268,7 @@ fn address(text: &str) -> Option<IpAddr> {
 
 /// The domain that serves a device, if that is not dom0.
 fn backend(device: &Value) -> Option<What> {
-    let name = device.get("backend_domname")?.as_str()?;
-    let other = !name.is_empty() && !matches!(name, "0" | "Domain-0");
-    other.then(|| What::Backend(name.to_owned()))
+    driver_domain(device).map(|name| What::Backend(name.to_owned()))
 }
 
 /// By its address; libxl leaves zeros out. One that has only a name is looked up by libxl.

@@ -4,7 +4,6 @@
 //! Who rests on a file is looked for, because no lock tells it: in the records of other snapshots, the disks
 //! of running domains, xl configuration files, and the directories of the disks.
 
-mod around;
 mod named;
 pub mod steps;
 
@@ -14,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use self::around::{Configured, around, configured};
 pub use self::named::{Named, named};
 
 use crate::delete::{Involved, Seen};
@@ -25,6 +23,7 @@ use crate::disk::kind::Content;
 use crate::disk::proof::FrozenFile;
 use crate::domain::{DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
+use crate::host::around::{Configured, around, configured};
 use crate::host::image::rewrite;
 use crate::host::look::{monitor, trouble};
 use crate::host::openers::{self, Ours};

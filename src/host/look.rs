@@ -3,6 +3,8 @@
 mod domains;
 mod exportable;
 mod found;
+mod opened;
+mod overlays;
 mod trouble;
 
 use std::fs;
@@ -84,9 +86,13 @@ pub fn for_create(
         connection = serves.then_some(qmp);
     }
     let others = disks_of_others(toolstack, Some(domid))?;
-    let disks: Vec<DiskSeen> = config
-        .disks()
-        .map_err(|error| trouble(name, error))?
+    let configured = config.disks().map_err(|error| trouble(name, error))?;
+    let taken: Vec<Disk> =
+        configured.iter().filter(|disk| !job.leaves_out(&disk.vdev)).cloned().collect();
+    if let Some(error) = need::refusal(opened::troubles(toolstack, &domain.id, &taken)) {
+        return Err(error);
+    }
+    let disks: Vec<DiskSeen> = configured
         .into_iter()
         .map(|disk| {
             let node = nodes.iter().position(|(vdev, _)| same_vdev(vdev, &disk.vdev));
@@ -223,6 +229,11 @@ pub(super) fn disks_of_others(toolstack: &Toolstack, domid: Option<u32>) -> Resu
     let domains = toolstack.domains().map_err(|error| trouble("the domains", error))?;
     let mut disks = Vec::new();
     for info in domains.iter().filter(|info| info.domid != 0 && Some(info.domid) != domid) {
+        // The stub domain of one has its disks.
+        let target = toolstack.read(&format!("/local/domain/{}/target", info.domid)).ok().flatten();
+        if target.is_some_and(|target| target.parse().ok() == domid && domid.is_some()) {
+            continue;
+        }
         let name = name_of(toolstack, info.domid)?;
         // From xenstore: a domain that is being created has no configuration yet.
         let vbds = match toolstack.vbds(info.domid) {

@@ -4,6 +4,7 @@
 //! only [`command`] starts programs, our own [`guard`] too.
 
 pub mod agent;
+mod around;
 pub mod backups;
 pub mod cfg;
 pub mod chain;

@@ -18,6 +18,7 @@ use self::served::Served;
 use crate::disk::chain::FileId;
 use crate::host::files::identity;
 use crate::host::openers::{self, Listener, Opener, Ours};
+use crate::host::process::is_qemu_of;
 use crate::need::{Need, Rank, Trouble, What};
 
 /// What is missing of what is needed, and what could not be looked at without a toolstack.
@@ -46,6 +47,7 @@ fn used(needs: &[Need], around: Around<'_>) -> Used {
         .iter()
         .filter_map(|need| match &need.what {
             What::Alone(path) | What::Still(path) | What::Inside(path) => identity(path),
+            What::Unshared { path, writable: true } => identity(path),
             _ => None,
         })
         .collect();
@@ -66,6 +68,7 @@ fn ours(around: Around<'_>) -> Ours {
     };
     // What cannot be read is taken for somebody else's, and told.
     let qemu = toolstack.qemu_pid(domid).ok().flatten();
+    let qemu = qemu.filter(|pid| is_qemu_of(*pid, domid));
     Ours {
         processes: qemu.into_iter().collect(),
         loops: toolstack.loops(domid).unwrap_or_default(),
@@ -91,7 +94,7 @@ fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
                 .or_else(|| files::frozen(path, *writable))
                 .or_else(|| files::unopenable(path, *format, *writable)),
         ),
-        What::Unshared { path, writable } => shared::unshared(path, *writable, around),
+        What::Unshared { path, writable } => shared::unshared(path, *writable, around, used),
         What::Loops(path) => Answer::missing(devices::loops(path)),
         What::Driver(kind) => Answer::missing(devices::driver(kind, around)),
         What::Directory(path) => Answer::missing(files::directory(path)),

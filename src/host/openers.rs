@@ -61,6 +61,20 @@ pub fn of_files(wanted: &[FileId], ours: &Ours) -> Vec<(FileId, Opener)> {
     found
 }
 
+/// The files and devices that a process has open for writing.
+pub fn written_by(pid: i32) -> Vec<FileId> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let written = descriptors.filter_map(|descriptor| {
+        let path = format!("/proc/{pid}/fd/{}", descriptor.file_name().to_string_lossy());
+        let target = fs::read_link(&path).ok()?;
+        let flags = flags_in(&fs::read_to_string(path.replace("/fd/", "/fdinfo/")).ok());
+        let writes = flags & libc::O_PATH == 0 && flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let is_file = target.as_os_str().as_bytes().starts_with(b"/");
+        if writes && is_file { opened(&path) } else { None }
+    });
+    written.collect()
+}
+
 /// A program that listens on a TCP port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
@@ -181,13 +195,17 @@ fn wanted_file(wanted: &[FileId], descriptor: &str, target: &[u8]) -> Option<Fil
             return None;
         }
     }
+    opened(descriptor).filter(|id| wanted.contains(id))
+}
+
+/// Which file or device a descriptor has open.
+fn opened(descriptor: &str) -> Option<FileId> {
     let meta = statx(CWD, descriptor, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).ok()?;
     let is_device = u32::from(meta.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
-    let id = match is_device {
+    Some(match is_device {
         true => (makedev(meta.stx_rdev_major, meta.stx_rdev_minor), 0),
         false => (makedev(meta.stx_dev_major, meta.stx_dev_minor), meta.stx_ino),
-    };
-    wanted.contains(&id).then_some(id)
+    })
 }
 
 /// The flags with which a file was opened, in octal (proc_pid_fdinfo(5)).

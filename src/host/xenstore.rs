@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use rustix::fs::makedev;
 use xenstore_rs::Xs;
 use xenstore_rs::unix::XsUnix;
 
@@ -51,6 +52,8 @@ pub struct Vbd {
     pub writable: bool,
     /// The keys that name its image, with their values.
     pub params: Vec<(String, String)>,
+    /// The number of the device that blkback serves, if it does.
+    pub device: Option<u64>,
     /// What the guest is told of its size, once it is connected.
     pub sectors: Option<Sectors>,
 }
@@ -81,9 +84,14 @@ impl Vbd {
             let Some(backend) = &backend else { return Ok(None) };
             Ok(read(&format!("{backend}/{key}"))?.and_then(|value| value.parse().ok()))
         };
+        let device = match &backend {
+            Some(backend) => read(&format!("{backend}/physical-device"))?,
+            None => None,
+        };
+        let device = device.as_deref().and_then(device_number);
         let (count, size) = (number("sectors")?, number("sector-size")?);
         let sectors = count.map(|count| Sectors { count, size: size.unwrap_or(SECTOR) });
-        Ok(Some(Vbd { vdev, served, writable, params, sectors }))
+        Ok(Some(Vbd { vdev, served, writable, params, device, sectors }))
     }
 
     /// The image, as far as xenstore tells: behind the format for a qdisk, the whole value else.
@@ -97,6 +105,13 @@ impl Vbd {
         };
         Some(Path::new(path))
     }
+}
+
+/// A device number as blkback's script writes it: `fd:7`.
+pub fn device_number(text: &str) -> Option<u64> {
+    let (major, minor) = text.split_once(':')?;
+    let number = |text: &str| u32::from_str_radix(text, 16).ok();
+    Some(makedev(number(major)?, number(minor)?))
 }
 
 impl Xenstore {

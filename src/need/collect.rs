@@ -141,6 +141,8 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
         if by_kernel && !disk.cdrom && scripts == Some("block") {
             needs.push(What::Unshared { path: path.clone(), writable });
             needs.push(What::Loops(path.clone()));
+        } else if by_qemu && writable {
+            needs.push(What::Unshared { path: path.clone(), writable });
         }
         needs.push(match disk.format {
             Some(format @ (Format::Qcow2 | Format::Qcow | Format::Qed)) => {
@@ -185,16 +187,21 @@ mod tests {
         assert_eq!(whats(raw, false), [block, vbd]);
         let qdisk = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "backend": "qdisk"}"#;
         assert_eq!(whats(qdisk, true), [usable("/a", false)]);
+        let qdisk = qdisk.replace('}', r#", "readwrite": 1}"#);
+        assert_eq!(whats(&qdisk, true), [unshared(true), usable("/a", true)]);
         let qcow2 = r#"{"pdev_path": "/q", "vdev": "xvda", "format": "qcow2", "readwrite": 1}"#;
         let image = What::Image { path: "/q".into(), format: Format::Qcow2, writable: true };
-        assert_eq!(whats(qcow2, true), [image]);
+        let unshared = What::Unshared { path: "/q".into(), writable: true };
+        assert_eq!(whats(qcow2, true), [unshared, image]);
         let tap = r#"{"pdev_path": "vhd:/v", "vdev": "xvda", "script": "block-tap"}"#;
         let script = What::Script("/etc/xen/scripts/block-tap".into());
         assert_eq!(whats(tap, true), [script, usable("/v", false)]);
         let drbd = r#"{"pdev_path": "r0", "vdev": "xvda", "script": "block-drbd", "readwrite": 1}"#;
         assert_eq!(whats(drbd, true), [What::Script("/etc/xen/scripts/block-drbd".into())]);
         let vhd = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "readwrite": 1}"#;
-        assert_eq!(whats(vhd, true), [What::Served(Format::Vhd), usable("/v", true)]);
+        let served = What::Served(Format::Vhd);
+        let unshared = What::Unshared { path: "/v".into(), writable: true };
+        assert_eq!(whats(vhd, true), [served, unshared, usable("/v", true)]);
         let tapback = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "backend": "tap"}"#;
         assert_eq!(whats(tapback, true), [usable("/v", false)]);
         let driver = r#"{"pdev_path": "/a", "vdev": "xvda", "backend_domname": "storage"}"#;

@@ -288,7 +288,7 @@ mod tests {
         let meter = Meter::bar("saving memory", MultiProgress::with_draw_target(target));
         meter.show(Some(2), 50 << 20, 200 << 20);
         let end = Instant::now() + Duration::from_secs(10);
-        while !screen.contents().contains("iteration 3") && Instant::now() < end {
+        while !screen.contents().contains(" of 200") && Instant::now() < end {
             thread::sleep(PERIOD);
         }
         let seen = screen.contents();

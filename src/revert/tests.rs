@@ -303,7 +303,7 @@ fn what_is_refused() {
     });
     refused("04.123456789Z, not ID 1 of 2026-03-01T02:03:04.123457789Z", |f| {
         // The same name and ID, but from another disk: QEMU took it a moment later.
-        let Kept::Internal(Internal { proof: Some(proof) }) = &mut f.disks[0].record.snapshot
+        let Kept::Internal(Internal { proof: Some(proof), .. }) = &mut f.disks[0].record.snapshot
         else {
             unreachable!()
         };
@@ -323,7 +323,9 @@ fn what_is_refused() {
     });
     refused("also used by", |f| f.disks[1].used_by = Some("disk xvda of domain web2".into()));
     refused("was written to since", |f| f.disks[1].frozen.as_mut().unwrap().size += 1);
-    refused("no proof", |f| f.disks[0].record.snapshot = Kept::Internal(Internal { proof: None }));
+    refused("no proof", |f| {
+        f.disks[0].record.snapshot = Kept::Internal(Internal { proof: None, bases: None })
+    });
     refused("of the domain 00000000-0000-0000-0000-000000000000, its record of 6f2c3c5e", |f| {
         let uuid = f.record.domain.uuid.to_string();
         let other = CONFIG.replace(&uuid, &Uuid::nil().to_string());

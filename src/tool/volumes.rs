@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{major, minor};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::tool::{Invocation, Tool};
@@ -185,6 +186,10 @@ impl Volume {
     }
 
     /// Whether it has the device number `(major, minor)`.
+    pub fn is_device(&self, number: u64) -> bool {
+        self.has_device((u64::from(major(number)), u64::from(minor(number))))
+    }
+
     pub fn has_device(&self, (major, minor): (u64, u64)) -> bool {
         u64::try_from(self.major) == Ok(major) && u64::try_from(self.minor) == Ok(minor)
     }

@@ -212,7 +212,7 @@ impl Place {
         run(Tool::QemuImg, &["snapshot", "-q", "-c", name, &self.top.display().to_string()]);
         let info = tools::image(&self.top, Format::Qcow2).unwrap();
         let proof: QcowSnapshot = info.snapshots().into_iter().find(|s| s.name == name).unwrap();
-        let record = self.record(name, Internal { proof: Some(proof) }.into());
+        let record = self.record(name, Internal { proof: Some(proof), bases: None }.into());
         let bytes = content(&self.top, self.format, None);
         self.save(name, record, bytes)
     }

@@ -20,7 +20,7 @@ use xl_snapshot::memory::peek::{Effort, Extent, Peek, peek};
 use xl_snapshot::memory::{Image, stream};
 use xl_snapshot::names::{is_plain, is_vdev};
 use xl_snapshot::record::{
-    DiskRecord, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy, VERSION,
+    Base, DiskRecord, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy, VERSION,
 };
 use xl_snapshot::tool::check_path;
 
@@ -285,7 +285,11 @@ fn disk() -> impl Strategy<Value = DiskRecord> {
     let lv = || "[a-zA-Z0-9+_][a-zA-Z0-9+_.-]{0,60}";
     let kept = prop_oneof![
         plain().prop_map(|why| Kept::None(LeftOut { why })),
-        internal.prop_map(|proof| Kept::Internal(Internal { proof })),
+        (internal, option::of(vec((path(), any::<u64>()), 0..3))).prop_map(|(proof, bases)| {
+            let base = |(path, inode)| Base { path, format: Format::Raw, inode };
+            let bases = bases.map(|bases| bases.into_iter().map(base).collect());
+            Kept::Internal(Internal { proof, bases })
+        }),
         (0..3, path(), option::of(frozen)).prop_map(|(kind, file, proof)| match kind {
             0 => Kept::External(External { overlay: file, proof }),
             1 => Kept::Reflink(Reflink { copy: file, proof }),

@@ -60,7 +60,7 @@ fn the_longest_names_make_files_that_can_be_made() {
     }
     let name = name.parse().unwrap();
     for snapshot in [
-        Kept::Internal(Internal { proof: None }),
+        Kept::Internal(Internal { proof: None, bases: None }),
         Kept::Reflink(Reflink { copy: "/a".into(), proof: None }),
         Kept::Vhd(Vhd { child: "/a".into(), proof: None }),
     ] {

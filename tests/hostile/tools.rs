@@ -71,7 +71,7 @@ fn frozen(virtual_size: u64) -> Kept {
 fn internal(snapshots: Vec<QcowSnapshot>) {
     // They are all alike.
     for proof in snapshots.into_iter().filter(QcowSnapshot::is_plain).take(4) {
-        fits_a_record(Kept::Internal(Internal { proof: Some(proof) }));
+        fits_a_record(Kept::Internal(Internal { proof: Some(proof), bases: None }));
     }
 }
 

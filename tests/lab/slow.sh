@@ -57,7 +57,8 @@ slow_revert() {
 	create g "$image" --name s1 --no-live ${compress:+--compress "$compress"} -d xvda,external
 	mark g
 	begin=$SECONDS
-	slowly $(($(stat -c %s "$image") / 380)) xl-snapshot revert "$image" "$@"
+	# What is on the disk: holes take no time.
+	slowly $(($(stat -c '%b * %B' "$image") / 380)) xl-snapshot revert "$image" "$@"
 	took=$((SECONDS - begin))
 	speed max
 	((took > 360)) || fail "it took $took s only: that shows nothing"

@@ -129,6 +129,7 @@ pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
         top_protected: false,
         below: Ok(Vec::new()),
         used_by: None,
+        base_of: None,
         place: Place { path: "/srv/new".into(), trouble: None },
         room: Some(Ok(Room {
             directory: "/srv".into(),

@@ -44,6 +44,7 @@ pub(crate) fn sample() -> Record {
                 Format::Qcow2,
                 Kept::Internal(Internal {
                     proof: Some(QcowSnapshot { id: "1".into(), name: "s1".into(), date: time }),
+                    bases: Some(Vec::new()),
                 }),
             ),
             disk(

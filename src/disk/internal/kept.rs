@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::chain::Link;
 use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Selectable};
-use crate::disk::proof::QcowSnapshot;
+use crate::disk::proof::{Base, QcowSnapshot};
 
 /// A snapshot inside of the qcow2 file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,19 @@ pub struct Internal {
     /// Absent only while the record is incomplete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<QcowSnapshot>,
+    /// What the image rested on, top first; absent in records of earlier versions. The clusters that the image did not
+    /// have itself are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bases: Option<Vec<Base>>,
+}
+
+impl Internal {
+    /// A snapshot of an image with those below it, not taken yet.
+    pub fn of(chain: &[Link]) -> Internal {
+        let base =
+            |link: &Link| Base { path: link.path.clone(), format: link.format, inode: link.id.1 };
+        Internal { proof: None, bases: Some(chain.iter().skip(1).map(base).collect()) }
+    }
 }
 
 impl Selectable for Internal {
@@ -31,7 +45,8 @@ impl Kind for Internal {
 
     fn said(&self) -> Vec<Said<'_>> {
         let texts = self.proof.iter().flat_map(|proof| [&proof.id, &proof.name]);
-        texts.map(|text| Said::Text(text)).collect()
+        let bases = self.bases.iter().flatten().map(|base| Said::File(&base.path));
+        texts.map(|text| Said::Text(text)).chain(bases).collect()
     }
 
     fn grows<'a>(&'a self, own: Option<&'a Path>) -> Option<&'a Path> {

@@ -15,7 +15,7 @@ use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::need::What;
 use crate::plan::{Action, Step};
-use crate::record::{DiskRecord, QcowSnapshot};
+use crate::record::{Base, DiskRecord, QcowSnapshot};
 use crate::spec::Choice;
 use crate::tool::qemu_img::{ImageInfo, Whole};
 use crate::tool::{check_path, qemu_img, quote};
@@ -45,7 +45,40 @@ impl Internal {
         if snapshots.iter().filter(|s| s.id == proof.id).count() != 1 {
             return Err(refuse(format!("several of its snapshots have the ID {}", proof.id)));
         }
+        self.check_bases(found)?;
         Ok((proof, image))
+    }
+
+    /// Whether what the snapshot has in the images below is still there. `qemu-img rebase` and block-stream copy what
+    /// the image itself lacks now, but not what only its snapshots lack: their clusters then read as zeros, or as
+    /// those of the new base. A merge of our own leaves one of the images where it is.
+    fn check_bases(&self, found: &DiskFound) -> Result<()> {
+        let (Some(then), Ok(own)) = (&self.bases, &found.own) else { return Ok(()) };
+        let now = own.get(1..).unwrap_or_default();
+        let lasting = found.file.as_ref().is_ok_and(|file| file.lasting);
+        let same = |base: &Base| now.iter().any(|link| link.id.1 == base.inode);
+        let refuse = |why: String| refuse_revert(&found.record, why);
+        let path = quote(&found.record.path);
+        match (then.first(), now.first()) {
+            (None, None) => Ok(()),
+            (None, Some(new)) => Err(refuse(format!(
+                "the image rests on {} now, and rested on nothing at the snapshot: what is missing in the snapshot \
+                 would be taken from there",
+                new.path.display()
+            ))
+            .hint("in a copy of the image (cp), the snapshot is whole after qemu-img rebase -u -f qcow2 -b '' COPY")),
+            (Some(_), Some(_)) if !lasting || then.iter().any(same) => Ok(()),
+            (Some(old), _) => Err(refuse(format!(
+                "the image does not rest on {} any more (qemu-img rebase, block-stream): a part of the snapshot is there",
+                old.path.display()
+            ))
+            .hint(format!(
+                "with no domain running on it, give it that base back, if it has not changed since: qemu-img rebase \
+                 -u -f qcow2 -b {} -F {} {path}",
+                quote(&old.path),
+                old.format.qemu()
+            ))),
+        }
     }
 }
 
@@ -106,7 +139,10 @@ impl Planner for Internal {
             let path = disk.file().to_owned();
             return Ok(DiskCreate {
                 in_pause: vec![Step::TakeInternal { path, name: context.name.clone() }],
-                ..DiskCreate::of(record(seen, Internal { proof: None }))
+                ..DiskCreate::of(record(
+                    seen,
+                    Internal::of(seen.own.as_deref().unwrap_or_default()),
+                ))
             });
         }
         Ok(DiskCreate {
@@ -116,7 +152,7 @@ impl Planner for Internal {
                 name: name.to_owned(),
                 file: disk.file().to_owned(),
             }),
-            ..DiskCreate::of(record(seen, Internal { proof: None }))
+            ..DiskCreate::of(record(seen, Internal::of(seen.own.as_deref().unwrap_or_default())))
         })
     }
 
@@ -159,12 +195,16 @@ impl Planner for Internal {
                     }
                     None => format!("snapshot {keep} in {}", path.display()),
                 }),
-                discard: vec![Step::DeleteInternal {
-                    uuid: context.uuid,
-                    domain: context.domain.to_owned(),
-                    vdev: record.vdev.clone(),
-                    name: keep.to_string(),
-                }],
+                // What the guest wrote since is in the other file.
+                discard: match elsewhere {
+                    Some(_) => Vec::new(),
+                    None => vec![Step::DeleteInternal {
+                        uuid: context.uuid,
+                        domain: context.domain.to_owned(),
+                        vdev: record.vdev.clone(),
+                        name: keep.to_string(),
+                    }],
+                },
                 note: found.resized(),
                 ..DiskRevert::default()
             });
@@ -195,7 +235,14 @@ impl Planner for Internal {
         let fit = (then < now).then(|| Step::Resize { path: copy.clone(), size: then });
         Ok(DiskRevert {
             prepare: [made].into_iter().chain(fit).collect(),
-            note: found.resized(),
+            note: Some(
+                [found.rested_on(), found.resized()]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            )
+            .filter(|note| !note.is_empty()),
             switch: Some((copy.clone(), Format::Qcow2)),
             kept: found.kept_in_top(),
             discard: found.discard_top(),
@@ -237,7 +284,7 @@ impl Planner for Internal {
             vdev: disk.vdev.clone(),
             path: disk.file().to_owned(),
             format: Some(by_hand.format),
-            snapshot: Internal { proof: Some(proof) }.into(),
+            snapshot: Internal { proof: Some(proof), bases: None }.into(),
         })
     }
 

@@ -32,8 +32,8 @@ use crate::names::is_volume_part;
 use crate::need::What;
 use crate::plan::Step;
 use crate::spec::Choice;
-use crate::tool::qemu_img;
 use crate::tool::volumes::{self, Volume, device};
+use crate::tool::{qemu_img, quote};
 
 /// The prefix of every tag of a merge.
 const MERGING: &str = "xl-snapshot-merging:";
@@ -141,7 +141,7 @@ impl Planner for Lvm {
     fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
         let disk = &found.record;
         let Lvm { group, volume, snapshot, size } = self;
-        let recorded = Recorded { disk, group, volume, snapshot, size: *size };
+        let recorded = Recorded { found, disk, group, volume, snapshot, size: *size };
         let volumes =
             context.volumes.as_ref().map_err(|why| refuse_revert(disk, why.clone()))?.as_slice();
         if let Some(why) = volumes::ambiguous(volumes, group) {
@@ -181,7 +181,12 @@ impl Planner for Lvm {
             [snapshot] if snapshot.group != *group => Err(refuse_revert(
                 disk,
                 format!("its snapshot {} is in another group now", snapshot.path()),
-            )),
+            )
+            .hint(format!(
+                "if the group was renamed: vgrename {} {}",
+                quote(&snapshot.group),
+                quote(group)
+            ))),
             // We made it read-only: somebody gave another volume the tag, or made this one writable.
             [snapshot] if snapshot.writable => Err(refuse_revert(
                 disk,
@@ -290,10 +295,11 @@ fn thick(
 ) -> Result<DiskRevert> {
     let refuse = |why: String| refuse_revert(recorded.disk, why);
     let origin = origin.filter(|origin| origin.name == snapshot.origin).ok_or_else(|| {
-        refuse(match snapshot.origin.as_str() {
-            "" => format!("{} bears its tag, but is no snapshot", snapshot.path()),
-            other => format!("{} is a snapshot of {other} now", snapshot.path()),
-        })
+        match snapshot.origin.as_str() {
+            "" => refuse(format!("{} bears its tag, but is no snapshot", snapshot.path())),
+            other => refuse(format!("{} is a snapshot of {other} now", snapshot.path()))
+                .hint(recorded.renamed(other)),
+        }
     })?;
     let merging = merging_tag(context.id, &recorded.disk.vdev);
     // An earlier attempt has reverted it, and failed after that.
@@ -329,6 +335,9 @@ fn thick(
     let full = origin.full_snapshot_size();
     let crowded = origin.crowded();
     let fits = full <= origin.group_free && crowded.is_none();
+    // What the guest wrote since is not in the volume, if the domain uses another disk now.
+    let elsewhere = recorded.elsewhere(Some(origin));
+    let context = RevertContext { discard: context.discard && elsewhere.is_none(), ..context };
     let keeps = of_now.is_none() && fits && !context.tight;
     if !keeps && of_now.is_none() && !context.discard {
         return Err(refuse(crowded.unwrap_or_else(|| {
@@ -340,7 +349,13 @@ fn thick(
                 held_back(origin)
             )
         }))
-        .hint("free some space, or discard the contents with --discard-current"));
+        .hint(match elsewhere {
+            Some(top) => format!(
+                "free some space. The domain uses {} now, so that --discard-current does not apply to this volume",
+                quote(top)
+            ),
+            None => "free some space, or discard the contents with --discard-current".into(),
+        }));
     }
     // LVM may refuse every change of the group (a full metadata area, `metadata_read_only`, a lock): a change that
     // leaves nothing behind tells before the domain is destroyed.
@@ -367,8 +382,11 @@ fn thick(
     Ok(DiskRevert {
         prepare: vec![rehearsed],
         put_back,
-        discard: keeps.then(|| Step::Run(volumes::remove(&keep))).into_iter().collect(),
-        kept: keeps.then(|| format!("the volume {keep}")),
+        discard: (keeps && elsewhere.is_none())
+            .then(|| Step::Run(volumes::remove(&keep)))
+            .into_iter()
+            .collect(),
+        kept: keeps.then(|| recorded.kept(&keep, elsewhere)),
         lost: !keeps,
         space: keeps.then(|| Space {
             group: origin.group.clone(),

@@ -1,9 +1,12 @@
 //! The logical volume in a record, and the names of new volumes.
 
-use crate::disk::RevertContext;
+use std::path::Path;
+
 use crate::disk::parts::{after, refuse_revert};
+use crate::disk::{DiskFound, RevertContext};
 use crate::error::Result;
 use crate::record::DiskRecord;
+use crate::tool::quote;
 use crate::tool::volumes::Volume;
 
 /// The longest device name (Linux, include/uapi/linux/dm-ioctl.h, `DM_NAME_LEN` with its NUL).
@@ -14,6 +17,7 @@ const LONGEST_LAYER: usize = "-real".len();
 
 /// The parts of a record that name a volume.
 pub(super) struct Recorded<'a> {
+    pub(super) found: &'a DiskFound,
     pub(super) disk: &'a DiskRecord,
     pub(super) group: &'a str,
     pub(super) volume: &'a str,
@@ -21,7 +25,32 @@ pub(super) struct Recorded<'a> {
     pub(super) size: Option<u64>,
 }
 
-impl Recorded<'_> {
+impl<'a> Recorded<'a> {
+    /// The disk that the domain uses now, if that is not this volume.
+    pub(super) fn elsewhere(&self, origin: Option<&Volume>) -> Option<&'a Path> {
+        let (device, inode) = self.found.top_id?;
+        let is_origin = inode == 0 && origin.is_some_and(|origin| origin.is_device(device));
+        self.found.top.as_deref().filter(|top| !is_origin && *top != self.disk.path)
+    }
+
+    /// Where the current contents are kept: in a volume, and in what the domain uses now.
+    pub(super) fn kept(&self, keep: &str, elsewhere: Option<&Path>) -> String {
+        match elsewhere {
+            Some(top) => format!("{} and the volume {keep}", top.display()),
+            None => format!("the volume {keep}"),
+        }
+    }
+
+    /// What to do if the volume has another name now.
+    pub(super) fn renamed(&self, other: &str) -> String {
+        format!(
+            "if the volume was renamed: lvrename {} {} {}",
+            quote(self.group),
+            quote(other),
+            quote(self.volume)
+        )
+    }
+
     pub(super) fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.group)
     }

@@ -4,10 +4,16 @@ use super::recorded::{Recorded, check_name, keep_name, new_name};
 use crate::disk::parts::refuse_revert;
 use crate::disk::{Beside, DiskRevert, RevertContext};
 use crate::domain::Format;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::names::is_volume_part;
 use crate::plan::{Step, Switch};
+use crate::tool::quote;
 use crate::tool::volumes::{self, Volume, device};
+
+/// The prefix of the tag of a volume that a revert made.
+const REVERT: &str = "xl-snapshot-revert:";
+/// The prefix of the tag of a snapshot.
+const SNAPSHOT: &str = "xl-snapshot:";
 
 /// A new volume for another domain.
 pub(super) fn thin_beside(
@@ -80,6 +86,13 @@ pub(super) fn thin(
     volumes: &[Volume],
     context: RevertContext<'_>,
 ) -> Result<DiskRevert> {
+    if let Some(other) =
+        origin.filter(|origin| !is_guests(recorded, snapshot, origin, volumes, context))
+    {
+        return Err(another(recorded, snapshot, other));
+    }
+    let elsewhere = recorded.elsewhere(origin);
+    let discard = context.discard && elsewhere.is_none();
     let keep = keep_name(recorded, volumes, context)?;
     let new = new_name(recorded, volumes, context)?;
     // lvremove would remove them too.
@@ -89,15 +102,15 @@ pub(super) fn thin(
             of_it && volume.is_thick_snapshot()
         })
     };
-    if let Some(other) = origin.filter(|_| context.discard).and_then(of_others) {
+    if let Some(other) = origin.filter(|_| discard).and_then(of_others) {
         return Err(refuse_revert(
             recorded.disk,
             format!("its volume cannot be removed: {} is a snapshot of it", other.path()),
         )
         .hint("remove that first, or revert without --discard-current"));
     }
-    // The undo identifies it by this tag.
-    let tag = format!("xl-snapshot-revert:{}", context.keep);
+    // The undo identifies it by this tag, and later reverts know by it whose volume this is.
+    let tag = format!("{REVERT}{}", context.keep);
     let back = |from: &str, to: &str, kept: Option<&String>| Step::UndoRenameVolume {
         group: recorded.group.to_owned(),
         from: from.to_owned(),
@@ -123,8 +136,52 @@ pub(super) fn thin(
         put_back,
         undo_revert,
         switch: (!by_name).then_some((named, Format::Raw)),
-        discard: origin.iter().map(|_| Step::Run(volumes::remove(&keep))).collect(),
-        kept: origin.map(|_| format!("the volume {keep}")),
+        discard: origin
+            .filter(|_| elsewhere.is_none())
+            .map(|_| Step::Run(volumes::remove(&keep)))
+            .into_iter()
+            .collect(),
+        kept: match origin {
+            Some(_) => Some(recorded.kept(&keep, elsewhere)),
+            None => elsewhere.map(|top| top.display().to_string()),
+        },
         ..DiskRevert::default()
     })
+}
+
+/// Whether the volume that bears the recorded name now is the guest's: that of which the snapshot was taken, one that
+/// a revert made, one of which another snapshot of the disk was taken, or the one that the domain runs on. Else somebody
+/// gave the name to another volume, which must not be renamed, let alone removed.
+fn is_guests(
+    recorded: &Recorded<'_>,
+    snapshot: &Volume,
+    origin: &Volume,
+    volumes: &[Volume],
+    context: RevertContext<'_>,
+) -> bool {
+    let of_disk = format!(":{}", recorded.disk.vdev);
+    let snapshots = volumes.iter().filter(|v| v.group == origin.group && v.origin == origin.name);
+    snapshot.origin == origin.name
+        || origin.tags_with(REVERT).next().is_some()
+        || snapshots.flat_map(|v| v.tags_with(SNAPSHOT)).any(|tag| tag.ends_with(&of_disk))
+        || (context.running
+            && recorded.elsewhere(Some(origin)).is_none()
+            && recorded.found.top.is_some())
+}
+
+fn another(recorded: &Recorded<'_>, snapshot: &Volume, other: &Volume) -> Error {
+    let path = other.path();
+    let why = match snapshot.origin.as_str() {
+        "" => format!("{path} is another volume than the one of which the snapshot was taken"),
+        old => format!(
+            "{path} is another volume now: the snapshot was taken of {}",
+            recorded.path(old)
+        ),
+    };
+    let (group, volume) = (quote(recorded.group), quote(recorded.volume));
+    refuse_revert(recorded.disk, why).hint(format!(
+        "give it another name (lvrename {group} {volume} NEW), and the guest's own one its name back, if it exists: \
+         lvrename {group} {} {volume}",
+        if snapshot.origin.is_empty() { "OLD".into() } else { quote(&snapshot.origin) }
+    ))
 }

@@ -55,8 +55,10 @@ impl Planner for Reflink {
             let new = old_after_switch(keep);
             // If the domain runs on the file itself, and the file is no base, nothing needs it
             // afterwards.
-            let writable = found.file.as_ref().is_ok_and(|file| file.writable);
-            let own = writable && found.top_id.is_some() && !found.runs_elsewhere();
+            let own = found.file.is_ok()
+                && !found.is_base()
+                && found.top_id.is_some()
+                && !found.runs_elsewhere();
             let discard = own.then(|| Step::RemoveFile { path: path.clone() });
             return Ok(DiskRevert {
                 prepare: vec![Step::Clone {
@@ -81,7 +83,7 @@ impl Planner for Reflink {
             });
         }
         // It is a base, or the domain no longer uses it: like any base, it is not rewritten.
-        if found.runs_elsewhere() || found.file.as_ref().is_ok_and(|file| !file.writable) {
+        if found.runs_elsewhere() || found.is_base() {
             let new = old_after_switch(keep);
             return Ok(DiskRevert {
                 prepare: vec![Step::Clone {
@@ -91,6 +93,7 @@ impl Planner for Reflink {
                 }],
                 switch: Some((new, Format::Raw)),
                 kept: found.kept_in_top(),
+                note: found.rested_on(),
                 ..DiskRevert::default()
             });
         }
@@ -130,7 +133,7 @@ impl Planner for Reflink {
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
         let mut needs = vec![copy, What::Still(path.clone()), What::Renames(directory)];
         // Otherwise it stays where it is: see `revert`.
-        if !found.runs_elsewhere() && found.file.as_ref().is_ok_and(|file| file.writable) {
+        if !found.runs_elsewhere() && found.file.is_ok() && !found.is_base() {
             needs.push(What::Replaced(path.clone()));
         }
         needs

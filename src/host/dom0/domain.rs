@@ -106,9 +106,11 @@ impl Dom0 {
     /// A handle of the domain's QEMU, opened before the domain is destroyed: afterwards its process
     /// ID is unknown.
     fn held_qemu(&self, domid: u32) -> Result<Option<Handle>> {
-        let look = || failed("Look for the domain's QEMU");
-        let pid = self.toolstack.qemu_pid(domid).map_err(look())?;
-        pid.map_or(Ok(None), Handle::of_pid).map_err(failed("Look for the domain's QEMU"))
+        let pid = self.toolstack.qemu_pid(domid).map_err(failed("Look for the domain's QEMU"))?;
+        let handle = pid.map_or(Ok(None), Handle::of_pid);
+        let handle = handle.map_err(failed("Look for the domain's QEMU"))?;
+        // The number of one that has crashed may be that of another program by now.
+        Ok(handle.filter(|_| pid.is_some_and(|pid| process::is_qemu_of(pid, domid))))
     }
 
     /// Whether Xen lists the domain, even if it is dying.

@@ -209,6 +209,12 @@ fn hint_of_twins(one: &Listed, other: &Listed) -> String {
             quote(&name)
         );
     }
+    if let Some((ended, _)) = pairs.into_iter().find(|(one, _)| one.state == State::Shutdown) {
+        return format!(
+            "{} has ended and is kept (on_crash, on_poweroff): if it is not needed any more, xl destroy {}",
+            ended.id, ended.id.domid
+        );
+    }
     match pairs.into_iter().find(|(new, old)| of(new, old)) {
         Some((new, _)) => format!(
             "a revert --restore-first is in progress or was interrupted; then destroy its leftover: \

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::domains::{Listed, listed, with_name, with_uuid};
-use super::{OtherDisk, check_qemu, disks_of_others, monitor, other_user, trouble};
+use super::overlays::Overlays;
+use super::{OtherDisk, check_qemu, disks_of_others, monitor, opened, other_user, trouble};
 use crate::clone;
 use crate::disk::kind::{Content, Frozen, Reader, Volume};
-use crate::disk::{self, DiskFound, Place, Room, beside_file_name};
+use crate::disk::{self, DiskFound, Node, Place, Room, beside_file_name};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
@@ -127,6 +128,12 @@ pub fn for_revert(
             !record.disks.iter().filter(frozen).any(|frozen| files::same(&frozen.path, disk.file()))
         });
     }
+    let served = same.as_ref().filter(|_| beside.is_none());
+    let nodes = served.map(|same| nodes(same.id.domid)).unwrap_or_default();
+    opened::follow(&nodes, &mut current);
+    let replaced =
+        served.map(|same| opened::troubles(toolstack, &same.id, &taken(&current, &record)));
+    let overlays = if beside.is_none() { Overlays::of(&record) } else { Overlays::default() };
     let place = |disk: &DiskRecord| match beside {
         None => match first.and_then(|options| options.directory.as_deref()) {
             Some(directory) if disk::copied_beside(disk).is_some() => {
@@ -141,12 +148,11 @@ pub fn for_revert(
     };
     let mut disks = in_parallel(&record.disks, |disk| {
         let mut found = disk_found(disk, place(disk), &current, &others);
+        found.base_of = overlays.on(&disk.path);
         found.room = room_needed(&found, two);
         found
     });
-    if let Some(running) = same.as_ref().filter(|_| beside.is_none()) {
-        count_live_bitmaps(running.id.domid, &mut disks);
-    }
+    count_live_bitmaps(&nodes, &mut disks);
     let attached = match beside {
         None => attached(&current, &record),
         Some(_) => Vec::new(),
@@ -166,6 +172,7 @@ pub fn for_revert(
     let gone = domid.filter(|_| !two);
     let (mut troubles, _) =
         needs::troubles(&needs, Around { toolstack: Some(toolstack), gone, same: domid });
+    troubles.extend(replaced.unwrap_or_default());
     let mut vm = Vec::new();
     if first.is_some() {
         troubles.extend(taken_names(&domains, &record.domain.name));
@@ -286,27 +293,34 @@ pub fn for_show(
             .filter(|same| !is_empty_shell(toolstack, same.id.domid, same.state))
             .map(|same| (same.id, same.state));
         let refusal = refuse_domain(&record.domain, named.as_ref(), same.as_ref()).err();
-        let same = same.map(|(same, _)| same.domid);
-        let current = same.map_or(Ok(Vec::new()), |domid| disks_of(toolstack, domid))?;
-        Ok::<_, Error>((same, current, disks_of_others(toolstack, same)?, refusal))
+        let domid = same.as_ref().map(|(same, _)| same.domid);
+        let mut current = domid.map_or(Ok(Vec::new()), |domid| disks_of(toolstack, domid))?;
+        let nodes = domid.map(nodes).unwrap_or_default();
+        opened::follow(&nodes, &mut current);
+        let replaced = same.as_ref();
+        let replaced = replaced
+            .map(|(same, _)| opened::troubles(toolstack, same, &taken(&current, record)))
+            .unwrap_or_default();
+        let others = disks_of_others(toolstack, domid)?;
+        Ok::<_, Error>((domid, current, nodes, replaced, others, refusal))
     });
     // Show what is known of the disks nevertheless.
     let (untold, around) = match around.transpose() {
         Ok(around) => (None, around.unwrap_or_default()),
         Err(error) => (Some(error.chain().join(": ")), Default::default()),
     };
-    let (same, current, others, refusal) = around;
+    let (same, current, nodes, replaced, others, refusal) = around;
+    let overlays = if export { Overlays::default() } else { Overlays::of(record) };
     let mut disks = in_parallel(&record.disks, |disk| {
         let mut place = revert_place(record, disk, now);
         // Overlays are created elsewhere: the export may be on read-only storage.
         place.trouble = place.trouble.filter(|_| !export);
         let mut found = disk_found(disk, place, &current, &others);
+        found.base_of = overlays.on(&disk.path);
         found.room = room_needed(&found, false);
         found
     });
-    if let Some(domid) = same {
-        count_live_bitmaps(domid, &mut disks);
-    }
+    count_live_bitmaps(&nodes, &mut disks);
     let mut needs = need::of_revert(&disks, config, &record.domain.name, export)
         .map_err(|error| trouble(&record.domain.name, error))?;
     needs.extend(need::of_memory(record, &record.domain.name));
@@ -314,22 +328,30 @@ pub fn for_show(
     needs.retain(|need| need.what != What::Lock);
     let (needed, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
     let by_name = refusal.map(|refusal| Trouble::of_error(&refusal, Rank::Busy));
-    let troubles = by_name.into_iter().chain(needed).collect();
+    let troubles = by_name.into_iter().chain(replaced).chain(needed).collect();
     unseen.extend(untold);
     Ok(Looked { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
 }
 
-/// Asks the domain's QEMU for the bitmaps that are not in the images yet.
-fn count_live_bitmaps(domid: u32, disks: &mut [DiskFound]) {
-    let internal =
-        |disk: &DiskFound| matches!(disk.record.snapshot.kind().content(), Content::Inside(_));
-    if !disks.iter().any(internal) {
-        return;
-    }
-    // A QEMU that hangs is a reason to revert, and writes nothing any more: do not wait for it.
-    let Ok(nodes) = Qmp::connect(domid).and_then(|mut qmp| qmp.disks()) else { return };
+/// The current disks that the snapshot has, too.
+fn taken(current: &[Disk], record: &Record) -> Vec<Disk> {
+    let taken = |disk: &&Disk| {
+        let mut known = record.disks.iter().filter(|known| !known.snapshot.is_left_out());
+        known.any(|known| same_vdev(&known.vdev, &disk.vdev))
+    };
+    current.iter().filter(taken).cloned().collect()
+}
+
+/// What the domain's QEMU serves. One that hangs is a reason to revert, and writes nothing any more: it is not waited
+/// for.
+fn nodes(domid: u32) -> Vec<(String, Node)> {
+    Qmp::connect(domid).and_then(|mut qmp| qmp.disks()).unwrap_or_default()
+}
+
+/// Counts the bitmaps that QEMU has not written into the images yet.
+fn count_live_bitmaps(nodes: &[(String, Node)], disks: &mut [DiskFound]) {
     for (vdev, node) in nodes {
-        let disk = disks.iter_mut().find(|disk| same_vdev(&disk.record.vdev, &vdev));
+        let disk = disks.iter_mut().find(|disk| same_vdev(&disk.record.vdev, vdev));
         if let Some(disk) = disk {
             disk.live_bitmaps = node.bitmaps;
         }
@@ -424,6 +446,7 @@ pub(super) fn disk_found(
             below.into_iter().filter_map(written).collect()
         }),
         used_by,
+        base_of: None,
         place,
         room: None,
         record: disk.clone(),

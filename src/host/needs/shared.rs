@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::makedev;
 
-use super::answer::{Answer, Around};
+use super::answer::{Answer, Around, Used};
+use crate::disk::chain::FileId;
 use crate::host::files::{identities, identity};
+use crate::host::openers::Opener;
 use crate::host::toolstack::Toolstack;
+use crate::host::xenstore::{Vbd, device_number};
 use crate::need::Rank;
 
 /// Who uses a device, besides the domain.
@@ -21,13 +24,10 @@ struct User {
     writes: bool,
 }
 
-pub(super) fn unshared(path: &Path, writable: bool, around: Around<'_>) -> Answer {
+pub(super) fn unshared(path: &Path, writable: bool, around: Around<'_>, used: &Used) -> Answer {
     let Some(id) = identity(path) else { return Answer::There };
     let is_file = id.1 != 0;
     let devices = if is_file { loops_of(path) } else { vec![id.0] };
-    if devices.is_empty() {
-        return Answer::There;
-    }
     let shown = path.display();
     let matters = |user: &User| hinders(user.writes, writable, is_file);
     let mounts = match fs::read_to_string("/proc/self/mounts") {
@@ -50,10 +50,18 @@ pub(super) fn unshared(path: &Path, writable: bool, around: Around<'_>) -> Answe
             return Answer::Unseen(format!("whether another domain uses {shown}: {error}"));
         }
     };
-    // A file that the running domain shares with others, on a cluster file system, it goes on sharing.
+    // What the running domain shares with others, on a cluster file system, it goes on sharing.
     let own = around.gone.or(around.same);
-    if is_file && own.is_some_and(|domid| attached(toolstack, domid, &devices).is_some()) {
+    if own.is_some_and(|domid| has(toolstack, domid, id)) {
         return Answer::There;
+    }
+    // A device below another one (multipath) is no matter.
+    let counts = |opener: &Opener| opener.writes && (is_file || opener.domid.is_some());
+    let another =
+        |opener: &Opener| opener.domid.is_none_or(|domid| !is_own(toolstack, domid, around));
+    let mut writers = used.files.iter().filter(|(file, opener)| *file == id && counts(opener));
+    if let Some((_, opener)) = writers.find(|(_, opener)| writable && another(opener)) {
+        return busy(&User { who: opener.who.clone(), writes: true }, path);
     }
     for info in domains {
         let user = Some(info.domid)
@@ -72,6 +80,12 @@ fn is_own(toolstack: &Toolstack, domid: u32, around: Around<'_>) -> bool {
     let own = |domid: u32| [around.gone, around.same].contains(&Some(domid));
     let target = || toolstack.read(&format!("/local/domain/{domid}/target")).ok().flatten();
     own(domid) || target().and_then(|target| target.parse().ok()).is_some_and(own)
+}
+
+/// Whether a file or device is a disk of a running domain.
+fn has(toolstack: &Toolstack, domid: u32, id: FileId) -> bool {
+    let vbds = toolstack.vbds(domid).unwrap_or_default();
+    vbds.iter().filter_map(Vbd::image).any(|image| identity(image) == Some(id))
 }
 
 fn busy(user: &User, path: &Path) -> Answer {
@@ -134,7 +148,7 @@ fn attached(toolstack: &Toolstack, domid: u32, devices: &[u64]) -> Option<User> 
 fn serves(keys: &[(String, String)], devices: &[u64]) -> Option<bool> {
     let of_key = |(key, value): &(String, String)| {
         let disk = key.strip_suffix("/physical-device")?;
-        devices.contains(&hexadecimal(value)?).then(|| disk.to_owned())
+        devices.contains(&device_number(value)?).then(|| disk.to_owned())
     };
     let disks: Vec<String> = keys.iter().filter_map(of_key).collect();
     let writes = |disk: &String| {
@@ -142,13 +156,6 @@ fn serves(keys: &[(String, String)], devices: &[u64]) -> Option<bool> {
         mode.is_some_and(|(_, mode)| mode.contains('w'))
     };
     (!disks.is_empty()).then(|| disks.iter().any(writes))
-}
-
-/// A device number as blkback's script writes it: `fd:7`.
-fn hexadecimal(text: &str) -> Option<u64> {
-    let (major, minor) = text.split_once(':')?;
-    let number = |text: &str| u32::from_str_radix(text, 16).ok();
-    Some(makedev(number(major)?, number(minor)?))
 }
 
 #[cfg(test)]
@@ -213,7 +220,9 @@ mod tests {
     fn nobody_uses_a_new_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let nowhere = Around { toolstack: None, gone: None, same: None };
-        assert!(matches!(unshared(file.path(), true, nowhere), Answer::There));
-        assert!(matches!(unshared(Path::new("/dev/no-such"), true, nowhere), Answer::There));
+        let used = Used { files: Vec::new(), ports: Vec::new() };
+        // Without a toolstack, other domains cannot be asked.
+        assert!(matches!(unshared(file.path(), true, nowhere, &used), Answer::Unseen(_)));
+        assert!(matches!(unshared(Path::new("/dev/no-such"), true, nowhere, &used), Answer::There));
     }
 }

@@ -164,7 +164,7 @@ mod by_hand {
     fn the_snapshot_is_found_by_its_name_and_the_base_below_the_overlay() {
         let record = found(&format!("name = \"good\"\n{A}{B}")).unwrap();
         assert_eq!(record.disks_only, Some(DisksOnly::ByHand));
-        let Kept::Internal(Internal { proof: Some(proof) }) = &record.disks[0].snapshot else {
+        let Kept::Internal(Internal { proof: Some(proof), .. }) = &record.disks[0].snapshot else {
             panic!()
         };
         assert_eq!((proof.id.as_str(), proof.name.as_str()), ("1", "good"));

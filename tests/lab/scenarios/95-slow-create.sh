@@ -14,7 +14,7 @@ done
 declare -A size=() image=([g]=s/g.xlsave [h]=s/h.xlsave.zst) how=([g]=none [h]=zstd:1)
 for g in g h; do
 	xl-snapshot create $g --name s0 --memory s/s0 --no-live --compress ${how[$g]} -d xvda,none 2>/dev/null
-	size[$g]=$(stat -c %s s/s0)
+	size[$g]=$(($(stat -c '%b * %B' s/s0)))
 	rm s/s0
 done
 

@@ -30,6 +30,7 @@ fn thick() -> DiskFound {
 fn plan(disk: &DiskFound, volumes: Vec<Volume>, discard: bool) -> Result<DiskRevert> {
     let keep = "before-revert-x".parse().unwrap();
     let volumes = Ok(volumes);
+    let disk = &DiskFound { top: Some(disk.record.path.clone()), ..disk.clone() };
     revert(disk, RevertContext { discard, ..revert_context(&keep, &volumes) })
 }
 

@@ -31,9 +31,15 @@ fn thick() -> DiskFound {
         snapshot: "thick.s1".into(),
         size: Some(60 * MIB),
     });
-    let mut found = found("/dev/vg0/thick", snapshot);
+    let mut found = on("/dev/vg0/thick", 0, snapshot);
     found.record.vdev = "xvda".into();
     found
+}
+
+/// A disk of a domain that runs on the volume itself.
+fn on(path: &str, minor: u32, snapshot: Kept) -> DiskFound {
+    let device = rustix::fs::makedev(253, minor);
+    DiskFound { top: Some(path.into()), top_id: Some((device, 0)), ..found(path, snapshot) }
 }
 
 fn thin() -> DiskFound {
@@ -43,7 +49,7 @@ fn thin() -> DiskFound {
         snapshot: "thin.s1".into(),
         size: None,
     });
-    found("/dev/vg0/thin", snapshot)
+    on("/dev/vg0/thin", 5, snapshot)
 }
 
 fn plan_with(found: &DiskFound, world: World, volumes: &Volumes) -> Result<DiskRevert> {
@@ -144,6 +150,54 @@ fn a_path_that_follows_the_device_is_replaced_by_the_name() {
         let switch = plan(&followed, RUNNING, &[]).unwrap().switch;
         assert_eq!(switch, Some(("/dev/vg0/thin".into(), Format::Raw)), "{path}");
     }
+}
+
+#[test]
+fn a_volume_that_somebody_else_has_given_the_name_is_left_alone() {
+    // lvrename vg0 thin thin.old; lvcreate --name thin
+    let renamed: [Edit<'_>; 2] = [("thin.s1", "origin", "thin.old"), ("thin", "lv_tags", "mine")];
+    for world in [GONE, World { discard: true, ..GONE }] {
+        refused(
+            plan(&thin(), world, &renamed),
+            &[
+                "vg0/thin is another volume now: the snapshot was taken of vg0/thin.old",
+                "lvrename vg0 thin.old thin",
+            ],
+        );
+    }
+    let gone = [("thin.s1", "origin", "")];
+    refused(plan(&thin(), GONE, &gone), &["vg0/thin is another volume than the one"]);
+    // A revert made it, another snapshot was taken of it, or the domain runs on it.
+    let made = [("thin.s1", "origin", ""), ("thin", "lv_tags", "xl-snapshot-revert:x")];
+    plan(&thin(), GONE, &made).unwrap();
+    let tag = THIN_TAG.replace("a001", "a002");
+    let taken: [Edit<'_>; 3] = [
+        ("+thin.s2=thin.s1", "lv_tags", &tag),
+        ("thin.s1", "origin", ""),
+        ("thin.s2", "origin", "thin"),
+    ];
+    plan(&thin(), GONE, &taken).unwrap();
+    plan(&thin(), RUNNING, &gone).unwrap();
+}
+
+#[test]
+fn a_domain_that_uses_another_disk_now_keeps_both() {
+    for (mut disk, edits) in [(thick(), &[][..]), (thin(), &[])] {
+        (disk.top, disk.top_id) = (Some("/srv/new.qcow2".into()), Some((1, 7)));
+        for world in [RUNNING, DISCARD] {
+            let planned = plan(&disk, world, edits).unwrap();
+            let kept = planned.kept.unwrap();
+            assert!(kept.starts_with("/srv/new.qcow2 and the volume vg0/"), "{kept}");
+            assert_eq!(planned.discard, []);
+        }
+    }
+    let mut disk = thick();
+    (disk.top, disk.top_id) = (Some("/dev/vg0/other".into()), Some((1, 0)));
+    let short = [("thick", "vg_free", "67108864")];
+    refused(
+        plan(&disk, DISCARD, &short),
+        &["keeping its current contents", "uses /dev/vg0/other now"],
+    );
 }
 
 #[test]

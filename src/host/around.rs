@@ -17,14 +17,14 @@ use crate::tool::check_path;
 const CONFIGURATIONS: [&str; 2] = ["/etc/xen", "/etc/xen/auto"];
 
 /// An xl configuration file.
-pub(super) struct Configured {
-    pub(super) path: PathBuf,
-    pub(super) name: String,
-    pub(super) disks: Vec<DiskNow>,
+pub(in crate::host) struct Configured {
+    pub(in crate::host) path: PathBuf,
+    pub(in crate::host) name: String,
+    pub(in crate::host) disks: Vec<DiskNow>,
 }
 
 /// What xl's configuration files say, as far as they can be read.
-pub(super) fn configured(record: &Record) -> Vec<Configured> {
+pub(in crate::host) fn configured(record: &Record) -> Vec<Configured> {
     let usual = CONFIGURATIONS.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
     let mut paths: BTreeSet<PathBuf> =
         usual.flatten().filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect();
@@ -57,7 +57,7 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
 }
 
 /// The qcow2 images and VHDs in the directories of the disks, whatever their names.
-pub(super) fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
+pub(in crate::host) fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
     let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
     for disk in &record.disks {
         directories.extend(disk.path.parent().map(Path::to_owned));
