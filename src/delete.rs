@@ -9,6 +9,8 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use crate::disk::family::{DeleteOptions, DiskDelete, Family, Member, Rewrite};
 use crate::disk::{self, mib};
 use crate::domain::{DomainConfig, DomainId};
@@ -118,10 +120,8 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
         let (domain, stored) = (involved.id.clone(), involved.stored.clone());
         plan.prepare.push(Step::CheckConfig { domain, stored });
     }
-    if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
-        let (uuid, domain) = (domain.uuid, domain.name.clone());
-        plan.prepare.push(Step::CheckNotRunning { uuid, domain });
-    }
+    let down = down(seen, disks);
+    plan.prepare.extend(down.clone());
     let mark = Deletion::Mark { image: seen.image.clone(), marked: marked.clone() };
     plan.commit = (!seen.marked).then_some(Step::Delete(mark));
     for disk in disks {
@@ -129,10 +129,7 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
     }
     // A merge may take hours. A domain that was started meanwhile uses the images that are removed
     // below.
-    if !seen.runs && disks.iter().any(|disk| !disk.merges.is_empty()) {
-        let (uuid, domain) = (domain.uuid, domain.name.clone());
-        plan.onward.push(Step::CheckNotRunning { uuid, domain });
-    }
+    plan.onward.extend(down);
     let stopped = switch(seen, disks, rewrites, &mut plan)?;
     plan.onward.extend(rewrites.cfgs.iter().cloned().map(Step::ReplaceCfg));
 
@@ -163,6 +160,22 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
         remaining: vec![half_deleted(&seen.image, name.as_str())],
     };
     Ok(plan)
+}
+
+/// Checks that the domains whose images are merged without a QEMU do not run.
+fn down(seen: &Seen, disks: &[DiskDelete]) -> Vec<Step> {
+    let Record { domain, .. } = &seen.record;
+    let merges = disks.iter().any(|disk| !disk.merges.is_empty());
+    let own = (merges && !seen.runs).then(|| (domain.uuid, domain.name.clone()));
+    // Of a clone that is down, only the configuration file is known.
+    let mut clones: Vec<String> = disks.iter().flat_map(|disk| disk.down.clone()).collect();
+    clones.sort();
+    clones.dedup();
+    let clones = clones.into_iter().map(|name| (Uuid::nil(), name));
+    own.into_iter()
+        .chain(clones)
+        .map(|(uuid, domain)| Step::CheckNotRunning { uuid, domain })
+        .collect()
 }
 
 /// What remains after an interrupted deletion.

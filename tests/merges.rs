@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xl_snapshot::host::merge::{self, Pair, Waiting};
 use xl_snapshot::host::qmp::Qmp;
+use xl_snapshot::host::qmp::jobs::Nodes;
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
@@ -182,6 +183,46 @@ fn a_stream_leaves_the_paths_and_an_intermediate_commit_too() {
     assert!(qemu.qmp.jobs().unwrap().is_empty());
     qemu.end();
     assert!(chain.content("d") == before[1]);
+}
+
+#[test]
+fn another_spelling_of_a_path_does_not_hide_an_image() {
+    let chain = Chain::new();
+    let before = chain.content("d");
+    let link = chain.path("link");
+    std::os::unix::fs::symlink(chain.directory.path(), &link).unwrap();
+    let [a, c, d] = ["a", "c", "d"].map(|name| chain.path(name));
+    let by_link = |name: &str| link.join(name);
+    let mut qemu = Qemu::start(chain.directory.path(), &d);
+    patiently(|waiting| {
+        let (top, base) = (by_link("b"), by_link("a"));
+        merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &top, &base), waiting).unwrap();
+        assert_eq!(qemu.files(), [a.clone(), c.clone(), d.clone()]);
+        // As QEMU has it after somebody else's merge with another spelling, it names the images above by options.
+        let nodes = qemu.qmp.named_nodes().unwrap();
+        let name = |path: &Path| {
+            let node = nodes.iter().find(|node| node.is_image() && node.file == path);
+            node.unwrap().node_name.clone()
+        };
+        let (top, base) = (name(&c), name(&a));
+        let other = by_link("a");
+        let nodes =
+            Nodes { root: "xvda-qcow2", top: &top, base: Some(&base), backing_file: Some(&other) };
+        qemu.qmp.stream("other", nodes).unwrap();
+        while qemu.qmp.jobs().unwrap().iter().any(|job| job.status != "concluded") {
+            thread::sleep(Duration::from_millis(50));
+        }
+        qemu.qmp.dismiss_job("other").unwrap();
+        assert_eq!(qemu.files(), [a.clone(), c.clone(), d.clone()]);
+        merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &c, &a), waiting).unwrap();
+        assert_eq!(qemu.files(), [a.clone(), d.clone()]);
+        // What QEMU does not have is not taken for merged.
+        let b = chain.path("b");
+        let error = merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &d, &b), waiting).unwrap_err();
+        assert!(error.to_string().contains("does not tell"), "{error}");
+    });
+    qemu.end();
+    assert!(chain.content("d") == before);
 }
 
 #[test]

@@ -56,6 +56,12 @@ impl Link {
         }
     }
 
+    /// The path that it names as its backing file, whatever else it says of it.
+    pub fn named_below(&self) -> Option<PathBuf> {
+        let backing = self.header.as_ref()?.backing.as_ref()?;
+        Some(self.path.parent().unwrap_or(Path::new("/")).join(backing))
+    }
+
     /// Why it cannot be opened, if it cannot.
     pub fn unreadable(&self) -> Option<String> {
         let why = self.header.as_ref()?.unreadable()?;

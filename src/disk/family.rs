@@ -175,6 +175,8 @@ pub struct DiskDelete {
     /// on it.
     pub room: Vec<(u64, u64, u64, PathBuf)>,
     pub online: Vec<DomainId>,
+    /// Other domains whose images are merged without a QEMU: none of them may be started meanwhile.
+    pub down: Vec<String>,
     pub notes: Vec<String>,
 }
 

@@ -351,6 +351,10 @@ fn stream(
         bytes,
     }));
     plan.online.extend(online.map(|running| running.id.clone()));
+    if online.is_none() {
+        let others = overlay.users.iter().filter(|user| !user.same).map(|user| user.domain.clone());
+        plan.down.extend(others);
+    }
     copies(plan, "stream", base, overlay);
     Ok(())
 }
@@ -371,7 +375,10 @@ fn finish_commit(
     };
     let pivoted = matches!(base.merging().map(|mark| &mark.how), Some(How::Pivot(_)));
     let runs_on_it = overlay.users.iter().any(|user| user.cfg.is_none());
-    if pivoted && base.users.is_empty() && !runs_on_it {
+    // What was written to the overlay last was not written after a switch.
+    let last = |member: &Member| member.facts.as_ref().ok().map(|facts| facts.mtime);
+    let switched = pivoted && last(overlay) <= last(base);
+    if switched && base.users.is_empty() && !runs_on_it {
         let (base, overlay) = (quote(&base.path), quote(&overlay.path));
         return Err(refuse(
             family,

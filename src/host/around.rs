@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::host::files;
@@ -17,20 +17,47 @@ use crate::tool::check_path;
 const CONFIGURATIONS: [&str; 2] = ["/etc/xen", "/etc/xen/auto"];
 
 /// An xl configuration file.
-pub(in crate::host) struct Configured {
-    pub(in crate::host) path: PathBuf,
-    pub(in crate::host) name: String,
-    pub(in crate::host) disks: Vec<DiskNow>,
+#[derive(Debug)]
+pub struct Configured {
+    pub path: PathBuf,
+    pub name: String,
+    pub disks: Vec<DiskNow>,
 }
 
 /// What xl's configuration files say, as far as they can be read.
-pub(in crate::host) fn configured(record: &Record) -> Vec<Configured> {
-    let usual = CONFIGURATIONS.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
-    let mut paths: BTreeSet<PathBuf> =
-        usual.flatten().filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect();
-    paths.extend(record.domain.cfg.iter().filter_map(|path| fs::canonicalize(path).ok()));
+/// `cfg` is that of a snapshot's domain. What cannot be read, although it has to do with disks, is told in `unseen`.
+pub fn configured(cfg: Option<&Path>, unseen: &mut Vec<String>) -> Vec<Configured> {
+    let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
+    for directory in CONFIGURATIONS {
+        match fs::read_dir(directory) {
+            Ok(entries) => paths
+                .extend(entries.flatten().filter_map(|entry| fs::canonicalize(entry.path()).ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => unseen.push(format!("{directory}: {error}")),
+        }
+    }
+    paths.extend(cfg.and_then(|path| fs::canonicalize(path).ok()));
     paths.retain(|path| path.is_file() && check_path(path).is_ok() && !is_copy(path));
-    paths.into_iter().filter_map(|path| configuration(path).ok()).collect()
+    let mut all = Vec::new();
+    for path in paths {
+        match configuration(path.clone()) {
+            Ok(configured) => all.push(configured),
+            Err(why) if has_disks(&path) => unseen.push(format!("{}: {why}", path.display())),
+            Err(_) => {}
+        }
+    }
+    all
+}
+
+/// Whether a file looks like the configuration of a domain: there are others in the directory.
+fn has_disks(path: &Path) -> bool {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let sets = |line: &str, key: &str| {
+        let rest = line.trim_start().strip_prefix(key).map(str::trim_start);
+        rest.is_some_and(|rest| rest.starts_with(['=', '+']))
+    };
+    text.lines().any(|line| sets(line, "disk")) && text.lines().any(|line| sets(line, "name"))
 }
 
 /// Whether it is a copy that we keep of a configuration file beside it, `FILE.bak-NAME`: that names the disks of
@@ -57,7 +84,7 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
 }
 
 /// The qcow2 images and VHDs in the directories of the disks, whatever their names.
-pub(in crate::host) fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
+pub fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
     let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
     for disk in &record.disks {
         directories.extend(disk.path.parent().map(Path::to_owned));

@@ -17,7 +17,7 @@ pub use self::named::{Named, named};
 
 use crate::delete::{Involved, Seen};
 use crate::disk::FileFacts;
-use crate::disk::chain::{FileId, MAX_LENGTH};
+use crate::disk::chain::{FileId, Link, MAX_LENGTH};
 use crate::disk::family::{Family, Keeper, Member, Running, User, is_our_name};
 use crate::disk::kind::Content;
 use crate::disk::proof::FrozenFile;
@@ -70,7 +70,7 @@ pub fn look(toolstack: Option<&Toolstack>, named: &Named, directory: PathBuf) ->
     })?;
     let listed =
         toolstack.map(|toolstack| list::domains(toolstack, &mut unseen)).unwrap_or_default();
-    let configured = configured(record);
+    let configured = configured(record.domain.cfg.as_deref(), &mut unseen);
     let mut stopped: Vec<Listed> = configured
         .iter()
         .map(|cfg| Listed {
@@ -84,17 +84,23 @@ pub fn look(toolstack: Option<&Toolstack>, named: &Named, directory: PathBuf) ->
     let around = around(record, &stopped);
     let files = list::files_with(&images, &stopped, around, |_| true);
     let others: Vec<_> = images.iter().filter_map(|image| other(image, record.id)).collect();
+    let recorded = others.iter().map(|(_, record)| *record).chain([record]);
+    let recorded = recorded.flat_map(|record| &record.disks).map(|disk| disk.path.as_path());
+    let new = named_as_overlay(&images);
+    let used = stopped.iter().flat_map(|domain| &domain.disks).map(|disk| disk.path.as_path());
+    let told = recorded.chain(new.iter().map(PathBuf::as_path)).chain(used).collect();
     let mut world = World {
         record,
-        by_id: by_id(&files),
+        by_id: by_id(&files, &told),
         files,
         others,
         configured,
         running: Vec::new(),
         openers: Vec::new(),
-        named_as_overlay: named_as_overlay(&images),
+        named_as_overlay: new,
     };
     let relevant = world.relevant();
+    unseen.extend(world.unclear(&relevant));
     world.openers = openers::of_files(&relevant, &Ours::default());
     for (toolstack, domain) in toolstack.iter().flat_map(|it| listed.iter().map(move |d| (it, d))) {
         let run = world.run(toolstack, domain)?;
@@ -163,13 +169,18 @@ fn id_of(seen: &FileSeen) -> Option<FileId> {
     seen.facts.as_ref().ok().map(FileFacts::id).or(seen.link.as_ref().ok().map(|link| link.id))
 }
 
-fn by_id(files: &Files) -> BTreeMap<FileId, (PathBuf, Kind)> {
+/// One path of each file: the one that a record, a domain or a configuration file names, before one that was only
+/// found in a directory; and that of the file itself before a link to it.
+fn by_id(files: &Files, named: &BTreeSet<&Path>) -> BTreeMap<FileId, (PathBuf, Kind)> {
+    let rank = |(path, kind): &(PathBuf, Kind)| {
+        // What is named as qcow2 by anybody has the header of one.
+        let qcow2 = *kind == Kind::Image(ImageFormat::Qcow2);
+        (qcow2, named.contains(path.as_path()), !path.is_symlink())
+    };
     let mut by_id: BTreeMap<FileId, (PathBuf, Kind)> = BTreeMap::new();
     for (key, seen) in files {
         let Some(id) = id_of(seen) else { continue };
-        // What is named as qcow2 by anybody has the header of one.
-        let better = key.1 == Kind::Image(ImageFormat::Qcow2);
-        if better || !by_id.contains_key(&id) {
+        if by_id.get(&id).is_none_or(|other| rank(other) < rank(key)) {
             by_id.insert(id, key.clone());
         }
     }
@@ -217,6 +228,24 @@ impl World<'_> {
             }
         }
         relevant.into_iter().collect()
+    }
+
+    /// Images that may rest on one of those that matter: they name it in a way that is not followed.
+    fn unclear(&self, relevant: &[FileId]) -> Vec<String> {
+        let names = relevant.iter().filter_map(|id| self.by_id.get(id)?.0.file_name());
+        let names: Vec<_> = names.map(|name| name.as_encoded_bytes()).collect();
+        let may_rest = |link: &Link| {
+            let Some(named) = link.named_below() else { return false };
+            let text = named.as_os_str().as_encoded_bytes();
+            let contains = |name: &&&[u8]| text.windows(name.len()).any(|part| part == **name);
+            files::identity(&named).is_some_and(|id| relevant.contains(&id))
+                || (!named.exists() && names.iter().any(|name| contains(&name)))
+        };
+        let unclear = self.files.values().filter_map(|seen| {
+            let link = seen.link.as_ref().ok()?;
+            link.below().err().filter(|_| may_rest(link))
+        });
+        unclear.collect()
     }
 
     /// A running domain; its QEMU is asked if it has one of the images open.
@@ -372,7 +401,7 @@ impl World<'_> {
             opened_by,
             ours: is_our_name(path) || self.named_as_overlay.contains(path),
             room,
-            unmarkable: files::merging::trouble(path),
+            unmarkable: files::merging::trouble(path).or_else(|| files::unwritable(path)),
         })
     }
 

@@ -70,6 +70,12 @@ pub fn fixed(path: &Path) -> Option<&'static str> {
     }
 }
 
+/// Why a file cannot be written to, not even by root, if so.
+pub fn unwritable(path: &Path) -> Option<String> {
+    let fixed = fixed(path).map(|how| format!("it is {how}"));
+    fixed.or_else(|| access(path, AccessFlags::W_OK).err().map(|error| error.desc().to_owned()))
+}
+
 /// Why a file cannot get another name though its directory can be written to, if so. A link is looked at itself,
 /// not what it leads to.
 pub fn pinned(path: &Path) -> Option<&'static str> {

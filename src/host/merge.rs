@@ -7,10 +7,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::domain::Format;
 use crate::error::{Error, Result};
-use crate::host::files;
-use crate::host::qmp::jobs::{Job, Nodes};
+use crate::host::qmp::jobs::{Job, Named, Nodes};
 use crate::host::qmp::{Qmp, QmpError};
+use crate::host::{chain, files};
 use crate::tool::quote;
 
 /// How often a job is looked at.
@@ -50,22 +51,24 @@ pub fn commit<S: Read + Write>(
     waiting: &mut Waiting<'_>,
 ) -> Result<()> {
     if job(qmp, pair.job)?.is_none() {
-        let (Some(top), Some(base)) = (node(qmp, pair.top)?, node(qmp, pair.base)?) else {
-            // QEMU does not have both open any more: it was done.
+        let base = needed(qmp, pair.base)?;
+        let Some(top) = node(qmp, pair.top)? else {
+            // It was done, and the overlay closed.
             return Ok(());
         };
-        let active = top == pair.root;
+        let active = top.node_name == pair.root;
         let nodes = Nodes {
             root: pair.root,
-            top: &top,
-            base: Some(&base),
-            backing_file: (!active).then_some(pair.base),
+            top: &top.node_name,
+            base: Some(&base.node_name),
+            // In QEMU's own spelling: see `file_name` in qmp/drives.rs.
+            backing_file: (!active).then_some(&base.file),
         };
         qmp.commit(pair.job, nodes).map_err(qemu("begin to commit"))?;
     }
     wait(qmp, pair.job, waiting, true)?;
     match node(qmp, pair.top)? {
-        Some(top) if top != pair.root => close(qmp, &top),
+        Some(top) if top.node_name != pair.root => close(qmp, &top.node_name),
         _ => Ok(()),
     }
 }
@@ -78,27 +81,45 @@ pub fn stream<S: Read + Write>(
     waiting: &mut Waiting<'_>,
 ) -> Result<()> {
     if job(qmp, pair.job)?.is_none() {
-        let Some(top) = node(qmp, pair.top)? else {
-            return Err(Error::failed(format!("QEMU does not have {} open", quote(pair.top))));
-        };
+        let top = needed(qmp, pair.top)?;
+        let below = below.map(|path| needed(qmp, path)).transpose()?;
         if node(qmp, pair.base)?.is_none() {
-            return Ok(());
+            return check_apart(pair);
         }
-        let below_node = match below {
-            None => None,
-            Some(path) => Some(node(qmp, path)?.ok_or_else(|| {
-                Error::failed(format!("QEMU does not have {} open", quote(path)))
-            })?),
+        let nodes = Nodes {
+            root: pair.root,
+            top: &top.node_name,
+            base: below.as_ref().map(|node| node.node_name.as_str()),
+            backing_file: below.as_ref().map(|node| node.file.as_path()),
         };
-        let nodes =
-            Nodes { root: pair.root, top: &top, base: below_node.as_deref(), backing_file: below };
         qmp.stream(pair.job, nodes).map_err(qemu("begin to stream"))?;
     }
     wait(qmp, pair.job, waiting, false)?;
     match node(qmp, pair.base)? {
-        Some(base) => close(qmp, &base),
+        Some(base) => close(qmp, &base.node_name),
         None => Ok(()),
     }
+}
+
+/// An image that QEMU must have open.
+fn needed<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Named> {
+    node(qmp, path)?.ok_or_else(|| not_open(path))
+}
+
+/// What QEMU does not have open may have been merged, or may only be named in a way that is not understood. The header
+/// of the overlay tells.
+fn check_apart(pair: Pair<'_>) -> Result<()> {
+    let chain = chain::walk(pair.top, Format::Qcow2).map_err(Error::failed)?;
+    let base = files::identity(pair.base);
+    match chain.get(1).is_some_and(|below| base == Some(below.id)) {
+        false => Ok(()),
+        true => Err(not_open(pair.base)),
+    }
+}
+
+fn not_open(path: &Path) -> Error {
+    Error::failed(format!("The guest's QEMU does not tell {} among its images", quote(path)))
+        .hint("shut the guest down, and repeat the command: it then merges without QEMU")
 }
 
 /// Closes an image that no disk rests on any more: as long as it is open as a node of its own, its file keeps
@@ -118,26 +139,26 @@ pub fn pivot<S: Read + Write>(
     pair: Pair<'_>,
     waiting: &mut Waiting<'_>,
 ) -> Result<()> {
-    if let Some(job) = job(qmp, pair.job)? {
-        if job.status == "ready" {
-            qmp.complete_job(pair.job).map_err(qemu("complete the commit"))?;
-        }
+    // While the guest writes, a job that was ready is not for a moment.
+    wait(qmp, pair.job, waiting, true)?;
+    if job(qmp, pair.job)?.is_some_and(|job| job.status == "ready") {
+        qmp.complete_job(pair.job).map_err(qemu("complete the commit"))?;
         wait(qmp, pair.job, waiting, false)?;
     }
     match node(qmp, pair.top)? {
-        Some(orphan) => close(qmp, &orphan),
+        Some(orphan) => close(qmp, &orphan.node_name),
         None => Ok(()),
     }
 }
 
-/// QEMU's name of the image in a file; `None` if it does not have it open.
-pub fn node<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Option<String>> {
+/// The image in a file; `None` if QEMU does not have it open.
+pub fn node<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Option<Named>> {
     let nodes = qmp.named_nodes().map_err(qemu("tell its images"))?;
     let mut found = nodes
         .into_iter()
         .filter(|node| node.is_image() && (node.file == path || files::same(&node.file, path)));
     match (found.next(), found.next()) {
-        (first, None) => Ok(first.map(|node| node.node_name)),
+        (first, None) => Ok(first),
         (_, Some(_)) => Err(Error::failed(format!("QEMU has {} open twice", quote(path)))
             .hint("an HVM guest that has not unplugged its emulated disks has them open twice: shut it down first")),
     }

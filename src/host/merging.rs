@@ -33,6 +33,17 @@ pub fn begin(path: &Path, mark: &Merging) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode | 0o200))
 }
 
+/// Marks a file that a guest was to be switched to, and was not, as one that gets the data of the overlay.
+pub fn take_back(path: &Path, overlay: &Path) -> io::Result<()> {
+    let Some(mark) = of(path).filter(|mark| matches!(mark.how, How::Pivot(_))) else {
+        return Ok(());
+    };
+    let file = open(path)?;
+    let mark = Merging { how: How::Commit(overlay.to_owned()), ..mark };
+    fsetxattr(&file, NAME, mark.to_string().as_bytes(), XattrFlags::empty())?;
+    file.sync_all()
+}
+
 /// Gives a marked file its time again, durably, and takes the write permission if it had none. A file
 /// that a guest writes to keeps both as they are.
 pub fn settle(path: &Path, live: bool) -> io::Result<()> {
@@ -107,6 +118,10 @@ mod tests {
         let pivot = How::Pivot("/srv/o.qcow2".into());
         begin(&path, &Merging { how: pivot.clone(), size: 10, ..mark.clone() }).unwrap();
         assert_eq!(of(&path), Some(Merging { how: pivot, ..mark }));
+        take_back(&path, Path::new("/srv/o.qcow2")).unwrap();
+        assert_eq!(of(&path).unwrap().how, How::Commit("/srv/o.qcow2".into()));
+        take_back(&path, Path::new("/srv/other")).unwrap();
+        assert_eq!(of(&path).unwrap().how, How::Commit("/srv/o.qcow2".into()));
         assert!(during.writable && during.mtime > before.mtime);
         assert!(during.is_as(before.size, before.mtime) && during.written() == before.mtime);
         assert!(!during.is_as(before.size + 1, before.mtime));

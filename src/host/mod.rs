@@ -4,7 +4,7 @@
 //! only [`command`] starts programs, our own [`guard`] too.
 
 pub mod agent;
-mod around;
+pub mod around;
 pub mod backups;
 pub mod cfg;
 pub mod chain;

@@ -11,10 +11,11 @@ use super::output::{print, print_done};
 use super::session::{Execute, open, take_lock};
 use crate::cli::PruneArgs;
 use crate::error::{Error, Kind, Remaining, Result};
+use crate::host::around;
 use crate::host::dom0::Dom0;
 use crate::host::list as host;
 use crate::host::lock::Hold;
-use crate::list::{self, Asked, Listing, Other};
+use crate::list::{self, Asked, Listing, Other, Running};
 use crate::memory::DELETING;
 use crate::plan::Perform;
 use crate::prune::{Rules, Verdict, cut_short, meant, verdicts};
@@ -83,14 +84,26 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<Looked> {
             .hint("run this as root")
     })?;
     let domains = host::domains(&dom0.toolstack, &mut unseen);
-    let seen = host::look(images, domains, unseen, false);
+    // A clone that is down needs its bases too: its configuration file says so.
+    let known: BTreeSet<String> = domains.iter().map(|domain| domain.name.clone()).collect();
+    let configured = around::configured(None, &mut unseen).into_iter();
+    let down = configured.filter(|file| !known.contains(&file.name)).map(|file| Running {
+        name: file.name,
+        uuid: Uuid::nil(),
+        domid: None,
+        disks: file.disks,
+    });
+    let all = domains.into_iter().chain(down).collect();
+    let mut seen = host::look(images, all, unseen, false);
+    let holders = list::holders(&seen);
+    seen.domains.retain(|domain| domain.domid.is_some());
     if let Some(unseen) = seen.unseen.first() {
         return Err(Error::refused("It is not known which snapshots are in use")
             .because(format!("not seen: {unseen}"))
             .hint("xl-snapshot list shows all that could not be looked at"));
     }
     let listing = list::list(&seen, &Asked::default());
-    Ok(Looked { listing, holders: list::holders(&seen) })
+    Ok(Looked { listing, holders })
 }
 
 /// The domain that is meant, with its UUID.

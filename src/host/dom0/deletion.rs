@@ -12,7 +12,7 @@ use crate::host::deletion::steps;
 use crate::host::guard::Note;
 use crate::host::merge::{self, PATIENCE, Pair, Waiting};
 use crate::host::qmp::Qmp;
-use crate::host::{command, files};
+use crate::host::{command, files, merging};
 use crate::names::same_vdev;
 use crate::plan::deletion::{Deletion, Online};
 use crate::tool::Invocation;
@@ -96,21 +96,28 @@ impl Dom0 {
 
     fn pivot(&mut self, online: &Online, top: &Path, base: &Path) -> Result<()> {
         // Do not stop between the disks of a domain: a pivot takes only a moment.
-        self.online(online, top, base, &mut |qmp, pair, waiting| {
+        let switched = self.online(online, top, base, &mut |qmp, pair, waiting| {
             let Waiting { show, patience, .. } = waiting;
             merge::pivot(qmp, pair, &mut Waiting { show, stopped: &|| false, patience: *patience })
-        })?;
-        let mut qmp = connect(online)?;
-        let (_, file) = root(&mut qmp, online)?;
-        match files::same(&file, base) {
-            true => Ok(()),
-            false => Err(Error::failed(format!(
+        });
+        // Whatever was answered: it may have switched before the connection failed.
+        let (_, file) = root(&mut connect(online)?, online)?;
+        if files::same(&file, base) {
+            return Ok(());
+        }
+        if files::same(&file, top) {
+            // Or else a later deletion would take the overlay for the older one, once the guest is down.
+            merging::take_back(base, top)
+                .map_err(failed(format!("Mark {} as it is", base.display())))?;
+        }
+        switched.and_then(|()| {
+            Err(Error::failed(format!(
                 "The guest still writes to {}, not to {}",
                 file.display(),
                 base.display()
             ))
-            .hint("run the command again: the merge starts from the beginning")),
-        }
+            .hint("run the command again: the merge starts from the beginning"))
+        })
     }
 
     fn delete_inside(&self, online: &Online, file: &Path, snapshot: &QcowSnapshot) -> Result<()> {

@@ -20,12 +20,13 @@ impl Overlays {
             return Overlays::default();
         }
         let mut files = around::around(record, &[]);
-        let configured = around::configured(record).into_iter().flat_map(|file| file.disks);
+        // Files that are not understood are told by a deletion, which must know all of them.
+        let configured = around::configured(record.domain.cfg.as_deref(), &mut Vec::new());
+        let configured = configured.into_iter().flat_map(|file| file.disks);
         files.extend(configured.map(|disk| (disk.path, disk.kind)));
         let seen = files_with(&[], &[], files, |_| false);
         let below = seen.into_iter().filter_map(|((path, _), seen)| {
-            let (base, _) = seen.link.ok()?.below().ok()??;
-            Some((identity(&base)?, path))
+            Some((identity(&seen.link.ok()?.named_below()?)?, path))
         });
         Overlays(below.collect())
     }

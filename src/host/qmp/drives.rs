@@ -5,12 +5,28 @@ use std::iter;
 use std::path::PathBuf;
 
 use qapi::qmp::{qom_get, query_block};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::{Qmp, QmpError};
 use crate::disk::Node;
 use crate::names::vdev_number;
 use crate::tool::qemu_img::SnapshotInfo;
+
+/// The name of the file of an image. QEMU tells options in JSON in its place if an image below is not named as its
+/// header has it (block.c, `bdrv_refresh_filename`), which a merge with another spelling of a path leads to.
+pub(super) fn file_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let options = text.strip_prefix("json:").map(serde_json::from_str::<Value>);
+    let mut options = options.and_then(Result::ok);
+    while let Some(Value::Object(mut object)) = options {
+        match object.remove("filename") {
+            Some(Value::String(name)) => return Ok(name.into()),
+            _ => options = object.remove("file"),
+        }
+    }
+    Ok(text.into())
+}
 
 /// One device of `query-block`.
 #[derive(Debug, Deserialize)]
@@ -45,6 +61,7 @@ struct DirtyBitmap {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Image {
+    #[serde(deserialize_with = "file_name")]
     filename: PathBuf,
     virtual_size: u64,
     #[serde(default)]

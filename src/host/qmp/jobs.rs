@@ -16,6 +16,7 @@ use qapi::qmp::{
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::drives::file_name;
 use super::{Patience, Qmp, QmpError, request};
 
 /// A job of QEMU.
@@ -43,6 +44,7 @@ pub struct Named {
     /// QEMU's name of the node.
     #[serde(default)]
     pub node_name: String,
+    #[serde(deserialize_with = "file_name")]
     pub file: PathBuf,
     /// The driver; `file` for the node below a format.
     pub drv: String,
