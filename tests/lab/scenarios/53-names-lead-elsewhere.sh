@@ -9,9 +9,7 @@ w=$LAB_WORK
 vg_up vg0 400M
 lvcreate -qq -y --type thin-pool -n pool -L 64M vg0
 lvcreate -qq -y -V 32M -n thin --thinpool pool vg0
-lvcreate -qq -y -L 16M -n thick vg0
 qmp() {
-	local pid
 	printf '%s\n' '{"execute": "qmp_capabilities"}' "$2" | timeout 20 socat -t 3 - "UNIX-CONNECT:/var/run/xen/qmp-libxenstat-$(domid "$1")"
 }
 # end GUEST...
@@ -34,9 +32,9 @@ revert g s1.xlsave
 end g
 
 # ---- a volume of another guest has the name now
-guest_up t mem=96 tick=300 /dev/vg0/thin format=raw,vdev=xvdb,access=rw,target=/dev/vg0/thick
+guest_up t mem=96 tick=300 /dev/vg0/thin
 wait_tick t 2
-create t t1.xlsave --name t1 --no-live -d xvdb,none
+create t t1.xlsave --name t1 --no-live
 lvrename -qq vg0 thin thin.old
 lvcreate -qq -y -V 32M -n thin --thinpool pool vg0
 echo precious | dd of=/dev/vg0/thin bs=512 count=1 conv=sync status=none
