@@ -102,7 +102,17 @@ impl Invocation {
 
     /// Whether it only reads the headers of disk images.
     pub fn describes_images(&self) -> bool {
-        self.tool == Tool::QemuImg && self.args.first().is_some_and(|command| command == "info")
+        self.is_qemu_img(&["info"])
+    }
+
+    /// Whether it only reads the tables of disk images, which may be anybody's, and may say anything.
+    pub fn reads_tables(&self) -> bool {
+        self.is_qemu_img(&["measure", "map"])
+    }
+
+    fn is_qemu_img(&self, commands: &[&str]) -> bool {
+        let command = self.args.first().filter(|_| self.tool == Tool::QemuImg);
+        command.is_some_and(|command| commands.iter().any(|other| command == other))
     }
 
     /// Adds an argument.

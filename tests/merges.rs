@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -190,7 +191,7 @@ fn another_spelling_of_a_path_does_not_hide_an_image() {
     let chain = Chain::new();
     let before = chain.content("d");
     let link = chain.path("link");
-    std::os::unix::fs::symlink(chain.directory.path(), &link).unwrap();
+    symlink(chain.directory.path(), &link).unwrap();
     let [a, c, d] = ["a", "c", "d"].map(|name| chain.path(name));
     let by_link = |name: &str| link.join(name);
     let mut qemu = Qemu::start(chain.directory.path(), &d);

@@ -55,6 +55,8 @@ impl DomainConfig {
         let paths =
             channels.filter_map(|channel| channel.pointer("/connection.socket/path")?.as_str());
         found.extend(paths.map(|path| format!("a channel to the socket {path}")));
+        // With either domain, libxl ends all processes of that user (libxl_dm.c, `kill_device_model_uid_child`).
+        found.extend(self.emulator_user().map(|user| format!("device_model_user={user}")));
         found.extend(self.unshareable_arguments());
         found
     }

@@ -165,7 +165,9 @@ fn write(
 ) -> Result<(), NotCompact> {
     let config = source.image.config.clone();
     let space = header::aligned_space(&config, record);
-    let head = header::encode(&config, record, space).map_err(io::Error::other)?;
+    // Not complete before its end: a power cut may leave it.
+    let begun = Record { complete: false, ..record.clone() };
+    let head = header::encode(&config, &begun, space).map_err(io::Error::other)?;
     let start = head.len() as u64;
     file.write_all_at(&head, 0)?;
     let directory = new.parent().unwrap_or(Path::new("/"));

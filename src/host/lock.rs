@@ -196,6 +196,13 @@ fn sign(file: &mut File, operation: &str) -> io::Result<()> {
     writeln!(file, "{operation} (process {})", std::process::id())
 }
 
+/// Opens a file in the directory of locks, and makes both if they are not there.
+pub fn own_file(path: &Path) -> io::Result<File> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    make_directory(directory)?;
+    open(path)
+}
+
 /// Opens the lock file, and creates it if it does not exist.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()

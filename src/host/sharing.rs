@@ -163,6 +163,23 @@ struct Piece {
     length: u64,
 }
 
+/// Why the index of an image would take too much of dom0's memory, if so. Nothing needs it.
+fn too_much(image: &Image) -> Option<String> {
+    const ENTRY: u64 = 16;
+    const SHARE: u64 = 4;
+    let index = image.stream_len / PAGE as u64 * ENTRY;
+    let information = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = information.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let available = line.trim().trim_end_matches(" kB").parse::<u64>().ok()?.saturating_mul(1024);
+    (index > available / SHARE).then(|| {
+        format!(
+            "its index would take {} MiB of dom0's memory, of which {} MiB are available",
+            index >> 20,
+            available >> 20
+        )
+    })
+}
+
 /// Tells of the pages that two images have in common, but for those of zeros, which are holes and cost nothing. If both
 /// have checksums, nothing but these is read of the pages: the kernel compares what it shares.
 fn equal<F: Read + Seek + Clone>(
@@ -172,6 +189,9 @@ fn equal<F: Read + Seek + Clone>(
     take: &mut dyn FnMut(Piece) -> io::Result<()>,
 ) -> io::Result<()> {
     const STEP: u64 = PAGE as u64;
+    if let Some(why) = too_much(old) {
+        return Err(io::Error::other(why));
+    }
     let places = Places::of(&mut from.clone(), old, stop).map_err(of_storage)?;
     if places.is_empty() {
         return Ok(());

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::host::image::FileId;
+use crate::host::lock;
 use crate::report::Reporter;
 use crate::tool::quote;
 
@@ -58,8 +59,8 @@ impl Socket {
         }
         // Until it listens: of two at once, the second must see the first.
         let _lock = hold(directory).map_err(|why| {
-            refused(format!("its directory cannot be locked: {why}"))
-                .hint("try again; if that does not help: fuser -v on that directory")
+            refused(format!("{LOCK} cannot be locked: {why}"))
+                .hint(format!("try again; if that does not help: fuser -v {LOCK}"))
         })?;
         match what_is_there(path) {
             There::Nothing => {}
@@ -103,9 +104,16 @@ fn open(path: &Path) -> io::Result<(Socket, OwnedFd)> {
     Ok((Socket { path: path.to_owned(), id }, fd))
 }
 
-/// Locks a directory, which others do for a moment only.
+/// Held while a socket is made.
+const LOCK: &str = "/run/xl-snapshot/serve.lock";
+
+/// Waits for others that make a socket, which takes a moment only. Anybody can lock a directory that he can read, so
+/// root has a file for it.
 fn hold(directory: &Path) -> io::Result<File> {
-    let file = File::open(directory)?;
+    let file = match geteuid().is_root() {
+        true => lock::own_file(Path::new(LOCK))?,
+        false => File::open(directory)?,
+    };
     let begin = Instant::now();
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, makedev, umask};
+use nix::unistd::Pid;
 use rustix::process::setpriority_process;
 
 /// Variables of ours, and of the libraries that draw on the terminal. Nothing else of the environment is kept: libxl
@@ -204,11 +206,36 @@ pub fn leave_job() -> io::Result<Option<String>> {
         limit(resource, soft, hard);
     }
     let _ = setpriority_process(None, 0);
+    use_all_processors();
     if let Ok(usual) = fs::read("/proc/1/oom_score_adj") {
         let _ = fs::write("/proc/self/oom_score_adj", usual);
     }
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     Ok(leave_control_groups())
+}
+
+/// As many as the first process may use: what xl starts inherits them for the life of the domain (taskset(1),
+/// `CPUAffinity=`).
+fn use_all_processors() {
+    let mut set = CpuSet::new();
+    let status = fs::read_to_string("/proc/1/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let allowed = list.map(processors).unwrap_or_default();
+    let known = allowed.iter().filter(|number| set.set(**number).is_ok()).count();
+    if known > 0 {
+        // Inside of a cpuset, fewer.
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+/// `0-3,7`.
+fn processors(list: &str) -> Vec<usize> {
+    let range = |part: &str| -> Option<Vec<usize>> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        (last < CpuSet::count()).then(|| (first..=last).collect())
+    };
+    list.trim().split(',').filter_map(range).flatten().collect()
 }
 
 /// Sets a limit; without the right to raise the hard one, as far as that allows.
@@ -314,6 +341,13 @@ pub fn call_by(name: &OsStr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_processors_is_read() {
+        assert_eq!(processors("\t0-3,7\n"), [0, 1, 2, 3, 7]);
+        assert_eq!(processors("5"), [5]);
+        assert_eq!(processors("x,3-,0-99999999"), Vec::<usize>::new());
+    }
 
     #[test]
     fn ignored_signals_are_read() {

@@ -114,8 +114,12 @@ pub fn run_program(
     let pid = child.id() as i32;
     process::identify(pid).into_iter().for_each(started);
     if !ends_within(pid, limit).unwrap_or(false) {
+        let handle = Handle::of_pid(pid).map_err(io)?;
         end_group(pid);
-        let _ = child.wait();
+        // One that hangs in the kernel is left to it: the guest must be thawed.
+        if handle.is_none_or(|handle| must_end(&handle, KILLED).is_ok()) {
+            child.wait().map_err(io)?;
+        }
         let stderr = tail(&mut stderr).map_err(io)?;
         return Err(CommandError::TooSlow { command, limit, stderr });
     }
@@ -233,7 +237,9 @@ impl Running {
         let (child, handle, stdout, stderr) =
             start().map_err(|source| CommandError::Io { command: command.clone(), source })?;
         if call.describes_images() {
-            bound(&child);
+            bound(&child, 60);
+        } else if call.reads_tables() {
+            bound(&child, 600);
         }
         if let Some(process) = process::identify(handle.pid()) {
             started(call.tool, process);
@@ -411,11 +417,10 @@ impl Running {
 /// Bounds what a program may use that reads the headers of images, which may be anybody's (as in
 /// CVE-2024-4467): 4 TiB of image take it 30 MiB and a tenth of a second. Not its address space: each thread of the C
 /// library reserves 128 MiB of that (malloc(3), arenas), and QEMU starts threads as storage is slow.
-pub(super) fn bound(child: &Child) {
+pub(super) fn bound(child: &Child, seconds: u64) {
     const MEMORY: u64 = 1 << 30;
-    const SECONDS: u64 = 60;
     let process = rustix::process::Pid::from_child(child);
-    for (what, most) in [(Resource::Data, MEMORY), (Resource::Cpu, SECONDS)] {
+    for (what, most) in [(Resource::Data, MEMORY), (Resource::Cpu, seconds)] {
         let limit = Rlimit { current: Some(most), maximum: Some(most) };
         // It may have ended already.
         let _ = prlimit(Some(process), what, limit);

@@ -103,7 +103,7 @@ fn what_reads_headers_has_its_bounds() {
     assert!(info.describes_images());
     run(&info).unwrap();
     let mut child = program_at(Path::new("/bin/sleep")).arg("60").spawn().unwrap();
-    bound(&child);
+    bound(&child, 60);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use super::guarded::started;
-use super::state::{Dom0, caused, failed};
+use super::state::{Dom0, caused, failed, meddled};
 use crate::disk::proof::QcowSnapshot;
 use crate::error::{Error, Result};
 use crate::host::deletion::steps;
 use crate::host::guard::Note;
 use crate::host::merge::{self, PATIENCE, Pair, Waiting};
 use crate::host::qmp::Qmp;
-use crate::host::{command, files, merging};
+use crate::host::{command, files, merging, savers};
 use crate::names::same_vdev;
 use crate::plan::deletion::{Deletion, Online};
 use crate::tool::Invocation;
@@ -95,6 +95,15 @@ impl Dom0 {
     }
 
     fn pivot(&mut self, online: &Online, top: &Path, base: &Path) -> Result<()> {
+        // It has read the configuration that names the overlay, which goes.
+        if let Some(pid) =
+            savers::other(&online.domain).map_err(failed("Look for programs that save it"))?
+        {
+            return Err(meddled(&format!(
+                "began to save or migrate {} (process {pid})",
+                online.domain
+            )));
+        }
         // Do not stop between the disks of a domain: a pivot takes only a moment.
         let switched = self.online(online, top, base, &mut |qmp, pair, waiting| {
             let Waiting { show, patience, .. } = waiting;

@@ -115,12 +115,14 @@ impl Dom0 {
     /// Destroys the new domain, if it exists.
     fn discard_replacement(&mut self, replacement: &Replacement) -> Result<()> {
         self.await_orphans();
-        if self.find_replacement(replacement, &replacement.old.name)?.is_some_and(|new| new.paused)
-        {
-            return Err(Error::failed(format!("It is still called {}", replacement.old.name)));
-        }
         if let Some(new) = self.find_replacement(replacement, &replacement.temporary)? {
             self.destroy_paused(&new)?;
+            return self.put_vm_back(replacement);
+        }
+        // Without the old one, this is the old one after a reboot, which xl has not let go yet.
+        let renamed = self.find_replacement(replacement, &replacement.old.name)?;
+        if renamed.is_some_and(|new| new.paused) && self.info(&replacement.old)?.is_some() {
+            return Err(Error::failed(format!("It is still called {}", replacement.old.name)));
         }
         self.put_vm_back(replacement)
     }

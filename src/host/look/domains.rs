@@ -186,15 +186,24 @@ fn only(
     }
 }
 
+/// The xl process of the domain was held meanwhile: without it, nobody restarts the guest.
+const AWAKE: &str =
+    ". If its xl process is stopped (ps -C xl -o pid,stat,args: T), wake it: kill -CONT PID";
+
 fn hint_of_twins(one: &Listed, other: &Listed) -> String {
     let of = |new: &Listed, old: &Listed| new.id.name == temporary(&old.id.name);
     let pairs = [(one, other), (other, one)];
     // It had replaced the other one, or was about to.
     let replaced = |(new, old): &(&Listed, &Listed)| old.id.name == names(&new.id.name)[1];
     if let Some((new, old)) = pairs.into_iter().find(replaced) {
+        let run = if new.state == State::Paused {
+            format!("let the new one run, then destroy the old one: xl unpause {}; ", new.id.domid)
+        } else {
+            "destroy the old one: ".into()
+        };
         return format!(
-            "a revert --restore-first is in progress or was interrupted: {} was replaced by {}. If that runs, destroy the \
-             old one: xl destroy {}",
+            "a revert --restore-first is in progress or was interrupted: {} was replaced by {}. If it does not go on, \
+             {run}xl destroy {}{AWAKE}",
             old.id.domid, new.id.domid, old.id.domid
         );
     }
@@ -205,7 +214,7 @@ fn hint_of_twins(one: &Listed, other: &Listed) -> String {
     if let Some((new, old, name)) = pairs.into_iter().find_map(between) {
         return format!(
             "a revert --restore-first is in progress or was interrupted; then undo it: xl destroy {new}; xl rename \
-             {old} {}; xl unpause {old}",
+             {old} {}; xl unpause {old}{AWAKE}",
             quote(&name)
         );
     }
@@ -216,10 +225,15 @@ fn hint_of_twins(one: &Listed, other: &Listed) -> String {
         );
     }
     match pairs.into_iter().find(|(new, old)| of(new, old)) {
-        Some((new, _)) => format!(
+        Some((new, old)) => format!(
             "a revert --restore-first is in progress or was interrupted; then destroy its leftover: \
-             xl destroy {}",
-            new.id.domid
+             xl destroy {}{}{AWAKE}",
+            new.id.domid,
+            if old.state == State::Paused {
+                format!("; xl unpause {}", old.id.domid)
+            } else {
+                String::new()
+            }
         ),
         None => "a snapshot belongs to a UUID: give one of them another uuid= in its configuration file, \
                  and start it again"
@@ -304,7 +318,13 @@ mod tests {
         assert_eq!(number(named(&domains, "web")), 5);
         let domains = [listed(3, 7, "web1"), listed(4, 7, "web1.restoring")];
         let hint = named(&domains, "web1").unwrap_err().hint.unwrap();
-        assert!(hint.ends_with("xl destroy 4"), "{hint}");
+        assert!(hint.contains("xl destroy 4. If its xl process is stopped"), "{hint}");
+        let held = Listed { state: State::Paused, ..listed(3, 7, "web1") };
+        let hint = hint_of_twins(&held, &domains[1]);
+        assert!(hint.contains("xl destroy 4; xl unpause 3"), "{hint}");
+        let new = Listed { state: State::Paused, ..listed(4, 7, "web1") };
+        let hint = hint_of_twins(&new, &listed(3, 7, "web1.replaced"));
+        assert!(hint.contains("xl unpause 4; xl destroy 3"), "{hint}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::stat::{all, identify};
 use crate::process::Process;
 use crate::release::{LOG_DIRECTORY, WAITING};
+use crate::restore_first::temporary;
 
 /// How much of the end of a log is read. The line that is looked for is the last but a few of each boot.
 const LOG_TAIL: u64 = 4 << 20;
@@ -99,7 +100,10 @@ fn choose(watched: Watched<'_>, seen: &[Xl]) -> Monitor {
         return Monitor { found: Some(xl.process), unsure: Vec::new() };
     }
     let silent = || seen.iter().filter(|xl| xl.watches.is_none());
-    let named: Vec<&Xl> = silent().filter(|xl| xl.name.as_deref() == Some(watched.name)).collect();
+    // The log of one that `revert --restore-first` has made has the name of before the switch.
+    let before = temporary(watched.name);
+    let is_its = |name: &str| name == watched.name || name == before;
+    let named: Vec<&Xl> = silent().filter(|xl| xl.name.as_deref().is_some_and(is_its)).collect();
     let others_have_theirs = watched.others.iter().all(|domid| by_word(*domid).is_some());
     match named.as_slice() {
         [xl] if others_have_theirs => Monitor { found: Some(xl.process), unsure: Vec::new() },

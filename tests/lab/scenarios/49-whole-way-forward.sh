@@ -67,7 +67,13 @@ on_top() {
 		-e "s|^disk.*|disk = [\"format=qcow2,vdev=xvda,access=rw,target=$w/on-top.qcow2\"]|" g.cfg >h.cfg
 	xl create -q -p h.cfg
 }
-trial "another domain rests on the image" 3 'QEMU of domain h' 'on_top' 'xl destroy h'
+# It is a base then: the snapshot would be copied out of it.
+on_top
+xl-snapshot revert s1.xlsave --dry-run >plan.out 2>&1 || fail "$(<plan.out)"
+grep -q 'on-top.qcow2 rests on it' plan.out || fail "no word of the overlay: $(<plan.out)"
+! grep -q 'snapshot -q -a' plan.out || fail "the base would be rewritten: $(<plan.out)"
+xl destroy h
+rm on-top.qcow2
 
 # ---- permissions
 trial "the image is immutable" 3 'Operation not permitted' 'chattr +i a.qcow2' 'chattr -i a.qcow2'
