@@ -59,7 +59,11 @@ pub(super) fn troubles(toolstack: &Toolstack, domain: &DomainId, disks: &[Disk])
 
 /// Whether a path leads elsewhere than the disk. What cannot be seen is not told.
 fn is_displaced(path: &Path, vbd: &Vbd, by_qemu: &[FileId]) -> bool {
-    let Some(named) = identity(path).filter(|_| path.is_absolute()) else { return false };
+    // On FUSE, an open file and its path may have different numbers.
+    let passing = files::facts(path).is_ok_and(|facts| !facts.lasting);
+    let Some(named) = identity(path).filter(|_| path.is_absolute() && !passing) else {
+        return false;
+    };
     match vbd.served {
         Served::Qemu => !by_qemu.is_empty() && !by_qemu.contains(&named),
         Served::Blkback => match vbd.device {
