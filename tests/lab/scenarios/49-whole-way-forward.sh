@@ -145,7 +145,7 @@ trial "another domain writes to a read-only disk" 3 'domain h uses /dev/vgw/data
 
 consoles=$(tr '\0' ' ' <"/proc/$(pidof xenconsoled)/cmdline")
 trial "the daemon of the consoles is dead" 3 'no xenconsoled' \
-	'pkill -x xenconsoled; while pidof xenconsoled; do lab_pause; done' '$consoles; pidof xenconsoled'
+	'pkill -x xenconsoled; while pidof xenconsoled; do lab_pause; done' 'env -u LAB_RUN $consoles; pidof xenconsoled'
 trial "xl's own configuration is broken" 3 'xl does not work' \
 	"cp /etc/xen/xl.conf xl.conf.out; echo 'lockfile=\"' >>/etc/xen/xl.conf" 'cp xl.conf.out /etc/xen/xl.conf'
 mkdir -p /etc/lvm/archive
