@@ -251,6 +251,8 @@ fn a_snapshot_rests_on_the_bases_that_its_image_had() {
     };
     planned(&[], &[]).unwrap();
     planned(&[&gold], &[&gold]).unwrap();
+    // All of them were moved to another disk.
+    planned(&[&gold], &[&link("/data/gold", 9)]).unwrap();
     // A merge has taken one of them away.
     planned(&[&other, &gold], &[&gold]).unwrap();
     let lost = [

@@ -4,6 +4,7 @@ mod delete;
 pub(super) mod kept;
 
 use self::kept::Internal;
+use crate::disk::chain::Link;
 use crate::disk::exporting::DiskExport;
 use crate::disk::family::{DeleteOptions, DiskDelete, Family};
 use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
@@ -56,7 +57,13 @@ impl Internal {
         let (Some(then), Ok(own)) = (&self.bases, &found.own) else { return Ok(()) };
         let now = own.get(1..).unwrap_or_default();
         let lasting = found.file.as_ref().is_ok_and(|file| file.lasting);
-        let same = |base: &Base| now.iter().any(|link| link.id.1 == base.inode);
+        // Images that were moved to another disk have other numbers, and their names.
+        let same = |base: &Base| {
+            let is = |link: &Link| {
+                link.id.1 == base.inode || link.path.file_name() == base.path.file_name()
+            };
+            now.iter().any(is)
+        };
         let refuse = |why: String| refuse_revert(&found.record, why);
         let path = quote(&found.record.path);
         match (then.first(), now.first()) {

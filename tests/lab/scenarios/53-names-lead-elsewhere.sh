@@ -32,7 +32,8 @@ revert g s1.xlsave
 end g
 
 # ---- a volume of another guest has the name now
-guest_up t mem=96 tick=300 /dev/vg0/thin
+uuid='cfg=uuid = "0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a054"'
+guest_up t mem=96 tick=300 "$uuid" /dev/vg0/thin
 wait_tick t 2
 create t t1.xlsave --name t1 --no-live
 lvrename -qq vg0 thin thin.old
@@ -53,8 +54,7 @@ revert t t1.xlsave
 # Its disk is somewhere else by now: what it wrote is not in the volume.
 end t
 qemu-img convert -f raw -O qcow2 /dev/vg0/thin moved.qcow2
-uuid=$(xl-snapshot show t1.xlsave --json | json uuid)
-guest_up t mem=96 tick=300 "cfg=uuid = \"$uuid\"" moved.qcow2
+guest_up t mem=96 tick=300 "$uuid" moved.qcow2
 xl-snapshot revert t1.xlsave --discard-current --dry-run >plan.out 2>&1 || fail "$(<plan.out)"
 grep -q "kept in $w/moved.qcow2 and the volume" plan.out || fail "no word of the other disk: $(<plan.out)"
 ! grep -q lvremove plan.out || fail "the volume would go: $(<plan.out)"
