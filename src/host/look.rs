@@ -87,8 +87,10 @@ pub fn for_create(
     }
     let others = disks_of_others(toolstack, Some(domid))?;
     let configured = config.disks().map_err(|error| trouble(name, error))?;
-    let taken: Vec<Disk> =
+    let mut taken: Vec<Disk> =
         configured.iter().filter(|disk| !job.leaves_out(&disk.vdev)).cloned().collect();
+    // That QEMU writes to another file is told later, with what to do.
+    opened::follow(&nodes, &mut taken);
     if let Some(error) = need::refusal(opened::troubles(toolstack, &domain.id, &taken)) {
         return Err(error);
     }

@@ -114,8 +114,9 @@ pub fn run_program(
     let pid = child.id() as i32;
     process::identify(pid).into_iter().for_each(started);
     if !ends_within(pid, limit).unwrap_or(false) {
-        let handle = Handle::of_pid(pid).map_err(io)?;
+        let handle = Handle::of_pid(pid);
         end_group(pid);
+        let handle = handle.map_err(io)?;
         // One that hangs in the kernel is left to it: the guest must be thawed.
         if handle.is_none_or(|handle| must_end(&handle, KILLED).is_ok()) {
             child.wait().map_err(io)?;

@@ -36,7 +36,10 @@ pub(super) fn troubles(toolstack: &Toolstack, domain: &DomainId, disks: &[Disk])
     let qemu = toolstack.qemu_pid(domain.domid).ok().flatten();
     let qemu = qemu.filter(|pid| process::is_qemu_of(*pid, domain.domid));
     let by_qemu = qemu.map(openers::written_by).unwrap_or_default();
-    let displaced = disks.iter().filter(|disk| disk.writable && !disk.cdrom).filter(|disk| {
+    // A script or a driver domain serves something else under that number: tapdisk's device, for one.
+    let ours = |disk: &&Disk| disk.script.is_none() && disk.backend_domain.is_none();
+    let written = disks.iter().filter(|disk| disk.writable && !disk.cdrom).filter(ours);
+    let displaced = written.filter(|disk| {
         let vbd = vbds.iter().find(|vbd| same_vdev(&vbd.vdev, &disk.vdev));
         vbd.is_some_and(|vbd| is_displaced(disk.file(), vbd, &by_qemu))
     });
@@ -48,8 +51,8 @@ pub(super) fn troubles(toolstack: &Toolstack, domain: &DomainId, disks: &[Disk])
             disk.file().display()
         ),
         hint: format!(
-            "give the domain's own file or volume its name back. What it has open: xenstore-ls \
-             /local/domain/0/backend/vbd/{}{}",
+            "give the domain's own file or volume its name back, but never over another file. What it has open: \
+             xenstore-ls /local/domain/0/backend/vbd/{}{}",
             domain.domid,
             qemu.map(|pid| format!("; ls -l /proc/{pid}/fd")).unwrap_or_default()
         ),
