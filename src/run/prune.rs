@@ -13,6 +13,7 @@ use crate::cli::PruneArgs;
 use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::around;
 use crate::host::dom0::Dom0;
+use crate::host::files;
 use crate::host::list as host;
 use crate::host::lock::Hold;
 use crate::list::{self, Asked, Listing, Other, Running};
@@ -86,8 +87,15 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<Looked> {
     let domains = host::domains(&dom0.toolstack, &mut unseen);
     // A clone that is down needs its bases too: its configuration file says so.
     let known: BTreeSet<String> = domains.iter().map(|domain| domain.name.clone()).collect();
+    // One that was renamed has its disks still.
+    let running = domains.iter().flat_map(|domain| &domain.disks);
+    let used: BTreeSet<_> = running.filter_map(|disk| files::identity(&disk.path)).collect();
+    let runs = |file: &around::Configured| {
+        let ids = file.disks.iter().filter_map(|disk| files::identity(&disk.path));
+        known.contains(&file.name) || ids.into_iter().any(|id| used.contains(&id))
+    };
     let configured = around::configured(None, &mut unseen).into_iter();
-    let down = configured.filter(|file| !known.contains(&file.name)).map(|file| Running {
+    let down = configured.filter(|file| !runs(file)).map(|file| Running {
         name: file.name,
         uuid: Uuid::nil(),
         domid: None,
@@ -100,7 +108,7 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<Looked> {
     if let Some(unseen) = seen.unseen.first() {
         return Err(Error::refused("It is not known which snapshots are in use")
             .because(format!("not seen: {unseen}"))
-            .hint("xl-snapshot list shows all that could not be looked at"));
+            .hint("put right what is named (a file of /etc/xen that is no configuration: move it elsewhere)"));
     }
     let listing = list::list(&seen, &Asked::default());
     Ok(Looked { listing, holders })

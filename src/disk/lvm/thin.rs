@@ -161,7 +161,11 @@ fn is_guests(
 ) -> bool {
     let of_disk = format!(":{}", recorded.disk.vdev);
     let snapshots = volumes.iter().filter(|v| v.group == origin.group && v.origin == origin.name);
+    // Made by hand from a snapshot, or a snapshot that was merged by hand.
+    let from = volumes.iter().filter(|v| v.group == origin.group);
+    let from = from.filter(|v| v.name == origin.name || v.name == origin.origin);
     snapshot.origin == origin.name
+        || from.flat_map(|v| v.tags_with(SNAPSHOT)).any(|tag| tag.ends_with(&of_disk))
         || origin.tags_with(REVERT).next().is_some()
         || snapshots.flat_map(|v| v.tags_with(SNAPSHOT)).any(|tag| tag.ends_with(&of_disk))
         || (context.running

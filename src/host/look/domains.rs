@@ -218,7 +218,9 @@ fn hint_of_twins(one: &Listed, other: &Listed) -> String {
             quote(&name)
         );
     }
-    if let Some((ended, _)) = pairs.into_iter().find(|(one, _)| one.state == State::Shutdown) {
+    let restoring = pairs.into_iter().any(|(new, old)| of(new, old));
+    let ended = pairs.into_iter().find(|(one, _)| one.state == State::Shutdown && !restoring);
+    if let Some((ended, _)) = ended {
         return format!(
             "{} has ended and is kept (on_crash, on_poweroff): if it is not needed any more, xl destroy {}",
             ended.id, ended.id.domid
