@@ -275,8 +275,8 @@ struct Hierarchy {
 }
 
 /// Moves this process out of its caller's control groups: into one of its own, or, in version 1, whose groups may
-/// need settings first, into the root of each hierarchy.
-fn leave_control_groups() -> Option<String> {
+/// need settings first, into the root of each hierarchy. Returns why not, if it could not.
+pub fn leave_control_groups() -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let trouble: Vec<String> = hierarchies(&mounts)
         .iter()

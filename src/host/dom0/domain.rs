@@ -20,7 +20,7 @@ use crate::host::lock::Turn;
 use crate::host::process::{self, Handle, Watch};
 use crate::host::qmp::Qmp;
 use crate::host::toolstack::{XL_CONFIG, open_libxl};
-use crate::host::{command, files};
+use crate::host::{command, files, surroundings};
 use crate::memory::header;
 use crate::names::same_vdev;
 use crate::plan::{StoreConfig, Whose};
@@ -90,6 +90,9 @@ impl Dom0 {
             let destroy = move || libxl.destroy(domid).map_err(caused);
             let thread = thread::Builder::new().name("destroy".into()).spawn(destroy);
             let thread = thread.map_err(failed("Start a thread"))?;
+            // From now on the domain is down until all is done: no tool may end with the caller's job. The guard has
+            // told if it could not leave it.
+            let _ = surroundings::leave_control_groups();
             let gone = match &qemu {
                 Some(qemu) => qemu.gone_before(&|| thread.is_finished()).map_err(caused)?,
                 None => false,

@@ -46,6 +46,19 @@ for pid in "$qemu" "$(xl_monitor_pid g)"; do
 	((!(0x$ignored & 0x94003) && !(0x$blocked & 0x10000))) || fail "signals of $pid: $ignored $blocked"
 done
 
+# A revert whose job is asked to end while the domain is down (systemctl stop) has left it, with its tools.
+mark g
+old=$(domid g)
+enter $job
+xl-snapshot revert s0.xlsave &
+revert_pid=$!
+enter /sys/fs/cgroup
+while xl domid g 2>/dev/null | grep -qx "$old" && ! [[ $(<"/proc/$revert_pid/cgroup") == *:/xl-snapshot ]]; do :; done
+while read -r pid; do kill -TERM "$pid" 2>/dev/null || :; done <$job/cgroup.procs
+[[ $(<"/proc/$revert_pid/cgroup") == *:/xl-snapshot ]] || fail "the revert is in $(<"/proc/$revert_pid/cgroup")"
+wait "$revert_pid" || fail "the revert ended with its job: exit status $?"
+went_back g s0.xlsave
+
 # The job is ended in the middle of a create: the guard is not in it, and lets the guest go on. Also if it is asked to
 # end, as systemd does first.
 monitor=$(xl_monitor_pid g)
