@@ -77,9 +77,9 @@ vg_up() {
 	vgcreate -qq "$1" "$loop"
 }
 
-# xfs_up NAME: a file system that can clone files, mounted at NAME; taken down after the scenario.
+# xfs_up NAME [SIZE]: a file system that can clone files, mounted at NAME; taken down after the scenario.
 xfs_up() {
-	truncate -s 400M "$LAB_WORK/$1.fs"
+	truncate -s "${2:-400M}" "$LAB_WORK/$1.fs"
 	mkfs.xfs -q "$LAB_WORK/$1.fs"
 	mkdir "$1"
 	mount -o loop "$LAB_WORK/$1.fs" "$1"
