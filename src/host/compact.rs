@@ -1,9 +1,12 @@
 //! Writing a plain image anew, in less room: beside it, and then in its place.
 
-use std::fs::{self, File, FileTimes};
+use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, fchown};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
 
 use crate::create::room;
 use crate::host::image::Source;
@@ -13,8 +16,9 @@ use crate::memory::align::Aligner;
 use crate::memory::{Form, Sizes, header, partial_path};
 use crate::record::Record;
 
-/// What of an image a chunk has, in bytes.
+/// What of an image a chunk has, in bytes: whole pages.
 const CHUNK: usize = 256 << 10;
+const PAGE: u64 = 4096;
 
 /// Why an image is not written anew.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +102,7 @@ pub fn check(path: &Path, source: &Source) -> Result<(), NotCompact> {
     }
 }
 
-/// Writes an image anew if it has not that form, and has it share its storage with `like`, or with the older image
+/// Writes an image anew if it has not that form, or gives it its holes back, and has it share its storage with `like`, or with the older image
 /// beside it that it has most in common with. On an error it is as it was.
 pub fn compact(
     path: &Path,
@@ -111,6 +115,7 @@ pub fn compact(
     let mut record = source.image.record.clone();
     let mut notes = Vec::new();
     if is_compact(source) {
+        punch_holes(path, &source.file)?;
         // A signal ends this program at once: nothing is in its middle.
         notes.extend(sharing::share_with_older(path, &record, like, &|| false));
         let after = sharing::sizes(&source.file)?;
@@ -150,6 +155,54 @@ pub fn compact(
             Err(error)
         }
     }
+}
+
+/// Turns zeros into holes again that a copy has filled: what the file says stays the same.
+fn punch_holes(path: &Path, image: &File) -> Result<(), NotCompact> {
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let meta = image.metadata()?;
+    if files::id(&file)? != files::id(image)? {
+        return Err(NotCompact::Changed);
+    }
+    let punch = |from: u64, to: u64| -> io::Result<()> {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&file, hole, from, to - from) {
+            // Nothing is lost but space.
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            done => Ok(done?),
+        }
+    };
+    let mut chunk = vec![0; CHUNK];
+    let mut at = 0;
+    // Where zeros begin that reach up to `at`.
+    let mut zeros = None;
+    let end = meta.len() / PAGE * PAGE;
+    while at < end {
+        let data = match seek(image, SeekFrom::Data(at)) {
+            Ok(data) => data / PAGE * PAGE,
+            Err(Errno::NXIO) => end,
+            Err(error) => return Err(io::Error::from(error).into()),
+        };
+        if let (true, Some(from)) = (data > at, zeros) {
+            punch(from, at)?;
+            zeros = None;
+        }
+        at = at.max(data);
+        let length = (end - at.min(end)).min(CHUNK as u64) as usize;
+        image.read_exact_at(&mut chunk[..length], at)?;
+        for page in chunk[..length].chunks_exact(PAGE as usize) {
+            if page.iter().all(|byte| *byte == 0) {
+                zeros.get_or_insert(at);
+            } else if let Some(from) = zeros.take() {
+                punch(from, at)?;
+            }
+            at += PAGE;
+        }
+    }
+    if let Some(from) = zeros {
+        punch(from, at)?;
+    }
+    Ok(file.set_times(FileTimes::new().set_modified(meta.modified()?))?)
 }
 
 fn told(chain: &[String]) -> NotCompact {

@@ -1,4 +1,4 @@
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use super::*;
 use crate::memory::header::{encode, encode_plain, record_space};
@@ -48,6 +48,24 @@ fn an_image_of_before_is_written_anew_and_says_the_same() {
         let again = compact(&path, &mut source, None).unwrap();
         assert_eq!(again.before, again.after);
     }
+}
+
+#[test]
+fn a_copy_gets_its_holes_back_and_says_the_same() {
+    let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let [path, copy] = ["s1.xlsave", "copy.xlsave"].map(|name| directory.path().join(name));
+    old_image(&path, &guest_stream(PV, &rounds(PV)));
+    compact(&path, &mut Source::open(&path).unwrap(), None).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&copy, &bytes).unwrap();
+    let before = fs::metadata(&copy).unwrap();
+    let mut source = Source::open(&copy).unwrap();
+    let done = compact(&copy, &mut source, Some(&path)).unwrap();
+    assert!(done.after.on_disk < done.before.on_disk, "{done:?}");
+    assert_eq!(fs::read(&copy).unwrap(), bytes);
+    let after = fs::metadata(&copy).unwrap();
+    assert_eq!((after.ino(), after.mtime_nsec()), (before.ino(), before.mtime_nsec()));
+    assert!(after.blocks() <= fs::metadata(&path).unwrap().blocks());
 }
 
 #[test]
