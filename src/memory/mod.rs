@@ -118,6 +118,8 @@ pub struct Image {
     pub form: Form,
     /// The checksums of the pages of a plain image, if it has any.
     pub sums: Option<Table>,
+    /// Whether something else stands where the checksums were: the memory may be good.
+    pub sums_lost: bool,
     /// Whether every byte of it was read, and not only what tells its structure.
     pub read_whole: bool,
 }
@@ -206,9 +208,11 @@ impl Image {
         let stream_offset = file.stream_position()?;
         let end = stream::walk(file, stream_offset, length)?;
         let table = if length > end { Table::read(file, end)? } else { None };
+        let mut sums_lost = false;
         if record.complete {
             check_length(record.image_size, length)?;
-            check_length(length, behind_table(end, table))?;
+            // It is as long as it was written, and the stream has its end.
+            sums_lost = behind_table(end, table) != length;
         } else {
             let behind = if length - end > header::MAX_RECORD as u64 {
                 Vec::new()
@@ -220,8 +224,17 @@ impl Image {
         let stream_len = end - stream_offset;
         let form = Form::Plain;
         // Whoever was to write it was killed when the image was complete.
-        let sums = table.filter(|table| table.is_written);
-        Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: false })
+        let sums = table.filter(|table| table.is_written && !sums_lost);
+        Ok(Image {
+            config,
+            record,
+            stream_offset,
+            stream_len,
+            form,
+            sums,
+            sums_lost,
+            read_whole: false,
+        })
     }
 
     /// Where the stream of a plain image ends, if what stands behind it is no whole table of checksums.
@@ -259,8 +272,16 @@ impl Image {
             .checked_sub(stream_offset)
             .ok_or(BadImage::Length { expected: stream_offset, found: image_len })?;
         frames::walk(file, length)?;
-        let sums = None;
-        Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: false })
+        Ok(Image {
+            config,
+            record,
+            stream_offset,
+            stream_len,
+            form,
+            sums: None,
+            sums_lost: false,
+            read_whole: false,
+        })
     }
 
     /// Checks that all of a domain can be read from an image whose record is not complete yet. Of a compressed one
@@ -291,6 +312,9 @@ impl Image {
     pub fn read_all<F: Read + Seek>(&mut self, file: &mut F) -> Result<(), BadImage> {
         if self.read_whole {
             return Ok(());
+        }
+        if self.sums_lost {
+            return Err(Damage::Table.into());
         }
         if let Some(table) = self.sums {
             let stream = Checked::new(file, self.stream_offset, table);
@@ -326,8 +350,16 @@ impl Image {
             record = with_proofs(&record, &behind)?;
         }
         let stream_len = end - stream_offset;
-        let sums = None;
-        Ok(Image { config, record, stream_offset, stream_len, form, sums, read_whole: true })
+        Ok(Image {
+            config,
+            record,
+            stream_offset,
+            stream_len,
+            form,
+            sums: None,
+            sums_lost: false,
+            read_whole: true,
+        })
     }
 }
 

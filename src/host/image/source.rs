@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::mem;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -110,6 +111,9 @@ impl Source {
     /// Goes on without the checksums if they are damaged themselves, and returns whether they are: they say nothing
     /// of the memory then. Reads a 500th of a plain image, and nothing of others.
     pub fn leave_damaged_sums(&mut self) -> io::Result<bool> {
+        if mem::take(&mut self.image.sums_lost) {
+            return Ok(true);
+        }
         let Some(table) = self.image.sums else { return Ok(false) };
         let damaged = !table.is_good(&mut self.file)?;
         if damaged {

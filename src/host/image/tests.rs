@@ -287,11 +287,27 @@ fn memory_with_damaged_checksums_is_read_without_them() {
     let mut bytes = fs::read(path(&start)).unwrap();
     let at = bytes.len() - 1000;
     bytes[at] ^= 1;
-    fs::write(path(&start), bytes).unwrap();
+    fs::write(path(&start), &bytes).unwrap();
     let mut source = Source::open(path(&start)).unwrap();
     assert!(fed(&mut source).is_err());
     assert!(source.leave_damaged_sums().unwrap());
     assert!(fed(&mut source).unwrap() == whole);
+    // Bytes in its head: what it is, and how many sums it has.
+    let good = {
+        bytes[at] ^= 1;
+        bytes
+    };
+    let table = good.len() - (300 * 8 + 56);
+    for at in [table + 3, table + 33] {
+        let mut bytes = good.clone();
+        bytes[at] ^= 4;
+        fs::write(path(&start), bytes).unwrap();
+        let mut source = Source::open(path(&start)).unwrap();
+        let error = source.verify().unwrap_err().chain().join(": ");
+        assert!(error.contains("The table of its checksums is damaged"), "{error}");
+        assert!(source.leave_damaged_sums().unwrap(), "{at}");
+        assert!(fed(&mut source).unwrap() == whole);
+    }
 }
 
 /// The process that wrote a plain image was killed while it wrote the checksums: they are left out.
