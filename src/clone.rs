@@ -129,6 +129,10 @@ fn check_domain(found: &Found, options: &Options) -> Result<()> {
         .hint("choose another name with --as"));
     }
     let mut unshared = found.config.unshareable();
+    if found.same.is_some() {
+        let routes = found.config.routed();
+        unshared.extend(routes.map(|ip| format!("a route to {ip} (vif-route, vif-nat)")));
+    }
     let drives = drives::configured(&found.config);
     unshared.extend(drives.into_iter().map(|drive| format!("the drive {}", drive.image)));
     if !unshared.is_empty() {

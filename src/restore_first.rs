@@ -113,6 +113,7 @@ fn switch(
     };
     let mut prepare = vec![Step::CheckExists { domain: old.id.clone() }];
     prepare.extend(files);
+    prepare.push(Step::AwaitTurn);
     prepare.push(Step::Switch(Switch::Restore {
         replacement: replacement.clone(),
         config: config.to_json(),
@@ -140,9 +141,12 @@ fn switch(
         Some(Image { vdev: seen.record.vdev.clone(), path, format })
     });
     finish.push(Step::Switch(Switch::UpdateConfig { replacement, images: images.collect() }));
+    let mut discards = Vec::new();
     if options.discard_current {
-        finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
+        discards.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
     }
+    let deletions = discards.len();
+    finish.extend(discards);
     Plan {
         title: format!("Revert of {} to {}, restored first", record.domain.name, record.name),
         notes: notes(found, disks, options),
@@ -150,6 +154,7 @@ fn switch(
         commit: (!options.paused).then_some(run),
         onward_again: true,
         finish,
+        deletions,
         ..Plan::default()
     }
 }
@@ -159,6 +164,7 @@ fn rehearsal(found: &Found, options: &Options, files: Vec<Step>, config: &Domain
     let domain = temporary(&record.domain.name);
     let uuid = options.uuid;
     let mut prepare = files;
+    prepare.push(Step::AwaitTurn);
     prepare.push(Step::Restore {
         uuid,
         domain: domain.clone(),

@@ -13,8 +13,8 @@ use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
 use crate::names::{SnapshotName, same_vdev};
-use crate::need::{self, Rank, Trouble};
-use crate::plan::{OnFailure, Plan, Step, undo};
+use crate::need::{self, Need, Rank, Trouble};
+use crate::plan::{OnFailure, Plan, Step, Switch, undo};
 use crate::process::Process;
 use crate::record::{DomainRecord, Record};
 use crate::state::{State, stamp};
@@ -70,7 +70,9 @@ pub struct Found {
     pub volumes: std::result::Result<Vec<Volume>, String>,
     /// The domain's keys in `/vm/UUID` in xenstore; read only for `--restore-first`.
     pub vm: Vec<(String, String)>,
-    /// What the revert or the restore lacks.
+    /// What the revert and the restore need.
+    pub needs: Vec<Need>,
+    /// What of that is missing.
     pub troubles: Vec<Trouble>,
     /// The time of the revert.
     pub now: Timestamp,
@@ -108,8 +110,7 @@ impl Revert {
                     plan.on_failure.steps.splice(0..0, step.undo());
                     plan.prepare.push(step);
                 } else {
-                    // Before files that it may still name are deleted.
-                    let at = plan.finish.iter().take_while(|step| step.resumes_guest()).count();
+                    let at = cfg_step(&plan.finish);
                     plan.finish.insert(at, step);
                 }
             }
@@ -119,6 +120,34 @@ impl Revert {
         }
         self.cfg = cfg;
         self
+    }
+}
+
+impl Revert {
+    /// Adds the marks on the files of those disks of which nothing else tells from which snapshot they continue.
+    #[must_use]
+    pub fn with_marks(mut self, record: &Record) -> Self {
+        let marked = record.disks.iter().zip(&self.images);
+        let files: Vec<PathBuf> = marked
+            .filter(|(disk, _)| disk.snapshot.kind().needs_mark())
+            .map(|(disk, image)| image.as_ref().unwrap_or(&disk.path).clone())
+            .collect();
+        if !files.is_empty() {
+            let finish = &mut self.plan.finish;
+            let at = finish.iter().take_while(|step| step.resumes_guest()).count();
+            finish.insert(at, Step::Mark { id: record.id, files });
+        }
+        self
+    }
+}
+
+/// Where a step that rewrites the configuration file belongs: before files that it may still name are deleted, and
+/// not between those that give volumes their final names, so that it never names disks of two moments.
+fn cfg_step(finish: &[Step]) -> usize {
+    let renames = |step: &Step| matches!(step, Step::Switch(Switch::RenameVolume { .. }));
+    match finish.iter().rposition(renames) {
+        Some(last) => last + 1,
+        None => finish.iter().take_while(|step| step.resumes_guest()).count(),
     }
 }
 
@@ -247,6 +276,12 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
         }
         None => prepare.push(Step::CheckNotRunning { uuid, domain: domain.name.clone() }),
     }
+    // Not when the domain is down.
+    prepare.push(Step::AwaitTurn);
+    if prepare.iter().any(Step::copies_disk) {
+        let gone = found.same.as_ref().map(|same| same.id.domid);
+        prepare.push(Step::CheckNeeds { gone, needs: found.needs.clone() });
+    }
     let mut onward = Step::in_rounds(&steps(|disk| &disk.put_back));
     // Disks that dom0's kernel may have open are reverted after the domain is gone completely.
     let destroyed =
@@ -276,9 +311,12 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
             paused: options.paused,
         }),
     }
+    let mut discards = Vec::new();
     if options.discard_current {
-        finish.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
+        discards.extend(disks.iter().flat_map(|disk| disk.discard.clone()));
     }
+    let deletions = discards.len();
+    finish.extend(discards);
 
     let pairs = disks.iter().zip(&found.disks);
     let changes: Vec<_> = pairs.filter_map(|(disk, seen)| cfg::change(disk, seen)).collect();
@@ -299,6 +337,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
         },
         prepare,
         finish,
+        deletions,
         ..Plan::default()
     };
     Ok(Revert {

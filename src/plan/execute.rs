@@ -39,6 +39,8 @@ pub enum Reached {
     Onward(usize),
     /// A final step.
     Finish(usize),
+    /// The same, after another one has failed.
+    FinishFailed(usize),
     /// Everything is done, or undone as far as possible.
     End,
 }
@@ -48,7 +50,7 @@ pub fn execute(plan: &Plan, host: &mut dyn Perform) -> Result<()> {
     let result = prepare(plan, host)
         .and_then(|()| commit(plan, host))
         .and_then(|()| onward(plan, 0, host))
-        .and_then(|()| finish(plan, 0, host));
+        .and_then(|()| finish(plan, 0, None, host));
     host.reached(Reached::End);
     result
 }
@@ -93,7 +95,8 @@ pub fn take_over(plan: &Plan, reached: Reached, host: &mut dyn Perform) -> Resul
                 return Err(down(plan, killed(plan)).because(error).unfinished(remaining));
             }
         },
-        Reached::Finish(begun) => finish(plan, begun, host)?,
+        Reached::Finish(begun) => finish(plan, begun, None, host)?,
+        Reached::FinishFailed(begun) => finish(plan, begun, Some(killed(plan)), host)?,
         Reached::End => {}
     }
     Ok(TakenOver::Finished)
@@ -145,10 +148,24 @@ fn onward(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
     Ok(())
 }
 
-fn finish(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
-    let mut failed: Option<Error> = None;
+/// `failed` is that an earlier step has failed.
+fn finish(
+    plan: &Plan,
+    first: usize,
+    mut failed: Option<Error>,
+    host: &mut dyn Perform,
+) -> Result<()> {
+    let deletions = plan.finish.len() - plan.deletions;
     for (number, step) in plan.finish.iter().enumerate().skip(first) {
-        host.reached(Reached::Finish(number));
+        if let Some(error) = failed.take_if(|_| number >= deletions) {
+            let what = format!("Not done, because it may still be needed: {step}");
+            failed = Some(error.unfinished(vec![Remaining { what, command: step.by_hand() }]));
+            continue;
+        }
+        host.reached(match failed {
+            None => Reached::Finish(number),
+            Some(_) => Reached::FinishFailed(number),
+        });
         if let Err(error) = host.perform(step) {
             let words = step.in_words().map(|words| format!("; {words}")).unwrap_or_default();
             let what = told("Not done:", step, &error) + &words;
@@ -184,7 +201,7 @@ fn go_on(plan: &Plan, first: usize, host: &mut dyn Perform) -> Result<()> {
         return Err(down(plan, killed(plan)).unfinished(remaining));
     }
     onward(plan, first, host)?;
-    finish(plan, 0, host)
+    finish(plan, 0, None, host)
 }
 
 fn undone(plan: &Plan, steps: usize, host: &mut dyn Perform) -> Result<TakenOver> {
@@ -472,5 +489,30 @@ mod tests {
         assert_eq!(result.unwrap_err().exit_code(), 4);
         assert_eq!(done.last().unwrap(), &Step::ContinueXl { process: XL }.to_string());
         assert_eq!(outcome(&[5, 6]).0.unwrap_err().remaining.len(), 2);
+    }
+
+    #[test]
+    fn what_may_still_be_needed_is_not_deleted_after_a_failure() {
+        let mut plan = plan();
+        plan.finish.push(Step::RemoveFile { path: "/old".into() });
+        plan.deletions = 1;
+        let deletes = |done: &[String]| done.iter().any(|step| step.contains("/old"));
+        let mut fake = Fake::default();
+        execute(&plan, &mut fake).unwrap();
+        assert!(deletes(&fake.done));
+        for failed in [5, 6] {
+            let mut fake = Fake { fail: vec![failed], ..Fake::default() };
+            let error = execute(&plan, &mut fake).unwrap_err();
+            assert!(!deletes(&fake.done));
+            let left = error.remaining.last().unwrap();
+            assert_eq!(left.command.as_deref(), Some("rm /old"));
+            assert!(left.what.starts_with("Not done, because it may still be needed"), "{left:?}");
+        }
+        // A guard that goes on after a failure does not know of it otherwise.
+        for (reached, whole) in [(Reached::Finish(1), true), (Reached::FinishFailed(1), false)] {
+            let mut fake = Fake::default();
+            assert_eq!(take_over(&plan, reached, &mut fake).is_ok(), whole);
+            assert_eq!(deletes(&fake.done), whole);
+        }
     }
 }

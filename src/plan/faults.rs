@@ -145,7 +145,7 @@ impl Case<'_> {
                 assert_eq!(run.model.state, *self.after, "{step} is all that is missing");
                 1
             }
-            Reached::End => unreachable!("no step is begun at the end"),
+            Reached::FinishFailed(_) | Reached::End => unreachable!("no step is begun at the end"),
         }
     }
 

@@ -9,8 +9,8 @@
 //!   preparations are undone;
 //! * *onward*: what must follow, in order; each step depends on those before it. There is no undo any more:
 //!   the first failure ends the plan, and [`OnFailure`] has the state and the way out (exit code 4);
-//! * *finish*: steps that are all tried, even if others fail; failures are collected
-//!   (exit code 4).
+//! * *finish*: steps that are all tried, even if others fail, except that data is deleted only if nothing has failed;
+//!   failures are collected (exit code 4).
 //!
 //! A plan is plain data that another process can use: if this process is killed, its guard
 //! continues the plan ([`take_over`]).
@@ -56,6 +56,9 @@ pub struct Plan {
     pub on_failure: OnFailure,
     /// What must be done at the end.
     pub finish: Vec<Step>,
+    /// How many of the last steps of `finish` delete data: they are skipped and listed if another one failed, because
+    /// the data may still be needed then.
+    pub deletions: usize,
     /// The sizes of the domain's disks in bytes, as the guest sees them, for the proofs in the record:
     /// after the switch, QEMU reports the sizes of the overlays.
     pub virtual_sizes: BTreeMap<String, u64>,

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::domain::DomainId;
 use crate::error::Remaining;
 use crate::names::SnapshotName;
+use crate::need::Need;
 use crate::plan::Switch;
 use crate::process::Process;
 use crate::record::Record;
@@ -96,6 +97,14 @@ pub enum Step {
     },
     /// Checks that a domain still exists.
     CheckExists { domain: DomainId },
+    /// Checks once more that what a revert needs is there, after steps that may have taken hours.
+    CheckNeeds {
+        /// The domain that will be destroyed, if it runs.
+        gone: Option<u32>,
+        /// A guard never performs this step.
+        #[serde(skip)]
+        needs: Vec<Need>,
+    },
     /// Checks that no domain with this UUID or name runs.
     CheckNotRunning {
         /// Nil if unknown.
@@ -237,6 +246,9 @@ pub enum Step {
         uuid: Uuid,
         domain: String,
     },
+    /// Marks the files of disks, whose content does not tell it, with the snapshot that they continue from. A hint: it
+    /// never fails.
+    Mark { id: Uuid, files: Vec<PathBuf> },
     /// Deletes an internal snapshot of a disk of the running domain, through its QEMU.
     DeleteInternal {
         /// Nil if each start gives the domain another UUID, and only its name is known.
@@ -322,6 +334,15 @@ impl Step {
                 Step::together(steps.iter().rev().filter_map(Step::undo).collect())
             }
             _ => None,
+        }
+    }
+
+    /// Whether it copies the content of a disk, which may take hours.
+    pub fn copies_disk(&self) -> bool {
+        match self {
+            Step::NewFile { fill, .. } => fill.args.first().is_some_and(|arg| arg == "convert"),
+            Step::Together(steps) => steps.iter().any(Step::copies_disk),
+            _ => false,
         }
     }
 

@@ -77,17 +77,18 @@ fn the_plan() {
 Revert of web1 to s1, restored first:
    1   check that domain 3 still exists
    2   make /srv/new0.qcow2: qemu-img convert -q -U -f qcow2 -O qcow2 -l 'snapshot.id=1' /srv/a.qcow2 /srv/new0.qcow2; at the same time make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   3   restore web1 with xl as web1.restoring, paused, while domain 3 still runs
-   4   check that web1.restoring is complete and paused
-   5   stop the domain's xl process 77
-   6   pause domain 3
-   7 | rename domain 3 to web1.replaced
-   8 | rename web1.restoring to web1
-   9 | unpause the new web1
-  10   destroy domain 3, which was replaced
-  11   wait until domain 3 is completely destroyed
-  12   continue the domain's xl process 77
-  13   store libxl's configuration: name web1
+   3   wait while others are restored: one for each processor at a time
+   4   restore web1 with xl as web1.restoring, paused, while domain 3 still runs
+   5   check that web1.restoring is complete and paused
+   6   stop the domain's xl process 77
+   7   pause domain 3
+   8 | rename domain 3 to web1.replaced
+   9 | rename web1.restoring to web1
+  10 | unpause the new web1
+  11   destroy domain 3, which was replaced
+  12   wait until domain 3 is completely destroyed
+  13   continue the domain's xl process 77
+  14   store libxl's configuration: name web1
      | the guest is paused
 note: the current contents of xvda are kept in /srv/a.qcow2
 note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
@@ -121,20 +122,21 @@ fn a_thin_volume_has_its_name_in_the_end() {
 Revert of web1 to s1, restored first:
    1   check that domain 3 still exists
    2   run lvm lvcreate --quiet --yes --snapshot --setactivationskip n --permission rw --addtag xl-snapshot-revert:before-revert-20260302-000000 --name thin.after-revert-20260302-000000 vg0/thin.s1
-   3   restore web1 with xl as web1.restoring, paused, while domain 3 still runs
-   4   check that web1.restoring is complete and paused
-   5   stop the domain's xl process 77
-   6   pause domain 3
-   7 | rename domain 3 to web1.replaced
-   8 | rename web1.restoring to web1
-   9 | unpause the new web1
-  10   destroy domain 3, which was replaced
-  11   wait until domain 3 is completely destroyed
-  12   continue the domain's xl process 77
-  13   rename the volume vg0/thin to thin.before-revert-20260302-000000
-  14   rename the volume vg0/thin.after-revert-20260302-000000 to thin
-  15   store libxl's configuration: name web1, xvdb -> /dev/vg0/thin
-  16   run lvm lvremove --quiet --yes vg0/thin.before-revert-20260302-000000
+   3   wait while others are restored: one for each processor at a time
+   4   restore web1 with xl as web1.restoring, paused, while domain 3 still runs
+   5   check that web1.restoring is complete and paused
+   6   stop the domain's xl process 77
+   7   pause domain 3
+   8 | rename domain 3 to web1.replaced
+   9 | rename web1.restoring to web1
+  10 | unpause the new web1
+  11   destroy domain 3, which was replaced
+  12   wait until domain 3 is completely destroyed
+  13   continue the domain's xl process 77
+  14   rename the volume vg0/thin to thin.before-revert-20260302-000000
+  15   rename the volume vg0/thin.after-revert-20260302-000000 to thin
+  16   store libxl's configuration: name web1, xvdb -> /dev/vg0/thin
+  17   run lvm lvremove --quiet --yes vg0/thin.before-revert-20260302-000000
      | the guest is paused
 note: the current contents of xvdb are deleted: the volume vg0/thin.before-revert-20260302-000000
 "
@@ -170,11 +172,12 @@ fn a_rehearsal_takes_all_away_again() {
     let steps: Vec<_> = text
         .lines()
         .skip(2)
-        .map(|line| line.trim_start_matches([' ', '1', '2', '3', '4', '5', '6']))
+        .map(|line| line.trim_start_matches([' ', '1', '2', '3', '4', '5', '6', '7']))
         .collect();
     assert_eq!(
         steps,
         [
+            "wait while others are restored: one for each processor at a time",
             "restore web1.restoring with xl, paused",
             "check that web1.restoring is complete and paused",
             "destroy web1.restoring if it exists, paused",
@@ -213,9 +216,16 @@ fn every_fault_with_a_configuration_file() {
         backup: "/etc/xen/web1.cfg.bak".into(),
         entries: vec!["vdev=xvda".into()],
     };
-    let revert = plan(&found(), &options()).unwrap().with_cfg(CfgAfter::Replace(replace));
+    let revert = plan(&found(), &options()).unwrap().with_cfg(CfgAfter::Replace(replace.clone()));
     // Before steps that may take long.
     assert!(matches!(revert.plan.finish[0], Step::ReplaceCfg(_)));
+    assert!(try_every_fault(&revert.plan, Guest::Runs) > 20);
+    // But not before a volume that it names has the content of the snapshot.
+    let revert = plan(&found_thin(), &options()).unwrap().with_cfg(CfgAfter::Replace(replace));
+    let at = |is: fn(&Step) -> bool| revert.plan.finish.iter().rposition(is).unwrap();
+    let cfg = at(|step| matches!(step, Step::ReplaceCfg(_)));
+    assert!(at(|step| matches!(step, Step::Switch(Switch::RenameVolume { .. }))) < cfg);
+    assert!(cfg < at(|step| matches!(step, Step::Switch(Switch::UpdateConfig { .. }))));
     assert!(try_every_fault(&revert.plan, Guest::Runs) > 20);
 }
 

@@ -12,6 +12,8 @@ use crate::disk::kinds::Internal;
 use crate::disk::{FileFacts, Place, Room};
 use crate::domain::Format;
 use crate::error::Kind;
+use crate::model::Guest;
+use crate::plan::faults::try_every_fault;
 use crate::process::Process;
 use crate::record::Kept;
 use crate::support::disks as disk_tests;
@@ -112,6 +114,7 @@ pub(crate) fn found() -> Found {
         attached: Vec::new(),
         volumes: Ok(Vec::new()),
         vm: Vec::new(),
+        needs: Vec::new(),
         troubles: Vec::new(),
         named: None,
         same: Some(running(3, record.domain.uuid)),
@@ -136,13 +139,14 @@ Revert of web1 to s1:
    1   stop the domain's xl process 77
    2   check that domain 3 still exists
    3   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   4   destroy domain 3 and wait until its QEMU has ended
-   5   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   6   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   7   wait until domain 3 is completely destroyed
-   8   continue the domain's xl process 77
-   9   restore web1 with xl, paused
-  10   unpause web1
+   4   wait while others are restored: one for each processor at a time
+   5   destroy domain 3 and wait until its QEMU has ended
+   6   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   7   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   8   wait until domain 3 is completely destroyed
+   9   continue the domain's xl process 77
+  10   restore web1 with xl, paused
+  11   unpause web1
 note: the current contents of xvda are kept in snapshot before-revert-20260302-000000 in /srv/a.qcow2
 note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
 note: disk hdc is not reverted: CD-ROM
@@ -260,6 +264,28 @@ fn a_copy_of_an_overlay_rests_on_the_same_base() {
     found.disks[0].image = Ok(a);
     let text = plan(&found, OPTIONS).unwrap().plan.to_string();
     assert!(text.contains("-B /srv/base.img -F raw /srv/a.qcow2 /srv/new0.qcow2"), "{text}");
+}
+
+#[test]
+fn what_was_needed_is_looked_at_again_after_a_copy() {
+    let looks = |found: &Found| {
+        let prepare = plan(found, OPTIONS).unwrap().plan.prepare;
+        prepare.iter().any(|step| matches!(step, Step::CheckNeeds { gone: Some(3), .. }))
+    };
+    let mut found = found();
+    assert!(!looks(&found));
+    found.disks[0].file.as_mut().unwrap().writable = false;
+    assert!(looks(&found));
+}
+
+#[test]
+fn the_marks_are_set_as_soon_as_the_guest_runs_whoever_finishes_the_revert() {
+    let record = found().record;
+    let revert = plan(&found(), OPTIONS).unwrap().with_marks(&record);
+    let mark = Step::Mark { id: record.id, files: vec!["/srv/a.qcow2".into()] };
+    assert_eq!(revert.plan.finish[1], mark);
+    assert!(revert.plan.finish[0].resumes_guest());
+    try_every_fault(&revert.plan, Guest::Runs);
 }
 
 #[test]

@@ -44,10 +44,6 @@ impl Marks {
         Marks(marks.collect())
     }
 
-    fn set(&self, id: Uuid) {
-        self.0.iter().for_each(|(path, _)| marks::set(path, id));
-    }
-
     /// Puts them back if nothing has changed.
     fn put_back(&self, error: &Error) {
         if error.kind != Kind::Unfinished {
@@ -165,6 +161,9 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         }
         (Some(options), _) => clone::plan(&found, options)?,
     };
+    if !first.as_ref().is_some_and(|first| first.rehearse) {
+        revert = revert.with_marks(&found.record);
+    }
     // Of one that cannot be looked at, more is told.
     let running = found.same.as_ref().and_then(|same| look::config(&dom0.toolstack, &same.id).ok());
     revert.plan.notes.extend(trust::note(&found.config, running.as_ref()));
@@ -205,12 +204,9 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         return print_done(&report, args.common.json);
     }
     let marks = Marks::take(&found.record, &revert.images);
-    match carry_out(&revert.plan, &mut dom0) {
-        Ok(()) => marks.set(record.id),
-        Err(error) => {
-            marks.put_back(&error);
-            return Err(error);
-        }
+    if let Err(error) = carry_out(&revert.plan, &mut dom0) {
+        marks.put_back(&error);
+        return Err(error);
     }
 
     let (cfg, cfg_trouble) = match revert.cfg {

@@ -402,6 +402,8 @@ impl Perform for Model {
             | Step::CheckConfig { .. }
             | Step::CheckNotRunning { .. }
             | Step::CheckExists { .. }
+            | Step::CheckNeeds { .. }
+            | Step::Mark { .. }
             | Step::FinishCompression
             | Step::SyncAndVerifyImage
             | Step::AddSums

@@ -129,7 +129,9 @@ impl Dom0 {
     }
 
     pub(super) fn create_domain(&mut self, domain: &str, path: &Path, paused: bool) -> Result<()> {
-        let Err(error) = self.run(&create_domain(path, paused)) else {
+        let created = self.run(&create_domain(path, paused));
+        self.turn = None;
+        let Err(error) = created else {
             if !paused {
                 self.runs_again();
             }

@@ -17,12 +17,14 @@ use crate::host::image::Source;
 use crate::host::image::beside::restore_beside;
 use crate::host::libxl::DomainInfo;
 use crate::host::lock::Turn;
+use crate::host::needs::{self, Around};
 use crate::host::process::{self, Handle, Watch};
 use crate::host::qmp::Qmp;
 use crate::host::toolstack::{XL_CONFIG, open_libxl};
 use crate::host::{command, files, surroundings};
 use crate::memory::header;
 use crate::names::same_vdev;
+use crate::need::{self, Need};
 use crate::plan::{StoreConfig, Whose};
 use crate::tool::qemu_img::snapshot_delete;
 use crate::tool::{Invocation, Tool, quote};
@@ -169,6 +171,12 @@ impl Dom0 {
         let qemu = self.held_qemu(domid)?;
         self.toolstack.libxl().destroy(domid).map_err(caused)?;
         await_qemu(qemu)
+    }
+
+    /// Checks again what was there when the revert was planned.
+    pub(super) fn check_needs(&self, gone: Option<u32>, needs: &[Need]) -> Result<()> {
+        let around = Around { toolstack: Some(&self.toolstack), gone, same: gone };
+        need::refusal(needs::troubles(needs, around).0).map_or(Ok(()), Err)
     }
 
     /// Waits until fewer processes restore domains than there are processors.

@@ -25,7 +25,7 @@ use self::suspend::write_back;
 use crate::error::Result;
 use crate::host::export::steps;
 use crate::host::guard::Note;
-use crate::host::{command, files, process};
+use crate::host::{command, files, marks, process};
 use crate::plan::export::Export;
 use crate::plan::{Perform, Reached, Step};
 use crate::tool::Invocation;
@@ -104,6 +104,11 @@ impl Dom0 {
             Step::Pause { domain } => self.pause(domain),
             Step::UnpauseExisting { domain } => self.unpause_existing(domain),
             Step::CheckConfig { domain, stored } => self.check_unchanged(domain, stored),
+            Step::CheckNeeds { gone, needs } => self.check_needs(*gone, needs),
+            Step::Mark { id, files } => {
+                files.iter().for_each(|file| marks::set(file, *id));
+                Ok(())
+            }
             Step::CheckExists { domain } => self.the_same(domain).map(drop),
             Step::CheckNotRunning { uuid, domain } => self.check_not_running(*uuid, domain),
             Step::UndoRevert { uuid, domain, disks } => self.undo_revert((*uuid, domain), disks),

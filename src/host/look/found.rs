@@ -190,6 +190,7 @@ pub fn for_revert(
         attached,
         volumes,
         vm,
+        needs,
         troubles,
         now,
     })

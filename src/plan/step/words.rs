@@ -245,6 +245,13 @@ impl fmt::Display for Step {
                 write!(f, "{}", list.join("; at the same time "))
             }
             Step::Restore { domain, .. } => write!(f, "restore {domain} with xl, paused"),
+            Step::CheckNeeds { .. } => {
+                write!(f, "check once more that all that the restore needs is there")
+            }
+            Step::Mark { files, .. } => {
+                let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+                write!(f, "mark {} as continued from the snapshot", files.join(", "))
+            }
             Step::AwaitTurn => {
                 write!(f, "wait while others are restored: one for each processor at a time")
             }

@@ -37,13 +37,14 @@ Revert of web1 to s1:
    1   stop the domain's xl process 77
    2   check that domain 3 still exists
    3   make /srv/new1.qcow2: qemu-img create -q -u -f qcow2 -F raw -b /srv/b.img /srv/new1.qcow2 1048576
-   4   make '/etc/xen/web 1.cfg' name the new images, and keep the old one as '/etc/xen/web 1.cfg.bak-x'
-   5   destroy domain 3 and wait until its QEMU has ended
-   6   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   7   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
-   8   wait until domain 3 is completely destroyed
-   9   continue the domain's xl process 77
-  10   start web1 from '/etc/xen/web 1.cfg' with xl
+   4   wait while others are restored: one for each processor at a time
+   5   make '/etc/xen/web 1.cfg' name the new images, and keep the old one as '/etc/xen/web 1.cfg.bak-x'
+   6   destroy domain 3 and wait until its QEMU has ended
+   7   run qemu-img snapshot -q -c before-revert-20260302-000000 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   8   run qemu-img snapshot -q -a 1 --image-opts 'driver=qcow2,file.driver=file,file.filename=/srv/a.qcow2'
+   9   wait until domain 3 is completely destroyed
+  10   continue the domain's xl process 77
+  11   start web1 from '/etc/xen/web 1.cfg' with xl
 note: the current contents of xvda are kept in snapshot before-revert-20260302-000000 in /srv/a.qcow2
 note: the current contents of xvdb are kept in /srv/web1-xvdb.after-s1.qcow2
 note: disk hdc is not reverted: CD-ROM

@@ -75,18 +75,19 @@ Revert of web1 to s1:
    1   stop the domain's xl process 77
    2   check that domain 3 still exists
    3   run lvm lvchange --quiet --addtag xl-snapshot-rehearsal --deltag xl-snapshot-rehearsal vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-rehearsal --deltag xl-snapshot-rehearsal vg0/b
-   4   destroy domain 3 and wait until its QEMU has ended
-   5   wait until domain 3 is completely destroyed
-   6   continue the domain's xl process 77
-   7   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
-   8   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.before-revert-20260302-000000 --size 71303168b vg0/b
-   9   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
-  10   run lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1; at the same time run lvm lvconvert --quiet --yes --merge --interval 1 vg0/b.s1
-  11   wait for the end of the merge into vg0/a; at the same time wait for the end of the merge into vg0/b
-  12   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.s1 --size 4194304b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.s1 --size 8388608b vg0/b
-  13   run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
-  14   restore web1 with xl, paused
-  15   unpause web1
+   4   wait while others are restored: one for each processor at a time
+   5   destroy domain 3 and wait until its QEMU has ended
+   6   wait until domain 3 is completely destroyed
+   7   continue the domain's xl process 77
+   8   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
+   9   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.before-revert-20260302-000000 --size 71303168b vg0/b
+  10   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
+  11   run lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1; at the same time run lvm lvconvert --quiet --yes --merge --interval 1 vg0/b.s1
+  12   wait for the end of the merge into vg0/a; at the same time wait for the end of the merge into vg0/b
+  13   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.s1 --size 4194304b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.s1 --size 8388608b vg0/b
+  14   run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --deltag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
+  15   restore web1 with xl, paused
+  16   unpause web1
 note: the current contents of xvda are kept in the volume vg0/a.before-revert-20260302-000000
 note: the current contents of xvdb are kept in the volume vg0/b.before-revert-20260302-000000
 "
