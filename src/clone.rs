@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use crate::create::drives;
-use crate::disk::{self, Beside, RevertContext};
+use crate::disk::{self, NewDomain, RevertContext};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Plan, Step};
-use crate::revert::{CfgAfter, DiskChange, Found, Revert, cfg, check_image, keep_name, no_trouble};
+use crate::revert::{
+    CfgAfter, DiskChange, Revert, RevertInput, cfg, check_image, keep_name, no_trouble,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -28,7 +30,7 @@ pub struct Options {
 }
 
 /// Plans a new domain, or refuses it.
-pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
+pub fn plan(found: &RevertInput, options: &Options) -> Result<Revert> {
     let record = &found.record;
     let name = &options.name;
     check_image(found)?;
@@ -43,7 +45,7 @@ pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
         keep: &keep,
         running: found.same.is_some(),
         discard: false,
-        beside: Some(Beside { name: name.as_str(), uuid: options.uuid, replacement: false }),
+        beside: Some(NewDomain { name: name.as_str(), uuid: options.uuid, replacement: false }),
         tight: false,
         volumes: &found.volumes,
     };
@@ -119,7 +121,7 @@ pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
     })
 }
 
-fn check_domain(found: &Found, options: &Options) -> Result<()> {
+fn check_domain(found: &RevertInput, options: &Options) -> Result<()> {
     let name = &options.name;
     if let Some(other) = &found.named {
         return Err(Error::refused(format!(
@@ -150,7 +152,7 @@ fn check_domain(found: &Found, options: &Options) -> Result<()> {
 }
 
 /// Refuses a writable disk without a snapshot: two domains cannot share it.
-fn check_left_out(found: &Found) -> Result<()> {
+fn check_left_out(found: &RevertInput) -> Result<()> {
     match writable_left_out(found)? {
         None => Ok(()),
         Some(error) => Err(error
@@ -160,7 +162,7 @@ fn check_left_out(found: &Found) -> Result<()> {
 }
 
 /// The refusal of a writable disk that is not in the snapshot and that two domains would share.
-pub(crate) fn writable_left_out(found: &Found) -> Result<Option<Error>> {
+pub(crate) fn writable_left_out(found: &RevertInput) -> Result<Option<Error>> {
     let disks = found.config.disks().map_err(|why| {
         Error::refused(format!("The configuration in snapshot {}", found.record.name)).because(why)
     })?;

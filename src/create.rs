@@ -13,13 +13,13 @@ use std::path::Path;
 
 pub use job::Job;
 pub use parts::Rewrites;
-pub use seen::{ImagePlace, Seen, Space};
+pub use seen::{CreateInput, ImagePlace, Space};
 
 use self::parts::{
     Switch, actions, broken, images, left_out, name_of, new_record, prepare, switch,
 };
 use crate::disk::kind::{Content, Role};
-use crate::disk::{self, DiskCreate, DiskSeen, lvm, mib};
+use crate::disk::{self, DiskCreate, RunningDisk, lvm, mib};
 use crate::domain::{Format, GuestType};
 use crate::error::{Error, Remaining, Result};
 use crate::memory::{header, partial_path, restore_command};
@@ -34,7 +34,7 @@ use crate::tool::{check_path, quote};
 use crate::xlcfg::Change;
 
 /// Decides how each disk is snapshotted, or refuses it.
-pub fn disks(job: &Job, seen: &Seen) -> Result<Vec<DiskCreate>> {
+pub fn disks(job: &Job, seen: &CreateInput) -> Result<Vec<DiskCreate>> {
     let domain = name_of(&seen.config)?;
     let alone = job.request.without_memory();
     check_state(&domain, seen, alone)?;
@@ -116,17 +116,27 @@ pub fn changes(disks: &[DiskCreate]) -> Vec<Change> {
 }
 
 /// Plans a snapshot, or refuses it.
-pub fn plan(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
+pub fn plan(
+    job: &Job,
+    seen: &CreateInput,
+    disks: &[DiskCreate],
+    rewrites: &Rewrites,
+) -> Result<Plan> {
     let plan = if job.request.without_memory() {
         alone::plan(job, seen, disks, rewrites)?
     } else {
         with_memory(job, seen, disks, rewrites)?
     };
-    let size = |disk: &DiskSeen| Some((disk.disk.vdev.clone(), disk.virtual_size()?));
+    let size = |disk: &RunningDisk| Some((disk.disk.vdev.clone(), disk.virtual_size()?));
     Ok(Plan { virtual_sizes: seen.disks.iter().filter_map(size).collect(), ..plan })
 }
 
-fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Plan> {
+fn with_memory(
+    job: &Job,
+    seen: &CreateInput,
+    disks: &[DiskCreate],
+    rewrites: &Rewrites,
+) -> Result<Plan> {
     let domain = name_of(&seen.config)?;
     let guest_type = seen.config.guest_type().map_err(|why| broken(&domain, why))?;
     let internal =
@@ -256,7 +266,11 @@ fn with_memory(job: &Job, seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites
 }
 
 /// Steps that destroy the domain and restore it from the image on the new disks.
-fn restore_steps(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Result<(Vec<Step>, OnFailure)> {
+fn restore_steps(
+    job: &Job,
+    seen: &CreateInput,
+    disks: &[DiskCreate],
+) -> Result<(Vec<Step>, OnFailure)> {
     let domain = name_of(&seen.config)?;
     let ImagePlace::File { path, .. } = &seen.image else {
         return Err(Error::refused(format!(
@@ -342,7 +356,7 @@ pub fn cfg_lines(record: &Record) -> Vec<String> {
         .collect()
 }
 
-fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
+fn check_state(domain: &str, seen: &CreateInput, alone: bool) -> Result<()> {
     let id = seen.domain.domid;
     match seen.state {
         State::Running => Ok(()),
@@ -367,7 +381,7 @@ fn check_state(domain: &str, seen: &Seen, alone: bool) -> Result<()> {
     }
 }
 
-fn check_options(domain: &str, options: &[DiskOption], seen: &Seen) -> Result<()> {
+fn check_options(domain: &str, options: &[DiskOption], seen: &CreateInput) -> Result<()> {
     let disks = seen.disks.iter().map(|disk| disk.disk.vdev.as_str());
     let known: Vec<&str> =
         disks.chain(seen.drives.iter().map(|drive| drive.name.as_str())).collect();
@@ -380,7 +394,7 @@ fn check_options(domain: &str, options: &[DiskOption], seen: &Seen) -> Result<()
 }
 
 /// Why the memory cannot be saved live, if it cannot.
-fn why_not_live(guest_type: GuestType, seen: &Seen, internal: bool) -> Option<&'static str> {
+fn why_not_live(guest_type: GuestType, seen: &CreateInput, internal: bool) -> Option<&'static str> {
     match guest_type {
         GuestType::Pv if !seen.shadow_paging => {
             Some("this Xen has no shadow paging and cannot track the writes of a PV guest")
@@ -395,7 +409,7 @@ fn why_not_live(guest_type: GuestType, seen: &Seen, internal: bool) -> Option<&'
 }
 
 /// A note about a domain whose xl process is not stopped meanwhile.
-fn no_monitor(seen: &Seen) -> Option<String> {
+fn no_monitor(seen: &CreateInput) -> Option<String> {
     let list = |pids: &[i32]| pids.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
     match (seen.monitor, seen.unsure_monitors.as_slice()) {
         (Some(_), _) => None,
@@ -411,7 +425,7 @@ fn no_monitor(seen: &Seen) -> Option<String> {
 
 fn image_start(
     job: &Job,
-    seen: &Seen,
+    seen: &CreateInput,
     domain: &str,
     disks: &[DiskCreate],
     record: Record,

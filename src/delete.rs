@@ -11,14 +11,16 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use crate::disk::family::{DeleteOptions, DiskDelete, Family, Member, Rewrite};
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree, Rewrite, TreeImage};
 use crate::disk::{self, mib};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
 use crate::memory::deleting_path;
 use crate::names::same_vdev;
 use crate::plan::deletion::{Change, Deletion};
-use crate::plan::{OnFailure, Plan, ReplaceCfg, Step, StoreConfig, Text, Whose, XenstoreWrite};
+use crate::plan::{
+    ConfigOwner, OnFailure, Plan, ReplaceCfg, Step, StoreConfig, Text, XenstoreWrite,
+};
 use crate::process::Process;
 use crate::record::{DisksOnly, Parent, Record};
 use crate::tool::check_path;
@@ -26,7 +28,7 @@ use crate::tool::quote;
 
 /// Observations.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct DeleteInput {
     /// Its image, or the file of its record, under its original name.
     pub image: PathBuf,
     /// Whether it is already renamed to `FILE.deleting`.
@@ -35,11 +37,11 @@ pub struct Seen {
     /// The allocated size of the image, in bytes.
     pub allocated: u64,
     /// In the order of the record.
-    pub families: Vec<Family>,
+    pub families: Vec<ImageTree>,
     /// Images that an earlier deletion of this snapshot marked.
-    pub begun: Vec<Member>,
+    pub begun: Vec<TreeImage>,
     /// Other snapshots that descend from this one, and whose record can be replaced.
-    pub children: Vec<disk::family::Keeper>,
+    pub children: Vec<disk::family::DependentSnapshot>,
     /// The running domains that may take part.
     pub domains: Vec<Involved>,
     /// Whether the snapshot's domain runs.
@@ -72,7 +74,7 @@ pub struct Rewrites {
 }
 
 /// Decides what to do with each disk, or refuses.
-pub fn disks(seen: &Seen, options: DeleteOptions) -> Result<Vec<DiskDelete>> {
+pub fn disks(seen: &DeleteInput, options: DeleteOptions) -> Result<Vec<DiskDelete>> {
     if let Some(what) = seen.unseen.first() {
         return Err(refused(seen)
             .because(format!("it is not known which images need it: {what}"))
@@ -102,12 +104,12 @@ pub fn disks(seen: &Seen, options: DeleteOptions) -> Result<Vec<DiskDelete>> {
     Ok(disks)
 }
 
-fn refused(seen: &Seen) -> Error {
+fn refused(seen: &DeleteInput) -> Error {
     let Record { name, domain, .. } = &seen.record;
     Error::refused(format!("Snapshot {name} of {} cannot be deleted", domain.name))
 }
 
-pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Plan> {
+pub fn plan(seen: &DeleteInput, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Plan> {
     let Record { name, domain, .. } = &seen.record;
     let marked = deleting_path(&seen.image);
     let mut plan = Plan {
@@ -163,7 +165,7 @@ pub fn plan(seen: &Seen, disks: &[DiskDelete], rewrites: &Rewrites) -> Result<Pl
 }
 
 /// Checks that the domains whose images are merged without a QEMU do not run.
-fn down(seen: &Seen, disks: &[DiskDelete]) -> Vec<Step> {
+fn down(seen: &DeleteInput, disks: &[DiskDelete]) -> Vec<Step> {
     let Record { domain, .. } = &seen.record;
     let merges = disks.iter().any(|disk| !disk.merges.is_empty());
     let own = (merges && !seen.runs).then(|| (domain.uuid, domain.name.clone()));
@@ -189,7 +191,7 @@ pub fn half_deleted(image: &Path, name: &str) -> Remaining {
     }
 }
 
-fn online<'a>(seen: &'a Seen, disks: &[DiskDelete]) -> Vec<&'a Involved> {
+fn online<'a>(seen: &'a DeleteInput, disks: &[DiskDelete]) -> Vec<&'a Involved> {
     let takes_part = |involved: &&Involved| disks.iter().any(|d| d.online.contains(&involved.id));
     seen.domains.iter().filter(takes_part).collect()
 }
@@ -197,7 +199,7 @@ fn online<'a>(seen: &'a Seen, disks: &[DiskDelete]) -> Vec<&'a Involved> {
 /// Switches disks of running domains to another image. Nobody may restart such a domain until its
 /// stored configuration names that image too.
 fn switch(
-    seen: &Seen,
+    seen: &DeleteInput,
     disks: &[DiskDelete],
     rewrites: &Rewrites,
     plan: &mut Plan,
@@ -242,7 +244,7 @@ fn switch(
             config.set_image(vdev, &to.path, to.format).map_err(broken)?;
             let new: Text = config.to_json().into();
             plan.onward.push(store(
-                Whose::Libxl,
+                ConfigOwner::Libxl,
                 old,
                 new.clone(),
                 format!("{vdev} -> {}", to.path.display()),
@@ -260,9 +262,9 @@ fn switch(
             .map(|switch| format!("{} -> {}", switch.user.vdev, switch.to.path.display()))
             .collect();
         let stored = rewrites.stored.iter().filter(|(domain, ..)| domain == id);
-        plan.onward.extend(
-            stored.map(|(_, old, new)| store(Whose::Xl, old.clone(), new.clone(), what.join(", "))),
-        );
+        plan.onward.extend(stored.map(|(_, old, new)| {
+            store(ConfigOwner::Xl, old.clone(), new.clone(), what.join(", "))
+        }));
         plan.onward.extend((!writes.is_empty()).then_some(Step::Xenstore(writes)));
         plan.onward.extend(involved.monitor.map(|process| Step::ContinueXl { process }));
     }
@@ -278,7 +280,7 @@ fn pivots(disk: &DiskDelete, domain: &DomainId, vdev: &str) -> bool {
 }
 
 /// One step for each record that changes.
-fn records(seen: &Seen, changes: &[Rewrite]) -> Vec<Step> {
+fn records(seen: &DeleteInput, changes: &[Rewrite]) -> Vec<Step> {
     let mut steps: Vec<(PathBuf, Step)> = Vec::new();
     let parent = seen.record.parent.map(|parent| (parent, seen.record.parent_by));
     // A record from a version without parents: its descendants are known by dates.
@@ -325,7 +327,7 @@ fn notes(disks: &[DiskDelete]) -> Vec<String> {
 }
 
 /// Plans to remove the memory of a snapshot and keep its disks, in a record of the same name.
-pub fn plan_memory_only(seen: &Seen) -> Result<(Plan, PathBuf)> {
+pub fn plan_memory_only(seen: &DeleteInput) -> Result<(Plan, PathBuf)> {
     let Record { name, domain, .. } = &seen.record;
     let refused = |why: String| {
         Error::refused(format!("Snapshot {name} of {} cannot lose its memory", domain.name))

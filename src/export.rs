@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::disk::exporting::DiskExport;
 use crate::disk::kind::{Content, Frozen};
 use crate::disk::kinds::Exported;
-use crate::disk::{self, Beside, DiskFound, RevertContext, mib};
+use crate::disk::{self, NewDomain, RevertContext, SnapshotDisk, mib};
 use crate::domain::{BadConfig, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::memory::frames::Level;
@@ -65,14 +65,14 @@ pub enum Leftover {
 
 /// What was seen of a snapshot and of the place for its export.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct ExportInput {
     /// How the user named the snapshot.
     pub snapshot: String,
     pub record: Record,
     /// The configuration in the memory image, if it has one.
     pub config: Option<DomainConfig>,
     /// The disks, in the order of the record.
-    pub disks: Vec<DiskFound>,
+    pub disks: Vec<SnapshotDisk>,
     /// What is copied of each, and what that takes at most; the refusal if it cannot be.
     pub copies: Vec<Copy>,
     /// What the memory image takes, in bytes, as far as can be told.
@@ -128,7 +128,7 @@ pub fn archive_name(record: &Record) -> String {
 /// Says from where the disks are copied, or refuses. `None` for those that are not in the snapshot.
 pub fn copies(
     record: &Record,
-    disks: &[DiskFound],
+    disks: &[SnapshotDisk],
     volumes: &std::result::Result<Vec<Volume>, String>,
 ) -> Vec<Result<Option<DiskExport>>> {
     let keep = "export".parse().expect("a legal name");
@@ -140,7 +140,7 @@ pub fn copies(
         keep: &keep,
         running: false,
         discard: false,
-        beside: Some(Beside { name: "export", uuid: Uuid::nil(), replacement: false }),
+        beside: Some(NewDomain { name: "export", uuid: Uuid::nil(), replacement: false }),
         tight: false,
         volumes,
     };
@@ -171,7 +171,7 @@ pub fn record(record: &Record, memory: bool, writer: &str) -> Record {
 }
 
 /// Plans an export, or refuses it.
-pub fn plan(found: &Found, options: &Options, writer: &str) -> Result<Plan> {
+pub fn plan(found: &ExportInput, options: &Options, writer: &str) -> Result<Plan> {
     let record = &found.record;
     let about = || format!("Snapshot {} of {} cannot be exported", record.name, record.domain.name);
     check_place(found, options, &about)?;
@@ -248,7 +248,7 @@ pub fn plan(found: &Found, options: &Options, writer: &str) -> Result<Plan> {
     })
 }
 
-fn check_place(found: &Found, options: &Options, about: &dyn Fn() -> String) -> Result<()> {
+fn check_place(found: &ExportInput, options: &Options, about: &dyn Fn() -> String) -> Result<()> {
     let work = working_directory(&options.to, &found.record);
     let shown = quote(&work);
     if let Some(trouble) = &found.trouble {
@@ -270,7 +270,7 @@ fn check_place(found: &Found, options: &Options, about: &dyn Fn() -> String) -> 
     }
 }
 
-fn check_room(found: &Found, options: &Options, about: &dyn Fn() -> String) -> Result<()> {
+fn check_room(found: &ExportInput, options: &Options, about: &dyn Fn() -> String) -> Result<()> {
     let memory = if options.memory { found.memory } else { 0 };
     let files = found.copies.iter().map(|copy| copy.most).chain([memory]);
     let needed = match &options.to {
@@ -295,7 +295,7 @@ fn check_room(found: &Found, options: &Options, about: &dyn Fn() -> String) -> R
         }))
 }
 
-fn notes(found: &Found, options: &Options) -> Vec<String> {
+fn notes(found: &ExportInput, options: &Options) -> Vec<String> {
     let left_out = found.record.disks.iter().filter(|disk| disk.snapshot.is_left_out());
     let mut notes: Vec<_> = left_out
         .map(|disk| {

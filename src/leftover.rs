@@ -11,7 +11,7 @@ use crate::tool::volumes::{self, Volume};
 
 /// What a file is that has the name of an unfinished image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum LeftoverKind {
     /// An unfinished image.
     Unfinished,
     /// A complete image that did not get its name.
@@ -28,7 +28,7 @@ pub struct Leftover {
     /// The record in it.
     pub record: Record,
     /// What it is.
-    pub what: What,
+    pub what: LeftoverKind,
     /// The new files that it made and that are there still.
     pub files: Vec<NewFile>,
     /// The snapshots of volumes that bear its tags, with the tag.
@@ -58,7 +58,7 @@ impl Leftover {
     /// The steps that remove what nobody needs.
     fn steps(&self) -> Vec<Step> {
         // The image alone tells of the rest.
-        if self.what == What::Complete || self.unsure.is_some() {
+        if self.what == LeftoverKind::Complete || self.unsure.is_some() {
             return Vec::new();
         }
         let unused = self.files.iter().filter(|file| file.needed.is_none());
@@ -79,11 +79,11 @@ impl fmt::Display for Leftover {
         let Record { name, created, .. } = &self.record;
         let image = quote(&self.image);
         match self.what {
-            What::Unfinished => {}
-            What::SecondName => {
+            LeftoverKind::Unfinished => {}
+            LeftoverKind::SecondName => {
                 return write!(f, "snapshot {name} of {created:.0} has the name {image} as well");
             }
-            What::Complete => {
+            LeftoverKind::Complete => {
                 let named = self.image.with_extension("");
                 return write!(
                     f,
@@ -149,7 +149,7 @@ mod tests {
         let leftover = Leftover {
             image: "/x/s1.xlsave.partial".into(),
             record: sample(),
-            what: What::Unfinished,
+            what: LeftoverKind::Unfinished,
             unsure: None,
             files: vec![
                 file("/srv/a b.qcow2", None),
@@ -180,7 +180,7 @@ mod tests {
         let leftover = Leftover {
             image: "/x/s1.record.partial".into(),
             record: sample(),
-            what: What::Unfinished,
+            what: LeftoverKind::Unfinished,
             unsure: None,
             files: vec![file],
             volumes: Vec::new(),
@@ -204,12 +204,12 @@ mod tests {
             volumes: Vec::new(),
             unsure: None,
         };
-        let complete = of(What::Complete);
+        let complete = of(LeftoverKind::Complete);
         let text = complete.to_string();
         assert!(text.ends_with("mv -n /x/s1.xlsave.partial /x/s1.xlsave"), "{text}");
         assert!(complete.steps().is_empty());
         // Of one with two names, the file stays.
-        let second = of(What::SecondName).steps();
+        let second = of(LeftoverKind::SecondName).steps();
         assert_eq!(second, [Step::RemoveFile { path: "/x/s1.xlsave.partial".into() }]);
     }
 }

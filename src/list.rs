@@ -22,10 +22,11 @@ pub use self::descent::parent_of_now;
 pub use self::holders::holders;
 pub use self::metrics::metrics;
 pub use self::report::{
-    Apart, Current, DiskState, Listing, Other, OtherKind, Snapshot, State, Told,
+    Current, DescentSource, DiskState, DivergedDisk, Listing, Other, OtherKind, Snapshot, State,
 };
 pub use self::seen::{
-    Asked, DiskNow, FileSeen, Files, ImageFormat, ImageSeen, Kind, Running, Seen, VhdSeen,
+    CurrentDisk, FileEntry, Files, ImageEntry, ImageFormat, Inventory, Kind, ListRequest, Running,
+    VhdEntry,
 };
 pub use self::words::Tree;
 use crate::memory::is_deleting;
@@ -35,7 +36,7 @@ use index::Index;
 use seen::{Known, is_partial};
 
 /// Derives the list.
-pub fn list(seen: &Seen, asked: &Asked) -> Listing {
+pub fn list(seen: &Inventory, asked: &ListRequest) -> Listing {
     let index = Index::new(seen);
     let mut snapshots = Vec::new();
     for (number, known) in index.known.iter().enumerate() {
@@ -102,14 +103,14 @@ fn snapshot(index: &Index<'_>, number: usize) -> Snapshot {
 /// # Errors
 /// If there is none, or there are several.
 pub fn by_name<'a>(
-    images: &'a [ImageSeen],
+    images: &'a [ImageEntry],
     directory: &Path,
     (domain, running): (&str, &[Running]),
     name: &str,
     deleting: bool,
 ) -> Result<&'a Path, NotNamed> {
-    let asked = Asked { domains: vec![domain.to_owned()], all: false };
-    let mut found: Vec<(&Record, &ImageSeen)> = Vec::new();
+    let asked = ListRequest { domains: vec![domain.to_owned()], all: false };
+    let mut found: Vec<(&Record, &ImageEntry)> = Vec::new();
     for image in images {
         let Ok(Peek::Snapshot { record, .. }) = &image.peek else { continue };
         let wanted = asked.wants(&record.domain.name, record.domain.uuid, running);

@@ -21,12 +21,12 @@ pub struct Need {
     /// What fails without it, as a sentence: `Disk xvda (/srv/a.qcow2) cannot be reverted`.
     pub about: String,
     /// What is needed.
-    pub what: What,
+    pub what: Requirement,
 }
 
 /// What can be needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum Requirement {
     /// A file or device that is rewritten in place: writable, and nobody but the domain that will be
     /// destroyed has it open. Who only reads it would read a mixture, and tools refuse to write.
     Alone(PathBuf),
@@ -216,12 +216,14 @@ pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(SCRIPTS).join(name)
 }
 
-impl What {
+impl Requirement {
     /// The same, but memory must be free already.
     #[must_use]
-    pub fn without_ballooning(self) -> What {
+    pub fn without_ballooning(self) -> Requirement {
         match self {
-            What::Memory { guest, overhead } => What::FreeMemory(guest.saturating_add(overhead)),
+            Requirement::Memory { guest, overhead } => {
+                Requirement::FreeMemory(guest.saturating_add(overhead))
+            }
             other => other,
         }
     }
@@ -229,105 +231,105 @@ impl What {
     /// What an administrator does if it is not there, or in use.
     pub fn remedy(&self, rank: Rank) -> String {
         match self {
-            What::Alone(path) | What::Still(path) | What::Inside(path) if rank == Rank::Missing => {
+            Requirement::Alone(path) | Requirement::Still(path) | Requirement::Inside(path) if rank == Rank::Missing => {
                 format!(
                     "check whether it was moved, or is not mounted or not writable: ls -l {0}; findmnt -T {0}",
                     quote(path)
                 )
             }
-            What::Alone(path) | What::Still(path) | What::Inside(path) => {
+            Requirement::Alone(path) | Requirement::Still(path) | Requirement::Inside(path) => {
                 format!("find and stop its user first: fuser -v {}", quote(path))
             }
-            What::Usable { path, .. } | What::Image { path, .. } => format!(
+            Requirement::Usable { path, .. } | Requirement::Image { path, .. } => format!(
                 "restore it, or put another one in its place: ls -l {0}. If only its write permission is missing \
                  and no snapshot needs it (xl-snapshot list --all; qemu-img info of its overlays): chmod u+w {0}",
                 quote(path)
             ),
-            What::Unshared { path, .. } => format!(
+            Requirement::Unshared { path, .. } => format!(
                 "unmount it (findmnt -S {0}; losetup -j {0}), or detach it from that domain: xl block-list, xl \
                  block-detach",
                 quote(path)
             ),
-            What::Loops(_) => "load the driver: modprobe loop".into(),
-            What::Driver(kind) => format!(
+            Requirement::Loops(_) => "load the driver: modprobe loop".into(),
+            Requirement::Driver(kind) => format!(
                 "load the driver of {kind}, or boot a kernel that has its modules: modprobe {}",
                 if *kind == "vbd" { "xen-blkback" } else { "xen-netback" }
             ),
-            What::Directory(path) => {
+            Requirement::Directory(path) => {
                 format!("bring it back, or mount it: ls -ld {0}; findmnt -T {0}", quote(path))
             }
-            What::Renames(path) | What::State(path) => {
+            Requirement::Renames(path) | Requirement::State(path) => {
                 format!("make it writable: df {0}; lsattr -d {0}", quote(path))
             }
-            What::VolumeArchive => {
+            Requirement::VolumeArchive => {
                 "make it writable (df; lsattr -d), or have LVM keep no archive: archive=0 in lvm.conf".into()
             }
-            What::Program(_) => "install it again, or make it executable: chmod +x".into(),
-            What::Script(_) => "install the scripts again (Debian: apt install --reinstall xen-utils-common), or \
+            Requirement::Program(_) => "install it again, or make it executable: chmod +x".into(),
+            Requirement::Script(_) => "install the scripts again (Debian: apt install --reinstall xen-utils-common), or \
                                 make what is named usable: chmod +x; ls -ld"
                 .into(),
-            What::User(name) => format!("make the user again: adduser --system {}", quote(name)),
-            What::Replaced(path) | What::Log(path) => format!(
+            Requirement::User(name) => format!("make the user again: adduser --system {}", quote(name)),
+            Requirement::Replaced(path) | Requirement::Log(path) => format!(
                 "let it be renamed: chattr -i -a {0}, or umount {0}; move a directory that is in the way",
                 quote(path)
             ),
-            What::Bridge(name) => {
+            Requirement::Bridge(name) => {
                 format!("bring the bridge up: ip link add {} type bridge", quote(name))
             }
-            What::Device(name) => format!("bring it up again: ip link show {}", quote(name)),
-            What::Gateway(name) => format!(
+            Requirement::Device(name) => format!("bring it up again: ip link show {}", quote(name)),
+            Requirement::Gateway(name) => format!(
                 "give it its address again (ip -4 addr show {0}), install what is missing (Debian: apt install \
                  net-tools), or name another device with gatewaydev=",
                 quote(name)
             ),
-            What::OpenVswitch => {
+            Requirement::OpenVswitch => {
                 "start it (Debian: systemctl start openvswitch-switch), or install openvswitch-switch".into()
             }
-            What::DeviceName(name) => format!(
+            Requirement::DeviceName(name) => format!(
                 "check what it is, and give it another name: ip -d link show {0}; ip link set {0} name NAME",
                 quote(name)
             ),
-            What::Backend(_) => "start that domain first".into(),
-            What::Pool(name) => {
+            Requirement::Backend(_) => "start that domain first".into(),
+            Requirement::Pool(name) => {
                 format!("make the pool again: xl cpupool-create name={}", quote(name))
             }
-            What::Pci { device, .. } => match rank {
+            Requirement::Pci { device, .. } => match rank {
                 Rank::Busy => format!("detach it from that domain: xl pci-detach DOMAIN {device}"),
                 _ => format!("make it assignable: xl pci-assignable-add {device}"),
             },
-            What::Domid(_) => "the image has the number of its domain in it (xl save -D): end that domain, wait a \
+            Requirement::Domid(_) => "the image has the number of its domain in it (xl save -D): end that domain, wait a \
                                minute, and repeat this"
                 .into(),
-            What::Port { .. } => "end that program, or let it use another port".into(),
-            What::Address { ip, .. } => {
+            Requirement::Port { .. } => "end that program, or let it use another port".into(),
+            Requirement::Address { ip, .. } => {
                 format!("give the host that address for the time being: ip addr add {ip} dev lo")
             }
-            What::Processors { pool, .. } => format!(
+            Requirement::Processors { pool, .. } => format!(
                 "give one of them to the pool: xl cpupool-cpu-add {} CPU; xl cpupool-list -c shows who has it",
                 quote(pool.as_deref().unwrap_or("Pool-0"))
             ),
-            What::Memory { .. } | What::FreeMemory(_) => {
+            Requirement::Memory { .. } | Requirement::FreeMemory(_) => {
                 "shut another domain down, or take memory from one: xl mem-set".into()
             }
-            What::Emulator => "install it again (Debian: apt install qemu-system-xen)".into(),
-            What::Tools => {
+            Requirement::Emulator => "install it again (Debian: apt install qemu-system-xen)".into(),
+            Requirement::Tools => {
                 "install them again, in the release of the Xen that runs (Debian: apt install \
                             xen-utils-RELEASE), or boot the new Xen"
                     .into()
             }
-            What::Lock => {
+            Requirement::Lock => {
                 "wait until it has ended, or see what it waits for, and end it: ps -ef; ls -l /var/log/xen".into()
             }
-            What::Consoles => {
+            Requirement::Consoles => {
                 "start it: xenconsoled (Debian: /etc/init.d/xen start); running domains do not notice".into()
             }
-            What::Usb { .. } => {
+            Requirement::Usb { .. } => {
                 "check its number, and plug it in again until it has the old one: lsusb".into()
             }
-            What::Xen(version) => format!(
+            Requirement::Xen(version) => format!(
                 "revert to it on a host with Xen {version} or newer; this host's is told by: xl info"
             ),
-            What::Served(format) => format!(
+            Requirement::Served(format) => format!(
                 "install a QEMU for Xen that serves {0}, or move the disk to qcow2: qemu-img convert -f {0} \
                  -O qcow2",
                 format.qemu()

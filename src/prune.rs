@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use crate::disk::kinds::How;
+use crate::disk::kinds::DiskMethod;
 use crate::list::{Current, Listing, Other, OtherKind, Snapshot, State};
 
 /// In seconds.
@@ -110,7 +110,7 @@ impl Rules {
 
 /// Why a snapshot is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub enum KeepReason {
     /// A rule keeps it.
     Rule(Rule),
     /// This running domain, or a disk of it, continues from it.
@@ -121,13 +121,13 @@ pub enum Why {
     Name,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for KeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Why::Rule(rule) => f.write_str(rule.word()),
-            Why::Current(domain) => write!(f, "{domain} continues from it"),
-            Why::Holder(who) => write!(f, "{who} needs it"),
-            Why::Name => f.write_str("its name does not begin with the prefix"),
+            KeepReason::Rule(rule) => f.write_str(rule.word()),
+            KeepReason::Current(domain) => write!(f, "{domain} continues from it"),
+            KeepReason::Holder(who) => write!(f, "{who} needs it"),
+            KeepReason::Name => f.write_str("its name does not begin with the prefix"),
         }
     }
 }
@@ -170,10 +170,10 @@ pub fn cut_short<'a>(listing: &'a Listing, name: &str, uuid: Uuid) -> Vec<&'a Ot
 
 /// The decision on a snapshot.
 #[derive(Debug, Clone)]
-pub struct Verdict<'a> {
+pub struct Decision<'a> {
     pub snapshot: &'a Snapshot,
     /// Why it is kept; if empty, it is deleted.
-    pub why: Vec<Why>,
+    pub why: Vec<KeepReason>,
 }
 
 /// The decisions on the snapshots of the domain whose current name is `of`, the oldest first.
@@ -186,10 +186,10 @@ pub fn verdicts<'a>(
     holders: &BTreeMap<Uuid, BTreeSet<String>>,
     of: &str,
     rules: &Rules,
-) -> Vec<Verdict<'a>> {
+) -> Vec<Decision<'a>> {
     // An export is a copy that the user keeps.
     let is_export = |snapshot: &&Snapshot| {
-        snapshot.disks.iter().any(|disk| disk.snapshot == How::Exported.name())
+        snapshot.disks.iter().any(|disk| disk.snapshot == DiskMethod::Exported.name())
     };
     // A backup deletes its own snapshot; if it counted, another one would be deleted instead.
     let is_of_backup = |snapshot: &&Snapshot| {
@@ -213,17 +213,17 @@ pub fn verdicts<'a>(
         let id = snapshot.id;
         let mut why = Vec::new();
         if !snapshot.name.starts_with(&rules.prefix) {
-            why.push(Why::Name);
+            why.push(KeepReason::Name);
         }
         let kept_by = Rule::ALL.into_iter().filter(|rule| chosen.contains(&(id, *rule)));
-        why.extend(kept_by.map(Why::Rule));
+        why.extend(kept_by.map(KeepReason::Rule));
         let goes_on = |domain: &&Current| {
             domain.id == Some(id) || domain.mixed.iter().any(|disk| disk.id == Some(id))
         };
         let domains = listing.domains.iter().filter(goes_on);
-        why.extend(domains.map(|domain| Why::Current(domain.name.clone())));
-        why.extend(holders.get(&id).into_iter().flatten().cloned().map(Why::Holder));
-        Verdict { snapshot, why }
+        why.extend(domains.map(|domain| KeepReason::Current(domain.name.clone())));
+        why.extend(holders.get(&id).into_iter().flatten().cloned().map(KeepReason::Holder));
+        Decision { snapshot, why }
     };
     own.into_iter().map(verdict).collect()
 }

@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 /// Who freezes the file systems.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum By {
+pub enum QuiesceBy {
     /// QEMU's guest agent.
     Agent,
     /// A program, called with `freeze DOMAIN` and `thaw DOMAIN`.
@@ -33,19 +33,19 @@ pub enum By {
 
 /// What the user asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    pub by: By,
+pub struct QuiesceOptions {
+    pub by: QuiesceBy,
     /// For how long the file systems may be frozen.
     pub limit: Duration,
 }
 
-impl Wanted {
+impl QuiesceOptions {
     /// Reads `--quiesce` and `--freeze-timeout`, or the keys of a SPEC.toml.
     ///
     /// # Errors
     ///
     /// A usage error.
-    pub fn new(by: Option<&str>, seconds: Option<f64>) -> Result<Option<Wanted>> {
+    pub fn new(by: Option<&str>, seconds: Option<f64>) -> Result<Option<QuiesceOptions>> {
         let Some(by) = by else {
             return match seconds {
                 None => Ok(None),
@@ -54,9 +54,9 @@ impl Wanted {
             };
         };
         let by = match by {
-            "agent" => By::Agent,
+            "agent" => QuiesceBy::Agent,
             path => match check_path(Path::new(path)) {
-                Ok(path) => By::Program(path.into()),
+                Ok(path) => QuiesceBy::Program(path.into()),
                 Err(why) => {
                     return Err(Error::usage(format!("--quiesce {path:?}")).because(why).hint(
                         "say agent, or the absolute path of a program: /usr/local/sbin/freeze",
@@ -64,7 +64,7 @@ impl Wanted {
                 }
             },
         };
-        Ok(Some(Wanted { by, limit: seconds.map_or(Ok(LIMIT), limit)? }))
+        Ok(Some(QuiesceOptions { by, limit: seconds.map_or(Ok(LIMIT), limit)? }))
     }
 }
 
@@ -79,34 +79,34 @@ fn limit(seconds: f64) -> Result<Duration> {
 
 /// How dom0 reaches the guest's agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Line {
+pub enum AgentChannel {
     /// A socket that the domain's QEMU serves.
     Socket(PathBuf),
     /// A terminal whose other end it has.
     Terminal(PathBuf),
 }
 
-impl Line {
+impl AgentChannel {
     pub fn path(&self) -> &Path {
         match self {
-            Line::Socket(path) | Line::Terminal(path) => path,
+            AgentChannel::Socket(path) | AgentChannel::Terminal(path) => path,
         }
     }
 }
 
 /// Who freezes, and how that is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Way {
-    Agent(Line),
+pub enum FreezeMethod {
+    Agent(AgentChannel),
     Program(PathBuf),
 }
 
-impl Way {
+impl FreezeMethod {
     /// As a record has it: `agent`, or the path of the program.
     pub fn name(&self) -> String {
         match self {
-            Way::Agent(_) => "agent".into(),
-            Way::Program(path) => path.display().to_string(),
+            FreezeMethod::Agent(_) => "agent".into(),
+            FreezeMethod::Program(path) => path.display().to_string(),
         }
     }
 
@@ -115,22 +115,24 @@ impl Way {
     pub fn thaw_by_hand(&self, domain: &str) -> String {
         let request = r#"printf '\377{"execute":"guest-fsfreeze-thaw"}\n'"#;
         match self {
-            Way::Agent(Line::Socket(path)) => {
+            FreezeMethod::Agent(AgentChannel::Socket(path)) => {
                 let socket = format!("UNIX-CONNECT:{}", path.display());
                 format!("{request} | socat -t 5 - {}", quote(socket))
             }
-            Way::Agent(Line::Terminal(path)) => format!("{request} > {}", quote(path)),
-            Way::Program(path) => format!("{} thaw {}", quote(path), quote(domain)),
+            FreezeMethod::Agent(AgentChannel::Terminal(path)) => {
+                format!("{request} > {}", quote(path))
+            }
+            FreezeMethod::Program(path) => format!("{} thaw {}", quote(path), quote(domain)),
         }
     }
 }
 
 /// As it stands behind "by".
-impl fmt::Display for Way {
+impl fmt::Display for FreezeMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Way::Agent(line) => write!(f, "the guest agent at {}", quote(line.path())),
-            Way::Program(path) => f.write_str(&quote(path)),
+            FreezeMethod::Agent(line) => write!(f, "the guest agent at {}", quote(line.path())),
+            FreezeMethod::Program(path) => f.write_str(&quote(path)),
         }
     }
 }
@@ -151,7 +153,7 @@ pub struct Console {
 /// # Errors
 ///
 /// A refusal that says what to write into the domain's configuration.
-pub fn line(domain: &str, config: &DomainConfig, consoles: &[Console]) -> Result<Line> {
+pub fn line(domain: &str, config: &DomainConfig, consoles: &[Console]) -> Result<AgentChannel> {
     let json = config.json();
     let channels = json["channels"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of_agent = |channel: &&Value| channel["name"] == AGENT;
@@ -163,9 +165,9 @@ pub fn line(domain: &str, config: &DomainConfig, consoles: &[Console]) -> Result
         return Err(dropped(domain, socket));
     };
     let line = match socket {
-        Some(path) => Line::Socket(path.into()),
+        Some(path) => AgentChannel::Socket(path.into()),
         None => match &console.terminal {
-            Some(path) => Line::Terminal(path.clone()),
+            Some(path) => AgentChannel::Terminal(path.clone()),
             None => {
                 return Err(Error::refused(format!("The channel to the guest agent of {domain}"))
                     .because("it has neither a socket nor a terminal in dom0")
@@ -182,7 +184,7 @@ pub fn line(domain: &str, config: &DomainConfig, consoles: &[Console]) -> Result
 }
 
 /// The sockets that serial ports of an HVM guest lead to (QEMU's `-serial unix:PATH,server...`).
-fn serial(domain: &str, config: &DomainConfig) -> Result<Line> {
+fn serial(domain: &str, config: &DomainConfig) -> Result<AgentChannel> {
     let machine = &config.json()["b_info"]["type.hvm"];
     let list = machine["serial_list"].as_array().into_iter().flatten();
     let sockets: Vec<&str> = list
@@ -191,7 +193,7 @@ fn serial(domain: &str, config: &DomainConfig) -> Result<Line> {
         .filter(|path| check_path(Path::new(path)).is_ok())
         .collect();
     match sockets.as_slice() {
-        [one] => Ok(Line::Socket(one.into())),
+        [one] => Ok(AgentChannel::Socket(one.into())),
         [] => Err(Error::refused(format!("Domain {domain} has no way to a guest agent"))
             .because(format!("its configuration has no channel named {AGENT}"))
             .hint(wanted_line(domain))),
@@ -305,9 +307,9 @@ mod tests {
     #[test]
     fn the_agent_is_reached_by_its_channel() {
         let found = line("web1", &config(SOCKET), &[console(1, None)]).unwrap();
-        assert_eq!(found, Line::Socket("/run/q.sock".into()));
+        assert_eq!(found, AgentChannel::Socket("/run/q.sock".into()));
         let found = line("web1", &config(PTY), &[console(1, Some("/dev/pts/4"))]).unwrap();
-        assert_eq!(found, Line::Terminal("/dev/pts/4".into()));
+        assert_eq!(found, AgentChannel::Terminal("/dev/pts/4".into()));
         let error = line("web1", &config(PTY), &[console(1, None)]).unwrap_err();
         assert!(error.chain().join(": ").contains("neither a socket nor a terminal"));
     }
@@ -330,9 +332,9 @@ mod tests {
             line("web1", &config(&rest), &[])
         };
         let one = r#""serial_list": ["pty", "unix:/run/q.sock,server=on,wait=off"]"#;
-        assert_eq!(with(one).unwrap(), Line::Socket("/run/q.sock".into()));
+        assert_eq!(with(one).unwrap(), AgentChannel::Socket("/run/q.sock".into()));
         let alone = r#""serial": "unix:/run/q.sock,server=on,wait=off""#;
-        assert_eq!(with(alone).unwrap(), Line::Socket("/run/q.sock".into()));
+        assert_eq!(with(alone).unwrap(), AgentChannel::Socket("/run/q.sock".into()));
         for (ports, words) in [
             (r#""serial": "pty""#, "no channel named org.qemu.guest_agent.0"),
             (r#""serial_list": ["unix:/a", "unix:/b"]"#, "2 sockets: /a, /b"),
@@ -353,7 +355,7 @@ mod tests {
             "12 ms, by the guest agent, 1 file system"
         );
         assert_eq!(quiesced("/x", None).to_string(), "12 ms, by /x");
-        let way = Way::Program("/usr/sbin/freeze it".into());
+        let way = FreezeMethod::Program("/usr/sbin/freeze it".into());
         assert_eq!(way.thaw_by_hand("web 1"), "'/usr/sbin/freeze it' thaw 'web 1'");
     }
 }

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::disk::kind::Said;
-pub use crate::disk::kinds::Kept;
+use crate::disk::kind::RecordText;
+pub use crate::disk::kinds::DiskSnapshot;
 pub use crate::disk::proof::{ANY_INODE, Base, FrozenFile, QcowSnapshot, SECTOR};
 use crate::domain::{Format, GuestType};
 use crate::names::{SnapshotName, is_file_part, is_plain, is_vdev, is_volume_part};
@@ -64,7 +64,7 @@ pub struct Record {
     pub parent: Option<Parent>,
     /// The source of `parent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent_by: Option<ToldBy>,
+    pub parent_by: Option<ParentSource>,
     /// How the guest's file systems were frozen, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiesced: Option<Quiesced>,
@@ -107,7 +107,7 @@ impl From<Parent> for String {
 /// The source of a snapshot's parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ToldBy {
+pub enum ParentSource {
     /// The bases of the disks, or that they have none.
     Disks,
     /// The mark that this program sets on a disk's file (`host::marks`): a hint, checked against the proof.
@@ -166,7 +166,7 @@ pub struct DiskRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
     /// How its content is kept.
-    pub snapshot: Kept,
+    pub snapshot: DiskSnapshot,
 }
 
 impl DiskRecord {
@@ -178,9 +178,9 @@ impl DiskRecord {
         name(&self.vdev, is_vdev)?;
         for said in self.snapshot.kind().said() {
             match said {
-                Said::Text(text) => plain(text)?,
-                Said::VolumePart(part) => name(part, is_volume_part)?,
-                Said::File(path) => checked(path)?,
+                RecordText::Text(text) => plain(text)?,
+                RecordText::VolumePart(part) => name(part, is_volume_part)?,
+                RecordText::File(path) => checked(path)?,
             }
         }
         if self.snapshot.kind().is_beside_image() {
@@ -301,14 +301,14 @@ mod tests {
     #[test]
     fn every_kind_of_snapshot_comes_back() {
         let kinds = [
-            Kept::Lvm(Lvm {
+            DiskSnapshot::Lvm(Lvm {
                 group: "vg0".into(),
                 volume: "c".into(),
                 snapshot: "c.s1".into(),
                 size: Some(1 << 30),
             }),
-            Kept::Reflink(Reflink { copy: "/srv/web1-xvda.at-s1.img".into(), proof: None }),
-            Kept::Vhd(Vhd { child: "/srv/web1-xvda.after-s1.vhd".into(), proof: None }),
+            DiskSnapshot::Reflink(Reflink { copy: "/srv/web1-xvda.at-s1.img".into(), proof: None }),
+            DiskSnapshot::Vhd(Vhd { child: "/srv/web1-xvda.after-s1.vhd".into(), proof: None }),
         ];
         for kind in kinds {
             let mut record = sample();
@@ -329,7 +329,7 @@ mod tests {
             ),
         ] {
             record.parent = Some(parent);
-            record.parent_by = Some(ToldBy::Disks);
+            record.parent_by = Some(ParentSource::Disks);
             assert!(record.to_toml().contains(text), "{}", record.to_toml());
             assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
         }
@@ -377,7 +377,9 @@ mod tests {
             let changes: [&dyn Fn(&mut Record); 3] = [
                 &|record| record.domain.name = text.into(),
                 &|record| record.xen = text.into(),
-                &|record| record.disks[2].snapshot = Kept::None(LeftOut { why: text.into() }),
+                &|record| {
+                    record.disks[2].snapshot = DiskSnapshot::None(LeftOut { why: text.into() })
+                },
             ];
             for change in changes {
                 let error = refused(change);
@@ -391,7 +393,8 @@ mod tests {
     #[test]
     fn the_largest_numbers_come_back() {
         let mut record = sample();
-        let Kept::External(External { proof: Some(proof), .. }) = &mut record.disks[1].snapshot
+        let DiskSnapshot::External(External { proof: Some(proof), .. }) =
+            &mut record.disks[1].snapshot
         else {
             unreachable!()
         };
@@ -414,9 +417,9 @@ mod tests {
             let impossible = format!("The snapshot record has an impossible path, {path:?}");
             assert_eq!(with(&|disk| disk.path = path.into()), impossible);
             let files = [
-                Kept::External(External { overlay: path.into(), proof: None }),
-                Kept::Reflink(Reflink { copy: path.into(), proof: None }),
-                Kept::Vhd(Vhd { child: path.into(), proof: None }),
+                DiskSnapshot::External(External { overlay: path.into(), proof: None }),
+                DiskSnapshot::Reflink(Reflink { copy: path.into(), proof: None }),
+                DiskSnapshot::Vhd(Vhd { child: path.into(), proof: None }),
             ];
             for file in files {
                 assert_eq!(with(&|disk| disk.snapshot = file.clone()), impossible);
@@ -424,7 +427,7 @@ mod tests {
         }
         for (group, volume, snapshot) in [("-x", "a", "b"), ("g", "a/b", "b"), ("g", "a", "..")] {
             with(&|disk| {
-                disk.snapshot = Kept::Lvm(Lvm {
+                disk.snapshot = DiskSnapshot::Lvm(Lvm {
                     group: group.into(),
                     volume: volume.into(),
                     snapshot: snapshot.into(),
@@ -442,7 +445,7 @@ mod tests {
     fn disks_of_an_export_are_beside_the_image_wherever_that_is() {
         let mut record = sample();
         assert!(!record.is_export());
-        record.disks[0].snapshot = Kept::Exported(Exported { proof: None });
+        record.disks[0].snapshot = DiskSnapshot::Exported(Exported { proof: None });
         record.disks[0].path = "xvda.qcow2".into();
         assert!(record.is_export());
         let mut read = Record::parse(&record.to_toml()).unwrap();

@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use crate::clone;
 use crate::create::drives;
-use crate::disk::{self, Beside, DiskRevert, RevertContext};
+use crate::disk::{self, DiskRevert, NewDomain, RevertContext};
 use crate::domain::{BadConfig, DomainConfig};
 use crate::error::{Error, Result};
 use crate::plan::{Image, Plan, Replacement, Step, Switch, undo};
 use crate::record::DiskRecord;
 use crate::revert::{
-    CfgAfter, DiskChange, Found, Onward, Revert, Running, cfg, check_domain, check_image,
+    CfgAfter, DiskChange, Revert, RevertInput, Running, StartFrom, cfg, check_domain, check_image,
     keep_name, no_trouble,
 };
 use crate::state::State;
@@ -56,10 +56,10 @@ pub fn names(domain: &str) -> [String; 2] {
 /// # Errors
 ///
 /// The obstacles: nothing was changed.
-pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
+pub fn plan(found: &RevertInput, options: &Options) -> Result<Revert> {
     let record = &found.record;
     let name = &record.domain.name;
-    if let Onward::Start(_) = found.onward {
+    if let StartFrom::Start(_) = found.onward {
         return Err(Error::refused(format!("The snapshot {} has no memory", record.name))
             .because("the domain is started again, which is not possible while the old one runs")
             .hint("revert without --restore-first"));
@@ -98,7 +98,7 @@ pub fn plan(found: &Found, options: &Options) -> Result<Revert> {
 
 /// The plan: everything that takes time happens while the old domain runs.
 fn switch(
-    found: &Found,
+    found: &RevertInput,
     options: &Options,
     old: &Running,
     (files, config, disks): (Vec<Step>, &DomainConfig, &[DiskRevert]),
@@ -159,7 +159,12 @@ fn switch(
     }
 }
 
-fn rehearsal(found: &Found, options: &Options, files: Vec<Step>, config: &DomainConfig) -> Plan {
+fn rehearsal(
+    found: &RevertInput,
+    options: &Options,
+    files: Vec<Step>,
+    config: &DomainConfig,
+) -> Plan {
     let record = &found.record;
     let domain = temporary(&record.domain.name);
     let uuid = options.uuid;
@@ -182,7 +187,7 @@ fn rehearsal(found: &Found, options: &Options, files: Vec<Step>, config: &Domain
 }
 
 /// The plans of the disks. None touches the old domain's files before that domain is gone.
-fn disks(found: &Found, options: &Options) -> Result<Vec<DiskRevert>> {
+fn disks(found: &RevertInput, options: &Options) -> Result<Vec<DiskRevert>> {
     let record = &found.record;
     let refuse = |disk: &DiskRecord, why: &str| {
         Error::refused(format!(
@@ -217,7 +222,7 @@ fn disks(found: &Found, options: &Options) -> Result<Vec<DiskRevert>> {
         keep: &keep,
         running: found.same.is_some(),
         discard: options.discard_current,
-        beside: Some(Beside { name: &name, uuid: options.uuid, replacement: true }),
+        beside: Some(NewDomain { name: &name, uuid: options.uuid, replacement: true }),
         tight: false,
         volumes: &found.volumes,
     };
@@ -238,7 +243,7 @@ fn disks(found: &Found, options: &Options) -> Result<Vec<DiskRevert>> {
 }
 
 /// The old domain may write to a shared disk after the new one has read it.
-fn check_left_out(found: &Found) -> Result<()> {
+fn check_left_out(found: &RevertInput) -> Result<()> {
     match clone::writable_left_out(found)? {
         None => Ok(()),
         Some(error) => Err(error
@@ -248,7 +253,7 @@ fn check_left_out(found: &Found) -> Result<()> {
 }
 
 /// Refuses what two domains cannot have at the same time, running or not.
-fn check_once(found: &Found) -> Result<()> {
+fn check_once(found: &RevertInput) -> Result<()> {
     let config = &found.config;
     let mut once = config.unshareable();
     let displays = config.clone().share_vnc();
@@ -265,7 +270,7 @@ fn check_once(found: &Found) -> Result<()> {
         .hint("revert without --restore-first"))
 }
 
-fn notes(found: &Found, disks: &[DiskRevert], options: &Options) -> Vec<String> {
+fn notes(found: &RevertInput, disks: &[DiskRevert], options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
     for (disk, seen) in disks.iter().zip(&found.disks) {
         let vdev = &seen.record.vdev;
@@ -286,7 +291,12 @@ fn notes(found: &Found, disks: &[DiskRevert], options: &Options) -> Vec<String> 
     notes
 }
 
-fn reverted(plan: Plan, found: &Found, mut disks: Vec<DiskRevert>, options: &Options) -> Revert {
+fn reverted(
+    plan: Plan,
+    found: &RevertInput,
+    mut disks: Vec<DiskRevert>,
+    options: &Options,
+) -> Revert {
     for disk in &mut disks {
         // Use its final name.
         disk.switch = disk.settled.clone().or(disk.switch.take());

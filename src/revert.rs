@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
-use crate::disk::{self, DiskFound, DiskRevert, RevertContext, lvm};
+use crate::disk::{self, DiskRevert, RevertContext, SnapshotDisk, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
 use crate::names::{SnapshotName, same_vdev};
@@ -40,7 +40,7 @@ pub struct Running {
 
 /// How the domain starts after its disks are reverted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Onward {
+pub enum StartFrom {
     /// From its memory, in the image.
     Memory,
     /// Without memory, from this xl configuration file.
@@ -49,13 +49,13 @@ pub enum Onward {
 
 /// Observations of a snapshot and the host.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct RevertInput {
     /// The user's name for the snapshot, for commands in messages.
     pub snapshot: String,
     /// The record in the image.
     pub record: Record,
     /// How the domain starts.
-    pub onward: Onward,
+    pub onward: StartFrom,
     /// The configuration in the image; without one, that of the xl configuration file.
     pub config: DomainConfig,
     /// The domain that currently has the name of the snapshot's domain.
@@ -63,7 +63,7 @@ pub struct Found {
     /// The domain that has its UUID.
     pub same: Option<Running>,
     /// In the order of the record.
-    pub disks: Vec<DiskFound>,
+    pub disks: Vec<SnapshotDisk>,
     /// The current writable disks that are not in the snapshot, for messages.
     pub attached: Vec<String>,
     /// The host's logical volumes; read only if the snapshot has one.
@@ -157,19 +157,19 @@ pub fn keep_name(now: Timestamp) -> SnapshotName {
 }
 
 /// Plans a revert, or refuses it.
-pub fn plan(found: &Found, options: Options) -> Result<Revert> {
+pub fn plan(found: &RevertInput, options: Options) -> Result<Revert> {
     let record = &found.record;
     let domain = &record.domain;
     let title = format!("Revert of {} to {}", domain.name, record.name);
     match found.onward {
-        Onward::Memory => check_image(found)?,
-        Onward::Start(_) => check_start(found)?,
+        StartFrom::Memory => check_image(found)?,
+        StartFrom::Start(_) => check_start(found)?,
     }
     check_domain(found)?;
     // Each start may give it another UUID.
     let uuid = match found.onward {
-        Onward::Memory => domain.uuid,
-        Onward::Start(_) => Uuid::nil(),
+        StartFrom::Memory => domain.uuid,
+        StartFrom::Start(_) => Uuid::nil(),
     };
     let keep = keep_name(found.now);
     let context = RevertContext {
@@ -203,7 +203,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
 
     let mut config = found.config.clone();
     for (disk, seen) in disks.iter().zip(&found.disks) {
-        if let (Some((path, format)), Onward::Memory) = (&disk.switch, &found.onward) {
+        if let (Some((path, format)), StartFrom::Memory) = (&disk.switch, &found.onward) {
             config.set_image(&seen.record.vdev, path, *format).map_err(|why| {
                 Error::refused(format!("The configuration in snapshot {}", record.name))
                     .because(why)
@@ -236,10 +236,10 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
 
     for disk in &found.attached {
         notes.push(match &found.onward {
-            Onward::Memory => format!(
+            StartFrom::Memory => format!(
                 "{disk} is not in the snapshot: the guest continues without it; its content does not change"
             ),
-            Onward::Start(_) => format!("{disk} is not in the snapshot and is not reverted"),
+            StartFrom::Start(_) => format!("{disk} is not in the snapshot and is not reverted"),
         });
     }
 
@@ -294,7 +294,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
     onward.splice(at..at, destroyed.clone().into_iter().chain(wake));
     let mut finish = Vec::new();
     match &found.onward {
-        Onward::Memory => {
+        StartFrom::Memory => {
             onward.push(Step::Restore {
                 uuid: domain.uuid,
                 domain: domain.name.clone(),
@@ -305,7 +305,7 @@ pub fn plan(found: &Found, options: Options) -> Result<Revert> {
                 finish.push(Step::Unpause { uuid: domain.uuid, domain: domain.name.clone() });
             }
         }
-        Onward::Start(cfg) => onward.push(Step::CreateDomain {
+        StartFrom::Start(cfg) => onward.push(Step::CreateDomain {
             domain: domain.name.clone(),
             cfg: cfg.clone(),
             paused: options.paused,
@@ -366,7 +366,10 @@ pub(crate) fn no_space(domain: &str, why: String) -> Error {
 
 /// Refuses with all obstacles to a revert, the worst first: errors of the disks, and then what is
 /// missing. Otherwise returns the plans of the disks.
-pub(crate) fn no_trouble(found: &Found, disks: Vec<Result<DiskRevert>>) -> Result<Vec<DiskRevert>> {
+pub(crate) fn no_trouble(
+    found: &RevertInput,
+    disks: Vec<Result<DiskRevert>>,
+) -> Result<Vec<DiskRevert>> {
     let lost = disks.iter().filter_map(|disk| disk.as_ref().err());
     let lost = lost.map(|error| Trouble::of_error(error, Rank::Lost));
     match need::refusal(lost.chain(found.troubles.iter().cloned()).collect()) {
@@ -377,7 +380,7 @@ pub(crate) fn no_trouble(found: &Found, disks: Vec<Result<DiskRevert>>) -> Resul
 
 /// Checks that record and configuration have the same disks: we check those of the record, and the
 /// domain is restored with those of the configuration.
-pub(crate) fn check_image(found: &Found) -> Result<()> {
+pub(crate) fn check_image(found: &RevertInput) -> Result<()> {
     let record = &found.record;
     let refused = || {
         Error::refused(format!("The image of {} is not consistent", found.record.name))
@@ -407,7 +410,7 @@ pub(crate) fn check_image(found: &Found) -> Result<()> {
 }
 
 /// The same for a domain that is started from its configuration file.
-fn check_start(found: &Found) -> Result<()> {
+fn check_start(found: &RevertInput) -> Result<()> {
     let Record { domain, disks, .. } = &found.record;
     let refused = || {
         Error::refused(format!("{} cannot be started from its configuration file", domain.name))
@@ -428,7 +431,7 @@ fn check_start(found: &Found) -> Result<()> {
     }
 }
 
-pub(crate) fn check_domain(found: &Found) -> Result<()> {
+pub(crate) fn check_domain(found: &RevertInput) -> Result<()> {
     let of = |running: &Running| (running.id.clone(), running.state);
     refuse_domain(
         &found.record.domain,

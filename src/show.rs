@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::disk::kind::{Content, Frozen};
-use crate::disk::{self, Beside, DiskFound, DiskRevert, RevertContext, lvm};
+use crate::disk::{self, DiskRevert, NewDomain, RevertContext, SnapshotDisk, lvm};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::memory::{Form, Image, Sizes};
@@ -16,9 +16,9 @@ use crate::tool::volumes::Volume;
 
 /// What was seen of a snapshot for `show`.
 #[derive(Debug, Clone)]
-pub struct Looked {
+pub struct ShowInput {
     /// The disks, in the order of the record.
-    pub disks: Vec<DiskFound>,
+    pub disks: Vec<SnapshotDisk>,
     /// The host's logical volumes; looked at only if the snapshot has one.
     pub volumes: Result<Vec<Volume>, String>,
     /// What is missing of what put-back and restore need.
@@ -45,11 +45,11 @@ pub fn show(
     image: Option<(&Image, Option<Sizes>)>,
     verified: bool,
     config: Option<&DomainConfig>,
-    looked: Looked,
+    looked: ShowInput,
     now: Timestamp,
 ) -> Shown {
     let keep = revert::keep_name(now);
-    let clone = Beside { name: "show", uuid: Uuid::nil(), replacement: false };
+    let clone = NewDomain { name: "show", uuid: Uuid::nil(), replacement: false };
     let context = RevertContext {
         uuid: Uuid::nil(),
         domain: "",
@@ -92,7 +92,7 @@ pub fn show(
 
 /// The plan of a plain revert, or of one that discards the current contents, if keeping them is all that does not
 /// work: that does not harm the snapshot.
-fn planned(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+fn planned(found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert> {
     disk::revert(found, context)
         .or_else(|_| disk::revert(found, RevertContext { discard: true, ..context }))
 }
@@ -100,7 +100,7 @@ fn planned(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> 
 /// What keeps `revert` from keeping the current contents, or from copying a disk. A snapshot whose revert only lacks
 /// this is good.
 fn short_of_space(
-    found: &[DiskFound],
+    found: &[SnapshotDisk],
     record: &Record,
     context: RevertContext<'_>,
 ) -> Vec<Trouble> {
@@ -118,7 +118,7 @@ fn short_of_space(
     all.map(|error| Trouble::of_error(&error, Rank::Missing)).collect()
 }
 
-fn state(found: &DiskFound, context: RevertContext<'_>) -> ShownDisk {
+fn state(found: &SnapshotDisk, context: RevertContext<'_>) -> ShownDisk {
     let snapshot = found.record.snapshot.kind();
     let planned = planned(found, context);
     let note = planned.as_ref().ok().and_then(|planned| planned.note.clone());

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::memory::frames::{BadLevel, Level};
 use crate::names::{SnapshotName, same_vdev};
-use crate::quiesce::Wanted;
+use crate::quiesce::QuiesceOptions;
 use crate::tool::{check_path, quote};
 
 pub use self::disk_option::{Choice, DiskOption};
@@ -59,7 +59,7 @@ pub struct Request {
     /// Accept a crash-consistent snapshot.
     pub crash_consistent: bool,
     /// Who freezes the guest's file systems meanwhile, if anybody does.
-    pub quiesce: Option<Wanted>,
+    pub quiesce: Option<QuiesceOptions>,
     /// The disks that differ from the default.
     pub disks: Vec<DiskOption>,
 }
@@ -189,7 +189,7 @@ impl Spec {
                 ),
             ));
         }
-        let quiesce = Wanted::new(self.quiesce.as_deref(), self.freeze_timeout)?;
+        let quiesce = QuiesceOptions::new(self.quiesce.as_deref(), self.freeze_timeout)?;
         if quiesce.is_some() {
             check_quiesce(disk_only, crash_consistent, self.paused)?;
         }
@@ -295,7 +295,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::kinds::How;
+    use crate::disk::kinds::DiskMethod;
 
     #[test]
     fn the_environment_names_a_directory() {
@@ -355,10 +355,10 @@ mod tests {
         assert!(request.live);
         assert_eq!(request.memory, MemoryTarget::File("/etc/snap/m.xlsave".into()));
         assert_eq!(request.disks.len(), 2);
-        assert_eq!(request.disks[0].choice, How::Internal.into());
+        assert_eq!(request.disks[0].choice, DiskMethod::Internal.into());
         assert_eq!(
             request.disks[1].choice,
-            Choice { file: Some("/etc/snap/b.qcow2".into()), ..How::External.into() }
+            Choice { file: Some("/etc/snap/b.qcow2".into()), ..DiskMethod::External.into() }
         );
     }
 

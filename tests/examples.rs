@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
-use xl_snapshot::create::{self, ImagePlace, Job, Rewrites, Seen};
+use xl_snapshot::create::{self, CreateInput, ImagePlace, Job, Rewrites};
 use xl_snapshot::disk::HostView;
-use xl_snapshot::disk::{DiskCreate, DiskSeen, FileFacts, Node, Place, Served};
+use xl_snapshot::disk::{DiskCreate, FileFacts, Node, Place, RunningDisk, Served};
 use xl_snapshot::domain::{DomainConfig, DomainId, Format};
 use xl_snapshot::error::Result;
 use xl_snapshot::host::libxl::XlCfg;
@@ -50,7 +50,7 @@ fn stem(path: &Path) -> &str {
 
 /// The domain of a configuration file as it would run, all well: libxl's JSON of it, from xl's own
 /// parser, and a host that has its images.
-fn running(cfg: &Path, job: &Job) -> Seen {
+fn running(cfg: &Path, job: &Job) -> CreateInput {
     let parsed = XlCfg::open(cfg).unwrap();
     let name = parsed.name().unwrap();
     let entries: Vec<_> = parsed
@@ -112,7 +112,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
                 depth: Some(1),
             };
             let is_vhd = disk.is_tap_vhd() || disk.format == Some(Format::Vhd);
-            DiskSeen {
+            RunningDisk {
                 served: Some(if kernel { Served::Blkback } else { Served::Qemu }),
                 params: Vec::new(),
                 node: (!kernel).then_some(node),
@@ -129,7 +129,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
             }
         })
         .collect();
-    Seen {
+    CreateInput {
         troubles: Vec::new(),
         overlay_troubles: Vec::new(),
         domain: DomainId { domid: 3, uuid, name: name.clone() },
@@ -154,7 +154,7 @@ fn running(cfg: &Path, job: &Job) -> Seen {
 }
 
 /// As it would be seen if it did not run.
-fn switch_off(seen: &mut Seen) {
+fn switch_off(seen: &mut CreateInput) {
     seen.state = State::Off;
     seen.cfg = Some("/etc/xen/web1.cfg".into());
     seen.image = ImagePlace::Record { path: "/record".into(), trouble: None };

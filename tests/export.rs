@@ -17,11 +17,11 @@ use xl_snapshot::host::export::look::look;
 use xl_snapshot::host::export::steps::{Exporter, Hands};
 use xl_snapshot::host::snapshot::Snapshot;
 use xl_snapshot::host::{command, deletion, files, list as host, tools};
-use xl_snapshot::list::{self, Asked, State};
+use xl_snapshot::list::{self, ListRequest, State};
 use xl_snapshot::memory::Image;
 use xl_snapshot::memory::header::{self, record_space};
 use xl_snapshot::plan::{Perform, Plan, Step, execute};
-use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
+use xl_snapshot::record::{DiskRecord, DiskSnapshot, DomainRecord, FrozenFile, Record, VERSION};
 use xl_snapshot::revert::Cfg;
 use xl_snapshot::tool::{Invocation, Tool};
 
@@ -142,7 +142,7 @@ impl Place {
         let stream = fs::read(&known).unwrap()[usize::try_from(stream_offset).unwrap()..].to_vec();
         let entry = |disk: &DiskRecord| {
             let (path, script) = match disk.snapshot {
-                Kept::Vhd(_) => ("vhd:", r#", "script": "block-tap""#),
+                DiskSnapshot::Vhd(_) => ("vhd:", r#", "script": "block-tap""#),
                 _ => ("", ""),
             };
             format!(
@@ -281,7 +281,7 @@ impl Perform for Host<'_> {
 fn state(image: &Path) -> (State, Vec<String>) {
     let images = vec![host::one(image.to_owned())];
     let seen = host::look(images, Vec::new(), Vec::new(), false);
-    let mut listing = list::list(&seen, &Asked::default());
+    let mut listing = list::list(&seen, &ListRequest::default());
     let snapshot = listing.snapshots.remove(0);
     (snapshot.state, snapshot.why)
 }

@@ -19,14 +19,14 @@ use xl_snapshot::disk::kinds::{
 };
 use xl_snapshot::domain::{DomainId, Format, GuestType};
 use xl_snapshot::list::{
-    Apart, Current, DiskState, Listing, Other, OtherKind, Snapshot, State, Told,
+    Current, DescentSource, DiskState, DivergedDisk, Listing, Other, OtherKind, Snapshot, State,
 };
 use xl_snapshot::need::{Rank, Trouble};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::quiesce::Quiesced;
 use xl_snapshot::record::{
-    DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy,
-    VERSION,
+    DiskRecord, DiskSnapshot, DisksOnly, DomainRecord, FrozenFile, Parent, ParentSource,
+    QcowSnapshot, Record, VERSION,
 };
 use xl_snapshot::report::{
     Backup, CfgReplaced, CfgTrouble, Compaction, Compactions, Created, CreatedDisk, Deleted,
@@ -386,18 +386,18 @@ fn every_record(complete: bool) -> Record {
     let file = |name: &str| PathBuf::from(format!("/srv/{name}"));
     let inside = QcowSnapshot { id: "1".into(), name: "s1".into(), date: time() };
     let kinds = [
-        Kept::None(LeftOut { why: "it is read-only".into() }),
-        Kept::Internal(Internal { proof: complete.then_some(inside), bases: None }),
-        Kept::External(External { overlay: file("o.qcow2"), proof: frozen() }),
-        Kept::Lvm(Lvm {
+        DiskSnapshot::None(LeftOut { why: "it is read-only".into() }),
+        DiskSnapshot::Internal(Internal { proof: complete.then_some(inside), bases: None }),
+        DiskSnapshot::External(External { overlay: file("o.qcow2"), proof: frozen() }),
+        DiskSnapshot::Lvm(Lvm {
             group: "vg0".into(),
             volume: "c".into(),
             snapshot: "c.s1".into(),
             size: complete.then_some(1 << 30),
         }),
-        Kept::Reflink(Reflink { copy: file("c.img"), proof: frozen() }),
-        Kept::Vhd(Vhd { child: file("c.vhd"), proof: frozen() }),
-        Kept::Exported(ExportedCopy { proof: frozen() }),
+        DiskSnapshot::Reflink(Reflink { copy: file("c.img"), proof: frozen() }),
+        DiskSnapshot::Vhd(Vhd { child: file("c.vhd"), proof: frozen() }),
+        DiskSnapshot::Exported(ExportedCopy { proof: frozen() }),
     ];
     let disks = kinds.into_iter().zip('a'..).map(|(snapshot, letter)| DiskRecord {
         vdev: format!("xvd{letter}"),
@@ -419,7 +419,7 @@ fn every_record(complete: bool) -> Record {
         image_size: 144_610_000,
         parent: complete.then(|| Parent::Snapshot(Uuid::from_u128(9))),
         quiesced: complete.then(|| quiesced(Some(3))),
-        parent_by: complete.then_some(ToldBy::Disks),
+        parent_by: complete.then_some(ParentSource::Disks),
         domain: DomainRecord {
             name: "web1".into(),
             uuid: Uuid::from_u128(2),
@@ -447,21 +447,21 @@ fn listing() -> Listing {
         uuid: Uuid::from_u128(2),
         domid: Some(7),
         id: Some(snapshot.id),
-        told: Told::Mark,
+        told: DescentSource::Mark,
         clone_of: None,
         mixed: Vec::new(),
     };
     let clone = Current {
         id: None,
-        told: Told::Disks,
+        told: DescentSource::Disks,
         clone_of: Some(Uuid::from_u128(1)),
         ..domain.clone()
     };
-    let apart = |id| Apart { vdev: "xvda".into(), id };
+    let apart = |id| DivergedDisk { vdev: "xvda".into(), id };
     let mixed = Current {
         domid: None,
         id: None,
-        told: Told::Differ,
+        told: DescentSource::Differ,
         mixed: vec![apart(Some(Uuid::from_u128(1))), apart(None)],
         ..domain.clone()
     };
@@ -491,7 +491,7 @@ fn listing() -> Listing {
         why: vec!["xvda: it was written to since".into()],
         current: false,
         parent: None,
-        parent_by: Told::None,
+        parent_by: DescentSource::None,
         disks: vec![
             disk("external", State::Broken, Some("it was written to since")),
             disk("internal", State::Good, None),
@@ -526,7 +526,7 @@ fn listed() -> Snapshot {
         why: Vec::new(),
         current: true,
         parent: Some(Uuid::from_u128(9)),
-        parent_by: Told::Record,
+        parent_by: DescentSource::Record,
         disks: Vec::new(),
     }
 }
@@ -739,14 +739,14 @@ fn every_value_of_a_word_is_in_the_manual() {
     let states =
         [State::Good, State::Broken, State::Unfinished, State::Unread, State::None].map(word_of);
     let told = [
-        Told::Disks,
-        Told::Record,
-        Told::Mark,
-        Told::Dates,
-        Told::None,
-        Told::Gone,
-        Told::Differ,
-        Told::Unknown,
+        DescentSource::Disks,
+        DescentSource::Record,
+        DescentSource::Mark,
+        DescentSource::Dates,
+        DescentSource::None,
+        DescentSource::Gone,
+        DescentSource::Differ,
+        DescentSource::Unknown,
     ];
     let kinds = [
         OtherKind::Damaged,
@@ -754,7 +754,7 @@ fn every_value_of_a_word_is_in_the_manual() {
         OtherKind::Leftover,
         OtherKind::Copy,
         OtherKind::Disk,
-        OtherKind::Kept,
+        OtherKind::DiskSnapshot,
         OtherKind::Stray,
         OtherKind::SaveFile,
         OtherKind::Foreign,

@@ -24,13 +24,14 @@ use xl_snapshot::disk::kinds::{External, Internal, LeftOut};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::host::{command, files, list as host, marks, tools};
 use xl_snapshot::list::{
-    self, Asked, DiskNow, FileSeen, ImageSeen, Kind, Listing, Running, Seen, Told,
+    self, CurrentDisk, DescentSource, FileEntry, ImageEntry, Inventory, Kind, ListRequest, Listing,
+    Running,
 };
 use xl_snapshot::memory::header;
 use xl_snapshot::memory::peek::{Extent, Peek};
 use xl_snapshot::record::{
-    DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy,
-    VERSION,
+    DiskRecord, DiskSnapshot, DisksOnly, DomainRecord, FrozenFile, Parent, ParentSource,
+    QcowSnapshot, Record, VERSION,
 };
 use xl_snapshot::spec::Spec;
 use xl_snapshot::tool::{Invocation, Tool};
@@ -85,18 +86,21 @@ impl Host {
         running("web1", self.uuid, &self.disks)
     }
 
-    fn seen(&self, domains: Vec<Running>) -> Seen {
+    fn seen(&self, domains: Vec<Running>) -> Inventory {
         let mut unseen = Vec::new();
         let images = host::images(&[self.kept()], &[], &mut unseen).unwrap();
         host::look(images, domains, unseen, true)
     }
 
     fn list(&self) -> Listing {
-        list::list(&self.seen(vec![self.running()]), &Asked { all: true, ..Asked::default() })
+        list::list(
+            &self.seen(vec![self.running()]),
+            &ListRequest { all: true, ..ListRequest::default() },
+        )
     }
 
     /// What create would write into the record as the parent.
-    fn parent(&self) -> Option<(Parent, ToldBy)> {
+    fn parent(&self) -> Option<(Parent, ParentSource)> {
         list::parent_of_now(&self.seen(vec![self.running()]))
     }
 
@@ -109,11 +113,11 @@ impl Host {
             let path = self.disks[at].clone();
             let text = path.to_str().unwrap();
             let snapshot = match how {
-                How::Not => Kept::None(LeftOut { why: "left out as asked".into() }),
+                How::Not => DiskSnapshot::None(LeftOut { why: "left out as asked".into() }),
                 How::Internal => {
                     qemu_img(&["snapshot", "-q", "-c", name, text]);
                     let proof = snapshots(&path).into_iter().find(|s| s.name == name);
-                    Kept::Internal(Internal { proof, bases: None })
+                    DiskSnapshot::Internal(Internal { proof, bases: None })
                 }
                 How::External => {
                     fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
@@ -128,7 +132,7 @@ impl Host {
                         mtime: facts.mtime,
                         inode: facts.inode,
                     };
-                    Kept::External(External { overlay, proof: Some(proof) })
+                    DiskSnapshot::External(External { overlay, proof: Some(proof) })
                 }
             };
             let vdev = format!("xvd{}", char::from(b'a' + u8::try_from(at).unwrap()));
@@ -156,7 +160,7 @@ impl Host {
     fn revert(&mut self, record: &Record) {
         for (at, disk) in record.disks.iter().enumerate() {
             match &disk.snapshot {
-                Kept::Internal(Internal { proof: Some(proof), .. }) => {
+                DiskSnapshot::Internal(Internal { proof: Some(proof), .. }) => {
                     let path = disk.path.to_str().unwrap();
                     marks::clear(&disk.path);
                     let keep = format!("before-revert-{}", Timestamp::now().as_nanosecond());
@@ -165,7 +169,7 @@ impl Host {
                     marks::set(&disk.path, record.id);
                     self.disks[at] = disk.path.clone();
                 }
-                Kept::External(_) => {
+                DiskSnapshot::External(_) => {
                     let stamp = Timestamp::now().as_nanosecond();
                     let name = format!("web1-d{at}.after-{}.{stamp}.qcow2", record.name);
                     let overlay = self.directory.path().join(name);
@@ -185,7 +189,7 @@ fn overlay_on(base: &Path, overlay: &Path) {
 }
 
 fn running(name: &str, uuid: Uuid, disks: &[PathBuf]) -> Running {
-    let disk = |(at, path): (u8, &PathBuf)| DiskNow {
+    let disk = |(at, path): (u8, &PathBuf)| CurrentDisk {
         vdev: format!("xvd{}", char::from(b'a' + at)),
         path: path.clone(),
         kind: Kind::of_format(Some(Format::Qcow2)),
@@ -248,7 +252,7 @@ fn descent(listing: &Listing) -> Vec<String> {
     .collect()
 }
 
-fn current(listing: &Listing) -> (Option<&str>, Told) {
+fn current(listing: &Listing) -> (Option<&str>, DescentSource) {
     let domain = &listing.domains[0];
     let name = listing.snapshots.iter().find(|snapshot| snapshot.current);
     (name.map(|snapshot| snapshot.name.as_str()), domain.told)
@@ -306,7 +310,7 @@ fn the_tree_is_drawn() {
 }
 
 /// The same example with times, sizes and identities that do not change, and what else there may be.
-fn fixed() -> Seen {
+fn fixed() -> Inventory {
     let at = |minute: i64| Timestamp::from_second(1_790_000_000 + 60 * minute).unwrap();
     let proof = |name: &str, minute: i64| QcowSnapshot {
         id: minute.to_string(),
@@ -324,20 +328,22 @@ fn fixed() -> Seen {
             snapshot,
         };
         let internal =
-            || Kept::Internal(Internal { proof: Some(proof(name, minute)), bases: None });
-        let none = || Kept::None(LeftOut { why: "CD-ROM".into() });
+            || DiskSnapshot::Internal(Internal { proof: Some(proof(name, minute)), bases: None });
+        let none = || DiskSnapshot::None(LeftOut { why: "CD-ROM".into() });
         let record = Record {
             id: Uuid::from_u128(u128::from(minute.unsigned_abs())),
             parent: Some(parent.map_or(Parent::None, |id| Parent::Snapshot(Uuid::from_u128(id)))),
             quiesced: None,
-            parent_by: Some(ToldBy::Mark),
+            parent_by: Some(ParentSource::Mark),
             disks: vec![disk("xvda", internal()), disk("hdc", none())],
             ..record("web1", uuid, name, at(minute))
         };
         images.push(image_of(&format!("/kept/web1/{name}.xlsave"), record, 96 << 20));
     }
-    let gone =
-        Kept::Internal(Internal { proof: Some(proof("before-the-upgrade", 9)), bases: None });
+    let gone = DiskSnapshot::Internal(Internal {
+        proof: Some(proof("before-the-upgrade", 9)),
+        bases: None,
+    });
     let gone = Record {
         id: Uuid::from_u128(9),
         disks_only: Some(DisksOnly::Offline),
@@ -350,7 +356,7 @@ fn fixed() -> Seen {
         ..record("db1", Uuid::from_u128(43), "before-the-upgrade", at(9))
     };
     images.push(image_of("/kept/db1/x.record", gone, 4096));
-    images.push(ImageSeen {
+    images.push(ImageEntry {
         path: "/kept/web1/cut.xlsave".into(),
         id: (1, 2),
         length: 4096,
@@ -372,7 +378,7 @@ fn fixed() -> Seen {
     let path = PathBuf::from("/srv/a.qcow2");
     let kind = Kind::of_format(Some(Format::Qcow2));
     let link = Link { path: path.clone(), id: (1, 1), format: Format::Qcow2, header: None };
-    let file = FileSeen {
+    let file = FileEntry {
         facts: Ok(facts),
         allocated: 1 << 20,
         device: None,
@@ -382,7 +388,7 @@ fn fixed() -> Seen {
         vhd: None,
     };
     let domains = vec![running("web1", uuid, std::slice::from_ref(&path))];
-    Seen {
+    Inventory {
         images,
         files: [((path, kind), file)].into(),
         volumes: Ok(Vec::new()),
@@ -392,10 +398,10 @@ fn fixed() -> Seen {
     }
 }
 
-fn image_of(path: &str, record: Record, allocated: u64) -> ImageSeen {
+fn image_of(path: &str, record: Record, allocated: u64) -> ImageEntry {
     let record = Box::new(record);
     let peek = Ok(Peek::Snapshot { record, form: None, extent: Extent::Whole });
-    ImageSeen {
+    ImageEntry {
         path: path.into(),
         id: (1, allocated),
         length: allocated,
@@ -407,8 +413,8 @@ fn image_of(path: &str, record: Record, allocated: u64) -> ImageSeen {
 
 #[test]
 fn what_people_see_has_not_changed() {
-    let listing = list::list(&fixed(), &Asked::default());
-    let all = list::list(&fixed(), &Asked { all: true, ..Asked::default() });
+    let listing = list::list(&fixed(), &ListRequest::default());
+    let all = list::list(&fixed(), &ListRequest { all: true, ..ListRequest::default() });
     let forms = [
         ("list.txt", listing.to_string()),
         ("list-all.txt", all.to_string()),
@@ -442,7 +448,7 @@ fn without_a_mark_or_a_record_of_it_dates_tell_and_it_is_said() {
     let listing = host.list();
     let expected = ["a<- None", "b<a Dates", "c<b Dates", "d<c Dates", "e<d Dates"];
     assert_eq!(descent(&listing), expected);
-    assert_eq!(current(&listing), (Some("e"), Told::Dates));
+    assert_eq!(current(&listing), (Some("e"), DescentSource::Dates));
     assert!(listing.to_string().contains("? web1"), "{listing}");
     assert!(list::Tree(&listing).to_string().contains("parent by date"));
 }
@@ -453,11 +459,14 @@ fn a_mark_is_not_believed_without_its_proof() {
     let a = host.create("a", &[How::Internal]);
     let b = host.create("b", &[How::Internal]);
     let mark = marks::of(&host.disks[0]).unwrap();
-    assert_eq!((mark.id, host.parent()), (b.id, Some((Parent::Snapshot(b.id), ToldBy::Mark))));
+    assert_eq!(
+        (mark.id, host.parent()),
+        (b.id, Some((Parent::Snapshot(b.id), ParentSource::Mark)))
+    );
     // Of before: b was taken since.
     marks::put(&host.disks[0], list::mark::Mark { id: a.id, at: a.created });
     assert_eq!(host.parent(), None);
-    assert_eq!(current(&host.list()), (Some("b"), Told::Dates));
+    assert_eq!(current(&host.list()), (Some("b"), DescentSource::Dates));
     // Of a snapshot that is nowhere.
     marks::set(&host.disks[0], Uuid::new_v4());
     assert_eq!(host.parent(), None);
@@ -496,10 +505,10 @@ fn create_finds_the_parent_among_its_own() {
         host::parent(&job, &config, "web1")
     };
     let of_a = |by| Some((Parent::Snapshot(a.id), by));
-    assert_eq!(parent(&[], &host.kept()), of_a(ToldBy::Disks));
-    assert_eq!(parent(&["xvdb,none"], &host.kept()), of_a(ToldBy::Mark));
+    assert_eq!(parent(&[], &host.kept()), of_a(ParentSource::Disks));
+    assert_eq!(parent(&["xvdb,none"], &host.kept()), of_a(ParentSource::Mark));
     // The directory of the image is enough.
-    assert_eq!(parent(&[], Path::new("/no/such")), of_a(ToldBy::Disks));
+    assert_eq!(parent(&[], Path::new("/no/such")), of_a(ParentSource::Disks));
     fs::remove_file(host.image("a")).unwrap();
     assert_eq!(parent(&[], &host.kept()), None);
 }
@@ -516,7 +525,7 @@ fn disks_that_disagree_are_mixed() {
     // Put back by hand.
     host.disks[0] = of_a;
     let listing = host.list();
-    assert_eq!(current(&listing), (None, Told::Differ));
+    assert_eq!(current(&listing), (None, DescentSource::Differ));
     let mixed: Vec<_> = listing.domains[0].mixed.iter().map(|d| (d.vdev.as_str(), d.id)).collect();
     assert_eq!(mixed, [("xvda", Some(a.id)), ("xvdb", Some(b.id))]);
     assert!(
@@ -557,7 +566,7 @@ fn external_on_internal_and_internal_on_external() {
     let listing = host.list();
     all_good(&listing);
     assert_eq!(descent(&listing), ["a<- None", "b<a Mark", "c<b Disks", "d<c Mark"]);
-    assert_eq!(current(&listing), (Some("d"), Told::Disks));
+    assert_eq!(current(&listing), (Some("d"), DescentSource::Disks));
     // What the file below has inside is not what lies below.
     host.disks[0] = a.disks[0].path.clone();
     assert_eq!(current(&host.list()).0, Some("b"));
@@ -574,7 +583,7 @@ fn what_is_renamed_or_copied_is_found() {
     fs::rename(&host.disks[0], &renamed).unwrap();
     host.disks[0] = renamed.clone();
     let listing = host.list();
-    assert_eq!(current(&listing), (Some("a"), Told::Mark));
+    assert_eq!(current(&listing), (Some("a"), DescentSource::Mark));
     assert!(listing.snapshots.iter().all(|s| s.why[0].contains("No such file")), "{listing}");
     fs::rename(&renamed, &a.disks[0].path).unwrap();
     host.disks[0] = a.disks[0].path.clone();
@@ -598,7 +607,7 @@ fn what_is_renamed_or_copied_is_found() {
     let web2 = running("web2", Uuid::from_u128(43), std::slice::from_ref(&copy));
     marks::put(&copy, marks::of(&host.disks[0]).unwrap());
     let seen = host.seen(vec![host.running(), web2]);
-    let listing = list::list(&seen, &Asked::default());
+    let listing = list::list(&seen, &ListRequest::default());
     assert_eq!(listing.domains[1].clone_of, Some(a.id));
     assert!(listing.to_string().contains("web2 is a clone of web1/a"), "{listing}");
 }
@@ -612,23 +621,23 @@ fn a_clone_and_its_own_snapshots() {
     let uuid = Uuid::from_u128(43);
     let web2 = running("web2", uuid, std::slice::from_ref(&overlay));
     let seen = host.seen(vec![host.running(), web2.clone()]);
-    let listing = list::list(&seen, &Asked::default());
+    let listing = list::list(&seen, &ListRequest::default());
     assert_eq!(listing.domains[1].clone_of, Some(a.id));
     assert!(listing.snapshots[0].current, "of web1");
     // A snapshot of the clone.
     let alone = host.seen(vec![web2.clone()]);
-    assert_eq!(list::parent_of_now(&alone), Some((Parent::Snapshot(a.id), ToldBy::Disks)));
+    assert_eq!(list::parent_of_now(&alone), Some((Parent::Snapshot(a.id), ParentSource::Disks)));
     qemu_img(&["snapshot", "-q", "-c", "s", overlay.to_str().unwrap()]);
     let proof = snapshots(&overlay).pop();
     let taken = Record {
         parent: Some(Parent::Snapshot(a.id)),
         quiesced: None,
-        parent_by: Some(ToldBy::Disks),
+        parent_by: Some(ParentSource::Disks),
         disks: vec![DiskRecord {
             vdev: "xvda".into(),
             path: overlay,
             format: Some(Format::Qcow2),
-            snapshot: Kept::Internal(Internal { proof, bases: None }),
+            snapshot: DiskSnapshot::Internal(Internal { proof, bases: None }),
         }],
         ..record("web2", uuid, "s", Timestamp::now())
     };
@@ -636,11 +645,11 @@ fn a_clone_and_its_own_snapshots() {
     write_image(&host.kept().join("web2/s.xlsave"), &taken);
     marks::set_all(&taken);
     let seen = host.seen(vec![host.running(), web2]);
-    let listing = list::list(&seen, &Asked::default());
+    let listing = list::list(&seen, &ListRequest::default());
     assert_eq!(descent(&listing), ["a<- None", "s<a Disks"]);
     assert!(list::Tree(&listing).to_string().contains("good, from web1/a"));
     assert!(listing.snapshots.iter().all(|snapshot| snapshot.current));
-    let only = Asked { domains: vec!["web2".into()], all: true };
+    let only = ListRequest { domains: vec!["web2".into()], all: true };
     let listing = list::list(&seen, &only);
     assert_eq!(listing.snapshots.len(), 1);
 }
@@ -681,7 +690,10 @@ fn a_clone_and_its_snapshots_hold_all_that_lies_below_them() {
             vdev: "xvda".into(),
             path: web2.disks[0].path.clone(),
             format: Some(Format::Qcow2),
-            snapshot: Kept::External(External { overlay: "/no/such".into(), proof: Some(proof) }),
+            snapshot: DiskSnapshot::External(External {
+                overlay: "/no/such".into(),
+                proof: Some(proof),
+            }),
         }],
         ..record("web2", uuid, "s", Timestamp::now())
     };
@@ -787,7 +799,7 @@ fn whatever_lies_there_is_shown_and_nothing_is_opened_that_waits() {
     for text in [listing.to_string(), list::Tree(&listing).to_string()] {
         assert!(!text.contains('\x1b'), "{text:?}");
     }
-    let less = list::list(&host.seen(Vec::new()), &Asked::default());
+    let less = list::list(&host.seen(Vec::new()), &ListRequest::default());
     assert_eq!((less.others.len(), less.hidden), (8, 6));
 }
 
@@ -915,7 +927,7 @@ fn a_thousand_images_take_less_than_a_second_and_64_mib() {
             let file = |number| top.join(format!("{name}-xvda.{number}.qcow2"));
             let (path, snapshot) = if domain < 10 {
                 let proof = inside.iter().find(|entry| entry.name == image).cloned();
-                (disk.clone(), Kept::Internal(Internal { proof, bases: None }))
+                (disk.clone(), DiskSnapshot::Internal(Internal { proof, bases: None }))
             } else {
                 if number == 0 {
                     write_overlay(&file(0), None, at);
@@ -930,7 +942,10 @@ fn a_thousand_images_take_less_than_a_second_and_64_mib() {
                 };
                 (
                     file(number),
-                    Kept::External(External { overlay: file(number + 1), proof: Some(proof) }),
+                    DiskSnapshot::External(External {
+                        overlay: file(number + 1),
+                        proof: Some(proof),
+                    }),
                 )
             };
             let disk =

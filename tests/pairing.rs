@@ -18,9 +18,9 @@ use xl_snapshot::error::Result;
 use xl_snapshot::host::command::run;
 use xl_snapshot::host::{files, look, tools};
 use xl_snapshot::plan::Step;
-use xl_snapshot::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Record, VERSION};
+use xl_snapshot::record::{DiskRecord, DiskSnapshot, DomainRecord, FrozenFile, Record, VERSION};
 use xl_snapshot::revert::by_hand;
-use xl_snapshot::show::Looked;
+use xl_snapshot::show::ShowInput;
 use xl_snapshot::spec::Spec;
 use xl_snapshot::tool::qemu_img::{ImageInfo, create_overlay, snapshot_create};
 use xl_snapshot::tool::{Invocation, Tool};
@@ -79,12 +79,16 @@ impl Images {
 /// The record of a disk with its `number`th internal snapshot.
 fn internal(path: &Path, number: usize) -> DiskRecord {
     let proof = tools::image(path, Format::Qcow2).unwrap().snapshots()[number].clone();
-    disk(path, Format::Qcow2, Kept::Internal(Internal { proof: Some(proof), bases: None }))
+    disk(path, Format::Qcow2, DiskSnapshot::Internal(Internal { proof: Some(proof), bases: None }))
 }
 
 /// The record of a disk whose file was frozen as it is now.
 fn external(path: &Path, format: Format) -> DiskRecord {
-    disk(path, format, Kept::External(External { overlay: "/o".into(), proof: Some(frozen(path)) }))
+    disk(
+        path,
+        format,
+        DiskSnapshot::External(External { overlay: "/o".into(), proof: Some(frozen(path)) }),
+    )
 }
 
 fn frozen(path: &Path) -> FrozenFile {
@@ -97,7 +101,7 @@ fn frozen(path: &Path) -> FrozenFile {
     }
 }
 
-fn disk(path: &Path, format: Format, snapshot: Kept) -> DiskRecord {
+fn disk(path: &Path, format: Format, snapshot: DiskSnapshot) -> DiskRecord {
     DiskRecord { vdev: "xvda".into(), path: path.to_owned(), format: Some(format), snapshot }
 }
 
@@ -131,7 +135,7 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         },
         disks: disks.to_vec(),
     };
-    let Looked { disks: found, volumes, .. } =
+    let ShowInput { disks: found, volumes, .. } =
         look::for_show(None, &record, None, Timestamp::now()).unwrap();
     let context = RevertContext {
         uuid: Uuid::nil(),
@@ -313,7 +317,7 @@ fn a_base_of_the_base_that_was_written_to() {
 fn a_copy_of_a_raw_file_that_was_replaced() {
     let images = Images::new();
     let (path, copy) = (images.raw("a", 1), images.raw("a.at-s1", 1));
-    let kept = Kept::Reflink(Reflink { copy: copy.clone(), proof: Some(frozen(&copy)) });
+    let kept = DiskSnapshot::Reflink(Reflink { copy: copy.clone(), proof: Some(frozen(&copy)) });
     let record = disk(&path, Format::Raw, kept);
     accepted(&record);
     let before = fs::metadata(&copy).unwrap();

@@ -23,7 +23,9 @@ use xl_snapshot::disk::kinds::{External, Internal, LeftOut, Reflink, Vhd};
 use xl_snapshot::domain::{Format, GuestType};
 use xl_snapshot::host::{command, deletion, files, tools};
 use xl_snapshot::memory::header::MARK;
-use xl_snapshot::record::{DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Record, VERSION};
+use xl_snapshot::record::{
+    DiskRecord, DiskSnapshot, DisksOnly, DomainRecord, FrozenFile, Record, VERSION,
+};
 use xl_snapshot::tool::{Invocation, Tool};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_xl-snapshot");
@@ -146,7 +148,7 @@ impl Place {
     }
 }
 
-fn disk(vdev: &str, path: &Path, format: Option<Format>, snapshot: Kept) -> DiskRecord {
+fn disk(vdev: &str, path: &Path, format: Option<Format>, snapshot: DiskSnapshot) -> DiskRecord {
     DiskRecord { vdev: vdev.into(), path: path.to_owned(), format, snapshot }
 }
 

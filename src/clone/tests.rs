@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk::Room;
-use crate::disk::kinds::{Kept, LeftOut, Lvm};
+use crate::disk::kinds::{DiskSnapshot, LeftOut, Lvm};
 use crate::domain::DomainConfig;
 use crate::error::Kind;
 use crate::model::Guest;
@@ -25,7 +25,7 @@ fn options() -> Options {
 }
 
 /// xvda has an internal snapshot, xvdb an external one; no domain has the name web2.
-fn found() -> Found {
+fn found() -> RevertInput {
     let mut found = reverted();
     found.named = None;
     found.disks[0].room = Some(Ok(room(100)));
@@ -62,11 +62,11 @@ note: disk hdc is shared with web1, read-only
 }
 
 /// One thin volume and its snapshot.
-fn found_thin() -> Found {
+fn found_thin() -> RevertInput {
     let mut found = found_volumes(0);
     let disk = &mut found.disks[1];
     disk.record.path = "/dev/vg0/thin".into();
-    disk.record.snapshot = Kept::Lvm(Lvm {
+    disk.record.snapshot = DiskSnapshot::Lvm(Lvm {
         group: "vg0".into(),
         volume: "thin".into(),
         snapshot: "thin.s1".into(),
@@ -102,7 +102,7 @@ fn a_thick_volume_is_copied_and_a_thin_one_has_another_beside_it() {
     }
 }
 
-fn with_room(mut found: Found) -> Found {
+fn with_room(mut found: RevertInput) -> RevertInput {
     for disk in &mut found.disks {
         disk.room = Some(Ok(room(200)));
     }
@@ -121,7 +121,7 @@ fn every_fault_of_a_new_domain() {
 
 #[test]
 fn what_is_refused() {
-    let refused = |words: &str, change: fn(&mut Found)| {
+    let refused = |words: &str, change: fn(&mut RevertInput)| {
         let mut found = found();
         change(&mut found);
         let error = plan(&found, &options()).unwrap_err();
@@ -139,7 +139,7 @@ fn what_is_refused() {
     refused("exists", |f| f.disks[1].place.trouble = Some("/srv/new1.qcow2 exists".into()));
     refused("two domains would write to it", |f| {
         let why = "left out as asked".to_owned();
-        f.record.disks[0].snapshot = Kept::None(LeftOut { why });
+        f.record.disks[0].snapshot = DiskSnapshot::None(LeftOut { why });
         f.disks[0].record = f.record.disks[0].clone();
     });
     refused("was written to since", |f| f.disks[1].frozen.as_mut().unwrap().size += 1);

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use super::parts::{Rewrites, actions, images, left_out, name_of, new_record, prepare, switch};
-use super::{ImagePlace, Job, Seen, room};
+use super::{CreateInput, ImagePlace, Job, room};
 use crate::disk::DiskCreate;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::plan::{Freeze, Plan, Step};
-use crate::quiesce::Way;
+use crate::quiesce::FreezeMethod;
 use crate::record::{DisksOnly, Record};
 use crate::state::State;
 use crate::tool::{check_path, quote};
@@ -20,7 +20,7 @@ const NOT_WORTH_IT: &str = "without its memory, the disks of a running guest are
                             leaves: nobody knows whether its file systems and data bases survive that";
 
 /// Refuses domains of which disks cannot be snapshotted without memory.
-pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
+pub(super) fn check(job: &Job, seen: &CreateInput) -> Result<()> {
     let domain = name_of(&seen.config)?;
     if seen.state == State::Off {
         if job.request.paused {
@@ -61,7 +61,7 @@ pub(super) fn check(job: &Job, seen: &Seen) -> Result<()> {
 
 pub(super) fn plan(
     job: &Job,
-    seen: &Seen,
+    seen: &CreateInput,
     disks: &[DiskCreate],
     rewrites: &Rewrites,
 ) -> Result<Plan> {
@@ -144,17 +144,17 @@ pub(super) fn plan(
 /// The steps of a freeze.
 struct Freezing<'a> {
     domain: &'a DomainId,
-    way: &'a Way,
+    way: &'a FreezeMethod,
     limit: Duration,
 }
 
 impl<'a> Freezing<'a> {
-    fn of(job: &Job, seen: &'a Seen) -> Option<Freezing<'a>> {
+    fn of(job: &Job, seen: &'a CreateInput) -> Option<Freezing<'a>> {
         let wanted = job.request.quiesce.as_ref()?;
         Some(Freezing { domain: &seen.domain, way: seen.way.as_ref()?, limit: wanted.limit })
     }
 
-    fn parts(&self) -> (DomainId, Way) {
+    fn parts(&self) -> (DomainId, FreezeMethod) {
         (self.domain.clone(), self.way.clone())
     }
 

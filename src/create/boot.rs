@@ -1,6 +1,6 @@
 //! The boot loader of a guest (pygrub), which reads the guest's first disk in dom0, at every start. Pure.
 
-use crate::create::Seen;
+use crate::create::CreateInput;
 use crate::disk::{DiskCreate, Served};
 use crate::domain::Format;
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// The loader reads a raw image directly; libxl attaches any other image to dom0 with dom0's own QEMU
 /// (libxl_disk.c, `libxl__device_disk_local_initiate_attach`). It takes the first disk of the configuration
 /// (libxl_bootloader.c).
-pub fn check(domain: &str, seen: &Seen, disks: &[DiskCreate]) -> Result<Option<String>> {
+pub fn check(domain: &str, seen: &CreateInput, disks: &[DiskCreate]) -> Result<Option<String>> {
     let Some(loader) = seen.config.boot_loader() else { return Ok(None) };
     let (Some(before), Some(after)) = (seen.disks.first(), disks.first()) else { return Ok(None) };
     let was_raw = before.disk.format == Some(Format::Raw);
@@ -45,7 +45,7 @@ mod tests {
     use crate::domain::DomainConfig;
 
     /// web1 with pygrub, whose first disk is raw, on a loop device or not.
-    fn with_loader(served: Served) -> Seen {
+    fn with_loader(served: Served) -> CreateInput {
         let config = CONFIG.replace("\"b_info\": {", "\"b_info\": {\"bootloader\": \"pygrub\", ");
         let mut seen = seen(&job("s1", &[]));
         seen.config = DomainConfig::parse(&config).unwrap();
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn an_overlay_that_no_loader_could_read_is_refused() {
-        let told = |seen: &Seen, options: &[&str]| {
+        let told = |seen: &CreateInput, options: &[&str]| {
             let job = job("s1", options);
             let disks = disks(&job, seen)?;
             check("web1", seen, &disks)

@@ -10,7 +10,7 @@ use crate::domain::Disk;
 use crate::error::{Error, Result};
 use crate::names::{SnapshotName, is_file_part, same_vdev};
 use crate::plan::Target;
-use crate::record::{Parent, ToldBy};
+use crate::record::{Parent, ParentSource};
 use crate::spec::{Choice, DEFAULT_DIRECTORY, MemoryTarget, Request};
 use crate::state::stamp;
 
@@ -27,7 +27,7 @@ pub struct Job {
     pub directory: PathBuf,
     /// The snapshot that the domain's disks descend from, and the source of this; `None` if it is not
     /// known.
-    pub parent: Option<(Parent, ToldBy)>,
+    pub parent: Option<(Parent, ParentSource)>,
 }
 
 impl Job {
@@ -41,7 +41,7 @@ impl Job {
 
     /// Sets the snapshot that the domain's disks descend from.
     #[must_use]
-    pub fn descending_from(self, parent: Option<(Parent, ToldBy)>) -> Job {
+    pub fn descending_from(self, parent: Option<(Parent, ParentSource)>) -> Job {
         Job { parent, ..self }
     }
 

@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 
-use super::{Job, Seen};
+use super::{CreateInput, Job};
 use crate::disk::DiskCreate;
 use crate::domain::{BadConfig, DomainConfig, DomainId};
 use crate::error::{Error, Result};
-use crate::plan::{Action, ReplaceCfg, Step, StoreConfig, Text, Whose, XenstoreWrite};
+use crate::plan::{Action, ConfigOwner, ReplaceCfg, Step, StoreConfig, Text, XenstoreWrite};
 use crate::record::{DomainRecord, Record, VERSION};
 use crate::tool::quote;
 
@@ -24,7 +24,7 @@ pub struct Rewrites {
 /// The record of the snapshot, without the proofs.
 pub(super) fn new_record(
     job: &Job,
-    seen: &Seen,
+    seen: &CreateInput,
     disks: &[DiskCreate],
     live: bool,
 ) -> Result<Record> {
@@ -109,12 +109,16 @@ pub(super) struct Switch {
 
 impl Switch {
     /// The configuration that libxl has stored, if no other step compares it.
-    pub(super) fn unchecked(&self, seen: &Seen) -> Option<String> {
+    pub(super) fn unchecked(&self, seen: &CreateInput) -> Option<String> {
         self.store.is_empty().then(|| seen.stored.clone())
     }
 }
 
-pub(super) fn switch(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> Result<Switch> {
+pub(super) fn switch(
+    seen: &CreateInput,
+    disks: &[DiskCreate],
+    rewrites: &Rewrites,
+) -> Result<Switch> {
     let domain = name_of(&seen.config)?;
     let mut stored = DomainConfig::parse(&seen.stored).map_err(|why| broken(&domain, why))?;
     let mut what = Vec::new();
@@ -138,7 +142,7 @@ pub(super) fn switch(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> 
     let what = what.join(", ");
     let mut store = vec![Step::StoreConfig(StoreConfig {
         domain: seen.domain.clone(),
-        whose: Whose::Libxl,
+        whose: ConfigOwner::Libxl,
         new: stored.to_json().into(),
         old: seen.stored.clone().into(),
         what: what.clone(),
@@ -146,7 +150,7 @@ pub(super) fn switch(seen: &Seen, disks: &[DiskCreate], rewrites: &Rewrites) -> 
     store.extend(rewrites.stored.clone().map(|(old, new)| {
         Step::StoreConfig(StoreConfig {
             domain: seen.domain.clone(),
-            whose: Whose::Xl,
+            whose: ConfigOwner::Xl,
             new,
             old,
             what,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{ImagePlace, Job, Seen};
+use super::{CreateInput, ImagePlace, Job};
 use crate::disk::{DiskCreate, mib};
 use crate::error::{Error, Result};
 
@@ -43,7 +43,12 @@ pub fn reserve(free: u64, total: u64, needed: u64) -> u64 {
 }
 
 /// Refuses an image that does not fit, together with the new images of the disks.
-pub(super) fn check(job: &Job, seen: &Seen, domain: &str, disks: &[DiskCreate]) -> Result<()> {
+pub(super) fn check(
+    job: &Job,
+    seen: &CreateInput,
+    domain: &str,
+    disks: &[DiskCreate],
+) -> Result<()> {
     let ImagePlace::File { path, free, .. } = &seen.image else { return Ok(()) };
     let compressed = job.request.compress.is_some();
     let image = needed(seen.config.memory_kib(), compressed);
@@ -67,7 +72,7 @@ pub(super) fn check(job: &Job, seen: &Seen, domain: &str, disks: &[DiskCreate]) 
 
 /// Notes where a guest that writes will soon run out of space: images grow after the snapshot, also
 /// those that were fully allocated before.
-pub(super) fn notes(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Vec<String> {
+pub(super) fn notes(job: &Job, seen: &CreateInput, disks: &[DiskCreate]) -> Vec<String> {
     let image = match &seen.image {
         ImagePlace::File { path, .. } => {
             let memory = seen.config.memory_kib();
@@ -93,7 +98,7 @@ pub(super) fn notes(job: &Job, seen: &Seen, disks: &[DiskCreate]) -> Vec<String>
 }
 
 /// Notes which parts of the snapshot do not survive a reboot of the host.
-fn volatile(seen: &Seen, disks: &[DiskCreate]) -> Option<String> {
+fn volatile(seen: &CreateInput, disks: &[DiskCreate]) -> Option<String> {
     let left_out = |file: &Path| {
         disks.iter().any(|disk| disk.record.path == file && disk.record.snapshot.is_left_out())
     };
@@ -120,7 +125,7 @@ struct Growth {
 }
 
 /// Keyed by the number of the file system, if it is known.
-fn grow(seen: &Seen, disks: &[DiskCreate]) -> BTreeMap<Option<u64>, Growth> {
+fn grow(seen: &CreateInput, disks: &[DiskCreate]) -> BTreeMap<Option<u64>, Growth> {
     let mut all: BTreeMap<_, Growth> = BTreeMap::new();
     for (disk, seen_disk) in disks.iter().zip(&seen.disks) {
         let own = seen_disk.device.is_none().then_some(disk.record.path.as_path());
@@ -133,7 +138,7 @@ fn grow(seen: &Seen, disks: &[DiskCreate]) -> BTreeMap<Option<u64>, Growth> {
     all
 }
 
-fn device_of(seen: &Seen, file: &Path) -> Option<u64> {
+fn device_of(seen: &CreateInput, file: &Path) -> Option<u64> {
     seen.spaces.iter().find(|space| space.file == file).map(|space| space.device)
 }
 

@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 
 use crate::create::drives::Drive;
-use crate::disk::DiskSeen;
+use crate::disk::RunningDisk;
 use crate::domain::{DomainConfig, DomainId};
 use crate::need::Trouble;
 use crate::process::Process;
-use crate::quiesce::Way;
+use crate::quiesce::FreezeMethod;
 use crate::release::xl_exits_at_suspend;
 use crate::state::State;
 use crate::tool::volumes::Volume;
 
 /// Observations of the domain and the host, while the guest runs.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct CreateInput {
     /// If the domain does not run, its number is 0, and its UUID is nil if its configuration file
     /// names none.
     pub domain: DomainId,
@@ -26,7 +26,7 @@ pub struct Seen {
     /// The text that libxl has stored, which save, migrate and reboot use.
     pub stored: String,
     /// In the order of the configuration.
-    pub disks: Vec<DiskSeen>,
+    pub disks: Vec<RunningDisk>,
     /// Drives of its QEMU in addition to the disks.
     pub drives: Vec<Drive>,
     /// The host's logical volumes; read only if a disk may be one.
@@ -50,14 +50,14 @@ pub struct Seen {
     /// memory.
     pub above_target: Option<(u64, u64)>,
     /// How to freeze its file systems, if requested.
-    pub way: Option<Way>,
+    pub way: Option<FreezeMethod>,
     /// The place of the image.
     pub image: ImagePlace,
     /// The file systems of the image, of the disks and of their new images, if known.
     pub spaces: Vec<Space>,
 }
 
-impl Seen {
+impl CreateInput {
     /// The xl process that would take the suspend for the end of the domain.
     pub(super) fn xl_to_stop(&self) -> Option<Process> {
         self.monitor.filter(|_| xl_exits_at_suspend(&self.xen))

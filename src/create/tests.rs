@@ -17,10 +17,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
-use crate::disk::{DiskSeen, Node, Place, Served};
+use crate::disk::{Node, Place, RunningDisk, Served};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::Kind;
-use crate::plan::{ReplaceCfg, StoreConfig, Text, Whose};
+use crate::plan::{ConfigOwner, ReplaceCfg, StoreConfig, Text};
 use crate::process::Process;
 use crate::record::QcowSnapshot;
 use crate::spec::{MemoryTarget, Request, Spec};
@@ -50,13 +50,13 @@ pub(super) fn job(name: &str, disks: &[&str]) -> Job {
     Job::new(flags.request().unwrap(), now(), id)
 }
 
-pub(super) fn seen(job: &Job) -> Seen {
+pub(super) fn seen(job: &Job) -> CreateInput {
     let config = DomainConfig::parse(CONFIG).unwrap();
     let disks = config
         .disks()
         .unwrap()
         .into_iter()
-        .map(|disk| DiskSeen {
+        .map(|disk| RunningDisk {
             served: Some(Served::Qemu),
             params: vec![(
                 format!("/libxl/3/{}/params", disk.vdev),
@@ -85,7 +85,7 @@ pub(super) fn seen(job: &Job) -> Seen {
             disk,
         })
         .collect();
-    Seen {
+    CreateInput {
         troubles: Vec::new(),
         overlay_troubles: Vec::new(),
         domain: DomainId { domid: 3, uuid: config.uuid().unwrap(), name: "web1".into() },
@@ -113,7 +113,7 @@ pub(super) fn seen(job: &Job) -> Seen {
     }
 }
 
-fn plan(job: &Job, seen: &Seen) -> Result<Plan> {
+fn plan(job: &Job, seen: &CreateInput) -> Result<Plan> {
     super::plan(job, seen, &disks(job, seen)?, &Rewrites::default())
 }
 
@@ -350,7 +350,7 @@ fn a_name_is_made_from_the_time() {
 }
 
 /// Plans `s1` on a host that `change` has changed, expects a refusal, and returns its text.
-fn refusal(disks: &[&str], change: impl FnOnce(&mut Seen)) -> (Kind, String) {
+fn refusal(disks: &[&str], change: impl FnOnce(&mut CreateInput)) -> (Kind, String) {
     let job = job("s1", disks);
     let mut seen = seen(&job);
     change(&mut seen);
@@ -360,7 +360,7 @@ fn refusal(disks: &[&str], change: impl FnOnce(&mut Seen)) -> (Kind, String) {
 
 #[test]
 fn what_is_refused() {
-    let refused = |disks: &[&str], words: &str, change: fn(&mut Seen)| {
+    let refused = |disks: &[&str], words: &str, change: fn(&mut CreateInput)| {
         let (kind, text) = refusal(disks, change);
         assert_eq!(kind, Kind::Refused, "{text}");
         assert!(text.contains(words), "{words:?} in {text:?}");

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::disk::FileFacts;
-use crate::disk::family::{Keeper, Running, User};
+use crate::disk::family::{DependentSnapshot, DiskUser, Running};
 use crate::disk::kinds::External;
 use crate::disk::merging::Merging;
 use crate::domain::Format;
@@ -27,9 +27,9 @@ fn running() -> Running {
     Running { id: web1(), trouble: None }
 }
 
-fn member(path: &str, inode: u64, allocated: u64) -> Member {
+fn member(path: &str, inode: u64, allocated: u64) -> TreeImage {
     let facts = FileFacts { inode, ..facts() };
-    Member {
+    TreeImage {
         path: path.into(),
         id: facts.id(),
         format: Format::Qcow2,
@@ -48,8 +48,8 @@ fn member(path: &str, inode: u64, allocated: u64) -> Member {
     }
 }
 
-fn keeper(name: &str) -> Keeper {
-    Keeper {
+fn keeper(name: &str) -> DependentSnapshot {
+    DependentSnapshot {
         image: format!("/kept/web1/{name}.xlsave").into(),
         name: name.into(),
         id: Uuid::from_u128(9),
@@ -60,12 +60,12 @@ fn keeper(name: &str) -> Keeper {
     }
 }
 
-fn user() -> User {
-    User { domain: "web1".into(), same: true, vdev: "xvdb".into(), cfg: None }
+fn user() -> DiskUser {
+    DiskUser { domain: "web1".into(), same: true, vdev: "xvdb".into(), cfg: None }
 }
 
 /// `/srv/f.qcow2 <- /srv/o.qcow2`; the guest writes to the second one.
-fn seen(frozen: u64, overlay: u64) -> Seen {
+fn seen(frozen: u64, overlay: u64) -> DeleteInput {
     let mut record = sample();
     record.disks.remove(0);
     record.disks.truncate(1);
@@ -76,8 +76,8 @@ fn seen(frozen: u64, overlay: u64) -> Seen {
     record.disks[0].snapshot = kept.into();
     let below = Image { path: "/srv/f.qcow2".into(), format: Format::Qcow2 };
     let top =
-        Member { users: vec![user()], below: Some(below), ..member("/srv/o.qcow2", 6, overlay) };
-    let family = Family {
+        TreeImage { users: vec![user()], below: Some(below), ..member("/srv/o.qcow2", 6, overlay) };
+    let family = ImageTree {
         record: record.disks[0].clone(),
         id: record.id,
         base: Some(member("/srv/f.qcow2", facts().inode, frozen)),
@@ -87,7 +87,7 @@ fn seen(frozen: u64, overlay: u64) -> Seen {
         vdevs: vec![(web1(), "xvdb".into())],
         volumes: Ok(Vec::new()),
     };
-    Seen {
+    DeleteInput {
         image: "/kept/web1/s1.xlsave".into(),
         marked: false,
         record,
@@ -110,7 +110,7 @@ fn seen(frozen: u64, overlay: u64) -> Seen {
     }
 }
 
-fn planned(seen: &Seen, flatten: bool) -> Result<Plan> {
+fn planned(seen: &DeleteInput, flatten: bool) -> Result<Plan> {
     let disks = disks(seen, DeleteOptions { flatten })?;
     plan(seen, &disks, &Rewrites::default())
 }
@@ -119,18 +119,18 @@ fn words(steps: &[Step]) -> Vec<String> {
     steps.iter().map(ToString::to_string).collect()
 }
 
-fn refused(seen: &Seen, told: &[&str]) {
+fn refused(seen: &DeleteInput, told: &[&str]) {
     let error = planned(seen, false).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     let text = error.chain().join(": ") + error.hint.as_deref().unwrap_or_default();
     told.iter().for_each(|word| assert!(text.contains(word), "no {word:?} in {text}"));
 }
 
-fn overlay(seen: &mut Seen) -> &mut Member {
+fn overlay(seen: &mut DeleteInput) -> &mut TreeImage {
     &mut seen.families[0].overlays[0]
 }
 
-fn base(seen: &mut Seen) -> &mut Member {
+fn base(seen: &mut DeleteInput) -> &mut TreeImage {
     seen.families[0].base.as_mut().unwrap()
 }
 
@@ -189,7 +189,7 @@ fn what_a_guest_writes_to_is_never_overwritten_by_what_is_older() {
     base(&mut seen).users = vec![user()];
     base(&mut seen).facts.as_mut().unwrap().merging = Some(Merging {
         id: seen.record.id,
-        how: disk::merging::How::Commit("/srv/o.qcow2".into()),
+        how: disk::merging::MergeStep::Commit("/srv/o.qcow2".into()),
         size: facts.size,
         mtime: facts.mtime,
         writable: false,
@@ -210,7 +210,7 @@ fn a_younger_snapshot_is_proven_anew() {
     let mut commits = seen(5 << 20, 4 << 20);
     overlay(&mut commits).users.clear();
     overlay(&mut commits).keepers = vec![keeper("s2")];
-    let top = Member { users: vec![user()], ..member("/srv/t.qcow2", 7, 0) };
+    let top = TreeImage { users: vec![user()], ..member("/srv/t.qcow2", 7, 0) };
     let id = overlay(&mut commits).id;
     commits.families[0].above = vec![(id, top)];
     let plan = planned(&commits, false).unwrap();
@@ -238,7 +238,7 @@ fn a_younger_snapshot_is_proven_anew() {
 
 #[test]
 fn what_would_do_harm_is_refused() {
-    let with = |change: &dyn Fn(&mut Seen)| {
+    let with = |change: &dyn Fn(&mut DeleteInput)| {
         let mut seen = seen(5 << 20, 4 << 20);
         change(&mut seen);
         seen
@@ -267,13 +267,13 @@ fn what_would_do_harm_is_refused() {
     );
     refused(
         &with(&|seen| {
-            let clone = User { domain: "web2".into(), same: false, ..user() };
+            let clone = DiskUser { domain: "web2".into(), same: false, ..user() };
             overlay(seen).users = vec![clone];
         }),
         &["it is the base of a clone: /srv/o.qcow2 (xvdb of web2)", "--flatten"],
     );
     let siblings = with(&|seen| {
-        let other = Member { open_in: Vec::new(), ..member("/srv/k.qcow2", 8, 0) };
+        let other = TreeImage { open_in: Vec::new(), ..member("/srv/k.qcow2", 8, 0) };
         seen.families[0].overlays.push(other);
     });
     refused(
@@ -288,7 +288,7 @@ fn what_would_do_harm_is_refused() {
 fn an_old_configuration_file_does_not_hide_that_a_file_is_frozen() {
     // The frozen file of s2, which g.cfg still names.
     let mut stale = seen(4 << 20, 5 << 20);
-    overlay(&mut stale).users = vec![User { cfg: Some("/etc/xen/web1.cfg".into()), ..user() }];
+    overlay(&mut stale).users = vec![DiskUser { cfg: Some("/etc/xen/web1.cfg".into()), ..user() }];
     overlay(&mut stale).keepers = vec![keeper("s2")];
     let onward = words(&planned(&stale, false).unwrap().onward);
     let expected = [
@@ -315,7 +315,7 @@ fn an_overlay_is_not_merged_again_once_a_guest_may_have_written_to_the_base() {
     let FileFacts { size, mtime, writable, .. } = base(&mut down).facts.clone().unwrap();
     base(&mut down).facts.as_mut().unwrap().merging = Some(Merging {
         id: down.record.id,
-        how: disk::merging::How::Pivot("/srv/o.qcow2".into()),
+        how: disk::merging::MergeStep::Pivot("/srv/o.qcow2".into()),
         size,
         mtime,
         writable,
@@ -334,7 +334,7 @@ fn whoever_started_the_domain_during_a_merge_keeps_its_image() {
     (off.runs, off.domains) = (false, Vec::new());
     base(&mut off).open_in.clear();
     overlay(&mut off).open_in.clear();
-    overlay(&mut off).users = vec![User { cfg: Some("/etc/xen/web1.cfg".into()), ..user() }];
+    overlay(&mut off).users = vec![DiskUser { cfg: Some("/etc/xen/web1.cfg".into()), ..user() }];
     let onward = words(&planned(&off, false).unwrap().onward);
     let at = |start: &str| onward.iter().position(|step| step.starts_with(start)).unwrap();
     assert!(at("commit ") < at("check that web1 "), "{onward:?}");
@@ -343,7 +343,7 @@ fn whoever_started_the_domain_during_a_merge_keeps_its_image() {
 
 #[test]
 fn where_one_way_is_closed_the_other_is_taken() {
-    let how = |change: &dyn Fn(&mut Seen)| {
+    let how = |change: &dyn Fn(&mut DeleteInput)| {
         let mut seen = seen(5 << 20, 4 << 20);
         change(&mut seen);
         disks(&seen, DeleteOptions::default()).unwrap()[0].merged[0].how
@@ -361,7 +361,8 @@ fn a_file_of_the_users_own_is_kept() {
     let mut alone = seen(5 << 20, 4 << 20);
     alone.families[0].overlays.clear();
     base(&mut alone).open_in.clear();
-    let removed = |seen: &Seen| disks(seen, DeleteOptions::default()).unwrap().remove(0).removed;
+    let removed =
+        |seen: &DeleteInput| disks(seen, DeleteOptions::default()).unwrap().remove(0).removed;
     assert_eq!(removed(&alone), ["/srv/f.qcow2"]);
     base(&mut alone).ours = false;
     assert!(removed(&alone).is_empty());

@@ -1,6 +1,6 @@
 //! What `export` copies of one disk. Pure.
 
-use crate::disk::DiskFound;
+use crate::disk::SnapshotDisk;
 use crate::record::DiskRecord;
 use crate::tool::qemu_img::Whole;
 
@@ -21,7 +21,7 @@ impl DiskExport {
     }
 
     /// A copy of `size` bytes, of a disk that QEMU may see longer.
-    pub(super) fn fitting(self, found: &DiskFound, size: u64) -> DiskExport {
+    pub(super) fn fitting(self, found: &SnapshotDisk, size: u64) -> DiskExport {
         let other = found.virtual_size.as_ref().is_ok_and(|seen| *seen != size);
         DiskExport { fit: other.then_some(size), ..self }
     }

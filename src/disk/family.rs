@@ -23,7 +23,7 @@ pub struct Running {
 
 /// The domain disk that uses an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
+pub struct DiskUser {
     pub domain: String,
     pub same: bool,
     pub vdev: String,
@@ -33,7 +33,7 @@ pub struct User {
 
 /// Another snapshot whose content is in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keeper {
+pub struct DependentSnapshot {
     /// Its memory image, or the file of its record.
     pub image: PathBuf,
     pub name: String,
@@ -48,7 +48,7 @@ pub struct Keeper {
 
 /// An image of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub struct TreeImage {
     pub path: PathBuf,
     pub id: FileId,
     pub format: Format,
@@ -63,9 +63,9 @@ pub struct Member {
     /// Its internal snapshots; the error if they cannot be read.
     pub inside: Result<Vec<QcowSnapshot>, String>,
     /// The domain disks that use it.
-    pub users: Vec<User>,
+    pub users: Vec<DiskUser>,
     /// Other snapshots whose content it has.
-    pub keepers: Vec<Keeper>,
+    pub keepers: Vec<DependentSnapshot>,
     /// The running domains whose QEMU has it open.
     pub open_in: Vec<Running>,
     /// Other processes that have it open.
@@ -77,7 +77,7 @@ pub struct Member {
     pub unmarkable: Option<String>,
 }
 
-impl Member {
+impl TreeImage {
     pub(super) fn image(&self) -> Image {
         Image { path: self.path.clone(), format: self.format }
     }
@@ -102,15 +102,15 @@ impl Member {
 
 /// Observations of one disk of the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Family {
+pub struct ImageTree {
     pub record: DiskRecord,
     pub id: Uuid,
     /// The image that has the content, if it exists.
-    pub base: Option<Member>,
+    pub base: Option<TreeImage>,
     /// The images whose backing file it is.
-    pub overlays: Vec<Member>,
+    pub overlays: Vec<TreeImage>,
     /// The images on top of the overlays.
-    pub above: Vec<(FileId, Member)>,
+    pub above: Vec<(FileId, TreeImage)>,
     /// Children of a VHD.
     pub children: Vec<PathBuf>,
     /// The disks that have the image in their chain, for each domain.
@@ -141,7 +141,7 @@ pub struct Merged {
 /// A domain's disk that gets another image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switch {
-    pub user: User,
+    pub user: DiskUser,
     /// `None` if the domain does not run.
     pub domain: Option<DomainId>,
     pub to: Image,
@@ -150,7 +150,7 @@ pub struct Switch {
 /// A change in the record of another snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
-    pub keeper: Keeper,
+    pub keeper: DependentSnapshot,
     pub change: Change,
 }
 
@@ -180,7 +180,7 @@ pub struct DiskDelete {
     pub notes: Vec<String>,
 }
 
-impl Family {
+impl ImageTree {
     /// The merge of a disk's images in a running QEMU.
     pub(super) fn online(&self, running: &Running) -> Option<Online> {
         let (_, vdev) = self.vdevs.iter().find(|(domain, _)| *domain == running.id)?;
@@ -193,7 +193,7 @@ impl Family {
     }
 
     /// The images on top of an overlay.
-    pub(super) fn on(&self, overlay: &Member) -> impl Iterator<Item = &Member> {
+    pub(super) fn on(&self, overlay: &TreeImage) -> impl Iterator<Item = &TreeImage> {
         let id = overlay.id;
         self.above.iter().filter(move |(below, _)| *below == id).map(|(_, member)| member)
     }

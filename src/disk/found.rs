@@ -21,7 +21,7 @@ const GONE: &str = "No such file";
 
 /// One disk of a snapshot, and the current state of the host around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskFound {
+pub struct SnapshotDisk {
     pub record: DiskRecord,
     /// Facts about the file in the record; the error if it cannot be read.
     pub file: std::result::Result<FileFacts, String>,
@@ -60,7 +60,7 @@ pub struct DiskFound {
     pub base_of: Option<PathBuf>,
     /// The place for a new image, if one is needed.
     pub place: Place,
-    /// The space for a copy of the snapshot, if [`DiskFound::needs_copy`] or a new domain needs one;
+    /// The space for a copy of the snapshot, if [`SnapshotDisk::needs_copy`] or a new domain needs one;
     /// the error if it is unknown.
     pub room: Option<std::result::Result<Room, String>>,
 }
@@ -104,7 +104,7 @@ pub fn check_untouched(file: &FileFacts, proof: &FrozenFile) -> std::result::Res
     Err(format!("it was written to since: last at {}, at the snapshot {}", file.mtime, proof.mtime))
 }
 
-impl DiskFound {
+impl SnapshotDisk {
     /// Adds a hint to a refusal if the file with the content may have been moved. A link works like the file: proofs
     /// are of its target. A copy cannot be proven, and a move to another file system is a copy.
     pub(super) fn if_moved(&self, error: Error) -> Error {

@@ -74,7 +74,7 @@ impl<'a> Content<'a> {
 
 /// The place for a proof in a record.
 #[derive(Debug)]
-pub enum Proof<'a> {
+pub enum ProofSlot<'a> {
     /// The record needs none.
     NotNeeded,
     /// For an internal snapshot.
@@ -103,7 +103,7 @@ pub enum Role {
 
 /// Untrusted text of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said<'a> {
+pub enum RecordText<'a> {
     /// For messages.
     Text(&'a str),
     /// A name of a volume group or a logical volume.
@@ -113,7 +113,7 @@ pub enum Said<'a> {
 
 /// The keys that `--disk VDEV,KIND` accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keys {
+pub struct OptionKeys {
     pub file: bool,
     pub size: bool,
 }
@@ -121,7 +121,7 @@ pub struct Keys {
 /// The properties that need no snapshot.
 pub trait Selectable {
     /// The keys of this kind; `None` if the user cannot choose it.
-    const KEYS: Option<Keys>;
+    const KEYS: Option<OptionKeys>;
     /// Whether the file system must support reflinks.
     const CLONES: bool = false;
 
@@ -135,10 +135,10 @@ pub trait Selectable {
 pub trait Kind {
     fn content(&self) -> Content<'_>;
 
-    fn proof(&mut self) -> Proof<'_>;
+    fn proof(&mut self) -> ProofSlot<'_>;
 
     /// The texts to check before they are trusted.
-    fn said(&self) -> Vec<Said<'_>>;
+    fn said(&self) -> Vec<RecordText<'_>>;
 
     /// Why the disk is not in the snapshot, if it is not.
     fn why_left_out(&self) -> Option<&str> {

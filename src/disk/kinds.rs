@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Keys, Kind, Selectable};
+use crate::disk::kind::{Kind, OptionKeys, Selectable};
 
 /// Calls a macro with the list: the name for users, scripts and records, the name here, and the type in the
 /// record. The first kind that is the default for a disk is chosen.
@@ -28,73 +28,73 @@ macro_rules! make {
     ($($name:literal => $kind:ident($kept:path),)*) => {
         /// How the content of a disk is kept, and its proof.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum Kept {
+        pub enum DiskSnapshot {
             $(#[serde(rename = $name)] $kind($kept),)*
         }
 
         $(pub use $kept;)*
 
-        $(impl From<$kept> for Kept {
-            fn from(kept: $kept) -> Kept {
-                Kept::$kind(kept)
+        $(impl From<$kept> for DiskSnapshot {
+            fn from(kept: $kept) -> DiskSnapshot {
+                DiskSnapshot::$kind(kept)
             }
         })*
 
-        impl Kept {
+        impl DiskSnapshot {
             pub fn kind(&self) -> &dyn Kind {
                 match self {
-                    $(Kept::$kind(kept) => kept,)*
+                    $(DiskSnapshot::$kind(kept) => kept,)*
                 }
             }
 
             pub fn kind_mut(&mut self) -> &mut dyn Kind {
                 match self {
-                    $(Kept::$kind(kept) => kept,)*
+                    $(DiskSnapshot::$kind(kept) => kept,)*
                 }
             }
 
             /// How the disk was snapshotted.
-            pub fn how(&self) -> How {
+            pub fn how(&self) -> DiskMethod {
                 match self {
-                    $(Kept::$kind(_) => How::$kind,)*
+                    $(DiskSnapshot::$kind(_) => DiskMethod::$kind,)*
                 }
             }
         }
 
         /// How a disk is snapshotted.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum How {
+        pub enum DiskMethod {
             $($kind,)*
         }
 
-        impl How {
-            pub const ALL: &[How] = &[$(How::$kind,)*];
+        impl DiskMethod {
+            pub const ALL: &[DiskMethod] = &[$(DiskMethod::$kind,)*];
 
             /// The name for users and scripts.
             pub fn name(self) -> &'static str {
                 match self {
-                    $(How::$kind => $name,)*
+                    $(DiskMethod::$kind => $name,)*
                 }
             }
 
             /// The keys that it accepts; `None` if the user cannot choose it.
-            pub fn keys(self) -> Option<Keys> {
+            pub fn keys(self) -> Option<OptionKeys> {
                 match self {
-                    $(How::$kind => <$kept as Selectable>::KEYS,)*
+                    $(DiskMethod::$kind => <$kept as Selectable>::KEYS,)*
                 }
             }
 
             /// Whether the file system must support reflinks.
             pub fn clones(self) -> bool {
                 match self {
-                    $(How::$kind => <$kept as Selectable>::CLONES,)*
+                    $(DiskMethod::$kind => <$kept as Selectable>::CLONES,)*
                 }
             }
 
             /// The default name of the file that the snapshot creates.
             pub fn new_file_name(self, stem: &str, snapshot: &str) -> String {
                 match self {
-                    $(How::$kind => <$kept as Selectable>::new_file_name(stem, snapshot),)*
+                    $(DiskMethod::$kind => <$kept as Selectable>::new_file_name(stem, snapshot),)*
                 }
             }
         }
@@ -102,7 +102,7 @@ macro_rules! make {
 }
 kinds!(make);
 
-impl Kept {
+impl DiskSnapshot {
     /// The name for users and scripts.
     pub fn name(&self) -> &'static str {
         self.how().name()
@@ -114,14 +114,14 @@ impl Kept {
     }
 }
 
-impl How {
+impl DiskMethod {
     /// The kind with this name, if the user can choose it.
-    pub fn of_option(name: &str) -> Option<How> {
-        How::ALL.iter().copied().find(|how| how.name() == name && how.keys().is_some())
+    pub fn of_option(name: &str) -> Option<DiskMethod> {
+        DiskMethod::ALL.iter().copied().find(|how| how.name() == name && how.keys().is_some())
     }
 
     /// Whether the disk is left out.
     pub fn leaves_out(self) -> bool {
-        self == How::None
+        self == DiskMethod::None
     }
 }

@@ -10,8 +10,8 @@ mod parts;
 use self::commit::{commit, settle_commit};
 pub(super) use self::parts::{begin, must_be_marked, written};
 use self::parts::{copies, remove};
-use crate::disk::family::{DeleteOptions, DiskDelete, Family, Member, Running, Switch};
-use crate::disk::merging::How;
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree, Running, Switch, TreeImage};
+use crate::disk::merging::MergeStep;
 use crate::disk::proof::{FrozenFile, SECTOR};
 use crate::domain::Format;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use crate::plan::deletion::Deletion;
 use crate::tool::quote;
 
 /// Refuses to delete the snapshot of a disk.
-pub(super) fn refuse(family: &Family, why: impl Into<String>) -> Error {
+pub(super) fn refuse(family: &ImageTree, why: impl Into<String>) -> Error {
     Error::refused(format!("The snapshot of {} cannot be deleted", family.record.vdev))
         .because(why.into())
 }
@@ -29,7 +29,7 @@ pub(super) fn refuse(family: &Family, why: impl Into<String>) -> Error {
 ///
 /// `only_stream`: the file is a copy and cannot replace an overlay.
 pub(super) fn delete(
-    family: &Family,
+    family: &ImageTree,
     proof: Option<&FrozenFile>,
     options: DeleteOptions,
     only_stream: bool,
@@ -54,7 +54,7 @@ pub(super) fn delete(
         return Ok(plan);
     }
     let committed = match base.merging().map(|mark| &mark.how) {
-        Some(How::Commit(overlay) | How::Pivot(overlay)) => Some(overlay),
+        Some(MergeStep::Commit(overlay) | MergeStep::Pivot(overlay)) => Some(overlay),
         _ => None,
     };
     if let Some(keeper) = base.keepers.iter().find(|keeper| keeper.proven && committed.is_none()) {
@@ -114,7 +114,7 @@ pub(super) fn delete(
 }
 
 /// Describes an overlay and its owner.
-fn named(member: &Member) -> String {
+fn named(member: &TreeImage) -> String {
     let path = quote(&member.path);
     let user = member.users.first().map(|user| format!("{} of {}", user.vdev, user.domain));
     let keeper = member.keepers.first().map(|keeper| format!("snapshot {}", keeper.name));
@@ -125,7 +125,7 @@ fn named(member: &Member) -> String {
 }
 
 /// Why the file with the content is not removed, if it is kept.
-fn keep(base: &Member, untouched: bool) -> Option<String> {
+fn keep(base: &TreeImage, untouched: bool) -> Option<String> {
     let inside = || base.inside.as_ref().is_ok_and(Vec::is_empty);
     let why = if let Some(user) = base.users.first() {
         format!("it is {} of {}", user.vdev, user.domain)
@@ -145,9 +145,9 @@ fn keep(base: &Member, untouched: bool) -> Option<String> {
 
 /// Checks that a merge is possible. Returns the domain whose QEMU merges, if one does.
 fn check<'a>(
-    family: &Family,
-    base: &Member,
-    overlay: &'a Member,
+    family: &ImageTree,
+    base: &TreeImage,
+    overlay: &'a TreeImage,
     alone: bool,
 ) -> Result<Option<&'a Running>> {
     let refuse = |why: String| refuse(family, why);
@@ -211,9 +211,9 @@ fn check<'a>(
 
 /// Plans the merge that moves less.
 fn merge(
-    family: &Family,
-    base: &Member,
-    overlay: &Member,
+    family: &ImageTree,
+    base: &TreeImage,
+    overlay: &TreeImage,
     only_stream: bool,
     plan: &mut DiskDelete,
 ) -> Result<()> {
@@ -251,7 +251,7 @@ fn merge(
     Ok(())
 }
 
-fn needs(what: u64, member: &Member) -> Option<String> {
+fn needs(what: u64, member: &TreeImage) -> Option<String> {
     let (_, free) = member.room;
     (what > free).then(|| {
         format!(
@@ -263,7 +263,7 @@ fn needs(what: u64, member: &Member) -> Option<String> {
     })
 }
 
-fn why_no_stream(base: &Member, overlay: &Member) -> Option<String> {
+fn why_no_stream(base: &TreeImage, overlay: &TreeImage) -> Option<String> {
     if !base.inside.as_ref().is_ok_and(Vec::is_empty) {
         return Some("there are internal snapshots in the base, which would stay alone".into());
     }
@@ -272,9 +272,9 @@ fn why_no_stream(base: &Member, overlay: &Member) -> Option<String> {
 }
 
 fn why_no_commit(
-    family: &Family,
-    base: &Member,
-    overlay: &Member,
+    family: &ImageTree,
+    base: &TreeImage,
+    overlay: &TreeImage,
     online: Option<&Running>,
 ) -> Option<String> {
     let sector = |size: u64| size.next_multiple_of(SECTOR);
@@ -317,9 +317,9 @@ fn why_no_commit(
 }
 
 fn stream(
-    family: &Family,
-    base: &Member,
-    overlay: &Member,
+    family: &ImageTree,
+    base: &TreeImage,
+    overlay: &TreeImage,
     online: Option<&Running>,
     plan: &mut DiskDelete,
 ) -> Result<()> {
@@ -339,7 +339,7 @@ fn stream(
         if let Some(why) = &overlay.unmarkable {
             return Err(refuse(family, format!("{}: {why}", quote(&overlay.path))));
         }
-        plan.merges.extend(begin(family, overlay, How::Stream(base.path.clone())));
+        plan.merges.extend(begin(family, overlay, MergeStep::Stream(base.path.clone())));
         plan.written.push((overlay.path.clone(), false));
         plan.rewrites.extend(written(overlay));
     }
@@ -361,8 +361,8 @@ fn stream(
 
 /// Continues an interrupted commit.
 fn finish_commit(
-    family: &Family,
-    base: &Member,
+    family: &ImageTree,
+    base: &TreeImage,
     overlay: &std::path::Path,
     mut plan: DiskDelete,
 ) -> Result<DiskDelete> {
@@ -373,10 +373,10 @@ fn finish_commit(
         plan.rewrites.extend(written(base));
         return Ok(plan);
     };
-    let pivoted = matches!(base.merging().map(|mark| &mark.how), Some(How::Pivot(_)));
+    let pivoted = matches!(base.merging().map(|mark| &mark.how), Some(MergeStep::Pivot(_)));
     let runs_on_it = overlay.users.iter().any(|user| user.cfg.is_none());
     // What was written to the overlay last was not written after a switch.
-    let last = |member: &Member| member.facts.as_ref().ok().map(|facts| facts.mtime);
+    let last = |member: &TreeImage| member.facts.as_ref().ok().map(|facts| facts.mtime);
     let switched = pivoted && last(overlay) <= last(base);
     if switched && base.users.is_empty() && !runs_on_it {
         let (base, overlay) = (quote(&base.path), quote(&overlay.path));

@@ -19,7 +19,7 @@ pub const LONGEST: usize = 8 << 10;
 pub struct Merging {
     /// The snapshot to be deleted.
     pub id: Uuid,
-    pub how: How,
+    pub how: MergeStep,
     /// The previous length of the file, in bytes.
     pub size: u64,
     /// Its previous time of modification.
@@ -31,7 +31,7 @@ pub struct Merging {
 /// How a deletion changes a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum How {
+pub enum MergeStep {
     /// It gets the data of this overlay.
     Commit(PathBuf),
     /// It has that data, and a running guest may write to it: the overlay is older.
@@ -65,7 +65,7 @@ mod tests {
     fn a_mark_comes_back_and_nothing_else_is_one() {
         let mark = Merging {
             id: Uuid::from_u128(7),
-            how: How::Commit("/srv/a \"1\".qcow2".into()),
+            how: MergeStep::Commit("/srv/a \"1\".qcow2".into()),
             size: 1 << 40,
             mtime: "2026-03-01T02:03:04.123456789Z".parse().unwrap(),
             writable: false,

@@ -28,20 +28,20 @@ pub mod vhd;
 use jiff::Timestamp;
 
 use self::exporting::DiskExport;
-use self::family::{DeleteOptions, DiskDelete, Family};
-pub use self::found::{DiskFound, check_untouched, short_of_room};
+use self::family::{DeleteOptions, DiskDelete, ImageTree};
+pub use self::found::{SnapshotDisk, check_untouched, short_of_room};
 use self::kind::{Content, Volume};
-use self::kinds::How;
-pub use self::parts::{Beside, Context, DiskCreate, DiskRevert, RevertContext, Room, Space};
+use self::kinds::DiskMethod;
+pub use self::parts::{Context, DiskCreate, DiskRevert, NewDomain, RevertContext, Room, Space};
 pub(crate) use self::parts::{after, mib};
 use self::parts::{refuse, refuse_by_hand, refuse_revert};
 use self::planner::ByHand;
 pub use self::planner::HostView;
-pub use self::seen::{DiskSeen, FileFacts, Node, Place, Sectors, Served};
+pub use self::seen::{FileFacts, Node, Place, RunningDisk, Sectors, Served};
 use crate::domain::{Disk, Format};
 use crate::error::Result;
 use crate::names::SnapshotName;
-use crate::need::What;
+use crate::need::Requirement;
 use crate::record::DiskRecord;
 use crate::release::TAPBACK;
 use crate::spec::Choice;
@@ -53,14 +53,14 @@ pub fn beside_file_name(domain: &str, disk: &DiskRecord) -> String {
 }
 
 /// Chooses the user's kind or the default. Refuses a disk that cannot be snapshotted consistently.
-pub fn choose(seen: &DiskSeen, choice: Option<&Choice>) -> Result<How> {
+pub fn choose(seen: &RunningDisk, choice: Option<&Choice>) -> Result<DiskMethod> {
     let disk = &seen.disk;
     let chosen = choice.map(|choice| choice.how);
-    if chosen.is_some_and(How::leaves_out) {
-        return Ok(How::None);
+    if chosen.is_some_and(DiskMethod::leaves_out) {
+        return Ok(DiskMethod::None);
     }
     match (none::unchanging(disk), choice) {
-        (Some(_), None) => return Ok(How::None),
+        (Some(_), None) => return Ok(DiskMethod::None),
         (Some(why), Some(_)) => {
             return Err(refuse(disk, format!("it is a {why} disk, which has nothing to snapshot")));
         }
@@ -69,19 +69,21 @@ pub fn choose(seen: &DiskSeen, choice: Option<&Choice>) -> Result<How> {
     if let Some(why) = out_of_reach(seen) {
         return Err(refuse(disk, why));
     }
-    let mut all = How::ALL.iter().copied();
+    let mut all = DiskMethod::ALL.iter().copied();
     if let Some((only, why)) = all.find_map(|how| Some((how, how.is_only_way(seen)?))) {
         return match chosen {
-            Some(how) if how != only && how != How::External => Err(refuse(disk, why.into())),
+            Some(how) if how != only && how != DiskMethod::External => {
+                Err(refuse(disk, why.into()))
+            }
             _ => Ok(only),
         };
     }
-    let default = || How::ALL.iter().copied().find(|how| how.is_default(seen));
-    Ok(chosen.or_else(default).unwrap_or(How::External))
+    let default = || DiskMethod::ALL.iter().copied().find(|how| how.is_default(seen));
+    Ok(chosen.or_else(default).unwrap_or(DiskMethod::External))
 }
 
 /// Why no kind of snapshot supports a disk, if none does.
-fn out_of_reach(seen: &DiskSeen) -> Option<String> {
+fn out_of_reach(seen: &RunningDisk) -> Option<String> {
     let disk = &seen.disk;
     if let Some(domain) = &disk.backend_domain {
         return Some(format!("it is served by the driver domain {domain}"));
@@ -110,7 +112,7 @@ fn out_of_reach(seen: &DiskSeen) -> Option<String> {
 }
 
 pub fn create(
-    seen: &DiskSeen,
+    seen: &RunningDisk,
     choice: Option<&Choice>,
     context: Context<'_>,
 ) -> Result<DiskCreate> {
@@ -118,10 +120,10 @@ pub fn create(
 }
 
 /// Refuses one file that is two disks of the domain: the snapshot of one would switch the file under the other.
-pub fn check_twice(seen: &[DiskSeen], planned: &[DiskCreate]) -> Result<()> {
+pub fn check_twice(seen: &[RunningDisk], planned: &[DiskCreate]) -> Result<()> {
     let taken = seen.iter().zip(planned).filter(|(_, plan)| !plan.record.snapshot.is_left_out());
-    let id = |seen: &DiskSeen| (seen.file.as_ref().ok().map(FileFacts::id), seen.device);
-    let mut known: Vec<&DiskSeen> = Vec::new();
+    let id = |seen: &RunningDisk| (seen.file.as_ref().ok().map(FileFacts::id), seen.device);
+    let mut known: Vec<&RunningDisk> = Vec::new();
     for (seen, _) in taken.filter(|(seen, _)| id(seen) != (None, None)) {
         if let Some(other) = known.iter().find(|other| id(other) == id(seen)) {
             let why = format!("{} of the same domain is that file too", other.disk.vdev);
@@ -136,7 +138,7 @@ pub fn check_twice(seen: &[DiskSeen], planned: &[DiskCreate]) -> Result<()> {
 
 /// Refuses disks whose bases a revert would consider changed: their time is in the future, by the clock of a file
 /// server, or because this host's clock was set back.
-pub fn check_clock(seen: &[DiskSeen], planned: &[DiskCreate], now: Timestamp) -> Result<()> {
+pub fn check_clock(seen: &[RunningDisk], planned: &[DiskCreate], now: Timestamp) -> Result<()> {
     let taken = seen.iter().zip(planned).filter(|(_, plan)| !plan.record.snapshot.is_left_out());
     let below = taken.filter_map(|(seen, _)| Some((seen, seen.below.as_ref()?)));
     for (seen, (path, written)) in below {
@@ -155,7 +157,7 @@ pub fn check_clock(seen: &[DiskSeen], planned: &[DiskCreate], now: Timestamp) ->
 }
 
 /// Plans to revert one disk.
-pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+pub fn revert(found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert> {
     let snapshot = &found.record.snapshot;
     if let Some(user) = found.used_by.as_ref().filter(|_| !snapshot.is_left_out()) {
         return Err(refuse_revert(&found.record, format!("it is also used by {user}")));
@@ -167,7 +169,7 @@ pub fn revert(found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRever
 }
 
 /// Checks the content of one disk, and says where to copy it from. `None` if the disk is not in the snapshot.
-pub fn export(found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
+pub fn export(found: &SnapshotDisk, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
     let record = &found.record;
     if record.snapshot.is_left_out() {
         return Ok(None);
@@ -185,7 +187,7 @@ pub fn export(found: &DiskFound, context: RevertContext<'_>) -> Result<Option<Di
     })
 }
 
-pub fn delete(family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+pub fn delete(family: &ImageTree, options: DeleteOptions) -> Result<DiskDelete> {
     family.record.snapshot.planner().delete(family, options)
 }
 
@@ -202,10 +204,10 @@ pub fn copied_beside(disk: &DiskRecord) -> Option<&'static str> {
 
 /// What one disk's revert needs on the host, in addition to the checks in [`revert`]. For a second
 /// domain (`beside`), the old disk is only read.
-pub fn needs(found: &DiskFound, beside: bool) -> Vec<What> {
+pub fn needs(found: &SnapshotDisk, beside: bool) -> Vec<Requirement> {
     let mut needs = found.record.snapshot.planner().needs(found, beside);
     let below = found.below.iter().flatten();
-    needs.extend(below.map(|(path, _)| What::Still(path.clone())));
+    needs.extend(below.map(|(path, _)| Requirement::Still(path.clone())));
     needs
 }
 
@@ -238,7 +240,7 @@ pub fn by_hand(
 }
 
 /// The formats that QEMU must serve after the revert: those of the disk and its bases.
-pub fn formats(found: &DiskFound) -> Vec<Format> {
+pub fn formats(found: &SnapshotDisk) -> Vec<Format> {
     if found.record.snapshot.is_left_out() || found.record.snapshot.kind().content().is_tap_vhd() {
         return Vec::new();
     }
@@ -260,8 +262,8 @@ pub fn new_file_name(
     name: &SnapshotName,
 ) -> String {
     let how = match choice.map(|choice| choice.how) {
-        None | Some(How::External) if disk.is_tap_vhd() => How::Vhd,
-        None => How::External,
+        None | Some(DiskMethod::External) if disk.is_tap_vhd() => DiskMethod::Vhd,
+        None => DiskMethod::External,
         Some(how) => how,
     };
     how.new_file_name(&format!("{domain}-{}", disk.vdev), name.as_str())

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::seen::{DiskSeen, Node};
+use super::seen::{Node, RunningDisk};
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
 use crate::plan::{Action, Step};
-use crate::record::{DiskRecord, Kept};
+use crate::record::{DiskRecord, DiskSnapshot};
 use crate::tool::check_path;
 use crate::tool::volumes::Volume;
 use crate::xlcfg::{Change, literal};
@@ -78,7 +78,7 @@ pub struct RevertContext<'a> {
     pub discard: bool,
     /// The second domain, if one is created. The disks of the original domain then do not change: every
     /// disk gets a new file or volume.
-    pub beside: Option<Beside<'a>>,
+    pub beside: Option<NewDomain<'a>>,
     /// Whether the volume groups lack space to keep the current contents.
     pub tight: bool,
     /// The host's logical volumes; read only if the snapshot has one.
@@ -87,7 +87,7 @@ pub struct RevertContext<'a> {
 
 /// A new domain from a snapshot.
 #[derive(Debug, Clone, Copy)]
-pub struct Beside<'a> {
+pub struct NewDomain<'a> {
     /// Its name, which can be a part of a path; for a replacement, the name that its volumes contain.
     pub name: &'a str,
     pub uuid: Uuid,
@@ -149,7 +149,7 @@ pub struct Space {
 }
 
 /// QEMU's top node of a disk, checked against the configuration.
-pub(super) fn node(seen: &DiskSeen) -> Result<&Node> {
+pub(super) fn node(seen: &RunningDisk) -> Result<&Node> {
     let disk = &seen.disk;
     let node = seen.node.as_ref().ok_or_else(|| {
         refuse(disk, "QEMU does not know it (is the domain just starting or unplugging it?)".into())
@@ -197,7 +197,7 @@ fn by_hand(vdev: &str, node: &Node) -> String {
     }
 }
 
-pub(super) fn record(seen: &DiskSeen, snapshot: impl Into<Kept>) -> DiskRecord {
+pub(super) fn record(seen: &RunningDisk, snapshot: impl Into<DiskSnapshot>) -> DiskRecord {
     DiskRecord {
         vdev: seen.disk.vdev.clone(),
         path: seen.disk.file().to_owned(),
@@ -229,7 +229,7 @@ pub(super) fn refuse_by_hand(disk: &Disk, why: String) -> Error {
 }
 
 /// The place for the file that a snapshot makes.
-pub(super) fn place(seen: &DiskSeen) -> Result<&Path> {
+pub(super) fn place(seen: &RunningDisk) -> Result<&Path> {
     let disk = &seen.disk;
     let place = seen.place.as_ref().ok_or_else(|| {
         let why = "there is no place for a new file: the domain's name cannot be a part of a path";

@@ -3,21 +3,23 @@
 use std::path::Path;
 
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, Family};
-use crate::disk::kinds::{How, kinds};
-use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, FileFacts, RevertContext};
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
+use crate::disk::kinds::{DiskMethod, kinds};
+use crate::disk::{
+    Context, DiskCreate, DiskRevert, FileFacts, RevertContext, RunningDisk, SnapshotDisk,
+};
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;
-use crate::need::What;
-use crate::record::{DiskRecord, Kept};
+use crate::need::Requirement;
+use crate::record::{DiskRecord, DiskSnapshot};
 use crate::spec::Choice;
 use crate::tool::qemu_img::ImageInfo;
 
 /// A kind of disk snapshot; `self` is its part of a record.
 pub(super) trait Planner {
     /// Whether this kind is the default for a disk.
-    fn is_default(seen: &DiskSeen) -> bool
+    fn is_default(seen: &RunningDisk) -> bool
     where
         Self: Sized,
     {
@@ -26,7 +28,7 @@ pub(super) trait Planner {
     }
 
     /// Why a disk supports no other kind, if it does not.
-    fn is_only_way(seen: &DiskSeen) -> Option<&'static str>
+    fn is_only_way(seen: &RunningDisk) -> Option<&'static str>
     where
         Self: Sized,
     {
@@ -35,20 +37,28 @@ pub(super) trait Planner {
     }
 
     /// Plans the snapshot of one disk. `choice` is for this kind, or absent.
-    fn create(seen: &DiskSeen, choice: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate>
+    fn create(
+        seen: &RunningDisk,
+        choice: Option<&Choice>,
+        context: Context<'_>,
+    ) -> Result<DiskCreate>
     where
         Self: Sized;
 
     /// Plans to revert the disk.
-    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert>;
+    fn revert(&self, found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert>;
 
     /// What a revert needs on the host, in addition to the checks in [`Planner::revert`].
-    fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What>;
+    fn needs(&self, found: &SnapshotDisk, beside: bool) -> Vec<Requirement>;
 
     /// Checks the content, and says where to copy it from. `None` if the disk is not in the snapshot.
-    fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>>;
+    fn export(
+        &self,
+        found: &SnapshotDisk,
+        context: RevertContext<'_>,
+    ) -> Result<Option<DiskExport>>;
 
-    fn delete(&self, family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+    fn delete(&self, family: &ImageTree, options: DeleteOptions) -> Result<DiskDelete> {
         let _ = (family, options);
         Ok(DiskDelete::default())
     }
@@ -88,41 +98,41 @@ pub(super) struct ByHand<'a> {
 
 macro_rules! dispatch {
     ($($name:literal => $kind:ident($kept:path),)*) => {
-        impl How {
-            pub(super) fn is_default(self, seen: &DiskSeen) -> bool {
+        impl DiskMethod {
+            pub(super) fn is_default(self, seen: &RunningDisk) -> bool {
                 match self {
-                    $(How::$kind => <$kept as Planner>::is_default(seen),)*
+                    $(DiskMethod::$kind => <$kept as Planner>::is_default(seen),)*
                 }
             }
 
-            pub(super) fn is_only_way(self, seen: &DiskSeen) -> Option<&'static str> {
+            pub(super) fn is_only_way(self, seen: &RunningDisk) -> Option<&'static str> {
                 match self {
-                    $(How::$kind => <$kept as Planner>::is_only_way(seen),)*
+                    $(DiskMethod::$kind => <$kept as Planner>::is_only_way(seen),)*
                 }
             }
 
             pub(super) fn create(
                 self,
-                seen: &DiskSeen,
+                seen: &RunningDisk,
                 choice: Option<&Choice>,
                 context: Context<'_>,
             ) -> Result<DiskCreate> {
                 match self {
-                    $(How::$kind => <$kept as Planner>::create(seen, choice, context),)*
+                    $(DiskMethod::$kind => <$kept as Planner>::create(seen, choice, context),)*
                 }
             }
 
             pub(super) fn by_hand(self, disk: &Disk, by_hand: &ByHand<'_>) -> Result<DiskRecord> {
                 match self {
-                    $(How::$kind => <$kept as Planner>::by_hand(disk, by_hand),)*
+                    $(DiskMethod::$kind => <$kept as Planner>::by_hand(disk, by_hand),)*
                 }
             }
         }
 
-        impl Kept {
+        impl DiskSnapshot {
             pub(super) fn planner(&self) -> &dyn Planner {
                 match self {
-                    $(Kept::$kind(kept) => kept,)*
+                    $(DiskSnapshot::$kind(kept) => kept,)*
                 }
             }
         }

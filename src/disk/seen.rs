@@ -83,7 +83,7 @@ pub struct Node {
 
 /// One disk of a running domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskSeen {
+pub struct RunningDisk {
     pub disk: Disk,
     /// Its backend; `None` when xenstore does not know it.
     pub served: Option<Served>,
@@ -122,7 +122,7 @@ pub struct Sectors {
     pub size: u64,
 }
 
-impl DiskSeen {
+impl RunningDisk {
     /// Why an internal snapshot could not be applied, if it could not.
     pub fn defect(&self) -> Option<Defect> {
         let bitmaps = self.node.as_ref().map_or(0, |node| node.bitmaps);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk::chain::Link;
-use crate::disk::kinds::{External, Internal, Kept, LeftOut, Lvm, Reflink, Vhd};
+use crate::disk::kinds::{DiskSnapshot, External, Internal, LeftOut, Lvm, Reflink, Vhd};
 use crate::domain::Format;
 use crate::record::{FrozenFile, QcowSnapshot};
 use crate::support::disks::{
@@ -13,16 +13,16 @@ use crate::tool::qemu_img;
 
 #[test]
 fn every_kind_of_disk_has_a_default() {
-    let device = |entry| DiskSeen { device: Some((253, 0)), ..seen(entry) };
+    let device = |entry| RunningDisk { device: Some((253, 0)), ..seen(entry) };
     for (seen, choice) in [
-        (seen(QCOW2), How::Internal),
-        (seen(RAW), How::External),
-        (seen(VHD), How::External),
-        (seen(LOOP), How::External),
-        (seen(TAP), How::Vhd),
-        (device(RAW), How::Lvm),
-        (device(LOOP), How::Lvm),
-        (device(QCOW2), How::Internal),
+        (seen(QCOW2), DiskMethod::Internal),
+        (seen(RAW), DiskMethod::External),
+        (seen(VHD), DiskMethod::External),
+        (seen(LOOP), DiskMethod::External),
+        (seen(TAP), DiskMethod::Vhd),
+        (device(RAW), DiskMethod::Lvm),
+        (device(LOOP), DiskMethod::Lvm),
+        (device(QCOW2), DiskMethod::Internal),
     ] {
         assert_eq!(choose(&seen, None).unwrap(), choice, "{:?}", seen.disk);
     }
@@ -51,14 +51,14 @@ fn a_confined_qemu_opens_no_overlay() {
         create(&seen(entry), None, Context { confined: false, ..context }).unwrap();
     }
     refused(
-        create(&seen(QCOW2), Some(&How::External.into()), context),
+        create(&seen(QCOW2), Some(&DiskMethod::External.into()), context),
         &["confined (dm_restrict)"],
     );
     // Images that it need not open.
     for entry in [QCOW2, LOOP, TAP] {
         create(&seen(entry), None, context).unwrap();
     }
-    create(&seen(RAW), Some(&How::Reflink.into()), context).unwrap();
+    create(&seen(RAW), Some(&DiskMethod::Reflink.into()), context).unwrap();
 }
 
 #[test]
@@ -104,19 +104,20 @@ fn what_lies_below_must_be_older_than_the_snapshot() {
 }
 
 /// Every kind with a frozen file.
-fn frozen(proof: Option<&FrozenFile>) -> [Kept; 3] {
+fn frozen(proof: Option<&FrozenFile>) -> [DiskSnapshot; 3] {
     let proof = proof.cloned();
     [
-        Kept::External(External { overlay: "/srv/o".into(), proof: proof.clone() }),
-        Kept::Reflink(Reflink { copy: "/srv/copy".into(), proof: proof.clone() }),
-        Kept::Vhd(Vhd { child: "/srv/child".into(), proof }),
+        DiskSnapshot::External(External { overlay: "/srv/o".into(), proof: proof.clone() }),
+        DiskSnapshot::Reflink(Reflink { copy: "/srv/copy".into(), proof: proof.clone() }),
+        DiskSnapshot::Vhd(Vhd { child: "/srv/child".into(), proof }),
     ]
 }
 
 #[test]
 fn a_snapshot_without_its_proof_is_not_put_back() {
-    for snapshot in
-        frozen(None).into_iter().chain([Kept::Internal(Internal { proof: None, bases: None })])
+    for snapshot in frozen(None)
+        .into_iter()
+        .chain([DiskSnapshot::Internal(Internal { proof: None, bases: None })])
     {
         refused(revert_one(&found("/srv/b", snapshot)), &["the record has no proof"]);
     }
@@ -187,7 +188,7 @@ fn what_is_no_path_of_a_file_is_refused() {
 }
 
 /// An image of 1 MiB with an internal snapshot, which is a base or not.
-fn internal(backing: &str, is_base: bool) -> DiskFound {
+fn internal(backing: &str, is_base: bool) -> SnapshotDisk {
     let date = "2026-03-01T02:03:04Z".parse().unwrap();
     let proof = QcowSnapshot { id: "1".into(), name: "s1".into(), date };
     let json = serde_json::json!({
@@ -196,15 +197,15 @@ fn internal(backing: &str, is_base: bool) -> DiskFound {
         "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
     });
     let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
-    let kept = Kept::Internal(Internal { proof: Some(proof), bases: None });
+    let kept = DiskSnapshot::Internal(Internal { proof: Some(proof), bases: None });
     let file = Ok(FileFacts { writable: !is_base, ..facts() });
-    DiskFound { image: Ok(image), size_then: Ok(1 << 20), file, ..found("/srv/a.qcow2", kept) }
+    SnapshotDisk { image: Ok(image), size_then: Ok(1 << 20), file, ..found("/srv/a.qcow2", kept) }
 }
 
 #[test]
 fn an_image_that_was_resized_since_gets_the_size_of_the_snapshot() {
     let of = |is_base: bool, size_then: Result<u64, String>| {
-        revert_one(&DiskFound { size_then, ..internal("/srv/base.img", is_base) })
+        revert_one(&SnapshotDisk { size_then, ..internal("/srv/base.img", is_base) })
     };
     let steps = |planned: &DiskRevert| words(&planned.prepare);
     let (same, grown) = (of(true, Ok(1 << 20)).unwrap(), of(true, Ok(512 << 10)).unwrap());
@@ -244,7 +245,7 @@ fn a_snapshot_rests_on_the_bases_that_its_image_had() {
         };
         let then = chain(then);
         let mut found = internal("/srv/base.img", false);
-        let Kept::Internal(internal) = &mut found.record.snapshot else { panic!() };
+        let DiskSnapshot::Internal(internal) = &mut found.record.snapshot else { panic!() };
         internal.bases = Internal::of(&then).bases;
         found.own = Ok(chain(now));
         revert_one(&found)
@@ -266,10 +267,11 @@ fn a_snapshot_rests_on_the_bases_that_its_image_had() {
 
 #[test]
 fn an_image_on_which_somebody_has_made_an_overlay_is_not_rewritten() {
-    let base = |kept: DiskFound| DiskFound { base_of: Some("/srv/clone.qcow2".into()), ..kept };
+    let base =
+        |kept: SnapshotDisk| SnapshotDisk { base_of: Some("/srv/clone.qcow2".into()), ..kept };
     let inside = revert_one(&base(internal("/srv/base.img", false))).unwrap();
     assert!(words(&inside.prepare)[0].contains("qemu-img convert"), "{:?}", inside.prepare);
-    let copy = Kept::Reflink(Reflink { copy: "/srv/copy".into(), proof: Some(proof()) });
+    let copy = DiskSnapshot::Reflink(Reflink { copy: "/srv/copy".into(), proof: Some(proof()) });
     let copied = revert_one(&base(found("/srv/a", copy))).unwrap();
     for planned in [inside, copied] {
         assert_eq!(planned.put_back, []);
@@ -281,7 +283,7 @@ fn an_image_on_which_somebody_has_made_an_overlay_is_not_rewritten() {
 fn a_file_that_was_moved_is_expected_at_its_path() {
     for snapshot in frozen(Some(&proof())).into_iter().chain([internal("/", false).record.snapshot])
     {
-        let copy = matches!(snapshot, Kept::Reflink(_));
+        let copy = matches!(snapshot, DiskSnapshot::Reflink(_));
         let path = if copy { "/srv/copy" } else { "/srv/a b" };
         let mut found = found("/srv/a b", snapshot);
         let gone = Err("No such file or directory (os error 2)".to_owned());
@@ -321,7 +323,7 @@ fn an_inode_that_does_not_last_proves_nothing() {
 #[test]
 fn a_read_only_disk_that_was_written_to_since_is_told() {
     let note = |why: &str, later: u64| {
-        let mut found = found("/srv/ro.img", Kept::None(LeftOut { why: why.into() }));
+        let mut found = found("/srv/ro.img", DiskSnapshot::None(LeftOut { why: why.into() }));
         found.file.as_mut().unwrap().mtime += std::time::Duration::from_nanos(later);
         revert_one(&found).unwrap().note
     };
@@ -360,7 +362,7 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
         (corrupt, &["marked as corrupt", "qemu-img check -r all"]),
         (unreadable, &["it is encrypted"]),
     ] {
-        let seen = DiskSeen { own: own.clone(), ..seen(QCOW2) };
+        let seen = RunningDisk { own: own.clone(), ..seen(QCOW2) };
         refused(plan_one(&seen, None, &none), words);
         // A frozen file is only read.
         assert_eq!(plan_one(&seen, Some("external"), &none).is_ok(), own.is_ok());
@@ -374,8 +376,8 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
             "snapshots": [{"id": "1", "name": "s1", "date-sec": 1772330584, "date-nsec": 0}],
         });
         let image = qemu_img::ImageInfo::parse(json.to_string().as_bytes()).unwrap();
-        let kept = Kept::Internal(Internal { proof: Some(proof), bases: None });
-        let in_place = DiskFound { own, image: Ok(image), ..found("/srv/a.qcow2", kept) };
+        let kept = DiskSnapshot::Internal(Internal { proof: Some(proof), bases: None });
+        let in_place = SnapshotDisk { own, image: Ok(image), ..found("/srv/a.qcow2", kept) };
         if in_place.own.is_ok() {
             refused(revert_one(&in_place), words);
         }
@@ -397,28 +399,33 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
 
 #[test]
 fn each_kind_tells_what_it_needs() {
-    let alone = |path: &str| What::Alone(path.into());
-    let still = |path: &str| What::Still(path.into());
-    let internal = Kept::Internal(Internal { proof: None, bases: None });
-    let external = Kept::External(External { overlay: "/srv/o".into(), proof: None });
-    let copy = Kept::Reflink(Reflink { copy: "/srv/copy".into(), proof: None });
+    let alone = |path: &str| Requirement::Alone(path.into());
+    let still = |path: &str| Requirement::Still(path.into());
+    let internal = DiskSnapshot::Internal(Internal { proof: None, bases: None });
+    let external = DiskSnapshot::External(External { overlay: "/srv/o".into(), proof: None });
+    let copy = DiskSnapshot::Reflink(Reflink { copy: "/srv/copy".into(), proof: None });
     let lvm = |size| {
-        Kept::Lvm(Lvm { group: "vg0".into(), volume: "a".into(), snapshot: "a.s1".into(), size })
+        DiskSnapshot::Lvm(Lvm {
+            group: "vg0".into(),
+            volume: "a".into(),
+            snapshot: "a.s1".into(),
+            size,
+        })
     };
-    let of = |kept: &Kept, beside| needs(&found("/srv/a", kept.clone()), beside);
+    let of = |kept: &DiskSnapshot, beside| needs(&found("/srv/a", kept.clone()), beside);
     assert_eq!(of(&internal, false), [alone("/srv/a")]);
-    assert_eq!(of(&internal, true), [What::Inside("/srv/a".into())]);
+    assert_eq!(of(&internal, true), [Requirement::Inside("/srv/a".into())]);
     assert_eq!(of(&external, false), [still("/srv/a")]);
-    let renames = What::Renames("/srv".into());
+    let renames = Requirement::Renames("/srv".into());
     assert_eq!(of(&copy, false), [still("/srv/copy"), still("/srv/a"), renames]);
     assert_eq!(of(&copy, true), [still("/srv/copy")]);
-    assert_eq!(of(&lvm(Some(1)), false), [alone("/dev/vg0/a"), What::VolumeArchive]);
+    assert_eq!(of(&lvm(Some(1)), false), [alone("/dev/vg0/a"), Requirement::VolumeArchive]);
     // A thick volume is copied into an image.
     assert_eq!(of(&lvm(Some(1)), true), []);
     for beside in [false, true] {
-        assert_eq!(of(&lvm(None), beside), [What::VolumeArchive]);
+        assert_eq!(of(&lvm(None), beside), [Requirement::VolumeArchive]);
     }
-    assert_eq!(of(&Kept::None(LeftOut { why: "CD-ROM".into() }), false), []);
+    assert_eq!(of(&DiskSnapshot::None(LeftOut { why: "CD-ROM".into() }), false), []);
     let mut on_base = found("/srv/a", external);
     on_base.below = Ok(vec![("/srv/base".into(), facts().mtime)]);
     assert_eq!(needs(&on_base, false), [still("/srv/a"), still("/srv/base")]);
@@ -435,7 +442,7 @@ fn one_file_that_is_two_disks_is_refused() {
         disk.disk.vdev = vdev.into();
         disk
     };
-    let planned = |disks: &[DiskSeen], choice| -> Vec<DiskCreate> {
+    let planned = |disks: &[RunningDisk], choice| -> Vec<DiskCreate> {
         disks.iter().map(|disk| plan_one(disk, choice, &Ok(Vec::new())).unwrap()).collect()
     };
     let mut disks = [qcow2("xvda"), qcow2("xvdb")];
@@ -453,8 +460,9 @@ fn one_file_that_is_two_disks_is_refused() {
 fn what_a_disk_rests_on_must_be_older_than_now() {
     let now = facts().mtime;
     let at = |seconds| now + jiff::SignedDuration::from_secs(seconds);
-    let on = |seconds| DiskSeen { below: Some(("/srv/base".into(), at(seconds))), ..seen(QCOW2) };
-    let check = |disk: DiskSeen, choice| {
+    let on =
+        |seconds| RunningDisk { below: Some(("/srv/base".into(), at(seconds))), ..seen(QCOW2) };
+    let check = |disk: RunningDisk, choice| {
         let planned = plan_one(&disk, choice, &Ok(Vec::new())).unwrap();
         check_clock(&[disk], &[planned], now)
     };

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::domain::{DomainConfig, GuestType, driver_domain};
-use crate::need::{What, script};
+use crate::need::{Requirement, script};
 use crate::release::BOOT_LOADER;
 
 /// The first port of VNC: that of display 0 (RFC 6143).
@@ -32,35 +32,35 @@ const MAXMEM_CONSTANT: u64 = 1024;
 
 impl DomainConfig {
     /// The needs of its devices. See the module documentation.
-    pub fn needs(&self) -> Vec<What> {
+    pub fn needs(&self) -> Vec<Requirement> {
         let mut needs = Vec::new();
         let hvm = self.guest_type().is_ok_and(|kind| kind == GuestType::Hvm);
-        needs.extend(self.own_emulator().map(|model| What::Program(model.into())));
+        needs.extend(self.own_emulator().map(|model| Requirement::Program(model.into())));
         if hvm {
             needs.extend(self.booted());
         }
         let pool = self.0.pointer("/c_info/pool_name").and_then(Value::as_str);
         let pool = pool.filter(|name| !name.is_empty()).map(ToOwned::to_owned);
-        needs.extend(pool.clone().map(What::Pool));
+        needs.extend(pool.clone().map(Requirement::Pool));
         let of_each = self.pinned();
         if !of_each.is_empty() {
-            needs.push(What::Processors { pool, of_each });
+            needs.push(Requirement::Processors { pool, of_each });
         }
         self.list("nics").for_each(|nic| of_nic(nic, hvm, &mut needs));
         for key in ["vtpms", "p9s", "pvcallsifs", "vkbs", "vdispls", "vsnds", "channels", "vfbs"] {
             needs.extend(self.list(key).filter_map(backend));
         }
         let shared = self.list("p9s").filter_map(|share| share.get("path")?.as_str());
-        needs.extend(shared.map(|path| What::Directory(path.into())));
+        needs.extend(shared.map(|path| Requirement::Directory(path.into())));
         needs.extend(self.list("pcidevs").filter_map(pci));
-        needs.extend(self.fixed_domid().map(What::Domid));
+        needs.extend(self.fixed_domid().map(Requirement::Domid));
         let sockets = self
             .list("channels")
             .filter_map(|channel| channel.get("connection.socket")?.get("path")?.as_str());
         needs.extend(
             sockets
                 .filter_map(|path| Path::new(path).parent())
-                .map(|path| What::Renames(path.into())),
+                .map(|path| Requirement::Renames(path.into())),
         );
         needs.extend(self.ports());
         needs.extend(self.addresses());
@@ -95,17 +95,17 @@ impl DomainConfig {
     }
 
     /// The files that a start reads, but a restore does not.
-    pub fn start_needs(&self) -> Vec<What> {
+    pub fn start_needs(&self) -> Vec<Requirement> {
         let mut needs = self.booted();
         let loader = BOOT_LOADER.iter().find_map(|at| self.path_at(at));
-        needs.extend(loader.map(|path| What::Program(path.into())));
+        needs.extend(loader.map(|path| Requirement::Program(path.into())));
         needs
     }
 
-    fn booted(&self) -> Vec<What> {
+    fn booted(&self) -> Vec<Requirement> {
         let files = ["/b_info/kernel", "/b_info/ramdisk", "/b_info/device_tree"];
         let files = files.iter().filter_map(|at| self.path_at(at));
-        files.map(|path| What::Usable { path: path.into(), writable: false }).collect()
+        files.map(|path| Requirement::Usable { path: path.into(), writable: false }).collect()
     }
 
     fn path_at(&self, pointer: &str) -> Option<&str> {
@@ -129,7 +129,7 @@ impl DomainConfig {
     }
 
     /// The addresses that QEMU listens on. It does not start where the host does not have them. A name is not looked up.
-    fn addresses(&self) -> Vec<What> {
+    fn addresses(&self) -> Vec<Requirement> {
         let machine = self.0.pointer("/b_info/type.hvm");
         let screens = self.list("vfbs").chain(machine).filter_map(|screen| screen.get("vnc"));
         let vnc = screens.filter(|vnc| is(vnc, "enable"));
@@ -138,12 +138,14 @@ impl DomainConfig {
         let spice = spice.filter(|spice| is(spice, "enable"));
         let spice = spice.and_then(|spice| Some(("SPICE", spice.get("host")?.as_str()?)));
         vnc.chain(spice)
-            .filter_map(|(purpose, text)| Some(What::Address { purpose, ip: address(text)? }))
+            .filter_map(|(purpose, text)| {
+                Some(Requirement::Address { purpose, ip: address(text)? })
+            })
             .collect()
     }
 
     /// The fixed ports: a port that QEMU chooses itself is always free.
-    fn ports(&self) -> Vec<What> {
+    fn ports(&self) -> Vec<Requirement> {
         let machine = self.0.pointer("/b_info/type.hvm");
         let screens = self.list("vfbs").chain(machine).filter_map(|screen| screen.get("vnc"));
         let vnc = screens.filter(|vnc| is(vnc, "enable")).filter_map(|vnc| {
@@ -173,20 +175,20 @@ impl DomainConfig {
         vnc.chain(spice)
             .chain(serial)
             .filter_map(|(purpose, port, ip)| {
-                Some(What::Port { purpose, number: u16::try_from(port).ok()?, ip })
+                Some(Requirement::Port { purpose, number: u16::try_from(port).ok()?, ip })
             })
             .collect()
     }
 
-    fn usb_devices(&self) -> impl Iterator<Item = What> {
+    fn usb_devices(&self) -> impl Iterator<Item = Requirement> {
         self.list("usbdevs").filter_map(|device| {
             let number = |key: &str| device.pointer(&format!("/type.hostdev/{key}"))?.as_u64();
-            Some(What::Usb { bus: number("hostbus")?, number: number("hostaddr")? })
+            Some(Requirement::Usb { bus: number("hostbus")?, number: number("hostaddr")? })
         })
     }
 
     /// The files that the user's own arguments for QEMU name as `file=PATH`.
-    fn device_model_files(&self) -> Vec<What> {
+    fn device_model_files(&self) -> Vec<Requirement> {
         let lists = ["extra", "extra_pv", "extra_hvm"];
         lists
             .iter()
@@ -196,17 +198,17 @@ impl DomainConfig {
             .flat_map(|argument| argument.split(','))
             .filter_map(|option| option.strip_prefix("file="))
             .filter(|path| path.starts_with('/'))
-            .map(|path| What::Usable { path: path.into(), writable: false })
+            .map(|path| Requirement::Usable { path: path.into(), writable: false })
             .collect()
     }
 
     /// The memory that libxl takes for the domain, without what it may take for itself (libxl_mem.c,
     /// `libxl__domain_need_memory_calculate`).
-    fn memory_needed(&self) -> What {
+    fn memory_needed(&self) -> Requirement {
         let number = |key: &str| self.memory_at(key).unwrap_or(0);
         let pv = self.guest_type().is_ok_and(|kind| kind == GuestType::Pv);
         let extra = if pv { PV_EXTRA } else { HVM_EXTRA };
-        What::Memory {
+        Requirement::Memory {
             guest: self.memory_at("target_memkb").unwrap_or_else(|| self.memory_kib()),
             overhead: number("shadow_memkb") + number("iommu_memkb") + extra,
         }
@@ -229,31 +231,33 @@ impl DomainConfig {
     }
 }
 
-fn of_nic(nic: &Value, hvm: bool, needs: &mut Vec<What>) {
+fn of_nic(nic: &Value, hvm: bool, needs: &mut Vec<Requirement>) {
     if let Some(domain) = backend(nic) {
         needs.push(domain);
         return;
     }
     let text = |key: &str| nic.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let name = text("script").unwrap_or(DEFAULT_VIF_SCRIPT);
-    needs.extend([What::Script(script(name)), What::Driver("vif")]);
+    needs.extend([Requirement::Script(script(name)), Requirement::Driver("vif")]);
     // The scripts refuse to rename a device where another one has the name (scripts/vif-common.sh, `rename_vif`).
     if let Some(name) = text("ifname") {
-        needs.push(What::DeviceName(name.to_owned()));
+        needs.push(Requirement::DeviceName(name.to_owned()));
         // The name of the emulated card, which an HVM guest has in addition.
-        needs.extend(hvm.then(|| What::DeviceName(format!("{name}-emu"))));
+        needs.extend(hvm.then(|| Requirement::DeviceName(format!("{name}-emu"))));
     }
     let bridge = text("bridge").unwrap_or(DEFAULT_BRIDGE);
     match Path::new(name).file_name().and_then(|name| name.to_str()) {
-        Some("vif-bridge") => needs.push(What::Bridge(bridge.to_owned())),
+        Some("vif-bridge") => needs.push(Requirement::Bridge(bridge.to_owned())),
         // With a tag and trunks: `ovsbr0.10:20:30` (scripts/vif-openvswitch).
         Some("vif-openvswitch") => {
             let name = bridge.split(['.', ':']).next().unwrap_or(bridge);
-            needs.extend([What::Device(name.to_owned()), What::OpenVswitch]);
+            needs.extend([Requirement::Device(name.to_owned()), Requirement::OpenVswitch]);
         }
         // 4.17 and 4.20: vif-nat has an address of its own.
         Some("vif-route") if script(name) == script("vif-route") => {
-            needs.push(What::Gateway(text("gatewaydev").unwrap_or(DEFAULT_GATEWAY).to_owned()));
+            needs.push(Requirement::Gateway(
+                text("gatewaydev").unwrap_or(DEFAULT_GATEWAY).to_owned(),
+            ));
         }
         // Other scripts use the value in their own way.
         _ => {}
@@ -267,17 +271,17 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// The domain that serves a device, if that is not dom0.
-fn backend(device: &Value) -> Option<What> {
-    driver_domain(device).map(|name| What::Backend(name.to_owned()))
+fn backend(device: &Value) -> Option<Requirement> {
+    driver_domain(device).map(|name| Requirement::Backend(name.to_owned()))
 }
 
 /// By its address; libxl leaves zeros out. One that has only a name is looked up by libxl.
-fn pci(device: &Value) -> Option<What> {
+fn pci(device: &Value) -> Option<Requirement> {
     let number = |key: &str| device.get(key).and_then(Value::as_u64).unwrap_or(0);
     let numbers = ["domain", "bus", "dev", "func"].map(number);
     let named = device.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
     let [domain, bus, dev, func] = numbers;
-    let device = What::Pci {
+    let device = Requirement::Pci {
         device: format!("{domain:04x}:{bus:02x}:{dev:02x}.{func:x}"),
         seize: is(device, "seize"),
     };
@@ -310,7 +314,7 @@ fn listening(serial: &str) -> Option<(Option<IpAddr>, u64)> {
 mod tests {
     use super::*;
 
-    fn needs(json: &str) -> Vec<What> {
+    fn needs(json: &str) -> Vec<Requirement> {
         DomainConfig::parse(json).unwrap().needs()
     }
 
@@ -332,46 +336,50 @@ mod tests {
             "channels": [{"connection": "socket", "connection.socket": {"path": "/run/a/s"}}],
             "pcidevs": [{"bus": 3, "func": 1}, {"name": "gpu"}]}"#,
         );
-        let program = |name: &str| What::Script(format!("/etc/xen/scripts/{name}").into());
-        let vif = || What::Driver("vif");
-        let bridge = |name: &str| What::Bridge(name.into());
-        let usable = |path: &str| What::Usable { path: path.into(), writable: false };
-        let port = |purpose, number, ip: &str| What::Port { purpose, number, ip: ip.parse().ok() };
+        let program = |name: &str| Requirement::Script(format!("/etc/xen/scripts/{name}").into());
+        let vif = || Requirement::Driver("vif");
+        let bridge = |name: &str| Requirement::Bridge(name.into());
+        let usable = |path: &str| Requirement::Usable { path: path.into(), writable: false };
+        let port =
+            |purpose, number, ip: &str| Requirement::Port { purpose, number, ip: ip.parse().ok() };
         let expected = [
-            What::Program("/opt/qemu".into()),
+            Requirement::Program("/opt/qemu".into()),
             usable("/boot/k"),
-            What::Pool("fast".into()),
-            What::Processors { pool: Some("fast".into()), of_each: vec![vec![1, 2], vec![3]] },
+            Requirement::Pool("fast".into()),
+            Requirement::Processors {
+                pool: Some("fast".into()),
+                of_each: vec![vec![1, 2], vec![3]],
+            },
             program("vif-bridge"),
             vif(),
-            What::DeviceName("web".into()),
-            What::DeviceName("web-emu".into()),
+            Requirement::DeviceName("web".into()),
+            Requirement::DeviceName("web-emu".into()),
             bridge("br0"),
             program("vif-route"),
             vif(),
-            What::Gateway("eth0".into()),
-            What::Backend("net".into()),
+            Requirement::Gateway("eth0".into()),
+            Requirement::Backend("net".into()),
             program("vif-openvswitch"),
             vif(),
-            What::Device("ovs0".into()),
-            What::OpenVswitch,
+            Requirement::Device("ovs0".into()),
+            Requirement::OpenVswitch,
             program("vif-route"),
             vif(),
-            What::Gateway("dummy0".into()),
+            Requirement::Gateway("dummy0".into()),
             program("vif-bridge"),
             vif(),
             bridge("xenbr0"),
-            What::Directory("/srv/share".into()),
-            What::Pci { device: "0000:03:00.1".into(), seize: false },
-            What::Domid(7),
-            What::Renames("/run/a".into()),
+            Requirement::Directory("/srv/share".into()),
+            Requirement::Pci { device: "0000:03:00.1".into(), seize: false },
+            Requirement::Domid(7),
+            Requirement::Renames("/run/a".into()),
             port("VNC", 5907, "192.0.2.7"),
             port("SPICE", 6000, "::1"),
             port("serial", 4444, "127.0.0.1"),
-            What::Address { purpose: "VNC", ip: "192.0.2.7".parse().unwrap() },
-            What::Address { purpose: "SPICE", ip: "::1".parse().unwrap() },
+            Requirement::Address { purpose: "VNC", ip: "192.0.2.7".parse().unwrap() },
+            Requirement::Address { purpose: "SPICE", ip: "::1".parse().unwrap() },
             usable("/srv/x.img"),
-            What::Memory { guest: 65536, overhead: 2048 + 2048 },
+            Requirement::Memory { guest: 65536, overhead: 2048 + 2048 },
         ];
         assert_eq!(found, expected);
     }
@@ -384,7 +392,7 @@ mod tests {
             let mut config = DomainConfig::parse(text).unwrap();
             (config.hold(now), config.needs().pop().unwrap(), config.to_json())
         };
-        let memory = |guest| What::Memory { guest, overhead: 512 + 2048 };
+        let memory = |guest| Requirement::Memory { guest, overhead: 512 + 2048 };
         for now in [0, 32768, 65536, 65536 + 1024] {
             assert_eq!(
                 of(now),
@@ -405,7 +413,7 @@ mod tests {
             r#"{"c_info": {"type": "pv", "domid": 0}, "b_info": {"target_memkb": 1024, "kernel": "/boot/k",
             "device_model": "qemu"}, "vfbs": [{"vnc": {"enable": true, "display": 1}}]}"#,
         );
-        assert_eq!(found, [What::Memory { guest: 1024, overhead: 1024 }]);
+        assert_eq!(found, [Requirement::Memory { guest: 1024, overhead: 1024 }]);
         assert_eq!(listening("tcp:host:1"), None);
         assert_eq!(listening("tcp::5,server=on,wait=off"), Some((None, 5)));
         assert_eq!(listening("unix:/a,server"), None);
@@ -420,7 +428,7 @@ mod tests {
             let found =
                 needs(&format!(r#"{{"c_info": {{"type": "pv"}}, "vfbs": [{{"vnc": {vnc}}}]}}"#));
             found.iter().find_map(|what| match what {
-                What::Port { number, .. } => Some(*number),
+                Requirement::Port { number, .. } => Some(*number),
                 _ => None,
             })
         };
@@ -436,7 +444,7 @@ mod tests {
             r#"{"devid": 0, "type": "hostdev", "type.hostdev": {"hostbus": 1, "hostaddr": 5}}"#;
         let found =
             needs(&format!(r#"{{"c_info": {{"type": "pv"}}, "usbdevs": [{device}, {{}}]}}"#));
-        assert_eq!(found[0], What::Usb { bus: 1, number: 5 });
+        assert_eq!(found[0], Requirement::Usb { bus: 1, number: 5 });
         assert_eq!(found.len(), 2);
     }
 

@@ -3,7 +3,7 @@
 use std::slice;
 
 use super::*;
-use crate::disk::kinds::{External, Kept, LeftOut};
+use crate::disk::kinds::{DiskSnapshot, External, LeftOut};
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
 use crate::support::disks::{found, proof, refused};
@@ -20,8 +20,8 @@ fn copy(path: &str, most: u64) -> Copy {
     Copy { disk: DiskExport { from, fit: None, most: None }, most }
 }
 
-fn seen() -> Found {
-    Found {
+fn seen() -> ExportInput {
+    ExportInput {
         snapshot: "web1/s1".into(),
         record: sample(),
         config: Some(DomainConfig::parse(CONFIG).unwrap()),
@@ -44,7 +44,7 @@ fn archive() -> Options {
     Options { to: To::Stdout("/var/tmp".into()), ..directory() }
 }
 
-fn words(found: &Found, options: &Options) -> Vec<String> {
+fn words(found: &ExportInput, options: &Options) -> Vec<String> {
     let plan = plan(found, options, "test").unwrap();
     let steps = plan.prepare.iter().chain(&plan.commit).chain(&plan.finish);
     steps.map(ToString::to_string).collect()
@@ -72,23 +72,26 @@ fn the_record_comes_last_and_then_the_name() {
 fn an_archive_has_room_for_one_file_at_a_time() {
     let id = seen().record.id;
     let work = format!("/var/tmp/xl-snapshot-export-{id}.partial");
-    let found = Found { cfg: None, free: 20 << 20, ..seen() };
+    let found = ExportInput { cfg: None, free: 20 << 20, ..seen() };
     let words = words(&found, &archive());
     assert_eq!(words[0], format!("make the directory {work}"));
     assert_eq!(words[2], format!("send {work}/xvda.qcow2 to standard output and remove it"));
     assert_eq!(words[words.len() - 2..], ["end the archive".to_owned(), format!("remove {work}")]);
     let image = words.iter().position(|word| word.contains("write the memory image")).unwrap();
     assert_eq!(image, words.len() - 4);
-    let less = Found { free: (20 << 20) - 1, ..found };
+    let less = ExportInput { free: (20 << 20) - 1, ..found };
     refused(plan(&less, &archive(), "test"), &["19 MiB free, and up to 20 MiB", "--work-dir"]);
-    refused(plan(&Found { free: 34 << 20, ..seen() }, &directory(), "test"), &["up to 35 MiB"]);
-    plan(&Found { free: 35 << 20, ..seen() }, &directory(), "test").unwrap();
+    refused(
+        plan(&ExportInput { free: 34 << 20, ..seen() }, &directory(), "test"),
+        &["up to 35 MiB"],
+    );
+    plan(&ExportInput { free: 35 << 20, ..seen() }, &directory(), "test").unwrap();
 }
 
 #[test]
 fn every_step_may_fail() {
     for options in [directory(), archive(), Options { memory: false, ..directory() }] {
-        let found = Found { leftover: Leftover::Ours, ..seen() };
+        let found = ExportInput { leftover: Leftover::Ours, ..seen() };
         let plan = plan(&found, &options, "test").unwrap();
         assert!(try_every_fault(&plan, Guest::Runs) > 10);
     }
@@ -130,7 +133,7 @@ fn no_script_sets_the_copies_up() {
 
 #[test]
 fn what_is_in_the_way_is_told() {
-    let refuse = |words: &[&str], change: &dyn Fn(&mut Found)| {
+    let refuse = |words: &[&str], change: &dyn Fn(&mut ExportInput)| {
         let mut found = seen();
         change(&mut found);
         refused(plan(&found, &directory(), "test"), words);
@@ -145,7 +148,7 @@ fn what_is_in_the_way_is_told() {
         found.trouble = Some("/backup/x exists".into());
     });
     refuse(&["it has no memory", "--no-memory"], &|found| found.config = None);
-    let found = Found { copies: Vec::new(), ..seen() };
+    let found = ExportInput { copies: Vec::new(), ..seen() };
     let options = Options { memory: false, ..directory() };
     refused(plan(&found, &options, "test"), &["nothing is in it"]);
 }
@@ -153,9 +156,12 @@ fn what_is_in_the_way_is_told() {
 #[test]
 fn each_disk_is_known_to_be_that_of_the_snapshot_before_it_is_copied() {
     let external = |path: &str| {
-        found(path, Kept::External(External { overlay: "/srv/o".into(), proof: Some(proof()) }))
+        found(
+            path,
+            DiskSnapshot::External(External { overlay: "/srv/o".into(), proof: Some(proof()) }),
+        )
     };
-    let of = |disk: &DiskFound| {
+    let of = |disk: &SnapshotDisk| {
         copies(&sample(), slice::from_ref(disk), &Ok(Vec::new())).remove(0).map(Option::unwrap)
     };
     let good = of(&external("/srv/b.img")).unwrap();
@@ -166,8 +172,8 @@ fn each_disk_is_known_to_be_that_of_the_snapshot_before_it_is_copied() {
         of(&written),
         &["Disk xvdb (/srv/b.img) cannot be exported", "it was written to since"],
     );
-    let used = DiskFound { used_by: Some("web2".into()), ..external("/srv/b.img") };
+    let used = SnapshotDisk { used_by: Some("web2".into()), ..external("/srv/b.img") };
     refused(of(&used), &["cannot be exported", "it is also used by web2"]);
-    let left_out = found("/srv/c.iso", Kept::None(LeftOut { why: "CD-ROM".into() }));
+    let left_out = found("/srv/c.iso", DiskSnapshot::None(LeftOut { why: "CD-ROM".into() }));
     assert_eq!(copies(&sample(), &[left_out], &Ok(Vec::new())).remove(0).unwrap(), None);
 }

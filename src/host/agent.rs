@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::host::files;
 use crate::host::openers::{self, Ours};
 use crate::host::process::ready_within;
-use crate::quiesce::Line;
+use crate::quiesce::AgentChannel;
 use crate::tool::guest_agent::{self as ga, NoAnswer, SENTINEL};
 
 /// How long a connection may take: QEMU accepts at once.
@@ -70,7 +70,7 @@ pub struct Agent {
 
 impl Agent {
     /// Connects, if nobody else is connected. `qemu` is the process of the domain's QEMU.
-    pub fn connect(line: &Line, qemu: Option<i32>) -> Result<Agent> {
+    pub fn connect(line: &AgentChannel, qemu: Option<i32>) -> Result<Agent> {
         if let Some(who) = user(line, qemu) {
             return Err(AgentError::Busy { path: line.path().into(), who });
         }
@@ -78,18 +78,18 @@ impl Agent {
     }
 
     /// Connects again: what is left of the last connection may still be seen.
-    pub fn reconnect(line: &Line, qemu: Option<i32>) -> Result<Agent> {
+    pub fn reconnect(line: &AgentChannel, qemu: Option<i32>) -> Result<Agent> {
         let path = line.path();
         let io = |source| AgentError::Connect { path: path.into(), source };
         let stream = match line {
-            Line::Socket(path) => {
+            AgentChannel::Socket(path) => {
                 let (stream, pid) = open_socket(path).map_err(io)?;
                 if qemu.is_none_or(|qemu| qemu != pid) {
                     return Err(AgentError::Foreign { path: path.into(), pid });
                 }
                 stream
             }
-            Line::Terminal(path) => open_terminal(path).map_err(io)?,
+            AgentChannel::Terminal(path) => open_terminal(path).map_err(io)?,
         };
         Ok(Agent::on(stream))
     }
@@ -269,13 +269,13 @@ fn new_id() -> u64 {
 }
 
 /// Who else is connected, if anybody: QEMU serves one at a time, and others wait unnoticed.
-fn user(line: &Line, qemu: Option<i32>) -> Option<String> {
+fn user(line: &AgentChannel, qemu: Option<i32>) -> Option<String> {
     match line {
-        Line::Socket(path) => {
+        AgentChannel::Socket(path) => {
             let taken = openers::is_connected(path);
             taken.then(|| format!("another program (see ss -xp | grep {})", path.display()))
         }
-        Line::Terminal(path) => {
+        AgentChannel::Terminal(path) => {
             let id = files::identity(path)?;
             let ours = Ours { processes: qemu.into_iter().collect(), loops: Vec::new() };
             let (_, opener) = openers::of_files(&[id], &ours).into_iter().next()?;
@@ -412,7 +412,7 @@ mod tests {
     fn only_the_socket_of_that_qemu_that_nobody_uses() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("qga.sock");
-        let line = Line::Socket(path.clone());
+        let line = AgentChannel::Socket(path.clone());
         assert!(matches!(Agent::connect(&line, Some(1)), Err(AgentError::Connect { .. })));
         let listener = UnixListener::bind(&path).unwrap();
         let me = i32::try_from(std::process::id()).unwrap();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::files;
 use crate::host::libxl::XlCfg;
-use crate::list::{DiskNow, ImageFormat, Kind, Running as Listed};
+use crate::list::{CurrentDisk, ImageFormat, Kind, Running as Listed};
 use crate::record::Record;
 use crate::tool::check_path;
 
@@ -21,7 +21,7 @@ const CONFIGURATIONS: [&str; 2] = ["/etc/xen", "/etc/xen/auto"];
 pub struct Configured {
     pub path: PathBuf,
     pub name: String,
-    pub disks: Vec<DiskNow>,
+    pub disks: Vec<CurrentDisk>,
 }
 
 /// What xl's configuration files say, as far as they can be read.
@@ -78,7 +78,7 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
             None if disk.format == "qcow2" => (path, Kind::Image(ImageFormat::Qcow2)),
             None => (path, Kind::Image(ImageFormat::Other)),
         };
-        Some(DiskNow { vdev: disk.vdev, path: path.into(), kind })
+        Some(CurrentDisk { vdev: disk.vdev, path: path.into(), kind })
     });
     Ok(Configured { disks: disks.collect(), path, name })
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::host::{files, list};
-use crate::list::ImageSeen;
+use crate::list::ImageEntry;
 use crate::memory::peek::Peek;
 use crate::memory::{DELETING, deleting_path};
 use crate::record::Record;
@@ -37,7 +37,7 @@ pub fn left(directory: &Path, domain: &str, prefix: &str) -> Result<Vec<(String,
     }
     let images = list::images(&[], &[directory.to_owned()], &mut Vec::new());
     let images = images.map_err(|why| trouble(directory, why))?;
-    let ours = |image: ImageSeen| match image.peek {
+    let ours = |image: ImageEntry| match image.peek {
         Ok(Peek::Snapshot { record, .. })
             if record.complete
                 && record.disks_only.is_some()

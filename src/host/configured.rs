@@ -6,9 +6,9 @@ use std::path::Path;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::create::{Job, Seen, drives};
+use crate::create::{CreateInput, Job, drives};
 use crate::disk::HostView;
-use crate::disk::{DiskSeen, FileFacts, Node, Place, Served};
+use crate::disk::{FileFacts, Node, Place, RunningDisk, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::libxl::XlCfg;
@@ -80,13 +80,18 @@ impl HostView for Host {
 }
 
 /// Looks at a domain that does not run, for `create`.
-pub fn for_create(toolstack: &Toolstack, domain: &Domain, cfg: &Path, job: &Job) -> Result<Seen> {
+pub fn for_create(
+    toolstack: &Toolstack,
+    domain: &Domain,
+    cfg: &Path,
+    job: &Job,
+) -> Result<CreateInput> {
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
     }
     let Configured { config, uuid } = read(cfg)?;
     let others = disks_of_others(toolstack, None)?;
-    let disks: Vec<DiskSeen> = config
+    let disks: Vec<RunningDisk> = config
         .disks()
         .map_err(|error| trouble(&domain.id.name, error))?
         .into_iter()
@@ -95,7 +100,7 @@ pub fn for_create(toolstack: &Toolstack, domain: &Domain, cfg: &Path, job: &Job)
     let volumes = volumes_under(&disks);
     let version = toolstack.version().map_err(|error| trouble("Xen", error))?;
     let image = image_place(job, &domain.id.name)?;
-    Ok(Seen {
+    Ok(CreateInput {
         domain: DomainId { domid: 0, uuid, name: domain.id.name.clone() },
         state: State::Off,
         stored: String::new(),
@@ -119,7 +124,7 @@ pub fn for_create(toolstack: &Toolstack, domain: &Domain, cfg: &Path, job: &Job)
     })
 }
 
-fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskSeen {
+fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> RunningDisk {
     let path = disk.file();
     let mut file = files::facts(path).map_err(|error| error.to_string());
     let mut node = None;
@@ -137,7 +142,7 @@ fn disk_seen(domain: &str, job: &Job, disk: Disk, others: &[OtherDisk]) -> DiskS
     let reflink = job.clones(&disk.vdev);
     let own = look::own(&disk);
     let below = look::below(&own);
-    DiskSeen {
+    RunningDisk {
         served: Some(Served::Nobody),
         params: Vec::new(),
         node,

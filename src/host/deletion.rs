@@ -13,12 +13,14 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-pub use self::named::{Named, named};
+pub use self::named::{SnapshotToDelete, named};
 
-use crate::delete::{Involved, Seen};
+use crate::delete::{DeleteInput, Involved};
 use crate::disk::FileFacts;
 use crate::disk::chain::{FileId, Link, MAX_LENGTH};
-use crate::disk::family::{Family, Keeper, Member, Running, User, is_our_name};
+use crate::disk::family::{
+    DependentSnapshot, DiskUser, ImageTree, Running, TreeImage, is_our_name,
+};
 use crate::disk::kind::Content;
 use crate::disk::proof::FrozenFile;
 use crate::domain::{DomainConfig, DomainId, Format};
@@ -30,11 +32,11 @@ use crate::host::openers::{self, Ours};
 use crate::host::qmp::Qmp;
 use crate::host::toolstack::Toolstack;
 use crate::host::{files, list, process, savers, tools};
-use crate::list::{FileSeen, Files, ImageFormat, ImageSeen, Kind, Running as Listed};
+use crate::list::{FileEntry, Files, ImageEntry, ImageFormat, Kind, Running as Listed};
 use crate::memory::is_deleting;
 use crate::memory::peek::Peek;
 use crate::plan::deletion::Image;
-use crate::record::{DiskRecord, Parent, Record, ToldBy};
+use crate::record::{DiskRecord, Parent, ParentSource, Record};
 use crate::tool::quote;
 use crate::tool::volumes::Volume;
 
@@ -44,7 +46,7 @@ struct World<'a> {
     files: Files,
     /// The images by what they are, each with one of its paths.
     by_id: BTreeMap<FileId, (PathBuf, Kind)>,
-    others: Vec<(&'a ImageSeen, &'a Record)>,
+    others: Vec<(&'a ImageEntry, &'a Record)>,
     configured: Vec<Configured>,
     running: Vec<Run>,
     openers: Vec<(FileId, openers::Opener)>,
@@ -61,7 +63,11 @@ struct Run {
 }
 
 /// Looks at a snapshot. Without a toolstack, as where no domain runs. `directory`: that of the memory images.
-pub fn look(toolstack: Option<&Toolstack>, named: &Named, directory: PathBuf) -> Result<Seen> {
+pub fn look(
+    toolstack: Option<&Toolstack>,
+    named: &SnapshotToDelete,
+    directory: PathBuf,
+) -> Result<DeleteInput> {
     let record = &named.record;
     let own = named.image.parent().unwrap_or(Path::new("/")).to_owned();
     let mut unseen = Vec::new();
@@ -125,7 +131,7 @@ pub fn look(toolstack: Option<&Toolstack>, named: &Named, directory: PathBuf) ->
         own.map(|cfg| cfg.path.clone())
     });
     let children = world.children();
-    Ok(Seen {
+    Ok(DeleteInput {
         image: named.image.clone(),
         marked: named.marked,
         record: record.clone(),
@@ -140,7 +146,7 @@ pub fn look(toolstack: Option<&Toolstack>, named: &Named, directory: PathBuf) ->
     })
 }
 
-fn other(image: &ImageSeen, id: Uuid) -> Option<(&ImageSeen, &Record)> {
+fn other(image: &ImageEntry, id: Uuid) -> Option<(&ImageEntry, &Record)> {
     match &image.peek {
         Ok(Peek::Snapshot { record, .. })
             if record.id != id
@@ -154,7 +160,7 @@ fn other(image: &ImageSeen, id: Uuid) -> Option<(&ImageSeen, &Record)> {
     }
 }
 
-fn named_as_overlay(images: &[ImageSeen]) -> BTreeSet<PathBuf> {
+fn named_as_overlay(images: &[ImageEntry]) -> BTreeSet<PathBuf> {
     let records = images.iter().filter_map(|image| match &image.peek {
         Ok(Peek::Snapshot { record, .. }) => Some(record),
         _ => None,
@@ -165,7 +171,7 @@ fn named_as_overlay(images: &[ImageSeen]) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-fn id_of(seen: &FileSeen) -> Option<FileId> {
+fn id_of(seen: &FileEntry) -> Option<FileId> {
     seen.facts.as_ref().ok().map(FileFacts::id).or(seen.link.as_ref().ok().map(|link| link.id))
 }
 
@@ -195,7 +201,7 @@ impl World<'_> {
         seen.and_then(id_of).or_else(|| files::identity(path))
     }
 
-    fn seen(&self, id: FileId) -> Option<&FileSeen> {
+    fn seen(&self, id: FileId) -> Option<&FileEntry> {
         self.files.get(self.by_id.get(&id)?)
     }
 
@@ -313,7 +319,7 @@ impl World<'_> {
         Ok(other.map(|job| format!("the block job {} is at work in its QEMU", job.id)))
     }
 
-    fn family(&self, disk: &DiskRecord, volumes: &Result<Vec<Volume>, String>) -> Family {
+    fn family(&self, disk: &DiskRecord, volumes: &Result<Vec<Volume>, String>) -> ImageTree {
         let base = self.base(disk);
         let is_copy = disk.snapshot.kind().content().frozen_file(&disk.path) != Some(&disk.path);
         let own = matches!(disk.snapshot.kind().content(), Content::Inside(_)) || !is_copy;
@@ -328,7 +334,7 @@ impl World<'_> {
             let (vdev, _) = run.tops.iter().find(|(_, top)| has(*top))?;
             Some((run.running.id.clone(), vdev.clone()))
         });
-        Family {
+        ImageTree {
             record: disk.clone(),
             id: self.record.id,
             above: above.collect(),
@@ -349,14 +355,14 @@ impl World<'_> {
         let (true, Some(own)) = (disk.snapshot.kind().content().is_tap_vhd(), own) else {
             return Vec::new();
         };
-        let is_child = |seen: &FileSeen| {
+        let is_child = |seen: &FileEntry| {
             seen.vhd.is_some_and(|vhd| vhd.facts.differencing && vhd.parent == Some(own.facts.uuid))
         };
         let all = self.files.iter().filter(|(_, seen)| is_child(seen));
         all.map(|((path, _), _)| path.clone()).collect()
     }
 
-    fn member(&self, id: FileId, format: Option<Format>) -> Option<Member> {
+    fn member(&self, id: FileId, format: Option<Format>) -> Option<TreeImage> {
         let (path, kind) = self.by_id.get(&id)?;
         let seen = self.seen(id)?;
         let link = seen.link.as_ref().ok();
@@ -386,7 +392,7 @@ impl World<'_> {
             opened_by.push("a program on another host".into());
         }
         let room = files::room(path).map_or((0, 0), |room| (room.device, room.free));
-        Some(Member {
+        Some(TreeImage {
             path: path.clone(),
             id,
             format: if qcow2 { Format::Qcow2 } else { format.unwrap_or(Format::Raw) },
@@ -405,11 +411,11 @@ impl World<'_> {
         })
     }
 
-    fn users(&self, id: FileId) -> Vec<User> {
+    fn users(&self, id: FileId) -> Vec<DiskUser> {
         let mut users = Vec::new();
         for run in &self.running {
             let own = run.tops.iter().filter(|(_, top)| *top == id);
-            users.extend(own.map(|(vdev, _)| User {
+            users.extend(own.map(|(vdev, _)| DiskUser {
                 domain: run.running.id.name.clone(),
                 same: run.same,
                 vdev: vdev.clone(),
@@ -418,7 +424,7 @@ impl World<'_> {
         }
         for cfg in &self.configured {
             let own = cfg.disks.iter().filter(|disk| self.id(&disk.path) == Some(id));
-            users.extend(own.map(|disk| User {
+            users.extend(own.map(|disk| DiskUser {
                 domain: cfg.name.clone(),
                 same: cfg.name == self.record.domain.name,
                 vdev: disk.vdev.clone(),
@@ -428,7 +434,7 @@ impl World<'_> {
         users
     }
 
-    fn keepers(&self, id: FileId, seen: &FileSeen) -> Vec<Keeper> {
+    fn keepers(&self, id: FileId, seen: &FileEntry) -> Vec<DependentSnapshot> {
         let Ok(facts) = &seen.facts else { return Vec::new() };
         let proof_of = |disk: &DiskRecord| -> Option<FrozenFile> {
             let Content::Frozen(frozen) = disk.snapshot.kind().content() else { return None };
@@ -440,7 +446,7 @@ impl World<'_> {
             for disk in &record.disks {
                 let Some(proof) = proof_of(disk) else { continue };
                 if facts.has_inode_of(&proof) {
-                    keepers.push(Keeper {
+                    keepers.push(DependentSnapshot {
                         vdev: disk.vdev.clone(),
                         proven: facts.is_as(proof.file_size, proof.mtime),
                         ..self.keeper(image, record)
@@ -451,11 +457,11 @@ impl World<'_> {
         keepers
     }
 
-    fn keeper(&self, image: &ImageSeen, record: &Record) -> Keeper {
+    fn keeper(&self, image: &ImageEntry, record: &Record) -> DependentSnapshot {
         // As long as it may become.
         let mut longest = record.clone();
         longest.parent = Some(Parent::Snapshot(record.id));
-        longest.parent_by = Some(ToldBy::Disks);
+        longest.parent_by = Some(ParentSource::Disks);
         for disk in &mut longest.disks {
             let bases = self.record.disks.iter().map(|base| &base.path);
             let own = disk.path.as_os_str().len();
@@ -465,7 +471,7 @@ impl World<'_> {
             }
         }
         let Record { domain, .. } = record;
-        Keeper {
+        DependentSnapshot {
             image: image.path.clone(),
             name: record.name.to_string(),
             id: record.id,
@@ -478,7 +484,7 @@ impl World<'_> {
     }
 
     /// Snapshots that name this one as their parent.
-    fn children(&self) -> Vec<Keeper> {
+    fn children(&self) -> Vec<DependentSnapshot> {
         let parent = Some(Parent::Snapshot(self.record.id));
         let children = self.others.iter().filter(|(_, record)| record.parent == parent);
         let keepers = children.map(|(image, record)| self.keeper(image, record));

@@ -13,7 +13,7 @@ use crate::host::agent::{Agent, AgentError};
 use crate::host::command::{self, CommandError};
 use crate::host::quiesce::check_program;
 use crate::process::Process;
-use crate::quiesce::{FreezeState, Way};
+use crate::quiesce::{FreezeMethod, FreezeState};
 
 /// How long the program may take to thaw.
 const PROGRAM_THAWS: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ impl ActiveFreeze {
 #[derive(Debug)]
 pub struct Freezer {
     pub domain: DomainId,
-    way: Way,
+    way: FreezeMethod,
     /// The process of the domain's QEMU.
     qemu: Option<i32>,
     agent: Option<Agent>,
@@ -68,15 +68,15 @@ pub struct Watched {
 }
 
 impl Freezer {
-    pub fn new(domain: DomainId, way: Way, qemu: Option<i32>) -> Freezer {
+    pub fn new(domain: DomainId, way: FreezeMethod, qemu: Option<i32>) -> Freezer {
         Freezer { domain, way, qemu, agent: None }
     }
 
     /// Makes sure that it can freeze.
     pub fn reach(&mut self) -> Result<()> {
         let line = match &self.way {
-            Way::Program(path) => return check_program(path),
-            Way::Agent(line) => line,
+            FreezeMethod::Program(path) => return check_program(path),
+            FreezeMethod::Agent(line) => line,
         };
         let mut agent = Agent::connect(line, self.qemu).map_err(|why| self.trouble(why))?;
         agent.synchronise().map_err(|why| self.trouble(why))?;
@@ -141,14 +141,14 @@ impl Freezer {
         started: &dyn Fn(Process),
     ) -> Result<Option<u64>, Result<AgentError, Error>> {
         match (&self.way, &mut self.agent) {
-            (Way::Program(path), _) => {
+            (FreezeMethod::Program(path), _) => {
                 let arguments = ["freeze", self.domain.name.as_str()];
                 command::run_program(path, &arguments, limit, started)
                     .map(|()| None)
                     .map_err(|why| Err(program(why)))
             }
-            (Way::Agent(_), Some(agent)) => agent.freeze(limit).map(Some).map_err(Ok),
-            (Way::Agent(_), None) => {
+            (FreezeMethod::Agent(_), Some(agent)) => agent.freeze(limit).map(Some).map_err(Ok),
+            (FreezeMethod::Agent(_), None) => {
                 Err(Err(Error::failed("There is no connection to the guest agent")))
             }
         }
@@ -157,8 +157,8 @@ impl Freezer {
     /// Tries once. Returns how many file systems were thawed, where that is told.
     pub fn thaw(&mut self) -> Result<Option<u64>> {
         let line = match &self.way {
-            Way::Agent(line) => line,
-            Way::Program(path) => {
+            FreezeMethod::Agent(line) => line,
+            FreezeMethod::Program(path) => {
                 let arguments = ["thaw", self.domain.name.as_str()];
                 return command::run_program(path, &arguments, PROGRAM_THAWS, &|_| ())
                     .map(|()| None)

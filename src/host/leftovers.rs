@@ -19,7 +19,7 @@ use crate::domain::{Disk, DomainId};
 use crate::error::{Error, Result};
 use crate::host::toolstack::Toolstack;
 use crate::host::{command, configured, files, look, record_file, tools};
-use crate::leftover::{Leftover, NewFile, What};
+use crate::leftover::{Leftover, LeftoverKind, NewFile};
 use crate::memory::{PARTIAL, read_front};
 use crate::record::{NOT_YET, Record};
 use crate::tool::Tool;
@@ -84,7 +84,7 @@ fn keep_named(left: &mut [Leftover], disks: &[Disk], cfg: &Path) {
 struct Candidate {
     image: PathBuf,
     record: Record,
-    what: What,
+    what: LeftoverKind,
 }
 
 /// Whether a record is of the domain: it has its UUID, or its name and no other domain has the UUID. Without `uuid=` in
@@ -111,7 +111,7 @@ fn candidates(directory: &Path, is_its: &dyn Fn(&Record) -> bool) -> io::Result<
         // A snapshot that somebody has already, of which this is a copy on its way, or a second name.
         let known: BTreeSet<_> =
             others.iter().filter_map(|path| Some(front(&open(path).ok()?).ok()?.id)).collect();
-        found.retain(|it| it.what == What::SecondName || !known.contains(&it.record.id));
+        found.retain(|it| it.what == LeftoverKind::SecondName || !known.contains(&it.record.id));
     }
     found.sort_by(|one, other| one.image.cmp(&other.image));
     Ok(found)
@@ -123,14 +123,14 @@ fn candidate(image: PathBuf) -> io::Result<Candidate> {
     let name = image.as_os_str().as_bytes();
     let named = Path::new(std::ffi::OsStr::from_bytes(&name[..name.len() - PARTIAL.len()]));
     let what = match record.complete {
-        true if files::has_name(&file, named) => What::SecondName,
-        true => What::Complete,
+        true if files::has_name(&file, named) => LeftoverKind::SecondName,
+        true => LeftoverKind::Complete,
         // One that went through a pipe: somebody copies it here. It tells only at its end whether it
         // is complete.
         false if record.disks_only.is_none() && record.image_size != NOT_YET => {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        false => What::Unfinished,
+        false => LeftoverKind::Unfinished,
     };
     Ok(Candidate { image, record, what })
 }
@@ -159,7 +159,7 @@ fn leftover(toolstack: &Toolstack, candidate: Candidate) -> Result<Leftover> {
     let Candidate { image, record, what } = candidate;
     let mut left =
         Leftover { image, record, what, files: Vec::new(), volumes: Vec::new(), unsure: None };
-    if what != What::Unfinished {
+    if what != LeftoverKind::Unfinished {
         return Ok(left);
     }
     let mut tags = Vec::new();
@@ -264,7 +264,7 @@ mod tests {
         }
     }
 
-    fn names(directory: &Path) -> Vec<(String, What)> {
+    fn names(directory: &Path) -> Vec<(String, LeftoverKind)> {
         let found = candidates(directory, &|record| record.domain == sample().domain).unwrap();
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
         found.iter().map(|it| (name(&it.image), it.what)).collect()
@@ -290,7 +290,7 @@ mod tests {
             std::mem::forget(ImageWriter::start(&start(directory.path().join(name), compress)));
         }
         let expected = ["a.xlsave.partial", "b.xlsave.zst.partial"]
-            .map(|name| (name.to_owned(), What::Unfinished));
+            .map(|name| (name.to_owned(), LeftoverKind::Unfinished));
         assert_eq!(names(directory.path()), expected);
         assert!(candidates(directory.path(), &|_| false).unwrap().is_empty());
         assert!(candidates(&directory.path().join("x"), &|_| true).unwrap().is_empty());
@@ -307,7 +307,10 @@ mod tests {
             ..sample()
         };
         let file = record_file::RecordFile::start(&path, &record).unwrap();
-        assert_eq!(names(directory.path()), [("web1.record.partial".into(), What::Unfinished)]);
+        assert_eq!(
+            names(directory.path()),
+            [("web1.record.partial".into(), LeftoverKind::Unfinished)]
+        );
         // One that is there already, of which this is a copy.
         let copy = directory.path().join("copy");
         fs::copy(partial_path(&path), &copy).unwrap();
@@ -331,7 +334,7 @@ mod tests {
             let (image, mut record) = ("/x.partial".into(), sample());
             record.disks[1].snapshot = External { overlay: path.clone(), proof: None }.into();
             let files = vec![NewFile { path, needed: None, goes_on_from: None }];
-            let what = What::Unfinished;
+            let what = LeftoverKind::Unfinished;
             let mut left = [Leftover { image, record, what, files, volumes: vec![], unsure: None }];
             keep_named(&mut left, &disks, Path::new("/etc/xen/web1.cfg"));
             let kept = left[0].is_kept();
@@ -390,9 +393,12 @@ mod tests {
         assert!(names(directory.path()).is_empty());
         // One that only lacks its name, and one that has two.
         let (_, _, path) = make("c.xlsave", true, Uuid::new_v4());
-        assert_eq!(names(directory.path()), [("c.xlsave.partial".into(), What::Complete)]);
+        assert_eq!(names(directory.path()), [("c.xlsave.partial".into(), LeftoverKind::Complete)]);
         fs::hard_link(partial_path(&path), &path).unwrap();
-        assert_eq!(names(directory.path()), [("c.xlsave.partial".into(), What::SecondName)]);
+        assert_eq!(
+            names(directory.path()),
+            [("c.xlsave.partial".into(), LeftoverKind::SecondName)]
+        );
     }
 
     #[test]

@@ -21,12 +21,12 @@ use crate::error::{Error, Result};
 use crate::host::parallel::in_parallel;
 use crate::host::toolstack::Toolstack;
 use crate::host::{extents, files, tools};
-use crate::list::{self, DiskNow, Files, ImageSeen, Kind, NotNamed, Running, Seen};
+use crate::list::{self, CurrentDisk, Files, ImageEntry, Inventory, Kind, NotNamed, Running};
 use crate::memory::deleting_path;
 use crate::memory::peek::{Effort, Extent, Peek, peek};
 use crate::names::SnapshotName;
 use crate::plan::Target;
-use crate::record::{Parent, Record, ToldBy};
+use crate::record::{Parent, ParentSource, Record};
 use crate::report::Reporter;
 use crate::spec;
 use crate::tool::quote;
@@ -67,7 +67,7 @@ pub fn images(
     directories: &[PathBuf],
     alone: &[PathBuf],
     unseen: &mut Vec<String>,
-) -> io::Result<Vec<ImageSeen>> {
+) -> io::Result<Vec<ImageEntry>> {
     let mut paths = BTreeSet::new();
     for directory in directories.iter().chain(alone) {
         for path in entries(directory)? {
@@ -87,7 +87,7 @@ pub fn images(
     let until = Instant::now() + SHARED;
     let seen = in_parallel(paths, |path| image(path, Effort::Little, until));
     // One at a time, so that a thousand of them cost no more memory than one.
-    let whole = |image: ImageSeen| match image.peek {
+    let whole = |image: ImageEntry| match image.peek {
         Ok(Peek::Later) => self::image(image.path, Effort::Full, until),
         _ => image,
     };
@@ -103,11 +103,11 @@ fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// What one file is.
-pub fn one(path: PathBuf) -> ImageSeen {
+pub fn one(path: PathBuf) -> ImageEntry {
     image(path, Effort::Full, Instant::now() + SHARED)
 }
 
-fn image(path: PathBuf, effort: Effort, until: Instant) -> ImageSeen {
+fn image(path: PathBuf, effort: Effort, until: Instant) -> ImageEntry {
     let look = || -> io::Result<_> {
         let meta = fs::metadata(&path)?;
         // An empty one is nothing of ours; and of /proc, reading may wait.
@@ -138,9 +138,9 @@ fn image(path: PathBuf, effort: Effort, until: Instant) -> ImageSeen {
     };
     match look() {
         Ok((id, [length, allocated], shared, peek)) => {
-            ImageSeen { path, id, length, allocated, shared, peek }
+            ImageEntry { path, id, length, allocated, shared, peek }
         }
-        Err(error) => ImageSeen {
+        Err(error) => ImageEntry {
             path,
             id: (0, 0),
             length: 0,
@@ -155,13 +155,13 @@ fn image(path: PathBuf, effort: Effort, until: Instant) -> ImageSeen {
 
 /// Everything that snapshots and domains name, and what that names in turn. Only of snapshots that are
 /// `meant`.
-fn all_files(images: &[ImageSeen], domains: &[Running], meant: impl Fn(&Record) -> bool) -> Files {
+fn all_files(images: &[ImageEntry], domains: &[Running], meant: impl Fn(&Record) -> bool) -> Files {
     files_with(images, domains, BTreeSet::new(), meant)
 }
 
 /// The same, and other files.
 pub fn files_with(
-    images: &[ImageSeen],
+    images: &[ImageEntry],
     domains: &[Running],
     others: BTreeSet<(PathBuf, Kind)>,
     meant: impl Fn(&Record) -> bool,
@@ -244,7 +244,7 @@ pub fn domains(toolstack: &Toolstack, unseen: &mut Vec<String>) -> Vec<Running> 
                 name,
                 uuid: info.uuid,
                 domid: Some(info.domid),
-                disks: DiskNow::of(&disks),
+                disks: CurrentDisk::of(&disks),
             }),
             Err(why) => unseen.push(format!("the disks of {name}: {why}")),
         }
@@ -256,11 +256,11 @@ pub fn domains(toolstack: &Toolstack, unseen: &mut Vec<String>) -> Vec<Running> 
 
 /// Looks at everything. `strays`: also at what lies beside the disks.
 pub fn look(
-    images: Vec<ImageSeen>,
+    images: Vec<ImageEntry>,
     domains: Vec<Running>,
     unseen: Vec<String>,
     with_strays: bool,
-) -> Seen {
+) -> Inventory {
     let files = all_files(&images, &domains, |_| true);
     let on_volumes = images.iter().any(|image| match &image.peek {
         Ok(Peek::Snapshot { record, .. }) => record
@@ -272,13 +272,13 @@ pub fn look(
     let on_devices = files.values().any(|file| file.device.is_some());
     let volumes = if on_volumes || on_devices { tools::volumes() } else { Ok(Vec::new()) };
     let strays = if with_strays { strays(&files) } else { Vec::new() };
-    Seen { images, files, volumes, domains, strays, unseen }
+    Inventory { images, files, volumes, domains, strays, unseen }
 }
 
 /// The snapshot that the disks of a domain descend from, for the record of the next one.
-pub fn parent(job: &Job, config: &DomainConfig, name: &str) -> Option<(Parent, ToldBy)> {
+pub fn parent(job: &Job, config: &DomainConfig, name: &str) -> Option<(Parent, ParentSource)> {
     let disks = config.disks().ok()?;
-    let mut disks = DiskNow::of(&disks);
+    let mut disks = CurrentDisk::of(&disks);
     disks.retain(|disk| !job.leaves_out(&disk.vdev));
     let image = match job.image(name) {
         Ok(Target::File(path)) => Some(path),
@@ -298,7 +298,7 @@ pub fn parent(job: &Job, config: &DomainConfig, name: &str) -> Option<(Parent, T
     };
     let files = all_files(&images, std::slice::from_ref(&domain), own);
     let on_devices = files.values().any(|file| file.device.is_some());
-    list::parent_of_now(&Seen {
+    list::parent_of_now(&Inventory {
         images,
         files,
         volumes: if on_devices { tools::volumes() } else { Ok(Vec::new()) },

@@ -13,20 +13,20 @@ use std::path::{Path, PathBuf};
 use domains::name_of;
 pub use domains::{Domain, again, domain, name_in};
 pub use exportable::{Exportable, for_export};
-pub use found::{Way, for_revert, for_show};
+pub use found::{RevertMode, for_revert, for_show};
 use jiff::Timestamp;
 pub(super) use trouble::trouble;
 
 use crate::create::drives::Drive;
-use crate::create::{ImagePlace, Job, Seen, Space};
+use crate::create::{CreateInput, ImagePlace, Job, Space};
 use crate::disk::chain::{FileId, Link};
-use crate::disk::{self, DiskSeen, Place, Served};
+use crate::disk::{self, Place, RunningDisk, Served};
 use crate::domain::{Disk, DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
 use crate::host::files;
 use crate::host::libxl::cfg_name;
-use crate::host::needs::{self, Around};
+use crate::host::needs::{self, CheckContext};
 use crate::host::process::{self, Monitor, Watched};
 use crate::host::qmp::Qmp;
 use crate::host::savers;
@@ -50,8 +50,11 @@ fn troubles(
     let left_out = |disk: &Disk| disk.cdrom || !disk.writable || job.leaves_out(&disk.vdev);
     let needs = need::of_domain(config, &domain.name, &left_out, false)
         .map_err(|error| trouble(&domain.name, error))?;
-    let around =
-        Around { toolstack: Some(toolstack), gone: Some(domain.domid), same: Some(domain.domid) };
+    let around = CheckContext {
+        toolstack: Some(toolstack),
+        gone: Some(domain.domid),
+        same: Some(domain.domid),
+    };
     let overlay: Vec<_> = need::of_overlay(config, &domain.name, &needs).into_iter().collect();
     Ok((needs::troubles(&needs, around).0, needs::troubles(&overlay, around).0))
 }
@@ -62,7 +65,7 @@ pub fn for_create(
     toolstack: &Toolstack,
     domain: &Domain,
     job: &Job,
-) -> Result<(Seen, Option<Qmp>)> {
+) -> Result<(CreateInput, Option<Qmp>)> {
     let DomainId { domid, name, .. } = &domain.id;
     let domid = *domid;
     need(Tool::QemuImg)?;
@@ -94,7 +97,7 @@ pub fn for_create(
     if let Some(error) = need::refusal(opened::troubles(toolstack, &domain.id, &taken)) {
         return Err(error);
     }
-    let disks: Vec<DiskSeen> = configured
+    let disks: Vec<RunningDisk> = configured
         .into_iter()
         .map(|disk| {
             let node = nodes.iter().position(|(vdev, _)| same_vdev(vdev, &disk.vdev));
@@ -110,7 +113,7 @@ pub fn for_create(
     let version = toolstack.version().map_err(|error| trouble("Xen", error))?;
     let image = image_place(job, name)?;
     let (troubles, overlay_troubles) = troubles(toolstack, &domain.id, job, &config)?;
-    let seen = Seen {
+    let seen = CreateInput {
         domain: domain.id.clone(),
         state: domain.state,
         drives: drives_beside(drives, &disks),
@@ -145,7 +148,7 @@ pub(super) fn dom0_qemu(toolstack: &Toolstack) -> Result<bool> {
 }
 
 /// The drives whose images are not those of disks: an emulated drive may have the same file open as a disk.
-fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[DiskSeen]) -> Vec<Drive> {
+fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[RunningDisk]) -> Vec<Drive> {
     let known = |image: &Path| {
         disks.iter().any(|disk| {
             let node = disk.node.as_ref().is_some_and(|node| node.file == image);
@@ -189,7 +192,7 @@ fn disk_seen(
     vbd: Option<&Vbd>,
     node: Option<disk::Node>,
     others: &[OtherDisk],
-) -> DiskSeen {
+) -> RunningDisk {
     let file = disk.file();
     let served = vbd.map(|vbd| vbd.served.clone());
     // Offered if an overlay would require a restore.
@@ -197,7 +200,7 @@ fn disk_seen(
     let clones = job.clones(&disk.vdev) || by_restore;
     let own = own(&disk);
     let below = below(&own);
-    DiskSeen {
+    RunningDisk {
         served,
         params: vbd.map(|vbd| vbd.params.clone()).unwrap_or_default(),
         node,
@@ -280,7 +283,7 @@ pub(super) fn other_user(path: &Path, others: &[OtherDisk]) -> Option<String> {
 }
 
 /// The host's logical volumes, if a disk may be one of them.
-pub(super) fn volumes_under(disks: &[DiskSeen]) -> Result<Vec<Volume>, String> {
+pub(super) fn volumes_under(disks: &[RunningDisk]) -> Result<Vec<Volume>, String> {
     match disks.iter().any(|disk| disk.device.is_some()) {
         true => tools::volumes_for(&|volume| {
             disks.iter().filter_map(|disk| disk.device).any(|device| volume.has_device(device))
@@ -332,7 +335,7 @@ pub(super) fn image_place(job: &Job, domain: &str) -> Result<ImagePlace> {
 }
 
 /// The file systems of the image, of the disks and of their new images.
-pub(super) fn spaces(disks: &[DiskSeen], image: &ImagePlace) -> Vec<Space> {
+pub(super) fn spaces(disks: &[RunningDisk], image: &ImagePlace) -> Vec<Space> {
     let image = match image {
         ImagePlace::File { path, .. } | ImagePlace::Record { path, .. } => Some(path.as_path()),
         ImagePlace::Stdout => None,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::Format;
 use crate::error::{Error, Result};
-use crate::host::qmp::jobs::{Job, Named, Nodes};
+use crate::host::qmp::jobs::{Job, NamedNode, Nodes};
 use crate::host::qmp::{Qmp, QmpError};
 use crate::host::{chain, files};
 use crate::tool::quote;
@@ -102,7 +102,7 @@ pub fn stream<S: Read + Write>(
 }
 
 /// An image that QEMU must have open.
-fn needed<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Named> {
+fn needed<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<NamedNode> {
     node(qmp, path)?.ok_or_else(|| not_open(path))
 }
 
@@ -152,7 +152,7 @@ pub fn pivot<S: Read + Write>(
 }
 
 /// The image in a file; `None` if QEMU does not have it open.
-pub fn node<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Option<Named>> {
+pub fn node<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Option<NamedNode>> {
     let nodes = qmp.named_nodes().map_err(qemu("tell its images"))?;
     let mut found = nodes
         .into_iter()

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, XattrFlags, fremovexattr, fsetxattr, futimens};
 use rustix::io::Errno;
 
-use crate::disk::merging::{How, Merging};
+use crate::disk::merging::{MergeStep, Merging};
 use crate::host::files::merging::{NAME, of};
 use crate::host::files::open;
 
@@ -23,7 +23,7 @@ const PERMISSIONS: u32 = 0o777;
 pub fn begin(path: &Path, mark: &Merging) -> io::Result<()> {
     let file = open(path)?;
     let before = of(path);
-    let goes_on = matches!(mark.how, How::Pivot(_));
+    let goes_on = matches!(mark.how, MergeStep::Pivot(_));
     if before.is_none() || goes_on {
         let mark = Merging { how: mark.how.clone(), ..before.unwrap_or_else(|| mark.clone()) };
         fsetxattr(&file, NAME, mark.to_string().as_bytes(), XattrFlags::empty())?;
@@ -35,11 +35,11 @@ pub fn begin(path: &Path, mark: &Merging) -> io::Result<()> {
 
 /// Marks a file that a guest was to be switched to, and was not, as one that gets the data of the overlay.
 pub fn take_back(path: &Path, overlay: &Path) -> io::Result<()> {
-    let Some(mark) = of(path).filter(|mark| matches!(mark.how, How::Pivot(_))) else {
+    let Some(mark) = of(path).filter(|mark| matches!(mark.how, MergeStep::Pivot(_))) else {
         return Ok(());
     };
     let file = open(path)?;
-    let mark = Merging { how: How::Commit(overlay.to_owned()), ..mark };
+    let mark = Merging { how: MergeStep::Commit(overlay.to_owned()), ..mark };
     fsetxattr(&file, NAME, mark.to_string().as_bytes(), XattrFlags::empty())?;
     file.sync_all()
 }
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!((trouble(&path), of(&path)), (None, None));
         let mark = Merging {
             id: Uuid::from_u128(1),
-            how: How::Inside,
+            how: MergeStep::Inside,
             size: before.size,
             mtime: before.mtime,
             writable: before.writable,
@@ -115,13 +115,13 @@ mod tests {
         begin(&path, &Merging { size: 10, ..mark.clone() }).unwrap();
         let during = files::facts(&path).unwrap();
         assert_eq!(during.merging, Some(mark.clone()));
-        let pivot = How::Pivot("/srv/o.qcow2".into());
+        let pivot = MergeStep::Pivot("/srv/o.qcow2".into());
         begin(&path, &Merging { how: pivot.clone(), size: 10, ..mark.clone() }).unwrap();
         assert_eq!(of(&path), Some(Merging { how: pivot, ..mark }));
         take_back(&path, Path::new("/srv/o.qcow2")).unwrap();
-        assert_eq!(of(&path).unwrap().how, How::Commit("/srv/o.qcow2".into()));
+        assert_eq!(of(&path).unwrap().how, MergeStep::Commit("/srv/o.qcow2".into()));
         take_back(&path, Path::new("/srv/other")).unwrap();
-        assert_eq!(of(&path).unwrap().how, How::Commit("/srv/o.qcow2".into()));
+        assert_eq!(of(&path).unwrap().how, MergeStep::Commit("/srv/o.qcow2".into()));
         assert!(during.writable && during.mtime > before.mtime);
         assert!(during.is_as(before.size, before.mtime) && during.written() == before.mtime);
         assert!(!during.is_as(before.size + 1, before.mtime));

@@ -12,17 +12,17 @@ mod shared;
 mod volumes;
 mod xl;
 
-pub use self::answer::Around;
-use self::answer::{Answer, Used};
+pub use self::answer::CheckContext;
+use self::answer::{Answer, InUse};
 use self::served::Served;
 use crate::disk::chain::FileId;
 use crate::host::files::identity;
 use crate::host::openers::{self, Listener, Opener, Ours};
 use crate::host::process::is_qemu_of;
-use crate::need::{Need, Rank, Trouble, What};
+use crate::need::{Need, Rank, Requirement, Trouble};
 
 /// What is missing of what is needed, and what could not be looked at without a toolstack.
-pub fn troubles(needs: &[Need], around: Around<'_>) -> (Vec<Trouble>, Vec<String>) {
+pub fn troubles(needs: &[Need], around: CheckContext<'_>) -> (Vec<Trouble>, Vec<String>) {
     let mut found = Vec::new();
     let mut unseen = Vec::new();
     let used = used(needs, around);
@@ -41,28 +41,30 @@ pub fn troubles(needs: &[Need], around: Around<'_>) -> (Vec<Trouble>, Vec<String
     (found, unseen)
 }
 
-fn used(needs: &[Need], around: Around<'_>) -> Used {
+fn used(needs: &[Need], around: CheckContext<'_>) -> InUse {
     let ours = ours(around);
     let files: Vec<FileId> = needs
         .iter()
         .filter_map(|need| match &need.what {
-            What::Alone(path) | What::Still(path) | What::Inside(path) => identity(path),
-            What::Unshared { path, writable: true } => identity(path),
+            Requirement::Alone(path) | Requirement::Still(path) | Requirement::Inside(path) => {
+                identity(path)
+            }
+            Requirement::Unshared { path, writable: true } => identity(path),
             _ => None,
         })
         .collect();
     let ports: Vec<u16> = needs
         .iter()
         .filter_map(|need| match need.what {
-            What::Port { number, .. } => Some(number),
+            Requirement::Port { number, .. } => Some(number),
             _ => None,
         })
         .collect();
-    Used { files: openers::of_files(&files, &ours), ports: openers::of_ports(&ports, &ours) }
+    InUse { files: openers::of_files(&files, &ours), ports: openers::of_ports(&ports, &ours) }
 }
 
 /// What ends with the domain that will be destroyed.
-fn ours(around: Around<'_>) -> Ours {
+fn ours(around: CheckContext<'_>) -> Ours {
     let (Some(toolstack), Some(domid)) = (around.toolstack, around.gone) else {
         return Ours::default();
     };
@@ -75,66 +77,72 @@ fn ours(around: Around<'_>) -> Ours {
     }
 }
 
-fn why(what: &What, around: Around<'_>, used: &Used) -> Answer {
+fn why(what: &Requirement, around: CheckContext<'_>, used: &InUse) -> Answer {
     match what {
-        What::Alone(path) => files::alone(path, around, used),
-        What::Still(path) => {
+        Requirement::Alone(path) => files::alone(path, around, used),
+        Requirement::Still(path) => {
             files::written(path, files::user(path, used, around, &|opener| opener.writes))
         }
-        What::Inside(path) => {
+        Requirement::Inside(path) => {
             let another = |opener: &Opener| opener.domid.is_none() || opener.domid != around.same;
             let writes = |opener: &Opener| opener.writes && another(opener);
             files::written(path, files::user(path, used, around, &writes))
         }
-        What::Usable { path, writable } => Answer::missing(
+        Requirement::Usable { path, writable } => Answer::missing(
             files::usable(path, *writable).or_else(|| files::frozen(path, *writable)),
         ),
-        What::Image { path, format, writable } => Answer::missing(
+        Requirement::Image { path, format, writable } => Answer::missing(
             files::usable(path, *writable)
                 .or_else(|| files::frozen(path, *writable))
                 .or_else(|| files::unopenable(path, *format, *writable)),
         ),
-        What::Unshared { path, writable } => shared::unshared(path, *writable, around, used),
-        What::Loops(path) => Answer::missing(devices::loops(path)),
-        What::Driver(kind) => Answer::missing(devices::driver(kind, around)),
-        What::Directory(path) => Answer::missing(files::directory(path)),
-        What::Renames(path) => Answer::missing(files::renames(path)),
-        What::State(path) => Answer::missing(files::state(path)),
-        What::VolumeArchive => Answer::missing(volumes::archive()),
-        What::Program(path) => Answer::missing(programs::program(path)),
-        What::Script(path) => Answer::missing(programs::script(path)),
-        What::User(name) => Answer::missing(programs::user(name)),
-        What::Log(path) => Answer::missing(files::replaced(path).or_else(|| files::rotates(path))),
-        What::Replaced(path) => Answer::missing(files::replaced(path)),
-        What::Bridge(name) => Answer::missing(network::bridge(name)),
-        What::Device(name) => Answer::missing(network::device(name)),
-        What::Gateway(name) => Answer::missing(network::gateway(name)),
-        What::OpenVswitch => Answer::missing(network::open_vswitch()),
-        What::DeviceName(name) => Answer::busy(network::named(name, around)),
-        What::Address { purpose, ip } => Answer::missing(network::address(purpose, *ip)),
-        What::Processors { pool, of_each } => {
+        Requirement::Unshared { path, writable } => shared::unshared(path, *writable, around, used),
+        Requirement::Loops(path) => Answer::missing(devices::loops(path)),
+        Requirement::Driver(kind) => Answer::missing(devices::driver(kind, around)),
+        Requirement::Directory(path) => Answer::missing(files::directory(path)),
+        Requirement::Renames(path) => Answer::missing(files::renames(path)),
+        Requirement::State(path) => Answer::missing(files::state(path)),
+        Requirement::VolumeArchive => Answer::missing(volumes::archive()),
+        Requirement::Program(path) => Answer::missing(programs::program(path)),
+        Requirement::Script(path) => Answer::missing(programs::script(path)),
+        Requirement::User(name) => Answer::missing(programs::user(name)),
+        Requirement::Log(path) => {
+            Answer::missing(files::replaced(path).or_else(|| files::rotates(path)))
+        }
+        Requirement::Replaced(path) => Answer::missing(files::replaced(path)),
+        Requirement::Bridge(name) => Answer::missing(network::bridge(name)),
+        Requirement::Device(name) => Answer::missing(network::device(name)),
+        Requirement::Gateway(name) => Answer::missing(network::gateway(name)),
+        Requirement::OpenVswitch => Answer::missing(network::open_vswitch()),
+        Requirement::DeviceName(name) => Answer::busy(network::named(name, around)),
+        Requirement::Address { purpose, ip } => Answer::missing(network::address(purpose, *ip)),
+        Requirement::Processors { pool, of_each } => {
             processors::processors(pool.as_deref(), of_each, around)
         }
-        What::Backend(name) => devices::backend(name, around),
-        What::Pool(name) => processors::pool(name, around),
-        What::Pci { device, seize } => devices::pci(device, *seize, around),
-        What::Domid(domid) => devices::domid(*domid, around),
-        What::Port { purpose, number, ip } => {
+        Requirement::Backend(name) => devices::backend(name, around),
+        Requirement::Pool(name) => processors::pool(name, around),
+        Requirement::Pci { device, seize } => devices::pci(device, *seize, around),
+        Requirement::Domid(domid) => devices::domid(*domid, around),
+        Requirement::Port { purpose, number, ip } => {
             let takes = |held: &&Listener| held.port == *number && held.overlaps(*ip);
             let holder = used.ports.iter().find(takes);
             let why = |held: &Listener| format!("{} has port {number} for its {purpose}", held.who);
             Answer::busy(holder.map(why))
         }
-        What::Memory { guest, overhead } => memory::memory((*guest, *overhead), around),
-        What::FreeMemory(kib) => memory::free_memory(*kib, around),
-        What::Xen(version) => programs::xen(version, around),
+        Requirement::Memory { guest, overhead } => memory::memory((*guest, *overhead), around),
+        Requirement::FreeMemory(kib) => memory::free_memory(*kib, around),
+        Requirement::Xen(version) => programs::xen(version, around),
         // Without Xen there is no QEMU of Xen's either.
-        What::Emulator => Answer::missing(around.toolstack.and_then(|_| programs::emulator())),
-        What::Lock => xl::lock(around),
-        What::Tools => programs::tools(around),
-        What::Consoles => Answer::missing(around.toolstack.and_then(|_| programs::consoles())),
-        What::Usb { bus, number } => Answer::missing(devices::usb(*bus, *number)),
-        What::Served(format) => match served::ask(*format) {
+        Requirement::Emulator => {
+            Answer::missing(around.toolstack.and_then(|_| programs::emulator()))
+        }
+        Requirement::Lock => xl::lock(around),
+        Requirement::Tools => programs::tools(around),
+        Requirement::Consoles => {
+            Answer::missing(around.toolstack.and_then(|_| programs::consoles()))
+        }
+        Requirement::Usb { bus, number } => Answer::missing(devices::usb(*bus, *number)),
+        Requirement::Served(format) => match served::ask(*format) {
             Served::Yes => Answer::There,
             Served::No(why) => Answer::Trouble(Rank::Missing, why),
             Served::Unknown(what) => Answer::Unseen(what),
@@ -150,16 +158,16 @@ mod tests {
     use super::*;
     use crate::domain::Format;
 
-    const NOWHERE: Around<'_> = Around { toolstack: None, gone: None, same: None };
+    const NOWHERE: CheckContext<'_> = CheckContext { toolstack: None, gone: None, same: None };
 
-    fn told(what: What) -> Option<String> {
+    fn told(what: Requirement) -> Option<String> {
         let need = Need { about: "It".into(), what };
         let (troubles, _) = troubles(&[need], NOWHERE);
         troubles.first().map(ToString::to_string)
     }
 
     #[track_caller]
-    fn expect(what: What, words: &str) {
+    fn expect(what: Requirement, words: &str) {
         let told = told(what).unwrap_or_default();
         assert!(told.contains(words), "{words:?} in {told:?}");
     }
@@ -168,62 +176,65 @@ mod tests {
     fn what_is_there_is_no_trouble_and_what_is_not_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");
-        let usable = |writable| What::Usable { path: path.clone(), writable };
+        let usable = |writable| Requirement::Usable { path: path.clone(), writable };
         expect(usable(false), "No such file");
-        expect(What::Alone(path.clone()), "No such file");
-        expect(What::Program(path.clone()), "No such file");
+        expect(Requirement::Alone(path.clone()), "No such file");
+        expect(Requirement::Program(path.clone()), "No such file");
         fs::write(&path, "a").unwrap();
-        for what in [usable(true), What::Alone(path.clone()), What::Still(path.clone())] {
+        for what in
+            [usable(true), Requirement::Alone(path.clone()), Requirement::Still(path.clone())]
+        {
             assert_eq!(told(what), None);
         }
-        expect(What::Program(path.clone()), "no program that can be started");
+        expect(Requirement::Program(path.clone()), "no program that can be started");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(told(What::Program(path.clone())), None);
-        expect(What::Program(directory.path().into()), "no program");
+        assert_eq!(told(Requirement::Program(path.clone())), None);
+        expect(Requirement::Program(directory.path().into()), "no program");
         let writable = false;
-        expect(What::Usable { path: directory.path().into(), writable }, "is a directory");
-        assert_eq!(told(What::Directory(directory.path().into())), None);
-        expect(What::Directory(path.clone()), "is no directory");
-        assert_eq!(told(What::Renames(directory.path().into())), None);
-        assert_eq!(told(What::State(directory.path().into())), None);
+        expect(Requirement::Usable { path: directory.path().into(), writable }, "is a directory");
+        assert_eq!(told(Requirement::Directory(directory.path().into())), None);
+        expect(Requirement::Directory(path.clone()), "is no directory");
+        assert_eq!(told(Requirement::Renames(directory.path().into())), None);
+        assert_eq!(told(Requirement::State(directory.path().into())), None);
         // The base of an overlay: root could write to it all the same.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
         expect(usable(true), "has no write permission, as the base of an overlay");
-        for what in [usable(false), What::Alone(path.clone())] {
+        for what in [usable(false), Requirement::Alone(path.clone())] {
             assert_eq!(told(what), None);
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(devices::usb(250, 250).unwrap().contains("device 250 of bus 250"));
-        let image = What::Image { path: path.clone(), format: Format::Qcow2, writable: true };
+        let image =
+            Requirement::Image { path: path.clone(), format: Format::Qcow2, writable: true };
         expect(image, "it is not a qcow2 file");
-        expect(What::Bridge("no-such-bridge".into()), "bridge no-such-bridge");
-        expect(What::Device("no-such-bridge".into()), "bridge no-such-bridge");
+        expect(Requirement::Bridge("no-such-bridge".into()), "bridge no-such-bridge");
+        expect(Requirement::Device("no-such-bridge".into()), "bridge no-such-bridge");
         // A script would try to add the guest's card to it.
         expect(
-            What::Bridge("lo".into()),
+            Requirement::Bridge("lo".into()),
             "lo, the bridge of its network, is a network device of another kind",
         );
-        assert_eq!(told(What::Device("lo".into())), None);
-        expect(What::DeviceName("lo".into()), "a network device called lo in dom0 already");
-        assert_eq!(told(What::DeviceName("no-such-device".into())), None);
-        let address = |ip: &str| What::Address { purpose: "VNC", ip: ip.parse().unwrap() };
+        assert_eq!(told(Requirement::Device("lo".into())), None);
+        expect(Requirement::DeviceName("lo".into()), "a network device called lo in dom0 already");
+        assert_eq!(told(Requirement::DeviceName("no-such-device".into())), None);
+        let address = |ip: &str| Requirement::Address { purpose: "VNC", ip: ip.parse().unwrap() };
         // For documentation (RFC 5737).
         expect(address("192.0.2.7"), "listens on 192.0.2.7, which is no address of this host");
         for ip in ["127.0.0.1", "0.0.0.0"] {
             assert_eq!(told(address(ip)), None);
         }
-        expect(What::Pci { device: "ffff:00:00.0".into(), seize: true }, "does not exist");
-        expect(What::User("no-such-user".into()), "there is no user no-such-user");
-        assert_eq!(told(What::User("root".into())), None);
+        expect(Requirement::Pci { device: "ffff:00:00.0".into(), seize: true }, "does not exist");
+        expect(Requirement::User("no-such-user".into()), "there is no user no-such-user");
+        assert_eq!(told(Requirement::User("root".into())), None);
     }
 
     #[test]
     fn what_takes_the_toolstack_is_said_not_to_be_known() {
         let needs = [
-            What::Memory { guest: 1, overhead: 1 },
-            What::Pool("p".into()),
-            What::Backend("d".into()),
-            What::Xen("4.20.1".into()),
+            Requirement::Memory { guest: 1, overhead: 1 },
+            Requirement::Pool("p".into()),
+            Requirement::Backend("d".into()),
+            Requirement::Xen("4.20.1".into()),
         ];
         let needs = needs.map(|what| Need { about: "It".into(), what });
         let (troubles, unseen) = troubles(&needs, NOWHERE);
@@ -237,26 +248,26 @@ mod tests {
         fs::write(&path, "a").unwrap();
         let opener = |writes| Opener { who: "dd (process 7)".into(), domid: None, writes };
         let id = identity(&path).unwrap();
-        let why = |what: &What, writes| {
-            let used = Used { files: vec![(id, opener(writes))], ports: Vec::new() };
+        let why = |what: &Requirement, writes| {
+            let used = InUse { files: vec![(id, opener(writes))], ports: Vec::new() };
             match why(what, NOWHERE, &used) {
                 Answer::Trouble(rank, why) => Some((rank, why)),
                 _ => None,
             }
         };
-        let still = What::Still(path.clone());
+        let still = Requirement::Still(path.clone());
         assert_eq!(why(&still, false), None);
         assert!(why(&still, true).unwrap().1.contains("dd (process 7) may write to"));
         // The domain's own QEMU writes elsewhere than to what belongs to a snapshot.
         let inside = |domid, same| {
             let opener = Opener { who: "qemu (process 8)".into(), domid, writes: true };
-            let used = Used { files: vec![(id, opener)], ports: Vec::new() };
-            let around = Around { same, ..NOWHERE };
-            matches!(super::why(&What::Inside(path.clone()), around, &used), Answer::There)
+            let used = InUse { files: vec![(id, opener)], ports: Vec::new() };
+            let around = CheckContext { same, ..NOWHERE };
+            matches!(super::why(&Requirement::Inside(path.clone()), around, &used), Answer::There)
         };
         assert!(inside(Some(7), Some(7)));
         assert!(!inside(Some(7), Some(8)) && !inside(Some(7), None) && !inside(None, None));
-        let alone = What::Alone(path.clone());
+        let alone = Requirement::Alone(path.clone());
         let told = (Rank::Busy, "dd (process 7) has it open".to_owned());
         assert_eq!(why(&alone, false), Some(told));
     }

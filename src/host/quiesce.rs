@@ -8,7 +8,7 @@ use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Result};
 use crate::host::look::trouble;
 use crate::host::toolstack::Toolstack;
-use crate::quiesce::{By, Console, Wanted, Way, line};
+use crate::quiesce::{Console, FreezeMethod, QuiesceBy, QuiesceOptions, line};
 use crate::tool::quote;
 
 /// Who may write to a file beside its owner.
@@ -20,13 +20,15 @@ pub fn way(
     toolstack: &Toolstack,
     domain: &DomainId,
     config: &DomainConfig,
-    wanted: &Wanted,
-) -> Result<Way> {
+    wanted: &QuiesceOptions,
+) -> Result<FreezeMethod> {
     match &wanted.by {
-        By::Agent => line(&domain.name, config, &consoles(toolstack, domain)?).map(Way::Agent),
-        By::Program(path) => {
+        QuiesceBy::Agent => {
+            line(&domain.name, config, &consoles(toolstack, domain)?).map(FreezeMethod::Agent)
+        }
+        QuiesceBy::Program(path) => {
             check_program(path)?;
-            Ok(Way::Program(path.clone()))
+            Ok(FreezeMethod::Program(path.clone()))
         }
     }
 }

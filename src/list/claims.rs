@@ -8,17 +8,17 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::index::Index;
-use super::seen::{DiskNow, FileSeen, Kind, NOW};
+use super::seen::{CurrentDisk, FileEntry, Kind, NOW};
 use crate::disk::chain::MAX_LENGTH;
 use crate::disk::kind::Content;
-use crate::record::{DiskRecord, ToldBy};
+use crate::record::{DiskRecord, ParentSource};
 use crate::tool::volumes::Volume;
 
 /// The descent according to one disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claim {
     /// It descends from this snapshot.
-    Of(usize, ToldBy),
+    Of(usize, ParentSource),
     /// It descends from none that exists here.
     None,
     /// It does not show it.
@@ -68,7 +68,7 @@ impl<'a> Index<'a> {
         let siblings: Vec<usize> =
             self.tagged.iter().filter(of_volume).map(|((number, _), _)| *number).collect();
         match self.latest(&siblings, query) {
-            Some(number) if volume.is_thin() => return Claim::Of(number, ToldBy::Disks),
+            Some(number) if volume.is_thin() => return Claim::Of(number, ParentSource::Disks),
             Some(_) => return Claim::Silent,
             None => {}
         }
@@ -84,7 +84,7 @@ impl<'a> Index<'a> {
         let made_of = |at: usize| origin.is_some_and(|origin| volumes[at] == *origin);
         let mut all = self.tagged.iter();
         match all.find(|(_, at)| made_of(**at)) {
-            Some(((number, _), _)) => Claim::Of(*number, ToldBy::Disks),
+            Some(((number, _), _)) => Claim::Of(*number, ParentSource::Disks),
             None => Claim::Silent,
         }
     }
@@ -109,10 +109,10 @@ impl<'a> Index<'a> {
             if let Some(number) =
                 self.frozen.get(&facts.id()).and_then(|all| self.latest(all, query))
             {
-                return Claim::Of(number, ToldBy::Disks);
+                return Claim::Of(number, ParentSource::Disks);
             }
             if let Some(number) = self.by_mark(file, &own) {
-                return Claim::Of(number, ToldBy::Mark);
+                return Claim::Of(number, ParentSource::Mark);
             }
         }
         if self.latest(&own, query).is_some() {
@@ -122,7 +122,7 @@ impl<'a> Index<'a> {
     }
 
     /// The internal snapshots of a file, or its reflink copies.
-    fn own(&self, file: &FileSeen) -> Result<Vec<usize>, ()> {
+    fn own(&self, file: &FileEntry) -> Result<Vec<usize>, ()> {
         let mut own = Vec::new();
         for entry in file.inside.as_ref().map_err(drop)? {
             own.extend(self.of_entry(entry));
@@ -134,7 +134,7 @@ impl<'a> Index<'a> {
 
     /// The snapshot that the mark on a file names, if it is plausible: the file has the snapshot, or is a copy
     /// without snapshots; and no snapshot of the file was taken since.
-    fn by_mark(&self, file: &FileSeen, own: &[usize]) -> Option<usize> {
+    fn by_mark(&self, file: &FileEntry, own: &[usize]) -> Option<usize> {
         let mark = file.mark?;
         let number = self.number(mark.id)?;
         let since =
@@ -144,7 +144,7 @@ impl<'a> Index<'a> {
     }
 
     /// The claim of a file's chain: the nearest frozen file.
-    fn claim_of_below(&self, file: &FileSeen, query: Query) -> Claim {
+    fn claim_of_below(&self, file: &FileEntry, query: Query) -> Claim {
         let mut link = &file.link;
         for _ in 0..MAX_LENGTH {
             let Ok(this) = link else { return Claim::Silent };
@@ -158,7 +158,7 @@ impl<'a> Index<'a> {
             };
             let Ok(id) = below.link.as_ref().map(|link| link.id) else { return Claim::Silent };
             if let Some(number) = self.frozen.get(&id).and_then(|all| self.latest(all, query)) {
-                return Claim::Of(number, ToldBy::Disks);
+                return Claim::Of(number, ParentSource::Disks);
             }
             // One of its internal snapshots may come first.
             match self.own(below) {
@@ -171,11 +171,11 @@ impl<'a> Index<'a> {
     }
 
     /// A VHD identifies its parent by a UUID, whatever its path.
-    fn claim_of_vhd(&self, file: &FileSeen, query: Query) -> Claim {
+    fn claim_of_vhd(&self, file: &FileEntry, query: Query) -> Claim {
         let Some(mut vhd) = file.vhd else { return Claim::Silent };
         let itself = || self.vhds.get(&vhd.facts.uuid).and_then(|all| self.latest(all, query));
         if let (None, Some(number)) = (&query.me, itself()) {
-            return Claim::Of(number, ToldBy::Disks);
+            return Claim::Of(number, ParentSource::Disks);
         }
         for _ in 0..MAX_LENGTH {
             if !vhd.facts.differencing {
@@ -183,7 +183,7 @@ impl<'a> Index<'a> {
             }
             let Some(parent) = vhd.parent else { return Claim::Silent };
             if let Some(number) = self.vhds.get(&parent).and_then(|all| self.latest(all, query)) {
-                return Claim::Of(number, ToldBy::Disks);
+                return Claim::Of(number, ParentSource::Disks);
             }
             let mut all = self.seen.files.values().filter_map(|file| file.vhd);
             match all.find(|other| other.facts.uuid == parent) {
@@ -197,7 +197,7 @@ impl<'a> Index<'a> {
 
 impl Index<'_> {
     /// Whether no part of a disk belongs, or could belong, to an earlier snapshot.
-    pub(super) fn stands_alone(&self, disk: &DiskNow) -> bool {
+    pub(super) fn stands_alone(&self, disk: &CurrentDisk) -> bool {
         self.file(&disk.path, disk.kind).is_some_and(|file| {
             let nothing_inside = file.inside.as_ref().is_ok_and(Vec::is_empty);
             let nothing_below = match disk.kind {

@@ -9,15 +9,15 @@ use uuid::Uuid;
 
 use super::claims::{Claim, PRESENT, Query};
 use super::index::Index;
-use super::report::{Apart, Current, Told};
-use super::seen::{DiskNow, Running, Seen};
+use super::report::{Current, DescentSource, DivergedDisk};
+use super::seen::{CurrentDisk, Inventory, Running};
 use crate::names::same_vdev;
-use crate::record::{Parent, ToldBy};
+use crate::record::{Parent, ParentSource};
 
 /// The descent according to all disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
-    Of(usize, ToldBy),
+enum Parents {
+    Of(usize, ParentSource),
     None,
     /// They disagree.
     Differ(Vec<(String, Option<usize>)>),
@@ -26,7 +26,7 @@ enum Verdict {
 
 impl Index<'_> {
     /// The parent of a snapshot, and the source.
-    pub(super) fn parent(&self, number: usize) -> (Option<Uuid>, Told) {
+    pub(super) fn parent(&self, number: usize) -> (Option<Uuid>, DescentSource) {
         let record = self.known[number].record;
         let query = Query { before: record.created, me: Some(number) };
         let claims: Vec<_> = record
@@ -41,12 +41,12 @@ impl Index<'_> {
             Parent::Snapshot(id) => Some(id),
         });
         let noted_by = match record.parent_by {
-            Some(ToldBy::Mark) => Told::Mark,
-            Some(ToldBy::Disks) | None => Told::Record,
+            Some(ParentSource::Mark) => DescentSource::Mark,
+            Some(ParentSource::Disks) | None => DescentSource::Record,
         };
         let id = |number: usize| Some(self.known[number].record.id);
         match (verdict, noted) {
-            (Verdict::Of(shown, by), noted) => {
+            (Parents::Of(shown, by), noted) => {
                 // A younger one that does not contain the disks that show the other.
                 let younger = noted.flatten().and_then(|id| self.number(id)).filter(|noted| {
                     *noted != shown
@@ -60,18 +60,18 @@ impl Index<'_> {
                     None => (id(shown), told(by)),
                 }
             }
-            (Verdict::Differ(_), _) => (None, Told::Differ),
-            (Verdict::None | Verdict::Unknown, Some(Some(noted))) => match self.number(noted) {
+            (Parents::Differ(_), _) => (None, DescentSource::Differ),
+            (Parents::None | Parents::Unknown, Some(Some(noted))) => match self.number(noted) {
                 Some(at) if self.known[at].record.created >= record.created => {
-                    (None, Told::Unknown)
+                    (None, DescentSource::Unknown)
                 }
                 Some(_) => (Some(noted), noted_by),
-                None => (Some(noted), Told::Gone),
+                None => (Some(noted), DescentSource::Gone),
             },
-            (Verdict::None, _) | (Verdict::Unknown, Some(None)) => (None, Told::None),
-            (Verdict::Unknown, None) => match self.latest_of(self.whose(record), query) {
-                Some(number) => (id(number), Told::Dates),
-                None => (None, Told::None),
+            (Parents::None, _) | (Parents::Unknown, Some(None)) => (None, DescentSource::None),
+            (Parents::Unknown, None) => match self.latest_of(self.whose(record), query) {
+                Some(number) => (id(number), DescentSource::Dates),
+                None => (None, DescentSource::None),
             },
         }
     }
@@ -85,37 +85,40 @@ impl Index<'_> {
             uuid: domain.uuid,
             domid: domain.domid,
             id: None,
-            told: Told::None,
+            told: DescentSource::None,
             clone_of: None,
             mixed: Vec::new(),
         };
         match verdict {
-            Verdict::Of(number, by) => {
+            Parents::Of(number, by) => {
                 current.told = told(by);
                 match self.whose(known(number)) == domain.name {
                     true => current.id = Some(known(number).id),
                     false => current.clone_of = Some(known(number).id),
                 }
             }
-            Verdict::None => {}
-            Verdict::Differ(disks) => {
-                current.told = Told::Differ;
+            Parents::None => {}
+            Parents::Differ(disks) => {
+                current.told = DescentSource::Differ;
                 current.mixed = disks
                     .into_iter()
-                    .map(|(vdev, number)| Apart { vdev, id: number.map(|number| known(number).id) })
+                    .map(|(vdev, number)| DivergedDisk {
+                        vdev,
+                        id: number.map(|number| known(number).id),
+                    })
                     .collect();
             }
-            Verdict::Unknown => {
+            Parents::Unknown => {
                 if let Some(number) = self.latest_of(&domain.name, PRESENT) {
                     current.id = Some(known(number).id);
-                    current.told = Told::Dates;
+                    current.told = DescentSource::Dates;
                 }
             }
         }
         current
     }
 
-    fn verdict_now(&self, disks: &[DiskNow]) -> Verdict {
+    fn verdict_now(&self, disks: &[CurrentDisk]) -> Parents {
         let claims: Vec<_> = disks
             .iter()
             .map(|disk| (disk.vdev.as_str(), self.claim(&disk.path, disk.kind, PRESENT)))
@@ -133,13 +136,13 @@ impl Index<'_> {
 
     /// Combines the claims of all disks. If a snapshot does not contain a disk, that disk does not
     /// contradict it.
-    fn verdict(&self, claims: &[(&str, Claim)]) -> Verdict {
-        let mut parents: Vec<(usize, ToldBy)> = Vec::new();
+    fn verdict(&self, claims: &[(&str, Claim)]) -> Parents {
+        let mut parents: Vec<(usize, ParentSource)> = Vec::new();
         for (_, claim) in claims {
             if let Claim::Of(number, by) = claim {
                 match parents.iter_mut().find(|(other, _)| other == number) {
                     // A base is stronger evidence.
-                    Some(known) if *by == ToldBy::Disks => known.1 = *by,
+                    Some(known) if *by == ParentSource::Disks => known.1 = *by,
                     Some(_) => {}
                     None => parents.push((*number, *by)),
                 }
@@ -150,10 +153,11 @@ impl Index<'_> {
             Claim::Of(other, _) if *other == number => true,
             Claim::Of(..) | Claim::None => self.leaves_out(number, vdev),
         };
-        let all_agree =
-            |(number, _): &&(usize, ToldBy)| claims.iter().all(|claim| agrees(claim, *number));
+        let all_agree = |(number, _): &&(usize, ParentSource)| {
+            claims.iter().all(|claim| agrees(claim, *number))
+        };
         if let Some((number, by)) = parents.iter().find(all_agree) {
-            return Verdict::Of(*number, *by);
+            return Parents::Of(*number, *by);
         }
         if !parents.is_empty() {
             let disks = claims.iter().filter_map(|(vdev, claim)| match claim {
@@ -161,11 +165,11 @@ impl Index<'_> {
                 Claim::None => Some(((*vdev).to_owned(), None)),
                 Claim::Silent => None,
             });
-            return Verdict::Differ(disks.collect());
+            return Parents::Differ(disks.collect());
         }
         match claims.iter().all(|(_, claim)| *claim == Claim::None) && !claims.is_empty() {
-            true => Verdict::None,
-            false => Verdict::Unknown,
+            true => Parents::None,
+            false => Parents::Unknown,
         }
     }
 
@@ -175,24 +179,24 @@ impl Index<'_> {
     }
 }
 
-fn told(by: ToldBy) -> Told {
+fn told(by: ParentSource) -> DescentSource {
     match by {
-        ToldBy::Disks => Told::Disks,
-        ToldBy::Mark => Told::Mark,
+        ParentSource::Disks => DescentSource::Disks,
+        ParentSource::Mark => DescentSource::Mark,
     }
 }
 
 /// The snapshot that the disks of the only domain in `seen` descend from, for the record of the next one.
 /// `None` if it is unknown: dates alone are not recorded.
-pub fn parent_of_now(seen: &Seen) -> Option<(Parent, ToldBy)> {
+pub fn parent_of_now(seen: &Inventory) -> Option<(Parent, ParentSource)> {
     let index = Index::new(seen);
     let domain = seen.domains.first()?;
     match index.verdict_now(&domain.disks) {
-        Verdict::Of(number, by) => Some((Parent::Snapshot(index.known[number].record.id), by)),
+        Parents::Of(number, by) => Some((Parent::Snapshot(index.known[number].record.id), by)),
         // A base may belong to a snapshot that is elsewhere.
-        Verdict::None if domain.disks.iter().all(|disk| index.stands_alone(disk)) => {
-            Some((Parent::None, ToldBy::Disks))
+        Parents::None if domain.disks.iter().all(|disk| index.stands_alone(disk)) => {
+            Some((Parent::None, ParentSource::Disks))
         }
-        Verdict::None | Verdict::Differ(_) | Verdict::Unknown => None,
+        Parents::None | Parents::Differ(_) | Parents::Unknown => None,
     }
 }

@@ -6,12 +6,12 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::index::Index;
-use super::seen::{FileSeen, Kind, Seen};
+use super::seen::{FileEntry, Inventory, Kind};
 use crate::disk::chain::MAX_LENGTH;
 
 /// For each snapshot, the domains, and their snapshots as `DOMAIN/NAME`, that have a frozen file of it in the
 /// chain of a disk.
-pub fn holders(seen: &Seen) -> BTreeMap<Uuid, BTreeSet<String>> {
+pub fn holders(seen: &Inventory) -> BTreeMap<Uuid, BTreeSet<String>> {
     let index = Index::new(seen);
     let mut holders: BTreeMap<Uuid, BTreeSet<String>> = BTreeMap::new();
     let mut add = |path: &Path, kind, domain: &str, who: &str| {
@@ -48,7 +48,7 @@ impl Index<'_> {
         found
     }
 
-    fn below(&self, file: &FileSeen) -> Option<&FileSeen> {
+    fn below(&self, file: &FileEntry) -> Option<&FileEntry> {
         if let Some(vhd) = file.vhd {
             let parent = vhd.parent.filter(|_| vhd.facts.differencing)?;
             let mut all = self.seen.files.values();

@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::seen::{FileSeen, Kind, Known, Seen, is_partial};
+use super::seen::{FileEntry, Inventory, Kind, Known, is_partial};
 use crate::disk::chain::FileId;
 use crate::disk::kind::{Content, Frozen, Reader};
 use crate::disk::lvm;
@@ -17,7 +17,7 @@ use crate::tool::volumes::Volume;
 
 /// Indexes of the observations.
 pub(super) struct Index<'a> {
-    pub(super) seen: &'a Seen,
+    pub(super) seen: &'a Inventory,
     /// The snapshots, one for each ID.
     pub(super) known: Vec<Known<'a>>,
     by_id: HashMap<Uuid, usize>,
@@ -36,7 +36,7 @@ pub(super) struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(seen: &'a Seen) -> Index<'a> {
+    pub(super) fn new(seen: &'a Inventory) -> Index<'a> {
         let mut index = Index {
             seen,
             known: Vec::new(),
@@ -131,7 +131,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    pub(super) fn file(&self, path: &Path, kind: Kind) -> Option<&'a FileSeen> {
+    pub(super) fn file(&self, path: &Path, kind: Kind) -> Option<&'a FileEntry> {
         self.seen.files.get(&(path.to_owned(), kind))
     }
 
@@ -142,7 +142,7 @@ impl<'a> Index<'a> {
     }
 
     /// The snapshots with this frozen file.
-    pub(super) fn frozen_in(&self, file: &FileSeen) -> Vec<usize> {
+    pub(super) fn frozen_in(&self, file: &FileEntry) -> Vec<usize> {
         let by_id = file.link.as_ref().ok().and_then(|link| self.frozen.get(&link.id));
         let by_uuid = file.vhd.and_then(|vhd| self.vhds.get(&vhd.facts.uuid));
         by_id.into_iter().chain(by_uuid).flatten().copied().collect()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::Index;
 use super::report::{Other, OtherKind};
-use super::seen::{Asked, ImageSeen, Kind, is_partial};
+use super::seen::{ImageEntry, Kind, ListRequest, is_partial};
 use crate::disk::kind::{NewFile, Role};
 use crate::disk::lvm;
 use crate::memory::peek::{Extent, Peek};
@@ -18,7 +18,7 @@ use crate::tool::{quote, volumes};
 const KEPT: &str = "before-revert-";
 
 /// Everything that is not a snapshot, sorted by kind.
-pub(super) fn others(index: &Index<'_>, asked: &Asked) -> Vec<Other> {
+pub(super) fn others(index: &Index<'_>, asked: &ListRequest) -> Vec<Other> {
     let mut found = Vec::new();
     found.extend(index.seen.images.iter().filter_map(|image| of_image(index, image)));
     found.extend(collisions(index));
@@ -64,7 +64,7 @@ fn of_record(kind: OtherKind, path: &Path, record: &Record, why: impl Into<Strin
 }
 
 /// The kind of a file in a directory of snapshots that is not a snapshot.
-fn of_image(index: &Index<'_>, image: &ImageSeen) -> Option<Other> {
+fn of_image(index: &Index<'_>, image: &ImageEntry) -> Option<Other> {
     let path = &image.path;
     // It is in the directory of its domain, if it is where `create` puts it.
     let of_directory = |mut other: Other| {
@@ -180,7 +180,7 @@ fn disk_snapshots(index: &Index<'_>) -> Vec<Other> {
     for ((path, kind), file) in &index.seen.files {
         for entry in file.inside.iter().flatten().filter(|entry| index.of_entry(entry).is_empty()) {
             let (kind_of, why) = match entry.name.starts_with(KEPT) {
-                true => (OtherKind::Kept, "what the disk held before a revert"),
+                true => (OtherKind::DiskSnapshot, "what the disk held before a revert"),
                 false => (OtherKind::Disk, "a snapshot of this disk alone: no image names it"),
             };
             let (domain, uuid) = domain_of(index, path, *kind).unzip();
@@ -270,7 +270,7 @@ fn files(index: &Index<'_>) -> Vec<Other> {
                         )
                     }
                 };
-                let mut other = of_record(OtherKind::Kept, new, known.record, why);
+                let mut other = of_record(OtherKind::DiskSnapshot, new, known.record, why);
                 (other.name, other.id, other.created) = (None, None, None);
                 found.push(other);
             }
@@ -282,7 +282,7 @@ fn files(index: &Index<'_>) -> Vec<Other> {
         }
         let kept = path.to_string_lossy().contains(KEPT);
         found.push(match kept {
-            true => other(OtherKind::Kept, path, "what a disk held before a revert"),
+            true => other(OtherKind::DiskSnapshot, path, "what a disk held before a revert"),
             false => other(
                 OtherKind::Stray,
                 path,

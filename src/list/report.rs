@@ -57,7 +57,7 @@ pub struct Snapshot {
     pub current: bool,
     pub parent: Option<Uuid>,
     /// The source of that.
-    pub parent_by: Told,
+    pub parent_by: DescentSource,
     /// Each disk.
     pub disks: Vec<DiskState>,
 }
@@ -93,7 +93,7 @@ impl State {
 /// The source of a descent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Told {
+pub enum DescentSource {
     /// The bases of the disks.
     Disks,
     /// Its record: the disks showed it when it was taken.
@@ -136,16 +136,16 @@ pub struct Current {
     pub domid: Option<u32>,
     pub id: Option<Uuid>,
     /// The source of that.
-    pub told: Told,
+    pub told: DescentSource,
     /// The snapshot that it is a clone of.
     pub clone_of: Option<Uuid>,
     /// If its disks continue from different snapshots, each disk.
-    pub mixed: Vec<Apart>,
+    pub mixed: Vec<DivergedDisk>,
 }
 
 /// A disk of a domain whose disks continue from different snapshots.
 #[derive(Debug, Clone, Serialize)]
-pub struct Apart {
+pub struct DivergedDisk {
     pub vdev: String,
     /// The snapshot; null if none that exists here.
     pub id: Option<Uuid>,
@@ -168,7 +168,7 @@ pub enum OtherKind {
     /// A snapshot of a disk without an image.
     Disk,
     /// The previous contents of a disk, kept by a revert.
-    Kept,
+    DiskSnapshot,
     /// A file of a snapshot that nothing names.
     Stray,
     /// A save file of xl.
@@ -191,7 +191,7 @@ impl OtherKind {
             OtherKind::Leftover => "leftover",
             OtherKind::Copy => "copy",
             OtherKind::Disk => "disk",
-            OtherKind::Kept => "kept",
+            OtherKind::DiskSnapshot => "kept",
             OtherKind::Stray => "stray",
             OtherKind::SaveFile => "savefile",
             OtherKind::Foreign => "foreign",

@@ -18,9 +18,9 @@ use crate::tool::volumes::Volume;
 
 /// Observations of the host.
 #[derive(Debug)]
-pub struct Seen {
+pub struct Inventory {
     /// The files in the directories of snapshots.
-    pub images: Vec<ImageSeen>,
+    pub images: Vec<ImageEntry>,
     /// The files that records and domains name as disks, and their bases.
     pub files: Files,
     /// The host's logical volumes; read only if a disk may be one.
@@ -35,7 +35,7 @@ pub struct Seen {
 
 /// A file in a directory of snapshots.
 #[derive(Debug)]
-pub struct ImageSeen {
+pub struct ImageEntry {
     pub path: PathBuf,
     pub id: FileId,
     pub length: u64,
@@ -100,11 +100,11 @@ impl Kind {
 }
 
 /// Files by their paths, and how they are read.
-pub type Files = BTreeMap<(PathBuf, Kind), FileSeen>;
+pub type Files = BTreeMap<(PathBuf, Kind), FileEntry>;
 
 /// A file, or a device, that is a disk.
 #[derive(Debug, Clone)]
-pub struct FileSeen {
+pub struct FileEntry {
     /// Facts about it; the error if it cannot be read, or is no file.
     pub facts: Result<FileFacts, String>,
     /// Its allocated size, in bytes.
@@ -117,12 +117,12 @@ pub struct FileSeen {
     pub inside: Result<Vec<QcowSnapshot>, String>,
     pub mark: Option<Mark>,
     /// Facts about it as a VHD, if it is one.
-    pub vhd: Option<VhdSeen>,
+    pub vhd: Option<VhdEntry>,
 }
 
 /// Identifies a VHD and its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VhdSeen {
+pub struct VhdEntry {
     /// From its footer.
     pub facts: vhd_util::Facts,
     /// The UUID of its parent, if it has one.
@@ -138,12 +138,12 @@ pub struct Running {
     /// Its number; `None` if it does not run.
     pub domid: Option<u32>,
     /// Its disks that can be in a snapshot.
-    pub disks: Vec<DiskNow>,
+    pub disks: Vec<CurrentDisk>,
 }
 
 /// The current disk of a domain.
 #[derive(Debug, Clone)]
-pub struct DiskNow {
+pub struct CurrentDisk {
     pub vdev: String,
     /// Its file or device.
     pub path: PathBuf,
@@ -151,12 +151,12 @@ pub struct DiskNow {
     pub kind: Kind,
 }
 
-impl DiskNow {
+impl CurrentDisk {
     /// The disks of a configuration that can be in a snapshot.
-    pub fn of(disks: &[Disk]) -> Vec<DiskNow> {
+    pub fn of(disks: &[Disk]) -> Vec<CurrentDisk> {
         let in_snapshots = disks.iter().filter(|disk| disk.writable && !disk.cdrom);
         in_snapshots
-            .map(|disk| DiskNow {
+            .map(|disk| CurrentDisk {
                 vdev: disk.vdev.clone(),
                 path: disk.file().to_owned(),
                 kind: Kind::of_disk(disk),
@@ -167,14 +167,14 @@ impl DiskNow {
 
 /// The request.
 #[derive(Debug, Clone, Default)]
-pub struct Asked {
+pub struct ListRequest {
     /// By name or UUID; all if empty.
     pub domains: Vec<String>,
     /// Whether to show everything else, too.
     pub all: bool,
 }
 
-impl Asked {
+impl ListRequest {
     /// Whether the request includes a domain.
     pub(super) fn wants(&self, name: &str, uuid: Uuid, running: &[Running]) -> bool {
         let meant = |asked: &String| {
@@ -195,11 +195,11 @@ impl Asked {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
     pub(super) record: &'a Record,
-    pub(super) image: &'a ImageSeen,
+    pub(super) image: &'a ImageEntry,
     pub(super) extent: &'a Extent,
 }
 
-impl ImageSeen {
+impl ImageEntry {
     /// Orders several images of one snapshot: first a complete one, then one where `create` puts it.
     pub(super) fn rank(&self) -> (bool, bool, &Path) {
         let Ok(Peek::Snapshot { record, extent, .. }) = &self.peek else {

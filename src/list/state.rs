@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::index::Index;
 use super::report::{DiskState, State};
-use super::seen::{DiskNow, FileSeen, Kind};
+use super::seen::{CurrentDisk, FileEntry, Kind};
 use crate::disk::FileFacts;
 use crate::disk::chain::MAX_LENGTH;
 use crate::disk::kind::{Content, Frozen, Reader, Volume};
@@ -138,7 +138,7 @@ fn check(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -
 
 /// No domain may write to a frozen file.
 fn check_unused(index: &Index<'_>, frozen: &FileFacts) -> Result<(), (State, String)> {
-    let is_it = |disk: &DiskNow| {
+    let is_it = |disk: &CurrentDisk| {
         let file = index.file(&disk.path, disk.kind).and_then(|file| file.facts.as_ref().ok());
         file.is_some_and(|file| file.id() == frozen.id())
     };
@@ -148,7 +148,7 @@ fn check_unused(index: &Index<'_>, frozen: &FileFacts) -> Result<(), (State, Str
     }
 }
 
-fn check_internal(file: &FileSeen, proof: &QcowSnapshot) -> Result<(), (State, String)> {
+fn check_internal(file: &FileEntry, proof: &QcowSnapshot) -> Result<(), (State, String)> {
     let link = file.link.as_ref().map_err(|why| broken(why.clone()))?;
     if let Some(why) = link.unreadable() {
         return Err(broken(why));
@@ -204,7 +204,7 @@ fn check_below(
         let shown = path.display();
         match below {
             None => return Err(broken(format!("its base {shown} was not inspected"))),
-            Some(FileSeen { device: Some(_), .. }) => {}
+            Some(FileEntry { device: Some(_), .. }) => {}
             Some(below) => match &below.facts {
                 Err(why) => return Err(broken(format!("its base {shown}: {why}"))),
                 Ok(facts) if facts.written() > record.created => {

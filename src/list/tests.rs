@@ -12,7 +12,7 @@ use crate::disk::qcow2::Header;
 use crate::disk::{FileFacts, lvm};
 use crate::domain::Format;
 use crate::memory::peek::Extent;
-use crate::record::{DiskRecord, DomainRecord, FrozenFile, Kept, Parent, ToldBy};
+use crate::record::{DiskRecord, DiskSnapshot, DomainRecord, FrozenFile, Parent, ParentSource};
 use crate::support::record::sample;
 use crate::tool::volumes::Volume;
 use crate::tool::{vhd_util, volumes};
@@ -26,7 +26,7 @@ fn id(number: u128) -> Uuid {
 }
 
 /// A snapshot of web1 with these disks; its number is its identity and its time.
-fn record(number: u8, disks: Vec<(&str, Kept)>) -> Record {
+fn record(number: u8, disks: Vec<(&str, DiskSnapshot)>) -> Record {
     let disk = |(path, snapshot), letter| DiskRecord {
         vdev: format!("xvd{letter}"),
         path: PathBuf::from(path),
@@ -43,9 +43,9 @@ fn record(number: u8, disks: Vec<(&str, Kept)>) -> Record {
     }
 }
 
-fn image(path: &str, record: Record) -> ImageSeen {
+fn image(path: &str, record: Record) -> ImageEntry {
     let whole = Peek::Snapshot { record: Box::new(record), form: None, extent: Extent::Whole };
-    ImageSeen {
+    ImageEntry {
         path: path.into(),
         id: (1, 0),
         length: 1 << 20,
@@ -56,7 +56,7 @@ fn image(path: &str, record: Record) -> ImageSeen {
 }
 
 /// A file without anything below it.
-fn file(path: &str, inode: u64) -> FileSeen {
+fn file(path: &str, inode: u64) -> FileEntry {
     let facts = FileFacts {
         size: 512,
         mtime: at(0),
@@ -67,7 +67,7 @@ fn file(path: &str, inode: u64) -> FileSeen {
         merging: None,
     };
     let link = Link { path: path.into(), id: facts.id(), format: Format::Raw, header: None };
-    FileSeen {
+    FileEntry {
         facts: Ok(facts),
         allocated: 4096,
         device: None,
@@ -82,11 +82,11 @@ fn frozen(inode: u64) -> Option<FrozenFile> {
     Some(FrozenFile { virtual_size: 512, file_size: 512, mtime: at(0), inode })
 }
 
-fn seen(records: Vec<Record>, disks: Vec<DiskNow>) -> Seen {
+fn seen(records: Vec<Record>, disks: Vec<CurrentDisk>) -> Inventory {
     let images = records
         .into_iter()
         .map(|record| image(&format!("/kept/web1/{}.xlsave", record.name), record));
-    Seen {
+    Inventory {
         images: images.collect(),
         files: Files::new(),
         volumes: Ok(Vec::new()),
@@ -96,13 +96,13 @@ fn seen(records: Vec<Record>, disks: Vec<DiskNow>) -> Seen {
     }
 }
 
-fn now(path: &str, kind: Kind) -> DiskNow {
-    DiskNow { vdev: "xvda".into(), path: path.into(), kind }
+fn now(path: &str, kind: Kind) -> CurrentDisk {
+    CurrentDisk { vdev: "xvda".into(), path: path.into(), kind }
 }
 
 /// `child<parent` by their numbers, and how that is known; then the current one.
-fn descent(seen: &Seen) -> Vec<String> {
-    let listing = list(seen, &Asked::default());
+fn descent(seen: &Inventory) -> Vec<String> {
+    let listing = list(seen, &ListRequest::default());
     let number = |id: Option<Uuid>| id.map_or("-".into(), |id| id.as_u128().to_string());
     let mut found: Vec<_> = listing
         .snapshots
@@ -135,7 +135,7 @@ fn lvs(all: &[(&str, &str, &str, &str, u32)]) -> Vec<Volume> {
 
 fn on_lvm(number: u8, size: Option<u64>) -> Record {
     let snapshot = format!("c.s{number}");
-    let kept = Kept::Lvm(Lvm { group: "vg0".into(), volume: "c".into(), snapshot, size });
+    let kept = DiskSnapshot::Lvm(Lvm { group: "vg0".into(), volume: "c".into(), snapshot, size });
     record(number, vec![("/dev/vg0/c", kept)])
 }
 
@@ -143,9 +143,9 @@ fn tag(number: u8) -> String {
     lvm::tag(id(number.into()), "xvda")
 }
 
-fn on_a_volume(records: Vec<Record>, volumes: Vec<Volume>) -> Seen {
+fn on_a_volume(records: Vec<Record>, volumes: Vec<Volume>) -> Inventory {
     let kind = Kind::of_format(Some(Format::Raw));
-    let device = FileSeen {
+    let device = FileEntry {
         facts: Err("it is not a regular file".into()),
         device: Some((253, 1)),
         ..file("/dev/vg0/c", 0)
@@ -175,10 +175,10 @@ fn thin_volumes_show_where_they_come_from() {
     // Right after the revert.
     let before = on_a_volume(records(), volumes[..6].to_vec());
     assert_eq!(descent(&before).pop().unwrap(), "*1 Disks");
-    let listing = list(&before, &Asked::default());
+    let listing = list(&before, &ListRequest::default());
     assert_eq!(listing.snapshots[3].why, ["xvda: its snapshot vg0/c.s4 no longer exists"]);
     // Its record names the parent of the next one.
-    let known = Some((Parent::Snapshot(id(1)), ToldBy::Disks));
+    let known = Some((Parent::Snapshot(id(1)), ParentSource::Disks));
     assert_eq!(parent_of_now(&before), known);
 }
 
@@ -195,16 +195,16 @@ fn thick_volumes_do_not() {
     assert_eq!(descent(&seen), ["1<- None", "2<1 Dates", "*2 Dates"]);
     assert_eq!(parent_of_now(&seen), None);
     let first = on_a_volume(Vec::new(), volumes[..1].to_vec());
-    assert_eq!(parent_of_now(&first), Some((Parent::None, ToldBy::Disks)));
-    let listing = list(&seen, &Asked::default());
+    assert_eq!(parent_of_now(&first), Some((Parent::None, ParentSource::Disks)));
+    let listing = list(&seen, &ListRequest::default());
     assert_eq!(listing.snapshots[0].disks[0].size_on_disk, Some(1 << 19));
     assert_eq!(listing.snapshots[0].disks[0].image, Path::new("/dev/vg0/c.s1"));
     volumes[1].invalid = true;
-    let listing = list(&on_a_volume(records(), volumes), &Asked::default());
+    let listing = list(&on_a_volume(records(), volumes), &ListRequest::default());
     assert_eq!(listing.snapshots[0].why, ["xvda: its snapshot has overflowed"]);
     let mut blind = on_a_volume(records(), Vec::new());
     blind.volumes = Err("lvs is not installed".into());
-    let listing = list(&blind, &Asked::default());
+    let listing = list(&blind, &ListRequest::default());
     assert_eq!(listing.snapshots[0].state, State::Unread);
 }
 
@@ -212,7 +212,7 @@ fn thick_volumes_do_not() {
 fn a_volume_of_a_snapshot_that_is_not_here_is_told() {
     let volumes = lvs(&[("c", "linear", "", "", 1), ("c.s1", "linear", "c", &tag(1), 3)]);
     let seen = on_a_volume(Vec::new(), volumes);
-    let listing = list(&seen, &Asked { all: true, ..Asked::default() });
+    let listing = list(&seen, &ListRequest { all: true, ..ListRequest::default() });
     assert_eq!(listing.others.len(), 1);
     assert!(listing.others[0].why.contains("a volume of a snapshot that is not here"));
 }
@@ -227,7 +227,7 @@ fn a_new_volume_of_an_interrupted_revert_is_told_until_it_is_used() {
     ]);
     let told = |volumes: &[Volume]| {
         let seen = on_a_volume(Vec::new(), volumes.to_vec());
-        let listing = list(&seen, &Asked { all: true, ..Asked::default() });
+        let listing = list(&seen, &ListRequest { all: true, ..ListRequest::default() });
         listing.others.into_iter().map(|other| other.why).collect::<Vec<_>>()
     };
     let why = told(&volumes);
@@ -239,7 +239,7 @@ fn a_new_volume_of_an_interrupted_revert_is_told_until_it_is_used() {
 // ---- VHDs
 
 /// A VHD with this UUID and this parent.
-fn vhd_file(path: &str, uuid: u8, parent: Option<u8>) -> ((PathBuf, Kind), FileSeen) {
+fn vhd_file(path: &str, uuid: u8, parent: Option<u8>) -> ((PathBuf, Kind), FileEntry) {
     let facts = vhd_util::Facts {
         virtual_size: 512,
         differencing: parent.is_some(),
@@ -247,15 +247,15 @@ fn vhd_file(path: &str, uuid: u8, parent: Option<u8>) -> ((PathBuf, Kind), FileS
         header: 512,
         depth: None,
     };
-    let vhd = VhdSeen { facts, parent: parent.map(|uuid| [uuid; 16]) };
-    ((path.into(), Kind::TapVhd), FileSeen { vhd: Some(vhd), ..file(path, uuid.into()) })
+    let vhd = VhdEntry { facts, parent: parent.map(|uuid| [uuid; 16]) };
+    ((path.into(), Kind::TapVhd), FileEntry { vhd: Some(vhd), ..file(path, uuid.into()) })
 }
 
 #[test]
 fn vhds_know_their_parents_wherever_those_are() {
     let of = |number: u8, path: &str, inode: u64| {
         let child = format!("/srv/after-s{number}.vhd").into();
-        record(number, vec![(path, Kept::Vhd(Vhd { child, proof: frozen(inode) }))])
+        record(number, vec![(path, DiskSnapshot::Vhd(Vhd { child, proof: frozen(inode) }))])
     };
     let records = vec![of(1, "/srv/a.vhd", 1), of(2, "/srv/b.vhd", 2), of(3, "/srv/c.vhd", 3)];
     // a <- b <- (not named) <- now; a <- c
@@ -274,7 +274,7 @@ fn vhds_know_their_parents_wherever_those_are() {
     // Another file has its place.
     let (key, other) = vhd_file("/srv/a.vhd", 7, None);
     seen.files.insert(key, other);
-    let listing = list(&seen, &Asked::default());
+    let listing = list(&seen, &ListRequest::default());
     assert_eq!(listing.snapshots[0].why, ["xvda: it is another file now"]);
     assert_eq!(descent(&seen)[1], "2<1 Dates");
 }
@@ -286,13 +286,13 @@ fn reflink_copies_have_the_mark_of_their_file() {
     let raw = Kind::of_format(Some(Format::Raw));
     let of = |number: u8| {
         let copy = format!("/srv/at-s{number}.img").into();
-        let kept = Kept::Reflink(Reflink { copy, proof: frozen(u64::from(number) + 10) });
+        let kept = DiskSnapshot::Reflink(Reflink { copy, proof: frozen(u64::from(number) + 10) });
         Record { parent: None, ..record(number, vec![("/srv/a.img", kept)]) }
     };
     let mut records = vec![of(1), of(2), of(3)];
     let noted = |record: &mut Record, parent: u128| {
         record.parent = Some(Parent::Snapshot(id(parent)));
-        record.parent_by = Some(ToldBy::Mark);
+        record.parent_by = Some(ParentSource::Mark);
     };
     noted(&mut records[1], 1);
     noted(&mut records[2], 1);
@@ -327,7 +327,7 @@ fn reflink_copies_have_the_mark_of_their_file() {
         domid: Some(8),
         disks: vec![now("/srv/web2.qcow2", qcow2)],
     };
-    let listing = list(&seen, &Asked::default());
+    let listing = list(&seen, &ListRequest::default());
     assert_eq!(listing.domains[0].clone_of, Some(id(2)));
 }
 
@@ -342,7 +342,7 @@ fn a_parent_that_is_not_here_or_cannot_be_is_said() {
     records[2].parent = Some(Parent::None);
     let seen = seen(records, Vec::new());
     assert_eq!(descent(&seen), ["1<- Unknown", "2<9 Gone", "3<- None", "*3 Dates"]);
-    let text = Tree(&list(&seen, &Asked::default())).to_string();
+    let text = Tree(&list(&seen, &ListRequest::default())).to_string();
     assert!(text.contains("s1") && text.contains("s2") && text.contains("s3"), "{text}");
     assert!(text.contains("parent is not here") && text.contains("parent is not known"), "{text}");
 }
@@ -354,7 +354,7 @@ fn a_domain_that_was_renamed_or_has_another_uuid_is_the_same() {
     // Restarted from a configuration without a UUID.
     records[2].domain.uuid = id(77);
     let seen = seen(records, Vec::new());
-    let listing = list(&seen, &Asked::default());
+    let listing = list(&seen, &ListRequest::default());
     assert!(listing.snapshots.iter().all(|snapshot| snapshot.group == "web1"));
     assert_eq!(descent(&seen), ["1<- None", "2<1 Dates", "3<2 Dates", "*3 Dates"]);
     assert!(metrics(&listing).contains("xl_snapshot_count{domain=\"web1\"} 3\n"));
@@ -367,7 +367,7 @@ fn metrics_are_what_prometheus_reads() {
     records[0].domain.name = "a\\b \"c\"\nd\x1b{}".into();
     let mut seen = seen(records, Vec::new());
     seen.domains.clear();
-    let text = metrics(&list(&seen, &Asked::default()));
+    let text = metrics(&list(&seen, &ListRequest::default()));
     assert!(text.contains("{domain=\"a\\\\b \\\"c\\\"\\nd {}\"} 1\n"), "{text}");
     let mut helped = Vec::new();
     for block in text.split("# HELP ").skip(1) {
@@ -394,7 +394,7 @@ fn a_domain_is_asked_for_by_what_it_has() {
     (other.domain.name, other.domain.uuid) = ("db1".into(), id(43));
     let seen = seen(vec![old, other], Vec::new());
     let names = |asked: &str| -> Vec<String> {
-        let asked = Asked { domains: vec![asked.to_owned()], all: false };
+        let asked = ListRequest { domains: vec![asked.to_owned()], all: false };
         list(&seen, &asked).snapshots.into_iter().map(|s| s.name).collect()
     };
     assert_eq!(names("before"), ["s1"]);
@@ -420,7 +420,7 @@ fn a_long_chain_is_drawn_without_a_deep_stack() {
     });
     let mut seen = seen(Vec::new(), Vec::new());
     seen.images = images.collect();
-    let text = Tree(&list(&seen, &Asked::default())).to_string();
+    let text = Tree(&list(&seen, &ListRequest::default())).to_string();
     assert!(text.lines().count() >= 3001);
 }
 

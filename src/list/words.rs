@@ -8,7 +8,7 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::report::{Current, Listing, Snapshot, Told};
+use super::report::{Current, DescentSource, Listing, Snapshot};
 use crate::record::DisksOnly;
 use crate::report::printable;
 use crate::tool::quote;
@@ -58,7 +58,7 @@ impl Listing {
     fn sign(&self, snapshot: &Snapshot) -> &'static str {
         let domain = self.domains.iter().find(|domain| domain.id == Some(snapshot.id));
         match domain.map(|domain| domain.told) {
-            Some(Told::Dates) => "?",
+            Some(DescentSource::Dates) => "?",
             Some(_) if snapshot.current => "*",
             _ => " ",
         }
@@ -89,7 +89,7 @@ impl Listing {
             };
             return Some(format!("{name} is a clone of {of}"));
         }
-        (domain.told == Told::Dates).then(|| {
+        (domain.told == DescentSource::Dates).then(|| {
             let snapshot = self.words_of(domain.id);
             format!("{name}: its disks do not show which snapshot it continues from; the youngest is {snapshot}")
         })
@@ -248,11 +248,17 @@ impl Tree<'_> {
             (_, Some(parent)) => {
                 format!(", from {}/{}", printable(&parent.group), parent.name)
             }
-            (Told::Dates, _) => ", parent by date".into(),
-            (Told::Gone, _) => ", parent is not here".into(),
-            (Told::Differ, _) => ", its disks have different parents".into(),
-            (Told::Unknown, _) => ", parent is not known".into(),
-            (Told::Disks | Told::Record | Told::Mark | Told::None, None) => match parent {
+            (DescentSource::Dates, _) => ", parent by date".into(),
+            (DescentSource::Gone, _) => ", parent is not here".into(),
+            (DescentSource::Differ, _) => ", its disks have different parents".into(),
+            (DescentSource::Unknown, _) => ", parent is not known".into(),
+            (
+                DescentSource::Disks
+                | DescentSource::Record
+                | DescentSource::Mark
+                | DescentSource::None,
+                None,
+            ) => match parent {
                 Some(_) => ", parent is not shown".into(),
                 None => String::new(),
             },

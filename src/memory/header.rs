@@ -268,7 +268,7 @@ fn word(input: &mut impl Read) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::kind::Proof;
+    use crate::disk::kind::ProofSlot;
     use crate::support::record::sample;
 
     const CONFIG: &str = r#"{"c_info":{"name":"web1"}}"#;
@@ -304,9 +304,9 @@ mod tests {
         bare.image_size = 0;
         for disk in &mut bare.disks {
             match disk.snapshot.kind_mut().proof() {
-                Proof::Inside(proof) => *proof = None,
-                Proof::Frozen { proof, .. } => *proof = None,
-                Proof::NotNeeded => {}
+                ProofSlot::Inside(proof) => *proof = None,
+                ProofSlot::Frozen { proof, .. } => *proof = None,
+                ProofSlot::NotNeeded => {}
             }
         }
         let space = record_space(&bare);

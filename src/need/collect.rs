@@ -1,8 +1,8 @@
 //! Collects the needs of a revert from the disks and the configuration.
 
-use super::{Need, What, script};
+use super::{Need, Requirement, script};
 use crate::disk::kind::Content;
-use crate::disk::{self, DiskFound};
+use crate::disk::{self, SnapshotDisk};
 use crate::domain::{BadConfig, Disk, DomainConfig, Format};
 use crate::names::same_vdev;
 use crate::record::Record;
@@ -14,7 +14,7 @@ use crate::record::Record;
 ///
 /// If the configuration is not one that libxl writes.
 pub fn of_revert(
-    disks: &[DiskFound],
+    disks: &[SnapshotDisk],
     config: Option<&DomainConfig>,
     domain: &str,
     beside: bool,
@@ -33,8 +33,8 @@ pub fn of_revert(
         record.is_none_or(|found| found.record.snapshot.is_left_out())
     };
     needs.extend(of_domain(config, domain, &left_out, beside)?);
-    needs.push(Need { about: format!("{domain} cannot be restored"), what: What::Lock });
-    let gets_overlay = |found: &DiskFound| match found.record.snapshot.kind().content() {
+    needs.push(Need { about: format!("{domain} cannot be restored"), what: Requirement::Lock });
+    let gets_overlay = |found: &SnapshotDisk| match found.record.snapshot.kind().content() {
         Content::Volume(volume) => volume.thick && beside,
         content => content.is_in_chain(),
     };
@@ -46,9 +46,11 @@ pub fn of_revert(
 
 /// What a new overlay needs besides: QEMU serves it, also if the kernel served the disk before.
 pub fn of_overlay(config: &DomainConfig, domain: &str, needs: &[Need]) -> Option<Need> {
-    let known = needs.iter().any(|need| need.what == What::Emulator);
-    (!known && config.own_emulator().is_none())
-        .then(|| Need { about: format!("{domain} cannot be restored"), what: What::Emulator })
+    let known = needs.iter().any(|need| need.what == Requirement::Emulator);
+    (!known && config.own_emulator().is_none()).then(|| Need {
+        about: format!("{domain} cannot be restored"),
+        what: Requirement::Emulator,
+    })
 }
 
 /// What `xl restore` needs of the configuration that is in the image. `as_it_is` tells whether a disk is
@@ -74,17 +76,18 @@ pub fn of_domain(
     let by_qemu = disks.iter().any(|disk| disk.backend_domain.is_none() && is_by_qemu(disk));
     let emulator = (by_qemu || config.has_emulator()) && config.own_emulator().is_none();
     let user = (by_qemu || config.has_emulator()).then(|| config.emulator_user()).flatten();
-    let whats = [What::Tools, What::Consoles]
+    let whats = [Requirement::Tools, Requirement::Consoles]
         .into_iter()
         .chain(config.needs())
-        .chain(emulator.then_some(What::Emulator))
-        .chain(user.map(|name| What::User(name.to_owned())));
+        .chain(emulator.then_some(Requirement::Emulator))
+        .chain(user.map(|name| Requirement::User(name.to_owned())));
     // They are renamed for a new one; xl ends where it cannot do that (libxl_utils.c, `libxl_create_logfile`).
     let logs = ["xl", "qemu-dm"].map(|of| format!("{LOGS}/{of}-{domain}.log"));
-    let whats = whats.chain(logs.map(|log| What::Log(log.into())));
-    let whats = whats.chain(STATE.map(|path| What::State(path.into())));
+    let whats = whats.chain(logs.map(|log| Requirement::Log(log.into())));
+    let whats = whats.chain(STATE.map(|path| Requirement::State(path.into())));
     // A new domain beside another one gets ports of its own, and names of network devices.
-    let own = |what: &What| matches!(what, What::Port { .. } | What::DeviceName(_));
+    let own =
+        |what: &Requirement| matches!(what, Requirement::Port { .. } | Requirement::DeviceName(_));
     let whats = whats.filter(|what| !beside || !own(what));
     needs.extend(whats.map(|what| Need { about: about.clone(), what }));
     Ok(needs)
@@ -95,7 +98,7 @@ pub fn of_memory(record: &Record, domain: &str) -> Option<Need> {
     let known = record.disks_only.is_none() && !record.xen.is_empty();
     known.then(|| Need {
         about: format!("{domain} cannot be restored"),
-        what: What::Xen(record.xen.clone()),
+        what: Requirement::Xen(record.xen.clone()),
     })
 }
 
@@ -113,8 +116,8 @@ const STATE: [&str; 3] = ["/var/lib/xen", LOGS, "/run/xen"];
 const LOGS: &str = "/var/log/xen";
 
 /// What QEMU needs to serve a format. It always has raw and qcow2: libxl itself starts it with those.
-fn served(format: Format) -> Option<What> {
-    (!matches!(format, Format::Raw | Format::Qcow2)).then_some(What::Served(format))
+fn served(format: Format) -> Option<Requirement> {
+    (!matches!(format, Format::Raw | Format::Qcow2)).then_some(Requirement::Served(format))
 }
 
 /// Whether QEMU serves it: libxl gives the kernel raw images only.
@@ -123,15 +126,15 @@ fn is_by_qemu(disk: &Disk) -> bool {
     disk.script.is_none() && !disk.by_tapback && (disk.by_qemu || other)
 }
 
-fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
+fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<Requirement> {
     if let Some(domain) = &disk.backend_domain {
-        return vec![What::Backend(domain.clone())];
+        return vec![Requirement::Backend(domain.clone())];
     }
     let by_kernel = disk.format == Some(Format::Raw) && !disk.by_qemu && !disk.by_tapback;
     // Without one of its own, libxl has blkback's disks set up by this one (libxl_linux.c, `libxl__hotplug_disk`).
     let scripts = disk.script.as_deref().or((by_kernel && !disk.cdrom).then_some("block"));
-    let mut needs: Vec<_> = scripts.iter().map(|name| What::Script(script(name))).collect();
-    needs.extend((by_kernel && !disk.cdrom).then_some(What::Driver("vbd")));
+    let mut needs: Vec<_> = scripts.iter().map(|name| Requirement::Script(script(name))).collect();
+    needs.extend((by_kernel && !disk.cdrom).then_some(Requirement::Driver("vbd")));
     let by_qemu = as_it_is && disk.script.is_none() && !disk.by_tapback;
     needs.extend(disk.format.filter(|_| by_qemu).and_then(served));
     // What a script is told may be no path at all; an empty drive has none.
@@ -139,16 +142,16 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
     if as_it_is && is_file && !disk.path.as_os_str().is_empty() {
         let (path, writable) = (disk.file().to_owned(), disk.writable && !disk.cdrom);
         if by_kernel && !disk.cdrom && scripts == Some("block") {
-            needs.push(What::Unshared { path: path.clone(), writable });
-            needs.push(What::Loops(path.clone()));
+            needs.push(Requirement::Unshared { path: path.clone(), writable });
+            needs.push(Requirement::Loops(path.clone()));
         } else if by_qemu && writable {
-            needs.push(What::Unshared { path: path.clone(), writable });
+            needs.push(Requirement::Unshared { path: path.clone(), writable });
         }
         needs.push(match disk.format {
             Some(format @ (Format::Qcow2 | Format::Qcow | Format::Qed)) => {
-                What::Image { path, format, writable }
+                Requirement::Image { path, format, writable }
             }
-            _ => What::Usable { path, writable },
+            _ => Requirement::Usable { path, writable },
         });
     }
     needs
@@ -157,7 +160,7 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<What> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::kinds::{External, Kept, Lvm, Reflink};
+    use crate::disk::kinds::{DiskSnapshot, External, Lvm, Reflink};
     use crate::support::disks::{found, proof};
     use crate::support::record::sample;
 
@@ -168,15 +171,15 @@ mod tests {
             of_disk(&config.disks().unwrap()[0], as_it_is)
         };
         let iso = r#"{"pdev_path": "/a.iso", "vdev": "hdc", "format": "raw", "is_cdrom": 1}"#;
-        let usable = |path: &str, writable| What::Usable { path: path.into(), writable };
+        let usable = |path: &str, writable| Requirement::Usable { path: path.into(), writable };
         assert_eq!(whats(iso, true), [usable("/a.iso", false)]);
         assert_eq!(whats(iso, false), []);
         let empty = r#"{"vdev": "hdc", "format": "empty", "is_cdrom": 1}"#;
         assert_eq!(whats(empty, true), []);
-        let block = What::Script("/etc/xen/scripts/block".into());
-        let (vbd, loops) = (What::Driver("vbd"), What::Loops("/a".into()));
+        let block = Requirement::Script("/etc/xen/scripts/block".into());
+        let (vbd, loops) = (Requirement::Driver("vbd"), Requirement::Loops("/a".into()));
         let raw = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "readwrite": 1}"#;
-        let unshared = |writable| What::Unshared { path: "/a".into(), writable };
+        let unshared = |writable| Requirement::Unshared { path: "/a".into(), writable };
         let expected = |writable| {
             let own = [unshared(writable), loops.clone(), usable("/a", writable)];
             [block.clone(), vbd.clone()].into_iter().chain(own).collect::<Vec<_>>()
@@ -190,22 +193,22 @@ mod tests {
         let qdisk = qdisk.replace('}', r#", "readwrite": 1}"#);
         assert_eq!(whats(&qdisk, true), [unshared(true), usable("/a", true)]);
         let qcow2 = r#"{"pdev_path": "/q", "vdev": "xvda", "format": "qcow2", "readwrite": 1}"#;
-        let image = What::Image { path: "/q".into(), format: Format::Qcow2, writable: true };
-        let unshared = What::Unshared { path: "/q".into(), writable: true };
+        let image = Requirement::Image { path: "/q".into(), format: Format::Qcow2, writable: true };
+        let unshared = Requirement::Unshared { path: "/q".into(), writable: true };
         assert_eq!(whats(qcow2, true), [unshared, image]);
         let tap = r#"{"pdev_path": "vhd:/v", "vdev": "xvda", "script": "block-tap"}"#;
-        let script = What::Script("/etc/xen/scripts/block-tap".into());
+        let script = Requirement::Script("/etc/xen/scripts/block-tap".into());
         assert_eq!(whats(tap, true), [script, usable("/v", false)]);
         let drbd = r#"{"pdev_path": "r0", "vdev": "xvda", "script": "block-drbd", "readwrite": 1}"#;
-        assert_eq!(whats(drbd, true), [What::Script("/etc/xen/scripts/block-drbd".into())]);
+        assert_eq!(whats(drbd, true), [Requirement::Script("/etc/xen/scripts/block-drbd".into())]);
         let vhd = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "readwrite": 1}"#;
-        let served = What::Served(Format::Vhd);
-        let unshared = What::Unshared { path: "/v".into(), writable: true };
+        let served = Requirement::Served(Format::Vhd);
+        let unshared = Requirement::Unshared { path: "/v".into(), writable: true };
         assert_eq!(whats(vhd, true), [served, unshared, usable("/v", true)]);
         let tapback = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "backend": "tap"}"#;
         assert_eq!(whats(tapback, true), [usable("/v", false)]);
         let driver = r#"{"pdev_path": "/a", "vdev": "xvda", "backend_domname": "storage"}"#;
-        assert_eq!(whats(driver, true), [What::Backend("storage".into())]);
+        assert_eq!(whats(driver, true), [Requirement::Backend("storage".into())]);
     }
 
     #[test]
@@ -213,7 +216,7 @@ mod tests {
         let needed = |json: &str| {
             let config = DomainConfig::parse(json).unwrap();
             let needs = of_domain(&config, "web1", &|_| false, false).unwrap();
-            needs.iter().any(|need| need.what == What::Emulator)
+            needs.iter().any(|need| need.what == Requirement::Emulator)
         };
         let disk = |format: &str| {
             format!(r#"{{"disks": [{{"pdev_path": "/a", "vdev": "xvda", "format": "{format}"}}]}}"#)
@@ -232,18 +235,19 @@ mod tests {
     fn qemu_serves_an_overlay_on_what_the_kernel_served() {
         let raw = r#"{"disks": [{"pdev_path": "/a", "vdev": "xvdb", "format": "raw"}]}"#;
         let config = DomainConfig::parse(raw).unwrap();
-        let needed = |snapshot: Kept, beside| {
+        let needed = |snapshot: DiskSnapshot, beside| {
             let needs = of_revert(&[found("/a", snapshot)], Some(&config), "web1", beside).unwrap();
-            needs.iter().filter(|need| need.what == What::Emulator).count()
+            needs.iter().filter(|need| need.what == Requirement::Emulator).count()
         };
-        let overlay = Kept::External(External { overlay: "/o".into(), proof: Some(proof()) });
+        let overlay =
+            DiskSnapshot::External(External { overlay: "/o".into(), proof: Some(proof()) });
         assert_eq!((needed(overlay.clone(), false), needed(overlay, true)), (1, 1));
-        let copy = Kept::Reflink(Reflink { copy: "/c".into(), proof: Some(proof()) });
+        let copy = DiskSnapshot::Reflink(Reflink { copy: "/c".into(), proof: Some(proof()) });
         assert_eq!(needed(copy, false), 0);
         let volume = |size| {
             let names = ["g", "v", "s"].map(str::to_owned);
             let [group, volume, snapshot] = names;
-            Kept::Lvm(Lvm { group, volume, snapshot, size })
+            DiskSnapshot::Lvm(Lvm { group, volume, snapshot, size })
         };
         // The snapshot of a thick volume is copied for another domain.
         assert_eq!((needed(volume(Some(1)), false), needed(volume(Some(1)), true)), (0, 1));
@@ -257,7 +261,7 @@ mod tests {
                 r#"{{"c_info": {{"type": "{kind}"}}, "b_info": {{"device_model_user": "qemu"}}}}"#
             );
             let needs = of_domain(&DomainConfig::parse(&json).unwrap(), "web1", &|_| false, false);
-            needs.unwrap().iter().any(|need| need.what == What::User("qemu".into()))
+            needs.unwrap().iter().any(|need| need.what == Requirement::User("qemu".into()))
         };
         assert!(user("hvm") && !user("pvh"));
     }
@@ -266,7 +270,7 @@ mod tests {
     fn memory_needs_the_release_that_saved_it() {
         let record = sample();
         let need = of_memory(&record, "web1").unwrap();
-        assert_eq!(need.what, What::Xen("4.17.7".into()));
+        assert_eq!(need.what, Requirement::Xen("4.17.7".into()));
         let unknown = Record { xen: String::new(), ..record };
         assert_eq!(of_memory(&unknown, "web1"), None);
     }

@@ -29,7 +29,9 @@ use serde::{Deserialize, Serialize};
 
 pub use execute::{Perform, Reached, TakenOver, execute, take_over, undo};
 pub use step::freeze::Freeze;
-pub use step::{Action, ImageStart, ReplaceCfg, Step, StoreConfig, Target, Whose, XenstoreWrite};
+pub use step::{
+    Action, ConfigOwner, ImageStart, ReplaceCfg, Step, StoreConfig, Target, XenstoreWrite,
+};
 pub use step::{deletion, export};
 
 pub use switch::{Image, Replacement, Switch};

@@ -24,7 +24,9 @@ use deletion::Deletion;
 use export::Export;
 use freeze::Freeze;
 
-pub use self::parts::{Action, ImageStart, ReplaceCfg, StoreConfig, Target, Whose, XenstoreWrite};
+pub use self::parts::{
+    Action, ConfigOwner, ImageStart, ReplaceCfg, StoreConfig, Target, XenstoreWrite,
+};
 
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
-use crate::list::{Apart, DiskState, Told};
+use crate::list::{DescentSource, DiskState, DivergedDisk};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -30,7 +30,7 @@ fn snapshot(number: u128, created: Timestamp) -> Snapshot {
         why: Vec::new(),
         current: false,
         parent: None,
-        parent_by: Told::None,
+        parent_by: DescentSource::None,
         disks: Vec::new(),
     }
 }
@@ -49,7 +49,7 @@ pub(crate) fn running(id: Option<u128>) -> Current {
         uuid: Uuid::from_u128(42),
         domid: Some(7),
         id: id.map(Uuid::from_u128),
-        told: Told::Disks,
+        told: DescentSource::Disks,
         clone_of: None,
         mixed: Vec::new(),
     }
@@ -66,7 +66,7 @@ fn all_words(
     rules: &Rules,
 ) -> Vec<String> {
     let verdicts = verdicts(listing, holders, "web1", rules);
-    let line = |verdict: &Verdict<'_>| {
+    let line = |verdict: &Decision<'_>| {
         let why: Vec<_> = verdict.why.iter().map(ToString::to_string).collect();
         format!("{}: {}", verdict.snapshot.name, why.join(", ")).trim_end().to_owned()
     };
@@ -145,7 +145,8 @@ fn what_somebody_rests_on_and_the_current_one_are_kept() {
     let expected = ["s1: web1 continues from it", "s2: web2 needs it", "s3:", "s4: last"];
     assert_eq!(all_words(&listing, &holders, &rules), expected);
     // Its disks disagree.
-    let apart = |id: Option<u128>| Apart { vdev: "xvda".into(), id: id.map(Uuid::from_u128) };
+    let apart =
+        |id: Option<u128>| DivergedDisk { vdev: "xvda".into(), id: id.map(Uuid::from_u128) };
     listing.domains =
         vec![Current { mixed: vec![apart(Some(3)), apart(None), apart(Some(1))], ..running(None) }];
     let expected = ["s1: web1 continues from it", "s2:", "s3: web1 continues from it", "s4: last"];

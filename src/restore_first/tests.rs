@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk::Room;
-use crate::disk::kinds::{Kept, LeftOut, Lvm};
+use crate::disk::kinds::{DiskSnapshot, LeftOut, Lvm};
 use crate::error::Kind;
 use crate::model::Guest;
 use crate::plan::ReplaceCfg;
@@ -29,7 +29,7 @@ fn room(free: u64) -> Room {
 }
 
 /// xvda has an internal snapshot, xvdb an external one.
-fn found() -> Found {
+fn found() -> RevertInput {
     let mut found = reverted_found();
     found.disks[0].room = Some(Ok(room(100)));
     found.vm = vec![("start_time".into(), "1772330584.12".into())];
@@ -37,11 +37,11 @@ fn found() -> Found {
 }
 
 /// The sample snapshot of a thin volume.
-fn found_thin() -> Found {
+fn found_thin() -> RevertInput {
     let mut found = found_volumes(0);
     let disk = &mut found.disks[1];
     disk.record.path = "/dev/vg0/thin".into();
-    disk.record.snapshot = Kept::Lvm(Lvm {
+    disk.record.snapshot = DiskSnapshot::Lvm(Lvm {
         group: "vg0".into(),
         volume: "thin".into(),
         snapshot: "thin.s1".into(),
@@ -60,7 +60,7 @@ fn found_thin() -> Found {
 }
 
 /// Two thick volumes, with a directory for their copies.
-fn found_thick() -> Found {
+fn found_thick() -> RevertInput {
     let mut found = found_volumes(136 << 20);
     for disk in &mut found.disks {
         disk.room = Some(Ok(room(200)));
@@ -231,7 +231,7 @@ fn every_fault_with_a_configuration_file() {
 
 #[test]
 fn what_is_refused() {
-    let refused = |words: &str, change: &dyn Fn(&mut Found, &mut Options)| {
+    let refused = |words: &str, change: &dyn Fn(&mut RevertInput, &mut Options)| {
         let (mut found, mut options) = (found(), options());
         change(&mut found, &mut options);
         let error = plan(&found, &options).unwrap_err();
@@ -239,7 +239,7 @@ fn what_is_refused() {
         assert_eq!(error.kind, Kind::Refused, "{text}");
         assert!(text.contains(words), "{words:?} in {text:?}");
     };
-    let with = |found: &mut Found, json: &str| {
+    let with = |found: &mut RevertInput, json: &str| {
         let json = found.config.to_json().replacen('{', &format!("{{{json}, "), 1);
         found.config = DomainConfig::parse(&json).unwrap();
     };
@@ -252,10 +252,11 @@ fn what_is_refused() {
         *f = found_thick();
         f.disks[0].place.path = "/dev/vg0/web1-xvda.after-s1.qcow2".into();
     });
-    refused("has no memory", &|f, _| f.onward = Onward::Start("/etc/xen/web1.cfg".into()));
+    refused("has no memory", &|f, _| f.onward = StartFrom::Start("/etc/xen/web1.cfg".into()));
     refused("web1 does not run", &|f, _| f.same = None);
     refused("two domains would have it open for writing", &|f, _| {
-        f.record.disks[0].snapshot = Kept::None(LeftOut { why: "left out as asked".into() });
+        f.record.disks[0].snapshot =
+            DiskSnapshot::None(LeftOut { why: "left out as asked".into() });
         f.disks[0].record = f.record.disks[0].clone();
     });
     refused("was written to since", &|f, _| f.disks[1].frozen.as_mut().unwrap().size += 1);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::disk::{DiskFound, DiskRevert};
+use crate::disk::{DiskRevert, SnapshotDisk};
 use crate::plan::ReplaceCfg;
 use crate::xlcfg::Change;
 
@@ -39,7 +39,7 @@ pub struct DiskChange {
 }
 
 /// The image of a disk after the revert; `None` for a disk that is not reverted.
-pub(crate) fn change(disk: &DiskRevert, found: &DiskFound) -> Option<DiskChange> {
+pub(crate) fn change(disk: &DiskRevert, found: &SnapshotDisk) -> Option<DiskChange> {
     let record = &found.record;
     let (target, format) = match &disk.switch {
         Some(switch) => switch.clone(),

@@ -15,7 +15,7 @@ use crate::error::Kind;
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
 use crate::process::Process;
-use crate::record::Kept;
+use crate::record::DiskSnapshot;
 use crate::support::disks as disk_tests;
 use crate::support::disks::link;
 use crate::support::record::sample;
@@ -68,7 +68,7 @@ fn link_of(image: &ImageInfo) -> Link {
 }
 
 /// The sample snapshot of a domain that still runs: xvda in place, xvdb in its overlay.
-pub(crate) fn found() -> Found {
+pub(crate) fn found() -> RevertInput {
     let record = sample();
     let now: Timestamp = "2026-03-02T00:00:00Z".parse().unwrap();
     let frozen: Timestamp = "2026-03-01T02:03:04.123456789Z".parse().unwrap();
@@ -85,7 +85,7 @@ pub(crate) fn found() -> Found {
     let b = image("/srv/b.img", "raw", None, &[]);
     let overlay = image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", Some(("/srv/b.img", "raw")), &[]);
     let own = |image: &ImageInfo| Link { id: facts.id(), ..link_of(image) };
-    let disk = |index: usize, facts: FileFacts, image, chain: Vec<Link>| DiskFound {
+    let disk = |index: usize, facts: FileFacts, image, chain: Vec<Link>| SnapshotDisk {
         record: record.disks[index].clone(),
         file: Ok(facts.clone()),
         frozen: Ok(facts),
@@ -97,7 +97,7 @@ pub(crate) fn found() -> Found {
         place: Place { path: format!("/srv/new{index}.qcow2").into(), trouble: None },
         ..disk_tests::found("", record.disks[index].snapshot.clone())
     };
-    Found {
+    RevertInput {
         snapshot: "/x/s1.xlsave".into(),
         disks: vec![
             disk(0, facts.clone(), a.clone(), vec![own(&a)]),
@@ -109,7 +109,7 @@ pub(crate) fn found() -> Found {
             ),
             disk(2, facts, b, vec![]),
         ],
-        onward: Onward::Memory,
+        onward: StartFrom::Memory,
         config: DomainConfig::parse(CONFIG).unwrap(),
         attached: Vec::new(),
         volumes: Ok(Vec::new()),
@@ -170,12 +170,12 @@ fn a_domain_that_is_gone_needs_no_destroying() {
 #[test]
 fn a_base_is_never_rewritten() {
     // Either by its permissions, or because it is a base of the running domain's image.
-    let marked = |found: &mut Found| found.disks[0].file.as_mut().unwrap().writable = false;
-    let below = |found: &mut Found| {
+    let marked = |found: &mut RevertInput| found.disks[0].file.as_mut().unwrap().writable = false;
+    let below = |found: &mut RevertInput| {
         let top = image("/srv/top.qcow2", "qcow2", Some(("/srv/a.qcow2", "qcow2")), &[]);
         found.disks[0].chain.insert(0, link_of(&top));
     };
-    let changes: [&dyn Fn(&mut Found); 2] = [&marked, &below];
+    let changes: [&dyn Fn(&mut RevertInput); 2] = [&marked, &below];
     for change in changes {
         let mut found = found();
         change(&mut found);
@@ -268,7 +268,7 @@ fn a_copy_of_an_overlay_rests_on_the_same_base() {
 
 #[test]
 fn what_was_needed_is_looked_at_again_after_a_copy() {
-    let looks = |found: &Found| {
+    let looks = |found: &RevertInput| {
         let prepare = plan(found, OPTIONS).unwrap().plan.prepare;
         prepare.iter().any(|step| matches!(step, Step::CheckNeeds { gone: Some(3), .. }))
     };
@@ -292,7 +292,7 @@ fn the_marks_are_set_as_soon_as_the_guest_runs_whoever_finishes_the_revert() {
 fn what_the_domain_wrote_is_deleted_only_when_asked_and_only_if_nothing_needs_it() {
     let discard = Options { discard_current: true, ..OPTIONS };
     let remove = Step::RemoveFile { path: "/srv/web1-xvdb.after-s1.qcow2".into() };
-    let finish = |found: &Found, options| plan(found, options).unwrap().plan.finish;
+    let finish = |found: &RevertInput, options| plan(found, options).unwrap().plan.finish;
     assert!(finish(&found(), discard).contains(&remove));
     assert!(!finish(&found(), OPTIONS).contains(&remove));
     let mut protected = found();
@@ -310,7 +310,7 @@ fn what_the_domain_wrote_is_deleted_only_when_asked_and_only_if_nothing_needs_it
 
 #[test]
 fn what_is_refused() {
-    let refused = |words: &str, change: fn(&mut Found)| {
+    let refused = |words: &str, change: fn(&mut RevertInput)| {
         let mut found = found();
         change(&mut found);
         let error = plan(&found, OPTIONS).unwrap_err();
@@ -329,7 +329,8 @@ fn what_is_refused() {
     });
     refused("04.123456789Z, not ID 1 of 2026-03-01T02:03:04.123457789Z", |f| {
         // The same name and ID, but from another disk: QEMU took it a moment later.
-        let Kept::Internal(Internal { proof: Some(proof), .. }) = &mut f.disks[0].record.snapshot
+        let DiskSnapshot::Internal(Internal { proof: Some(proof), .. }) =
+            &mut f.disks[0].record.snapshot
         else {
             unreachable!()
         };
@@ -350,7 +351,7 @@ fn what_is_refused() {
     refused("also used by", |f| f.disks[1].used_by = Some("disk xvda of domain web2".into()));
     refused("was written to since", |f| f.disks[1].frozen.as_mut().unwrap().size += 1);
     refused("no proof", |f| {
-        f.disks[0].record.snapshot = Kept::Internal(Internal { proof: None, bases: None })
+        f.disks[0].record.snapshot = DiskSnapshot::Internal(Internal { proof: None, bases: None })
     });
     refused("of the domain 00000000-0000-0000-0000-000000000000, its record of 6f2c3c5e", |f| {
         let uuid = f.record.domain.uuid.to_string();

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::output::{print_done, print_plan, write};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, DeleteArgs};
-use crate::delete::{self, Seen};
+use crate::delete::{self, DeleteInput};
 use crate::disk::family::{DeleteOptions, DiskDelete};
 use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::dom0::Dom0;
@@ -92,7 +92,7 @@ fn lock_others(
     dom0: &Dom0,
     common: &Common,
     disks: &[DiskDelete],
-    seen: &Seen,
+    seen: &DeleteInput,
 ) -> Result<Vec<Lock>> {
     let own = &seen.record.domain;
     let mut others: Vec<_> = disks
@@ -123,7 +123,7 @@ fn inherit_marks(record: &Record) {
 }
 
 fn report(
-    seen: &Seen,
+    seen: &DeleteInput,
     plan: &Plan,
     disks: Vec<DiskDelete>,
     record: Option<PathBuf>,

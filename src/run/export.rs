@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::named::Named;
+use super::named::SnapshotArgument;
 use super::output::{print_done, print_plan, text};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::ExportArgs;
@@ -71,14 +71,14 @@ pub(super) fn one(args: &ExportArgs, carry_out: Execute) -> Result<Outcome> {
             .hint("name the snapshot as DOMAIN/NAME, or by its image or record"));
     }
     let options = Options { memory: !args.no_memory, to: to(args)?, token: Uuid::new_v4() };
-    let domain = Named::open(&args.snapshot)?.snapshot.record.domain;
+    let domain = SnapshotArgument::open(&args.snapshot)?.snapshot.record.domain;
     let mut dom0 = open(&args.common)?;
     let operation = format!("export {}", args.snapshot.display());
     // Others may read it as well. Nobody may delete it, or revert to it, until it is copied.
     let whose = (domain.uuid, domain.name.as_str());
     let lock = take_lock(&dom0, &args.common, whose, &operation, Hold::Shared)?;
     // Whoever was waited for may have deleted it.
-    let Named { mut snapshot, cfg } = Named::open(&args.snapshot)?;
+    let SnapshotArgument { mut snapshot, cfg } = SnapshotArgument::open(&args.snapshot)?;
     // A snapshot without memory is exported without.
     let options = Options { memory: options.memory && snapshot.source.is_some(), ..options };
     let found = look::look(Some(&dom0.toolstack), &snapshot, &cfg, &options)?;

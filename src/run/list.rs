@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::list as host;
 use crate::host::look;
 use crate::host::toolstack::Toolstack;
-use crate::list::{self, Asked, Tree, metrics};
+use crate::list::{self, ListRequest, Tree, metrics};
 use crate::report::{Reporter, printable};
 use crate::spec;
 use crate::tool::quote;
@@ -43,7 +43,7 @@ pub(super) fn place(text: &str) -> Result<Place> {
 
 /// Does what the command line asks for.
 pub fn list(args: &ListArgs) -> Result<()> {
-    let mut asked = Asked { domains: Vec::new(), all: args.all };
+    let mut asked = ListRequest { domains: Vec::new(), all: args.all };
     let mut directories = Vec::new();
     for text in &args.places {
         match place(text)? {

@@ -40,31 +40,31 @@ pub(super) fn read_spec(path: &Path) -> Result<Spec> {
 }
 
 /// What a snapshot's name on the command line means.
-pub(super) struct Named {
+pub(super) struct SnapshotArgument {
     pub(super) snapshot: Snapshot,
     /// The domain's xl configuration file.
     pub(super) cfg: Cfg,
 }
 
-impl Named {
+impl SnapshotArgument {
     /// Opens an image, a record, what a SPEC.toml says, or DOMAIN/NAME. Whatever begins as a record is one.
-    pub(super) fn open(path: &Path) -> Result<Named> {
+    pub(super) fn open(path: &Path) -> Result<SnapshotArgument> {
         let named = list::by_name(path)?;
         let path = named.as_deref().unwrap_or(path);
         let is_spec = path.extension().is_some_and(|extension| extension == "toml")
             && !record_file::is_record(path);
         if !is_spec {
-            return Ok(Named::of(Snapshot::open(path)?, None));
+            return Ok(SnapshotArgument::of(Snapshot::open(path)?, None));
         }
         let spec = read_spec(path)?;
         let file = spec.memory.clone().filter(|file| file.as_os_str() != "-");
         match (file.or(spec.record.clone()), spec.config.clone()) {
-            (Some(file), config) => Ok(Named::of(Snapshot::open(&file)?, config)),
+            (Some(file), config) => Ok(SnapshotArgument::of(Snapshot::open(&file)?, config)),
             (None, Some(cfg)) => {
                 let request = spec.request()?;
                 let record = configured::by_hand(&request, &cfg, Timestamp::now())?;
                 let name = path.display().to_string();
-                Ok(Named::of(Snapshot { name, record, source: None }, Some(cfg)))
+                Ok(SnapshotArgument::of(Snapshot { name, record, source: None }, Some(cfg)))
             }
             (None, None) => Err(Error::usage(format!(
                 "{} names no memory image",
@@ -77,7 +77,7 @@ impl Named {
         }
     }
 
-    fn of(snapshot: Snapshot, config: Option<PathBuf>) -> Named {
+    fn of(snapshot: Snapshot, config: Option<PathBuf>) -> SnapshotArgument {
         let cfg = match (config, &snapshot.record.domain.cfg) {
             (Some(cfg), _) => Cfg::Named(cfg),
             // Without memory it is what the domain starts from: no less than if it was named.
@@ -85,6 +85,6 @@ impl Named {
             (None, Some(cfg)) => Cfg::Remembered(cfg.clone()),
             (None, None) => Cfg::Unknown,
         };
-        Named { snapshot, cfg }
+        SnapshotArgument { snapshot, cfg }
     }
 }

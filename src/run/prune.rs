@@ -16,17 +16,17 @@ use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::list as host;
 use crate::host::lock::Hold;
-use crate::list::{self, Asked, Listing, Other, Running};
+use crate::list::{self, ListRequest, Listing, Other, Running};
 use crate::memory::DELETING;
 use crate::plan::Perform;
-use crate::prune::{Rules, Verdict, cut_short, meant, verdicts};
+use crate::prune::{Decision, Rules, cut_short, meant, verdicts};
 use crate::report::{Pruned, PrunedSnapshot};
 use crate::spec;
 use crate::tool::quote;
 
 /// What was seen, of all domains.
 #[derive(Clone)]
-struct Looked {
+struct DomainSnapshots {
     listing: Listing,
     holders: BTreeMap<Uuid, BTreeSet<String>>,
 }
@@ -77,7 +77,7 @@ pub fn prune(args: &PruneArgs, carry_out: Execute) -> Result<()> {
     error.map_or(Ok(()), Err)
 }
 
-fn look(dom0: &Dom0, directory: &Path) -> Result<Looked> {
+fn look(dom0: &Dom0, directory: &Path) -> Result<DomainSnapshots> {
     let mut unseen = Vec::new();
     let images = host::images(&[directory.to_owned()], &[], &mut unseen).map_err(|error| {
         Error::refused(format!("Reading {}", quote(directory)))
@@ -110,8 +110,8 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<Looked> {
             .because(format!("not seen: {unseen}"))
             .hint("put right what is named (a file of /etc/xen that is no configuration: move it elsewhere)"));
     }
-    let listing = list::list(&seen, &Asked::default());
-    Ok(Looked { listing, holders })
+    let listing = list::list(&seen, &ListRequest::default());
+    Ok(DomainSnapshots { listing, holders })
 }
 
 /// The domain that is meant, with its UUID.
@@ -136,14 +136,14 @@ fn one_domain(listing: &Listing, asked: &str, directory: &Path) -> Result<(Strin
 
 /// What of the host is used to delete, or a test's stand-in.
 struct Host<'a> {
-    look: &'a mut dyn FnMut() -> Result<Looked>,
+    look: &'a mut dyn FnMut() -> Result<DomainSnapshots>,
     delete: &'a mut dyn FnMut(&Path) -> Result<()>,
     /// Whether a signal has come.
     stopped: &'a dyn Fn() -> bool,
 }
 
 /// What is to be deleted, and what is kept.
-fn split(looked: &Looked, of: (&str, Uuid), rules: &Rules) -> [Vec<PrunedSnapshot>; 2] {
+fn split(looked: &DomainSnapshots, of: (&str, Uuid), rules: &Rules) -> [Vec<PrunedSnapshot>; 2] {
     let (name, uuid) = of;
     let mut doomed: Vec<_> =
         cut_short(&looked.listing, name, uuid).into_iter().filter_map(half_gone).collect();
@@ -156,7 +156,7 @@ fn split(looked: &Looked, of: (&str, Uuid), rules: &Rules) -> [Vec<PrunedSnapsho
     [doomed, kept.into_iter().map(described).collect()]
 }
 
-fn described(verdict: &Verdict<'_>) -> PrunedSnapshot {
+fn described(verdict: &Decision<'_>) -> PrunedSnapshot {
     let snapshot = verdict.snapshot;
     PrunedSnapshot {
         name: snapshot.name.clone(),
@@ -181,7 +181,7 @@ fn half_gone(other: &Other) -> Option<PrunedSnapshot> {
     })
 }
 
-fn would_be(looked: &Looked, of: (&str, Uuid), rules: &Rules) -> Pruned {
+fn would_be(looked: &DomainSnapshots, of: (&str, Uuid), rules: &Rules) -> Pruned {
     let [deleted, kept] = split(looked, of, rules);
     Pruned { domain: of.0.to_owned(), dry_run: true, deleted, kept, failed: Vec::new() }
 }
@@ -293,8 +293,8 @@ mod tests {
             Fake { there: RefCell::new(there), tried: RefCell::new(Vec::new()) }
         }
 
-        fn looked(&self) -> Looked {
-            Looked { listing: self.there.borrow().clone(), holders: BTreeMap::new() }
+        fn looked(&self) -> DomainSnapshots {
+            DomainSnapshots { listing: self.there.borrow().clone(), holders: BTreeMap::new() }
         }
 
         fn prune(

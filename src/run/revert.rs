@@ -6,14 +6,14 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::named::Named;
+use super::named::SnapshotArgument;
 use super::output::{print_done, print_plan};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::RevertArgs;
 use crate::clone;
 use crate::error::{Error, Kind, Result};
 use crate::host::lock::Hold;
-use crate::host::look::{self, Way};
+use crate::host::look::{self, RevertMode};
 use crate::host::snapshot::Snapshot;
 use crate::host::{marks, rewrites};
 use crate::list::mark::Mark;
@@ -110,7 +110,7 @@ fn refuse_in_place(snapshot: &Snapshot, image: &Path) -> Error {
 /// Does what the command line asks for.
 pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let started = Instant::now();
-    let Named { mut snapshot, cfg } = Named::open(&args.snapshot)?;
+    let SnapshotArgument { mut snapshot, cfg } = SnapshotArgument::open(&args.snapshot)?;
     if snapshot.record.is_export() && args.clone_name.is_none() {
         return Err(refuse_in_place(&snapshot, &args.snapshot));
     }
@@ -128,16 +128,17 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let lock = take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, hold)?;
     let name = quote(&args.snapshot);
     let now = Timestamp::now();
-    let look = |way: Way<'_>| look::for_revert(&dom0.toolstack, &snapshot, &cfg, &name, way, now);
+    let look =
+        |way: RevertMode<'_>| look::for_revert(&dom0.toolstack, &snapshot, &cfg, &name, way, now);
     let mut found = match (&beside, &first) {
-        (Some(options), _) => look(Way::Clone(options))?,
-        (None, Some(options)) => look(Way::First(options))?,
-        (None, None) => look(Way::Plain)?,
+        (Some(options), _) => look(RevertMode::Clone(options))?,
+        (None, Some(options)) => look(RevertMode::First(options))?,
+        (None, None) => look(RevertMode::Plain)?,
     };
     if found.same.is_none() && first.as_ref().is_some_and(|first| !first.rehearse) {
         // Nothing runs that could go on meanwhile.
         first = None;
-        found = look(Way::Plain)?;
+        found = look(RevertMode::Plain)?;
     }
     let nothing_first = args.restore_first && first.is_none();
     let mut revert = match (&beside, &first) {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::named::Named;
+use super::named::SnapshotArgument;
 use super::output::print;
 use super::session::{catch_signals, lock};
 use crate::cli::ServeArgs;
 use crate::disk::kind::Content;
-use crate::disk::{self, DiskFound};
+use crate::disk::{self, SnapshotDisk};
 use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::export;
@@ -45,7 +45,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
             .because(format!("it takes {MAX_EXPORT} bytes of printable text at most")));
     }
     let reporter = Reporter::new(args.quiet, args.verbose);
-    let record = Named::open(&args.snapshot)?.snapshot.record;
+    let record = SnapshotArgument::open(&args.snapshot)?.snapshot.record;
     let vdev = vdev_of(&record, &args.vdev)?;
     for tool in [Tool::QemuNbd, Tool::QemuImg] {
         tools::need(tool)?;
@@ -61,7 +61,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
         Hold::Shared,
     )?;
     // Whoever was waited for may have deleted it, or moved its disks.
-    let record = Named::open(&args.snapshot)?.snapshot.record;
+    let record = SnapshotArgument::open(&args.snapshot)?.snapshot.record;
     let vdev = vdev_of(&record, &args.vdev)?;
     let (found, from) = look_at(&record, &vdev)?;
     let size = size(&found, &from)?;
@@ -136,7 +136,7 @@ fn vdev_of(record: &Record, wanted: &str) -> Result<String> {
 }
 
 /// The disk, once it is sure that its content is that of the snapshot, and that nobody changes it.
-fn look_at(record: &Record, vdev: &str) -> Result<(DiskFound, Whole)> {
+fn look_at(record: &Record, vdev: &str) -> Result<(SnapshotDisk, Whole)> {
     // Without Xen, as on another host, no domain runs.
     let toolstack = Toolstack::open(&Reporter::new(true, 0)).ok();
     let mut alone = record.clone();
@@ -171,7 +171,7 @@ fn look_at(record: &Record, vdev: &str) -> Result<(DiskFound, Whole)> {
 }
 
 /// Not every QEMU was built with all of its formats.
-fn check_formats(found: &DiskFound, from: &Whole) -> Result<()> {
+fn check_formats(found: &SnapshotDisk, from: &Whole) -> Result<()> {
     let mut formats = disk::formats(found);
     formats.push(from.format());
     let rare = |format: &Format| !matches!(format, Format::Raw | Format::Qcow2);
@@ -199,7 +199,7 @@ fn check_formats(found: &DiskFound, from: &Whole) -> Result<()> {
 }
 
 /// The size of the disk in bytes, in whole sectors, as NBD clients see it.
-fn size(found: &DiskFound, from: &Whole) -> Result<u64> {
+fn size(found: &SnapshotDisk, from: &Whole) -> Result<u64> {
     let size = match (found.record.snapshot.kind().content(), from) {
         (Content::Volume(_), _) => {
             let path = from.path();

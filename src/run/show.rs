@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::named::Named;
+use super::named::SnapshotArgument;
 use super::output::print;
 use crate::cli::ShowArgs;
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::show;
 
 /// Does what the command line asks for.
 pub(super) fn show(args: &ShowArgs) -> Result<()> {
-    let Named { mut snapshot, .. } = Named::open(&args.snapshot)?;
+    let SnapshotArgument { mut snapshot, .. } = SnapshotArgument::open(&args.snapshot)?;
     match &mut snapshot.source {
         Some(source) if args.verify => source.verify()?,
         None if args.verify => {

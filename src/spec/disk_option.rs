@@ -5,36 +5,36 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::disk::kind::Keys;
-use crate::disk::kinds::How;
+use crate::disk::kind::OptionKeys;
+use crate::disk::kinds::DiskMethod;
 use crate::error::{Error, Result};
 use crate::names::{is_drive, is_vdev};
 
 /// How one disk is to be snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    pub how: How,
+    pub how: DiskMethod,
     /// The path of the new file, if the user chose one.
     pub file: Option<PathBuf>,
     /// Room for changes in bytes, in the snapshot of a thick volume.
     pub size: Option<u64>,
 }
 
-impl From<How> for Choice {
-    fn from(how: How) -> Choice {
+impl From<DiskMethod> for Choice {
+    fn from(how: DiskMethod) -> Choice {
         Choice { how, file: None, size: None }
     }
 }
 
 /// What a user can ask for, in short.
 fn ways() -> String {
-    let way = |how: &How| {
+    let way = |how: &DiskMethod| {
         let keys = how.keys()?;
         let file = if keys.file { "[,file=PATH]" } else { "" };
         let size = if keys.size { "[,size=SIZE]" } else { "" };
         Some(format!("VDEV,{}{file}{size}", how.name()))
     };
-    How::ALL.iter().filter_map(way).collect::<Vec<_>>().join(" | ")
+    DiskMethod::ALL.iter().filter_map(way).collect::<Vec<_>>().join(" | ")
 }
 
 /// The option for one disk: `VDEV,HOW[,KEY=VALUE]`, or a `[[disk]]` of a SPEC.toml.
@@ -74,9 +74,9 @@ impl DiskOption {
         file: Option<PathBuf>,
         size: Option<String>,
     ) -> Result<Self, String> {
-        let known = How::of_option(how);
+        let known = DiskMethod::of_option(how);
         // A drive of QEMU's own can only be left out.
-        if !(is_vdev(vdev) || known.is_some_and(How::leaves_out) && is_drive(vdev)) {
+        if !(is_vdev(vdev) || known.is_some_and(DiskMethod::leaves_out) && is_drive(vdev)) {
             return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));
         }
         let (how, keys) = known
@@ -85,7 +85,7 @@ impl DiskOption {
         let (wrong_file, wrong_size) = (file.is_some() && !keys.file, size.is_some() && !keys.size);
         let name = how.name();
         match keys {
-            Keys { file: false, size: false } if wrong_file || wrong_size => {
+            OptionKeys { file: false, size: false } if wrong_file || wrong_size => {
                 return Err(format!("{name:?} takes no file or size"));
             }
             _ if wrong_size => return Err(format!("{name:?} takes no size")),
@@ -157,22 +157,22 @@ mod tests {
 
     #[test]
     fn disk_options() {
-        assert_eq!(option("xvda,internal").unwrap().choice, How::Internal.into());
-        assert_eq!(option("xvda,none").unwrap().choice, How::None.into());
-        assert_eq!(option("xvda,external").unwrap().choice, How::External.into());
+        assert_eq!(option("xvda,internal").unwrap().choice, DiskMethod::Internal.into());
+        assert_eq!(option("xvda,none").unwrap().choice, DiskMethod::None.into());
+        assert_eq!(option("xvda,external").unwrap().choice, DiskMethod::External.into());
         assert_eq!(
             option("xvdb,external,file=/a,b=c.qcow2").unwrap(),
             DiskOption {
                 vdev: "xvdb".into(),
-                choice: Choice { file: Some("/a,b=c.qcow2".into()), ..How::External.into() }
+                choice: Choice { file: Some("/a,b=c.qcow2".into()), ..DiskMethod::External.into() }
             }
         );
         assert_eq!(
             option("hda,lvm,size=1G").unwrap().choice,
-            Choice { size: Some(1 << 30), ..How::Lvm.into() }
+            Choice { size: Some(1 << 30), ..DiskMethod::Lvm.into() }
         );
-        assert_eq!(option("hda,lvm").unwrap().choice, How::Lvm.into());
-        assert_eq!(option("xvdb,reflink").unwrap().choice, How::Reflink.into());
+        assert_eq!(option("hda,lvm").unwrap().choice, DiskMethod::Lvm.into());
+        assert_eq!(option("xvdb,reflink").unwrap().choice, DiskMethod::Reflink.into());
     }
 
     #[test]

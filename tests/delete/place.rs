@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use uuid::Uuid;
-use xl_snapshot::delete::{self, Seen};
+use xl_snapshot::delete::{self, DeleteInput};
 use xl_snapshot::disk::family::DeleteOptions;
 use xl_snapshot::disk::kind::Content;
 use xl_snapshot::disk::kinds::{External, Internal};
@@ -15,11 +15,12 @@ use xl_snapshot::error::Result;
 use xl_snapshot::host::deletion::{self, steps};
 use xl_snapshot::host::libxl::XlCfg;
 use xl_snapshot::host::{cfg, command, files, image, list as host, rewrites, tools};
-use xl_snapshot::list::{self, Asked, State};
+use xl_snapshot::list::{self, ListRequest, State};
 use xl_snapshot::memory::header::{self, Header, MARK, record_space};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::record::{
-    DiskRecord, DisksOnly, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, VERSION,
+    DiskRecord, DiskSnapshot, DisksOnly, DomainRecord, FrozenFile, Parent, QcowSnapshot, Record,
+    VERSION,
 };
 use xl_snapshot::tool::{Invocation, Tool};
 
@@ -121,7 +122,7 @@ impl Place {
         self.path("snapshots").join(format!("{name}.xlsave"))
     }
 
-    pub fn record(&self, name: &str, snapshot: Kept) -> Record {
+    pub fn record(&self, name: &str, snapshot: DiskSnapshot) -> Record {
         Record {
             version: VERSION,
             complete: true,
@@ -217,7 +218,7 @@ impl Place {
         self.save(name, record, bytes)
     }
 
-    pub fn seen(&self, name: &str) -> Result<Seen> {
+    pub fn seen(&self, name: &str) -> Result<DeleteInput> {
         let named = deletion::named(&self.image(name))?;
         deletion::look(None, &named, self.path("snapshots"))
     }
@@ -238,7 +239,7 @@ impl Place {
         let directory = [self.path("snapshots")];
         let images = host::images(&directory, &[], &mut unseen).unwrap();
         let seen = host::look(images, Vec::new(), Vec::new(), false);
-        let listing = list::list(&seen, &Asked::default());
+        let listing = list::list(&seen, &ListRequest::default());
         for (name, bytes) in self.content.iter().filter(|(name, _)| *name != but) {
             let found = listing.snapshots.iter().find(|snapshot| snapshot.name == *name);
             let snapshot = found.unwrap_or_else(|| panic!("{context}: {name} is gone"));

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use xl_snapshot::error::{Error, Result};
 use xl_snapshot::plan::export::Export;
 use xl_snapshot::plan::{
-    Action, Freeze, Perform, Plan, Reached, Step, StoreConfig, Switch, Target, Text, Whose, undo,
+    Action, ConfigOwner, Freeze, Perform, Plan, Reached, Step, StoreConfig, Switch, Target, Text,
+    undo,
 };
 use xl_snapshot::tool::volumes::rename;
 
@@ -242,10 +243,10 @@ impl Model {
     }
 }
 
-fn slot(whose: Whose) -> (usize, &'static str) {
+fn slot(whose: ConfigOwner) -> (usize, &'static str) {
     match whose {
-        Whose::Libxl => (0, "libxl"),
-        Whose::Xl => (1, "xl"),
+        ConfigOwner::Libxl => (0, "libxl"),
+        ConfigOwner::Xl => (1, "xl"),
     }
 }
 

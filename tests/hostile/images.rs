@@ -20,7 +20,8 @@ use xl_snapshot::memory::peek::{Effort, Extent, Peek, peek};
 use xl_snapshot::memory::{Image, stream};
 use xl_snapshot::names::{is_plain, is_vdev};
 use xl_snapshot::record::{
-    Base, DiskRecord, DomainRecord, FrozenFile, Kept, Parent, QcowSnapshot, Record, ToldBy, VERSION,
+    Base, DiskRecord, DiskSnapshot, DomainRecord, FrozenFile, Parent, ParentSource, QcowSnapshot,
+    Record, VERSION,
 };
 use xl_snapshot::tool::check_path;
 
@@ -189,18 +190,18 @@ fn check_record(record: &Record) {
         assert!(name.len() <= 255 && !name.contains('/'));
         let mut paths = vec![&disk.path];
         match &disk.snapshot {
-            Kept::None(_) => continue,
+            DiskSnapshot::None(_) => continue,
             // In whichever directory the image is: a name that leads nowhere else.
-            Kept::Exported(_) => {
+            DiskSnapshot::Exported(_) => {
                 let name = disk.path.to_str().unwrap();
                 assert!(!name.is_empty() && !name.starts_with(['-', '.']) && !name.contains('/'));
                 continue;
             }
-            Kept::Internal(_) => {}
-            Kept::External(External { overlay: file, .. })
-            | Kept::Reflink(Reflink { copy: file, .. })
-            | Kept::Vhd(Vhd { child: file, .. }) => paths.push(file),
-            Kept::Lvm(Lvm { group, volume, snapshot, .. }) => {
+            DiskSnapshot::Internal(_) => {}
+            DiskSnapshot::External(External { overlay: file, .. })
+            | DiskSnapshot::Reflink(Reflink { copy: file, .. })
+            | DiskSnapshot::Vhd(Vhd { child: file, .. }) => paths.push(file),
+            DiskSnapshot::Lvm(Lvm { group, volume, snapshot, .. }) => {
                 for name in [group, volume, snapshot] {
                     assert!(!name.is_empty() && !name.starts_with('-') && !name.contains('/'));
                 }
@@ -241,7 +242,7 @@ pub fn records() -> BoxedStrategy<Record> {
                 image_size: size,
                 parent: (size % 3 > 0).then(|| Parent::Snapshot(Uuid::from_u128(size.into()))),
                 quiesced: None,
-                parent_by: (size % 3 > 0).then_some(ToldBy::Mark),
+                parent_by: (size % 3 > 0).then_some(ParentSource::Mark),
                 domain,
                 disks,
             }
@@ -284,19 +285,19 @@ fn disk() -> impl Strategy<Value = DiskRecord> {
         .prop_map(|proof| proof.map(|(id, name, date)| QcowSnapshot { id, name, date }));
     let lv = || "[a-zA-Z0-9+_][a-zA-Z0-9+_.-]{0,60}";
     let kept = prop_oneof![
-        plain().prop_map(|why| Kept::None(LeftOut { why })),
+        plain().prop_map(|why| DiskSnapshot::None(LeftOut { why })),
         (internal, option::of(vec((path(), any::<u64>()), 0..3))).prop_map(|(proof, bases)| {
             let base = |(path, inode)| Base { path, format: Format::Raw, inode };
             let bases = bases.map(|bases| bases.into_iter().map(base).collect());
-            Kept::Internal(Internal { proof, bases })
+            DiskSnapshot::Internal(Internal { proof, bases })
         }),
         (0..3, path(), option::of(frozen)).prop_map(|(kind, file, proof)| match kind {
-            0 => Kept::External(External { overlay: file, proof }),
-            1 => Kept::Reflink(Reflink { copy: file, proof }),
-            _ => Kept::Vhd(Vhd { child: file, proof }),
+            0 => DiskSnapshot::External(External { overlay: file, proof }),
+            1 => DiskSnapshot::Reflink(Reflink { copy: file, proof }),
+            _ => DiskSnapshot::Vhd(Vhd { child: file, proof }),
         }),
         (lv(), lv(), lv(), option::of(size())).prop_map(|(group, volume, snapshot, size)| {
-            Kept::Lvm(Lvm { group, volume, snapshot, size })
+            DiskSnapshot::Lvm(Lvm { group, volume, snapshot, size })
         }),
     ];
     let format = select(vec![

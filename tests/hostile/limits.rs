@@ -14,7 +14,7 @@ use xl_snapshot::host::tools;
 use xl_snapshot::memory::partial_path;
 use xl_snapshot::names::{is_file_part, is_vdev};
 use xl_snapshot::plan::Target;
-use xl_snapshot::record::{DiskRecord, Kept};
+use xl_snapshot::record::{DiskRecord, DiskSnapshot};
 use xl_snapshot::revert::keep_name;
 use xl_snapshot::spec::{DEFAULT_DIRECTORY, Spec};
 use xl_snapshot::state::stamp;
@@ -60,9 +60,9 @@ fn the_longest_names_make_files_that_can_be_made() {
     }
     let name = name.parse().unwrap();
     for snapshot in [
-        Kept::Internal(Internal { proof: None, bases: None }),
-        Kept::Reflink(Reflink { copy: "/a".into(), proof: None }),
-        Kept::Vhd(Vhd { child: "/a".into(), proof: None }),
+        DiskSnapshot::Internal(Internal { proof: None, bases: None }),
+        DiskSnapshot::Reflink(Reflink { copy: "/a".into(), proof: None }),
+        DiskSnapshot::Vhd(Vhd { child: "/a".into(), proof: None }),
     ] {
         let record = DiskRecord { vdev: vdev.clone(), path: "/a".into(), format: None, snapshot };
         let stamp = stamp(Timestamp::UNIX_EPOCH);

@@ -17,7 +17,7 @@ use xl_snapshot::host::qmp::Qmp;
 use xl_snapshot::names::is_plain;
 use xl_snapshot::plan::Action;
 use xl_snapshot::record::{
-    DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION,
+    DiskRecord, DiskSnapshot, DomainRecord, FrozenFile, QcowSnapshot, Record, VERSION,
 };
 use xl_snapshot::tool::check_path;
 use xl_snapshot::tool::guest_agent::{self, NoAnswer};
@@ -29,7 +29,7 @@ use crate::damage::odd;
 use crate::harness::{Target, run};
 
 /// What was learnt can stand in a record, and is read there again.
-fn fits_a_record(kept: Kept) {
+fn fits_a_record(kept: DiskSnapshot) {
     let record = Record {
         version: VERSION,
         complete: true,
@@ -62,16 +62,16 @@ fn fits_a_record(kept: Kept) {
     assert_eq!(Record::parse(&record.to_toml()).unwrap(), record);
 }
 
-fn frozen(virtual_size: u64) -> Kept {
+fn frozen(virtual_size: u64) -> DiskSnapshot {
     let mtime = Timestamp::UNIX_EPOCH;
     let proof = FrozenFile { virtual_size, file_size: 0, mtime, inode: 1 };
-    Kept::External(External { overlay: "/b".into(), proof: Some(proof) })
+    DiskSnapshot::External(External { overlay: "/b".into(), proof: Some(proof) })
 }
 
 fn internal(snapshots: Vec<QcowSnapshot>) {
     // They are all alike.
     for proof in snapshots.into_iter().filter(QcowSnapshot::is_plain).take(4) {
-        fits_a_record(Kept::Internal(Internal { proof: Some(proof), bases: None }));
+        fits_a_record(DiskSnapshot::Internal(Internal { proof: Some(proof), bases: None }));
     }
 }
 
@@ -216,7 +216,7 @@ fn lvs() {
                 assert!(size >= volume.size);
                 let _ = (volume.is_thin(), volume.is_thick_snapshot(), volume.has_device((0, 0)));
                 assert!(volume.tags_with("a").all(|tag| volume.has_tag(tag)));
-                fits_a_record(Kept::Lvm(Lvm {
+                fits_a_record(DiskSnapshot::Lvm(Lvm {
                     group: "vg0".into(),
                     volume: "a".into(),
                     snapshot: "a.s1".into(),

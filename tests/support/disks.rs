@@ -7,14 +7,14 @@ use uuid::Uuid;
 use crate::disk::chain::{FileId, Link};
 use crate::disk::qcow2::Header;
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, FileFacts, Node, Place, RevertContext,
-    Room, Sectors, Served, create, revert,
+    Context, DiskCreate, DiskRevert, FileFacts, Node, Place, RevertContext, Room, RunningDisk,
+    Sectors, Served, SnapshotDisk, create, revert,
 };
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::Result;
 use crate::names::SnapshotName;
 use crate::plan::Step;
-use crate::record::{DiskRecord, FrozenFile, Kept, SECTOR};
+use crate::record::{DiskRecord, DiskSnapshot, FrozenFile, SECTOR};
 use crate::spec::DiskOption;
 use crate::tool::vhd_util;
 use crate::tool::volumes::Volume;
@@ -55,7 +55,7 @@ pub(crate) fn proof() -> FrozenFile {
 }
 
 /// A disk with libxl's `entry`. What serves it is told by the entry, all else is well.
-pub(crate) fn seen(entry: &str) -> DiskSeen {
+pub(crate) fn seen(entry: &str) -> RunningDisk {
     let config = DomainConfig::parse(&format!(r#"{{"disks": [{entry}]}}"#)).unwrap();
     let disk = config.disks().unwrap().remove(0);
     let in_kernel = entry.contains("phy") || disk.is_tap_vhd();
@@ -67,7 +67,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
         depth: Some(1),
     };
     let is_vhd = disk.is_tap_vhd() || disk.format == Some(Format::Vhd);
-    DiskSeen {
+    RunningDisk {
         served: Some(if in_kernel { Served::Blkback } else { Served::Qemu }),
         params: Vec::new(),
         node: (!in_kernel).then(|| Node {
@@ -96,7 +96,7 @@ pub(crate) fn seen(entry: &str) -> DiskSeen {
 
 /// Plans the snapshot `s1` of one disk.
 pub(crate) fn plan_one(
-    seen: &DiskSeen,
+    seen: &RunningDisk,
     how: Option<&str>,
     volumes: &Volumes,
 ) -> Result<DiskCreate> {
@@ -107,8 +107,8 @@ pub(crate) fn plan_one(
 }
 
 /// A disk of a snapshot whose domain runs on `/srv/now`, all well.
-pub(crate) fn found(path: &str, snapshot: Kept) -> DiskFound {
-    DiskFound {
+pub(crate) fn found(path: &str, snapshot: DiskSnapshot) -> SnapshotDisk {
+    SnapshotDisk {
         record: DiskRecord {
             vdev: "xvdb".into(),
             path: path.into(),
@@ -160,18 +160,18 @@ pub(crate) fn revert_context<'a>(
 }
 
 /// Plans to put one disk back, in a running domain, and keeps what it holds.
-pub(crate) fn revert_one(found: &DiskFound) -> Result<DiskRevert> {
+pub(crate) fn revert_one(found: &SnapshotDisk) -> Result<DiskRevert> {
     let keep = "before-revert-20260302-000000".parse().unwrap();
     let volumes = Ok(Vec::new());
     revert(found, revert_context(&keep, &volumes))
 }
 
 /// The words of a refusal, and the change to what is found that leads to it.
-pub(crate) type Changed<'a> = (&'a str, &'a dyn Fn(&mut DiskFound));
+pub(crate) type Changed<'a> = (&'a str, &'a dyn Fn(&mut SnapshotDisk));
 
 /// Expects that each of the changes to what is found makes a refusal with its words.
 #[track_caller]
-pub(crate) fn refused_once_changed(found: &DiskFound, changes: &[Changed<'_>]) {
+pub(crate) fn refused_once_changed(found: &SnapshotDisk, changes: &[Changed<'_>]) {
     for (expected, change) in changes {
         let mut found = found.clone();
         change(&mut found);

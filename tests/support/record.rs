@@ -4,7 +4,9 @@ use jiff::Timestamp;
 
 use crate::disk::kinds::{External, Internal, LeftOut};
 use crate::domain::{Format, GuestType};
-use crate::record::{DiskRecord, DomainRecord, FrozenFile, Kept, QcowSnapshot, Record, VERSION};
+use crate::record::{
+    DiskRecord, DiskSnapshot, DomainRecord, FrozenFile, QcowSnapshot, Record, VERSION,
+};
 
 /// With a disk of each of QEMU's ways, and a CD-ROM.
 pub(crate) fn sample() -> Record {
@@ -42,7 +44,7 @@ pub(crate) fn sample() -> Record {
                 "xvda",
                 "/srv/a.qcow2",
                 Format::Qcow2,
-                Kept::Internal(Internal {
+                DiskSnapshot::Internal(Internal {
                     proof: Some(QcowSnapshot { id: "1".into(), name: "s1".into(), date: time }),
                     bases: Some(Vec::new()),
                 }),
@@ -51,7 +53,7 @@ pub(crate) fn sample() -> Record {
                 "xvdb",
                 "/srv/b.img",
                 Format::Raw,
-                Kept::External(External {
+                DiskSnapshot::External(External {
                     overlay: "/srv/web1-xvdb.after-s1.qcow2".into(),
                     proof: Some(FrozenFile {
                         virtual_size: 1 << 20,
@@ -61,7 +63,12 @@ pub(crate) fn sample() -> Record {
                     }),
                 }),
             ),
-            disk("hdc", "/srv/c.iso", Format::Raw, Kept::None(LeftOut { why: "CD-ROM".into() })),
+            disk(
+                "hdc",
+                "/srv/c.iso",
+                Format::Raw,
+                DiskSnapshot::None(LeftOut { why: "CD-ROM".into() }),
+            ),
         ],
     }
 }

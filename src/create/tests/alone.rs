@@ -18,7 +18,7 @@ pub(super) fn alone(disks: &[&str], crash_consistent: bool) -> Job {
 }
 
 /// As a domain that does not run, with a configuration file.
-fn off(mut seen: Seen) -> Seen {
+fn off(mut seen: CreateInput) -> CreateInput {
     seen.domain.domid = 0;
     seen.state = State::Off;
     seen.cfg = Some("/etc/xen/web1.cfg".into());
@@ -29,7 +29,7 @@ fn off(mut seen: Seen) -> Seen {
     recorded(seen)
 }
 
-pub(super) fn recorded(mut seen: Seen) -> Seen {
+pub(super) fn recorded(mut seen: CreateInput) -> CreateInput {
     seen.cfg = Some("/etc/xen/web1.cfg".into());
     seen.image = ImagePlace::Record { path: "/root/web1.record".into(), trouble: None };
     seen
@@ -46,7 +46,7 @@ fn rewrites() -> Rewrites {
     Rewrites { cfg: Some(cfg), stored: Some(("old".into(), "new".into())) }
 }
 
-pub(super) fn planned(job: &Job, seen: &Seen) -> Result<Plan> {
+pub(super) fn planned(job: &Job, seen: &CreateInput) -> Result<Plan> {
     super::super::plan(job, seen, &disks(job, seen)?, &rewrites())
 }
 
@@ -114,7 +114,7 @@ fn one_step_is_one_instant() {
     // A guest that an administrator has paused stays paused.
     let mut copied = alone(&["xvdb,reflink"], true);
     assert!(stops(&planned(&copied, &running).unwrap()));
-    let paused = Seen { state: State::Paused, ..running.clone() };
+    let paused = CreateInput { state: State::Paused, ..running.clone() };
     let plan = planned(&copied, &paused).unwrap();
     assert!(!stops(&plan) && !plan.finish.iter().any(Step::resumes_guest));
     // `--paused` leaves it paused.
@@ -160,7 +160,7 @@ fn every_kind_of_disk_can_be_taken_of_a_domain_that_does_not_run() {
     assert!(try_every_fault(&plan, Guest::Gone) > 20);
 }
 
-pub(super) fn refusal(job: &Job, seen: &Seen) -> (Kind, String) {
+pub(super) fn refusal(job: &Job, seen: &CreateInput) -> (Kind, String) {
     let error = planned(job, seen).unwrap_err();
     (error.kind, error.chain().join(": ") + ": " + error.hint.as_deref().unwrap_or_default())
 }
@@ -176,7 +176,7 @@ fn disks_of_a_running_guest_are_refused_with_the_reason() {
         assert!(text.contains(why) && text.contains("--disk-only --crash-consistent"), "{text}");
     }
     let job = alone(&[], true);
-    let unknown = Seen { cfg: None, ..recorded(seen(&job)) };
+    let unknown = CreateInput { cfg: None, ..recorded(seen(&job)) };
     let (kind, text) = refusal(&job, &unknown);
     assert_eq!(kind, Kind::Refused);
     assert!(text.contains("has no known xl configuration file"), "{text}");
@@ -189,7 +189,7 @@ fn disks_of_a_running_guest_are_refused_with_the_reason() {
 
 #[test]
 fn what_else_is_refused() {
-    let refused = |kind, words: &str, change: &dyn Fn(&mut Job, &mut Seen)| {
+    let refused = |kind, words: &str, change: &dyn Fn(&mut Job, &mut CreateInput)| {
         let mut job = alone(&[], false);
         let mut seen = off(seen(&job));
         change(&mut job, &mut seen);

@@ -6,7 +6,7 @@ use crate::need::{Rank, Trouble};
 use crate::plan::{Action, undo};
 
 /// [`seen`], with xvdb on a loop device that blkback serves.
-pub(super) fn seen_on_loop(job: &Job) -> Seen {
+pub(super) fn seen_on_loop(job: &Job) -> CreateInput {
     let mut seen = seen(job);
     seen.stored = CONFIG.replace("\"qdisk\"", "\"phy\"");
     seen.config = DomainConfig::parse(&seen.stored).unwrap();
@@ -159,7 +159,7 @@ fn an_image_on_standard_output_cannot_be_restored_from() {
         "{text}"
     );
     let job = job("s1", &[]);
-    let seen = Seen { image: ImagePlace::Stdout, ..seen_on_loop(&job) };
+    let seen = CreateInput { image: ImagePlace::Stdout, ..seen_on_loop(&job) };
     let hint = plan(&job, &seen).unwrap_err().hint.unwrap();
     assert!(hint.contains("--memory FILE"), "{hint}");
 }
@@ -187,7 +187,7 @@ fn the_xl_process_continues_before_its_domain_is_destroyed() {
         ]
     );
     let job = job("s1", &[]);
-    let seen = Seen { monitor: None, ..seen_on_loop(&job) };
+    let seen = CreateInput { monitor: None, ..seen_on_loop(&job) };
     let plan = plan(&job, &seen).unwrap();
     assert!(matches!(&plan.onward[0], Step::Destroy { domain, .. } if domain.domid == 3));
 }
@@ -196,8 +196,8 @@ fn the_xl_process_continues_before_its_domain_is_destroyed() {
 fn an_xl_process_that_survives_a_suspend_is_not_stopped() {
     let job = job("s1", &[]);
     for (xen, held) in [("4.17.7", true), ("4.20.1", false)] {
-        let by_restore = Seen { xen: xen.into(), ..seen_on_loop(&job) };
-        let by_qemu = Seen { xen: xen.into(), ..seen(&job) };
+        let by_restore = CreateInput { xen: xen.into(), ..seen_on_loop(&job) };
+        let by_qemu = CreateInput { xen: xen.into(), ..seen(&job) };
         for seen in [by_restore, by_qemu] {
             let plan = plan(&job, &seen).unwrap();
             let steps = [&plan.prepare[..], &plan.onward, &plan.finish].concat();
@@ -314,7 +314,7 @@ fn what_is_typed_is_quoted() {
     let job = job("s1", &[]);
     let path = PathBuf::from("/srv/my images/s1.xlsave");
     let image = ImagePlace::File { path, trouble: None, free: 1 << 40 };
-    let plan = plan(&job, &Seen { image, ..seen_on_loop(&job) }).unwrap();
+    let plan = plan(&job, &CreateInput { image, ..seen_on_loop(&job) }).unwrap();
     let command = plan.on_failure.remaining[0].command.as_deref();
     assert_eq!(command, Some("xl-snapshot revert '/srv/my images/s1.xlsave'"));
 }
@@ -328,7 +328,7 @@ fn a_guest_that_would_not_come_back_is_not_restored() {
         hint: "put it back".into(),
     };
     let job = job("s1", &[]);
-    let seen = Seen { troubles: vec![trouble.clone()], ..seen_on_loop(&job) };
+    let seen = CreateInput { troubles: vec![trouble.clone()], ..seen_on_loop(&job) };
     let error = plan(&job, &seen).unwrap_err();
     assert_eq!((error.kind, error.message), (Kind::Refused, trouble.about.clone()));
 }
@@ -342,7 +342,7 @@ fn what_a_revert_would_lack_is_told() {
         hint: "make it".into(),
     };
     let job = job("s1", &[]);
-    let seen = Seen { troubles: vec![trouble], ..super::seen(&job) };
+    let seen = CreateInput { troubles: vec![trouble], ..super::seen(&job) };
     let notes = plan(&job, &seen).unwrap().notes;
     let told = "as it is now, a revert would fail: web1 cannot be restored: no bridge";
     assert!(notes.iter().any(|note| note == told), "{notes:?}");

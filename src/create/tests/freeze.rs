@@ -5,22 +5,22 @@ use super::*;
 use crate::model::Guest;
 use crate::plan::Freeze;
 use crate::plan::faults::try_every_fault;
-use crate::quiesce::{Line, Wanted, Way};
+use crate::quiesce::{AgentChannel, FreezeMethod, QuiesceOptions};
 use crate::record::DisksOnly;
 
 fn quiesced(options: &[&str]) -> Job {
     let mut job = alone(options, true);
     job.request.crash_consistent = false;
-    job.request.quiesce = Wanted::new(Some("agent"), None).unwrap();
+    job.request.quiesce = QuiesceOptions::new(Some("agent"), None).unwrap();
     job
 }
 
-fn reached(job: &Job, way: Way) -> Seen {
-    Seen { way: Some(way), ..recorded(seen(job)) }
+fn reached(job: &Job, way: FreezeMethod) -> CreateInput {
+    CreateInput { way: Some(way), ..recorded(seen(job)) }
 }
 
-fn agent() -> Way {
-    Way::Agent(Line::Socket("/run/xen/qga.sock".into()))
+fn agent() -> FreezeMethod {
+    FreezeMethod::Agent(AgentChannel::Socket("/run/xen/qga.sock".into()))
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_guest_that_stands_still_is_thawed_when_it_runs_again() {
 #[test]
 fn whatever_fails_the_guest_is_thawed() {
     for options in [&[][..], &["xvdb,reflink"]] {
-        for way in [agent(), Way::Program("/usr/local/sbin/freeze".into())] {
+        for way in [agent(), FreezeMethod::Program("/usr/local/sbin/freeze".into())] {
             let job = quiesced(options);
             let plan = planned(&job, &reached(&job, way)).unwrap();
             assert!(try_every_fault(&plan, Guest::Runs) > 40);
@@ -87,7 +87,7 @@ fn whatever_fails_the_guest_is_thawed() {
 #[test]
 fn a_guest_that_cannot_thaw_is_refused() {
     let job = quiesced(&[]);
-    let paused = Seen { state: State::Paused, ..reached(&job, agent()) };
+    let paused = CreateInput { state: State::Paused, ..reached(&job, agent()) };
     let (kind, text) = refusal(&job, &paused);
     assert_eq!(kind, Kind::Refused);
     assert!(text.contains("xl unpause web1"), "{text}");

@@ -7,7 +7,7 @@ use crate::support::volumes::REPORT;
 use crate::tool::volumes::{self, Volume};
 
 /// A domain with xvda in a qcow2 image, and these disks.
-pub(super) fn seen_with(job: &Job, disks: Vec<DiskSeen>) -> Seen {
+pub(super) fn seen_with(job: &Job, disks: Vec<RunningDisk>) -> CreateInput {
     let mut seen = seen(job);
     seen.disks.truncate(1);
     seen.disks.extend(disks);
@@ -33,11 +33,11 @@ fn entry(disk: &Disk) -> String {
 }
 
 /// A volume of [`REPORT`] as a disk: 0 is `thick`, 5 is `thin`.
-pub(super) fn volume(vdev: &str, minor: u64) -> DiskSeen {
+pub(super) fn volume(vdev: &str, minor: u64) -> RunningDisk {
     let entry = format!(
         r#"{{"pdev_path": "/dev/vg0/{minor}", "vdev": "{vdev}", "backend": "phy", "format": "raw", "readwrite": 1}}"#
     );
-    DiskSeen { device: Some((253, minor)), ..disk::seen(&entry) }
+    RunningDisk { device: Some((253, minor)), ..disk::seen(&entry) }
 }
 
 pub(super) fn volumes() -> Vec<Volume> {

@@ -6,7 +6,7 @@ use super::*;
 fn a_guest_with_more_memory_than_it_should_have_is_told_of() {
     let job = job("s1", &[]);
     let mut seen = seen(&job);
-    let told = |seen: &Seen| {
+    let told = |seen: &CreateInput| {
         let mut notes = plan(&job, seen).unwrap().notes;
         notes.retain(|note| note.contains("mem-set"));
         notes

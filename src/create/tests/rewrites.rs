@@ -18,7 +18,7 @@ fn rewrites() -> Rewrites {
     }
 }
 
-fn rewritten(seen: impl FnOnce(&Job) -> Seen, options: &[&str]) -> Plan {
+fn rewritten(seen: impl FnOnce(&Job) -> CreateInput, options: &[&str]) -> Plan {
     let job = job("s1", options);
     let seen = seen(&job);
     super::super::plan(&job, &seen, &disks(&job, &seen).unwrap(), &rewrites()).unwrap()
@@ -38,7 +38,7 @@ fn stores(steps: &[Step]) -> Vec<&StoreConfig> {
 fn what_config_update_stored_changes_together_with_libxls() {
     let plan = rewritten(seen, &[]);
     let [libxl, xl] = stores(&plan.prepare)[..] else { panic!("{plan}") };
-    assert_eq!((libxl.whose, xl.whose), (Whose::Libxl, Whose::Xl));
+    assert_eq!((libxl.whose, xl.whose), (ConfigOwner::Libxl, ConfigOwner::Xl));
     assert_eq!((xl.old.as_bytes(), xl.new.as_bytes()), (&b"stored"[..], &b"stored, but new"[..]));
     assert_eq!(xl.domain.domid, 3);
     let suspend = plan.prepare.iter().position(|step| matches!(step, Step::Suspend { .. }));
@@ -53,14 +53,14 @@ fn both_are_taken_back() {
     let plan = rewritten(seen, &[]);
     let back = undo(&plan.prepare);
     let [xl, libxl] = stores(&back)[..] else { panic!("{back:?}") };
-    assert_eq!((xl.whose, libxl.whose), (Whose::Xl, Whose::Libxl));
+    assert_eq!((xl.whose, libxl.whose), (ConfigOwner::Xl, ConfigOwner::Libxl));
     assert_eq!((xl.old.as_bytes(), xl.new.as_bytes()), (&b"stored, but new"[..], &b"stored"[..]));
     assert_eq!(libxl.new, CONFIG.into());
 }
 
 #[test]
 fn the_users_file_is_changed_last_and_whatever_came_before() {
-    let cases: [fn(&Job) -> Seen; 2] = [seen, seen_on_loop];
+    let cases: [fn(&Job) -> CreateInput; 2] = [seen, seen_on_loop];
     for seen in cases {
         let plan = rewritten(seen, &[]);
         let last = Step::ReplaceCfg(rewrites().cfg.unwrap());
@@ -79,7 +79,7 @@ fn a_restored_domain_has_nothing_stored_to_rewrite() {
 
 #[test]
 fn only_disks_that_get_another_image_change() {
-    let changes_of = |seen: &dyn Fn(&Job) -> Seen, options: &[&str]| -> Vec<String> {
+    let changes_of = |seen: &dyn Fn(&Job) -> CreateInput, options: &[&str]| -> Vec<String> {
         let job = job("s1", options);
         let planned = disks(&job, &seen(&job)).unwrap();
         let text = |c: Change| format!("{} {} {}", c.vdev, c.format, c.target);

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Content, Frozen, Keys, Kind, Proof, Reader, Said, Selectable};
+use crate::disk::kind::{
+    Content, Frozen, Kind, OptionKeys, ProofSlot, Reader, RecordText, Selectable,
+};
 use crate::disk::proof::FrozenFile;
 
 /// The disk's file is a full copy of the disk, in the directory of the image.
@@ -16,7 +18,7 @@ pub struct Exported {
 
 impl Selectable for Exported {
     /// Only `export` makes it.
-    const KEYS: Option<Keys> = None;
+    const KEYS: Option<OptionKeys> = None;
 }
 
 impl Kind for Exported {
@@ -24,11 +26,11 @@ impl Kind for Exported {
         Content::Frozen(Frozen { copy: None, reader: Reader::Qemu, proof: self.proof.as_ref() })
     }
 
-    fn proof(&mut self) -> Proof<'_> {
-        Proof::Frozen { copy: None, proof: &mut self.proof }
+    fn proof(&mut self) -> ProofSlot<'_> {
+        ProofSlot::Frozen { copy: None, proof: &mut self.proof }
     }
 
-    fn said(&self) -> Vec<Said<'_>> {
+    fn said(&self) -> Vec<RecordText<'_>> {
         Vec::new()
     }
 

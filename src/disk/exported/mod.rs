@@ -7,13 +7,15 @@ pub(super) mod kept;
 
 use self::kept::Exported;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, Family};
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{refuse, refuse_revert};
 use crate::disk::planner::Planner;
-use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, merge};
+use crate::disk::{
+    Context, DiskCreate, DiskRevert, RevertContext, RunningDisk, SnapshotDisk, merge,
+};
 use crate::domain::Format;
 use crate::error::Result;
-use crate::need::What;
+use crate::need::Requirement;
 use crate::plan::Step;
 use crate::record::FrozenFile;
 use crate::spec::Choice;
@@ -21,7 +23,7 @@ use crate::tool::qemu_img::{Whole, create_overlay};
 
 impl Exported {
     /// The proof, after checking that the copy is complete. An untrusted export may name any file as its base.
-    fn checked<'a>(&'a self, found: &DiskFound) -> Result<&'a FrozenFile> {
+    fn checked<'a>(&'a self, found: &SnapshotDisk) -> Result<&'a FrozenFile> {
         let record = &found.record;
         let proof = found.check_frozen(&record.path, self.proof.as_ref())?;
         let own = found.own.as_ref().map_err(|why| refuse_revert(record, why.clone()))?;
@@ -34,12 +36,12 @@ impl Exported {
 }
 
 impl Planner for Exported {
-    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &RunningDisk, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         Err(refuse(&seen.disk, "export makes such copies, of a snapshot".into()))
     }
 
     /// Plans an overlay for a new domain.
-    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+    fn revert(&self, found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert> {
         let record = &found.record;
         if context.beside.is_none_or(|domain| domain.replacement) {
             return Err(refuse_revert(record, "it is a copy in an export, not the disk itself")
@@ -57,18 +59,18 @@ impl Planner for Exported {
         })
     }
 
-    fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
-        vec![What::Still(found.record.path.clone())]
+    fn needs(&self, found: &SnapshotDisk, _: bool) -> Vec<Requirement> {
+        vec![Requirement::Still(found.record.path.clone())]
     }
 
-    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+    fn export(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
         self.checked(found)?;
         let from = Whole::Image { path: found.record.path.clone(), format: Format::Qcow2 };
         Ok(Some(DiskExport::of(from)))
     }
 
     /// The record alone does not justify removing a file that may be the only copy.
-    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
+    fn delete(&self, family: &ImageTree, _: DeleteOptions) -> Result<DiskDelete> {
         Err(merge::refuse(family, "it is a copy in an export")
             .hint("remove the directory of the export, once no domain has an overlay on its disks"))
     }
@@ -79,21 +81,21 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::disk::{Beside, revert};
-    use crate::record::Kept;
+    use crate::disk::{NewDomain, revert};
+    use crate::record::DiskSnapshot;
     use crate::support::disks::{found, link, proof, refused, revert_context, revert_one, words};
 
-    fn exported() -> DiskFound {
+    fn exported() -> SnapshotDisk {
         let mut found =
-            found("/srv/x/xvdb.qcow2", Kept::Exported(Exported { proof: Some(proof()) }));
+            found("/srv/x/xvdb.qcow2", DiskSnapshot::Exported(Exported { proof: Some(proof()) }));
         found.record.format = Some(Format::Qcow2);
         found.own = Ok(vec![link("/srv/x/xvdb.qcow2", Format::Qcow2, None)]);
         found
     }
 
-    fn beside(found: &DiskFound) -> Result<DiskRevert> {
+    fn beside(found: &SnapshotDisk) -> Result<DiskRevert> {
         let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
-        let domain = Beside { name: "web2", uuid: Uuid::nil(), replacement: false };
+        let domain = NewDomain { name: "web2", uuid: Uuid::nil(), replacement: false };
         revert(found, RevertContext { beside: Some(domain), ..revert_context(&keep, &volumes) })
     }
 
@@ -132,7 +134,8 @@ mod tests {
     #[test]
     fn a_copy_has_any_inode_and_the_time_of_the_export() {
         let mut found = exported();
-        let Kept::Exported(Exported { proof: Some(proof) }) = &mut found.record.snapshot else {
+        let DiskSnapshot::Exported(Exported { proof: Some(proof) }) = &mut found.record.snapshot
+        else {
             unreachable!()
         };
         proof.inode = crate::record::ANY_INODE;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{
-    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Selectable,
+    Content, Frozen, Kind, NewFile, OptionKeys, ProofSlot, Reader, RecordText, Role, Selectable,
 };
 use crate::disk::proof::FrozenFile;
 use crate::domain::Format;
@@ -22,7 +22,7 @@ pub struct External {
 }
 
 impl Selectable for External {
-    const KEYS: Option<Keys> = Some(Keys { file: true, size: false });
+    const KEYS: Option<OptionKeys> = Some(OptionKeys { file: true, size: false });
 }
 
 impl Kind for External {
@@ -30,12 +30,12 @@ impl Kind for External {
         Content::Frozen(Frozen { copy: None, reader: Reader::Qemu, proof: self.proof.as_ref() })
     }
 
-    fn proof(&mut self) -> Proof<'_> {
-        Proof::Frozen { copy: None, proof: &mut self.proof }
+    fn proof(&mut self) -> ProofSlot<'_> {
+        ProofSlot::Frozen { copy: None, proof: &mut self.proof }
     }
 
-    fn said(&self) -> Vec<Said<'_>> {
-        vec![Said::File(&self.overlay)]
+    fn said(&self) -> Vec<RecordText<'_>> {
+        vec![RecordText::File(&self.overlay)]
     }
 
     fn new_file(&self) -> Option<NewFile<'_>> {

@@ -13,14 +13,16 @@ use std::path::Path;
 
 use self::kept::External;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, Family};
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::disk::parts::{node, place, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
-use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
+use crate::disk::{
+    Context, DiskCreate, DiskRevert, RevertContext, RunningDisk, Served, SnapshotDisk,
+};
 use crate::domain::{Disk, Format};
 use crate::error::Result;
-use crate::need::What;
+use crate::need::Requirement;
 use crate::plan::{Action, Step};
 use crate::record::{DiskRecord, FrozenFile, SECTOR};
 use crate::spec::Choice;
@@ -31,7 +33,7 @@ use crate::tool::{check_path, qemu_img};
 const MAX_NODE_NAME: usize = 31;
 
 impl Planner for External {
-    fn create(seen: &DiskSeen, _: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &RunningDisk, _: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         let refuse = |why: String| refuse(disk, why);
         let format = disk.format.ok_or_else(|| refuse("its format is not known".into()))?;
@@ -96,7 +98,7 @@ impl Planner for External {
     }
 
     /// Plans a new overlay on the base.
-    fn revert(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<DiskRevert> {
+    fn revert(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<DiskRevert> {
         let record = &found.record;
         let base = &record.path;
         let proof = found.check_frozen(base, self.proof.as_ref())?;
@@ -115,11 +117,11 @@ impl Planner for External {
         })
     }
 
-    fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
-        vec![What::Still(found.record.path.clone())]
+    fn needs(&self, found: &SnapshotDisk, _: bool) -> Vec<Requirement> {
+        vec![Requirement::Still(found.record.path.clone())]
     }
 
-    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+    fn export(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
         let record = &found.record;
         let proof = found.check_frozen(&record.path, self.proof.as_ref())?;
         let format =
@@ -172,7 +174,7 @@ impl Planner for External {
     }
 
     /// Merges the base with its overlays.
-    fn delete(&self, family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+    fn delete(&self, family: &ImageTree, options: DeleteOptions) -> Result<DiskDelete> {
         merge::delete(family, self.proof.as_ref(), options, false)
     }
 }
@@ -181,14 +183,14 @@ impl Planner for External {
 mod tests {
     use super::*;
     use crate::disk::Sectors;
-    use crate::disk::kinds::Kept;
+    use crate::disk::kinds::DiskSnapshot;
     use crate::plan::undo;
     use crate::support::disks::{LOOP, found, plan_one, proof, refused, revert_one, seen, words};
 
     const VHD: &str =
         r#"{"pdev_path": "/srv/c.vhd", "vdev": "xvdc", "format": "vhd", "readwrite": 1}"#;
 
-    fn plan(seen: &DiskSeen) -> Result<DiskCreate> {
+    fn plan(seen: &RunningDisk) -> Result<DiskCreate> {
         plan_one(seen, Some("external"), &Ok(Vec::new()))
     }
 
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn an_overlay_is_as_long_as_the_guest_sees_it() {
-        let overlay = |disk: &DiskSeen| words(&plan(disk).unwrap().prepare)[0].clone();
+        let overlay = |disk: &RunningDisk| words(&plan(disk).unwrap().prepare)[0].clone();
         let mut disk = seen(LOOP);
         disk.file.as_mut().unwrap().size = 67_000_000;
         // Only if nothing else states the size, use the length of the file, in whole sectors.
@@ -236,7 +238,8 @@ mod tests {
         // sees.
         for recorded in [67_000_000, 66_999_808] {
             let kept = FrozenFile { virtual_size: recorded, file_size: 67_000_000, ..proof() };
-            let kept = Kept::External(External { overlay: "/srv/o".into(), proof: Some(kept) });
+            let kept =
+                DiskSnapshot::External(External { overlay: "/srv/o".into(), proof: Some(kept) });
             let mut disk = found("/srv/b.img", kept);
             disk.frozen.as_mut().unwrap().size = 67_000_000;
             // The size according to qemu-img.
@@ -264,7 +267,8 @@ mod tests {
         let Some(Ok(vhd)) = &mut child.vhd else { unreachable!() };
         vhd.differencing = true;
         refused(plan(&child), &["it is a VHD with a parent, which QEMU does not look at"]);
-        let damaged = DiskSeen { vhd: Some(Err("it has no footer of a VHD".into())), ..seen(VHD) };
+        let damaged =
+            RunningDisk { vhd: Some(Err("it has no footer of a VHD".into())), ..seen(VHD) };
         refused(plan(&damaged), &["it has no footer of a VHD"]);
     }
 
@@ -273,7 +277,7 @@ mod tests {
         let mut unknown = seen(LOOP);
         unknown.disk.format = None;
         refused(plan(&unknown), &["its format is not known"]);
-        let device = DiskSeen { device: Some((253, 0)), ..seen(LOOP) };
+        let device = RunningDisk { device: Some((253, 0)), ..seen(LOOP) };
         refused(plan(&device), &["an overlay on a device", "--disk xvdb,lvm"]);
     }
 }

@@ -1,8 +1,8 @@
 //! Deletes an internal snapshot of a qcow2 file.
 
-use crate::disk::family::{DiskDelete, Family};
+use crate::disk::family::{DiskDelete, ImageTree};
 use crate::disk::merge;
-use crate::disk::merging::How;
+use crate::disk::merging::MergeStep;
 use crate::disk::proof::QcowSnapshot;
 use crate::error::Result;
 use crate::plan::Step;
@@ -10,7 +10,7 @@ use crate::plan::deletion::Deletion;
 use crate::tool::quote;
 
 /// Plans to delete the snapshot in the QEMU that serves the file, or with qemu-img while nobody has it open.
-pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<DiskDelete> {
+pub(super) fn plan(family: &ImageTree, proof: Option<&QcowSnapshot>) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let refuse = |why: String| merge::refuse(family, why);
     let vdev = &family.record.vdev;
@@ -73,7 +73,7 @@ pub(super) fn plan(family: &Family, proof: Option<&QcowSnapshot>) -> Result<Disk
             ))
             .hint("delete that one first"));
         }
-        plan.merges.extend(merge::begin(family, base, How::Inside));
+        plan.merges.extend(merge::begin(family, base, MergeStep::Inside));
         plan.written.push((base.path.clone(), false));
         plan.rewrites.extend(merge::written(base));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::chain::Link;
-use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Selectable};
+use crate::disk::kind::{Content, Kind, OptionKeys, ProofSlot, RecordText, Selectable};
 use crate::disk::proof::{Base, QcowSnapshot};
 
 /// A snapshot inside of the qcow2 file.
@@ -31,7 +31,7 @@ impl Internal {
 }
 
 impl Selectable for Internal {
-    const KEYS: Option<Keys> = Some(Keys { file: false, size: false });
+    const KEYS: Option<OptionKeys> = Some(OptionKeys { file: false, size: false });
 }
 
 impl Kind for Internal {
@@ -39,14 +39,14 @@ impl Kind for Internal {
         Content::Inside(self.proof.as_ref())
     }
 
-    fn proof(&mut self) -> Proof<'_> {
-        Proof::Inside(&mut self.proof)
+    fn proof(&mut self) -> ProofSlot<'_> {
+        ProofSlot::Inside(&mut self.proof)
     }
 
-    fn said(&self) -> Vec<Said<'_>> {
+    fn said(&self) -> Vec<RecordText<'_>> {
         let texts = self.proof.iter().flat_map(|proof| [&proof.id, &proof.name]);
-        let bases = self.bases.iter().flatten().map(|base| Said::File(&base.path));
-        texts.map(|text| Said::Text(text)).chain(bases).collect()
+        let bases = self.bases.iter().flatten().map(|base| RecordText::File(&base.path));
+        texts.map(|text| RecordText::Text(text)).chain(bases).collect()
     }
 
     fn grows<'a>(&'a self, own: Option<&'a Path>) -> Option<&'a Path> {

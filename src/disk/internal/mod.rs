@@ -6,15 +6,15 @@ pub(super) mod kept;
 use self::kept::Internal;
 use crate::disk::chain::Link;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, Family};
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, mib,
+    Context, DiskCreate, DiskRevert, RevertContext, RunningDisk, Served, SnapshotDisk, mib,
 };
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
-use crate::need::What;
+use crate::need::Requirement;
 use crate::plan::{Action, Step};
 use crate::record::{Base, DiskRecord, QcowSnapshot};
 use crate::spec::Choice;
@@ -24,7 +24,7 @@ use crate::tool::{check_path, qemu_img, quote};
 impl Internal {
     /// The proof of the snapshot, after checking that it exists, and the answer of qemu-img about
     /// the image.
-    fn checked<'a>(&'a self, found: &'a DiskFound) -> Result<(&'a QcowSnapshot, &'a ImageInfo)> {
+    fn checked<'a>(&'a self, found: &'a SnapshotDisk) -> Result<(&'a QcowSnapshot, &'a ImageInfo)> {
         let refuse = |why: String| refuse_revert(&found.record, why);
         let proof = self
             .proof
@@ -53,7 +53,7 @@ impl Internal {
     /// Whether what the snapshot has in the images below is still there. `qemu-img rebase` and block-stream copy what
     /// the image itself lacks now, but not what only its snapshots lack: their clusters then read as zeros, or as
     /// those of the new base. A merge of our own leaves one of the images where it is.
-    fn check_bases(&self, found: &DiskFound) -> Result<()> {
+    fn check_bases(&self, found: &SnapshotDisk) -> Result<()> {
         let (Some(then), Ok(own)) = (&self.bases, &found.own) else { return Ok(()) };
         let now = own.get(1..).unwrap_or_default();
         let lasting = found.file.as_ref().is_ok_and(|file| file.lasting);
@@ -91,7 +91,7 @@ impl Internal {
 
 /// The size at the snapshot and the current size of the image, in bytes: a copy of a snapshot by qemu-img has
 /// the latter.
-fn sizes(found: &DiskFound, image: &ImageInfo) -> Result<(u64, u64)> {
+fn sizes(found: &SnapshotDisk, image: &ImageInfo) -> Result<(u64, u64)> {
     let refuse = |why: String| refuse_revert(&found.record, why);
     let (then, now) = (found.size_then.clone().map_err(refuse)?, image.virtual_size);
     if then <= now {
@@ -109,11 +109,11 @@ fn sizes(found: &DiskFound, image: &ImageInfo) -> Result<(u64, u64)> {
 }
 
 impl Planner for Internal {
-    fn is_default(seen: &DiskSeen) -> bool {
+    fn is_default(seen: &RunningDisk) -> bool {
         seen.disk.format == Some(Format::Qcow2)
     }
 
-    fn create(seen: &DiskSeen, _: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &RunningDisk, _: Option<&Choice>, context: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         if disk.format != Some(Format::Qcow2) {
             return Err(refuse(disk, "only a qcow2 image can hold internal snapshots".into())
@@ -170,7 +170,7 @@ impl Planner for Internal {
     /// snapshot, because QEMU snapshots the disks one after the other. A byte-for-byte copy of the file
     /// does not differ, and has the same content. Not detected: a snapshot in which somebody changed
     /// bytes.
-    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+    fn revert(&self, found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert> {
         let keep = context.keep;
         let record = &found.record;
         let path = &record.path;
@@ -258,16 +258,16 @@ impl Planner for Internal {
         })
     }
 
-    fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What> {
+    fn needs(&self, found: &SnapshotDisk, beside: bool) -> Vec<Requirement> {
         let path = found.record.path.clone();
         vec![match beside {
-            true => What::Inside(path),
-            false if found.needs_copy() => What::Still(path),
-            false => What::Alone(path),
+            true => Requirement::Inside(path),
+            false if found.needs_copy() => Requirement::Still(path),
+            false => Requirement::Alone(path),
         }]
     }
 
-    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+    fn export(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
         let (proof, image) = self.checked(found)?;
         let (then, now) = sizes(found, image)?;
         let from = Whole::Inside { path: found.record.path.clone(), id: proof.id.clone() };
@@ -295,7 +295,7 @@ impl Planner for Internal {
         })
     }
 
-    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
+    fn delete(&self, family: &ImageTree, _: DeleteOptions) -> Result<DiskDelete> {
         delete::plan(family, self.proof.as_ref())
     }
 }

@@ -1,13 +1,17 @@
 //! Deletes the snapshot of a volume.
 
-use crate::disk::family::{DiskDelete, Family};
+use crate::disk::family::{DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::error::Result;
 use crate::plan::Step;
 use crate::tool::volumes::{self, Volume};
 
 /// Plans to remove the snapshot, identified by its tag.
-pub(super) fn plan(family: &Family, tag: &str, (group, name): (&str, &str)) -> Result<DiskDelete> {
+pub(super) fn plan(
+    family: &ImageTree,
+    tag: &str,
+    (group, name): (&str, &str),
+) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let vdev = &family.record.vdev;
     let volumes = family.volumes.as_ref();

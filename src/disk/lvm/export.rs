@@ -3,7 +3,7 @@
 use super::kept::Lvm;
 use crate::disk::exporting::DiskExport;
 use crate::disk::parts::refuse_revert;
-use crate::disk::{DiskFound, RevertContext};
+use crate::disk::{RevertContext, SnapshotDisk};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::tool::qemu_img::Whole;
@@ -18,7 +18,7 @@ const EMPTY: u64 = 1 << 20;
 /// Says which volume is copied.
 pub(super) fn plan(
     kept: &Lvm,
-    found: &DiskFound,
+    found: &SnapshotDisk,
     context: RevertContext<'_>,
     tag: &str,
 ) -> Result<DiskExport> {

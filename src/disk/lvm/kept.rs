@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Selectable, Volume};
+use crate::disk::kind::{Content, Kind, OptionKeys, ProofSlot, RecordText, Selectable, Volume};
 
 /// A snapshot of the logical volume, identified by its tag, `xl-snapshot:ID:VDEV`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Lvm {
 }
 
 impl Selectable for Lvm {
-    const KEYS: Option<Keys> = Some(Keys { file: false, size: true });
+    const KEYS: Option<OptionKeys> = Some(OptionKeys { file: false, size: true });
 }
 
 impl Kind for Lvm {
@@ -30,14 +30,14 @@ impl Kind for Lvm {
         Content::Volume(Volume { group, name: snapshot, thick: size.is_some() })
     }
 
-    fn proof(&mut self) -> Proof<'_> {
+    fn proof(&mut self) -> ProofSlot<'_> {
         // The proof is LVM's tag, which lvcreate has set.
-        Proof::NotNeeded
+        ProofSlot::NotNeeded
     }
 
-    fn said(&self) -> Vec<Said<'_>> {
+    fn said(&self) -> Vec<RecordText<'_>> {
         let parts = [&self.group, &self.volume, &self.snapshot];
-        parts.map(|part| Said::VolumePart(part)).to_vec()
+        parts.map(|part| RecordText::VolumePart(part)).to_vec()
     }
 
     fn grows<'a>(&'a self, _: Option<&'a Path>) -> Option<&'a Path> {

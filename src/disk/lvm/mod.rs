@@ -20,16 +20,16 @@ use self::limits::{check_pool, held_back};
 use self::recorded::{Recorded, check_name, keep_name};
 use self::thin::{thin, thin_beside, thin_of_replacement};
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, Family};
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::planner::Planner;
 use crate::disk::{
-    Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served, Space, mib,
+    Context, DiskCreate, DiskRevert, RevertContext, RunningDisk, Served, SnapshotDisk, Space, mib,
 };
 use crate::domain::Format;
 use crate::error::Result;
 use crate::names::is_volume_part;
-use crate::need::What;
+use crate::need::Requirement;
 use crate::plan::Step;
 use crate::spec::Choice;
 use crate::tool::volumes::{self, Volume, device};
@@ -39,12 +39,12 @@ use crate::tool::{qemu_img, quote};
 const MERGING: &str = "xl-snapshot-merging:";
 
 impl Planner for Lvm {
-    fn is_default(seen: &DiskSeen) -> bool {
+    fn is_default(seen: &RunningDisk) -> bool {
         seen.device.is_some()
     }
 
     fn create(
-        seen: &DiskSeen,
+        seen: &RunningDisk,
         choice: Option<&Choice>,
         context: Context<'_>,
     ) -> Result<DiskCreate> {
@@ -138,7 +138,7 @@ impl Planner for Lvm {
     }
 
     /// Plans to revert a volume.
-    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+    fn revert(&self, found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert> {
         let disk = &found.record;
         let Lvm { group, volume, snapshot, size } = self;
         let recorded = Recorded { found, disk, group, volume, snapshot, size: *size };
@@ -240,19 +240,23 @@ impl Planner for Lvm {
     }
 
     /// A merge into a thick volume waits until nobody has it open; a thin volume is only renamed.
-    fn needs(&self, _: &DiskFound, beside: bool) -> Vec<What> {
+    fn needs(&self, _: &SnapshotDisk, beside: bool) -> Vec<Requirement> {
         let in_place = self.size.is_some() && !beside;
-        let volume = in_place.then(|| What::Alone(device(&self.group, &self.volume)));
+        let volume = in_place.then(|| Requirement::Alone(device(&self.group, &self.volume)));
         let changes = in_place || self.size.is_none();
-        volume.into_iter().chain(changes.then_some(What::VolumeArchive)).collect()
+        volume.into_iter().chain(changes.then_some(Requirement::VolumeArchive)).collect()
     }
 
-    fn export(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<Option<DiskExport>> {
+    fn export(
+        &self,
+        found: &SnapshotDisk,
+        context: RevertContext<'_>,
+    ) -> Result<Option<DiskExport>> {
         let tag = tag(context.id, &found.record.vdev);
         export::plan(self, found, context, &tag).map(Some)
     }
 
-    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
+    fn delete(&self, family: &ImageTree, _: DeleteOptions) -> Result<DiskDelete> {
         let tag = tag(family.id, &family.record.vdev);
         delete::plan(family, &tag, (&self.group, &self.snapshot))
     }
@@ -271,7 +275,7 @@ pub fn short_of_space(spaces: &[&Space]) -> Option<String> {
 }
 
 /// A copy in a file: a thick snapshot cannot have snapshots, and a merge would consume the snapshot.
-fn copied(found: &DiskFound, snapshot: &Volume) -> Result<DiskRevert> {
+fn copied(found: &SnapshotDisk, snapshot: &Volume) -> Result<DiskRevert> {
     let room = found.room_for_copy()?.clone();
     let copy = &found.place.path;
     Ok(DiskRevert {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::disk::parts::{after, refuse_revert};
-use crate::disk::{DiskFound, RevertContext};
+use crate::disk::{RevertContext, SnapshotDisk};
 use crate::error::Result;
 use crate::record::DiskRecord;
 use crate::tool::quote;
@@ -17,7 +17,7 @@ const LONGEST_LAYER: usize = "-real".len();
 
 /// The parts of a record that name a volume.
 pub(super) struct Recorded<'a> {
-    pub(super) found: &'a DiskFound,
+    pub(super) found: &'a SnapshotDisk,
     pub(super) disk: &'a DiskRecord,
     pub(super) group: &'a str,
     pub(super) volume: &'a str,

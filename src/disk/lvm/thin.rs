@@ -2,7 +2,7 @@
 
 use super::recorded::{Recorded, check_name, keep_name, new_name};
 use crate::disk::parts::refuse_revert;
-use crate::disk::{Beside, DiskRevert, RevertContext};
+use crate::disk::{DiskRevert, NewDomain, RevertContext};
 use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::names::is_volume_part;
@@ -20,7 +20,7 @@ pub(super) fn thin_beside(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
     volumes: &[Volume],
-    domain: Beside<'_>,
+    domain: NewDomain<'_>,
 ) -> Result<DiskRevert> {
     let refuse = |why: String| refuse_revert(recorded.disk, why);
     let name = format!("{}.{}", recorded.volume, domain.name);

@@ -1,24 +1,24 @@
 //! Merges by commit: the backing file gets the data of its overlay, and replaces it.
 
 use super::parts::{begin, copies, must_be_marked, remove, written};
-use crate::disk::family::{DiskDelete, Family, Member, Rewrite, Running, Switch};
-use crate::disk::merging::How;
+use crate::disk::family::{DiskDelete, ImageTree, Rewrite, Running, Switch, TreeImage};
+use crate::disk::merging::MergeStep;
 use crate::error::Result;
 use crate::plan::Step;
 use crate::plan::deletion::{Change, Deletion};
 
 pub(super) fn commit(
-    family: &Family,
-    base: &Member,
-    overlay: &Member,
+    family: &ImageTree,
+    base: &TreeImage,
+    overlay: &TreeImage,
     online: Option<&Running>,
     plan: &mut DiskDelete,
 ) -> Result<()> {
     let bytes = overlay.allocated;
     let by = online.and_then(|running| family.online(running));
-    plan.merges.extend(begin(family, base, How::Commit(overlay.path.clone())));
+    plan.merges.extend(begin(family, base, MergeStep::Commit(overlay.path.clone())));
     for above in family.on(overlay).filter(|above| must_be_marked(above)) {
-        plan.merges.extend(begin(family, above, How::Relink));
+        plan.merges.extend(begin(family, above, MergeStep::Relink));
     }
     plan.merges.push(Step::Delete(Deletion::Commit {
         online: by.clone(),
@@ -28,7 +28,7 @@ pub(super) fn commit(
     }));
     let active = overlay.users.iter().any(|user| user.cfg.is_none());
     if let Some(online) = by.filter(|_| active) {
-        plan.pivot.extend(begin(family, base, How::Pivot(overlay.path.clone())));
+        plan.pivot.extend(begin(family, base, MergeStep::Pivot(overlay.path.clone())));
         plan.pivot.push(Step::Delete(Deletion::Pivot {
             online,
             top: overlay.path.clone(),
@@ -43,9 +43,9 @@ pub(super) fn commit(
 
 /// The steps after the base has all data of the overlay.
 pub(super) fn settle_commit(
-    family: &Family,
-    base: &Member,
-    overlay: &Member,
+    family: &ImageTree,
+    base: &TreeImage,
+    overlay: &TreeImage,
     online: Option<&Running>,
     plan: &mut DiskDelete,
 ) {

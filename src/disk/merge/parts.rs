@@ -1,22 +1,26 @@
 //! The parts of a plan that commit and stream share.
 
-use crate::disk::family::{DiskDelete, Family, Member, Merged, Rewrite};
-use crate::disk::merging::{How, Merging};
+use crate::disk::family::{DiskDelete, ImageTree, Merged, Rewrite, TreeImage};
+use crate::disk::merging::{MergeStep, Merging};
 use crate::plan::Step;
 use crate::plan::deletion::{Change, Deletion};
 
-pub(in crate::disk) fn remove(member: &Member, plan: &mut DiskDelete) {
+pub(in crate::disk) fn remove(member: &TreeImage, plan: &mut DiskDelete) {
     plan.removals.push(Step::RemoveFile { path: member.path.clone() });
     plan.removed.push(member.path.display().to_string());
 }
 
 /// An image that is not a guest's disk is a base, and it proves snapshots. So does one that only an outdated
 /// configuration file names.
-pub(in crate::disk) fn must_be_marked(member: &Member) -> bool {
+pub(in crate::disk) fn must_be_marked(member: &TreeImage) -> bool {
     member.users.is_empty() || member.keepers.iter().any(|keeper| keeper.proven)
 }
 
-pub(in crate::disk) fn begin(family: &Family, member: &Member, how: How) -> Option<Step> {
+pub(in crate::disk) fn begin(
+    family: &ImageTree,
+    member: &TreeImage,
+    how: MergeStep,
+) -> Option<Step> {
     let facts = member.facts.as_ref().ok()?;
     let mark = Merging {
         id: family.id,
@@ -32,8 +36,8 @@ pub(in crate::disk) fn begin(family: &Family, member: &Member, how: How) -> Opti
 pub(in crate::disk) fn copies(
     plan: &mut DiskDelete,
     how: &'static str,
-    from: &Member,
-    into: &Member,
+    from: &TreeImage,
+    into: &TreeImage,
 ) {
     let (device, free) = into.room;
     plan.room.push((device, free, from.allocated, into.path.clone()));
@@ -46,7 +50,7 @@ pub(in crate::disk) fn copies(
     });
 }
 
-pub(in crate::disk) fn written(member: &Member) -> impl Iterator<Item = Rewrite> {
+pub(in crate::disk) fn written(member: &TreeImage) -> impl Iterator<Item = Rewrite> {
     // A broken snapshot must not get a new proof.
     member.keepers.iter().filter(|keeper| keeper.proven).map(|keeper| Rewrite {
         keeper: keeper.clone(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Content, Keys, Kind, Proof, Said, Selectable};
+use crate::disk::kind::{Content, Kind, OptionKeys, ProofSlot, RecordText, Selectable};
 use crate::domain::Format;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct LeftOut {
 }
 
 impl Selectable for LeftOut {
-    const KEYS: Option<Keys> = Some(Keys { file: false, size: false });
+    const KEYS: Option<OptionKeys> = Some(OptionKeys { file: false, size: false });
 }
 
 impl Kind for LeftOut {
@@ -23,12 +23,12 @@ impl Kind for LeftOut {
         Content::Nowhere
     }
 
-    fn proof(&mut self) -> Proof<'_> {
-        Proof::NotNeeded
+    fn proof(&mut self) -> ProofSlot<'_> {
+        ProofSlot::NotNeeded
     }
 
-    fn said(&self) -> Vec<Said<'_>> {
-        vec![Said::Text(&self.why)]
+    fn said(&self) -> Vec<RecordText<'_>> {
+        vec![RecordText::Text(&self.why)]
     }
 
     fn why_left_out(&self) -> Option<&str> {

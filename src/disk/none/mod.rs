@@ -6,10 +6,10 @@ use self::kept::LeftOut;
 use crate::disk::exporting::DiskExport;
 use crate::disk::parts::record;
 use crate::disk::planner::Planner;
-use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
+use crate::disk::{Context, DiskCreate, DiskRevert, RevertContext, RunningDisk, SnapshotDisk};
 use crate::domain::Disk;
 use crate::error::Result;
-use crate::need::What;
+use crate::need::Requirement;
 use crate::record::DiskRecord;
 use crate::spec::Choice;
 
@@ -41,22 +41,22 @@ pub(super) fn by_hand(disk: &Disk, choice: Option<&Choice>) -> DiskRecord {
 }
 
 impl Planner for LeftOut {
-    fn create(seen: &DiskSeen, choice: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &RunningDisk, choice: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         Ok(DiskCreate::of(record(seen, left_out(&seen.disk, choice.is_some()))))
     }
 
-    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+    fn revert(&self, found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert> {
         // The guest may write to a disk that the user left out.
         let only_read = [CDROM, READ_ONLY].contains(&self.why.as_str());
         let note = only_read.then(|| found.rewritten(context.created)).flatten();
         Ok(DiskRevert { note, ..DiskRevert::default() })
     }
 
-    fn export(&self, _: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+    fn export(&self, _: &SnapshotDisk, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
         Ok(None)
     }
 
-    fn needs(&self, _: &DiskFound, _: bool) -> Vec<What> {
+    fn needs(&self, _: &SnapshotDisk, _: bool) -> Vec<Requirement> {
         Vec::new()
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{
-    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Selectable,
+    Content, Frozen, Kind, NewFile, OptionKeys, ProofSlot, Reader, RecordText, Role, Selectable,
 };
 use crate::disk::proof::FrozenFile;
 
@@ -20,7 +20,7 @@ pub struct Reflink {
 }
 
 impl Selectable for Reflink {
-    const KEYS: Option<Keys> = Some(Keys { file: true, size: false });
+    const KEYS: Option<OptionKeys> = Some(OptionKeys { file: true, size: false });
     const CLONES: bool = true;
 
     fn new_file_name(stem: &str, snapshot: &str) -> String {
@@ -34,12 +34,12 @@ impl Kind for Reflink {
         Content::Frozen(Frozen { copy, reader: Reader::Raw, proof })
     }
 
-    fn proof(&mut self) -> Proof<'_> {
-        Proof::Frozen { copy: Some(&self.copy), proof: &mut self.proof }
+    fn proof(&mut self) -> ProofSlot<'_> {
+        ProofSlot::Frozen { copy: Some(&self.copy), proof: &mut self.proof }
     }
 
-    fn said(&self) -> Vec<Said<'_>> {
-        vec![Said::File(&self.copy)]
+    fn said(&self) -> Vec<RecordText<'_>> {
+        vec![RecordText::File(&self.copy)]
     }
 
     fn new_file(&self) -> Option<NewFile<'_>> {

@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 
 use self::kept::Reflink;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, Family};
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::disk::parts::{after, place, record, refuse};
 use crate::disk::planner::Planner;
-use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext};
+use crate::disk::{Context, DiskCreate, DiskRevert, RevertContext, RunningDisk, SnapshotDisk};
 use crate::domain::Format;
 use crate::error::Result;
-use crate::need::What;
+use crate::need::Requirement;
 use crate::plan::Step;
 use crate::spec::Choice;
 use crate::tool::qemu_img::{self, Whole};
 
 impl Planner for Reflink {
-    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &RunningDisk, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         if disk.format != Some(Format::Raw) {
             return Err(refuse(
@@ -46,7 +46,7 @@ impl Planner for Reflink {
     }
 
     /// Plans to copy the copy, to rename the file, which keeps its contents, and to put the new copy in its place.
-    fn revert(&self, found: &DiskFound, context: RevertContext<'_>) -> Result<DiskRevert> {
+    fn revert(&self, found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert> {
         let copy = self.copy.as_path();
         let proof = found.check_frozen(copy, self.proof.as_ref())?;
         let path = &found.record.path;
@@ -123,30 +123,31 @@ impl Planner for Reflink {
         })
     }
 
-    fn needs(&self, found: &DiskFound, beside: bool) -> Vec<What> {
-        let copy = What::Still(self.copy.clone());
+    fn needs(&self, found: &SnapshotDisk, beside: bool) -> Vec<Requirement> {
+        let copy = Requirement::Still(self.copy.clone());
         if beside {
             return vec![copy];
         }
         // The file is renamed, and a process that has it open would keep writing to it.
         let path = &found.record.path;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-        let mut needs = vec![copy, What::Still(path.clone()), What::Renames(directory)];
+        let mut needs =
+            vec![copy, Requirement::Still(path.clone()), Requirement::Renames(directory)];
         // Otherwise it stays where it is: see `revert`.
         if !found.runs_elsewhere() && found.file.is_ok() && !found.is_base() {
-            needs.push(What::Replaced(path.clone()));
+            needs.push(Requirement::Replaced(path.clone()));
         }
         needs
     }
 
-    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+    fn export(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
         let proof = found.check_frozen(&self.copy, self.proof.as_ref())?;
         let from = Whole::Image { path: self.copy.clone(), format: Format::Raw };
         Ok(Some(DiskExport::of(from).fitting(found, proof.whole_sectors())))
     }
 
     /// The copy may be the base of a clone.
-    fn delete(&self, family: &Family, options: DeleteOptions) -> Result<DiskDelete> {
+    fn delete(&self, family: &ImageTree, options: DeleteOptions) -> Result<DiskDelete> {
         merge::delete(family, self.proof.as_ref(), options, true)
     }
 }
@@ -162,8 +163,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::disk::kinds::Kept;
-    use crate::disk::{Beside, FileFacts, Place, Served, revert};
+    use crate::disk::kinds::DiskSnapshot;
+    use crate::disk::{FileFacts, NewDomain, Place, Served, revert};
     use crate::plan::undo;
     use crate::support::disks::{
         LOOP, facts, found, plan_one, proof, refused, refused_once_changed, revert_context,
@@ -174,28 +175,28 @@ mod tests {
     const KEEP: &str = "/srv/web1-xvdb.before-revert-x.img";
     const NEW: &str = "/srv/web1-xvdb.after-revert-x.img";
 
-    fn disk() -> DiskSeen {
+    fn disk() -> RunningDisk {
         let place = Some(Place { path: COPY.into(), trouble: None });
-        DiskSeen { place, ..seen(LOOP) }
+        RunningDisk { place, ..seen(LOOP) }
     }
 
-    fn plan(seen: &DiskSeen) -> Result<DiskCreate> {
+    fn plan(seen: &RunningDisk) -> Result<DiskCreate> {
         plan_one(seen, Some("reflink"), &Ok(Vec::new()))
     }
 
     /// The snapshot's copy and the guest's file, both unchanged.
-    fn snapshot() -> DiskFound {
-        let kept = Kept::Reflink(Reflink { copy: COPY.into(), proof: Some(proof()) });
+    fn snapshot() -> SnapshotDisk {
+        let kept = DiskSnapshot::Reflink(Reflink { copy: COPY.into(), proof: Some(proof()) });
         let own = FileFacts { inode: facts().inode + 100, ..facts() };
         let (top, top_id) = (Some("/srv/b.img".into()), Some(own.id()));
         let place = Place { path: KEEP.into(), trouble: None };
-        DiskFound { file: Ok(own), top, top_id, place, ..found("/srv/b.img", kept) }
+        SnapshotDisk { file: Ok(own), top, top_id, place, ..found("/srv/b.img", kept) }
     }
 
     #[test]
     fn the_copy_is_made_while_the_guest_stands_still_and_nobody_may_write_to_it() {
         for served in [Served::Blkback, Served::Qemu] {
-            let planned = plan(&DiskSeen { served: Some(served), ..disk() }).unwrap();
+            let planned = plan(&RunningDisk { served: Some(served), ..disk() }).unwrap();
             let clone = Step::Clone { from: "/srv/b.img".into(), to: COPY.into(), writable: false };
             assert_eq!(planned.in_pause, [clone]);
             assert_eq!(words(&undo(&planned.in_pause)), [format!("remove {COPY}")]);
@@ -204,14 +205,14 @@ mod tests {
             assert!(!planned.by_restore);
             assert_eq!(
                 planned.record.snapshot,
-                Kept::Reflink(Reflink { copy: COPY.into(), proof: None })
+                DiskSnapshot::Reflink(Reflink { copy: COPY.into(), proof: None })
             );
         }
     }
 
     #[test]
     fn what_cannot_be_copied_is_refused() {
-        let refuse = |words: &str, change: &dyn Fn(&mut DiskSeen)| {
+        let refuse = |words: &str, change: &dyn Fn(&mut RunningDisk)| {
             let mut seen = disk();
             change(&mut seen);
             refused(plan(&seen), &["Disk xvdb (/srv/b.img) cannot be snapshotted", words]);
@@ -255,7 +256,7 @@ mod tests {
         let mut base = snapshot();
         base.file.as_mut().unwrap().writable = false;
         let place = Place { path: KEEP.into(), trouble: None };
-        let left = DiskFound { place, ..found("/srv/b.img", snapshot().record.snapshot) };
+        let left = SnapshotDisk { place, ..found("/srv/b.img", snapshot().record.snapshot) };
         for found in [base, left] {
             let planned = revert_one(&found).unwrap();
             assert_eq!(words(&planned.prepare), [format!("clone {COPY} to {NEW}")]);
@@ -267,10 +268,10 @@ mod tests {
 
     #[test]
     fn a_domain_that_is_restored_first_gets_a_raw_file_of_its_own() {
-        let planned = |found: &DiskFound| {
+        let planned = |found: &SnapshotDisk| {
             let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
             let replacement =
-                Beside { name: "after-revert-x", uuid: Uuid::nil(), replacement: true };
+                NewDomain { name: "after-revert-x", uuid: Uuid::nil(), replacement: true };
             let context = revert_context(&keep, &volumes);
             revert(found, RevertContext { beside: Some(replacement), ..context }).unwrap()
         };
@@ -284,7 +285,7 @@ mod tests {
         // Do not delete a base, or a file that the domain no longer uses.
         let mut base = found.clone();
         base.file.as_mut().unwrap().writable = false;
-        let left = DiskFound { top_id: Some((9, 9)), ..found };
+        let left = SnapshotDisk { top_id: Some((9, 9)), ..found };
         for found in [base, left] {
             assert_eq!(planned(&found).discard, []);
         }
@@ -292,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_revert_that_was_cut_short_has_renamed_the_file_already() {
-        let gone = DiskFound { file: Err("No such file".into()), ..snapshot() };
+        let gone = SnapshotDisk { file: Err("No such file".into()), ..snapshot() };
         let planned = revert_one(&gone).unwrap();
         assert_eq!(words(&planned.put_back), [format!("rename {NEW} to /srv/b.img")]);
         assert_eq!(words(&planned.undo_revert), [format!("rename /srv/b.img back to {NEW}")]);

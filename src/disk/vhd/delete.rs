@@ -1,6 +1,6 @@
 //! Deletes a snapshot that is the parent of a VHD.
 
-use crate::disk::family::{DiskDelete, Family};
+use crate::disk::family::{DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::disk::proof::FrozenFile;
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::tool::quote;
 
 /// Plans to remove the file. A file with children is kept: vhd-util only coalesces a child into its
 /// parent, and only while nobody has either open.
-pub(super) fn plan(family: &Family, proof: Option<&FrozenFile>) -> Result<DiskDelete> {
+pub(super) fn plan(family: &ImageTree, proof: Option<&FrozenFile>) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let Some(base) = &family.base else {
         plan.notes.push(format!("{}: its file is already deleted", family.record.vdev));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::kind::{
-    Content, Frozen, Keys, Kind, NewFile, Proof, Reader, Role, Said, Selectable,
+    Content, Frozen, Kind, NewFile, OptionKeys, ProofSlot, Reader, RecordText, Role, Selectable,
 };
 use crate::disk::proof::FrozenFile;
 use crate::domain::{Disk, Format};
@@ -30,7 +30,7 @@ pub fn target(path: &Path) -> PathBuf {
 
 impl Selectable for Vhd {
     /// `external` selects it for such a disk.
-    const KEYS: Option<Keys> = None;
+    const KEYS: Option<OptionKeys> = None;
 
     fn new_file_name(stem: &str, snapshot: &str) -> String {
         format!("{stem}.after-{snapshot}.vhd")
@@ -42,12 +42,12 @@ impl Kind for Vhd {
         Content::Frozen(Frozen { copy: None, reader: Reader::TapVhd, proof: self.proof.as_ref() })
     }
 
-    fn proof(&mut self) -> Proof<'_> {
-        Proof::Frozen { copy: None, proof: &mut self.proof }
+    fn proof(&mut self) -> ProofSlot<'_> {
+        ProofSlot::Frozen { copy: None, proof: &mut self.proof }
     }
 
-    fn said(&self) -> Vec<Said<'_>> {
-        vec![Said::File(&self.child)]
+    fn said(&self) -> Vec<RecordText<'_>> {
+        vec![RecordText::File(&self.child)]
     }
 
     fn new_file(&self) -> Option<NewFile<'_>> {

@@ -9,25 +9,27 @@ pub(super) mod kept;
 use self::kept::Vhd;
 pub use self::kept::target;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, Family};
+use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{place, record, refuse, refuse_revert};
 use crate::disk::planner::Planner;
-use crate::disk::{Context, DiskCreate, DiskFound, DiskRevert, DiskSeen, RevertContext, Served};
+use crate::disk::{
+    Context, DiskCreate, DiskRevert, RevertContext, RunningDisk, Served, SnapshotDisk,
+};
 use crate::domain::Format;
 use crate::error::Result;
-use crate::need::What;
+use crate::need::Requirement;
 use crate::plan::Step;
 use crate::spec::Choice;
 use crate::tool::qemu_img::Whole;
 use crate::tool::vhd_util::{MAX_DEPTH, snapshot};
 
 impl Planner for Vhd {
-    fn is_only_way(seen: &DiskSeen) -> Option<&'static str> {
+    fn is_only_way(seen: &RunningDisk) -> Option<&'static str> {
         seen.disk.is_tap_vhd().then_some("a VHD that tapdisk serves has external snapshots only")
     }
 
     /// Plans a child.
-    fn create(seen: &DiskSeen, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
+    fn create(seen: &RunningDisk, _: Option<&Choice>, _: Context<'_>) -> Result<DiskCreate> {
         let disk = &seen.disk;
         let refuse = |why: String| refuse(disk, why);
         let file = seen.file.as_ref().map_err(|why| refuse(why.clone()))?;
@@ -57,7 +59,7 @@ impl Planner for Vhd {
     }
 
     /// Plans a new child of the frozen VHD.
-    fn revert(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<DiskRevert> {
+    fn revert(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<DiskRevert> {
         let record = &found.record;
         found.check_frozen(&record.path, self.proof.as_ref())?;
         let child = &found.place.path;
@@ -82,12 +84,12 @@ impl Planner for Vhd {
         })
     }
 
-    fn needs(&self, found: &DiskFound, _: bool) -> Vec<What> {
-        vec![What::Still(found.record.path.clone())]
+    fn needs(&self, found: &SnapshotDisk, _: bool) -> Vec<Requirement> {
+        vec![Requirement::Still(found.record.path.clone())]
     }
 
     /// QEMU reads a VHD, but not its parents.
-    fn export(&self, found: &DiskFound, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
+    fn export(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
         let record = &found.record;
         let proof = found.check_frozen(&record.path, self.proof.as_ref())?;
         if let Some((parent, _)) = found.below.iter().flatten().next() {
@@ -101,7 +103,7 @@ impl Planner for Vhd {
         Ok(Some(DiskExport::of(from).fitting(found, proof.whole_sectors())))
     }
 
-    fn delete(&self, family: &Family, _: DeleteOptions) -> Result<DiskDelete> {
+    fn delete(&self, family: &ImageTree, _: DeleteOptions) -> Result<DiskDelete> {
         delete::plan(family, self.proof.as_ref())
     }
 }
@@ -112,7 +114,7 @@ mod tests {
 
     use super::*;
     use crate::disk::Place;
-    use crate::disk::kinds::Kept;
+    use crate::disk::kinds::DiskSnapshot;
     use crate::plan::undo;
     use crate::support::disks::{
         TAP, facts, found, plan_one, proof, refused, revert_one, seen, words,
@@ -121,18 +123,18 @@ mod tests {
 
     const CHILD: &str = "/srv/web1-xvdc.after-s1.vhd";
 
-    fn disk() -> DiskSeen {
-        DiskSeen { place: Some(Place { path: CHILD.into(), trouble: None }), ..seen(TAP) }
+    fn disk() -> RunningDisk {
+        RunningDisk { place: Some(Place { path: CHILD.into(), trouble: None }), ..seen(TAP) }
     }
 
-    fn plan(seen: &DiskSeen) -> Result<DiskCreate> {
+    fn plan(seen: &RunningDisk) -> Result<DiskCreate> {
         plan_one(seen, None, &Ok(Vec::new()))
     }
 
     /// A VHD whose domain runs on the child made for the snapshot.
-    fn frozen() -> DiskFound {
-        let kept = Kept::Vhd(Vhd { child: CHILD.into(), proof: Some(proof()) });
-        DiskFound {
+    fn frozen() -> SnapshotDisk {
+        let kept = DiskSnapshot::Vhd(Vhd { child: CHILD.into(), proof: Some(proof()) });
+        SnapshotDisk {
             top: Some(CHILD.into()),
             top_parent: Some(facts().id()),
             ..found("/srv/c.vhd", kept)
@@ -162,7 +164,10 @@ mod tests {
         assert!(planned.by_restore, "nothing switches a running tapdisk");
         assert_eq!(planned.action, None);
         assert_eq!(planned.record.path, Path::new("/srv/c.vhd"));
-        assert_eq!(planned.record.snapshot, Kept::Vhd(Vhd { child: CHILD.into(), proof: None }));
+        assert_eq!(
+            planned.record.snapshot,
+            DiskSnapshot::Vhd(Vhd { child: CHILD.into(), proof: None })
+        );
         assert_eq!(words(&undo(&planned.in_pause)), [format!("remove {CHILD}")]);
     }
 
@@ -198,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_is_no_vhd_or_has_no_room_is_refused() {
-        let refuse = |words: &str, change: &dyn Fn(&mut DiskSeen)| {
+        let refuse = |words: &str, change: &dyn Fn(&mut RunningDisk)| {
             let mut seen = disk();
             change(&mut seen);
             refused(plan(&seen), &["Disk xvdc (/srv/c.vhd) cannot be snapshotted", words]);
@@ -228,7 +233,7 @@ mod tests {
 
     #[test]
     fn only_a_child_that_nothing_needs_is_deleted() {
-        let kept = |change: &dyn Fn(&mut DiskFound)| {
+        let kept = |change: &dyn Fn(&mut SnapshotDisk)| {
             let mut found = frozen();
             change(&mut found);
             assert_eq!(revert_one(&found).unwrap().discard, []);

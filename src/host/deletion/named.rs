@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::host::list;
-use crate::list::ImageSeen;
+use crate::list::ImageEntry;
 use crate::memory::peek::{Extent, Peek};
 use crate::memory::{DELETING, deleting_path};
 use crate::record::Record;
@@ -14,7 +14,7 @@ use crate::tool::quote;
 
 /// A snapshot that is named.
 #[derive(Debug)]
-pub struct Named {
+pub struct SnapshotToDelete {
     /// Its image, or the file of its record, by its own name.
     pub image: PathBuf,
     /// Whether that has the name that says that the snapshot is being deleted.
@@ -25,7 +25,7 @@ pub struct Named {
 }
 
 /// Finds a snapshot by the path of its image, or by DOMAIN/NAME, also if its deletion was interrupted.
-pub fn named(text: &Path) -> Result<Named> {
+pub fn named(text: &Path) -> Result<SnapshotToDelete> {
     let image = match fs::symlink_metadata(text) {
         Ok(_) => spec::absolute(text)?,
         Err(_) if fs::symlink_metadata(deleting_path(text)).is_ok() => spec::absolute(text)?,
@@ -39,7 +39,7 @@ pub fn named(text: &Path) -> Result<Named> {
         Error::refused(format!("Snapshot {}", quote(text)))
             .hint("name the snapshot as DOMAIN/NAME, or by its image or record; xl-snapshot list shows all")
     };
-    let ImageSeen { peek, allocated, .. } = list::one(there);
+    let ImageEntry { peek, allocated, .. } = list::one(there);
     match peek.map_err(|why| refused().because(why))? {
         Peek::Snapshot { record, extent: Extent::Unfinished, .. } if !record.complete => {
             Err(refused().because("it was never completed, or is being made").hint(
@@ -55,7 +55,7 @@ pub fn named(text: &Path) -> Result<Named> {
                 ),
             ))
         }
-        Peek::Snapshot { record, .. } => Ok(Named { image, marked, record: *record, allocated }),
+        Peek::Snapshot { record, .. } => Ok(SnapshotToDelete { image, marked, record: *record, allocated }),
         Peek::Damaged(why) => Err(refused().because(why)),
         Peek::SaveFile => Err(refused().because("it is a save file of xl, which names no disks")),
         Peek::Foreign | Peek::Later => Err(refused().because("it is no snapshot")),

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::disk::kind::Proof;
+use crate::disk::kind::ProofSlot;
 use crate::disk::proof::FrozenFile;
 use crate::domain::Format;
 use crate::error::{Error, Result};
@@ -153,7 +153,8 @@ fn changed(mut record: Record, changes: &[Change]) -> Result<Record> {
 /// Proves the file of a disk as it is now.
 fn prove(record: &mut Record, vdev: &str) -> Result<()> {
     for disk in record.disks.iter_mut().filter(|disk| disk.vdev == vdev) {
-        let Proof::Frozen { copy, proof: Some(proof) } = disk.snapshot.kind_mut().proof() else {
+        let ProofSlot::Frozen { copy, proof: Some(proof) } = disk.snapshot.kind_mut().proof()
+        else {
             continue;
         };
         let path = copy.unwrap_or(&disk.path);

@@ -116,7 +116,7 @@ impl Dom0 {
 
 /// The state of a logical volume that we wait for.
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+enum Merge {
     /// The condition is met.
     Done,
     /// Not yet, with the progress, if known.
@@ -129,7 +129,8 @@ enum Seen {
 
 /// Waits until nobody has a logical volume open.
 pub(super) fn await_closed(path: &str) -> Result<()> {
-    let look = || see(path, |_, volume| if volume.open { Seen::NotYet(None) } else { Seen::Done });
+    let look =
+        || see(path, |_, volume| if volume.open { Merge::NotYet(None) } else { Merge::Done });
     await_volume(path, look, VOLUME_WAIT, || {
         Error::failed(format!("Somebody still has volume {path} open"))
             .hint(format!("find and stop its user: dmsetup ls --tree; fuser -v {}", device(path)))
@@ -142,8 +143,8 @@ pub(super) fn await_merged(path: &str) -> Result<()> {
     let merging = |all: &[Volume], origin: &Volume| {
         let mut all = all.iter();
         match all.find(|v| v.merging && v.group == origin.group && v.origin == origin.name) {
-            Some(snapshot) => Seen::NotYet(snapshot.used),
-            None => Seen::Done,
+            Some(snapshot) => Merge::NotYet(snapshot.used),
+            None => Merge::Done,
         }
     };
     await_volume(
@@ -159,13 +160,13 @@ pub(super) fn await_merged(path: &str) -> Result<()> {
     )
 }
 
-fn see(path: &str, what: impl Fn(&[Volume], &Volume) -> Seen) -> Seen {
+fn see(path: &str, what: impl Fn(&[Volume], &Volume) -> Merge) -> Merge {
     match tools::volumes() {
-        Err(why) => Seen::Unknown(why),
+        Err(why) => Merge::Unknown(why),
         Ok(volumes) => volumes
             .iter()
             .find(|volume| volume.path() == path)
-            .map_or(Seen::Gone, |volume| what(&volumes, volume)),
+            .map_or(Merge::Gone, |volume| what(&volumes, volume)),
     }
 }
 
@@ -177,7 +178,7 @@ fn device(volume: &str) -> String {
 /// occasionally, for example when somebody else changes a group at that moment.
 fn await_volume(
     path: &str,
-    look: impl Fn() -> Seen,
+    look: impl Fn() -> Merge,
     patience: Duration,
     not_done: impl Fn() -> Error,
 ) -> Result<()> {
@@ -187,25 +188,25 @@ fn await_volume(
     loop {
         let over = Instant::now() >= deadline;
         match look() {
-            Seen::Done => return Ok(()),
-            Seen::Gone => {
+            Merge::Done => return Ok(()),
+            Merge::Gone => {
                 return Err(Error::failed(format!("There is no volume {path} any more"))
                     .hint("somebody has changed it: check with lvs -a"));
             }
-            Seen::Unknown(why) if over => {
+            Merge::Unknown(why) if over => {
                 return Err(Error::failed(format!("Looking at volume {path}"))
                     .because(why)
                     .hint("check the output of lvs"));
             }
-            Seen::NotYet(_) if over => {
+            Merge::NotYet(_) if over => {
                 let idle = format!("nothing has changed for {} s", patience.as_secs());
                 return Err(not_done().because(idle));
             }
-            Seen::NotYet(now) if now != before => {
+            Merge::NotYet(now) if now != before => {
                 before = now;
                 deadline = Instant::now() + patience;
             }
-            Seen::NotYet(_) | Seen::Unknown(_) => {}
+            Merge::NotYet(_) | Merge::Unknown(_) => {}
         }
         thread::sleep(pause.min(patience / 4));
         pause = (2 * pause).min(VOLUME_POLL);
@@ -234,13 +235,13 @@ mod tests {
     use super::*;
 
     /// Waits on these states in order; the last one repeats.
-    fn waited(seen: Vec<Seen>) -> Result<()> {
+    fn waited(seen: Vec<Merge>) -> Result<()> {
         let seen = RefCell::new(seen.into_iter().rev().collect::<Vec<_>>());
         let look = || {
             let mut seen = seen.borrow_mut();
             match (seen.len(), seen.last()) {
-                (1, Some(Seen::NotYet(at))) => Seen::NotYet(*at),
-                (1, Some(Seen::Unknown(why))) => Seen::Unknown(why.clone()),
+                (1, Some(Merge::NotYet(at))) => Merge::NotYet(*at),
+                (1, Some(Merge::Unknown(why))) => Merge::Unknown(why.clone()),
                 _ => seen.pop().unwrap(),
             }
         };
@@ -274,20 +275,20 @@ mod tests {
     #[test]
     fn a_merge_is_waited_for_as_long_as_it_gets_on() {
         // Twenty times 50 ms are more than the patience.
-        let merge = (0..20).map(|at| Seen::NotYet(Some(at))).chain([Seen::Done]);
+        let merge = (0..20).map(|at| Merge::NotYet(Some(at))).chain([Merge::Done]);
         waited(merge.collect()).unwrap();
-        let error = waited(vec![Seen::NotYet(Some(5))]).unwrap_err();
+        let error = waited(vec![Merge::NotYet(Some(5))]).unwrap_err();
         assert!(error.chain()[1].contains("nothing has changed"), "{error:?}");
     }
 
     #[test]
     fn lvs_may_fail_now_and_then() {
-        let fails = || Seen::Unknown("busy".into());
-        waited(vec![Seen::NotYet(None), fails(), fails(), Seen::Done]).unwrap();
+        let fails = || Merge::Unknown("busy".into());
+        waited(vec![Merge::NotYet(None), fails(), fails(), Merge::Done]).unwrap();
         let error = waited(vec![fails()]).unwrap_err();
         assert!(error.message.contains("vg0/a") && error.hint.is_some(), "{error:?}");
         assert_eq!(error.chain()[1], "busy");
-        let error = waited(vec![Seen::NotYet(None), Seen::Gone]).unwrap_err();
+        let error = waited(vec![Merge::NotYet(None), Merge::Gone]).unwrap_err();
         assert!(error.message.contains("There is no volume vg0/a"), "{error:?}");
     }
 }

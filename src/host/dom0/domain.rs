@@ -17,7 +17,7 @@ use crate::host::image::Source;
 use crate::host::image::beside::restore_beside;
 use crate::host::libxl::DomainInfo;
 use crate::host::lock::Turn;
-use crate::host::needs::{self, Around};
+use crate::host::needs::{self, CheckContext};
 use crate::host::process::{self, Handle, Watch};
 use crate::host::qmp::Qmp;
 use crate::host::toolstack::{XL_CONFIG, open_libxl};
@@ -25,7 +25,7 @@ use crate::host::{command, files, surroundings};
 use crate::memory::header;
 use crate::names::same_vdev;
 use crate::need::{self, Need};
-use crate::plan::{StoreConfig, Whose};
+use crate::plan::{ConfigOwner, StoreConfig};
 use crate::tool::qemu_img::snapshot_delete;
 use crate::tool::{Invocation, Tool, quote};
 
@@ -42,8 +42,8 @@ impl Dom0 {
             return Ok(());
         }
         let now = match store.whose {
-            Whose::Libxl => self.toolstack.stored_config(domid).map_err(caused)?.into_bytes(),
-            Whose::Xl => {
+            ConfigOwner::Libxl => self.toolstack.stored_config(domid).map_err(caused)?.into_bytes(),
+            ConfigOwner::Xl => {
                 self.toolstack.userdata(domid, XL_CONFIG).map_err(caused)?.unwrap_or_default()
             }
         };
@@ -54,13 +54,13 @@ impl Dom0 {
             return Err(meddled("changed the configuration of the domain"));
         }
         let stored = match store.whose {
-            Whose::Libxl => {
+            ConfigOwner::Libxl => {
                 let json = str::from_utf8(store.new.as_bytes());
                 self.toolstack
                     .libxl()
                     .store_config(domid, json.map_err(failed("Read the configuration"))?)
             }
-            Whose::Xl => {
+            ConfigOwner::Xl => {
                 self.toolstack.libxl().store_userdata(domid, XL_CONFIG, store.new.as_bytes())
             }
         };
@@ -175,7 +175,7 @@ impl Dom0 {
 
     /// Checks again what was there when the revert was planned.
     pub(super) fn check_needs(&self, gone: Option<u32>, needs: &[Need]) -> Result<()> {
-        let around = Around { toolstack: Some(&self.toolstack), gone, same: gone };
+        let around = CheckContext { toolstack: Some(&self.toolstack), gone, same: gone };
         need::refusal(needs::troubles(needs, around).0).map_or(Ok(()), Err)
     }
 

@@ -17,7 +17,7 @@ use crate::host::command;
 use crate::host::freezer::{AGAIN, Freezer, Watched};
 use crate::host::guard::Note;
 use crate::plan::Freeze;
-use crate::quiesce::{FreezeState, Quiesced, Thawed, Way};
+use crate::quiesce::{FreezeMethod, FreezeState, Quiesced, Thawed};
 use crate::record::DisksOnly;
 use crate::tool::guest_agent::is_disabled;
 
@@ -43,7 +43,7 @@ impl Dom0 {
         }
     }
 
-    fn freezer(&self, domain: &DomainId, way: &Way) -> Result<Freezer> {
+    fn freezer(&self, domain: &DomainId, way: &FreezeMethod) -> Result<Freezer> {
         let qemu = self.toolstack.qemu_pid(domain.domid);
         let qemu = qemu.map_err(failed("Look for the domain's QEMU"))?;
         Ok(Freezer::new(domain.clone(), way.clone(), qemu))
@@ -125,7 +125,7 @@ impl Dom0 {
         }
     }
 
-    fn thaw(&mut self, domain: &DomainId, way: &Way) -> Result<()> {
+    fn thaw(&mut self, domain: &DomainId, way: &FreezeMethod) -> Result<()> {
         let Some(state) = self.freeze.state.clone().filter(|state| state.thawed.is_none()) else {
             return Ok(());
         };
@@ -188,7 +188,7 @@ impl Dom0 {
         }
     }
 
-    fn confirm(&mut self, domain: &DomainId, way: &Way) -> Result<()> {
+    fn confirm(&mut self, domain: &DomainId, way: &FreezeMethod) -> Result<()> {
         let why = match self.freeze.state.clone() {
             Some(FreezeState {
                 file_systems, thawed: Some(Thawed { ms, doubt: None }), ..

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::state::{Dom0, IMAGE_IS_OPEN, caused, failed};
-use crate::disk::kind::Proof;
+use crate::disk::kind::ProofSlot;
 use crate::domain::Format;
 use crate::error::{Error, Remaining, Result};
 use crate::host::guard::Note;
@@ -130,9 +130,9 @@ impl Dom0 {
         let prove = |disk: &mut DiskRecord| -> Result<()> {
             let (vdev, path) = (&disk.vdev, &disk.path);
             match disk.snapshot.kind_mut().proof() {
-                Proof::NotNeeded => {}
-                Proof::Inside(proof) => *proof = Some(internal_snapshot(path, name)?),
-                Proof::Frozen { copy, proof } => {
+                ProofSlot::NotNeeded => {}
+                ProofSlot::Inside(proof) => *proof = Some(internal_snapshot(path, name)?),
+                ProofSlot::Frozen { copy, proof } => {
                     let path = copy.unwrap_or(path);
                     // Sync its data, its time and its write permission.
                     files::sync(path).map_err(failed(format!("Sync {}", path.display())))?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::place;
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
-use crate::export::{self, Copy, Found, Options, To, image_name, working_directory};
+use crate::export::{self, Copy, ExportInput, Options, To, image_name, working_directory};
 use crate::host::deletion::steps::allocated;
 use crate::host::look::{self, Exportable};
 use crate::host::parallel::in_parallel;
@@ -34,7 +34,7 @@ pub fn look(
     snapshot: &Snapshot,
     cfg: &Cfg,
     options: &Options,
-) -> Result<Found> {
+) -> Result<ExportInput> {
     tools::need(Tool::QemuImg)?;
     let record = &snapshot.record;
     let config = match &snapshot.source {
@@ -69,7 +69,7 @@ pub fn look(
     let free = files::free_space(&work).map_err(|error| {
         Error::refused(format!("The place for the export, {}", quote(&work))).because(error)
     })?;
-    Ok(Found {
+    Ok(ExportInput {
         snapshot: snapshot.name.clone(),
         memory: memory(snapshot),
         record: record.clone(),

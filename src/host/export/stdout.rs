@@ -25,20 +25,20 @@ pub(super) fn open() -> io::Result<File> {
 }
 
 /// Where it goes, and what is told on the way.
-pub(super) struct Told<'a> {
+pub(super) struct TarProgress<'a> {
     pub(super) output: &'a File,
     pub(super) show: &'a mut dyn FnMut(u64, u64),
     pub(super) stopped: &'a dyn Fn() -> bool,
 }
 
 /// Writes a directory's header.
-pub(super) fn directory(name: &str, told: &mut Told<'_>) -> io::Result<()> {
+pub(super) fn directory(name: &str, told: &mut TarProgress<'_>) -> io::Result<()> {
     let header = tar::header(name, "", Entry::Directory, 0o700, 0);
     write(&header.ok_or(io::ErrorKind::InvalidInput)?, told)
 }
 
 /// Writes a file.
-pub(super) fn file(directory: &str, path: &Path, told: &mut Told<'_>) -> io::Result<()> {
+pub(super) fn file(directory: &str, path: &Path, told: &mut TarProgress<'_>) -> io::Result<()> {
     let name =
         path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
     let mut file = files::open(path)?;
@@ -60,11 +60,11 @@ pub(super) fn file(directory: &str, path: &Path, told: &mut Told<'_>) -> io::Res
 }
 
 /// Ends the archive.
-pub(super) fn end(told: &mut Told<'_>) -> io::Result<()> {
+pub(super) fn end(told: &mut TarProgress<'_>) -> io::Result<()> {
     write(&tar::END, told)
 }
 
-fn write(bytes: &[u8], told: &Told<'_>) -> io::Result<()> {
+fn write(bytes: &[u8], told: &TarProgress<'_>) -> io::Result<()> {
     let mut output = told.output;
     let mut since = Instant::now();
     for piece in bytes.chunks(PIECE) {

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens};
 
 use super::{place, stdout};
-use crate::disk::{self, kind::Proof};
+use crate::disk::{self, kind::ProofSlot};
 use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::host::deletion::steps::{Run, allocated};
@@ -148,7 +148,7 @@ impl Exporter {
             if !disk.snapshot.kind().is_beside_image() {
                 continue;
             }
-            if let Proof::Frozen { proof, .. } = disk.snapshot.kind_mut().proof() {
+            if let ProofSlot::Frozen { proof, .. } = disk.snapshot.kind_mut().proof() {
                 let known = self.proofs.get(&disk.vdev).cloned();
                 let known =
                     known.ok_or_else(|| Error::failed(format!("{} was not copied", disk.vdev)))?;
@@ -223,7 +223,7 @@ impl Exporter {
     fn archived(
         &mut self,
         hands: &mut Hands<'_>,
-        write: impl FnOnce(&mut stdout::Told<'_>) -> io::Result<()>,
+        write: impl FnOnce(&mut stdout::TarProgress<'_>) -> io::Result<()>,
     ) -> Result<()> {
         let written = || -> io::Result<()> {
             let output = match self.output.take() {
@@ -231,7 +231,7 @@ impl Exporter {
                 None => stdout::open()?,
             };
             let output = self.output.insert(output);
-            write(&mut stdout::Told { output, show: hands.show, stopped: hands.stopped })
+            write(&mut stdout::TarProgress { output, show: hands.show, stopped: hands.stopped })
         };
         written().map_err(|why| {
             Error::failed("The archive could not be written to standard output").because(why).hint(

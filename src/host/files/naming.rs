@@ -16,9 +16,9 @@ use uuid::Uuid;
 use super::{create_new, id, sync_directory};
 
 /// Renames `from` to `to`, unless `to` exists.
-type Way = fn(from: &Path, to: &Path) -> io::Result<()>;
+type RenameCall = fn(from: &Path, to: &Path) -> io::Result<()>;
 
-const WAYS: [Way; 3] = [without_replacing, by_a_link, over_a_placeholder];
+const WAYS: [RenameCall; 3] = [without_replacing, by_a_link, over_a_placeholder];
 
 /// Gives a file its final name; fails if the name is taken.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
@@ -68,7 +68,7 @@ pub fn try_naming(path: &Path) -> io::Result<()> {
     })
 }
 
-fn rename_by(ways: &[Way], from: &Path, to: &Path) -> io::Result<()> {
+fn rename_by(ways: &[RenameCall], from: &Path, to: &Path) -> io::Result<()> {
     let mut result = Err(io::ErrorKind::Unsupported.into());
     for way in ways {
         result = way(from, to);
@@ -177,7 +177,7 @@ mod tests {
         let error = rename_by(&[unknown, unknown], &c, &a).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOSYS));
         // What is no matter of the way is not tried otherwise.
-        let full: Way = |_, _| Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        let full: RenameCall = |_, _| Err(io::Error::from_raw_os_error(libc::ENOSPC));
         let error = rename_by(&[full, by_a_link], &c, &a).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
         assert!(c.exists() && !a.exists());

@@ -185,7 +185,7 @@ fn with_disks(config: &str, old: &Record, new: &Record) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::kind::Proof;
+    use crate::disk::kind::ProofSlot;
     use crate::memory::Image;
     use crate::memory::frames::{Marker, head};
     use crate::memory::header::record_space;
@@ -230,7 +230,7 @@ mod tests {
         };
         fs::write(path, bytes).unwrap();
         let mut new = old.clone();
-        let Proof::Frozen { proof: Some(proof), .. } = new.disks[1].snapshot.kind_mut().proof()
+        let ProofSlot::Frozen { proof: Some(proof), .. } = new.disks[1].snapshot.kind_mut().proof()
         else {
             panic!()
         };

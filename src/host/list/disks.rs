@@ -12,7 +12,7 @@ use crate::disk::qcow2::{Header, READ};
 use crate::domain::Format;
 use crate::host::{files, marks, tools};
 use crate::list::mark::Mark;
-use crate::list::{FileSeen, ImageFormat, Kind, VhdSeen, table};
+use crate::list::{FileEntry, ImageFormat, Kind, VhdEntry, table};
 use crate::record::QcowSnapshot;
 use crate::tool::{check_path, vhd_util};
 
@@ -20,9 +20,9 @@ use crate::tool::{check_path, vhd_util};
 pub(super) const BLOCK: u64 = 512;
 
 /// A file that cannot be looked at.
-pub(super) fn nowhere() -> FileSeen {
+pub(super) fn nowhere() -> FileEntry {
     let why = || "No such file, or its file system does not answer".to_owned();
-    FileSeen {
+    FileEntry {
         facts: Err(why()),
         allocated: 0,
         device: None,
@@ -34,10 +34,10 @@ pub(super) fn nowhere() -> FileSeen {
 }
 
 /// What is known of a file or device that is a disk, or lies below one.
-pub(super) fn file(path: &Path, kind: Kind) -> FileSeen {
+pub(super) fn file(path: &Path, kind: Kind) -> FileEntry {
     let meta = fs::metadata(path);
     let device = files::device(path);
-    let mut seen = FileSeen {
+    let mut seen = FileEntry {
         facts: files::facts(path).map_err(|error| error.to_string()),
         allocated: meta.map_or(0, |meta| meta.blocks().saturating_mul(BLOCK)),
         device,
@@ -156,8 +156,8 @@ impl Read for At<'_> {
     }
 }
 
-fn tap_vhd(path: &Path) -> Option<VhdSeen> {
+fn tap_vhd(path: &Path) -> Option<VhdEntry> {
     let facts = tools::vhd_footer(path).ok()?;
     let parent = || vhd_util::parent_uuid(&files::part(path, facts.header).ok()?);
-    Some(VhdSeen { facts, parent: if facts.differencing { parent() } else { None } })
+    Some(VhdEntry { facts, parent: if facts.differencing { parent() } else { None } })
 }

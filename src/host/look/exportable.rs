@@ -5,10 +5,10 @@ use std::path::Path;
 use super::disks_of_others;
 use super::domains::{listed, with_name, with_uuid};
 use super::found::{disk_found, disks_of, volumes_for};
-use crate::disk::{self, DiskFound, Place};
+use crate::disk::{self, Place, SnapshotDisk};
 use crate::error::Result;
 use crate::export;
-use crate::host::needs::{self, Around};
+use crate::host::needs::{self, CheckContext};
 use crate::host::parallel::in_parallel;
 use crate::host::toolstack::Toolstack;
 use crate::need::{Need, Trouble};
@@ -19,7 +19,7 @@ use crate::tool::volumes;
 #[derive(Debug)]
 pub struct Exportable {
     /// In the order of the record.
-    pub disks: Vec<DiskFound>,
+    pub disks: Vec<SnapshotDisk>,
     /// The host's logical volumes; read only if the snapshot has one.
     pub volumes: std::result::Result<Vec<volumes::Volume>, String>,
     /// Programs that write to the images that would be read.
@@ -55,6 +55,6 @@ pub fn for_export(
         let whats = disk::needs(found, true);
         needs.extend(whats.into_iter().map(|what| Need { about: about.clone(), what }));
     }
-    let (troubles, _) = needs::troubles(&needs, Around { toolstack, gone: None, same });
+    let (troubles, _) = needs::troubles(&needs, CheckContext { toolstack, gone: None, same });
     Ok(Exportable { disks, volumes: volumes_for(record), troubles })
 }

@@ -10,24 +10,24 @@ use super::overlays::Overlays;
 use super::{OtherDisk, check_qemu, disks_of_others, monitor, opened, other_user, trouble};
 use crate::clone;
 use crate::disk::kind::{Content, Frozen, Reader, Volume};
-use crate::disk::{self, DiskFound, Node, Place, Room, beside_file_name};
+use crate::disk::{self, Node, Place, Room, SnapshotDisk, beside_file_name};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
 use crate::host::configured::{self, Configured};
 use crate::host::files;
-use crate::host::needs::{self, Around};
+use crate::host::needs::{self, CheckContext};
 use crate::host::parallel::in_parallel;
 use crate::host::qmp::Qmp;
 use crate::host::snapshot::Snapshot;
 use crate::host::tools::{self, info, need, vhd_footer, vhd_parents};
 use crate::host::toolstack::Toolstack;
 use crate::names::{is_file_part, same_vdev};
-use crate::need::{self, Rank, Trouble, What};
+use crate::need::{self, Rank, Requirement, Trouble};
 use crate::record::{DiskRecord, Record};
 use crate::restore_first;
-use crate::revert::{Cfg, Found, Onward, Running, refuse_domain};
-use crate::show::Looked;
+use crate::revert::{Cfg, RevertInput, Running, StartFrom, refuse_domain};
+use crate::show::ShowInput;
 use crate::state::{State, stamp};
 use crate::tool::qemu_img;
 use crate::tool::volumes;
@@ -36,7 +36,7 @@ use crate::tool::{Tool, quote};
 
 /// How a snapshot is reverted to.
 #[derive(Debug, Clone, Copy)]
-pub enum Way<'a> {
+pub enum RevertMode<'a> {
     /// The domain is destroyed and then restored.
     Plain,
     /// A new domain is created.
@@ -51,19 +51,19 @@ pub fn for_revert(
     snapshot: &Snapshot,
     cfg: &Cfg,
     name: &str,
-    way: Way<'_>,
+    way: RevertMode<'_>,
     now: Timestamp,
-) -> Result<Found> {
+) -> Result<RevertInput> {
     let beside = match way {
-        Way::Clone(options) => Some(options),
-        Way::Plain | Way::First(_) => None,
+        RevertMode::Clone(options) => Some(options),
+        RevertMode::Plain | RevertMode::First(_) => None,
     };
     let first = match way {
-        Way::First(options) => Some(options),
-        Way::Plain | Way::Clone(_) => None,
+        RevertMode::First(options) => Some(options),
+        RevertMode::Plain | RevertMode::Clone(_) => None,
     };
     // Then the disks of the domain are only read, and it keeps its resources.
-    let two = !matches!(way, Way::Plain);
+    let two = !matches!(way, RevertMode::Plain);
     for tool in [Tool::QemuImg, Tool::Xl] {
         need(tool)?;
     }
@@ -86,7 +86,7 @@ pub fn for_revert(
                 .map(|domain| running(toolstack, domain))
                 .transpose()?;
             let same = same.filter(|same| !is_empty_shell(toolstack, same.id.domid, same.state));
-            (config, Onward::Memory, same)
+            (config, StartFrom::Memory, same)
         }
         None if beside.is_some() => {
             return Err(Error::refused(format!("The snapshot {name} has no memory"))
@@ -102,7 +102,7 @@ pub fn for_revert(
             let Configured { config, uuid } = configured::read(path)?;
             // Only its name identifies it, unless the file has a UUID.
             let same = named.clone().filter(|named| uuid.is_nil() || uuid == named.id.uuid);
-            (config, Onward::Start(path.clone()), same)
+            (config, StartFrom::Start(path.clone()), same)
         }
     };
     if let Some(same) = same.as_ref().filter(|_| beside.is_none()) {
@@ -112,9 +112,9 @@ pub fn for_revert(
     let mut current = match (&same, &onward) {
         (Some(running), _) => disks_of(toolstack, running.id.domid)?,
         // A start would use those disks: their bases are in use, even if nothing runs.
-        (None, Onward::Memory) => disks_in(cfg, &record.domain.name),
+        (None, StartFrom::Memory) => disks_in(cfg, &record.domain.name),
         // The start uses those disks.
-        (None, Onward::Start(_)) => {
+        (None, StartFrom::Start(_)) => {
             config.disks().map_err(|error| trouble(&record.domain.name, error))?
         }
     };
@@ -165,13 +165,13 @@ pub fn for_revert(
     if first.is_some() {
         needs.iter_mut().for_each(|need| need.what = need.what.clone().without_ballooning());
     }
-    if let Onward::Start(_) = &onward {
+    if let StartFrom::Start(_) = &onward {
         needs.extend(need::of_start(&config, &record.domain.name));
     }
     let domid = same.as_ref().map(|same| same.id.domid);
     let gone = domid.filter(|_| !two);
     let (mut troubles, _) =
-        needs::troubles(&needs, Around { toolstack: Some(toolstack), gone, same: domid });
+        needs::troubles(&needs, CheckContext { toolstack: Some(toolstack), gone, same: domid });
     troubles.extend(replaced.unwrap_or_default());
     let mut vm = Vec::new();
     if first.is_some() {
@@ -179,7 +179,7 @@ pub fn for_revert(
         let path = format!("/vm/{}", record.domain.uuid);
         vm = toolstack.below(&path).map_err(|error| trouble(&path, error))?;
     }
-    Ok(Found {
+    Ok(RevertInput {
         snapshot,
         record,
         onward,
@@ -283,7 +283,7 @@ pub fn for_show(
     record: &Record,
     config: Option<&DomainConfig>,
     now: Timestamp,
-) -> Result<Looked> {
+) -> Result<ShowInput> {
     // A domain of a snapshot without memory may have another UUID now. An export can only become
     // another domain.
     let export = record.is_export();
@@ -326,12 +326,13 @@ pub fn for_show(
         .map_err(|error| trouble(&record.domain.name, error))?;
     needs.extend(need::of_memory(record, &record.domain.name));
     // Another one has it now and then: that says nothing of a later revert.
-    needs.retain(|need| need.what != What::Lock);
-    let (needed, mut unseen) = needs::troubles(&needs, Around { toolstack, gone: same, same });
+    needs.retain(|need| need.what != Requirement::Lock);
+    let (needed, mut unseen) =
+        needs::troubles(&needs, CheckContext { toolstack, gone: same, same });
     let by_name = refusal.map(|refusal| Trouble::of_error(&refusal, Rank::Busy));
     let troubles = by_name.into_iter().chain(replaced).chain(needed).collect();
     unseen.extend(untold);
-    Ok(Looked { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
+    Ok(ShowInput { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
 }
 
 /// The current disks that the snapshot has, too.
@@ -350,7 +351,7 @@ fn nodes(domid: u32) -> Vec<(String, Node)> {
 }
 
 /// Counts the bitmaps that QEMU has not written into the images yet.
-fn count_live_bitmaps(nodes: &[(String, Node)], disks: &mut [DiskFound]) {
+fn count_live_bitmaps(nodes: &[(String, Node)], disks: &mut [SnapshotDisk]) {
     for (vdev, node) in nodes {
         let disk = disks.iter_mut().find(|disk| same_vdev(&disk.record.vdev, vdev));
         if let Some(disk) = disk {
@@ -364,7 +365,7 @@ pub(super) fn disk_found(
     place: Place,
     current: &[Disk],
     others: &[OtherDisk],
-) -> DiskFound {
+) -> SnapshotDisk {
     let content = disk.snapshot.kind().content();
     let (in_qemu, is_vhd) = (content.is_in_chain(), content.is_tap_vhd());
     let left_out = disk.snapshot.is_left_out();
@@ -426,7 +427,7 @@ pub(super) fn disk_found(
         .chain(copy)
         .chain(below.iter().flatten().map(PathBuf::as_path));
     let used_by = files.filter_map(|file| other_user(file, others)).next();
-    DiskFound {
+    SnapshotDisk {
         file,
         frozen,
         virtual_size,
@@ -456,7 +457,7 @@ pub(super) fn disk_found(
 
 /// The space for a copy of a snapshot, if one is needed: a new domain does not share the disks of the
 /// old one. In place, an internal snapshot keeps the current contents of the image.
-fn room_needed(found: &DiskFound, beside: bool) -> Option<Result<Room, String>> {
+fn room_needed(found: &SnapshotDisk, beside: bool) -> Option<Result<Room, String>> {
     let from = &found.record.path;
     let content = found.record.snapshot.kind().content();
     let in_place = matches!(content, Content::Inside(_)) && !beside;

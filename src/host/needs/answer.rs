@@ -7,7 +7,7 @@ use crate::need::Rank;
 
 /// Where it is looked from.
 #[derive(Debug, Clone, Copy)]
-pub struct Around<'a> {
+pub struct CheckContext<'a> {
     /// The toolstack, where there is one.
     pub toolstack: Option<&'a Toolstack>,
     /// The domain that will be destroyed before anything of this is needed, if it runs: what it uses
@@ -40,7 +40,7 @@ impl Answer {
 }
 
 /// Who uses the files and ports that are needed: looked for once for all of them.
-pub struct Used {
+pub struct InUse {
     pub files: Vec<(FileId, Opener)>,
     pub ports: Vec<Listener>,
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-use super::answer::{Answer, Around};
+use super::answer::{Answer, CheckContext};
 use crate::need::Rank;
 
 /// The numbers of a USB device are those that `usbdev=['hostbus=..., hostaddr=...']` has.
@@ -19,7 +19,7 @@ pub(super) fn usb(bus: u64, number: u64) -> Option<String> {
     (!there).then(|| format!("the USB device {number} of bus {bus} does not exist"))
 }
 
-pub(super) fn backend(name: &str, around: Around<'_>) -> Answer {
+pub(super) fn backend(name: &str, around: CheckContext<'_>) -> Answer {
     let Some(toolstack) = around.toolstack else {
         return Answer::unseen(&format!("whether domain {name}, which serves a device, runs"));
     };
@@ -32,7 +32,7 @@ pub(super) fn backend(name: &str, around: Around<'_>) -> Answer {
     )
 }
 
-pub(super) fn pci(device: &str, seize: bool, around: Around<'_>) -> Answer {
+pub(super) fn pci(device: &str, seize: bool, around: CheckContext<'_>) -> Answer {
     let path = format!("/sys/bus/pci/devices/{device}");
     if !Path::new(&path).exists() {
         let why = format!("the PCI device {device} does not exist");
@@ -79,7 +79,7 @@ fn passes_through(keys: &[(String, String)], device: &str) -> bool {
 
 /// libxl makes a domain with a fixed number only if that is free, and nobody had it in the last minute
 /// (libxl_create.c, `libxl__domain_make`).
-pub(super) fn domid(domid: u32, around: Around<'_>) -> Answer {
+pub(super) fn domid(domid: u32, around: CheckContext<'_>) -> Answer {
     let Some(toolstack) = around.toolstack else { return Answer::There };
     let taken = toolstack.domains().unwrap_or_default().iter().any(|info| info.domid == domid);
     Answer::busy(taken.then(|| match around.gone == Some(domid) {
@@ -109,7 +109,7 @@ fn is_loop(name: &OsStr) -> bool {
 
 /// Why dom0's kernel has no driver for such devices, if so. While the domain runs, it has. Else it is loaded with the
 /// first device, if the running kernel still has its modules.
-pub(super) fn driver(kind: &str, around: Around<'_>) -> Option<String> {
+pub(super) fn driver(kind: &str, around: CheckContext<'_>) -> Option<String> {
     const BUS: &str = "/sys/bus/xen-backend";
     let there = Path::new(BUS).join("drivers").join(kind).exists();
     if around.gone.is_some() || there || !Path::new(BUS).exists() {

@@ -9,7 +9,7 @@ use nix::libc::O_NONBLOCK;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
-use super::answer::{Answer, Around, Used};
+use super::answer::{Answer, CheckContext, InUse};
 use crate::disk::qcow2::{Defect, Header};
 use crate::domain::Format;
 use crate::host::chain;
@@ -23,8 +23,8 @@ const STATE_ROOM: u64 = 1 << 20;
 /// Who has a file open, of those who matter.
 pub(super) fn user(
     path: &Path,
-    used: &Used,
-    around: Around<'_>,
+    used: &InUse,
+    around: CheckContext<'_>,
     matters: &dyn Fn(&Opener) -> bool,
 ) -> Option<String> {
     let id = files::identity(path)?;
@@ -44,7 +44,7 @@ pub(super) fn written(path: &Path, writer: Option<String>) -> Answer {
     Answer::busy(writer.map(|who| format!("{who} may write to {}", path.display())))
 }
 
-pub(super) fn alone(path: &Path, around: Around<'_>, used: &Used) -> Answer {
+pub(super) fn alone(path: &Path, around: CheckContext<'_>, used: &InUse) -> Answer {
     if let Some(why) = usable(path, true) {
         return Answer::Trouble(Rank::Missing, why);
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::answer::{Answer, Around};
+use super::answer::{Answer, CheckContext};
 use super::xl::XlConf;
 use crate::need::Rank;
 
@@ -10,7 +10,7 @@ use crate::need::Rank;
 const MIN_DOM0: u64 = 128 << 10;
 
 /// What is free, what the domain gives back, and what xl may take from dom0.
-pub(super) fn memory((guest, overhead): (u64, u64), around: Around<'_>) -> Answer {
+pub(super) fn memory((guest, overhead): (u64, u64), around: CheckContext<'_>) -> Answer {
     let Some(toolstack) = around.toolstack else {
         return Answer::unseen("whether there is enough free memory");
     };
@@ -44,7 +44,7 @@ fn needed(guest: u64, overhead: u64, gives_back: bool) -> u64 {
 }
 
 /// What is free, while the domain keeps its own.
-pub(super) fn free_memory(needed: u64, around: Around<'_>) -> Answer {
+pub(super) fn free_memory(needed: u64, around: CheckContext<'_>) -> Answer {
     let Some(toolstack) = around.toolstack else {
         return Answer::unseen("whether there is enough free memory");
     };
@@ -81,7 +81,7 @@ fn spare(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::need::What;
+    use crate::need::Requirement;
 
     #[test]
     fn a_domain_gives_back_what_xen_took_for_it() {
@@ -96,10 +96,10 @@ mod tests {
         let why = short_of_memory((100 << 10) + 1, 99 << 10).unwrap();
         assert!(why.contains("it takes 101 MiB of memory, and 99 MiB are free: 2 MiB are missing"));
         assert_eq!(
-            What::Memory { guest: 5, overhead: 2 }.without_ballooning(),
-            What::FreeMemory(7)
+            Requirement::Memory { guest: 5, overhead: 2 }.without_ballooning(),
+            Requirement::FreeMemory(7)
         );
-        let bridge = || What::Bridge("xenbr0".into());
+        let bridge = || Requirement::Bridge("xenbr0".into());
         assert_eq!(bridge().without_ballooning(), bridge());
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::ifaddrs::{InterfaceAddressIterator, getifaddrs};
 
-use super::answer::Around;
+use super::answer::CheckContext;
 use crate::host::command::find_program;
 
 /// An old configuration names `xenbr0` where the bridge is called eth0 (scripts/vif-bridge).
@@ -38,7 +38,7 @@ fn no_bridge(name: &str) -> String {
 }
 
 /// The domain that will be destroyed takes its devices with it.
-pub(super) fn named(name: &str, around: Around<'_>) -> Option<String> {
+pub(super) fn named(name: &str, around: CheckContext<'_>) -> Option<String> {
     let own = || {
         let (toolstack, domid) = (around.toolstack?, around.gone?);
         let keys = toolstack.below(&format!("/local/domain/0/backend/vif/{domid}")).ok()?;

@@ -1,9 +1,13 @@
 //! Pools of processors.
 
-use super::answer::{Answer, Around};
+use super::answer::{Answer, CheckContext};
 use crate::need::Rank;
 
-pub(super) fn processors(pool: Option<&str>, of_each: &[Vec<u32>], around: Around<'_>) -> Answer {
+pub(super) fn processors(
+    pool: Option<&str>,
+    of_each: &[Vec<u32>],
+    around: CheckContext<'_>,
+) -> Answer {
     let shown = pool.unwrap_or("Pool-0");
     let Some(toolstack) = around.toolstack else {
         return Answer::unseen(&format!("which processors the pool {shown} has"));
@@ -36,7 +40,7 @@ fn unbound(pool: &str, of_each: &[Vec<u32>], has: &[u32]) -> Option<String> {
     ))
 }
 
-pub(super) fn pool(name: &str, around: Around<'_>) -> Answer {
+pub(super) fn pool(name: &str, around: CheckContext<'_>) -> Answer {
     let Some(toolstack) = around.toolstack else {
         return Answer::unseen(&format!("whether the processor pool {name} is there"));
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, User, access};
 
-use super::answer::{Answer, Around};
+use super::answer::{Answer, CheckContext};
 use crate::host::command;
 use crate::need::Rank;
 use crate::release::{QEMUS, SAVE_HELPER, XEN_TOOLS, XEN_WRAPPER, is_newer};
@@ -24,7 +24,7 @@ pub(super) fn emulator() -> Option<String> {
 }
 
 /// Debian has a directory for each release, and removes that of the one that runs after an upgrade.
-pub(super) fn tools(around: Around<'_>) -> Answer {
+pub(super) fn tools(around: CheckContext<'_>) -> Answer {
     let here = around.toolstack.and_then(|toolstack| toolstack.version().ok());
     let Some(here) = here else { return Answer::There };
     let own = PathBuf::from(format!("/usr/lib/xen-{}.{}/bin", here.major, here.minor));
@@ -131,7 +131,7 @@ pub(super) fn user(name: &str) -> Option<String> {
 }
 
 /// Whether this Xen reads what that one has written.
-pub(super) fn xen(version: &str, around: Around<'_>) -> Answer {
+pub(super) fn xen(version: &str, around: CheckContext<'_>) -> Answer {
     let Some(toolstack) = around.toolstack else {
         return Answer::unseen(&format!("whether this host's Xen reads what Xen {version} saved"));
     };

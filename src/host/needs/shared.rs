@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::makedev;
 
-use super::answer::{Answer, Around, Used};
+use super::answer::{Answer, CheckContext, InUse};
 use crate::disk::chain::FileId;
 use crate::host::files::{identities, identity};
 use crate::host::openers::Opener;
@@ -24,7 +24,12 @@ struct User {
     writes: bool,
 }
 
-pub(super) fn unshared(path: &Path, writable: bool, around: Around<'_>, used: &Used) -> Answer {
+pub(super) fn unshared(
+    path: &Path,
+    writable: bool,
+    around: CheckContext<'_>,
+    used: &InUse,
+) -> Answer {
     let Some(id) = identity(path) else { return Answer::There };
     let is_file = id.1 != 0;
     let devices = if is_file { loops_of(path) } else { vec![id.0] };
@@ -76,7 +81,7 @@ pub(super) fn unshared(path: &Path, writable: bool, around: Around<'_>, used: &U
 
 /// A device of the same domain is no obstacle (block-common.sh, `same_vm`), nor one of its stub domain, which ends
 /// with it.
-fn is_own(toolstack: &Toolstack, domid: u32, around: Around<'_>) -> bool {
+fn is_own(toolstack: &Toolstack, domid: u32, around: CheckContext<'_>) -> bool {
     let own = |domid: u32| [around.gone, around.same].contains(&Some(domid));
     let target = || toolstack.read(&format!("/local/domain/{domid}/target")).ok().flatten();
     own(domid) || target().and_then(|target| target.parse().ok()).is_some_and(own)
@@ -219,8 +224,8 @@ mod tests {
     #[test]
     fn nobody_uses_a_new_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let nowhere = Around { toolstack: None, gone: None, same: None };
-        let used = Used { files: Vec::new(), ports: Vec::new() };
+        let nowhere = CheckContext { toolstack: None, gone: None, same: None };
+        let used = InUse { files: Vec::new(), ports: Vec::new() };
         // Without a toolstack, other domains cannot be asked.
         assert!(matches!(unshared(file.path(), true, nowhere, &used), Answer::Unseen(_)));
         assert!(matches!(unshared(Path::new("/dev/no-such"), true, nowhere, &used), Answer::There));

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::unistd::{AccessFlags, access, geteuid};
 
-use super::answer::{Answer, Around};
+use super::answer::{Answer, CheckContext};
 use crate::host::openers;
 use crate::need::Rank;
 
@@ -62,7 +62,7 @@ fn unquoted(value: &str) -> &str {
 }
 
 /// While xl may take memory from dom0, it has a lock, and waits for it without end (xl_vmcontrol.c, `acquire_lock`).
-pub(super) fn lock(around: Around<'_>) -> Answer {
+pub(super) fn lock(around: CheckContext<'_>) -> Answer {
     let host = around.toolstack.and_then(|toolstack| toolstack.host().ok());
     let conf = XlConf::read();
     match host {

@@ -70,7 +70,7 @@ struct Sight {
 
 /// Whose work is watched.
 #[derive(Debug, Clone, Copy)]
-enum Whose {
+enum WatchScope {
     /// A process and the helpers that it has started.
     Group(i32),
     Process(i32),
@@ -88,7 +88,7 @@ pub struct Hang {
 /// Watches the work of a process.
 #[derive(Debug)]
 pub struct Watch {
-    whose: Whose,
+    whose: WatchScope,
     patience: Duration,
     seen: Sight,
     idle: Duration,
@@ -98,15 +98,15 @@ pub struct Watch {
 impl Watch {
     /// Watches a process and its helpers: all of its process group.
     pub fn of_group(pid: i32, patience: Duration) -> Watch {
-        Watch::of(Whose::Group(pid), patience)
+        Watch::of(WatchScope::Group(pid), patience)
     }
 
     /// Watches one process alone.
     pub fn of_process(pid: i32, patience: Duration) -> Watch {
-        Watch::of(Whose::Process(pid), patience)
+        Watch::of(WatchScope::Process(pid), patience)
     }
 
-    fn of(whose: Whose, patience: Duration) -> Watch {
+    fn of(whose: WatchScope, patience: Duration) -> Watch {
         let seen = Sight::default();
         Watch { whose, patience, seen, idle: Duration::ZERO, looked: Instant::now() }
     }
@@ -148,12 +148,14 @@ impl Watch {
     fn sight(&self) -> Sight {
         let mut sight = Sight::default();
         let ours = |stat: &Stat| match self.whose {
-            Whose::Group(group) => stat.group == group,
-            Whose::Process(pid) => stat.pid == pid,
+            WatchScope::Group(group) => stat.group == group,
+            WatchScope::Process(pid) => stat.pid == pid,
         };
         let processes: Vec<Stat> = match self.whose {
-            Whose::Group(_) => all().unwrap_or_default().into_iter().filter_map(stat).collect(),
-            Whose::Process(pid) => stat(pid).into_iter().collect(),
+            WatchScope::Group(_) => {
+                all().unwrap_or_default().into_iter().filter_map(stat).collect()
+            }
+            WatchScope::Process(pid) => stat(pid).into_iter().collect(),
         };
         let mut pids = BTreeSet::new();
         for stat in processes.iter().filter(|stat| ours(stat)) {

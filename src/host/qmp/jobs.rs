@@ -40,7 +40,7 @@ pub struct Job {
 /// An image that QEMU has open.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Named {
+pub struct NamedNode {
     /// QEMU's name of the node.
     #[serde(default)]
     pub node_name: String,
@@ -50,7 +50,7 @@ pub struct Named {
     pub drv: String,
 }
 
-impl Named {
+impl NamedNode {
     /// Whether it is the node of an image, and not of the bare file below it or of a filter above.
     pub fn is_image(&self) -> bool {
         matches!(self.drv.as_str(), "raw" | "qcow2" | "qcow" | "qed" | "vpc")
@@ -78,7 +78,7 @@ impl<S: Read + Write> Qmp<S> {
     }
 
     /// The images that are open.
-    pub fn named_nodes(&mut self) -> Result<Vec<Named>, QmpError> {
+    pub fn named_nodes(&mut self) -> Result<Vec<NamedNode>, QmpError> {
         self.execute(&query_named_block_nodes { flat: Some(true) })
     }
 

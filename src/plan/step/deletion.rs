@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::disk::merging::{How, Merging};
+use crate::disk::merging::{MergeStep, Merging};
 use crate::disk::proof::QcowSnapshot;
 use crate::domain::{DomainId, Format};
-use crate::record::{Parent, Record, ToldBy};
+use crate::record::{Parent, ParentSource, Record};
 use crate::tool::quote;
 
 /// The QEMU that merges images while its guest runs.
@@ -41,7 +41,7 @@ pub enum Change {
     /// The file was written to, and gets a new proof.
     Written { vdev: String },
     /// It descends from another snapshot.
-    Parent(Option<(Parent, Option<ToldBy>)>),
+    Parent(Option<(Parent, Option<ParentSource>)>),
 }
 
 /// One step of a deletion.
@@ -151,7 +151,7 @@ impl fmt::Display for Deletion {
                 )
             }
             Deletion::Begin { file, mark } => match mark.how {
-                How::Pivot(_) => {
+                MergeStep::Pivot(_) => {
                     write!(f, "mark {}: the guest may write to it from now on", quote(file))
                 }
                 _ => write!(f, "mark {} as being merged", quote(file)),

@@ -7,18 +7,18 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::DomainId;
-use crate::quiesce::Way;
+use crate::quiesce::FreezeMethod;
 use crate::tool::quote;
 
 /// A step of a freeze.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Freeze {
     /// Checks that the agent or program works, and that nothing is frozen yet.
-    Reach { domain: DomainId, way: Way },
+    Reach { domain: DomainId, way: FreezeMethod },
     /// Freezes the file systems, and thaws them after the time limit.
     Begin {
         domain: DomainId,
-        way: Way,
+        way: FreezeMethod,
         /// How long they may be frozen.
         limit: Duration,
         /// The images of the disks. Dom0's cached data of them is written to storage before.
@@ -27,9 +27,9 @@ pub enum Freeze {
     /// Checks that the time limit has not passed.
     Check { domain: DomainId },
     /// Thaws them, if we have frozen them.
-    Thaw { domain: DomainId, way: Way },
+    Thaw { domain: DomainId, way: FreezeMethod },
     /// Records that they were frozen, if they stayed frozen until this program thawed them.
-    Confirm { domain: DomainId, way: Way },
+    Confirm { domain: DomainId, way: FreezeMethod },
 }
 
 impl Freeze {
@@ -66,12 +66,12 @@ impl Freeze {
 impl fmt::Display for Freeze {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Freeze::Reach { domain, way: Way::Agent(line) } => write!(
+            Freeze::Reach { domain, way: FreezeMethod::Agent(line) } => write!(
                 f,
                 "check that the guest agent of {domain} answers at {}, and nothing is frozen",
                 quote(line.path())
             ),
-            Freeze::Reach { way: Way::Program(path), .. } => {
+            Freeze::Reach { way: FreezeMethod::Program(path), .. } => {
                 write!(f, "check that only root can have written {}", quote(path))
             }
             Freeze::Begin { domain, way, limit, .. } => write!(

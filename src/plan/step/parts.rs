@@ -33,7 +33,7 @@ pub struct ImageStart {
 
 /// The owner of a stored configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Whose {
+pub enum ConfigOwner {
     /// libxl's, JSON: save, migrate and reboot use it.
     Libxl,
     /// xl's, the text of a configuration file: if `xl config-update` stored one, a reboot uses it
@@ -45,7 +45,7 @@ pub enum Whose {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreConfig {
     pub domain: DomainId,
-    pub whose: Whose,
+    pub whose: ConfigOwner,
     pub new: Text,
     pub old: Text,
     /// The change, for messages: `xvda -> /srv/a.after-s1.qcow2`.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::export::Export;
-use super::{Action, Step, Target, Whose};
+use super::{Action, ConfigOwner, Step, Target};
 use crate::domain::DomainId;
 use crate::tool::qemu_img::{resize, snapshot_create, snapshot_delete};
 use crate::tool::volumes::rename;
@@ -197,8 +197,8 @@ impl fmt::Display for Step {
             ),
             Step::StoreConfig(store) => {
                 let whose = match store.whose {
-                    Whose::Libxl => "libxl's",
-                    Whose::Xl => "xl's",
+                    ConfigOwner::Libxl => "libxl's",
+                    ConfigOwner::Xl => "xl's",
                 };
                 write!(f, "store {whose} configuration: {}", store.what)
             }

@@ -6,9 +6,9 @@ use crate::plan::ReplaceCfg;
 use crate::plan::faults::try_every_fault;
 
 /// The sample without memory.
-fn found_alone(running: bool) -> Found {
+fn found_alone(running: bool) -> RevertInput {
     let mut found = found();
-    found.onward = Onward::Start("/etc/xen/web 1.cfg".into());
+    found.onward = StartFrom::Start("/etc/xen/web 1.cfg".into());
     found.snapshot = "/x/web1.record".into();
     if !running {
         found.same = None;
@@ -87,7 +87,7 @@ fn every_fault_without_memory() {
 
 #[test]
 fn what_is_refused_without_memory() {
-    let refused = |words: &str, change: fn(&mut Found)| {
+    let refused = |words: &str, change: fn(&mut RevertInput)| {
         let mut found = found_alone(true);
         change(&mut found);
         let error = plan(&found, OPTIONS).unwrap_err();
@@ -165,15 +165,16 @@ mod by_hand {
     fn the_snapshot_is_found_by_its_name_and_the_base_below_the_overlay() {
         let record = found(&format!("name = \"good\"\n{A}{B}")).unwrap();
         assert_eq!(record.disks_only, Some(DisksOnly::ByHand));
-        let Kept::Internal(Internal { proof: Some(proof), .. }) = &record.disks[0].snapshot else {
+        let DiskSnapshot::Internal(Internal { proof: Some(proof), .. }) = &record.disks[0].snapshot
+        else {
             panic!()
         };
         assert_eq!((proof.id.as_str(), proof.name.as_str()), ("1", "good"));
         assert_eq!(record.disks[1].path, Path::new("/srv/m.qcow2"));
         assert_eq!(record.disks[1].format, Some(crate::domain::Format::Qcow2));
         assert!(matches!(&record.disks[1].snapshot,
-            Kept::External(External { overlay, proof: Some(_) }) if overlay == Path::new("/srv/o.qcow2")));
-        assert!(matches!(record.disks[2].snapshot, Kept::None(_)));
+            DiskSnapshot::External(External { overlay, proof: Some(_) }) if overlay == Path::new("/srv/o.qcow2")));
+        assert!(matches!(record.disks[2].snapshot, DiskSnapshot::None(_)));
         // Deeper in the chain, as the user says.
         let record = found(&format!("{NO_A}{B}file = \"/srv/b.img\"\n")).unwrap();
         assert_eq!(record.disks[1].path, Path::new("/srv/b.img"));

@@ -5,7 +5,7 @@ use super::*;
 use crate::model::Guest;
 use crate::plan::faults::try_every_fault;
 
-fn every_fault(found: &Found, options: Options) {
+fn every_fault(found: &RevertInput, options: Options) {
     let guest = if found.same.is_some() { Guest::Runs } else { Guest::Gone };
     assert!(try_every_fault(&plan(found, options).unwrap().plan, guest) > 10);
 }

@@ -89,7 +89,7 @@ impl Lvm {
         }
     }
 
-    fn found(&self, now: &str, running: bool) -> Found {
+    fn found(&self, now: &str, running: bool) -> RevertInput {
         let list = self.0.iter().map(|lv| {
             serde_json::json!({
                 "vg_name": "vg0", "lv_name": lv.name, "lv_size": (64_u64 << 20).to_string(),

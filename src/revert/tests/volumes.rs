@@ -3,7 +3,7 @@
 use super::*;
 use crate::disk::kinds::Lvm;
 use crate::record::DiskRecord;
-use crate::show::{Looked, show};
+use crate::show::{ShowInput, show};
 use crate::support::disks::words;
 use crate::tool::volumes;
 
@@ -31,14 +31,14 @@ fn report(free: u64) -> Vec<Volume> {
 }
 
 /// The sample snapshot, but of two thick volumes.
-pub(crate) fn found_volumes(free: u64) -> Found {
+pub(crate) fn found_volumes(free: u64) -> RevertInput {
     let mut found = found();
     found.disks.truncate(2);
     for (disk, volume) in found.disks.iter_mut().zip(["a", "b"]) {
         disk.record = DiskRecord {
             path: format!("/dev/vg0/{volume}").into(),
             format: Some(crate::domain::Format::Raw),
-            snapshot: Kept::Lvm(Lvm {
+            snapshot: DiskSnapshot::Lvm(Lvm {
                 group: "vg0".into(),
                 volume: volume.into(),
                 snapshot: format!("{volume}.s1"),
@@ -148,8 +148,8 @@ fn volumes_that_can_be_kept_only_one_by_one_are_refused_together() {
 #[test]
 fn show_tells_of_a_lack_of_space_what_revert_does() {
     let shown = |free| {
-        let Found { record, disks, volumes, now, .. } = found_volumes(free);
-        let looked = Looked { disks, volumes, troubles: vec![], unseen: vec![], runs: true };
+        let RevertInput { record, disks, volumes, now, .. } = found_volumes(free);
+        let looked = ShowInput { disks, volumes, troubles: vec![], unseen: vec![], runs: true };
         show("s1", record, None, false, None, looked, now)
     };
     // Too little for one of them, and for both.
@@ -199,7 +199,7 @@ fn a_running_domain_is_told_from_one_that_is_gone() {
 
 #[test]
 fn what_the_kernel_has_open_is_put_back_when_all_of_the_domain_is_gone() {
-    let awaited = |found: &Found| {
+    let awaited = |found: &RevertInput| {
         let onward = plan(found, OPTIONS).unwrap().plan.onward;
         onward.iter().position(|step| matches!(step, Step::AwaitDestroyed { .. })).unwrap()
     };

@@ -3,34 +3,34 @@
 use super::super::{Space, short_of_space};
 use super::{Edit, TAG, broken_lvs, report};
 use crate::disk::kinds::Lvm;
-use crate::disk::{DiskCreate, DiskSeen};
+use crate::disk::{DiskCreate, RunningDisk};
 use crate::error::Result;
 use crate::plan::{Step, undo};
-use crate::record::Kept;
+use crate::record::DiskSnapshot;
 use crate::support::disks::{plan_one, refused, seen, words};
 
 const MIB: u64 = 1 << 20;
 
 /// The disk xvda on the volume with the minor number `minor`.
-fn disk(minor: u64) -> DiskSeen {
+fn disk(minor: u64) -> RunningDisk {
     let entry = r#"{"pdev_path": "/dev/vg0/x", "vdev": "xvda", "backend": "phy", "format": "raw", "readwrite": 1}"#;
-    DiskSeen {
+    RunningDisk {
         file: Err("it is not a regular file".into()),
         device: Some((253, minor)),
         ..seen(entry)
     }
 }
 
-fn thick() -> DiskSeen {
+fn thick() -> RunningDisk {
     disk(0)
 }
 
-fn thin() -> DiskSeen {
+fn thin() -> RunningDisk {
     disk(5)
 }
 
 /// Plans on a host where the volumes have no snapshots yet.
-fn plan(seen: &DiskSeen, how: Option<&str>, edits: &[Edit<'_>]) -> Result<DiskCreate> {
+fn plan(seen: &RunningDisk, how: Option<&str>, edits: &[Edit<'_>]) -> Result<DiskCreate> {
     let mut volumes = report(edits);
     volumes.retain(|volume| !["thick.s1", "thin.s1"].contains(&volume.name.as_str()));
     plan_one(seen, how, &Ok(volumes))
@@ -59,7 +59,7 @@ fn a_thick_snapshot_holds_every_change_unless_told_otherwise() {
         assert_eq!(planned.space, Some(space), "{how:?}");
         assert_eq!(
             planned.record.snapshot,
-            Kept::Lvm(Lvm {
+            DiskSnapshot::Lvm(Lvm {
                 group: "vg0".into(),
                 volume: "thick".into(),
                 snapshot: "thick.s1".into(),
@@ -80,7 +80,7 @@ fn a_thin_snapshot_has_no_size_and_takes_no_space() {
             )]
         );
         assert_eq!(planned.space, None);
-        assert!(matches!(planned.record.snapshot, Kept::Lvm(Lvm { size: None, .. })));
+        assert!(matches!(planned.record.snapshot, DiskSnapshot::Lvm(Lvm { size: None, .. })));
     }
 }
 
@@ -171,8 +171,8 @@ fn what_is_refused() {
     let long = "x".repeat(116);
     let just = "x".repeat(115);
     let hyphens = "x-".repeat(39);
-    let table: [(DiskSeen, &str, &[Edit<'_>], &str); 9] = [
-        (DiskSeen { device: None, ..thick() }, "lvm", &[], "it is not a logical volume"),
+    let table: [(RunningDisk, &str, &[Edit<'_>], &str); 9] = [
+        (RunningDisk { device: None, ..thick() }, "lvm", &[], "it is not a logical volume"),
         (disk(77), "lvm", &[], "it is not a logical volume"),
         (thin(), "lvm,size=1G", &[], "a snapshot of a thin volume has no size"),
         (

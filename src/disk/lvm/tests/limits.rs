@@ -2,13 +2,13 @@
 
 use super::super::{Lvm, Volume};
 use super::report;
-use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
+use crate::disk::{DiskRevert, RevertContext, SnapshotDisk, revert};
 use crate::error::Result;
-use crate::record::Kept;
+use crate::record::DiskSnapshot;
 use crate::support::disks::{found, refused, revert_context};
 
-fn disk(volume: &str, size: Option<u64>) -> DiskFound {
-    let snapshot = Kept::Lvm(Lvm {
+fn disk(volume: &str, size: Option<u64>) -> SnapshotDisk {
+    let snapshot = DiskSnapshot::Lvm(Lvm {
         group: "vg0".into(),
         volume: volume.into(),
         snapshot: format!("{volume}.s1"),
@@ -17,20 +17,20 @@ fn disk(volume: &str, size: Option<u64>) -> DiskFound {
     found(&format!("/dev/vg0/{volume}"), snapshot)
 }
 
-fn thin() -> DiskFound {
+fn thin() -> SnapshotDisk {
     disk("thin", None)
 }
 
-fn thick() -> DiskFound {
+fn thick() -> SnapshotDisk {
     let mut disk = disk("thick", Some(64 << 20));
     disk.record.vdev = "xvda".into();
     disk
 }
 
-fn plan(disk: &DiskFound, volumes: Vec<Volume>, discard: bool) -> Result<DiskRevert> {
+fn plan(disk: &SnapshotDisk, volumes: Vec<Volume>, discard: bool) -> Result<DiskRevert> {
     let keep = "before-revert-x".parse().unwrap();
     let volumes = Ok(volumes);
-    let disk = &DiskFound { top: Some(disk.record.path.clone()), ..disk.clone() };
+    let disk = &SnapshotDisk { top: Some(disk.record.path.clone()), ..disk.clone() };
     revert(disk, RevertContext { discard, ..revert_context(&keep, &volumes) })
 }
 

@@ -3,11 +3,11 @@
 use super::super::Space;
 use super::{Edit, MERGING_TAG, TAG, broken_lvs, report};
 use crate::disk::kinds::Lvm;
-use crate::disk::{DiskFound, DiskRevert, RevertContext, revert};
+use crate::disk::{DiskRevert, RevertContext, SnapshotDisk, revert};
 use crate::domain::Format;
 use crate::error::Result;
 use crate::plan::undo;
-use crate::record::Kept;
+use crate::record::DiskSnapshot;
 use crate::support::disks::{Volumes, found, refused, revert_context, words};
 
 const MIB: u64 = 1 << 20;
@@ -24,8 +24,8 @@ const RUNNING: World = World { running: true, discard: false };
 const GONE: World = World { running: false, discard: false };
 const DISCARD: World = World { running: true, discard: true };
 
-fn thick() -> DiskFound {
-    let snapshot = Kept::Lvm(Lvm {
+fn thick() -> SnapshotDisk {
+    let snapshot = DiskSnapshot::Lvm(Lvm {
         group: "vg0".into(),
         volume: "thick".into(),
         snapshot: "thick.s1".into(),
@@ -37,13 +37,13 @@ fn thick() -> DiskFound {
 }
 
 /// A disk of a domain that runs on the volume itself.
-fn on(path: &str, minor: u32, snapshot: Kept) -> DiskFound {
+fn on(path: &str, minor: u32, snapshot: DiskSnapshot) -> SnapshotDisk {
     let device = rustix::fs::makedev(253, minor);
-    DiskFound { top: Some(path.into()), top_id: Some((device, 0)), ..found(path, snapshot) }
+    SnapshotDisk { top: Some(path.into()), top_id: Some((device, 0)), ..found(path, snapshot) }
 }
 
-fn thin() -> DiskFound {
-    let snapshot = Kept::Lvm(Lvm {
+fn thin() -> SnapshotDisk {
+    let snapshot = DiskSnapshot::Lvm(Lvm {
         group: "vg0".into(),
         volume: "thin".into(),
         snapshot: "thin.s1".into(),
@@ -52,14 +52,14 @@ fn thin() -> DiskFound {
     on("/dev/vg0/thin", 5, snapshot)
 }
 
-fn plan_with(found: &DiskFound, world: World, volumes: &Volumes) -> Result<DiskRevert> {
+fn plan_with(found: &SnapshotDisk, world: World, volumes: &Volumes) -> Result<DiskRevert> {
     let keep = "before-revert-x".parse().unwrap();
     let World { running, discard } = world;
     let context = RevertContext { running, discard, ..revert_context(&keep, volumes) };
     revert(found, context)
 }
 
-fn plan(found: &DiskFound, world: World, edits: &[Edit<'_>]) -> Result<DiskRevert> {
+fn plan(found: &SnapshotDisk, world: World, edits: &[Edit<'_>]) -> Result<DiskRevert> {
     plan_with(found, world, &Ok(report(edits)))
 }
 
@@ -333,7 +333,7 @@ fn a_volume_that_becomes_another_snapshot_no_longer_claims_to_be_the_first() {
 #[test]
 fn what_is_refused() {
     let long = "x".repeat(110);
-    let table: [(DiskFound, &[Edit<'_>], &str); 22] = [
+    let table: [(SnapshotDisk, &[Edit<'_>], &str); 22] = [
         // Somebody put the tag on another volume, or on the guest's own one.
         (
             thick(),
@@ -400,7 +400,7 @@ fn what_is_refused() {
         (
             {
                 let mut found = thin();
-                let Kept::Lvm(Lvm { volume, .. }) = &mut found.record.snapshot else {
+                let DiskSnapshot::Lvm(Lvm { volume, .. }) = &mut found.record.snapshot else {
                     unreachable!()
                 };
                 volume.clone_from(&long);
@@ -442,7 +442,7 @@ fn a_volume_that_another_domain_uses_is_not_touched() {
 /// LVM cannot create anything in it: refuse before the domain is destroyed.
 #[test]
 fn a_sick_pool_or_group_is_refused_before_anything_changes() {
-    let groups: [(DiskFound, &str, &str); 6] = [
+    let groups: [(SnapshotDisk, &str, &str); 6] = [
         (thin(), "pool", "failed"),
         (thin(), "pool", "out_of_data"),
         (thin(), "pool", "metadata_read_only"),
