@@ -1,19 +1,19 @@
 //! `create`: plans a snapshot from the request and the observations. Pure.
 
-mod alone;
 mod boot;
 pub mod drives;
+mod input;
 mod job;
 mod parts;
 pub mod room;
-mod seen;
+mod without_memory;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
+pub use input::{CreateInput, ImagePlace, Space};
 pub use job::Job;
 pub use parts::Rewrites;
-pub use seen::{CreateInput, ImagePlace, Space};
 
 use self::parts::{
     Switch, actions, broken, images, left_out, name_of, new_record, prepare, switch,
@@ -39,7 +39,7 @@ pub fn disks(job: &Job, seen: &CreateInput) -> Result<Vec<DiskCreate>> {
     let alone = job.request.without_memory();
     check_state(&domain, seen, alone)?;
     if alone {
-        alone::check(job, seen)?;
+        without_memory::check(job, seen)?;
     }
     if let Some(pid) = seen.saver {
         return Err(Error::refused(format!(
@@ -123,7 +123,7 @@ pub fn plan(
     rewrites: &Rewrites,
 ) -> Result<Plan> {
     let plan = if job.request.without_memory() {
-        alone::plan(job, seen, disks, rewrites)?
+        without_memory::plan(job, seen, disks, rewrites)?
     } else {
         with_memory(job, seen, disks, rewrites)?
     };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree, Rewrite, TreeImage};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree, Rewrite, TreeImage};
 use crate::disk::{self, mib};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
@@ -41,7 +41,7 @@ pub struct DeleteInput {
     /// Images that an earlier deletion of this snapshot marked.
     pub begun: Vec<TreeImage>,
     /// Other snapshots that descend from this one, and whose record can be replaced.
-    pub children: Vec<disk::family::DependentSnapshot>,
+    pub children: Vec<disk::image_tree::DependentSnapshot>,
     /// The running domains that may take part.
     pub domains: Vec<Involved>,
     /// Whether the snapshot's domain runs.

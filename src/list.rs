@@ -7,11 +7,11 @@ mod claims;
 mod descent;
 mod holders;
 mod index;
+mod inventory;
 pub mod mark;
 mod metrics;
 mod others;
 mod report;
-mod seen;
 mod state;
 pub mod table;
 mod words;
@@ -20,20 +20,20 @@ use std::path::Path;
 
 pub use self::descent::parent_of_now;
 pub use self::holders::holders;
+pub use self::inventory::{
+    CurrentDisk, FileEntry, Files, ImageEntry, ImageFormat, Inventory, Kind, ListRequest, Running,
+    VhdEntry,
+};
 pub use self::metrics::metrics;
 pub use self::report::{
     Current, DescentSource, DiskState, DivergedDisk, Listing, Other, OtherKind, Snapshot, State,
-};
-pub use self::seen::{
-    CurrentDisk, FileEntry, Files, ImageEntry, ImageFormat, Inventory, Kind, ListRequest, Running,
-    VhdEntry,
 };
 pub use self::words::Tree;
 use crate::memory::is_deleting;
 use crate::memory::peek::Peek;
 use crate::record::Record;
 use index::Index;
-use seen::{Known, is_partial};
+use inventory::{Known, is_partial};
 
 /// Derives the list.
 pub fn list(seen: &Inventory, asked: &ListRequest) -> Listing {

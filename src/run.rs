@@ -1,5 +1,6 @@
 //! Runs a command line: looks, plans, executes, reports. A file per command.
 
+mod argument;
 mod backup;
 mod compact;
 mod create;
@@ -7,7 +8,6 @@ mod delete;
 mod export;
 pub mod guard;
 mod list;
-mod named;
 mod output;
 mod prune;
 mod revert;

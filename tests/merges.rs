@@ -12,7 +12,7 @@ use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use xl_snapshot::host::merge::{self, Pair, Waiting};
+use xl_snapshot::host::block_jobs::{self, Pair, Waiting};
 use xl_snapshot::host::qmp::Qmp;
 use xl_snapshot::host::qmp::jobs::Nodes;
 
@@ -162,23 +162,23 @@ fn a_stream_leaves_the_paths_and_an_intermediate_commit_too() {
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| chain.path(name));
     let mut qemu = Qemu::start(chain.directory.path(), &d);
     patiently(|waiting| {
-        merge::stream(&mut qemu.qmp, pair("xvda-qcow2", &c, &b), Some(&a), waiting).unwrap();
+        block_jobs::stream(&mut qemu.qmp, pair("xvda-qcow2", &c, &b), Some(&a), waiting).unwrap();
         // Once more: it is done.
-        merge::stream(&mut qemu.qmp, pair("xvda-qcow2", &c, &b), Some(&a), waiting).unwrap();
+        block_jobs::stream(&mut qemu.qmp, pair("xvda-qcow2", &c, &b), Some(&a), waiting).unwrap();
     });
     assert_eq!(chain.below("c"), Some((chain.text("a"), "raw".into())));
     assert_eq!(qemu.files(), [a.clone(), c.clone(), d.clone()]);
     assert!(["c", "d"].map(|name| chain.content(name)) == before);
     patiently(|waiting| {
-        merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &c, &a), waiting).unwrap();
-        merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &c, &a), waiting).unwrap();
+        block_jobs::commit(&mut qemu.qmp, pair("xvda-qcow2", &c, &a), waiting).unwrap();
+        block_jobs::commit(&mut qemu.qmp, pair("xvda-qcow2", &c, &a), waiting).unwrap();
     });
     assert_eq!(chain.below("d"), Some((chain.text("a"), "raw".into())));
     assert_eq!(qemu.files(), [a.clone(), d.clone()]);
     assert!([chain.content("a"), chain.content("d")] == before);
     // All of it, so that it rests on nothing.
     patiently(|waiting| {
-        merge::stream(&mut qemu.qmp, pair("xvda-qcow2", &d, &a), None, waiting).unwrap();
+        block_jobs::stream(&mut qemu.qmp, pair("xvda-qcow2", &d, &a), None, waiting).unwrap();
     });
     assert_eq!((chain.below("d"), qemu.files()), (None, vec![d]));
     assert!(qemu.qmp.jobs().unwrap().is_empty());
@@ -197,7 +197,7 @@ fn another_spelling_of_a_path_does_not_hide_an_image() {
     let mut qemu = Qemu::start(chain.directory.path(), &d);
     patiently(|waiting| {
         let (top, base) = (by_link("b"), by_link("a"));
-        merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &top, &base), waiting).unwrap();
+        block_jobs::commit(&mut qemu.qmp, pair("xvda-qcow2", &top, &base), waiting).unwrap();
         assert_eq!(qemu.files(), [a.clone(), c.clone(), d.clone()]);
         // As QEMU has it after somebody else's merge with another spelling, it names the images above by options.
         let nodes = qemu.qmp.named_nodes().unwrap();
@@ -215,11 +215,12 @@ fn another_spelling_of_a_path_does_not_hide_an_image() {
         }
         qemu.qmp.dismiss_job("other").unwrap();
         assert_eq!(qemu.files(), [a.clone(), c.clone(), d.clone()]);
-        merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &c, &a), waiting).unwrap();
+        block_jobs::commit(&mut qemu.qmp, pair("xvda-qcow2", &c, &a), waiting).unwrap();
         assert_eq!(qemu.files(), [a.clone(), d.clone()]);
         // What QEMU does not have is not taken for merged.
         let b = chain.path("b");
-        let error = merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &d, &b), waiting).unwrap_err();
+        let error =
+            block_jobs::commit(&mut qemu.qmp, pair("xvda-qcow2", &d, &b), waiting).unwrap_err();
         assert!(error.to_string().contains("does not tell"), "{error}");
     });
     qemu.end();
@@ -233,13 +234,13 @@ fn an_active_commit_switches_and_leaves_no_node() {
     let [c, d] = ["c", "d"].map(|name| chain.path(name));
     let mut qemu = Qemu::start(chain.directory.path(), &d);
     patiently(|waiting| {
-        merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &d, &c), waiting).unwrap();
+        block_jobs::commit(&mut qemu.qmp, pair("xvda-qcow2", &d, &c), waiting).unwrap();
         // It waits, ready, and is found by who comes later.
         let jobs = qemu.qmp.jobs().unwrap();
         assert_eq!((jobs.len(), jobs[0].status.as_str()), (1, "ready"));
-        merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &d, &c), waiting).unwrap();
-        merge::pivot(&mut qemu.qmp, pair("xvda-qcow2", &d, &c), waiting).unwrap();
-        merge::pivot(&mut qemu.qmp, pair("xvda-qcow2", &d, &c), waiting).unwrap();
+        block_jobs::commit(&mut qemu.qmp, pair("xvda-qcow2", &d, &c), waiting).unwrap();
+        block_jobs::pivot(&mut qemu.qmp, pair("xvda-qcow2", &d, &c), waiting).unwrap();
+        block_jobs::pivot(&mut qemu.qmp, pair("xvda-qcow2", &d, &c), waiting).unwrap();
     });
     assert_eq!(qemu.files(), ["a", "b", "c"].map(|name| chain.path(name)));
     assert!(qemu.qmp.jobs().unwrap().is_empty());
@@ -255,7 +256,7 @@ fn a_job_that_gets_nowhere_is_taken_back() {
     let mut qemu = Qemu::start(chain.directory.path(), &d);
     let mut waiting =
         Waiting { show: &mut |_, _| (), stopped: &|| true, patience: Duration::from_secs(60) };
-    let stopped = merge::commit(&mut qemu.qmp, pair("xvda-qcow2", &b, &a), &mut waiting);
+    let stopped = block_jobs::commit(&mut qemu.qmp, pair("xvda-qcow2", &b, &a), &mut waiting);
     // It may have been faster.
     if let Err(error) = stopped {
         assert!(error.to_string().contains("Stopped"), "{error}");
@@ -310,6 +311,6 @@ fn a_commit_that_does_not_converge_is_cancelled() {
     let mut waiting =
         Waiting { show: &mut |_, _| (), stopped: &|| false, patience: Duration::from_millis(150) };
     let (top, base) = (Path::new("/top"), Path::new("/base"));
-    let error = merge::commit(&mut qmp, pair("n", top, base), &mut waiting).unwrap_err();
+    let error = block_jobs::commit(&mut qmp, pair("n", top, base), &mut waiting).unwrap_err();
     assert!(error.to_string().contains("made no progress"), "{error}");
 }

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use uuid::Uuid;
 use xl_snapshot::delete;
-use xl_snapshot::disk::family::DeleteOptions;
+use xl_snapshot::disk::image_tree::DeleteOptions;
 use xl_snapshot::disk::kinds::{External, Internal, LeftOut, Reflink, Vhd};
 use xl_snapshot::domain::{Format, GuestType};
 use xl_snapshot::host::{command, deletion, files, tools};

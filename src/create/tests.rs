@@ -1,6 +1,5 @@
 //! Tests of the planner, with hand-made observations.
 
-mod alone;
 mod by_restore;
 mod descent;
 mod executed;
@@ -8,6 +7,7 @@ mod freeze;
 mod kinds;
 mod notes;
 mod rewrites;
+mod without_memory;
 
 use std::path::{Path, PathBuf};
 use std::str;

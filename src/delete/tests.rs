@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::disk::FileFacts;
-use crate::disk::family::{DependentSnapshot, DiskUser, Running};
+use crate::disk::image_tree::{DependentSnapshot, DiskUser, Running};
 use crate::disk::kinds::External;
-use crate::disk::merging::Merging;
+use crate::disk::merge_mark::Merging;
 use crate::domain::Format;
 use crate::plan::Step;
 use crate::plan::deletion::Image;
@@ -189,7 +189,7 @@ fn what_a_guest_writes_to_is_never_overwritten_by_what_is_older() {
     base(&mut seen).users = vec![user()];
     base(&mut seen).facts.as_mut().unwrap().merging = Some(Merging {
         id: seen.record.id,
-        how: disk::merging::MergeStep::Commit("/srv/o.qcow2".into()),
+        how: disk::merge_mark::MergeStep::Commit("/srv/o.qcow2".into()),
         size: facts.size,
         mtime: facts.mtime,
         writable: false,
@@ -315,7 +315,7 @@ fn an_overlay_is_not_merged_again_once_a_guest_may_have_written_to_the_base() {
     let FileFacts { size, mtime, writable, .. } = base(&mut down).facts.clone().unwrap();
     base(&mut down).facts.as_mut().unwrap().merging = Some(Merging {
         id: down.record.id,
-        how: disk::merging::MergeStep::Pivot("/srv/o.qcow2".into()),
+        how: disk::merge_mark::MergeStep::Pivot("/srv/o.qcow2".into()),
         size,
         mtime,
         writable,

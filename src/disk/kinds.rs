@@ -1,6 +1,6 @@
 //! The list of the kinds of disk snapshots. Pure.
 //!
-//! Each kind has a directory here: `kept.rs` defines its part of the record, `mod.rs` its plans. They are two
+//! Each kind has a directory here: `record.rs` defines its part of the record, `mod.rs` its plans. They are two
 //! files because the steps of a plan contain records, so a record must not import from a planner.
 
 use serde::{Deserialize, Serialize};
@@ -12,13 +12,13 @@ use crate::disk::kind::{Kind, OptionKeys, Selectable};
 macro_rules! kinds {
     ($then:ident) => {
         $then! {
-            "internal" => Internal(crate::disk::internal::kept::Internal),
-            "external" => External(crate::disk::external::kept::External),
-            "lvm" => Lvm(crate::disk::lvm::kept::Lvm),
-            "reflink" => Reflink(crate::disk::reflink::kept::Reflink),
-            "vhd" => Vhd(crate::disk::vhd::kept::Vhd),
-            "exported" => Exported(crate::disk::exported::kept::Exported),
-            "none" => None(crate::disk::none::kept::LeftOut),
+            "internal" => Internal(crate::disk::internal::record::Internal),
+            "external" => External(crate::disk::external::record::External),
+            "lvm" => Lvm(crate::disk::lvm::record::Lvm),
+            "reflink" => Reflink(crate::disk::reflink::record::Reflink),
+            "vhd" => Vhd(crate::disk::vhd::record::Vhd),
+            "exported" => Exported(crate::disk::exported::record::Exported),
+            "none" => None(crate::disk::none::record::LeftOut),
         }
     };
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::seen::{Node, RunningDisk};
+use super::running_disk::{Node, RunningDisk};
 use crate::domain::{Disk, Format};
 use crate::error::{Error, Result};
 use crate::names::SnapshotName;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::kinds::{DiskMethod, kinds};
 use crate::disk::{
     Context, DiskCreate, DiskRevert, FileFacts, RevertContext, RunningDisk, SnapshotDisk,

@@ -4,7 +4,7 @@
 //! Who rests on a file is looked for, because no lock tells it: in the records of other snapshots, the disks
 //! of running domains, xl configuration files, and the directories of the disks.
 
-mod named;
+mod argument;
 pub mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,19 +13,19 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-pub use self::named::{SnapshotToDelete, named};
+pub use self::argument::{SnapshotToDelete, named};
 
 use crate::delete::{DeleteInput, Involved};
 use crate::disk::FileFacts;
 use crate::disk::chain::{FileId, Link, MAX_LENGTH};
-use crate::disk::family::{
+use crate::disk::image_tree::{
     DependentSnapshot, DiskUser, ImageTree, Running, TreeImage, is_our_name,
 };
 use crate::disk::kind::Content;
 use crate::disk::proof::FrozenFile;
 use crate::domain::{DomainConfig, DomainId, Format};
 use crate::error::{Error, Result};
-use crate::host::around::{Configured, around, configured};
+use crate::host::dependents::{Configured, around, configured};
 use crate::host::image::rewrite;
 use crate::host::look::{monitor, trouble};
 use crate::host::openers::{self, Ours};
@@ -407,7 +407,7 @@ impl World<'_> {
             opened_by,
             ours: is_our_name(path) || self.named_as_overlay.contains(path),
             room,
-            unmarkable: files::merging::trouble(path).or_else(|| files::unwritable(path)),
+            unmarkable: files::merge_mark::trouble(path).or_else(|| files::unwritable(path)),
         })
     }
 

@@ -19,7 +19,7 @@ pub use self::space::{Room, file_system, free_space, room};
 use crate::disk::FileFacts;
 
 mod identity;
-pub mod merging;
+pub mod merge_mark;
 mod naming;
 mod space;
 
@@ -55,7 +55,7 @@ pub fn facts(path: &Path) -> io::Result<FileFacts> {
             .is_ok_and(|stat| PASSING_INODES.contains(&(stat.f_type as u64 & 0xffff_ffff))),
         device: meta.dev(),
         writable: meta.mode() & WRITE_BITS != 0,
-        merging: merging::of(path),
+        merging: merge_mark::of(path),
     })
 }
 

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::host::command;
 use crate::host::image::FileId;
-use crate::host::image::beside::Unverified;
+use crate::host::image::while_restoring::Unverified;
 use crate::host::lock::Lock;
 use crate::host::surroundings;
 use crate::plan::{Plan, Reached, Step, Target};

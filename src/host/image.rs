@@ -1,8 +1,8 @@
 //! The memory image on disk: writes one under a `.partial` name. `source.rs` opens one to revert to.
 
-pub mod beside;
 pub mod rewrite;
 mod source;
+pub mod while_restoring;
 
 use std::fs::File;
 use std::io::{self, Write};

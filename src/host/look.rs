@@ -2,9 +2,9 @@
 
 mod domains;
 mod exportable;
-mod found;
 mod opened;
 mod overlays;
+mod revert;
 mod trouble;
 
 use std::fs;
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use domains::name_of;
 pub use domains::{Domain, again, domain, name_in};
 pub use exportable::{Exportable, for_export};
-pub use found::{RevertMode, for_revert, for_show};
 use jiff::Timestamp;
+pub use revert::{RevertMode, for_revert, for_show};
 pub(super) use trouble::trouble;
 
 use crate::create::drives::Drive;

@@ -4,8 +4,8 @@
 //! only [`command`] starts programs, our own [`guard`] too.
 
 pub mod agent;
-pub mod around;
 pub mod backups;
+pub mod block_jobs;
 pub mod cfg;
 pub mod chain;
 pub mod command;
@@ -13,6 +13,7 @@ pub mod compact;
 pub mod compress;
 pub mod configured;
 pub mod deletion;
+pub mod dependents;
 pub mod dom0;
 pub mod export;
 pub mod extents;
@@ -26,8 +27,7 @@ pub mod list;
 pub mod lock;
 pub mod look;
 pub mod marks;
-pub mod merge;
-pub mod merging;
+pub mod merge_mark;
 pub mod needs;
 pub mod openers;
 pub mod parallel;

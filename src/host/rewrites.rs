@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::create::{Job, Rewrites};
 use crate::delete;
-use crate::disk::family::Switch;
+use crate::disk::image_tree::Switch;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::cfg;

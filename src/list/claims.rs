@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::index::Index;
-use super::seen::{CurrentDisk, FileEntry, Kind, NOW};
+use super::inventory::{CurrentDisk, FileEntry, Kind, NOW};
 use crate::disk::chain::MAX_LENGTH;
 use crate::disk::kind::Content;
 use crate::record::{DiskRecord, ParentSource};

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::claims::{Claim, PRESENT, Query};
 use super::index::Index;
+use super::inventory::{CurrentDisk, Inventory, Running};
 use super::report::{Current, DescentSource, DivergedDisk};
-use super::seen::{CurrentDisk, Inventory, Running};
 use crate::names::same_vdev;
 use crate::record::{Parent, ParentSource};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::index::Index;
-use super::seen::{FileEntry, Inventory, Kind};
+use super::inventory::{FileEntry, Inventory, Kind};
 use crate::disk::chain::MAX_LENGTH;
 
 /// For each snapshot, the domains, and their snapshots as `DOMAIN/NAME`, that have a frozen file of it in the

@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::seen::{FileEntry, Inventory, Kind, Known, is_partial};
+use super::inventory::{FileEntry, Inventory, Kind, Known, is_partial};
 use crate::disk::chain::FileId;
 use crate::disk::kind::{Content, Frozen, Reader};
 use crate::disk::lvm;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::index::Index;
+use super::inventory::{ImageEntry, Kind, ListRequest, is_partial};
 use super::report::{Other, OtherKind};
-use super::seen::{ImageEntry, Kind, ListRequest, is_partial};
 use crate::disk::kind::{NewFile, Role};
 use crate::disk::lvm;
 use crate::memory::peek::{Extent, Peek};

@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use super::index::Index;
+use super::inventory::{CurrentDisk, FileEntry, Kind};
 use super::report::{DiskState, State};
-use super::seen::{CurrentDisk, FileEntry, Kind};
 use crate::disk::FileFacts;
 use crate::disk::chain::MAX_LENGTH;
 use crate::disk::kind::{Content, Frozen, Reader, Volume};

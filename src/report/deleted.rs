@@ -8,7 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{CfgReplaced, Rows};
-use crate::disk::family::Merged;
+use crate::disk::image_tree::Merged;
 use crate::plan::ReplaceCfg;
 use crate::tool::quote;
 

@@ -1,10 +1,10 @@
 //! Tests of the planner of reverts, with hand-made observations.
 
-mod alone;
 mod cfg;
 mod executed;
 mod repeats;
 pub(crate) mod volumes;
+mod without_memory;
 
 use super::*;
 use crate::disk::chain::Link;

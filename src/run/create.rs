@@ -9,7 +9,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::named::read_spec;
+use super::argument::read_spec;
 use super::output::{print_done, print_plan, text, write};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, CreateArgs};

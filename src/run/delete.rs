@@ -10,7 +10,7 @@ use super::output::{print_done, print_plan, write};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::{Common, DeleteArgs};
 use crate::delete::{self, DeleteInput};
-use crate::disk::family::{DeleteOptions, DiskDelete};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete};
 use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock};

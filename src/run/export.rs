@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::named::SnapshotArgument;
+use super::argument::SnapshotArgument;
 use super::output::{print_done, print_plan, text};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::ExportArgs;

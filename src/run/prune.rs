@@ -11,7 +11,7 @@ use super::output::{print, print_done};
 use super::session::{Execute, open, take_lock};
 use crate::cli::PruneArgs;
 use crate::error::{Error, Kind, Remaining, Result};
-use crate::host::around;
+use crate::host::dependents;
 use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::list as host;
@@ -90,11 +90,11 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<DomainSnapshots> {
     // One that was renamed has its disks still.
     let running = domains.iter().flat_map(|domain| &domain.disks);
     let used: BTreeSet<_> = running.filter_map(|disk| files::identity(&disk.path)).collect();
-    let runs = |file: &around::Configured| {
+    let runs = |file: &dependents::Configured| {
         let ids = file.disks.iter().filter_map(|disk| files::identity(&disk.path));
         known.contains(&file.name) || ids.into_iter().any(|id| used.contains(&id))
     };
-    let configured = around::configured(None, &mut unseen).into_iter();
+    let configured = dependents::configured(None, &mut unseen).into_iter();
     let down = configured.filter(|file| !runs(file)).map(|file| Running {
         name: file.name,
         uuid: Uuid::nil(),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::named::SnapshotArgument;
+use super::argument::SnapshotArgument;
 use super::output::{print_done, print_plan};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::RevertArgs;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::named::SnapshotArgument;
+use super::argument::SnapshotArgument;
 use super::output::print;
 use super::session::{catch_signals, lock};
 use crate::cli::ServeArgs;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::named::SnapshotArgument;
+use super::argument::SnapshotArgument;
 use super::output::print;
 use crate::cli::ShowArgs;
 use crate::error::{Error, Result};

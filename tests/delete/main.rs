@@ -54,7 +54,7 @@ fn any_of_three_is_deleted_wherever_it_is_cut_short() {
             }
             for path in place.images() {
                 let path = place.path("disks").join(path);
-                assert_eq!(files::merging::of(&path), None, "{}", path.display());
+                assert_eq!(files::merge_mark::of(&path), None, "{}", path.display());
             }
             // One file less, but for the user's own first one after a stream from it.
             let kept = place.images().len() == 4;

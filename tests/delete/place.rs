@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 use xl_snapshot::delete::{self, DeleteInput};
-use xl_snapshot::disk::family::DeleteOptions;
+use xl_snapshot::disk::image_tree::DeleteOptions;
 use xl_snapshot::disk::kind::Content;
 use xl_snapshot::disk::kinds::{External, Internal};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};

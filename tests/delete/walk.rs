@@ -230,7 +230,7 @@ impl Walk {
             let path = self.place.path("disks").join(&name);
             // The user's own first image is never removed.
             assert!(explained.contains(&path) || name == "a.img", "{context}: {name} is nobody's");
-            assert_eq!(files::merging::of(&path), None, "{context}: {name} has a mark");
+            assert_eq!(files::merge_mark::of(&path), None, "{context}: {name} has a mark");
             if !name.ends_with(".img") {
                 run(Tool::QemuImg, &["check", "-q", "-f", "qcow2", &path.display().to_string()]);
             }

@@ -1,6 +1,6 @@
 //! Disks of a running guest whose file systems are frozen meanwhile.
 
-use super::alone::{alone, planned, record, recorded, refusal};
+use super::without_memory::{alone, planned, record, recorded, refusal};
 use super::*;
 use crate::model::Guest;
 use crate::plan::Freeze;

@@ -3,11 +3,11 @@
 //! They are not the disks of a domain, so they are not reverted: a new domain gets overlays on
 //! them.
 
-pub(super) mod kept;
+pub(super) mod record;
 
-use self::kept::Exported;
+use self::record::Exported;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{refuse, refuse_revert};
 use crate::disk::planner::Planner;
 use crate::disk::{

@@ -7,13 +7,13 @@
 //! permissions, so nothing else changes for Xen), and shows an administrator in `ls -l` that the
 //! file is a base.
 
-pub(super) mod kept;
+pub(super) mod record;
 
 use std::path::Path;
 
-use self::kept::External;
+use self::record::External;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::disk::parts::{node, place, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};

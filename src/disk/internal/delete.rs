@@ -1,8 +1,8 @@
 //! Deletes an internal snapshot of a qcow2 file.
 
-use crate::disk::family::{DiskDelete, ImageTree};
+use crate::disk::image_tree::{DiskDelete, ImageTree};
 use crate::disk::merge;
-use crate::disk::merging::MergeStep;
+use crate::disk::merge_mark::MergeStep;
 use crate::disk::proof::QcowSnapshot;
 use crate::error::Result;
 use crate::plan::Step;

@@ -1,12 +1,12 @@
 //! Internal snapshots: inside a qcow2 file, taken by the domain's QEMU, applied by qemu-img.
 
 mod delete;
-pub(super) mod kept;
+pub(super) mod record;
 
-use self::kept::Internal;
+use self::record::Internal;
 use crate::disk::chain::Link;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{node, record, refuse, refuse_by_hand, refuse_revert};
 use crate::disk::planner::{ByHand, Planner};
 use crate::disk::{

@@ -1,6 +1,6 @@
 //! Deletes the snapshot of a volume.
 
-use crate::disk::family::{DiskDelete, ImageTree};
+use crate::disk::image_tree::{DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::error::Result;
 use crate::plan::Step;

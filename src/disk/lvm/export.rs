@@ -1,6 +1,6 @@
 //! The volume that has the content of a disk, for a copy of it.
 
-use super::kept::Lvm;
+use super::record::Lvm;
 use crate::disk::exporting::DiskExport;
 use crate::disk::parts::refuse_revert;
 use crate::disk::{RevertContext, SnapshotDisk};

@@ -8,19 +8,19 @@
 mod before;
 mod delete;
 mod export;
-pub(super) mod kept;
 mod limits;
+pub(super) mod record;
 mod recorded;
 mod thin;
 
 use uuid::Uuid;
 
-use self::kept::Lvm;
 use self::limits::{check_pool, held_back};
+use self::record::Lvm;
 use self::recorded::{Recorded, check_name, keep_name};
 use self::thin::{thin, thin_beside, thin_of_replacement};
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
 use crate::disk::planner::Planner;
 use crate::disk::{

@@ -1,8 +1,8 @@
 //! Merges by commit: the backing file gets the data of its overlay, and replaces it.
 
 use super::parts::{begin, copies, must_be_marked, remove, written};
-use crate::disk::family::{DiskDelete, ImageTree, Rewrite, Running, Switch, TreeImage};
-use crate::disk::merging::MergeStep;
+use crate::disk::image_tree::{DiskDelete, ImageTree, Rewrite, Running, Switch, TreeImage};
+use crate::disk::merge_mark::MergeStep;
 use crate::error::Result;
 use crate::plan::Step;
 use crate::plan::deletion::{Change, Deletion};

@@ -1,7 +1,7 @@
 //! The parts of a plan that commit and stream share.
 
-use crate::disk::family::{DiskDelete, ImageTree, Merged, Rewrite, TreeImage};
-use crate::disk::merging::{MergeStep, Merging};
+use crate::disk::image_tree::{DiskDelete, ImageTree, Merged, Rewrite, TreeImage};
+use crate::disk::merge_mark::{MergeStep, Merging};
 use crate::plan::Step;
 use crate::plan::deletion::{Change, Deletion};
 

@@ -1,8 +1,8 @@
 //! Disks that are not in the snapshot.
 
-pub(super) mod kept;
+pub(super) mod record;
 
-use self::kept::LeftOut;
+use self::record::LeftOut;
 use crate::disk::exporting::DiskExport;
 use crate::disk::parts::record;
 use crate::disk::planner::Planner;

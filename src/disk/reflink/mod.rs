@@ -3,13 +3,13 @@
 //! Instant, and the guest stays on its file, which blkback may serve. Only for raw files: QEMU
 //! caches metadata of other formats in memory.
 
-pub(super) mod kept;
+pub(super) mod record;
 
 use std::path::{Path, PathBuf};
 
-use self::kept::Reflink;
+use self::record::Reflink;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::disk::parts::{after, place, record, refuse};
 use crate::disk::planner::Planner;

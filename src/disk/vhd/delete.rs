@@ -1,6 +1,6 @@
 //! Deletes a snapshot that is the parent of a VHD.
 
-use crate::disk::family::{DiskDelete, ImageTree};
+use crate::disk::image_tree::{DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::disk::proof::FrozenFile;
 use crate::error::Result;

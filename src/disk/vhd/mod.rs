@@ -4,12 +4,12 @@
 //! the child.
 
 mod delete;
-pub(super) mod kept;
+pub(super) mod record;
 
-use self::kept::Vhd;
-pub use self::kept::target;
+use self::record::Vhd;
+pub use self::record::target;
 use crate::disk::exporting::DiskExport;
-use crate::disk::family::{DeleteOptions, DiskDelete, ImageTree};
+use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{place, record, refuse, refuse_revert};
 use crate::disk::planner::Planner;
 use crate::disk::{

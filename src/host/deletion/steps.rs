@@ -10,7 +10,7 @@ use crate::disk::proof::FrozenFile;
 use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::host::image::rewrite;
-use crate::host::{chain, files, merging, tools};
+use crate::host::{chain, files, merge_mark, tools};
 use crate::plan::deletion::{Change, Deletion, Image};
 use crate::record::Record;
 use crate::tool::Invocation;
@@ -30,7 +30,7 @@ pub fn perform(step: &Deletion, run: Run<'_>) -> Option<Result<()>> {
         | Deletion::DeleteInside { online: Some(_), .. }
         | Deletion::Pivot { .. } => return None,
         Deletion::Mark { image, marked } => mark(image, marked).map_err(caused),
-        Deletion::Begin { file, mark } => merging::begin(file, mark).map_err(caused),
+        Deletion::Begin { file, mark } => merge_mark::begin(file, mark).map_err(caused),
         Deletion::Commit { online: None, top, base, bytes } => commit(top, &base.path, *bytes, run),
         Deletion::Stream { online: None, top, base, below, bytes } => {
             stream(top, base, below.as_ref(), *bytes, run)
@@ -43,9 +43,9 @@ pub fn perform(step: &Deletion, run: Run<'_>) -> Option<Result<()>> {
                 false => Ok(()),
             })
         }
-        Deletion::Settle { file, live } => merging::settle(file, *live).map_err(caused),
+        Deletion::Settle { file, live } => merge_mark::settle(file, *live).map_err(caused),
         Deletion::Rewrite { image, id, changes, .. } => replace(image, *id, changes),
-        Deletion::End { file } => merging::end(file).map_err(caused),
+        Deletion::End { file } => merge_mark::end(file).map_err(caused),
         Deletion::WriteRecord { path, record } => write_record(path, record),
     })
 }

@@ -8,11 +8,11 @@ use super::guarded::started;
 use super::state::{Dom0, caused, failed, meddled};
 use crate::disk::proof::QcowSnapshot;
 use crate::error::{Error, Result};
+use crate::host::block_jobs::{self, PATIENCE, Pair, Waiting};
 use crate::host::deletion::steps;
 use crate::host::guard::Note;
-use crate::host::merge::{self, PATIENCE, Pair, Waiting};
 use crate::host::qmp::Qmp;
-use crate::host::{command, files, merging, savers};
+use crate::host::{command, files, merge_mark, savers};
 use crate::names::same_vdev;
 use crate::plan::deletion::{Deletion, Online};
 use crate::tool::Invocation;
@@ -35,12 +35,12 @@ impl Dom0 {
         }
         match step {
             Deletion::Commit { online: Some(online), top, base, .. } => {
-                self.online(online, top, &base.path, &mut merge::commit)
+                self.online(online, top, &base.path, &mut block_jobs::commit)
             }
             Deletion::Stream { online: Some(online), top, base, below, .. } => {
                 let below = below.as_ref().map(|image| image.path.as_path());
                 self.online(online, top, base, &mut |qmp, pair, waiting| {
-                    merge::stream(qmp, pair, below, waiting)
+                    block_jobs::stream(qmp, pair, below, waiting)
                 })
             }
             Deletion::Pivot { online, top, base } => self.pivot(online, top, base),
@@ -107,7 +107,11 @@ impl Dom0 {
         // Do not stop between the disks of a domain: a pivot takes only a moment.
         let switched = self.online(online, top, base, &mut |qmp, pair, waiting| {
             let Waiting { show, patience, .. } = waiting;
-            merge::pivot(qmp, pair, &mut Waiting { show, stopped: &|| false, patience: *patience })
+            block_jobs::pivot(
+                qmp,
+                pair,
+                &mut Waiting { show, stopped: &|| false, patience: *patience },
+            )
         });
         // Whatever was answered: it may have switched before the connection failed.
         let (_, file) = root(&mut connect(online)?, online)?;
@@ -116,7 +120,7 @@ impl Dom0 {
         }
         if files::same(&file, top) {
             // Or else a later deletion would take the overlay for the older one, once the guest is down.
-            merging::take_back(base, top)
+            merge_mark::take_back(base, top)
                 .map_err(failed(format!("Mark {} as it is", base.display())))?;
         }
         switched.and_then(|()| {
@@ -132,7 +136,7 @@ impl Dom0 {
     fn delete_inside(&self, online: &Online, file: &Path, snapshot: &QcowSnapshot) -> Result<()> {
         self.the_same(&online.domain)?;
         let mut qmp = connect(online)?;
-        let disks = qmp.disks().map_err(merge::qemu("tell its disks"))?;
+        let disks = qmp.disks().map_err(block_jobs::qemu("tell its disks"))?;
         let node = disks.into_iter().find(|(vdev, _)| same_vdev(vdev, &online.vdev));
         let node = node.map(|(_, node)| node).filter(|node| files::same(&node.file, file));
         let Some(node) = node else {
@@ -144,7 +148,7 @@ impl Dom0 {
         match node.snapshots.contains(snapshot) {
             true => qmp
                 .delete_internal_by_id(&node.name, (&snapshot.id, &snapshot.name))
-                .map_err(merge::qemu("delete the snapshot")),
+                .map_err(block_jobs::qemu("delete the snapshot")),
             false => Ok(()),
         }
     }
@@ -156,7 +160,7 @@ fn connect(online: &Online) -> Result<Qmp> {
 
 /// The node of a guest's disk and its file.
 fn root(qmp: &mut Qmp, online: &Online) -> Result<(String, PathBuf)> {
-    let disks = qmp.disks().map_err(merge::qemu("tell its disks"))?;
+    let disks = qmp.disks().map_err(block_jobs::qemu("tell its disks"))?;
     let root = disks.into_iter().find(|(vdev, _)| same_vdev(vdev, &online.vdev));
     root.map(|(_, node)| (node.name, node.file))
         .ok_or_else(|| Error::failed(format!("QEMU does not know disk {}", online.vdev)))

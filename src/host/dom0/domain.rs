@@ -14,7 +14,7 @@ use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
 use crate::host::guard::Note;
 use crate::host::image::Source;
-use crate::host::image::beside::restore_beside;
+use crate::host::image::while_restoring::restore_beside;
 use crate::host::libxl::DomainInfo;
 use crate::host::lock::Turn;
 use crate::host::needs::{self, CheckContext};

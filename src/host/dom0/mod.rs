@@ -1,6 +1,5 @@
 //! Performs the steps of a plan on the real dom0.
 
-mod alone;
 mod deletion;
 mod disks;
 mod domain;
@@ -13,6 +12,7 @@ mod state;
 mod suspend;
 mod switch;
 mod transaction;
+mod without_memory;
 
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;

@@ -17,7 +17,7 @@ use crate::error::{Error, Remaining, Result};
 use crate::host::export::steps::Exporter;
 use crate::host::freezer::ActiveFreeze;
 use crate::host::guard::Guard;
-use crate::host::image::beside::Unverified;
+use crate::host::image::while_restoring::Unverified;
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{DomainInfo, Libxl};
 use crate::host::lock::Turn;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::disks_of_others;
 use super::domains::{listed, with_name, with_uuid};
-use super::found::{disk_found, disks_of, volumes_for};
+use super::revert::{disk_found, disks_of, volumes_for};
 use crate::disk::{self, Place, SnapshotDisk};
 use crate::error::Result;
 use crate::export;

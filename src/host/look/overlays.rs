@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::chain::FileId;
 use crate::disk::kind::Content;
-use crate::host::around;
+use crate::host::dependents;
 use crate::host::files::identity;
 use crate::host::list::files_with;
 use crate::record::{DiskRecord, Record};
@@ -19,9 +19,9 @@ impl Overlays {
         if !record.disks.iter().any(changes_in_place) {
             return Overlays::default();
         }
-        let mut files = around::around(record, &[]);
+        let mut files = dependents::around(record, &[]);
         // Files that are not understood are told by a deletion, which must know all of them.
-        let configured = around::configured(record.domain.cfg.as_deref(), &mut Vec::new());
+        let configured = dependents::configured(record.domain.cfg.as_deref(), &mut Vec::new());
         let configured = configured.into_iter().flat_map(|file| file.disks);
         files.extend(configured.map(|disk| (disk.path, disk.kind)));
         let seen = files_with(&[], &[], files, |_| false);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::disk::merging::{MergeStep, Merging};
+use crate::disk::merge_mark::{MergeStep, Merging};
 use crate::disk::proof::QcowSnapshot;
 use crate::domain::{DomainId, Format};
 use crate::record::{Parent, ParentSource, Record};

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::disk::FileFacts;
 use crate::disk::chain::FileId;
-use crate::disk::merging::Merging;
+use crate::disk::merge_mark::Merging;
 use crate::disk::proof::QcowSnapshot;
 use crate::domain::{DomainId, Format};
 use crate::plan::Step;

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::getxattr;
 use rustix::io::Errno;
 
-use crate::disk::merging::{LONGEST, Merging};
+use crate::disk::merge_mark::{LONGEST, Merging};
 
 /// The name of the attribute; one of the class `user` is for regular files (xattr(7)).
 pub const NAME: &str = "user.xl-snapshot.merging";

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use crate::disk::chain::{FileId, Link};
-use crate::disk::merging::Merging;
+use crate::disk::merge_mark::Merging;
 use crate::disk::qcow2::{Defect, Header};
 use crate::domain::Disk;
 use crate::record::{ANY_INODE, FrozenFile, QcowSnapshot, SECTOR};

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, XattrFlags, fremovexattr, fsetxattr, futimens};
 use rustix::io::Errno;
 
-use crate::disk::merging::{MergeStep, Merging};
-use crate::host::files::merging::{NAME, of};
+use crate::disk::merge_mark::{MergeStep, Merging};
+use crate::host::files::merge_mark::{NAME, of};
 use crate::host::files::open;
 
 /// The bits of a mode that let anybody write.
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
     use crate::host::files;
-    use crate::host::files::merging::trouble;
+    use crate::host::files::merge_mark::trouble;
 
     #[test]
     fn a_file_is_as_it_was_to_who_asks() {
