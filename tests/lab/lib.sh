@@ -220,7 +220,7 @@ lab_newest() {
 	local - name=$1 field=$2 from=${3:-0}
 	{ set +x; } 2>/dev/null
 	tail -c +$((from + 1)) "$lab_consoles/guest-$name.log" 2>/dev/null |
-		awk -v f="$field" '/^TICK [0-9]+ boot=.* torn=[0-9]+\r?$/ {v = $f} END {print v}'
+		awk -v f="$field" '/^TICK [0-9]+ boot=.* torn=[0-9]+( up=[0-9.]+)?\r?$/ {v = $f} END {print v}'
 }
 
 # tick NAME: the newest number; it is smaller after a revert.

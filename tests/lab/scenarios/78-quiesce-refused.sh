@@ -49,7 +49,11 @@ cat >/usr/local/sbin/freezer <<END
 #!/bin/bash
 echo "\$*" >>$LAB_WORK/calls.out
 if [[ \$1 == freeze && -e $LAB_WORK/refuse.out ]]; then echo "no, not now" >&2; exit 3; fi
-printf '{"execute":"guest-fsfreeze-%s"}\n' "\$1" | socat -t 5 - UNIX-CONNECT:$agent_path-g.sock | grep -q return
+coproc agent { exec socat - UNIX-CONNECT:$agent_path-g.sock; }
+printf '{"execute":"guest-fsfreeze-%s"}\n' "\$1" >&"\${agent[1]}"
+read -r -t 9 answer <&"\${agent[0]}"
+kill "\$agent_PID"
+[[ \$answer == *return* ]] || { echo "the agent says: \$answer" >&2; exit 1; }
 END
 chmod 777 /usr/local/sbin/freezer
 refused 3 'others than root may write to' "${disks[@]}" --name s3 --record s3.record --quiesce /usr/local/sbin/freezer
