@@ -24,7 +24,7 @@ use crate::domain::{Format, GuestType};
 use crate::error::{Error, Remaining, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::names::same_vdev;
-use crate::need;
+use crate::need::{self, Need, Requirement};
 use crate::plan::{ImageStart, OnFailure, Plan, Step, Target};
 use crate::record::{NOT_YET, Record};
 use crate::release::xl_exits_at_suspend;
@@ -207,6 +207,15 @@ fn with_memory(
     let mut prepare = prepare(id, disks, &actions);
     prepare.push(Step::OpenImage(Box::new(start)));
     prepare.extend(seen.xl_to_stop().map(|process| Step::StopXl { process }));
+    // Another xl may hold its lock while it frees memory or waits in a boot loader: the restore would wait for that.
+    let is_free = (!by_restore.is_empty()).then(|| Step::CheckNeeds {
+        gone: Some(id.domid),
+        needs: vec![Need {
+            about: format!("{domain} cannot be restored"),
+            what: Requirement::Lock,
+        }],
+    });
+    prepare.extend(is_free.clone());
     prepare.push(Step::Suspend {
         domain: id.clone(),
         live,
@@ -226,6 +235,7 @@ fn with_memory(
     prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.in_pause.clone()).collect()));
     let switch =
         if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
+    prepare.extend(is_free);
     // As late as possible, but before we change the stored configuration.
     prepare.push(Step::CheckSuspended { domain: id.clone(), stored: switch.unchecked(seen) });
     let mut plan = Plan {
@@ -423,6 +433,19 @@ fn no_monitor(seen: &CreateInput) -> Option<String> {
     }
 }
 
+/// Refuses a record that could be written and never be read: a name of the domain, for example, may have characters that
+/// nobody sees.
+fn check_readable(record: &Record) -> Result<()> {
+    Record::parse(&record.to_toml()).map(drop).map_err(|why| {
+        Error::refused(format!("The record of snapshot {} could not be read again", record.name))
+            .because(why)
+            .hint(
+                "look for characters that are not shown in the names of the domain, its files and its volumes (xl list \
+                 | cat -v), and give it another name: xl rename",
+            )
+    })
+}
+
 fn image_start(
     job: &Job,
     seen: &CreateInput,
@@ -447,6 +470,7 @@ fn image_start(
             Target::File(path.clone())
         }
     };
+    check_readable(&record)?;
     // Refuse here rather than after the suspend.
     header::encode(&seen.config.to_json(), &record, header::record_space(&record)).map_err(
         |why| {

@@ -130,6 +130,8 @@ pub enum Requirement {
     },
     /// The same without any that dom0 would have to give away first.
     FreeMemory(u64),
+    /// That the domain had all of its maximum of memory, which this feature needs: what a snapshot lacks for ever.
+    AllMemory(&'static str),
     /// A Xen that is not older than the one that saved the memory, as `4.20.1`.
     Xen(String),
     /// A QEMU of Xen's that can serve images of a format.
@@ -317,6 +319,8 @@ impl Requirement {
                             xen-utils-RELEASE), or boot the new Xen"
                     .into()
             }
+            Requirement::AllMemory(_) => "give the domain its maximum of memory before a snapshot: xl list -l DOMAIN; xl mem-set"
+                .into(),
             Requirement::Lock => {
                 "wait until it has ended, or see what it waits for, and end it: ps -ef; ls -l /var/log/xen".into()
             }

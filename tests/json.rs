@@ -754,7 +754,7 @@ fn every_value_of_a_word_is_in_the_manual() {
         OtherKind::Leftover,
         OtherKind::Copy,
         OtherKind::Disk,
-        OtherKind::DiskSnapshot,
+        OtherKind::Kept,
         OtherKind::Stray,
         OtherKind::SaveFile,
         OtherKind::Foreign,

@@ -181,6 +181,11 @@ pub struct DiskDelete {
 }
 
 impl ImageTree {
+    /// All images that are known.
+    pub fn images(&self) -> impl Iterator<Item = &TreeImage> {
+        self.base.iter().chain(&self.overlays).chain(self.above.iter().map(|(_, image)| image))
+    }
+
     /// The merge of a disk's images in a running QEMU.
     pub(super) fn online(&self, running: &Running) -> Option<Online> {
         let (_, vdev) = self.vdevs.iter().find(|(domain, _)| *domain == running.id)?;

@@ -58,6 +58,8 @@ pub struct SnapshotDisk {
     pub used_by: Option<String>,
     /// An image that rests on the file in the record, whoever made it.
     pub base_of: Option<PathBuf>,
+    /// An image that rests on the current image of the disk.
+    pub top_base_of: Option<PathBuf>,
     /// The place for a new image, if one is needed.
     pub place: Place,
     /// The space for a copy of the snapshot, if [`SnapshotDisk::needs_copy`] or a new domain needs one;
@@ -225,6 +227,12 @@ impl SnapshotDisk {
         Some(format!("{} stays as it is: {} rests on it", quote(&self.record.path), quote(overlay)))
     }
 
+    /// A note on an image that keeps the current image of the disk from being removed.
+    pub(super) fn top_rested_on(&self) -> Option<String> {
+        let (top, overlay) = (self.top.as_deref()?, self.top_base_of.as_deref()?);
+        Some(format!("{} stays: {} rests on it", quote(top), quote(overlay)))
+    }
+
     /// Why qemu-img cannot apply an internal snapshot, if it cannot.
     pub fn defect(&self) -> Option<Defect> {
         let bitmaps = if self.runs_elsewhere() { 0 } else { self.live_bitmaps };
@@ -271,7 +279,8 @@ impl SnapshotDisk {
                 if self.is_of_record(below)
                     && !self.is_of_record(top)
                     && top.header.as_ref().is_none_or(|header| header.snapshots == 0)
-                    && !self.top_protected =>
+                    && !self.top_protected
+                    && self.top_base_of.is_none() =>
             {
                 vec![Step::RemoveFile { path: top.path.clone() }]
             }

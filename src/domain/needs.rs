@@ -67,6 +67,7 @@ impl DomainConfig {
         needs.extend(self.device_model_files());
         needs.extend(self.usb_devices());
         needs.push(self.memory_needed());
+        needs.extend(self.needs_all_memory().map(Requirement::AllMemory));
         needs
     }
 
@@ -212,6 +213,28 @@ impl DomainConfig {
             guest: self.memory_at("target_memkb").unwrap_or_else(|| self.memory_kib()),
             overhead: number("shadow_memkb") + number("iommu_memkb") + extra,
         }
+    }
+
+    /// What an HVM or PVH guest cannot have together with less memory than its maximum. libxl refuses to make such a
+    /// domain, also if it is restored (libxl_create.c, `libxl__domain_config_setdefault`: "PoD").
+    fn needs_all_memory(&self) -> Option<&'static str> {
+        let pv = self.guest_type().is_ok_and(|kind| kind == GuestType::Pv);
+        let less = self.memory_at("target_memkb") < self.memory_at("max_memkb");
+        let set = |at: &str| {
+            let value = self.0.pointer(at);
+            value.is_some_and(|value| match value {
+                Value::String(text) => !["disabled", "default", "unknown"].contains(&text.as_str()),
+                other => truth(other),
+            })
+        };
+        let what = if set("/b_info/altp2m") || set("/b_info/type.hvm/altp2m") {
+            "altp2m"
+        } else if set("/c_info/passthrough") {
+            "passthrough"
+        } else {
+            return None;
+        };
+        (!pv && less).then_some(what)
     }
 
     fn memory_at(&self, key: &str) -> Option<u64> {

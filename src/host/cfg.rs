@@ -170,6 +170,17 @@ fn read(path: &Path, text: &[u8]) -> Result<(Option<String>, Vec<CfgDisk>), CfgE
     Ok((cfg.string(c"name")?, cfg.disks()?))
 }
 
+/// The vdev and image of each disk of a configuration. One of tapdisk is named without its `vhd:`.
+pub fn images(path: &Path, text: &[u8]) -> Result<Vec<(String, PathBuf)>, CfgError> {
+    let (_, disks) = read(path, text)?;
+    let image = |disk: CfgDisk| {
+        let path = disk.pdev_path?;
+        let path = path.strip_prefix("vhd:").unwrap_or(&path).into();
+        Some((disk.vdev, path))
+    };
+    Ok(disks.into_iter().filter_map(image).collect())
+}
+
 /// Whether there is nothing to do.
 fn holds(disks: &[CfgDisk], change: &Change) -> bool {
     let mut named = disks.iter().filter(|disk| same_vdev(&disk.vdev, &change.vdev)).peekable();

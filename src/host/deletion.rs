@@ -87,7 +87,8 @@ pub fn look(
         })
         .collect();
     stopped.extend(listed.iter().cloned());
-    let around = around(record, &stopped);
+    let disks = stopped.iter().flat_map(|domain| &domain.disks);
+    let around = around(record, disks.map(|disk| disk.path.as_path()));
     let files = list::files_with(&images, &stopped, around, |_| true);
     let others: Vec<_> = images.iter().filter_map(|image| other(image, record.id)).collect();
     let recorded = others.iter().map(|(_, record)| *record).chain([record]);

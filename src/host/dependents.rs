@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::files;
 use crate::host::libxl::XlCfg;
-use crate::list::{CurrentDisk, ImageFormat, Kind, Running as Listed};
+use crate::list::{CurrentDisk, ImageFormat, Kind};
 use crate::record::Record;
 use crate::tool::check_path;
 
@@ -83,16 +83,18 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
     Ok(Configured { disks: disks.collect(), path, name })
 }
 
-/// The qcow2 images and VHDs in the directories of the disks, whatever their names.
-pub fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
+/// The qcow2 images and VHDs in the directories of the snapshot's disks and of other disks, whatever their names.
+pub fn around<'a>(
+    record: &Record,
+    others: impl IntoIterator<Item = &'a Path>,
+) -> BTreeSet<(PathBuf, Kind)> {
     let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
     for disk in &record.disks {
         directories.extend(disk.path.parent().map(Path::to_owned));
         let new = disk.snapshot.kind().new_file();
         directories.extend(new.and_then(|file| file.path.parent()).map(Path::to_owned));
     }
-    let tops = domains.iter().flat_map(|domain| &domain.disks);
-    directories.extend(tops.filter_map(|disk| disk.path.parent().map(Path::to_owned)));
+    directories.extend(others.into_iter().filter_map(|path| path.parent().map(Path::to_owned)));
     directories.retain(|directory| !directory.starts_with("/dev") && directory.is_absolute());
     let entries = directories.iter().filter_map(|path| fs::read_dir(path).ok()).flatten().flatten();
     entries.filter_map(|entry| Some((entry.path(), kind_of(&entry.path())?))).collect()

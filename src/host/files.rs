@@ -32,12 +32,15 @@ const OTHERS: u32 = 0o077;
 const OTHERS_WRITE: u32 = 0o022;
 
 /// File systems that may give a file another inode number when they are mounted again: FUSE without `use_ino`
-/// (libfuse, `lib/fuse.c`) and CIFS without `serverino` (mount.cifs(8)). Their numbers are those of linux/magic.h.
-const PASSING_INODES: [u64; 4] = [
+/// (libfuse, `lib/fuse.c`), CIFS without `serverino` (mount.cifs(8)), and FAT, which has none (fs/fat/inode.c and
+/// fs/exfat/inode.c, `iunique`). Their numbers are those of linux/magic.h.
+const PASSING_INODES: [u64; 6] = [
     0x6573_5546, // FUSE
     0xff53_4d42, // CIFS
     0xfe53_4d42, // SMB2
     0x517b,      // SMB
+    0x4d44,      // vfat
+    0x2011_bab0, // exFAT
 ];
 
 /// What is known of a file.

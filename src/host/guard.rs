@@ -32,6 +32,7 @@ use crate::host::command;
 use crate::host::image::FileId;
 use crate::host::image::while_restoring::Unverified;
 use crate::host::lock::Lock;
+use crate::host::process::Handle;
 use crate::host::surroundings;
 use crate::plan::{Plan, Reached, Step, Target};
 use crate::process::Process;
@@ -46,6 +47,9 @@ const SHORT_NAME: &CStr = c"xl-snap-guard";
 
 /// How long a guard may take to start.
 const START: Duration = Duration::from_secs(30);
+
+/// How long it may take to end.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Its answer when it is there.
 #[derive(Debug, Serialize, Deserialize)]
@@ -182,7 +186,12 @@ impl Guard {
     pub fn dismiss(mut self) -> bool {
         self.tell(&Note::Reached(Reached::End));
         drop(self.stream);
-        // It has nothing to say any more.
+        // It has nothing to say any more, and may be stopped.
+        let gone = Handle::of_pid(self.child.id() as i32)
+            .and_then(|handle| handle.map_or(Ok(true), |handle| handle.gone_within(GOODBYE)));
+        if !gone.unwrap_or(false) {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
         !self.lost.into_inner()
     }

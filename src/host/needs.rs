@@ -130,6 +130,12 @@ fn why(what: &Requirement, around: CheckContext<'_>, used: &InUse) -> Answer {
             Answer::busy(holder.map(why))
         }
         Requirement::Memory { guest, overhead } => memory::memory((*guest, *overhead), around),
+        Requirement::AllMemory(feature) => Answer::Trouble(
+            Rank::Missing,
+            format!(
+                "it has less memory than maxmem, which Xen does not allow together with {feature}"
+            ),
+        ),
         Requirement::FreeMemory(kib) => memory::free_memory(*kib, around),
         Requirement::Xen(version) => programs::xen(version, around),
         // Without Xen there is no QEMU of Xen's either.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::create::{Job, Rewrites};
 use crate::delete;
+use crate::disk::RunningDisk;
 use crate::disk::image_tree::Switch;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
@@ -31,6 +32,7 @@ pub fn for_create(
     toolstack: &Toolstack,
     domain: &Domain,
     job: &Job,
+    disks: &[RunningDisk],
     changes: &[Change],
 ) -> Result<Rewrites> {
     if changes.is_empty() {
@@ -46,6 +48,11 @@ pub fn for_create(
             ))
         };
         let (path, text) = read(path).map_err(|why| refused().because(why))?;
+        check_same_disks(&path, &text, disks, changes).map_err(|why| {
+            refused().because(why).hint(
+                "correct the file, or name the domain by its name and change the file yourself",
+            )
+        })?;
         let hint = "correct the file, or name the domain by its name and change the file yourself";
         rewrites.cfg = replacement(&path, &text, changes, job.name.as_str()).map_err(|why| {
             let hint = why.hint.clone().unwrap_or(hint.to_owned());
@@ -71,6 +78,33 @@ pub fn for_create(
             .map_err(|why| refused().because(why).hint("correct it with xl config-update"))?;
     }
     Ok(rewrites)
+}
+
+/// Refuses a file that names another disk than the running domain has: the next start would find the overlay of this
+/// one in its place. A file that still names an image below the current one is mended.
+fn check_same_disks(
+    path: &Path,
+    text: &[u8],
+    disks: &[RunningDisk],
+    changes: &[Change],
+) -> std::result::Result<(), String> {
+    // What is not understood is told by the rewriting.
+    let Ok(named) = cfg::images(path, text) else { return Ok(()) };
+    for (vdev, image) in named {
+        let changed = changes.iter().any(|change| same_vdev(&change.vdev, &vdev));
+        let running = disks.iter().find(|disk| same_vdev(&disk.disk.vdev, &vdev));
+        let Some(running) = running.filter(|_| changed && image.exists()) else { continue };
+        let below = running.own.iter().flatten().map(|link| link.path.as_path());
+        let mut known = below.chain([running.disk.file(), running.disk.path.as_path()]);
+        if !known.any(|known| known == image || files::same(known, &image)) {
+            return Err(format!(
+                "it names {} as {vdev}, and the running domain has {}",
+                quote(&image),
+                quote(running.disk.file())
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What becomes of the configuration file of `domain` once a revert has given it other images.

@@ -180,7 +180,7 @@ fn disk_snapshots(index: &Index<'_>) -> Vec<Other> {
     for ((path, kind), file) in &index.seen.files {
         for entry in file.inside.iter().flatten().filter(|entry| index.of_entry(entry).is_empty()) {
             let (kind_of, why) = match entry.name.starts_with(KEPT) {
-                true => (OtherKind::DiskSnapshot, "what the disk held before a revert"),
+                true => (OtherKind::Kept, "what the disk held before a revert"),
                 false => (OtherKind::Disk, "a snapshot of this disk alone: no image names it"),
             };
             let (domain, uuid) = domain_of(index, path, *kind).unzip();
@@ -270,7 +270,7 @@ fn files(index: &Index<'_>) -> Vec<Other> {
                         )
                     }
                 };
-                let mut other = of_record(OtherKind::DiskSnapshot, new, known.record, why);
+                let mut other = of_record(OtherKind::Kept, new, known.record, why);
                 (other.name, other.id, other.created) = (None, None, None);
                 found.push(other);
             }
@@ -282,7 +282,7 @@ fn files(index: &Index<'_>) -> Vec<Other> {
         }
         let kept = path.to_string_lossy().contains(KEPT);
         found.push(match kept {
-            true => other(OtherKind::DiskSnapshot, path, "what a disk held before a revert"),
+            true => other(OtherKind::Kept, path, "what a disk held before a revert"),
             false => other(
                 OtherKind::Stray,
                 path,

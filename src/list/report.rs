@@ -168,7 +168,7 @@ pub enum OtherKind {
     /// A snapshot of a disk without an image.
     Disk,
     /// The previous contents of a disk, kept by a revert.
-    DiskSnapshot,
+    Kept,
     /// A file of a snapshot that nothing names.
     Stray,
     /// A save file of xl.
@@ -191,7 +191,7 @@ impl OtherKind {
             OtherKind::Leftover => "leftover",
             OtherKind::Copy => "copy",
             OtherKind::Disk => "disk",
-            OtherKind::DiskSnapshot => "kept",
+            OtherKind::Kept => "kept",
             OtherKind::Stray => "stray",
             OtherKind::SaveFile => "savefile",
             OtherKind::Foreign => "foreign",

@@ -303,6 +303,11 @@ fn what_the_domain_wrote_is_deleted_only_when_asked_and_only_if_nothing_needs_it
     let top = image("/srv/web1-xvdb.after-s1.qcow2", "qcow2", base, &[("1", "s2")]);
     snapshotted.disks[1].chain[0] = link_of(&top);
     assert!(!finish(&snapshotted, discard).contains(&remove));
+    let mut based = found();
+    based.disks[1].top_base_of = Some("/srv/mine.qcow2".into());
+    let planned = plan(&based, discard).unwrap().plan;
+    assert!(!planned.finish.contains(&remove));
+    assert!(planned.notes.iter().any(|note| note.contains("stays: /srv/mine.qcow2 rests on it")));
     let mut on_base = found();
     on_base.disks[1].chain.remove(0);
     assert!(!finish(&on_base, discard).iter().any(|step| matches!(step, Step::RemoveFile { .. })));

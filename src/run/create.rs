@@ -128,7 +128,13 @@ pub(super) fn adapted(args: CreateArgs, adapt: Adapt<'_>, carry_out: Execute) ->
         job.descending_from(parent)
     };
     let disks = create::disks(&job, &seen)?;
-    let rewrites = rewrites::for_create(&dom0.toolstack, &domain, &job, &create::changes(&disks))?;
+    let rewrites = rewrites::for_create(
+        &dom0.toolstack,
+        &domain,
+        &job,
+        if seen.state == State::Off { &[] } else { &seen.disks },
+        &create::changes(&disks),
+    )?;
     let plan = create::plan(&job, &seen, &disks, &rewrites)?;
     let Some(lock) = lock else { return Ok(Outcome::Planned { clean, plan }) };
     let reporter = dom0.reporter.clone();

@@ -1,10 +1,12 @@
 //! `delete`, from the command line to the report.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::output::{print_done, print_plan, write};
 use super::session::{Execute, open, take_lock, tell_planned};
@@ -12,6 +14,7 @@ use crate::cli::{Common, DeleteArgs};
 use crate::delete::{self, DeleteInput};
 use crate::disk::image_tree::{DeleteOptions, DiskDelete};
 use crate::error::{Error, Kind, Remaining, Result};
+use crate::host::deletion::SnapshotToDelete;
 use crate::host::dom0::Dom0;
 use crate::host::lock::{Hold, Lock};
 use crate::host::{deletion, marks, rewrites};
@@ -60,23 +63,25 @@ pub(super) fn one(path: &Path, options: Options<'_>, carry_out: Execute) -> Resu
     // Whoever was waited for may have deleted it.
     let named = deletion::named(path)?;
     let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
-    let seen = deletion::look(Some(&dom0.toolstack), &named, directory)?;
-    let (plan, disks, record) = match options.memory_only {
-        true => {
-            let (plan, record) = delete::plan_memory_only(&seen)?;
-            (plan, Vec::new(), Some(record))
-        }
-        false => {
-            let disks = delete::disks(&seen, DeleteOptions { flatten: options.flatten })?;
-            let switches: Vec<_> = disks.iter().flat_map(|disk| &disk.switches).collect();
-            let stamp = Timestamp::now().strftime("before-delete-%Y%m%d-%H%M%S").to_string();
-            let rewrites = rewrites::for_delete(&dom0.toolstack, &switches, &stamp)?;
-            (delete::plan(&seen, &disks, &rewrites)?, disks, None)
-        }
-    };
-    let Some(lock) = lock else { return Ok(Outcome::Planned(plan)) };
+    let look = || planned(&dom0, &named, &directory, options);
+    let mut deletion = look()?;
+    let Some(lock) = lock else { return Ok(Outcome::Planned(deletion.plan)) };
     // Of clones, whose disks get a copy.
-    let locks = lock_others(&dom0, options.common, &disks, &seen)?;
+    let others = others(&deletion);
+    let locks = lock_others(&dom0, options.common, &others, &deletion.seen)?;
+    if !locks.is_empty() {
+        // Whoever was waited for may have taken a snapshot in an image that was to be merged.
+        deletion = look()?;
+        if !self::others(&deletion).is_subset(&others) {
+            return Err(Error::refused(format!(
+                "Snapshot {} cannot be deleted",
+                named.record.name
+            ))
+            .because("another domain uses its images since")
+            .hint("run the command again"));
+        }
+    }
+    let PlannedDeletion { seen, plan, disks, record } = deletion;
     dom0.be_guarded(&plan, &lock)?;
     tell_planned(&dom0.reporter, &plan, started);
     carry_out(&plan, &mut dom0)?;
@@ -87,26 +92,61 @@ pub(super) fn one(path: &Path, options: Options<'_>, carry_out: Execute) -> Resu
     Ok(Outcome::Deleted(report(&seen, &plan, disks, record, started)))
 }
 
-/// Locks other domains whose images are merged.
+/// A deletion, and what it was planned from.
+struct PlannedDeletion {
+    seen: DeleteInput,
+    plan: Plan,
+    disks: Vec<DiskDelete>,
+    /// The record that keeps the disks, if only the memory is deleted.
+    record: Option<PathBuf>,
+}
+
+fn planned(
+    dom0: &Dom0,
+    named: &SnapshotToDelete,
+    directory: &Path,
+    options: Options<'_>,
+) -> Result<PlannedDeletion> {
+    let seen = deletion::look(Some(&dom0.toolstack), named, directory.to_owned())?;
+    if options.memory_only {
+        let (plan, record) = delete::plan_memory_only(&seen)?;
+        return Ok(PlannedDeletion { seen, plan, disks: Vec::new(), record: Some(record) });
+    }
+    let disks = delete::disks(&seen, DeleteOptions { flatten: options.flatten })?;
+    let switches: Vec<_> = disks.iter().flat_map(|disk| &disk.switches).collect();
+    let stamp = Timestamp::now().strftime("before-delete-%Y%m%d-%H%M%S").to_string();
+    let rewrites = rewrites::for_delete(&dom0.toolstack, &switches, &stamp)?;
+    let plan = delete::plan(&seen, &disks, &rewrites)?;
+    Ok(PlannedDeletion { seen, plan, disks, record: None })
+}
+
+/// The other domains that use images which are merged, running or not. The UUID of one that is down is not known.
+fn others(deletion: &PlannedDeletion) -> BTreeSet<(Uuid, String)> {
+    let PlannedDeletion { seen, disks, .. } = deletion;
+    let own = &seen.record.domain;
+    let merged = seen.families.iter().zip(disks).filter(|(_, disk)| !disk.merges.is_empty());
+    let users = merged.flat_map(|(tree, _)| tree.images()).flat_map(|image| &image.users);
+    let down = users.filter(|user| !user.same).map(|user| {
+        let running = seen.domains.iter().find(|domain| domain.id.name == user.domain);
+        (running.map_or(Uuid::nil(), |domain| domain.id.uuid), user.domain.clone())
+    });
+    let online = disks.iter().flat_map(|disk| &disk.online);
+    let online = online.filter(|domain| domain.name != own.name && domain.uuid != own.uuid);
+    down.chain(online.map(|domain| (domain.uuid, domain.name.clone()))).collect()
+}
+
 fn lock_others(
     dom0: &Dom0,
     common: &Common,
-    disks: &[DiskDelete],
+    others: &BTreeSet<(Uuid, String)>,
     seen: &DeleteInput,
 ) -> Result<Vec<Lock>> {
-    let own = &seen.record.domain;
-    let mut others: Vec<_> = disks
-        .iter()
-        .flat_map(|disk| &disk.online)
-        .filter(|domain| domain.name != own.name && domain.uuid != own.uuid)
-        .collect();
-    others.sort_by_key(|domain| domain.uuid);
-    others.dedup();
-    let operation = format!("delete {} of {}", seen.record.name, own.name);
-    let locks = others.into_iter().map(|domain| {
-        take_lock(dom0, common, (domain.uuid, &domain.name), &operation, Hold::Alone)
-    });
-    Ok(locks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    let operation = format!("delete {} of {}", seen.record.name, seen.record.domain.name);
+    let lock = |(uuid, name): &(Uuid, String)| {
+        take_lock(dom0, common, (*uuid, name), &operation, Hold::Alone)
+    };
+    let locks = others.iter().map(lock).collect::<Result<Vec<_>>>()?;
+    Ok(locks.into_iter().flatten().collect())
 }
 
 /// Disks that went on from the snapshot go on from the one before it.

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::export::{self, Options, To, archive_name, disk_name, image_name};
 use crate::host::export::look;
 use crate::host::lock::Hold;
+use crate::host::surroundings::stdout_is_nowhere;
 use crate::plan::Plan;
 use crate::report::{Exported, ExportedDisk, Reporter};
 use crate::spec::absolute;
@@ -32,6 +33,10 @@ fn to(args: &ExportArgs) -> Result<To> {
     if io::stdout().is_terminal() && !args.common.dry_run {
         return Err(Error::usage("Standard output is a terminal, and would get a tar archive")
             .hint("send it somewhere: xl-snapshot export SNAPSHOT - | ssh HOST tar -x -C DIR"));
+    }
+    if stdout_is_nowhere() && !args.common.dry_run {
+        return Err(Error::usage("The archive would be lost: standard output is closed")
+            .hint("redirect standard output to a file or a pipe, or name a directory"));
     }
     let work = args.work_dir.as_deref().unwrap_or(WORK.as_ref());
     Ok(To::Stdout(absolute(work)?))

@@ -1,5 +1,6 @@
 //! `revert`, from the command line to the report.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -107,10 +108,15 @@ fn refuse_in_place(snapshot: &Snapshot, image: &Path) -> Error {
     }
 }
 
+/// What can be read once only.
+fn is_stream(path: &Path) -> bool {
+    path.as_os_str() == "-" || fs::metadata(path).is_ok_and(|meta| !meta.is_file())
+}
+
 /// Does what the command line asks for.
 pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let started = Instant::now();
-    let SnapshotArgument { mut snapshot, cfg } = SnapshotArgument::open(&args.snapshot)?;
+    let SnapshotArgument { snapshot, cfg } = SnapshotArgument::open(&args.snapshot)?;
     if snapshot.record.is_export() && args.clone_name.is_none() {
         return Err(refuse_in_place(&snapshot, &args.snapshot));
     }
@@ -126,6 +132,25 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         Some(new) => (format!("{operation} --as {}", new.name), Hold::Shared),
     };
     let lock = take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, hold)?;
+    // Whoever was waited for may have changed it.
+    let again = lock.is_some() && args.common.wait.is_some() && !is_stream(&args.snapshot);
+    let (mut snapshot, cfg) = match again {
+        false => (snapshot, cfg),
+        true => {
+            let now = SnapshotArgument::open(&args.snapshot)?;
+            let is = |one: &Record| (one.id, one.domain.uuid, one.domain.name.clone());
+            if is(&now.snapshot.record) != is(&record) {
+                return Err(Error::refused(format!(
+                    "{} is another snapshot now",
+                    quote(&args.snapshot)
+                ))
+                .hint("see xl-snapshot list, and run the command again"));
+            }
+            (now.snapshot, now.cfg)
+        }
+    };
+    let record = snapshot.record.clone();
+    let domain = &record.domain;
     let name = quote(&args.snapshot);
     let now = Timestamp::now();
     let look =

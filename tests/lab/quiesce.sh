@@ -125,8 +125,17 @@ longest_gap() {
 
 # agent NAME COMMAND [ARGUMENTS]: what the agent answers, asked without xl-snapshot.
 agent() {
-	local request="{\"execute\":\"$2\"${3+,\"arguments\":$3}}"
-	printf '\377%s\n' "$request" | timeout 10 socat -t 2 - "UNIX-CONNECT:$agent_path-$1.sock" || :
+	local line pid request="{\"execute\":\"$2\"${3+,\"arguments\":$3}}"
+	coproc lab_agent { exec timeout 10 socat - "UNIX-CONNECT:$agent_path-$1.sock"; }
+	pid=$lab_agent_PID
+	printf '\377%s\n' "$request" >&"${lab_agent[1]}" || return 0
+	# What comes before the request is no JSON, and it says so first.
+	while read -r -t 8 line <&"${lab_agent[0]}"; do
+		echo "$line"
+		[[ $line == *'JSON parse error'* ]] || break
+	done
+	kill "$pid" 2>/dev/null || :
+	wait "$pid" 2>/dev/null || :
 }
 
 # in_guest NAME COMMAND: has the guest's shell run something.

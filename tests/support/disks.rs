@@ -130,6 +130,7 @@ pub(crate) fn found(path: &str, snapshot: DiskSnapshot) -> SnapshotDisk {
         below: Ok(Vec::new()),
         used_by: None,
         base_of: None,
+        top_base_of: None,
         place: Place { path: "/srv/new".into(), trouble: None },
         room: Some(Ok(Room {
             directory: "/srv".into(),

@@ -32,17 +32,19 @@ Snapshot s1 of web1:
    3   make /srv/b.img read-only: it becomes a base
    4   open the memory image /var/lib/xen/snapshots/web1/s1.xlsave.partial
    5   stop the domain's xl process 77
-   6   save the memory of domain 3 while it runs, then suspend it
-   7 | sync the memory image and read it back
-   8 | check that domain 3 is still suspended, configured as before
-   9 | snapshot the disks in one QMP transaction: xvda internal s1
-  10 | continue the domain's xl process 77
-  11 | destroy domain 3 and wait until its QEMU has ended
-  12 | wait until domain 3 is completely destroyed
-  13 | complete the record, sync the image and rename it to its final name
-  14 | restore web1 with xl, paused
-  15 | unpause web1
-  16   write the checksums of the memory into the image
+   6   check once more that all that the restore needs is there
+   7   save the memory of domain 3 while it runs, then suspend it
+   8 | sync the memory image and read it back
+   9 | check once more that all that the restore needs is there
+  10 | check that domain 3 is still suspended, configured as before
+  11 | snapshot the disks in one QMP transaction: xvda internal s1
+  12 | continue the domain's xl process 77
+  13 | destroy domain 3 and wait until its QEMU has ended
+  14 | wait until domain 3 is completely destroyed
+  15 | complete the record, sync the image and rename it to its final name
+  16 | restore web1 with xl, paused
+  17 | unpause web1
+  18   write the checksums of the memory into the image
      | the guest is paused
 note: disk hdc is not in the snapshot: CD-ROM
 note: nothing can switch xvdb under a running guest: the domain is restored from its image, with a new number, and is paused for as long as that takes
@@ -84,7 +86,13 @@ fn without_qemu_there_is_no_transaction() {
     assert_eq!(plan.commit, None);
     assert!(matches!(
         plan.prepare[..],
-        [.., Step::Suspend { .. }, Step::SyncAndVerifyImage, Step::CheckSuspended { .. }]
+        [
+            ..,
+            Step::Suspend { .. },
+            Step::SyncAndVerifyImage,
+            Step::CheckNeeds { .. },
+            Step::CheckSuspended { .. }
+        ]
     ));
 }
 

@@ -90,10 +90,10 @@ fn a_copy_and_a_child_are_made_while_the_guest_stands_still() {
     let text = plan(&job, &seen).unwrap().to_string();
     for line in [
         "2   make /srv/c.vhd read-only: it becomes a base\n",
-        "7 | clone /srv/b.img to /srv/web1-xvdb.at-s1.img; at the same time make \
+        "8 | clone /srv/b.img to /srv/web1-xvdb.at-s1.img; at the same time make \
          /srv/web1-xvdc.after-s1.vhd: vhd-util snapshot -e -l 30 -n /srv/web1-xvdc.after-s1.vhd \
          -p /srv/c.vhd\n",
-        "9 | snapshot the disks in one QMP transaction: xvda internal s1\n",
+        "11 | snapshot the disks in one QMP transaction: xvda internal s1\n",
         "nothing can switch xvdc under a running guest",
     ] {
         assert!(text.contains(line), "{line:?} in {text}");

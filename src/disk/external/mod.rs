@@ -113,6 +113,7 @@ impl Planner for External {
             switch: Some((overlay.clone(), Format::Qcow2)),
             kept: found.kept_in_top(),
             discard: found.discard_top(),
+            note: found.top_rested_on(),
             ..DiskRevert::default()
         })
     }

@@ -17,6 +17,9 @@ pub(super) fn plan(
     let volumes = family.volumes.as_ref();
     let volumes =
         volumes.map_err(|why| merge::refuse(family, format!("LVM does not answer: {why}")))?;
+    if let Some(why) = volumes::ambiguous(volumes, group) {
+        return Err(merge::refuse(family, why));
+    }
     let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(tag)).collect();
     match tagged.as_slice() {
         [] => plan.notes.push(format!("{vdev}: its snapshot {group}/{name} is already deleted")),

@@ -5,9 +5,10 @@ use crate::tool::volumes::Volume;
 
 /// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: later
 /// writes of the guest need new space, and a full pool fails every guest on it.
-const POOL_LIMIT: u64 = 90_00;
+pub(super) const POOL_LIMIT: u64 = 90_00;
 
-pub(super) fn check_pool(volumes: &[Volume], volume: &Volume) -> Result<(), String> {
+/// `most` is how full a pool may be. A revert may be what makes room in one that is full: what it takes is metadata.
+pub(super) fn check_pool(volumes: &[Volume], volume: &Volume, most: u64) -> Result<(), String> {
     let pool = volumes
         .iter()
         .find(|pool| pool.group == volume.group && pool.name == volume.pool)
@@ -16,8 +17,8 @@ pub(super) fn check_pool(volumes: &[Volume], volume: &Volume) -> Result<(), Stri
         return Err(why);
     }
     let own = pool.threshold.map_or(POOL_LIMIT, |percent| percent.saturating_mul(100));
-    let limit = own.min(POOL_LIMIT);
-    let by_whom = if own < POOL_LIMIT { " (thin_pool_autoextend_threshold)" } else { "" };
+    let limit = own.min(most);
+    let by_whom = if own < most { " (thin_pool_autoextend_threshold)" } else { "" };
     for (what, used) in [("data", pool.used), ("metadata", pool.metadata_used)] {
         let used = used.ok_or_else(|| format!("its pool {} is not active", pool.path()))?;
         if used > limit {

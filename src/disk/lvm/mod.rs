@@ -15,7 +15,7 @@ mod thin;
 
 use uuid::Uuid;
 
-use self::limits::{check_pool, held_back};
+use self::limits::{POOL_LIMIT, check_pool, held_back};
 use self::record::Lvm;
 use self::recorded::{Recorded, check_name, keep_name};
 use self::thin::{thin, thin_beside, thin_of_replacement};
@@ -94,7 +94,7 @@ impl Planner for Lvm {
             if size.is_some() {
                 return Err(refuse("a snapshot of a thin volume has no size".into()));
             }
-            check_pool(volumes, volume).map_err(refuse)?;
+            check_pool(volumes, volume, POOL_LIMIT).map_err(refuse)?;
             (volumes::snapshot_thin(&volume.path(), &name, &tag), None)
         } else {
             let full = volume.full_snapshot_size();
@@ -206,6 +206,19 @@ impl Planner for Lvm {
                     snapshot.path()
                 ),
             )),
+            // The name leads to other contents then.
+            [snapshot] if in_place && found.base_of.is_some() => Err(refuse_revert(
+                disk,
+                format!(
+                    "{} rests on its volume, and would have other contents",
+                    found.base_of.as_deref().map(quote).unwrap_or_default()
+                ),
+            )
+            .hint(format!(
+                "make that image independent (qemu-img convert), or remove it; or revert to a new domain with --as. \
+                 The snapshot is {}",
+                snapshot.path()
+            ))),
             // Other reverts may be reading it for the same purpose.
             [snapshot] if !snapshot.is_thin() && context.beside.is_some() => {
                 copied(found, snapshot)
@@ -221,7 +234,7 @@ impl Planner for Lvm {
             [snapshot] if snapshot.is_thin() => {
                 let crowded = snapshot.crowded().map_or(Ok(()), Err);
                 crowded
-                    .and_then(|()| check_pool(volumes, snapshot))
+                    .and_then(|()| check_pool(volumes, snapshot, 100_00))
                     .map_err(|why| refuse_revert(disk, why))?;
                 match context.beside {
                     Some(domain) if domain.replacement => {

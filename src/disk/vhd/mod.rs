@@ -66,7 +66,8 @@ impl Planner for Vhd {
         let discard = match (&found.top, &found.top_parent) {
             (Some(top), Some(parent))
                 if found.file.as_ref().is_ok_and(|file| file.id() == *parent)
-                    && !found.top_protected =>
+                    && !found.top_protected
+                    && found.top_base_of.is_none() =>
             {
                 vec![Step::RemoveFile { path: top.clone() }]
             }
@@ -80,6 +81,7 @@ impl Planner for Vhd {
             switch: Some((target(child), Format::Raw)),
             kept: found.kept_in_top(),
             discard,
+            note: found.top_rested_on(),
             ..DiskRevert::default()
         })
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::state::{Dom0, IMAGE_IS_OPEN, caused, failed};
 use crate::disk::kind::ProofSlot;
-use crate::domain::Format;
+use crate::domain::{DomainConfig, Format};
 use crate::error::{Error, Remaining, Result};
 use crate::host::guard::Note;
 use crate::host::image::{ImageWriter, NotComplete};
@@ -30,6 +30,7 @@ impl Dom0 {
         let writer = ImageWriter::start(start).map_err(failed("Write the header"))?;
         self.tell(&Note::Image(writer.id().map_err(failed("Look at the image"))?));
         self.image = Some((writer, start.record.clone()));
+        self.saved = DomainConfig::parse(&start.config).ok();
         Ok(())
     }
 

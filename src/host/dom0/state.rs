@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::round::Round;
-use crate::domain::DomainId;
+use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
 use crate::host::export::steps::Exporter;
 use crate::host::freezer::ActiveFreeze;
@@ -84,6 +84,8 @@ pub struct Dom0 {
     /// The last round of a busy guest and its duration, to report when it runs again.
     pub(super) busy: Option<(Round, Duration)>,
     pub(super) suspend_failed: bool,
+    /// The configuration in the image.
+    pub(super) saved: Option<DomainConfig>,
     /// The free space of the image's file system at which a save was aborted, in bytes.
     pub(super) short_of_room: Option<u64>,
     /// A domain that could not be resumed: only the image has its memory.
@@ -143,6 +145,7 @@ impl Dom0 {
             other_saver: None,
             busy: None,
             suspend_failed: false,
+            saved: None,
             short_of_room: None,
             stuck: None,
             destroying: None,

@@ -333,6 +333,17 @@ impl Dom0 {
         if self.cpu_time.is_some_and(|before| info.cpu_time > before + STILL) {
             return Err(meddled("let the domain run"));
         }
+        // A restore would not give it what it has now.
+        if let Some(target) =
+            self.saved.clone().and_then(|mut saved| saved.hold(info.current_memkb))
+        {
+            return Err(Error::failed(format!(
+                "The memory of {domain} was raised while it was saved: it has {} MiB, and the image says {} MiB",
+                info.current_memkb >> 10,
+                target >> 10
+            ))
+            .hint("the guest keeps running; run the command again when nothing changes its memory (xl mem-set)"));
+        }
         stored.map_or(Ok(()), |stored| self.check_config(domain.domid, stored))
     }
 

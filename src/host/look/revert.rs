@@ -133,7 +133,8 @@ pub fn for_revert(
     opened::follow(&nodes, &mut current);
     let replaced =
         served.map(|same| opened::troubles(toolstack, &same.id, &taken(&current, &record)));
-    let overlays = if beside.is_none() { Overlays::of(&record) } else { Overlays::default() };
+    let overlays =
+        if beside.is_none() { Overlays::of(&record, &current) } else { Overlays::default() };
     let place = |disk: &DiskRecord| match beside {
         None => match first.and_then(|options| options.directory.as_deref()) {
             Some(directory) if disk::copied_beside(disk).is_some() => {
@@ -148,7 +149,7 @@ pub fn for_revert(
     };
     let mut disks = in_parallel(&record.disks, |disk| {
         let mut found = disk_found(disk, place(disk), &current, &others);
-        found.base_of = overlays.on(&disk.path);
+        overlays.fill(&mut found);
         found.room = room_needed(&found, two);
         found
     });
@@ -311,13 +312,13 @@ pub fn for_show(
         Err(error) => (Some(error.chain().join(": ")), Default::default()),
     };
     let (same, current, nodes, replaced, others, refusal) = around;
-    let overlays = if export { Overlays::default() } else { Overlays::of(record) };
+    let overlays = if export { Overlays::default() } else { Overlays::of(record, &current) };
     let mut disks = in_parallel(&record.disks, |disk| {
         let mut place = revert_place(record, disk, now);
         // Overlays are created elsewhere: the export may be on read-only storage.
         place.trouble = place.trouble.filter(|_| !export);
         let mut found = disk_found(disk, place, &current, &others);
-        found.base_of = overlays.on(&disk.path);
+        overlays.fill(&mut found);
         found.room = room_needed(&found, false);
         found
     });
@@ -449,6 +450,7 @@ pub(super) fn disk_found(
         }),
         used_by,
         base_of: None,
+        top_base_of: None,
         place,
         room: None,
         record: disk.clone(),

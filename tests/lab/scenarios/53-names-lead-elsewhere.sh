@@ -142,4 +142,20 @@ wait_tick b 2
 create b b1.xlsave --name b1 --no-live -d xvda,external
 revert b b1.xlsave
 end b
+# ---- a file that names another image than the running domain has; and somebody's image on the overlay of the guest
+qcow2 r.qcow2 32M
+guest_up r mem=96 tick=300 r.qcow2
+wait_tick r 2
+cp r.cfg right.out
+sed -i "s|$w/r.qcow2|$w/q.qcow2|" r.cfg
+refused 3 "it names $w/q.qcow2 as xvda" xl-snapshot create r.cfg --name r1 --memory r1.xlsave --no-live -d xvda,external
+cp right.out r.cfg
+xl-snapshot create r.cfg --name r1 --memory r1.xlsave --no-live -d xvda,external
+top=$(image_of r xvda)
+qemu-img create -q -f qcow2 -b "$top" -F qcow2 mine.qcow2
+xl-snapshot revert r1.xlsave --discard-current >revert.out 2>&1 || fail "$(<revert.out)"
+grep -q "$w/mine.qcow2 rests on it" revert.out || fail "it is not named: $(<revert.out)"
+[[ -e $top ]] || fail "the base of somebody's image was deleted"
+more_ticks r 2
+end r
 detail "a rebased image, a renamed volume and group, a switched QEMU, a disk of another guest, an overlay by hand, a reused process number"

@@ -333,7 +333,7 @@ fn a_volume_that_becomes_another_snapshot_no_longer_claims_to_be_the_first() {
 #[test]
 fn what_is_refused() {
     let long = "x".repeat(110);
-    let table: [(SnapshotDisk, &[Edit<'_>], &str); 22] = [
+    let table: [(SnapshotDisk, &[Edit<'_>], &str); 21] = [
         // Somebody put the tag on another volume, or on the guest's own one.
         (
             thick(),
@@ -391,11 +391,6 @@ fn what_is_refused() {
             &[("+thin.after-revert-x=pool", "lv_size", "1")],
             "vg0/thin.after-revert-x exists",
         ),
-        (
-            thin(),
-            &[("pool", "data_percent", "90.01")],
-            "the data of its thin pool vg0/pool is 90 % full",
-        ),
         (thin(), &[("pool", "metadata_percent", "99.99")], "the metadata of its thin pool"),
         (
             {
@@ -429,6 +424,21 @@ fn a_snapshot_is_known_by_its_tag_not_by_its_name() {
         plan(&thin(), RUNNING, &[("thin.s1", "lv_tags", longer.as_str())]),
         &["no longer exists"],
     );
+}
+
+#[test]
+fn a_full_pool_does_not_keep_a_guest_from_going_back() {
+    let full = [("pool", "data_percent", "99.99")];
+    plan(&thin(), DISCARD, &full).unwrap();
+    plan(&thin(), RUNNING, &full).unwrap();
+}
+
+#[test]
+fn a_volume_on_which_an_image_rests_keeps_its_contents() {
+    for mut found in [thick(), thin()] {
+        found.base_of = Some("/srv/mine.qcow2".into());
+        refused(plan(&found, RUNNING, &[]), &["/srv/mine.qcow2 rests on its volume"]);
+    }
 }
 
 #[test]
