@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::files;
 use crate::host::libxl::XlCfg;
-use crate::list::{CurrentDisk, ImageFormat, Kind, Running as Listed};
+use crate::list::{CurrentDisk, FileKind, ImageFormat, Running as Listed};
 use crate::record::Record;
 use crate::tool::check_path;
 
@@ -74,9 +74,9 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
     let disks = cfg.disks()?.into_iter().filter_map(|disk| {
         let path = disk.pdev_path?;
         let (path, kind) = match path.strip_prefix("vhd:") {
-            Some(path) => (path.into(), Kind::TapVhd),
-            None if disk.format == "qcow2" => (path, Kind::Image(ImageFormat::Qcow2)),
-            None => (path, Kind::Image(ImageFormat::Other)),
+            Some(path) => (path.into(), FileKind::TapVhd),
+            None if disk.format == "qcow2" => (path, FileKind::Image(ImageFormat::Qcow2)),
+            None => (path, FileKind::Image(ImageFormat::Other)),
         };
         Some(CurrentDisk { vdev: disk.vdev, path: path.into(), kind })
     });
@@ -84,7 +84,7 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
 }
 
 /// The qcow2 images and VHDs in the directories of the disks, whatever their names.
-pub fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> {
+pub fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, FileKind)> {
     let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
     for disk in &record.disks {
         directories.extend(disk.path.parent().map(Path::to_owned));
@@ -99,12 +99,12 @@ pub fn around(record: &Record, domains: &[Listed]) -> BTreeSet<(PathBuf, Kind)> 
 }
 
 /// What a file begins as. Nothing is opened but its first bytes; its own header then says what is below.
-fn kind_of(path: &Path) -> Option<Kind> {
+fn kind_of(path: &Path) -> Option<FileKind> {
     let mut start = [0; 8];
     let length = files::open(path).and_then(|mut file| file.read(&mut start)).ok()?;
     match &start[..length] {
-        [b'Q', b'F', b'I', 0xfb, ..] => Some(Kind::Image(ImageFormat::Qcow2)),
-        b"conectix" => Some(Kind::TapVhd),
+        [b'Q', b'F', b'I', 0xfb, ..] => Some(FileKind::Image(ImageFormat::Qcow2)),
+        b"conectix" => Some(FileKind::TapVhd),
         _ => None,
     }
 }

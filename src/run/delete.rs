@@ -13,7 +13,7 @@ use crate::delete::{self, DeleteInput};
 use crate::disk::image_tree::{DeleteOptions, DiskDelete};
 use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::dom0::Dom0;
-use crate::host::lock::{Hold, Lock};
+use crate::host::lock::{Lock, LockMode};
 use crate::host::{deletion, marks, rewrites};
 use crate::list::mark::Mark;
 use crate::plan::{Plan, Step};
@@ -55,8 +55,9 @@ pub(super) fn one(path: &Path, options: Options<'_>, carry_out: Execute) -> Resu
     let named = deletion::named(path)?;
     let mut dom0 = open(options.common)?;
     let Record { domain, name, .. } = &named.record;
-    let whose = (domain.uuid, domain.name.as_str());
-    let lock = take_lock(&dom0, options.common, whose, &format!("delete {name}"), Hold::Alone)?;
+    let owner = (domain.uuid, domain.name.as_str());
+    let lock =
+        take_lock(&dom0, options.common, owner, &format!("delete {name}"), LockMode::Exclusive)?;
     // Whoever was waited for may have deleted it.
     let named = deletion::named(path)?;
     let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
@@ -104,7 +105,7 @@ fn lock_others(
     others.dedup();
     let operation = format!("delete {} of {}", seen.record.name, own.name);
     let locks = others.into_iter().map(|domain| {
-        take_lock(dom0, common, (domain.uuid, &domain.name), &operation, Hold::Alone)
+        take_lock(dom0, common, (domain.uuid, &domain.name), &operation, LockMode::Exclusive)
     });
     Ok(locks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
