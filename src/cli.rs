@@ -230,16 +230,16 @@ pub struct RevertArgs {
     /// the disk's own image].
     #[arg(long, value_name = "DIR", requires = "beside", value_hint = ValueHint::DirPath)]
     pub overlay_dir: Option<PathBuf>,
-    /// Restore the domain, paused, while the old one runs; then replace it. The guest is away for a moment
-    /// only, and a restore that fails changes nothing. Needs the domain's memory twice.
+    /// Restore the domain, paused, while the old one runs; then replace it. The guest is down only briefly,
+    /// and a restore that fails changes nothing. Needs the domain's memory twice.
     #[arg(long)]
     pub restore_first: bool,
     /// With --restore-first, copy disks that can have a second image in no other way: those with
     /// internal snapshots, and thick logical volumes.
     #[arg(long, requires = "restore_first")]
     pub copy: bool,
-    /// With --restore-first, restore the domain beside the running one, make sure that it is whole, and
-    /// remove it again: the snapshot is good.
+    /// With --restore-first, only test the snapshot: restore the domain, paused, check that it is complete,
+    /// and remove it. The running domain is not affected.
     #[arg(long, requires = "restore_first", conflicts_with_all = ["dry_run", "discard_current", "paused"])]
     pub rehearse: bool,
     /// With --as, keep the MAC addresses of the original domain instead of new ones.
@@ -271,12 +271,12 @@ domain runs does not matter.
 An external snapshot keeps its content in a file on which an overlay rests; the
 two are merged. A commit writes the overlay's content into that file, which
 takes its place; a stream reads that file's content into the overlay, and no
-path changes. Whichever moves less is done, and the plan says how much. A file
-that you made yourself is never removed. Where the file is the base of several images,
-as with clones, delete refuses, unless you give --flatten.
+path changes. delete chooses the one that copies less data, and the plan says how
+much. delete never removes a file that you made yourself. It refuses if the file
+is the base of several images, as with clones, unless you give --flatten.
 
-What was interrupted, by Ctrl-C, a full disk or a power cut, is finished by the
-same command. Until then list shows the snapshot as being deleted, and revert
+To finish an interrupted delete (Ctrl-C, a full disk, a power cut), run the same
+command again. Until then, list shows the snapshot as being deleted, and revert
 refuses it.")]
 pub struct DeleteArgs {
     /// The snapshots: DOMAIN/NAME, their memory images or records. One failure does not stop the others.
@@ -357,8 +357,8 @@ pub struct ShowArgs {
   xl-snapshot compact --dry-run /srv/snapshots/*.xlsave
   xl-snapshot compact --like gold.xlsave web2.xlsave
 
-create writes images so already; compact is for those of earlier versions, and for
-copies that have lost their holes. Pages of zeros become holes, every page is
+create already writes images in this form. Use compact for images of earlier
+versions, and for copies that have lost their holes. Pages of zeros become holes, every page is
 aligned, and checksums are added. On a file system that shares storage between
 files (XFS, Btrfs), equal pages are then stored once for the image and for an
 older one of its domain. Each image stays whole: xl restore reads it, and you can
@@ -400,7 +400,7 @@ The snapshot that the running domain continues from is always kept, and so is
 one that a clone, or a snapshot of a clone, needs.
 
 Only snapshots in XL_SNAPSHOT_DIR are known; see xl-snapshot list. If one cannot
-be deleted, the others are all the same, and the exit status is 4."
+be deleted, prune still deletes the others, and the exit status is 4."
 )]
 pub struct PruneArgs {
     /// The domain: its name, number, UUID, or the path of its xl configuration

@@ -53,7 +53,7 @@ pub fn plan(found: &RevertInput, options: &Options) -> Result<Revert> {
     let disks = no_trouble(found, disks)?;
     let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
     if let Some(why) = disk::short_of_room(&rooms) {
-        return Err(Error::refused(format!("The disks of {name} have no room"))
+        return Err(Error::refused(format!("There is not enough space for the disks of {name}"))
             .because(why)
             .hint("free some space, or choose another place with --overlay-dir"));
     }

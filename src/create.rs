@@ -164,7 +164,7 @@ fn with_memory(
     }));
     notes.extend(seen.config.not_saved().map(|what| {
         format!(
-            "the snapshot has nothing of the domain's {what}: a revert leaves that as it is then"
+            "the snapshot does not contain the domain's {what}, and a revert does not change it"
         )
     }));
 
@@ -182,7 +182,7 @@ fn with_memory(
             return Err(error);
         }
         if job.request.max_pause.is_some() {
-            return Err(Error::refused(format!("The pause of {domain} has no bound"))
+            return Err(Error::refused(format!("--max-pause cannot limit the pause of {domain}"))
                 .because(format!("switching {} requires a restore", by_restore.join(", ")))
                 .hint("leave out --max-pause, or those disks with --disk VDEV,none"));
         }

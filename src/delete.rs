@@ -78,7 +78,7 @@ pub fn disks(seen: &DeleteInput, options: DeleteOptions) -> Result<Vec<DiskDelet
     if let Some(what) = seen.unseen.first() {
         return Err(refused(seen)
             .because(format!("it is not known which images need it: {what}"))
-            .hint("put that right first"));
+            .hint("correct what the cause names, and run the command again"));
     }
     let disks = seen
         .families
@@ -330,13 +330,15 @@ fn notes(disks: &[DiskDelete]) -> Vec<String> {
 pub fn plan_memory_only(seen: &DeleteInput) -> Result<(Plan, PathBuf)> {
     let Record { name, domain, .. } = &seen.record;
     let refused = |why: String| {
-        Error::refused(format!("Snapshot {name} of {} cannot lose its memory", domain.name))
-            .because(why)
+        Error::refused(format!(
+            "The memory alone of snapshot {name} of {} cannot be deleted",
+            domain.name
+        ))
+        .because(why)
     };
     if seen.marked {
-        return Err(
-            refused("it is being deleted".into()).hint("finish that: leave out --memory-only")
-        );
+        return Err(refused("it is being deleted".into())
+            .hint("finish the deletion: leave out --memory-only"));
     }
     if seen.record.disks_only.is_some() {
         return Err(refused("it has none".into()));

@@ -194,10 +194,10 @@ fn serial(domain: &str, config: &DomainConfig) -> Result<AgentChannel> {
         .collect();
     match sockets.as_slice() {
         [one] => Ok(AgentChannel::Socket(one.into())),
-        [] => Err(Error::refused(format!("Domain {domain} has no way to a guest agent"))
+        [] => Err(Error::refused(format!("Domain {domain} has no channel to a guest agent"))
             .because(format!("its configuration has no channel named {AGENT}"))
             .hint(wanted_line(domain))),
-        many => Err(Error::refused(format!("Which way leads to the guest agent of {domain}?"))
+        many => Err(Error::refused(format!("Domain {domain} has several serial sockets, and the one of the guest agent is not known"))
             .because(format!(
                 "its serial ports lead to {} sockets: {}",
                 many.len(),

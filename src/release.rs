@@ -1,5 +1,5 @@
-//! What differs between releases of Xen and of its QEMU, and what of them is no interface but is relied on:
-//! when another release is to be supported, this is what has to be compared with its source.
+//! Differences between releases of Xen and QEMU, and internals that xl-snapshot relies on. To support another
+//! release, compare each row with its source.
 //!
 //! Tried in the lab: 4.17 with QEMU 7.2 (Debian 12), 4.20 with QEMU 10.0 (Debian 13). The rest is from the sources
 //! of the stable branches up to 4.22.
@@ -90,13 +90,13 @@ fn numbers(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()??, parts.next()??))
 }
 
-/// Whether Xen `version` is of a newer release than `than`, which then may not read what it has written. Not known
-/// of what is no version of Xen.
+/// Whether Xen `version` is of a newer release than `than`, which then may not be able to read its images. False if
+/// either text is not a version.
 pub fn is_newer(version: &str, than: &str) -> bool {
     matches!((numbers(version), numbers(than)), (Some(version), Some(than)) if version > than)
 }
 
-/// Whether xl's process exits when its domain is suspended. One that does not need not be stopped, but may be.
+/// Whether xl's process exits when its domain is suspended. If it does not, stopping it is unnecessary but harmless.
 pub fn xl_exits_at_suspend(version: &str) -> bool {
     numbers(version).is_none_or(|numbers| numbers < (4, 20))
 }
@@ -118,6 +118,6 @@ mod tests {
     fn the_xl_process_is_stopped_where_it_would_exit() {
         assert!(xl_exits_at_suspend("4.17.7") && xl_exits_at_suspend("4.19.5"));
         assert!(!xl_exits_at_suspend("4.20.1") && !xl_exits_at_suspend("4.21-unstable"));
-        assert!(xl_exits_at_suspend(""), "who does not know holds it");
+        assert!(xl_exits_at_suspend(""), "of an unknown release it is stopped");
     }
 }

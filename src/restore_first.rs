@@ -231,7 +231,7 @@ fn disks(found: &RevertInput, options: &Options) -> Result<Vec<DiskRevert>> {
     let rooms: Vec<_> = disks.iter().filter_map(|disk| disk.room.as_ref()).collect();
     if let Some(why) = disk::short_of_room(&rooms) {
         return Err(Error::refused(format!(
-            "The copies of the disks of {} have no room",
+            "There is not enough space for copies of the disks of {}",
             record.domain.name
         ))
         .because(why)

@@ -352,7 +352,7 @@ pub fn plan(found: &RevertInput, options: Options) -> Result<Revert> {
 
 /// The file system of the images is too full.
 pub(crate) fn no_room(domain: &str, why: String) -> Error {
-    Error::refused(format!("The disks of {domain} have no room"))
+    Error::refused(format!("There is not enough space for the disks of {domain}"))
         .because(why)
         .hint("free some space on the file system of those images")
 }

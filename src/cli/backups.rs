@@ -50,16 +50,17 @@ pub struct ExportArgs {
   xl-snapshot backup --dry-run /etc/xen/web1.cfg /backup --quiesce agent
   xl-snapshot backup -q --json web1.cfg /backup --quiesce /usr/local/sbin/freeze
 
-It takes a snapshot of the disks alone, exports it to DIRECTORY/DOMAIN-NAME, and
-deletes it again, while the guest runs on. If the export fails, the snapshot is
-deleted all the same, and nothing is left. NAME is backup-YYYYmmdd-HHMMSS, UTC.
+backup takes a snapshot of the disks without the memory, exports it to
+DIRECTORY/DOMAIN-NAME, and deletes the snapshot. The guest keeps running. If the
+export fails, backup deletes the snapshot too, and nothing is left. NAME is
+backup-YYYYmmdd-HHMMSS, UTC.
 
 Disks get external snapshots, logical volumes their own. A raw image on blkback
 cannot be switched under a running guest: take -d VDEV,reflink where its file
 system can share content.
 
-What a backup has left that was killed, as by a power cut, the next one removes
-first. Older backups are yours to remove.")]
+The next backup first removes the leftovers of an interrupted one, for example
+after a power cut. It does not remove older backups.")]
 pub struct BackupArgs {
     /// The domain: the path of its xl configuration file (a running one also needs that, because its
     /// disk entries are kept up to date).
@@ -75,7 +76,7 @@ pub struct BackupArgs {
     /// [default: 10].
     #[arg(long, value_name = "SECONDS", requires = "quiesce", value_hint = ValueHint::Other)]
     pub freeze_timeout: Option<f64>,
-    /// Accept disks as after a power cut.
+    /// Accept a crash-consistent backup, as after a power cut.
     #[arg(long)]
     pub crash_consistent: bool,
     /// Choose how to snapshot one disk, as with create; none leaves it out of the backup.
@@ -93,7 +94,7 @@ pub struct BackupArgs {
   xl-snapshot serve web1/nightly xvda --socket /run/web1-xvda.sock --once
   xl-snapshot serve --json web1.record xvdb --socket /run/web1-xvdb.sock
 
-Clients read the disk as it was at the snapshot, while the guest runs on:
+Clients read the disk as it was at the snapshot. The guest keeps running:
   nbdinfo 'nbd+unix:///?socket=/run/web1-xvda.sock'
   nbdcopy 'nbd+unix:///?socket=/run/web1-xvda.sock' - | restic backup --stdin
   nbd-client -unix /run/web1-xvda.sock /dev/nbd0 -readonly
@@ -116,7 +117,7 @@ pub struct ServeArgs {
     /// End when the first client has disconnected [default: at SIGTERM or SIGINT].
     #[arg(long)]
     pub once: bool,
-    /// Give the export a name [default: the empty one, which clients ask for if they are told none].
+    /// Give the export a name [default: empty, as NBD clients expect].
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_hint = ValueHint::Other)]
     pub export_name: String,
     /// Wait up to SECONDS for another xl-snapshot that is working on the domain [default: refuse at

@@ -132,9 +132,12 @@ fn what_is_refused() {
     refused("There is a domain web2 already (9)", |f| {
         f.named = Some(running(9, Uuid::nil()));
     });
-    refused("have no room: the file system of /srv/clones has 1 MiB free", |f| {
-        f.disks[0].room = Some(Ok(room(1)));
-    });
+    refused(
+        "not enough space for the disks of web2: the file system of /srv/clones has 1 MiB free",
+        |f| {
+            f.disks[0].room = Some(Ok(room(1)));
+        },
+    );
     refused("a copy is needed, and its room is not known", |f| f.disks[0].room = None);
     refused("exists", |f| f.disks[1].place.trouble = Some("/srv/new1.qcow2 exists".into()));
     refused("two domains would write to it", |f| {

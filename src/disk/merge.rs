@@ -102,7 +102,8 @@ pub(super) fn delete(
         return Ok(plan);
     }
     if let Some(who) = base.opened_by.first() {
-        return Err(refuse(family, format!("{shown} is open in {who}")).hint("end that first"));
+        return Err(refuse(family, format!("{shown} is open in {who}"))
+            .hint("end that program or domain first"));
     }
     if plan.merged.is_empty() && !base.open_in.is_empty() && base.users.is_empty() {
         let who = &base.open_in[0].id;
@@ -175,9 +176,8 @@ fn check<'a>(
     let others = [overlay].into_iter().chain(alone.then_some(base));
     for member in others {
         if let Some(who) = member.is_open_elsewhere(online) {
-            return Err(
-                refuse(format!("{} is open in {who}", quote(&member.path))).hint("end that first")
-            );
+            return Err(refuse(format!("{} is open in {who}", quote(&member.path)))
+                .hint("end that program or domain first"));
         }
     }
     if let Some(running) = online {

@@ -179,9 +179,11 @@ pub(super) fn check_qemu(toolstack: &Toolstack, domain: &DomainId) -> Result<()>
     let pid = toolstack.qemu_pid(*domid).map_err(|error| trouble(name, error))?;
     match process::qemu_trouble(*domid, pid).map_err(|error| trouble("the domain's QEMU", error))? {
         None => Ok(()),
-        Some(why) => Err(Error::refused(format!("The QEMU of {name} ({domid}) is not to be seen"))
-            .because(why)
-            .hint("run xl-snapshot in dom0 itself, not in a container")),
+        Some(why) => {
+            Err(Error::refused(format!("Cannot find the QEMU process of {name} ({domid})"))
+                .because(why)
+                .hint("run xl-snapshot in dom0 itself, not in a container"))
+        }
     }
 }
 

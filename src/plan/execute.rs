@@ -233,7 +233,7 @@ fn told(what: &str, step: &Step, error: &Error) -> String {
 }
 
 fn killed(plan: &Plan) -> Error {
-    Error::failed(format!("{} was killed on its way", plan.title))
+    Error::failed(format!("{} was killed before it finished", plan.title))
 }
 
 fn failure(plan: &Plan, step: &Step, mut error: Error, remaining: Vec<Remaining>) -> Error {

@@ -245,9 +245,12 @@ fn what_is_refused() {
     };
     refused("Disk xvda (/srv/a.qcow2) has no second image", &|_, w| w.copy = false);
     refused("copy it (--copy)", &|_, w| w.copy = false);
-    refused("have no room: the file system of /srv has 1 MiB free", &|f, _| {
-        f.disks[0].room = Some(Ok(room(1)));
-    });
+    refused(
+        "not enough space for copies of the disks of web1: the file system of /srv has 1 MiB free",
+        &|f, _| {
+            f.disks[0].room = Some(Ok(room(1)));
+        },
+    );
     refused("choose one: --overlay-dir DIR", &|f, _| {
         *f = found_thick();
         f.disks[0].place.path = "/dev/vg0/web1-xvda.after-s1.qcow2".into();

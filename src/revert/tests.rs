@@ -208,7 +208,7 @@ fn copies_have_to_fit_all_at_once() {
     ] {
         let error = planned(rooms).unwrap_err();
         assert_eq!(error.kind, Kind::Refused);
-        assert_eq!(error.chain(), ["The disks of web1 have no room", why]);
+        assert_eq!(error.chain(), ["There is not enough space for the disks of web1", why]);
     }
 }
 

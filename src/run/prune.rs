@@ -108,7 +108,7 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<DomainSnapshots> {
     if let Some(unseen) = seen.unseen.first() {
         return Err(Error::refused("It is not known which snapshots are in use")
             .because(format!("not seen: {unseen}"))
-            .hint("put right what is named (a file of /etc/xen that is no configuration: move it elsewhere)"));
+            .hint("correct what the cause names (a file of /etc/xen that is no configuration: move it elsewhere)"));
     }
     let listing = list::list(&seen, &ListRequest::default());
     Ok(DomainSnapshots { listing, holders })
@@ -250,7 +250,7 @@ fn delete_all(of: (&str, Uuid), rules: &Rules, host: Host<'_>) -> Result<(Pruned
     };
     let error = Error::failed(words)
         .unfinished(remaining)
-        .hint("mend what is in the way and run it again: what is deleted or kept stays so");
+        .hint("remove the cause and run the command again: snapshots that are already deleted stay deleted");
     Ok((pruned, Some(error)))
 }
 

@@ -36,7 +36,9 @@ pub(super) fn plan(family: &ImageTree, proof: Option<&QcowSnapshot>) -> Result<D
     }
     let running = base.open_in.first();
     if let Some(who) = base.is_open_elsewhere(running) {
-        return Err(refuse(format!("{shown} is open in {who}")).hint("end that first"));
+        return Err(
+            refuse(format!("{shown} is open in {who}")).hint("end that program or domain first")
+        );
     }
     let mut online = None;
     if let Some(running) = running {

@@ -27,9 +27,8 @@ pub(super) fn plan(family: &ImageTree, proof: Option<&FrozenFile>) -> Result<Dis
         ));
     }
     if let Some(who) = base.is_open_elsewhere(None) {
-        return Err(
-            merge::refuse(family, format!("{shown} is open in {who}")).hint("end that first")
-        );
+        return Err(merge::refuse(family, format!("{shown} is open in {who}"))
+            .hint("end that program or domain first"));
     }
     match (base.users.first(), base.created_by_us) {
         (Some(user), _) => {

@@ -47,7 +47,7 @@ impl Dom0 {
             Deletion::DeleteInside { online: Some(online), file, snapshot } => {
                 self.delete_inside(online, file, snapshot)
             }
-            other => Err(Error::failed(format!("Nobody can {other}"))),
+            other => Err(Error::failed(format!("Cannot {other}"))),
         }
     }
 

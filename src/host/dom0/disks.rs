@@ -132,7 +132,7 @@ pub(super) fn await_closed(path: &str) -> Result<()> {
     let look =
         || see(path, |_, volume| if volume.open { Merge::NotYet(None) } else { Merge::Done });
     await_volume(path, look, VOLUME_WAIT, || {
-        Error::failed(format!("Somebody still has volume {path} open"))
+        Error::failed(format!("Another program still has volume {path} open"))
             .hint(format!("find and stop its user: dmsetup ls --tree; fuser -v {}", device(path)))
     })
 }

@@ -50,7 +50,7 @@ impl Dom0 {
     }
 
     fn begin_freeze(&mut self, domain: &DomainId, limit: Duration) -> Result<()> {
-        let missing = || Error::failed("Nobody was reached who freezes");
+        let missing = || Error::failed("No guest agent and no freeze program was reached");
         let mut freezer = self.freeze.freezer.take().ok_or_else(missing)?;
         self.the_same(domain)?;
         freezer.ready()?;

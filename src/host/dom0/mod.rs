@@ -197,7 +197,7 @@ impl Perform for Dom0 {
         let lost = self.guard.take().is_some_and(|guard| !guard.dismiss());
         self.finish_speaking();
         if lost {
-            self.reporter.note("note: somebody killed the guard process on the way");
+            self.reporter.note("note: the guard process was killed meanwhile");
         }
         self.unstoppable = None;
     }

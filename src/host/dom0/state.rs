@@ -288,7 +288,7 @@ impl Dom0 {
 
 /// An error if somebody else has changed the domain during our work.
 pub(super) fn meddled(what: &str) -> Error {
-    Error::failed(format!("Somebody else has {what} meanwhile")).hint(ALONE)
+    Error::failed(format!("Another program or person has {what} meanwhile")).hint(ALONE)
 }
 
 /// An error with the text of its cause.

@@ -174,7 +174,7 @@ fn only(
         [one, ..] => *one,
     };
     if one.id.domid == 0 {
-        return Err(Error::refused("Domain 0 cannot be snapshotted: we run in it")
+        return Err(Error::refused("Domain 0 cannot be snapshotted: xl-snapshot runs in it")
             .hint("name another domain; xl list shows them"));
     }
     let twin = live.iter().find(|other| other.id.uuid == one.id.uuid && **other != one);

@@ -233,7 +233,7 @@ impl fmt::Display for Step {
             Step::AwaitDestroyed { domain: DomainId { domid, .. } } => {
                 write!(f, "wait until domain {domid} is completely destroyed")
             }
-            Step::AwaitClosed { volume } => write!(f, "wait until nobody has {volume} open"),
+            Step::AwaitClosed { volume } => write!(f, "wait until no program has {volume} open"),
             Step::AwaitMerged { volume } => {
                 write!(f, "wait for the end of the merge into {volume}")
             }

@@ -79,7 +79,7 @@ Revert of web1 to s1:
    5   destroy domain 3 and wait until its QEMU has ended
    6   wait until domain 3 is completely destroyed
    7   continue the domain's xl process 77
-   8   wait until nobody has vg0/a open; at the same time wait until nobody has vg0/b open
+   8   wait until no program has vg0/a open; at the same time wait until no program has vg0/b open
    9   run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda --name a.before-revert-20260302-000000 --size 71303168b vg0/a; at the same time run lvm lvcreate --quiet --yes --snapshot --permission r --addtag xl-snapshot-before:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb --name b.before-revert-20260302-000000 --size 71303168b vg0/b
   10   run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvda vg0/a; at the same time run lvm lvchange --quiet --addtag xl-snapshot-merging:0b41a0a5-4a1c-4b3c-8f1e-93d4b0b1a001:xvdb vg0/b
   11   run lvm lvconvert --quiet --yes --merge --interval 1 vg0/a.s1; at the same time run lvm lvconvert --quiet --yes --merge --interval 1 vg0/b.s1

@@ -68,7 +68,7 @@ done
 # As in a container.
 guest_up g mem=96 tick=300 b.qcow2
 id=$(domid g)
-foreign() { refused 3 'is not to be seen' unshare --pid --fork --mount-proc xl-snapshot "$@"; }
+foreign() { refused 3 'Cannot find the QEMU process' unshare --pid --fork --mount-proc xl-snapshot "$@"; }
 foreign create g --name s2 --memory s2.xlsave "${snap[@]}"
 create g s3.xlsave --name s3 "${snap[@]}"
 foreign revert s3.xlsave

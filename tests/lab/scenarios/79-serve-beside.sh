@@ -88,7 +88,7 @@ xl block-detach k xvdb
 xl destroy k
 qemu-nbd -d /dev/nbd0 >/dev/null
 # An overlay more changes nothing of it. Of the others nobody reads.
-revert g kept/g/s1.xlsave
+revert g kept/g/s1.xlsave --discard-current
 [[ $(sum "$uri" -f raw) == "${sums[xvdb]}" ]] || fail "xvdb has changed while it was served"
 
 # ---- killed: qemu-nbd goes too, and the next one is not in the way of what is left

@@ -80,7 +80,7 @@ fn take_again(size: u64) -> [String; 2] {
 /// All steps of a merge; the second one keeps the current contents.
 fn merge_steps() -> Vec<String> {
     let mut steps = vec![
-        "wait until nobody has vg0/thick open".into(),
+        "wait until no program has vg0/thick open".into(),
         keep_step(),
         format!("run lvm lvchange --quiet --addtag {MERGING_TAG} vg0/thick"),
         "run lvm lvconvert --quiet --yes --merge --interval 1 vg0/thick.s1".into(),
@@ -292,7 +292,7 @@ fn a_merge_that_was_cut_short_is_finished() {
     let merging = [("thick.s1", "lv_merging", "1"), ("thick", "lv_tags", MERGING_TAG)];
     let planned = plan(&thick(), GONE, &merging).unwrap();
     let mut steps = vec![
-        "wait until nobody has vg0/thick open".to_owned(),
+        "wait until no program has vg0/thick open".to_owned(),
         "run lvm lvchange --quiet --yes --activate n vg0/thick".into(),
         "run lvm lvchange --quiet --yes --activate y vg0/thick".into(),
         "wait for the end of the merge into vg0/thick".into(),
