@@ -45,7 +45,7 @@ pub fn plan(found: &RevertInput, options: &Options) -> Result<Revert> {
         keep: &keep,
         running: found.same.is_some(),
         discard: false,
-        beside: Some(NewDomain { name: name.as_str(), uuid: options.uuid, replacement: false }),
+        new_domain: Some(NewDomain { name: name.as_str(), uuid: options.uuid, replacement: false }),
         tight: false,
         volumes: &found.volumes,
     };

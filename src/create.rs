@@ -16,7 +16,7 @@ pub use job::Job;
 pub use parts::Rewrites;
 
 use self::parts::{
-    Switch, actions, broken, images, left_out, name_of, new_record, prepare, switch,
+    StoredImages, actions, broken, images, left_out, name_of, new_record, prepare, switch,
 };
 use crate::disk::kind::{Content, Role};
 use crate::disk::{self, DiskCreate, RunningDisk, lvm, mib};
@@ -233,8 +233,11 @@ fn with_memory(
         prepare.push(Step::SyncAndVerifyImage);
     }
     prepare.extend(Step::together(disks.iter().flat_map(|disk| disk.in_pause.clone()).collect()));
-    let switch =
-        if by_restore.is_empty() { switch(seen, disks, rewrites)? } else { Switch::default() };
+    let switch = if by_restore.is_empty() {
+        switch(seen, disks, rewrites)?
+    } else {
+        StoredImages::default()
+    };
     prepare.extend(is_free);
     // As late as possible, but before we change the stored configuration.
     prepare.push(Step::CheckSuspended { domain: id.clone(), stored: switch.unchecked(seen) });

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::memory::frames::Level;
 use crate::memory::partial_path;
 use crate::names::is_file_part;
-use crate::need::{self, Rank, Trouble};
+use crate::need::{self, Severity, Trouble};
 use crate::plan::export::{DiskCopy, Export, ImageCopy};
 use crate::plan::{Plan, Step, Text};
 use crate::record::{DiskRecord, DisksOnly, FrozenFile, NOT_YET, Record};
@@ -140,7 +140,7 @@ pub fn copies(
         keep: &keep,
         running: false,
         discard: false,
-        beside: Some(NewDomain { name: "export", uuid: Uuid::nil(), replacement: false }),
+        new_domain: Some(NewDomain { name: "export", uuid: Uuid::nil(), replacement: false }),
         tight: false,
         volumes,
     };
@@ -343,7 +343,7 @@ pub fn troubles(copies: Vec<Result<Option<DiskExport>>>) -> (Vec<DiskExport>, Ve
     for copy in copies {
         match copy {
             Ok(copy) => good.extend(copy),
-            Err(error) => troubles.push(Trouble::of_error(&error, Rank::Lost)),
+            Err(error) => troubles.push(Trouble::of_error(&error, Severity::Lost)),
         }
     }
     (good, troubles)

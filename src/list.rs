@@ -21,12 +21,12 @@ use std::path::Path;
 pub use self::descent::parent_of_now;
 pub use self::holders::holders;
 pub use self::inventory::{
-    CurrentDisk, FileEntry, Files, ImageEntry, ImageFormat, Inventory, Kind, ListRequest, Running,
-    VhdEntry,
+    CurrentDisk, FileEntry, FileKind, Files, ImageEntry, ImageFormat, Inventory, ListRequest,
+    Running, VhdEntry,
 };
 pub use self::metrics::metrics;
 pub use self::report::{
-    Current, DescentSource, DiskState, DivergedDisk, Listing, Other, OtherKind, Snapshot, State,
+    Current, DescentSource, DiskState, DivergedDisk, Health, Listing, Other, OtherKind, Snapshot,
 };
 pub use self::words::Tree;
 use crate::memory::is_deleting;
@@ -75,7 +75,7 @@ fn snapshot(index: &Index<'_>, number: usize) -> Snapshot {
     let (state, why, disks) = state::of(index, number);
     let (parent, parent_by) = index.parent(number);
     Snapshot {
-        group: index.whose(record).to_owned(),
+        group: index.domain_name(record).to_owned(),
         domain: record.domain.name.clone(),
         uuid: record.domain.uuid,
         name: record.name.to_string(),

@@ -29,9 +29,9 @@ pub struct Need {
 pub enum Requirement {
     /// A file or device that is rewritten in place: writable, and nobody but the domain that will be
     /// destroyed has it open. Who only reads it would read a mixture, and tools refuse to write.
-    Alone(PathBuf),
+    ExclusiveFile(PathBuf),
     /// A file or device that is read: nobody but that domain may write to it meanwhile.
-    Still(PathBuf),
+    UnwrittenFile(PathBuf),
     /// An image of which a snapshot inside is read: nobody but the domain's own QEMU, which does not touch what
     /// belongs to a snapshot, may write to it meanwhile.
     Inside(PathBuf),
@@ -49,7 +49,7 @@ pub enum Requirement {
         writable: bool,
     },
     /// A file or device that is served to the guest: not mounted in dom0, nor a disk of another domain.
-    Unshared {
+    DiskNotMounted {
         path: PathBuf,
         /// Whether the domain may write to it. If not, others may read.
         writable: bool,
@@ -61,9 +61,9 @@ pub enum Requirement {
     /// A directory that the restored domain shares.
     Directory(PathBuf),
     /// A directory in which files get other names.
-    Renames(PathBuf),
+    WritableDirectory(PathBuf),
     /// A file that gets another name, and another file its own.
-    Replaced(PathBuf),
+    RenamableFile(PathBuf),
     /// A log of which the earlier ones are kept, by number.
     Log(PathBuf),
     /// The directory in which LVM archives the metadata of groups.
@@ -156,7 +156,7 @@ pub enum Requirement {
 /// How bad a trouble is: the worst one is told first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Rank {
+pub enum Severity {
     /// What the snapshot consists of is gone or changed.
     Lost,
     /// Something else is missing, and has to be brought back or put in order.
@@ -169,7 +169,7 @@ pub enum Rank {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Trouble {
     /// How bad it is.
-    pub rank: Rank,
+    pub rank: Severity,
     /// What fails, as a sentence.
     pub about: String,
     /// Why.
@@ -180,7 +180,7 @@ pub struct Trouble {
 
 impl Trouble {
     /// A refusal of one thing as one of several.
-    pub fn of_error(error: &Error, rank: Rank) -> Trouble {
+    pub fn of_error(error: &Error, rank: Severity) -> Trouble {
         let mut chain = error.chain().into_iter();
         Trouble {
             rank,
@@ -231,15 +231,15 @@ impl Requirement {
     }
 
     /// What an administrator does if it is not there, or in use.
-    pub fn remedy(&self, rank: Rank) -> String {
+    pub fn remedy(&self, rank: Severity) -> String {
         match self {
-            Requirement::Alone(path) | Requirement::Still(path) | Requirement::Inside(path) if rank == Rank::Missing => {
+            Requirement::ExclusiveFile(path) | Requirement::UnwrittenFile(path) | Requirement::Inside(path) if rank == Severity::Missing => {
                 format!(
                     "check whether it was moved, or is not mounted or not writable: ls -l {0}; findmnt -T {0}",
                     quote(path)
                 )
             }
-            Requirement::Alone(path) | Requirement::Still(path) | Requirement::Inside(path) => {
+            Requirement::ExclusiveFile(path) | Requirement::UnwrittenFile(path) | Requirement::Inside(path) => {
                 format!("find and stop its user first: fuser -v {}", quote(path))
             }
             Requirement::Usable { path, .. } | Requirement::Image { path, .. } => format!(
@@ -247,7 +247,7 @@ impl Requirement {
                  and no snapshot needs it (xl-snapshot list --all; qemu-img info of its overlays): chmod u+w {0}",
                 quote(path)
             ),
-            Requirement::Unshared { path, .. } => format!(
+            Requirement::DiskNotMounted { path, .. } => format!(
                 "unmount it (findmnt -S {0}; losetup -j {0}), or detach it from that domain: xl block-list, xl \
                  block-detach",
                 quote(path)
@@ -260,7 +260,7 @@ impl Requirement {
             Requirement::Directory(path) => {
                 format!("bring it back, or mount it: ls -ld {0}; findmnt -T {0}", quote(path))
             }
-            Requirement::Renames(path) | Requirement::State(path) => {
+            Requirement::WritableDirectory(path) | Requirement::State(path) => {
                 format!("make it writable: df {0}; lsattr -d {0}", quote(path))
             }
             Requirement::VolumeArchive => {
@@ -271,7 +271,7 @@ impl Requirement {
                                 make what is named usable: chmod +x; ls -ld"
                 .into(),
             Requirement::User(name) => format!("make the user again: adduser --system {}", quote(name)),
-            Requirement::Replaced(path) | Requirement::Log(path) => format!(
+            Requirement::RenamableFile(path) | Requirement::Log(path) => format!(
                 "let it be renamed: chattr -i -a {0}, or umount {0}; move a directory that is in the way",
                 quote(path)
             ),
@@ -296,7 +296,7 @@ impl Requirement {
                 format!("make the pool again: xl cpupool-create name={}", quote(name))
             }
             Requirement::Pci { device, .. } => match rank {
-                Rank::Busy => format!("detach it from that domain: xl pci-detach DOMAIN {device}"),
+                Severity::Busy => format!("detach it from that domain: xl pci-detach DOMAIN {device}"),
                 _ => format!("make it assignable: xl pci-assignable-add {device}"),
             },
             Requirement::Domid(_) => "the image has the number of its domain in it (xl save -D): end that domain, wait a \
@@ -346,15 +346,15 @@ impl Requirement {
 mod tests {
     use super::*;
 
-    fn trouble(rank: Rank, about: &str) -> Trouble {
+    fn trouble(rank: Severity, about: &str) -> Trouble {
         Trouble { rank, about: about.into(), why: "why".into(), hint: "do".into() }
     }
 
     #[test]
     fn all_troubles_are_told_at_once_the_worst_first_each_once() {
         assert!(refusal(Vec::new()).is_none());
-        let busy = trouble(Rank::Busy, "a is busy");
-        let lost = trouble(Rank::Lost, "b is lost");
+        let busy = trouble(Severity::Busy, "a is busy");
+        let lost = trouble(Severity::Lost, "b is lost");
         let error = refusal(vec![busy.clone(), lost, busy]).unwrap();
         assert_eq!(error.chain(), ["b is lost", "why"]);
         assert_eq!(error.also.len(), 1);

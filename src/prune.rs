@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use crate::disk::kinds::DiskMethod;
-use crate::list::{Current, Listing, Other, OtherKind, Snapshot, State};
+use crate::list::{Current, Health, Listing, Other, OtherKind, Snapshot};
 
 /// In seconds.
 const DAY: i64 = 86_400;
@@ -133,7 +133,7 @@ impl fmt::Display for KeepReason {
 }
 
 /// The domains that a name, a number or a UUID can mean: current names and UUIDs.
-pub fn meant<'a>(listing: &'a Listing, asked: &str) -> BTreeMap<&'a str, Uuid> {
+pub fn matching_domains<'a>(listing: &'a Listing, asked: &str) -> BTreeMap<&'a str, Uuid> {
     let uuid = asked.parse().ok().filter(|uuid: &Uuid| !uuid.is_nil());
     let is = |name: &str, id: Uuid| name == asked || Some(id) == uuid;
     let mut meant = BTreeMap::new();
@@ -158,7 +158,7 @@ pub fn meant<'a>(listing: &'a Listing, asked: &str) -> BTreeMap<&'a str, Uuid> {
 }
 
 /// The snapshots of a domain whose deletion was interrupted, the oldest first. They are deleted whatever the rules say.
-pub fn cut_short<'a>(listing: &'a Listing, name: &str, uuid: Uuid) -> Vec<&'a Other> {
+pub fn interrupted_deletions<'a>(listing: &'a Listing, name: &str, uuid: Uuid) -> Vec<&'a Other> {
     let is_own = |other: &&Other| {
         other.kind == OtherKind::Deleting
             && (other.domain.as_deref() == Some(name) || (other.uuid == uuid && !uuid.is_nil()))
@@ -181,7 +181,7 @@ pub struct Decision<'a> {
 /// A broken snapshot never counts in place of a good one: the rules apply to the good ones, and again to all. So a
 /// broken one is kept for as long as a good one would be, and nothing is deleted earlier because a file system is
 /// not mounted today.
-pub fn verdicts<'a>(
+pub fn decide<'a>(
     listing: &'a Listing,
     holders: &BTreeMap<Uuid, BTreeSet<String>>,
     of: &str,
@@ -205,7 +205,7 @@ pub fn verdicts<'a>(
     let counts = |snapshot: &&&Snapshot| snapshot.name.starts_with(&rules.prefix);
     let counted: Vec<&Snapshot> = own.iter().filter(counts).copied().collect();
     let good: Vec<&Snapshot> =
-        counted.iter().filter(|snapshot| snapshot.state == State::Good).copied().collect();
+        counted.iter().filter(|snapshot| snapshot.state == Health::Good).copied().collect();
     let mut chosen = rules.choose(&good);
     chosen.extend(rules.choose(&counted));
 

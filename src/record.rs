@@ -183,7 +183,7 @@ impl DiskRecord {
                 RecordText::File(path) => checked(path)?,
             }
         }
-        if self.snapshot.kind().is_beside_image() {
+        if self.snapshot.kind().is_relative_to_image() {
             // A name, not a path that leads elsewhere.
             let path = self.path.to_string_lossy();
             return name(&path, is_file_part);
@@ -246,13 +246,13 @@ impl Record {
 
     /// Whether it is the record of an export: its disks are copies in the directory of the image.
     pub fn is_export(&self) -> bool {
-        self.disks.iter().any(|disk| disk.snapshot.kind().is_beside_image())
+        self.disks.iter().any(|disk| disk.snapshot.kind().is_relative_to_image())
     }
 
     /// Sets the paths of the disks in the directory of the image.
     pub fn found_in(&mut self, directory: &Path) {
         for disk in &mut self.disks {
-            if disk.snapshot.kind().is_beside_image() {
+            if disk.snapshot.kind().is_relative_to_image() {
                 disk.path = directory.join(&disk.path);
             }
         }

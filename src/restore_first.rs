@@ -59,7 +59,7 @@ pub fn names(domain: &str) -> [String; 2] {
 pub fn plan(found: &RevertInput, options: &Options) -> Result<Revert> {
     let record = &found.record;
     let name = &record.domain.name;
-    if let StartFrom::Start(_) = found.onward {
+    if let StartFrom::Start(_) = found.start_from {
         return Err(Error::refused(format!("The snapshot {} has no memory", record.name))
             .because("the domain is started again, which is not possible while the old one runs")
             .hint("revert without --restore-first"));
@@ -199,7 +199,7 @@ fn disks(found: &RevertInput, options: &Options) -> Result<Vec<DiskRevert>> {
     };
     for seen in &found.disks {
         let disk = &seen.record;
-        let Some(why) = disk::copied_beside(disk) else { continue };
+        let Some(why) = disk::needs_copy_for_new_domain(disk) else { continue };
         if !options.copy {
             return Err(
                 refuse(disk, why).hint("copy it (--copy), or revert without --restore-first")
@@ -222,7 +222,7 @@ fn disks(found: &RevertInput, options: &Options) -> Result<Vec<DiskRevert>> {
         keep: &keep,
         running: found.same.is_some(),
         discard: options.discard_current,
-        beside: Some(NewDomain { name: &name, uuid: options.uuid, replacement: true }),
+        new_domain: Some(NewDomain { name: &name, uuid: options.uuid, replacement: true }),
         tight: false,
         volumes: &found.volumes,
     };

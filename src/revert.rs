@@ -13,7 +13,7 @@ use crate::disk::{self, DiskRevert, RevertContext, SnapshotDisk, lvm};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
 use crate::names::{SnapshotName, same_vdev};
-use crate::need::{self, Need, Rank, Trouble};
+use crate::need::{self, Need, Severity, Trouble};
 use crate::plan::{OnFailure, Plan, Step, Switch, undo};
 use crate::process::Process;
 use crate::record::{DomainRecord, Record};
@@ -55,7 +55,7 @@ pub struct RevertInput {
     /// The record in the image.
     pub record: Record,
     /// How the domain starts.
-    pub onward: StartFrom,
+    pub start_from: StartFrom,
     /// The configuration in the image; without one, that of the xl configuration file.
     pub config: DomainConfig,
     /// The domain that currently has the name of the snapshot's domain.
@@ -161,13 +161,13 @@ pub fn plan(found: &RevertInput, options: Options) -> Result<Revert> {
     let record = &found.record;
     let domain = &record.domain;
     let title = format!("Revert of {} to {}", domain.name, record.name);
-    match found.onward {
+    match found.start_from {
         StartFrom::Memory => check_image(found)?,
         StartFrom::Start(_) => check_start(found)?,
     }
     check_domain(found)?;
     // Each start may give it another UUID.
-    let uuid = match found.onward {
+    let uuid = match found.start_from {
         StartFrom::Memory => domain.uuid,
         StartFrom::Start(_) => Uuid::nil(),
     };
@@ -180,7 +180,7 @@ pub fn plan(found: &RevertInput, options: Options) -> Result<Revert> {
         keep: &keep,
         running: found.same.is_some(),
         discard: options.discard_current,
-        beside: None,
+        new_domain: None,
         tight: false,
         volumes: &found.volumes,
     };
@@ -203,7 +203,7 @@ pub fn plan(found: &RevertInput, options: Options) -> Result<Revert> {
 
     let mut config = found.config.clone();
     for (disk, seen) in disks.iter().zip(&found.disks) {
-        if let (Some((path, format)), StartFrom::Memory) = (&disk.switch, &found.onward) {
+        if let (Some((path, format)), StartFrom::Memory) = (&disk.switch, &found.start_from) {
             config.set_image(&seen.record.vdev, path, *format).map_err(|why| {
                 Error::refused(format!("The configuration in snapshot {}", record.name))
                     .because(why)
@@ -235,7 +235,7 @@ pub fn plan(found: &RevertInput, options: Options) -> Result<Revert> {
     }
 
     for disk in &found.attached {
-        notes.push(match &found.onward {
+        notes.push(match &found.start_from {
             StartFrom::Memory => format!(
                 "{disk} is not in the snapshot: the guest continues without it; its content does not change"
             ),
@@ -293,7 +293,7 @@ pub fn plan(found: &RevertInput, options: Options) -> Result<Revert> {
     let at = if only_qemu { onward.len() } else { 0 };
     onward.splice(at..at, destroyed.clone().into_iter().chain(wake));
     let mut finish = Vec::new();
-    match &found.onward {
+    match &found.start_from {
         StartFrom::Memory => {
             onward.push(Step::Restore {
                 uuid: domain.uuid,
@@ -371,7 +371,7 @@ pub(crate) fn no_trouble(
     disks: Vec<Result<DiskRevert>>,
 ) -> Result<Vec<DiskRevert>> {
     let lost = disks.iter().filter_map(|disk| disk.as_ref().err());
-    let lost = lost.map(|error| Trouble::of_error(error, Rank::Lost));
+    let lost = lost.map(|error| Trouble::of_error(error, Severity::Lost));
     match need::refusal(lost.chain(found.troubles.iter().cloned()).collect()) {
         Some(error) => Err(error),
         None => disks.into_iter().collect(),

@@ -8,7 +8,7 @@ use crate::disk::{self, DiskRevert, NewDomain, RevertContext, SnapshotDisk, lvm}
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::memory::{Form, Image, Sizes};
-use crate::need::{Rank, Trouble};
+use crate::need::{Severity, Trouble};
 use crate::record::Record;
 use crate::report::{Shown, ShownDisk};
 use crate::revert;
@@ -59,12 +59,12 @@ pub fn show(
         running: looked.runs,
         discard: false,
         // Nothing else can be done with an export.
-        beside: record.is_export().then_some(clone),
+        new_domain: record.is_export().then_some(clone),
         tight: false,
         volumes: &looked.volumes,
     };
     let lost = looked.disks.iter().filter_map(|found| planned(found, context).err());
-    let lost = lost.map(|error| Trouble::of_error(&error, Rank::Lost));
+    let lost = lost.map(|error| Trouble::of_error(&error, Severity::Lost));
     let short = short_of_space(&looked.disks, &record, context);
     let troubles: Vec<_> = lost.chain(looked.troubles).chain(short).collect();
     let disks: Vec<ShownDisk> = looked.disks.iter().map(|disk| state(disk, context)).collect();
@@ -115,7 +115,7 @@ fn short_of_space(
     let space = lvm::short_of_space(&spaces).map(|why| revert::no_space(domain, why));
     let refused = refused.into_iter().filter_map(Result::err);
     let all = refused.chain(room).chain(space);
-    all.map(|error| Trouble::of_error(&error, Rank::Missing)).collect()
+    all.map(|error| Trouble::of_error(&error, Severity::Missing)).collect()
 }
 
 fn state(found: &SnapshotDisk, context: RevertContext<'_>) -> ShownDisk {

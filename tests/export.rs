@@ -17,7 +17,7 @@ use xl_snapshot::host::export::look::look;
 use xl_snapshot::host::export::steps::{Exporter, Hands};
 use xl_snapshot::host::snapshot::Snapshot;
 use xl_snapshot::host::{command, deletion, files, list as host, tools};
-use xl_snapshot::list::{self, ListRequest, State};
+use xl_snapshot::list::{self, Health, ListRequest};
 use xl_snapshot::memory::Image;
 use xl_snapshot::memory::header::{self, record_space};
 use xl_snapshot::plan::{Perform, Plan, Step, execute};
@@ -278,7 +278,7 @@ impl Perform for Host<'_> {
 }
 
 /// How `list` takes an image.
-fn state(image: &Path) -> (State, Vec<String>) {
+fn state(image: &Path) -> (Health, Vec<String>) {
     let images = vec![host::one(image.to_owned())];
     let seen = host::look(images, Vec::new(), Vec::new(), false);
     let mut listing = list::list(&seen, &ListRequest::default());
@@ -316,7 +316,7 @@ fn an_export_has_what_the_snapshot_had_and_needs_nothing_else() {
             assert_eq!((entry.format, entry.script), (Some(Format::Qcow2), None));
         }
     }
-    assert_eq!(state(&image), (State::Good, vec![]));
+    assert_eq!(state(&image), (Health::Good, vec![]));
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_copy_that_was_written_to_or_cut_short_is_refused() {
         assert!(text.contains("Disk xvdb"), "{text}");
     };
     refused("bytes long");
-    assert_eq!(state(&image).0, State::Broken);
+    assert_eq!(state(&image).0, Health::Broken);
     file.set_len(length).unwrap();
     refused("last at");
 }
@@ -352,7 +352,7 @@ fn without_memory_there_is_the_record() {
     assert!(snapshot.source.is_none() && snapshot.record.is_export());
     assert_eq!(snapshot.record.disks[0].path, to.join("xvda.qcow2"));
     place.check(&to);
-    assert_eq!(state(&to.join("s1.record")), (State::Good, vec![]));
+    assert_eq!(state(&to.join("s1.record")), (Health::Good, vec![]));
 }
 
 #[test]
@@ -486,7 +486,7 @@ fn an_archive_is_one_that_tar_reads() {
     let to = place.path(&archive_name(&snapshot.record));
     assert_eq!(to, place.path("web1-s1"));
     place.check(&to);
-    assert_eq!(state(&to.join("s1.xlsave.zst")), (State::Good, vec![]));
+    assert_eq!(state(&to.join("s1.xlsave.zst")), (Health::Good, vec![]));
     // The image is the last entry.
     let cut = fs::read(&archive).unwrap();
     assert!(cut.len() % 512 == 0);

@@ -19,9 +19,9 @@ use xl_snapshot::disk::kinds::{
 };
 use xl_snapshot::domain::{DomainId, Format, GuestType};
 use xl_snapshot::list::{
-    Current, DescentSource, DiskState, DivergedDisk, Listing, Other, OtherKind, Snapshot, State,
+    Current, DescentSource, DiskState, DivergedDisk, Health, Listing, Other, OtherKind, Snapshot,
 };
-use xl_snapshot::need::{Rank, Trouble};
+use xl_snapshot::need::{Severity, Trouble};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::quiesce::Quiesced;
 use xl_snapshot::record::{
@@ -358,7 +358,7 @@ fn shown(verified: Option<&'static str>, record: Record) -> Shown {
         disks: disks.collect(),
         troubles: (!record.complete)
             .then(|| Trouble {
-                rank: Rank::Missing,
+                rank: Severity::Missing,
                 about: "web1 cannot be restored".into(),
                 why: "the bridge xenbr0 of its network does not exist".into(),
                 hint: "bring the bridge up".into(),
@@ -487,14 +487,14 @@ fn listing() -> Listing {
         memory: false,
         disks_only: Some(DisksOnly::Offline),
         shared: None,
-        state: State::Broken,
+        state: Health::Broken,
         why: vec!["xvda: it was written to since".into()],
         current: false,
         parent: None,
         parent_by: DescentSource::None,
         disks: vec![
-            disk("external", State::Broken, Some("it was written to since")),
-            disk("internal", State::Good, None),
+            disk("external", Health::Broken, Some("it was written to since")),
+            disk("internal", Health::Good, None),
         ],
         ..listed()
     };
@@ -522,7 +522,7 @@ fn listed() -> Snapshot {
         size: 144_610_000,
         size_on_disk: 70_254_592,
         shared: Some(68_681_728),
-        state: State::Good,
+        state: Health::Good,
         why: Vec::new(),
         current: true,
         parent: Some(Uuid::from_u128(9)),
@@ -736,8 +736,8 @@ fn every_value_of_a_word_is_in_the_manual() {
     for word in kinds.into_iter().chain(states).chain(worth) {
         assert!(has_word(&page, word), "no word of {word}");
     }
-    let states =
-        [State::Good, State::Broken, State::Unfinished, State::Unread, State::None].map(word_of);
+    let states = [Health::Good, Health::Broken, Health::Unfinished, Health::Unread, Health::None]
+        .map(word_of);
     let told = [
         DescentSource::Disks,
         DescentSource::Record,

@@ -24,8 +24,8 @@ use xl_snapshot::disk::kinds::{External, Internal, LeftOut};
 use xl_snapshot::domain::{DomainConfig, Format, GuestType};
 use xl_snapshot::host::{command, files, list as host, marks, tools};
 use xl_snapshot::list::{
-    self, CurrentDisk, DescentSource, FileEntry, ImageEntry, Inventory, Kind, ListRequest, Listing,
-    Running,
+    self, CurrentDisk, DescentSource, FileEntry, FileKind, ImageEntry, Inventory, ListRequest,
+    Listing, Running,
 };
 use xl_snapshot::memory::header;
 use xl_snapshot::memory::peek::{Extent, Peek};
@@ -192,7 +192,7 @@ fn running(name: &str, uuid: Uuid, disks: &[PathBuf]) -> Running {
     let disk = |(at, path): (u8, &PathBuf)| CurrentDisk {
         vdev: format!("xvd{}", char::from(b'a' + at)),
         path: path.clone(),
-        kind: Kind::of_format(Some(Format::Qcow2)),
+        kind: FileKind::of_format(Some(Format::Qcow2)),
     };
     Running { name: name.into(), uuid, domid: Some(7), disks: (0..).zip(disks).map(disk).collect() }
 }
@@ -376,7 +376,7 @@ fn fixed() -> Inventory {
         merging: None,
     };
     let path = PathBuf::from("/srv/a.qcow2");
-    let kind = Kind::of_format(Some(Format::Qcow2));
+    let kind = FileKind::of_format(Some(Format::Qcow2));
     let link = Link { path: path.clone(), id: (1, 1), format: Format::Qcow2, header: None };
     let file = FileEntry {
         facts: Ok(facts),

@@ -145,7 +145,7 @@ fn plan_since(created: Timestamp, disks: &[DiskRecord], keep: &str) -> Vec<Resul
         keep: &keep.parse().unwrap(),
         running: false,
         discard: false,
-        beside: None,
+        new_domain: None,
         tight: false,
         volumes: &volumes,
     };

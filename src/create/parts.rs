@@ -99,7 +99,7 @@ pub(super) fn prepare(domain: &DomainId, disks: &[DiskCreate], actions: &[Action
 
 /// The steps that make libxl and xenstore name the new images.
 #[derive(Debug, Default)]
-pub(super) struct Switch {
+pub(super) struct StoredImages {
     /// The stored configurations, which save, migrate and reboot use. They change before the disks are
     /// switched, because a restarted domain must not write into the frozen images.
     pub(super) store: Vec<Step>,
@@ -107,7 +107,7 @@ pub(super) struct Switch {
     pub(super) keys: Option<Step>,
 }
 
-impl Switch {
+impl StoredImages {
     /// The configuration that libxl has stored, if no other step compares it.
     pub(super) fn unchecked(&self, seen: &CreateInput) -> Option<String> {
         self.store.is_empty().then(|| seen.stored.clone())
@@ -118,7 +118,7 @@ pub(super) fn switch(
     seen: &CreateInput,
     disks: &[DiskCreate],
     rewrites: &Rewrites,
-) -> Result<Switch> {
+) -> Result<StoredImages> {
     let domain = name_of(&seen.config)?;
     let mut stored = DomainConfig::parse(&seen.stored).map_err(|why| broken(&domain, why))?;
     let mut what = Vec::new();
@@ -137,7 +137,7 @@ pub(super) fn switch(
         }
     }
     if what.is_empty() {
-        return Ok(Switch::default());
+        return Ok(StoredImages::default());
     }
     let what = what.join(", ");
     let mut store = vec![Step::StoreConfig(StoreConfig {
@@ -156,5 +156,5 @@ pub(super) fn switch(
             what,
         })
     }));
-    Ok(Switch { store, keys: (!writes.is_empty()).then_some(Step::Xenstore(writes)) })
+    Ok(StoredImages { store, keys: (!writes.is_empty()).then_some(Step::Xenstore(writes)) })
 }

@@ -42,7 +42,7 @@ fn member(path: &str, inode: u64, allocated: u64) -> TreeImage {
         keepers: Vec::new(),
         open_in: vec![running()],
         opened_by: Vec::new(),
-        ours: true,
+        created_by_us: true,
         room: (1, 1 << 40),
         unmarkable: None,
     }
@@ -364,7 +364,7 @@ fn a_file_of_the_users_own_is_kept() {
     let removed =
         |seen: &DeleteInput| disks(seen, DeleteOptions::default()).unwrap().remove(0).removed;
     assert_eq!(removed(&alone), ["/srv/f.qcow2"]);
-    base(&mut alone).ours = false;
+    base(&mut alone).created_by_us = false;
     assert!(removed(&alone).is_empty());
     let kept = disks(&alone, DeleteOptions::default()).unwrap().remove(0).kept.unwrap();
     assert!(kept.contains("rm /srv/f.qcow2"), "{kept}");

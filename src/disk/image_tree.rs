@@ -70,7 +70,7 @@ pub struct TreeImage {
     pub open_in: Vec<Running>,
     /// Other processes that have it open.
     pub opened_by: Vec<String>,
-    pub ours: bool,
+    pub created_by_us: bool,
     /// The number of its file system, and the free space there, in bytes.
     pub room: (u64, u64),
     /// Why it cannot be marked, if it cannot.
@@ -140,7 +140,7 @@ pub struct Merged {
 
 /// A domain's disk that gets another image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Switch {
+pub struct ImageSwitch {
     pub user: DiskUser,
     /// `None` if the domain does not run.
     pub domain: Option<DomainId>,
@@ -160,7 +160,7 @@ pub struct DiskDelete {
     pub merges: Vec<Step>,
     /// Steps that switch the guest's disk.
     pub pivot: Vec<Step>,
-    pub switches: Vec<Switch>,
+    pub switches: Vec<ImageSwitch>,
     /// Files that the merge writes to, and whether a guest keeps writing to them.
     pub written: Vec<(PathBuf, bool)>,
     pub rewrites: Vec<Rewrite>,

@@ -19,7 +19,7 @@ pub enum Content<'a> {
     /// In a frozen file: nobody writes to it any more.
     Frozen(Frozen<'a>),
     /// In a logical volume. Its tag is the proof.
-    Volume(Volume<'a>),
+    Volume(VolumeName<'a>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub enum Reader {
 
 /// The volume that has the content of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Volume<'a> {
+pub struct VolumeName<'a> {
     pub group: &'a str,
     pub name: &'a str,
     /// Whether it is a thick snapshot, which can overflow and which a merge consumes.
@@ -169,7 +169,7 @@ pub trait Kind {
     }
 
     /// Whether the disk's file is in the directory of the image, and the record has only its name.
-    fn is_beside_image(&self) -> bool {
+    fn is_relative_to_image(&self) -> bool {
         false
     }
 

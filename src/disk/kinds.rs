@@ -116,7 +116,7 @@ impl DiskSnapshot {
 
 impl DiskMethod {
     /// The kind with this name, if the user can choose it.
-    pub fn of_option(name: &str) -> Option<DiskMethod> {
+    pub fn from_option(name: &str) -> Option<DiskMethod> {
         DiskMethod::ALL.iter().copied().find(|how| how.name() == name && how.keys().is_some())
     }
 

@@ -10,7 +10,9 @@ mod parts;
 use self::commit::{commit, settle_commit};
 pub(super) use self::parts::{begin, must_be_marked, written};
 use self::parts::{copies, remove};
-use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree, Running, Switch, TreeImage};
+use crate::disk::image_tree::{
+    DeleteOptions, DiskDelete, ImageSwitch, ImageTree, Running, TreeImage,
+};
 use crate::disk::merge_mark::MergeStep;
 use crate::disk::proof::{FrozenFile, SECTOR};
 use crate::domain::Format;
@@ -134,7 +136,7 @@ fn keep(base: &TreeImage, untouched: bool) -> Option<String> {
         format!("snapshot {} is in it as well", keeper.name)
     } else if !inside() {
         "there are internal snapshots in it".into()
-    } else if !base.ours {
+    } else if !base.created_by_us {
         format!("it was not made by this program; if nobody needs it: rm {}", quote(&base.path))
     } else if !untouched {
         "it was written to since the snapshot".into()
@@ -397,10 +399,12 @@ fn finish_commit(
     let online = base.open_in.first();
     plan.online.extend(online.map(|running| running.id.clone()));
     settle_commit(family, base, overlay, online, &mut plan);
-    plan.switches.extend(base.users.iter().filter(|user| user.cfg.is_none()).map(|user| Switch {
-        user: user.clone(),
-        domain: online.map(|running| running.id.clone()),
-        to: base.image(),
+    plan.switches.extend(base.users.iter().filter(|user| user.cfg.is_none()).map(|user| {
+        ImageSwitch {
+            user: user.clone(),
+            domain: online.map(|running| running.id.clone()),
+            to: base.image(),
+        }
     }));
     Ok(plan)
 }

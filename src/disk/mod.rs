@@ -29,7 +29,7 @@ use jiff::Timestamp;
 
 use self::exporting::DiskExport;
 use self::image_tree::{DeleteOptions, DiskDelete, ImageTree};
-use self::kind::{Content, Volume};
+use self::kind::{Content, VolumeName};
 use self::kinds::DiskMethod;
 pub use self::parts::{Context, DiskCreate, DiskRevert, NewDomain, RevertContext, Room, Space};
 pub(crate) use self::parts::{after, mib};
@@ -70,7 +70,7 @@ pub fn choose(seen: &RunningDisk, choice: Option<&Choice>) -> Result<DiskMethod>
         return Err(refuse(disk, why));
     }
     let mut all = DiskMethod::ALL.iter().copied();
-    if let Some((only, why)) = all.find_map(|how| Some((how, how.is_only_way(seen)?))) {
+    if let Some((only, why)) = all.find_map(|how| Some((how, how.only_method(seen)?))) {
         return match chosen {
             Some(how) if how != only && how != DiskMethod::External => {
                 Err(refuse(disk, why.into()))
@@ -192,10 +192,10 @@ pub fn delete(family: &ImageTree, options: DeleteOptions) -> Result<DiskDelete> 
 }
 
 /// Why `--restore-first` needs a copy of a disk, if it does.
-pub fn copied_beside(disk: &DiskRecord) -> Option<&'static str> {
+pub fn needs_copy_for_new_domain(disk: &DiskRecord) -> Option<&'static str> {
     match disk.snapshot.kind().content() {
         Content::Inside(_) => Some("its snapshot is inside of the image that the domain writes to"),
-        Content::Volume(Volume { thick: true, .. }) => {
+        Content::Volume(VolumeName { thick: true, .. }) => {
             Some("a thick snapshot can be merged into its volume only")
         }
         Content::Nowhere | Content::Frozen(_) | Content::Volume(_) => None,
@@ -203,11 +203,11 @@ pub fn copied_beside(disk: &DiskRecord) -> Option<&'static str> {
 }
 
 /// What one disk's revert needs on the host, in addition to the checks in [`revert`]. For a second
-/// domain (`beside`), the old disk is only read.
-pub fn needs(found: &SnapshotDisk, beside: bool) -> Vec<Requirement> {
-    let mut needs = found.record.snapshot.planner().needs(found, beside);
+/// domain (`for_new_domain`), the old disk is only read.
+pub fn needs(found: &SnapshotDisk, for_new_domain: bool) -> Vec<Requirement> {
+    let mut needs = found.record.snapshot.planner().needs(found, for_new_domain);
     let below = found.below.iter().flatten();
-    needs.extend(below.map(|(path, _)| Requirement::Still(path.clone())));
+    needs.extend(below.map(|(path, _)| Requirement::UnwrittenFile(path.clone())));
     needs
 }
 

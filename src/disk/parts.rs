@@ -78,7 +78,7 @@ pub struct RevertContext<'a> {
     pub discard: bool,
     /// The second domain, if one is created. The disks of the original domain then do not change: every
     /// disk gets a new file or volume.
-    pub beside: Option<NewDomain<'a>>,
+    pub new_domain: Option<NewDomain<'a>>,
     /// Whether the volume groups lack space to keep the current contents.
     pub tight: bool,
     /// The host's logical volumes; read only if the snapshot has one.

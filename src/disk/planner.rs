@@ -28,7 +28,7 @@ pub(super) trait Planner {
     }
 
     /// Why a disk supports no other kind, if it does not.
-    fn is_only_way(seen: &RunningDisk) -> Option<&'static str>
+    fn only_method(seen: &RunningDisk) -> Option<&'static str>
     where
         Self: Sized,
     {
@@ -49,7 +49,7 @@ pub(super) trait Planner {
     fn revert(&self, found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert>;
 
     /// What a revert needs on the host, in addition to the checks in [`Planner::revert`].
-    fn needs(&self, found: &SnapshotDisk, beside: bool) -> Vec<Requirement>;
+    fn needs(&self, found: &SnapshotDisk, for_new_domain: bool) -> Vec<Requirement>;
 
     /// Checks the content, and says where to copy it from. `None` if the disk is not in the snapshot.
     fn export(
@@ -105,9 +105,9 @@ macro_rules! dispatch {
                 }
             }
 
-            pub(super) fn is_only_way(self, seen: &RunningDisk) -> Option<&'static str> {
+            pub(super) fn only_method(self, seen: &RunningDisk) -> Option<&'static str> {
                 match self {
-                    $(DiskMethod::$kind => <$kept as Planner>::is_only_way(seen),)*
+                    $(DiskMethod::$kind => <$kept as Planner>::only_method(seen),)*
                 }
             }
 

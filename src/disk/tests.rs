@@ -399,8 +399,8 @@ fn an_image_that_cannot_be_rewritten_has_no_internal_snapshots() {
 
 #[test]
 fn each_kind_tells_what_it_needs() {
-    let alone = |path: &str| Requirement::Alone(path.into());
-    let still = |path: &str| Requirement::Still(path.into());
+    let alone = |path: &str| Requirement::ExclusiveFile(path.into());
+    let still = |path: &str| Requirement::UnwrittenFile(path.into());
     let internal = DiskSnapshot::Internal(Internal { proof: None, bases: None });
     let external = DiskSnapshot::External(External { overlay: "/srv/o".into(), proof: None });
     let copy = DiskSnapshot::Reflink(Reflink { copy: "/srv/copy".into(), proof: None });
@@ -412,18 +412,19 @@ fn each_kind_tells_what_it_needs() {
             size,
         })
     };
-    let of = |kept: &DiskSnapshot, beside| needs(&found("/srv/a", kept.clone()), beside);
+    let of =
+        |kept: &DiskSnapshot, for_new_domain| needs(&found("/srv/a", kept.clone()), for_new_domain);
     assert_eq!(of(&internal, false), [alone("/srv/a")]);
     assert_eq!(of(&internal, true), [Requirement::Inside("/srv/a".into())]);
     assert_eq!(of(&external, false), [still("/srv/a")]);
-    let renames = Requirement::Renames("/srv".into());
+    let renames = Requirement::WritableDirectory("/srv".into());
     assert_eq!(of(&copy, false), [still("/srv/copy"), still("/srv/a"), renames]);
     assert_eq!(of(&copy, true), [still("/srv/copy")]);
     assert_eq!(of(&lvm(Some(1)), false), [alone("/dev/vg0/a"), Requirement::VolumeArchive]);
     // A thick volume is copied into an image.
     assert_eq!(of(&lvm(Some(1)), true), []);
-    for beside in [false, true] {
-        assert_eq!(of(&lvm(None), beside), [Requirement::VolumeArchive]);
+    for for_new_domain in [false, true] {
+        assert_eq!(of(&lvm(None), for_new_domain), [Requirement::VolumeArchive]);
     }
     assert_eq!(of(&DiskSnapshot::None(LeftOut { why: "CD-ROM".into() }), false), []);
     let mut on_base = found("/srv/a", external);

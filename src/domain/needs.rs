@@ -60,7 +60,7 @@ impl DomainConfig {
         needs.extend(
             sockets
                 .filter_map(|path| Path::new(path).parent())
-                .map(|path| Requirement::Renames(path.into())),
+                .map(|path| Requirement::WritableDirectory(path.into())),
         );
         needs.extend(self.ports());
         needs.extend(self.addresses());
@@ -395,7 +395,7 @@ mod tests {
             Requirement::Directory("/srv/share".into()),
             Requirement::Pci { device: "0000:03:00.1".into(), seize: false },
             Requirement::Domid(7),
-            Requirement::Renames("/run/a".into()),
+            Requirement::WritableDirectory("/run/a".into()),
             port("VNC", 5907, "192.0.2.7"),
             port("SPICE", 6000, "::1"),
             port("serial", 4444, "127.0.0.1"),

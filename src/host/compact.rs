@@ -18,7 +18,8 @@ use crate::record::Record;
 
 /// What of an image a chunk has, in bytes: whole pages.
 const CHUNK: usize = 256 << 10;
-const PAGE: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
+const PAGE: u64 = PAGE_BYTES as u64;
 
 /// Why an image is not written anew.
 #[derive(Debug, thiserror::Error)]
@@ -188,9 +189,9 @@ fn punch_holes(path: &Path, image: &File) -> Result<(), NotCompact> {
             zeros = None;
         }
         at = at.max(data);
-        let length = (end - at.min(end)).min(CHUNK as u64) as usize;
+        let length = usize::try_from(end - at.min(end)).unwrap_or(CHUNK).min(CHUNK);
         image.read_exact_at(&mut chunk[..length], at)?;
-        for page in chunk[..length].chunks_exact(PAGE as usize) {
+        for page in chunk[..length].chunks_exact(PAGE_BYTES) {
             if page.iter().all(|byte| *byte == 0) {
                 zeros.get_or_insert(at);
             } else if let Some(from) = zeros.take() {

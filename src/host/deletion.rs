@@ -32,7 +32,7 @@ use crate::host::openers::{self, Ours};
 use crate::host::qmp::Qmp;
 use crate::host::toolstack::Toolstack;
 use crate::host::{files, list, process, savers, tools};
-use crate::list::{FileEntry, Files, ImageEntry, ImageFormat, Kind, Running as Listed};
+use crate::list::{FileEntry, FileKind, Files, ImageEntry, ImageFormat, Running as Listed};
 use crate::memory::is_deleting;
 use crate::memory::peek::Peek;
 use crate::plan::deletion::Image;
@@ -45,7 +45,7 @@ struct World<'a> {
     record: &'a Record,
     files: Files,
     /// The images by what they are, each with one of its paths.
-    by_id: BTreeMap<FileId, (PathBuf, Kind)>,
+    by_id: BTreeMap<FileId, (PathBuf, FileKind)>,
     others: Vec<(&'a ImageEntry, &'a Record)>,
     configured: Vec<Configured>,
     running: Vec<Run>,
@@ -178,13 +178,13 @@ fn id_of(seen: &FileEntry) -> Option<FileId> {
 
 /// One path of each file: the one that a record, a domain or a configuration file names, before one that was only
 /// found in a directory; and that of the file itself before a link to it.
-fn by_id(files: &Files, named: &BTreeSet<&Path>) -> BTreeMap<FileId, (PathBuf, Kind)> {
-    let rank = |(path, kind): &(PathBuf, Kind)| {
+fn by_id(files: &Files, named: &BTreeSet<&Path>) -> BTreeMap<FileId, (PathBuf, FileKind)> {
+    let rank = |(path, kind): &(PathBuf, FileKind)| {
         // What is named as qcow2 by anybody has the header of one.
-        let qcow2 = *kind == Kind::Image(ImageFormat::Qcow2);
+        let qcow2 = *kind == FileKind::Image(ImageFormat::Qcow2);
         (qcow2, named.contains(path.as_path()), !path.is_symlink())
     };
-    let mut by_id: BTreeMap<FileId, (PathBuf, Kind)> = BTreeMap::new();
+    let mut by_id: BTreeMap<FileId, (PathBuf, FileKind)> = BTreeMap::new();
     for (key, seen) in files {
         let Some(id) = id_of(seen) else { continue };
         if by_id.get(&id).is_none_or(|other| rank(other) < rank(key)) {
@@ -196,8 +196,11 @@ fn by_id(files: &Files, named: &BTreeSet<&Path>) -> BTreeMap<FileId, (PathBuf, K
 
 impl World<'_> {
     fn id(&self, path: &Path) -> Option<FileId> {
-        let kinds =
-            [Kind::Image(ImageFormat::Qcow2), Kind::Image(ImageFormat::Other), Kind::TapVhd];
+        let kinds = [
+            FileKind::Image(ImageFormat::Qcow2),
+            FileKind::Image(ImageFormat::Other),
+            FileKind::TapVhd,
+        ];
         let seen = kinds.iter().find_map(|kind| self.files.get(&(path.to_owned(), *kind)));
         seen.and_then(id_of).or_else(|| files::identity(path))
     }
@@ -352,7 +355,7 @@ impl World<'_> {
     }
 
     fn vhd_children(&self, disk: &DiskRecord) -> Vec<PathBuf> {
-        let own = self.files.get(&(disk.path.clone(), Kind::TapVhd)).and_then(|seen| seen.vhd);
+        let own = self.files.get(&(disk.path.clone(), FileKind::TapVhd)).and_then(|seen| seen.vhd);
         let (true, Some(own)) = (disk.snapshot.kind().content().is_tap_vhd(), own) else {
             return Vec::new();
         };
@@ -368,7 +371,7 @@ impl World<'_> {
         let seen = self.seen(id)?;
         let link = seen.link.as_ref().ok();
         let header = link.and_then(|link| link.header.as_ref());
-        let qcow2 = *kind == Kind::Image(ImageFormat::Qcow2);
+        let qcow2 = *kind == FileKind::Image(ImageFormat::Qcow2);
         let below = link.map(|link| link.below()).transpose();
         let inside = match &below {
             Err(why) => Err(why.clone()),
@@ -406,7 +409,7 @@ impl World<'_> {
             keepers: self.keepers(id, seen),
             open_in,
             opened_by,
-            ours: is_our_name(path) || self.named_as_overlay.contains(path),
+            created_by_us: is_our_name(path) || self.named_as_overlay.contains(path),
             room,
             unmarkable: files::merge_mark::trouble(path).or_else(|| files::unwritable(path)),
         })

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::files;
 use crate::host::libxl::XlCfg;
-use crate::list::{CurrentDisk, ImageFormat, Kind};
+use crate::list::{CurrentDisk, FileKind, ImageFormat};
 use crate::record::Record;
 use crate::tool::check_path;
 
@@ -74,9 +74,9 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
     let disks = cfg.disks()?.into_iter().filter_map(|disk| {
         let path = disk.pdev_path?;
         let (path, kind) = match path.strip_prefix("vhd:") {
-            Some(path) => (path.into(), Kind::TapVhd),
-            None if disk.format == "qcow2" => (path, Kind::Image(ImageFormat::Qcow2)),
-            None => (path, Kind::Image(ImageFormat::Other)),
+            Some(path) => (path.into(), FileKind::TapVhd),
+            None if disk.format == "qcow2" => (path, FileKind::Image(ImageFormat::Qcow2)),
+            None => (path, FileKind::Image(ImageFormat::Other)),
         };
         Some(CurrentDisk { vdev: disk.vdev, path: path.into(), kind })
     });
@@ -87,7 +87,7 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
 pub fn around<'a>(
     record: &Record,
     others: impl IntoIterator<Item = &'a Path>,
-) -> BTreeSet<(PathBuf, Kind)> {
+) -> BTreeSet<(PathBuf, FileKind)> {
     let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
     for disk in &record.disks {
         directories.extend(disk.path.parent().map(Path::to_owned));
@@ -101,12 +101,12 @@ pub fn around<'a>(
 }
 
 /// What a file begins as. Nothing is opened but its first bytes; its own header then says what is below.
-fn kind_of(path: &Path) -> Option<Kind> {
+fn kind_of(path: &Path) -> Option<FileKind> {
     let mut start = [0; 8];
     let length = files::open(path).and_then(|mut file| file.read(&mut start)).ok()?;
     match &start[..length] {
-        [b'Q', b'F', b'I', 0xfb, ..] => Some(Kind::Image(ImageFormat::Qcow2)),
-        b"conectix" => Some(Kind::TapVhd),
+        [b'Q', b'F', b'I', 0xfb, ..] => Some(FileKind::Image(ImageFormat::Qcow2)),
+        b"conectix" => Some(FileKind::TapVhd),
         _ => None,
     }
 }

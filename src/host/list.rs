@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::host::parallel::in_parallel;
 use crate::host::toolstack::Toolstack;
 use crate::host::{extents, files, tools};
-use crate::list::{self, CurrentDisk, Files, ImageEntry, Inventory, Kind, NotNamed, Running};
+use crate::list::{self, CurrentDisk, FileKind, Files, ImageEntry, Inventory, NotNamed, Running};
 use crate::memory::deleting_path;
 use crate::memory::peek::{Effort, Extent, Peek, peek};
 use crate::names::SnapshotName;
@@ -163,7 +163,7 @@ fn all_files(images: &[ImageEntry], domains: &[Running], meant: impl Fn(&Record)
 pub fn files_with(
     images: &[ImageEntry],
     domains: &[Running],
-    others: BTreeSet<(PathBuf, Kind)>,
+    others: BTreeSet<(PathBuf, FileKind)>,
     meant: impl Fn(&Record) -> bool,
 ) -> Files {
     let mut todo = others;
@@ -176,11 +176,11 @@ pub fn files_with(
             match disk.snapshot.kind().content() {
                 Content::Volume(_) => continue,
                 Content::Frozen(Frozen { copy: Some(copy), reader, .. }) => {
-                    todo.insert((copy.to_owned(), Kind::of_reader(reader, disk.format)));
+                    todo.insert((copy.to_owned(), FileKind::of_reader(reader, disk.format)));
                 }
                 Content::Frozen(_) | Content::Inside(_) | Content::Nowhere => {}
             }
-            todo.insert((disk.path.clone(), Kind::of_record(disk)));
+            todo.insert((disk.path.clone(), FileKind::of_record(disk)));
         }
     }
     for disk in domains.iter().flat_map(|domain| &domain.disks) {
@@ -199,7 +199,7 @@ pub fn files_with(
         for (_, seen) in &seen {
             let below = seen.link.as_ref().ok().and_then(|link| link.below().ok().flatten());
             if let Some((path, format)) = below {
-                todo.insert((path, Kind::of_format(Some(format))));
+                todo.insert((path, FileKind::of_format(Some(format))));
             }
         }
         files.extend(seen);

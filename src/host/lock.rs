@@ -35,16 +35,16 @@ pub struct Lock {
 
 /// With whom a lock is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
+pub enum LockMode {
     /// With nobody.
-    Alone,
+    Exclusive,
     /// With all others who share it.
     Shared,
 }
 
 /// How to wait for a lock that somebody else holds.
 #[expect(missing_debug_implementations, reason = "it is made of functions")]
-pub struct Patience<'a> {
+pub struct LockWait<'a> {
     /// How long.
     pub limit: Duration,
     /// Told once who holds it, when the waiting begins.
@@ -59,17 +59,17 @@ impl Lock {
     pub fn take(
         domain: (Uuid, &str),
         operation: &str,
-        hold: Hold,
-        patience: Option<&Patience<'_>>,
+        hold: LockMode,
+        patience: Option<&LockWait<'_>>,
     ) -> Result<Lock> {
         Lock::take_in(Path::new(DIRECTORY), domain, operation, hold, patience)
     }
 
     /// Takes the lock of the backups of a domain, whose name can be a part of a path: one at a time, however many
     /// operations each is made of.
-    pub fn of_backups(domain: &str, patience: Option<&Patience<'_>>) -> Result<Lock> {
+    pub fn of_backups(domain: &str, patience: Option<&LockWait<'_>>) -> Result<Lock> {
         let path = Path::new(DIRECTORY).join(format!("backup-{domain}.lock"));
-        let file = take_one(&path, domain, "backup", Hold::Alone, patience)?;
+        let file = take_one(&path, domain, "backup", LockMode::Exclusive, patience)?;
         Ok(Lock { files: vec![file] })
     }
 
@@ -77,8 +77,8 @@ impl Lock {
         directory: &Path,
         (uuid, domain): (Uuid, &str),
         operation: &str,
-        hold: Hold,
-        patience: Option<&Patience<'_>>,
+        hold: LockMode,
+        patience: Option<&LockWait<'_>>,
     ) -> Result<Lock> {
         let by_uuid = (!uuid.is_nil()).then(|| format!("{uuid}.lock"));
         // Nobody can work on a domain with another name by that alone.
@@ -105,8 +105,8 @@ fn take_one(
     path: &Path,
     domain: &str,
     operation: &str,
-    hold: Hold,
-    patience: Option<&Patience<'_>>,
+    hold: LockMode,
+    patience: Option<&LockWait<'_>>,
 ) -> Result<File> {
     let trouble = |error: io::Error| {
         let hint = match error.kind() {
@@ -133,19 +133,19 @@ fn take_one(
 /// libxl gives QEMU ten seconds for its first answers (libxl_internal.h, `LIBXL_QMP_CMD_TIMEOUT`), which it
 /// cannot keep if many start at the same time: seen with ten on two processors.
 #[derive(Debug)]
-pub struct Turn {
+pub struct RestoreSlot {
     _file: File,
 }
 
-impl Turn {
+impl RestoreSlot {
     /// Waits for a turn; `None` if the user wants it to end. Who has them is told once, if it takes long:
     /// one that was stopped (Ctrl-Z) keeps its turn until somebody lets it go on.
     pub fn wait(
         waits: &mut dyn FnMut(&str),
         stopped: &dyn Fn() -> bool,
-    ) -> io::Result<Option<Turn>> {
+    ) -> io::Result<Option<RestoreSlot>> {
         let turns = thread::available_parallelism()?.get();
-        Turn::wait_in((Path::new(DIRECTORY), turns), LONG, waits, stopped)
+        RestoreSlot::wait_in((Path::new(DIRECTORY), turns), LONG, waits, stopped)
     }
 
     fn wait_in(
@@ -153,7 +153,7 @@ impl Turn {
         long: Duration,
         waits: &mut dyn FnMut(&str),
         stopped: &dyn Fn() -> bool,
-    ) -> io::Result<Option<Turn>> {
+    ) -> io::Result<Option<RestoreSlot>> {
         make_directory(directory)?;
         let begin = Instant::now();
         let mut told = false;
@@ -161,9 +161,9 @@ impl Turn {
             let mut holders = Vec::new();
             for number in 0..turns {
                 let mut file = open(&directory.join(format!("turn-{number}.lock")))?;
-                if is_taken(&file, Hold::Alone)? {
+                if is_taken(&file, LockMode::Exclusive)? {
                     sign(&mut file, "restore")?;
-                    return Ok(Some(Turn { _file: file }));
+                    return Ok(Some(RestoreSlot { _file: file }));
                 }
                 holders.push(holder(&mut file));
             }
@@ -216,10 +216,10 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Takes the lock if it is free.
-fn is_taken(file: &File, hold: Hold) -> io::Result<bool> {
+fn is_taken(file: &File, hold: LockMode) -> io::Result<bool> {
     let operation = match hold {
-        Hold::Alone => FlockOperation::NonBlockingLockExclusive,
-        Hold::Shared => FlockOperation::NonBlockingLockShared,
+        LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        LockMode::Shared => FlockOperation::NonBlockingLockShared,
     };
     match flock(file, operation) {
         Ok(()) => Ok(true),
@@ -231,9 +231,9 @@ fn is_taken(file: &File, hold: Hold) -> io::Result<bool> {
 /// Waits for the lock and takes it.
 fn wait(
     file: &mut File,
-    hold: Hold,
+    hold: LockMode,
     domain: &str,
-    patience: Option<&Patience<'_>>,
+    patience: Option<&LockWait<'_>>,
     trouble: impl Fn(io::Error) -> Error,
 ) -> Result<()> {
     let busy = |holder: &str, hint: &str| {
@@ -289,13 +289,14 @@ mod tests {
     /// The first of two who want the same domain, and what the second one needs.
     fn first() -> (tempfile::TempDir, Lock, String) {
         let directory = tempfile::tempdir().unwrap();
-        let lock = Lock::take_in(directory.path(), WEB1, "create s1", Hold::Alone, None).unwrap();
+        let lock =
+            Lock::take_in(directory.path(), WEB1, "create s1", LockMode::Exclusive, None).unwrap();
         let who = format!("xl-snapshot create s1 (process {})", std::process::id());
         (directory, lock, who)
     }
 
-    fn second(directory: &Path, patience: Option<&Patience<'_>>) -> Result<Lock> {
-        Lock::take_in(directory, WEB1, "revert s1", Hold::Alone, patience)
+    fn second(directory: &Path, patience: Option<&LockWait<'_>>) -> Result<Lock> {
+        Lock::take_in(directory, WEB1, "revert s1", LockMode::Exclusive, patience)
     }
 
     #[test]
@@ -313,14 +314,14 @@ mod tests {
     fn any_number_may_share_it() {
         let directory = tempfile::tempdir().unwrap();
         let share = |operation| {
-            Lock::take_in(directory.path(), WEB1, operation, Hold::Shared, None).unwrap()
+            Lock::take_in(directory.path(), WEB1, operation, LockMode::Shared, None).unwrap()
         };
         let sharers = ["one", "two"].map(share);
         let error = second(directory.path(), None).unwrap_err();
         assert!(error.chain()[1].starts_with("xl-snapshot two (process"), "{error:?}");
         drop(sharers);
         let alone = second(directory.path(), None).unwrap();
-        Lock::take_in(directory.path(), WEB1, "three", Hold::Shared, None).unwrap_err();
+        Lock::take_in(directory.path(), WEB1, "three", LockMode::Shared, None).unwrap_err();
         drop(alone);
     }
 
@@ -329,7 +330,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let turn = |stopped: &dyn Fn() -> bool| {
             let place = (directory.path(), 2);
-            Turn::wait_in(place, LONG, &mut |_| panic!("not so soon"), stopped).unwrap()
+            RestoreSlot::wait_in(place, LONG, &mut |_| panic!("not so soon"), stopped).unwrap()
         };
         let first = turn(&|| panic!("it is free")).unwrap();
         let second = Cell::new(turn(&|| panic!("it is free")));
@@ -348,12 +349,12 @@ mod tests {
     fn who_waits_long_for_a_turn_is_told_once_who_has_it() {
         let directory = tempfile::tempdir().unwrap();
         let place = (directory.path(), 1);
-        let _first = Turn::wait_in(place, LONG, &mut |_| (), &|| true).unwrap().unwrap();
+        let _first = RestoreSlot::wait_in(place, LONG, &mut |_| (), &|| true).unwrap().unwrap();
         let mut told = Vec::new();
         let rounds = Cell::new(0);
         let stopped = || rounds.replace(rounds.get() + 1) == 2;
         let waits = &mut |who: &str| told.push(who.to_owned());
-        assert!(Turn::wait_in(place, Duration::ZERO, waits, &stopped).unwrap().is_none());
+        assert!(RestoreSlot::wait_in(place, Duration::ZERO, waits, &stopped).unwrap().is_none());
         assert_eq!(told, [format!("xl-snapshot restore (process {})", std::process::id())]);
     }
 
@@ -374,7 +375,7 @@ mod tests {
         let (directory, first, who) = first();
         let first = Cell::new(Some(first));
         let told = RefCell::new(Vec::new());
-        let patience = Patience {
+        let patience = LockWait {
             limit: Duration::from_secs(60),
             waits: &|holder| told.borrow_mut().push(holder.to_owned()),
             // Asked after the first attempt of the waiting.
@@ -393,7 +394,7 @@ mod tests {
     fn the_second_gives_up_and_says_who_holds_it() {
         let (directory, _first, who) = first();
         let limit = Duration::from_millis(300);
-        let patience = Patience { limit, waits: &|_| (), stopped: &|| false };
+        let patience = LockWait { limit, waits: &|_| (), stopped: &|| false };
         let begin = Instant::now();
         let error = second(directory.path(), Some(&patience)).unwrap_err();
         assert!(begin.elapsed() >= limit && begin.elapsed() < Duration::from_secs(30));
@@ -406,7 +407,7 @@ mod tests {
     fn a_signal_ends_the_waiting() {
         let (directory, _first, _) = first();
         let limit = Duration::from_secs(3600);
-        let patience = Patience { limit, waits: &|_| (), stopped: &|| true };
+        let patience = LockWait { limit, waits: &|_| (), stopped: &|| true };
         let error = second(directory.path(), Some(&patience)).unwrap_err();
         assert_eq!(error.exit_code(), 1);
         assert_eq!(error.chain()[1], "stopped by a signal");
@@ -415,7 +416,7 @@ mod tests {
     #[test]
     fn who_need_not_wait_is_told_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let patience = Patience {
+        let patience = LockWait {
             limit: Duration::ZERO,
             waits: &|_| panic!("nobody holds it"),
             stopped: &|| true,
@@ -428,7 +429,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let take = |uuid, name| {
             let domain = (Uuid::from_u128(uuid), name);
-            Lock::take_in(directory.path(), domain, "x", Hold::Alone, None)
+            Lock::take_in(directory.path(), domain, "x", LockMode::Exclusive, None)
         };
         let first = take(7, "web1").unwrap();
         assert_eq!(first.fds().count(), 2);

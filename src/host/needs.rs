@@ -19,7 +19,7 @@ use crate::disk::chain::FileId;
 use crate::host::files::identity;
 use crate::host::openers::{self, Listener, Opener, Ours};
 use crate::host::process::is_qemu_of;
-use crate::need::{Need, Rank, Requirement, Trouble};
+use crate::need::{Need, Requirement, Severity, Trouble};
 
 /// What is missing of what is needed, and what could not be looked at without a toolstack.
 pub fn troubles(needs: &[Need], around: CheckContext<'_>) -> (Vec<Trouble>, Vec<String>) {
@@ -46,10 +46,10 @@ fn used(needs: &[Need], around: CheckContext<'_>) -> InUse {
     let files: Vec<FileId> = needs
         .iter()
         .filter_map(|need| match &need.what {
-            Requirement::Alone(path) | Requirement::Still(path) | Requirement::Inside(path) => {
-                identity(path)
-            }
-            Requirement::Unshared { path, writable: true } => identity(path),
+            Requirement::ExclusiveFile(path)
+            | Requirement::UnwrittenFile(path)
+            | Requirement::Inside(path) => identity(path),
+            Requirement::DiskNotMounted { path, writable: true } => identity(path),
             _ => None,
         })
         .collect();
@@ -79,8 +79,8 @@ fn ours(around: CheckContext<'_>) -> Ours {
 
 fn why(what: &Requirement, around: CheckContext<'_>, used: &InUse) -> Answer {
     match what {
-        Requirement::Alone(path) => files::alone(path, around, used),
-        Requirement::Still(path) => {
+        Requirement::ExclusiveFile(path) => files::alone(path, around, used),
+        Requirement::UnwrittenFile(path) => {
             files::written(path, files::user(path, used, around, &|opener| opener.writes))
         }
         Requirement::Inside(path) => {
@@ -96,11 +96,13 @@ fn why(what: &Requirement, around: CheckContext<'_>, used: &InUse) -> Answer {
                 .or_else(|| files::frozen(path, *writable))
                 .or_else(|| files::unopenable(path, *format, *writable)),
         ),
-        Requirement::Unshared { path, writable } => shared::unshared(path, *writable, around, used),
+        Requirement::DiskNotMounted { path, writable } => {
+            shared::unshared(path, *writable, around, used)
+        }
         Requirement::Loops(path) => Answer::missing(devices::loops(path)),
         Requirement::Driver(kind) => Answer::missing(devices::driver(kind, around)),
         Requirement::Directory(path) => Answer::missing(files::directory(path)),
-        Requirement::Renames(path) => Answer::missing(files::renames(path)),
+        Requirement::WritableDirectory(path) => Answer::missing(files::renames(path)),
         Requirement::State(path) => Answer::missing(files::state(path)),
         Requirement::VolumeArchive => Answer::missing(volumes::archive()),
         Requirement::Program(path) => Answer::missing(programs::program(path)),
@@ -109,7 +111,7 @@ fn why(what: &Requirement, around: CheckContext<'_>, used: &InUse) -> Answer {
         Requirement::Log(path) => {
             Answer::missing(files::replaced(path).or_else(|| files::rotates(path)))
         }
-        Requirement::Replaced(path) => Answer::missing(files::replaced(path)),
+        Requirement::RenamableFile(path) => Answer::missing(files::replaced(path)),
         Requirement::Bridge(name) => Answer::missing(network::bridge(name)),
         Requirement::Device(name) => Answer::missing(network::device(name)),
         Requirement::Gateway(name) => Answer::missing(network::gateway(name)),
@@ -131,7 +133,7 @@ fn why(what: &Requirement, around: CheckContext<'_>, used: &InUse) -> Answer {
         }
         Requirement::Memory { guest, overhead } => memory::memory((*guest, *overhead), around),
         Requirement::AllMemory(feature) => Answer::Trouble(
-            Rank::Missing,
+            Severity::Missing,
             format!(
                 "it has less memory than maxmem, which Xen does not allow together with {feature}"
             ),
@@ -150,7 +152,7 @@ fn why(what: &Requirement, around: CheckContext<'_>, used: &InUse) -> Answer {
         Requirement::Usb { bus, number } => Answer::missing(devices::usb(*bus, *number)),
         Requirement::Served(format) => match served::ask(*format) {
             Served::Yes => Answer::There,
-            Served::No(why) => Answer::Trouble(Rank::Missing, why),
+            Served::No(why) => Answer::Trouble(Severity::Missing, why),
             Served::Unknown(what) => Answer::Unseen(what),
         },
     }
@@ -184,12 +186,14 @@ mod tests {
         let path = directory.path().join("a");
         let usable = |writable| Requirement::Usable { path: path.clone(), writable };
         expect(usable(false), "No such file");
-        expect(Requirement::Alone(path.clone()), "No such file");
+        expect(Requirement::ExclusiveFile(path.clone()), "No such file");
         expect(Requirement::Program(path.clone()), "No such file");
         fs::write(&path, "a").unwrap();
-        for what in
-            [usable(true), Requirement::Alone(path.clone()), Requirement::Still(path.clone())]
-        {
+        for what in [
+            usable(true),
+            Requirement::ExclusiveFile(path.clone()),
+            Requirement::UnwrittenFile(path.clone()),
+        ] {
             assert_eq!(told(what), None);
         }
         expect(Requirement::Program(path.clone()), "no program that can be started");
@@ -200,12 +204,12 @@ mod tests {
         expect(Requirement::Usable { path: directory.path().into(), writable }, "is a directory");
         assert_eq!(told(Requirement::Directory(directory.path().into())), None);
         expect(Requirement::Directory(path.clone()), "is no directory");
-        assert_eq!(told(Requirement::Renames(directory.path().into())), None);
+        assert_eq!(told(Requirement::WritableDirectory(directory.path().into())), None);
         assert_eq!(told(Requirement::State(directory.path().into())), None);
         // The base of an overlay: root could write to it all the same.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
         expect(usable(true), "has no write permission, as the base of an overlay");
-        for what in [usable(false), Requirement::Alone(path.clone())] {
+        for what in [usable(false), Requirement::ExclusiveFile(path.clone())] {
             assert_eq!(told(what), None);
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -261,7 +265,7 @@ mod tests {
                 _ => None,
             }
         };
-        let still = Requirement::Still(path.clone());
+        let still = Requirement::UnwrittenFile(path.clone());
         assert_eq!(why(&still, false), None);
         assert!(why(&still, true).unwrap().1.contains("dd (process 7) may write to"));
         // The domain's own QEMU writes elsewhere than to what belongs to a snapshot.
@@ -273,8 +277,8 @@ mod tests {
         };
         assert!(inside(Some(7), Some(7)));
         assert!(!inside(Some(7), Some(8)) && !inside(Some(7), None) && !inside(None, None));
-        let alone = Requirement::Alone(path.clone());
-        let told = (Rank::Busy, "dd (process 7) has it open".to_owned());
+        let alone = Requirement::ExclusiveFile(path.clone());
+        let told = (Severity::Busy, "dd (process 7) has it open".to_owned());
         assert_eq!(why(&alone, false), Some(told));
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::create::{Job, Rewrites};
 use crate::delete;
 use crate::disk::RunningDisk;
-use crate::disk::image_tree::Switch;
+use crate::disk::image_tree::ImageSwitch;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::cfg;
@@ -139,7 +139,7 @@ pub fn for_revert(
 }
 
 /// Configuration files that name an image whose content is in another one once a snapshot is deleted.
-pub fn files_for_delete(switches: &[&Switch], keep: &str) -> Result<Vec<ReplaceCfg>> {
+pub fn files_for_delete(switches: &[&ImageSwitch], keep: &str) -> Result<Vec<ReplaceCfg>> {
     let mut replaced = Vec::new();
     let files: BTreeSet<&PathBuf> =
         switches.iter().filter_map(|switch| switch.user.cfg.as_ref()).collect();
@@ -160,14 +160,14 @@ pub fn files_for_delete(switches: &[&Switch], keep: &str) -> Result<Vec<ReplaceC
     Ok(replaced)
 }
 
-fn change_of(switch: &Switch) -> Change {
+fn change_of(switch: &ImageSwitch) -> Change {
     Change::new(&switch.user.vdev, &switch.to.path, switch.to.format)
 }
 
 /// The same, and what `xl config-update` stored of domains.
 pub fn for_delete(
     toolstack: &Toolstack,
-    switches: &[&Switch],
+    switches: &[&ImageSwitch],
     keep: &str,
 ) -> Result<delete::Rewrites> {
     let cfgs = files_for_delete(switches, keep)?;

@@ -71,7 +71,8 @@ fn find_disks(source: &mut Source, directory: &Path) -> Result<()> {
     let Source { image, name, .. } = source;
     image.record.found_in(directory);
     let placed = DomainConfig::parse(&image.config).and_then(|mut config| {
-        for disk in image.record.disks.iter().filter(|disk| disk.snapshot.kind().is_beside_image())
+        for disk in
+            image.record.disks.iter().filter(|disk| disk.snapshot.kind().is_relative_to_image())
         {
             config.set_image(&disk.vdev, &disk.path, Format::Qcow2)?;
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::index::Index;
-use super::inventory::{CurrentDisk, FileEntry, Kind, NOW};
+use super::inventory::{CurrentDisk, FileEntry, FileKind, NOW};
 use crate::disk::chain::MAX_LENGTH;
 use crate::disk::kind::Content;
 use crate::record::{DiskRecord, ParentSource};
@@ -49,7 +49,7 @@ impl<'a> Index<'a> {
             let origin = self.volume(number, &disk.vdev).and_then(|v| self.origin(v));
             return origin.map_or(Claim::Silent, |origin| self.claim_of_volume(origin, query));
         }
-        self.claim(&disk.path, Kind::of_record(disk), query)
+        self.claim(&disk.path, FileKind::of_record(disk), query)
     }
 
     fn origin(&self, volume: &Volume) -> Option<&'a Volume> {
@@ -90,7 +90,7 @@ impl<'a> Index<'a> {
     }
 
     /// The claim of a file or device.
-    pub(super) fn claim(&self, path: &Path, kind: Kind, query: Query) -> Claim {
+    pub(super) fn claim(&self, path: &Path, kind: FileKind, query: Query) -> Claim {
         let Some(file) = self.file(path, kind) else { return Claim::Silent };
         if let Some(device) = file.device {
             let mut volumes = self.seen.volumes.iter().flatten();
@@ -99,7 +99,7 @@ impl<'a> Index<'a> {
                 None => Claim::Silent,
             };
         }
-        if kind == Kind::TapVhd {
+        if kind == FileKind::TapVhd {
             return self.claim_of_vhd(file, query);
         }
         let Ok(facts) = &file.facts else { return Claim::Silent };
@@ -153,7 +153,7 @@ impl<'a> Index<'a> {
                 Ok(None) => return Claim::None,
                 Err(_) => return Claim::Silent,
             };
-            let Some(below) = self.file(&path, Kind::of_format(Some(format))) else {
+            let Some(below) = self.file(&path, FileKind::of_format(Some(format))) else {
                 return Claim::Silent;
             };
             let Ok(id) = below.link.as_ref().map(|link| link.id) else { return Claim::Silent };
@@ -201,8 +201,8 @@ impl Index<'_> {
         self.file(&disk.path, disk.kind).is_some_and(|file| {
             let nothing_inside = file.inside.as_ref().is_ok_and(Vec::is_empty);
             let nothing_below = match disk.kind {
-                Kind::TapVhd => file.vhd.is_some_and(|vhd| !vhd.facts.differencing),
-                Kind::Image(_) => {
+                FileKind::TapVhd => file.vhd.is_some_and(|vhd| !vhd.facts.differencing),
+                FileKind::Image(_) => {
                     file.device.is_some() || file.link.as_ref().is_ok_and(|l| l.below() == Ok(None))
                 }
             };

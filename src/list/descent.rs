@@ -69,7 +69,7 @@ impl Index<'_> {
                 None => (Some(noted), DescentSource::Gone),
             },
             (Parents::None, _) | (Parents::Unknown, Some(None)) => (None, DescentSource::None),
-            (Parents::Unknown, None) => match self.latest_of(self.whose(record), query) {
+            (Parents::Unknown, None) => match self.latest_of(self.domain_name(record), query) {
                 Some(number) => (id(number), DescentSource::Dates),
                 None => (None, DescentSource::None),
             },
@@ -92,7 +92,7 @@ impl Index<'_> {
         match verdict {
             Parents::Of(number, by) => {
                 current.told = told(by);
-                match self.whose(known(number)) == domain.name {
+                match self.domain_name(known(number)) == domain.name {
                     true => current.id = Some(known(number).id),
                     false => current.clone_of = Some(known(number).id),
                 }
@@ -129,7 +129,7 @@ impl Index<'_> {
     /// The youngest snapshot of a domain.
     fn latest_of(&self, whose: &str, query: Query) -> Option<usize> {
         let all: Vec<_> = (0..self.known.len())
-            .filter(|at| self.whose(self.known[*at].record) == whose)
+            .filter(|at| self.domain_name(self.known[*at].record) == whose)
             .collect();
         self.latest(&all, query)
     }

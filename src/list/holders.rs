@@ -6,7 +6,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::index::Index;
-use super::inventory::{FileEntry, Inventory, Kind};
+use super::inventory::{FileEntry, FileKind, Inventory};
 use crate::disk::chain::MAX_LENGTH;
 
 /// For each snapshot, the domains, and their snapshots as `DOMAIN/NAME`, that have a frozen file of it in the
@@ -17,7 +17,7 @@ pub fn holders(seen: &Inventory) -> BTreeMap<Uuid, BTreeSet<String>> {
     let mut add = |path: &Path, kind, domain: &str, who: &str| {
         for number in index.frozen_below(path, kind) {
             let record = index.known[number].record;
-            if index.whose(record) != domain {
+            if index.domain_name(record) != domain {
                 holders.entry(record.id).or_default().insert(who.to_owned());
             }
         }
@@ -27,17 +27,17 @@ pub fn holders(seen: &Inventory) -> BTreeMap<Uuid, BTreeSet<String>> {
         disks.for_each(|disk| add(&disk.path, disk.kind, &domain.name, &domain.name));
     }
     for known in &index.known {
-        let domain = index.whose(known.record);
+        let domain = index.domain_name(known.record);
         let who = format!("{domain}/{}", known.record.name);
         let disks = known.record.disks.iter().filter(|disk| !disk.snapshot.is_left_out());
-        disks.for_each(|disk| add(&disk.path, Kind::of_record(disk), domain, &who));
+        disks.for_each(|disk| add(&disk.path, FileKind::of_record(disk), domain, &who));
     }
     holders
 }
 
 impl Index<'_> {
     /// The snapshots whose frozen file is this file or one of its bases.
-    fn frozen_below(&self, path: &Path, kind: Kind) -> BTreeSet<usize> {
+    fn frozen_below(&self, path: &Path, kind: FileKind) -> BTreeSet<usize> {
         let mut found = BTreeSet::new();
         let mut file = self.file(path, kind);
         for _ in 0..MAX_LENGTH {
@@ -55,6 +55,6 @@ impl Index<'_> {
             return all.find(|other| other.vhd.is_some_and(|vhd| vhd.facts.uuid == parent));
         }
         let (path, format) = file.link.as_ref().ok()?.below().ok()??;
-        self.file(&path, Kind::of_format(Some(format)))
+        self.file(&path, FileKind::of_format(Some(format)))
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::inventory::{FileEntry, Inventory, Kind, Known, is_partial};
+use super::inventory::{FileEntry, FileKind, Inventory, Known, is_partial};
 use crate::disk::chain::FileId;
 use crate::disk::kind::{Content, Frozen, Reader};
 use crate::disk::lvm;
@@ -79,7 +79,7 @@ impl<'a> Index<'a> {
     /// The domain of a snapshot, by its current name, or its name when its youngest snapshot was taken. The
     /// UUID identifies a renamed domain; the name, one that was restarted from a configuration without a
     /// UUID.
-    pub(super) fn whose(&self, record: &'a Record) -> &'a str {
+    pub(super) fn domain_name(&self, record: &'a Record) -> &'a str {
         let name = self.names.get(&record.domain.uuid).filter(|_| !record.domain.uuid.is_nil());
         name.copied().unwrap_or(&record.domain.name)
     }
@@ -96,14 +96,14 @@ impl<'a> Index<'a> {
         let seen = self.seen;
         let file = |path, kind| seen.files.get(&(path, kind));
         let facts = |path, kind| file(path, kind).and_then(|seen| seen.facts.as_ref().ok());
-        let own = || facts(disk.path.clone(), Kind::of_record(disk));
+        let own = || facts(disk.path.clone(), FileKind::of_record(disk));
         match disk.snapshot.kind().content() {
             Content::Inside(Some(QcowSnapshot { id, name, date })) => {
                 self.internal.entry((id, name, *date)).or_default().push(number);
             }
             Content::Frozen(Frozen { copy, reader, proof: Some(proof) }) => {
                 let path = copy.unwrap_or(&disk.path);
-                let frozen = file(path.to_owned(), Kind::of_reader(reader, disk.format));
+                let frozen = file(path.to_owned(), FileKind::of_reader(reader, disk.format));
                 let facts = frozen.and_then(|seen| seen.facts.as_ref().ok());
                 if let Some(facts) = facts.filter(|facts| facts.has_inode_of(proof)) {
                     match (reader, frozen.and_then(|seen| seen.vhd)) {
@@ -131,7 +131,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    pub(super) fn file(&self, path: &Path, kind: Kind) -> Option<&'a FileEntry> {
+    pub(super) fn file(&self, path: &Path, kind: FileKind) -> Option<&'a FileEntry> {
         self.seen.files.get(&(path.to_owned(), kind))
     }
 

@@ -49,7 +49,7 @@ pub struct ImageEntry {
 
 /// How a file is read as a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FileKind {
     /// As an image with a stated format. A raw one is never read.
     Image(ImageFormat),
     /// As a VHD that tapdisk serves.
@@ -65,34 +65,34 @@ pub enum ImageFormat {
     Other,
 }
 
-impl Kind {
+impl FileKind {
     /// That of a disk in a record.
-    pub fn of_record(disk: &DiskRecord) -> Kind {
+    pub fn of_record(disk: &DiskRecord) -> FileKind {
         match disk.snapshot.kind().content() {
             Content::Frozen(Frozen { copy: None, reader, .. }) => {
-                Kind::of_reader(reader, disk.format)
+                FileKind::of_reader(reader, disk.format)
             }
-            _ => Kind::of_format(disk.format),
+            _ => FileKind::of_format(disk.format),
         }
     }
 
     /// That of a frozen file of a disk.
-    pub fn of_reader(reader: Reader, format: Option<Format>) -> Kind {
+    pub fn of_reader(reader: Reader, format: Option<Format>) -> FileKind {
         match reader {
-            Reader::TapVhd => Kind::TapVhd,
-            Reader::Qemu => Kind::of_format(format),
-            Reader::Raw => Kind::Image(ImageFormat::Other),
+            Reader::TapVhd => FileKind::TapVhd,
+            Reader::Qemu => FileKind::of_format(format),
+            Reader::Raw => FileKind::Image(ImageFormat::Other),
         }
     }
 
     /// That of a disk of a domain.
-    pub fn of_disk(disk: &Disk) -> Kind {
-        if disk.is_tap_vhd() { Kind::TapVhd } else { Kind::of_format(disk.format) }
+    pub fn of_disk(disk: &Disk) -> FileKind {
+        if disk.is_tap_vhd() { FileKind::TapVhd } else { FileKind::of_format(disk.format) }
     }
 
     /// That of a stated format.
-    pub fn of_format(format: Option<Format>) -> Kind {
-        Kind::Image(match format {
+    pub fn of_format(format: Option<Format>) -> FileKind {
+        FileKind::Image(match format {
             Some(Format::Qcow2) => ImageFormat::Qcow2,
             _ => ImageFormat::Other,
         })
@@ -100,7 +100,7 @@ impl Kind {
 }
 
 /// Files by their paths, and how they are read.
-pub type Files = BTreeMap<(PathBuf, Kind), FileEntry>;
+pub type Files = BTreeMap<(PathBuf, FileKind), FileEntry>;
 
 /// A file, or a device, that is a disk.
 #[derive(Debug, Clone)]
@@ -148,7 +148,7 @@ pub struct CurrentDisk {
     /// Its file or device.
     pub path: PathBuf,
     /// How that is read.
-    pub kind: Kind,
+    pub kind: FileKind,
 }
 
 impl CurrentDisk {
@@ -159,7 +159,7 @@ impl CurrentDisk {
             .map(|disk| CurrentDisk {
                 vdev: disk.vdev.clone(),
                 path: disk.file().to_owned(),
-                kind: Kind::of_disk(disk),
+                kind: FileKind::of_disk(disk),
             })
             .collect()
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::report::{Listing, OtherKind, State};
+use super::report::{Health, Listing, OtherKind};
 use crate::report::printable;
 
 /// The list for Prometheus, as node_exporter's textfile collector reads it.
@@ -22,10 +22,10 @@ pub fn metrics(listing: &Listing) -> String {
     for snapshot in &listing.snapshots {
         let sum = sums.entry(&snapshot.group).or_insert_with(none);
         sum.count += 1;
-        sum.broken += u64::from(matches!(snapshot.state, State::Broken | State::Unfinished));
+        sum.broken += u64::from(matches!(snapshot.state, Health::Broken | Health::Unfinished));
         sum.size = sum.size.saturating_add(snapshot.size_on_disk);
         // Otherwise nobody would notice that each new one is broken.
-        if !matches!(snapshot.state, State::Broken | State::Unfinished) {
+        if !matches!(snapshot.state, Health::Broken | Health::Unfinished) {
             sum.newest = sum.newest.max(Some(snapshot.created.as_second()));
         }
     }

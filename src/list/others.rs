@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::index::Index;
-use super::inventory::{ImageEntry, Kind, ListRequest, is_partial};
+use super::inventory::{FileKind, ImageEntry, ListRequest, is_partial};
 use super::report::{Other, OtherKind};
 use crate::disk::kind::{NewFile, Role};
 use crate::disk::lvm;
@@ -135,7 +135,7 @@ fn of_image(index: &Index<'_>, image: &ImageEntry) -> Option<Other> {
 fn collisions(index: &Index<'_>) -> Vec<Other> {
     let mut names: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
     for (number, known) in index.known.iter().enumerate() {
-        let key = (index.whose(known.record), known.record.name.as_str());
+        let key = (index.domain_name(known.record), known.record.name.as_str());
         names.entry(key).or_default().push(number);
     }
     let several = names.into_values().filter(|all| all.len() > 1);
@@ -158,7 +158,7 @@ fn collisions(index: &Index<'_>) -> Vec<Other> {
 }
 
 /// The domain that has a file as its disk.
-fn domain_of(index: &Index<'_>, path: &Path, kind: Kind) -> Option<(String, uuid::Uuid)> {
+fn domain_of(index: &Index<'_>, path: &Path, kind: FileKind) -> Option<(String, uuid::Uuid)> {
     let running = index
         .seen
         .domains

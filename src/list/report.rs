@@ -50,7 +50,7 @@ pub struct Snapshot {
     /// How much of that it shares with other files, in bytes; unknown on some file systems.
     pub shared: Option<u64>,
     /// Whether it can be reverted to, as far as headers show.
-    pub state: State,
+    pub state: Health,
     /// Why not.
     pub why: Vec<String>,
     /// Whether the running domain continues from it.
@@ -65,7 +65,7 @@ pub struct Snapshot {
 /// Whether a snapshot, or a disk of it, can be reverted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum Health {
     /// It can.
     Good,
     /// It cannot.
@@ -78,14 +78,14 @@ pub enum State {
     None,
 }
 
-impl State {
+impl Health {
     pub(super) fn word(self) -> &'static str {
         match self {
-            State::Good => "good",
-            State::Broken => "broken",
-            State::Unfinished => "unfinished",
-            State::Unread => "unread",
-            State::None => "none",
+            Health::Good => "good",
+            Health::Broken => "broken",
+            Health::Unfinished => "unfinished",
+            Health::Unread => "unread",
+            Health::None => "none",
         }
     }
 }
@@ -123,7 +123,7 @@ pub struct DiskState {
     /// Its allocated size, in bytes, if it contains nothing else.
     pub size_on_disk: Option<u64>,
     /// Whether it can be reverted.
-    pub state: State,
+    pub state: Health,
     /// Why not, or why it was left out.
     pub why: Option<String>,
 }

@@ -5,17 +5,17 @@
 use std::path::Path;
 
 use super::index::Index;
-use super::inventory::{CurrentDisk, FileEntry, Kind};
-use super::report::{DiskState, State};
+use super::inventory::{CurrentDisk, FileEntry, FileKind};
+use super::report::{DiskState, Health};
 use crate::disk::FileFacts;
 use crate::disk::chain::MAX_LENGTH;
-use crate::disk::kind::{Content, Frozen, Reader, Volume};
+use crate::disk::kind::{Content, Frozen, Reader, VolumeName};
 use crate::memory::peek::Extent;
 use crate::record::{DiskRecord, FrozenFile, QcowSnapshot, Record};
 use crate::tool::volumes::device;
 
 /// The state of a snapshot, the reasons, and the state of each of its disks.
-pub(super) fn of(index: &Index<'_>, number: usize) -> (State, Vec<String>, Vec<DiskState>) {
+pub(super) fn of(index: &Index<'_>, number: usize) -> (Health, Vec<String>, Vec<DiskState>) {
     let known = index.known[number];
     let disks: Vec<_> = known
         .record
@@ -24,19 +24,19 @@ pub(super) fn of(index: &Index<'_>, number: usize) -> (State, Vec<String>, Vec<D
         .map(|disk| disk_state(index, number, known.record, disk))
         .collect();
     let mut why = Vec::new();
-    let mut state = State::Good;
+    let mut state = Health::Good;
     match known.extent {
         Extent::Whole => {}
         Extent::Wrong(wrong) => {
-            state = State::Broken;
+            state = Health::Broken;
             why.push(format!("its image: {wrong}"));
         }
         Extent::Unfinished => {
-            state = State::Unfinished;
+            state = Health::Unfinished;
             why.push("it was never completed".into());
         }
         Extent::Unread => {
-            state = State::Unread;
+            state = Health::Unread;
             why.push(
                 "its image was compressed by another program, or on a pipe: show reads all of it"
                     .into(),
@@ -45,9 +45,9 @@ pub(super) fn of(index: &Index<'_>, number: usize) -> (State, Vec<String>, Vec<D
     }
     for disk in &disks {
         match disk.state {
-            State::Good | State::None => continue,
-            State::Unread if state == State::Good => state = State::Unread,
-            State::Broken if state != State::Unfinished => state = State::Broken,
+            Health::Good | Health::None => continue,
+            Health::Unread if state == Health::Good => state = Health::Unread,
+            Health::Broken if state != Health::Unfinished => state = Health::Broken,
             _ => {}
         }
         let text = disk.why.as_deref().unwrap_or("it cannot be reverted");
@@ -62,7 +62,7 @@ fn disk_state(index: &Index<'_>, number: usize, record: &Record, disk: &DiskReco
         Content::Nowhere | Content::Inside(_) => (shown(&disk.path), None),
         Content::Frozen(frozen) => {
             let path = frozen.copy.unwrap_or(&disk.path);
-            let file = index.file(path, Kind::of_reader(frozen.reader, disk.format));
+            let file = index.file(path, FileKind::of_reader(frozen.reader, disk.format));
             (shown(path), file.map(|file| file.allocated))
         }
         Content::Volume(kept) => {
@@ -80,16 +80,16 @@ fn disk_state(index: &Index<'_>, number: usize, record: &Record, disk: &DiskReco
         vdev: disk.vdev.clone(),
         snapshot: disk.snapshot.name(),
         image,
-        size_on_disk: allocated.filter(|_| state != State::Broken),
+        size_on_disk: allocated.filter(|_| state != Health::Broken),
         state,
         why,
     }
 }
 
-type Checked = Result<State, (State, String)>;
+type Checked = Result<Health, (Health, String)>;
 
-fn broken(why: impl Into<String>) -> (State, String) {
-    (State::Broken, why.into())
+fn broken(why: impl Into<String>) -> (Health, String) {
+    (Health::Broken, why.into())
 }
 
 fn check(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -> Checked {
@@ -97,17 +97,17 @@ fn check(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -
     let file = |path: &Path, kind| {
         let seen = index.file(path, kind).ok_or_else(|| broken("it was not looked at"))?;
         let facts = seen.facts.as_ref().map_err(|why| broken(why.clone()))?;
-        Ok::<_, (State, String)>((seen, facts))
+        Ok::<_, (Health, String)>((seen, facts))
     };
     match disk.snapshot.kind().content() {
-        Content::Nowhere => return Ok(State::None),
+        Content::Nowhere => return Ok(Health::None),
         Content::Inside(proof) => {
-            let (seen, _) = file(&disk.path, Kind::of_record(disk))?;
+            let (seen, _) = file(&disk.path, FileKind::of_record(disk))?;
             check_internal(seen, proof.ok_or_else(unproven)?)?;
         }
         Content::Frozen(Frozen { copy, reader, proof }) => {
             let path = copy.unwrap_or(&disk.path);
-            let (seen, facts) = file(path, Kind::of_reader(reader, disk.format))?;
+            let (seen, facts) = file(path, FileKind::of_reader(reader, disk.format))?;
             untouched(facts, proof.ok_or_else(unproven)?)?;
             match reader {
                 Reader::Qemu => check_unused(index, facts)?,
@@ -117,9 +117,9 @@ fn check(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -
                 Reader::TapVhd | Reader::Raw => {}
             }
         }
-        Content::Volume(Volume { group, name, .. }) => {
+        Content::Volume(VolumeName { group, name, .. }) => {
             if let Err(why) = &index.seen.volumes {
-                return Err((State::Unread, format!("the volumes cannot be listed: {why}")));
+                return Err((Health::Unread, format!("the volumes cannot be listed: {why}")));
             }
             let volume = index
                 .volume(number, &disk.vdev)
@@ -133,11 +133,11 @@ fn check(index: &Index<'_>, number: usize, record: &Record, disk: &DiskRecord) -
         }
     }
     check_below(index, record, disk)?;
-    Ok(State::Good)
+    Ok(Health::Good)
 }
 
 /// No domain may write to a frozen file.
-fn check_unused(index: &Index<'_>, frozen: &FileFacts) -> Result<(), (State, String)> {
+fn check_unused(index: &Index<'_>, frozen: &FileFacts) -> Result<(), (Health, String)> {
     let is_it = |disk: &CurrentDisk| {
         let file = index.file(&disk.path, disk.kind).and_then(|file| file.facts.as_ref().ok());
         file.is_some_and(|file| file.id() == frozen.id())
@@ -148,13 +148,13 @@ fn check_unused(index: &Index<'_>, frozen: &FileFacts) -> Result<(), (State, Str
     }
 }
 
-fn check_internal(file: &FileEntry, proof: &QcowSnapshot) -> Result<(), (State, String)> {
+fn check_internal(file: &FileEntry, proof: &QcowSnapshot) -> Result<(), (Health, String)> {
     let link = file.link.as_ref().map_err(|why| broken(why.clone()))?;
     if let Some(why) = link.unreadable() {
         return Err(broken(why));
     }
     let unread = |why: &String| match why.contains("more than") {
-        true => (State::Unread, why.clone()),
+        true => (Health::Unread, why.clone()),
         false => broken(why.clone()),
     };
     let inside = file.inside.as_ref().map_err(unread)?;
@@ -176,7 +176,7 @@ fn check_internal(file: &FileEntry, proof: &QcowSnapshot) -> Result<(), (State, 
     }
 }
 
-fn untouched(file: &FileFacts, proof: &FrozenFile) -> Result<(), (State, String)> {
+fn untouched(file: &FileFacts, proof: &FrozenFile) -> Result<(), (Health, String)> {
     if !file.has_inode_of(proof) {
         return Err(broken("it is another file now"));
     }
@@ -191,16 +191,16 @@ fn check_below(
     index: &Index<'_>,
     record: &Record,
     disk: &DiskRecord,
-) -> Result<(), (State, String)> {
+) -> Result<(), (Health, String)> {
     if !disk.snapshot.kind().content().is_in_chain() {
         return Ok(());
     }
-    let mut file = index.file(&disk.path, Kind::of_record(disk));
+    let mut file = index.file(&disk.path, FileKind::of_record(disk));
     for _ in 0..MAX_LENGTH {
         let Some(this) = file else { return Ok(()) };
         let link = this.link.as_ref().map_err(|why| broken(why.clone()))?;
         let Some((path, format)) = link.below().map_err(broken)? else { return Ok(()) };
-        let below = index.file(&path, Kind::of_format(Some(format)));
+        let below = index.file(&path, FileKind::of_format(Some(format)));
         let shown = path.display();
         match below {
             None => return Err(broken(format!("its base {shown} was not inspected"))),

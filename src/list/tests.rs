@@ -96,7 +96,7 @@ fn seen(records: Vec<Record>, disks: Vec<CurrentDisk>) -> Inventory {
     }
 }
 
-fn now(path: &str, kind: Kind) -> CurrentDisk {
+fn now(path: &str, kind: FileKind) -> CurrentDisk {
     CurrentDisk { vdev: "xvda".into(), path: path.into(), kind }
 }
 
@@ -144,7 +144,7 @@ fn tag(number: u8) -> String {
 }
 
 fn on_a_volume(records: Vec<Record>, volumes: Vec<Volume>) -> Inventory {
-    let kind = Kind::of_format(Some(Format::Raw));
+    let kind = FileKind::of_format(Some(Format::Raw));
     let device = FileEntry {
         facts: Err("it is not a regular file".into()),
         device: Some((253, 1)),
@@ -205,7 +205,7 @@ fn thick_volumes_do_not() {
     let mut blind = on_a_volume(records(), Vec::new());
     blind.volumes = Err("lvs is not installed".into());
     let listing = list(&blind, &ListRequest::default());
-    assert_eq!(listing.snapshots[0].state, State::Unread);
+    assert_eq!(listing.snapshots[0].state, Health::Unread);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_new_volume_of_an_interrupted_revert_is_told_until_it_is_used() {
 // ---- VHDs
 
 /// A VHD with this UUID and this parent.
-fn vhd_file(path: &str, uuid: u8, parent: Option<u8>) -> ((PathBuf, Kind), FileEntry) {
+fn vhd_file(path: &str, uuid: u8, parent: Option<u8>) -> ((PathBuf, FileKind), FileEntry) {
     let facts = vhd_util::Facts {
         virtual_size: 512,
         differencing: parent.is_some(),
@@ -248,7 +248,7 @@ fn vhd_file(path: &str, uuid: u8, parent: Option<u8>) -> ((PathBuf, Kind), FileE
         depth: None,
     };
     let vhd = VhdEntry { facts, parent: parent.map(|uuid| [uuid; 16]) };
-    ((path.into(), Kind::TapVhd), FileEntry { vhd: Some(vhd), ..file(path, uuid.into()) })
+    ((path.into(), FileKind::TapVhd), FileEntry { vhd: Some(vhd), ..file(path, uuid.into()) })
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn vhds_know_their_parents_wherever_those_are() {
     };
     let records = vec![of(1, "/srv/a.vhd", 1), of(2, "/srv/b.vhd", 2), of(3, "/srv/c.vhd", 3)];
     // a <- b <- (not named) <- now; a <- c
-    let mut seen = seen(records, vec![now("/srv/now.vhd", Kind::TapVhd)]);
+    let mut seen = seen(records, vec![now("/srv/now.vhd", FileKind::TapVhd)]);
     seen.files = BTreeMap::from([
         vhd_file("/srv/a.vhd", 1, None),
         vhd_file("/srv/b.vhd", 2, Some(1)),
@@ -269,7 +269,7 @@ fn vhds_know_their_parents_wherever_those_are() {
     ]);
     assert_eq!(descent(&seen), ["1<- None", "2<1 Disks", "3<1 Disks", "*2 Disks"]);
     // An unknown one in between.
-    seen.files.remove(&("/srv/x.vhd".into(), Kind::TapVhd));
+    seen.files.remove(&("/srv/x.vhd".into(), FileKind::TapVhd));
     assert_eq!(descent(&seen).pop().unwrap(), "*3 Dates");
     // Another file has its place.
     let (key, other) = vhd_file("/srv/a.vhd", 7, None);
@@ -283,7 +283,7 @@ fn vhds_know_their_parents_wherever_those_are() {
 
 #[test]
 fn reflink_copies_have_the_mark_of_their_file() {
-    let raw = Kind::of_format(Some(Format::Raw));
+    let raw = FileKind::of_format(Some(Format::Raw));
     let of = |number: u8| {
         let copy = format!("/srv/at-s{number}.img").into();
         let kept = DiskSnapshot::Reflink(Reflink { copy, proof: frozen(u64::from(number) + 10) });
@@ -319,7 +319,7 @@ fn reflink_copies_have_the_mark_of_their_file() {
         ..Default::default()
     };
     clone.link.as_mut().unwrap().header = Some(header);
-    let qcow2 = Kind::of_format(Some(Format::Qcow2));
+    let qcow2 = FileKind::of_format(Some(Format::Qcow2));
     seen.files.insert(("/srv/web2.qcow2".into(), qcow2), clone);
     seen.domains[0] = Running {
         name: "web2".into(),

@@ -8,7 +8,7 @@ use crate::names::same_vdev;
 use crate::record::Record;
 
 /// What a revert needs: the disks of the snapshot, and what the configuration in it names. For a new
-/// domain `beside` that of the snapshot, the disks of the old one are only read.
+/// domain beside that of the snapshot, the disks of the old one are only read.
 ///
 /// # Errors
 ///
@@ -17,13 +17,13 @@ pub fn of_revert(
     disks: &[SnapshotDisk],
     config: Option<&DomainConfig>,
     domain: &str,
-    beside: bool,
+    for_new_domain: bool,
 ) -> Result<Vec<Need>, BadConfig> {
     let mut needs = Vec::new();
     for found in disks {
         let record = &found.record;
         let about = format!("Disk {} ({}) cannot be reverted", record.vdev, record.path.display());
-        let mut whats = disk::needs(found, beside);
+        let mut whats = disk::needs(found, for_new_domain);
         whats.extend(disk::formats(found).into_iter().filter_map(served));
         needs.extend(whats.into_iter().map(|what| Need { about: about.clone(), what }));
     }
@@ -32,10 +32,10 @@ pub fn of_revert(
         let record = disks.iter().find(|found| same_vdev(&found.record.vdev, &disk.vdev));
         record.is_none_or(|found| found.record.snapshot.is_left_out())
     };
-    needs.extend(of_domain(config, domain, &left_out, beside)?);
+    needs.extend(of_domain(config, domain, &left_out, for_new_domain)?);
     needs.push(Need { about: format!("{domain} cannot be restored"), what: Requirement::Lock });
     let gets_overlay = |found: &SnapshotDisk| match found.record.snapshot.kind().content() {
-        Content::Volume(volume) => volume.thick && beside,
+        Content::Volume(volume) => volume.thick && for_new_domain,
         content => content.is_in_chain(),
     };
     if disks.iter().any(gets_overlay) {
@@ -63,7 +63,7 @@ pub fn of_domain(
     config: &DomainConfig,
     domain: &str,
     as_it_is: &dyn Fn(&Disk) -> bool,
-    beside: bool,
+    for_new_domain: bool,
 ) -> Result<Vec<Need>, BadConfig> {
     let mut needs = Vec::new();
     let disks = config.disks()?;
@@ -88,7 +88,7 @@ pub fn of_domain(
     // A new domain beside another one gets ports of its own, and names of network devices.
     let own =
         |what: &Requirement| matches!(what, Requirement::Port { .. } | Requirement::DeviceName(_));
-    let whats = whats.filter(|what| !beside || !own(what));
+    let whats = whats.filter(|what| !for_new_domain || !own(what));
     needs.extend(whats.map(|what| Need { about: about.clone(), what }));
     Ok(needs)
 }
@@ -142,10 +142,10 @@ fn of_disk(disk: &Disk, as_it_is: bool) -> Vec<Requirement> {
     if as_it_is && is_file && !disk.path.as_os_str().is_empty() {
         let (path, writable) = (disk.file().to_owned(), disk.writable && !disk.cdrom);
         if by_kernel && !disk.cdrom && scripts == Some("block") {
-            needs.push(Requirement::Unshared { path: path.clone(), writable });
+            needs.push(Requirement::DiskNotMounted { path: path.clone(), writable });
             needs.push(Requirement::Loops(path.clone()));
         } else if by_qemu && writable {
-            needs.push(Requirement::Unshared { path: path.clone(), writable });
+            needs.push(Requirement::DiskNotMounted { path: path.clone(), writable });
         }
         needs.push(match disk.format {
             Some(format @ (Format::Qcow2 | Format::Qcow | Format::Qed)) => {
@@ -179,7 +179,7 @@ mod tests {
         let block = Requirement::Script("/etc/xen/scripts/block".into());
         let (vbd, loops) = (Requirement::Driver("vbd"), Requirement::Loops("/a".into()));
         let raw = r#"{"pdev_path": "/a", "vdev": "xvda", "format": "raw", "readwrite": 1}"#;
-        let unshared = |writable| Requirement::Unshared { path: "/a".into(), writable };
+        let unshared = |writable| Requirement::DiskNotMounted { path: "/a".into(), writable };
         let expected = |writable| {
             let own = [unshared(writable), loops.clone(), usable("/a", writable)];
             [block.clone(), vbd.clone()].into_iter().chain(own).collect::<Vec<_>>()
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(whats(&qdisk, true), [unshared(true), usable("/a", true)]);
         let qcow2 = r#"{"pdev_path": "/q", "vdev": "xvda", "format": "qcow2", "readwrite": 1}"#;
         let image = Requirement::Image { path: "/q".into(), format: Format::Qcow2, writable: true };
-        let unshared = Requirement::Unshared { path: "/q".into(), writable: true };
+        let unshared = Requirement::DiskNotMounted { path: "/q".into(), writable: true };
         assert_eq!(whats(qcow2, true), [unshared, image]);
         let tap = r#"{"pdev_path": "vhd:/v", "vdev": "xvda", "script": "block-tap"}"#;
         let script = Requirement::Script("/etc/xen/scripts/block-tap".into());
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(whats(drbd, true), [Requirement::Script("/etc/xen/scripts/block-drbd".into())]);
         let vhd = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "readwrite": 1}"#;
         let served = Requirement::Served(Format::Vhd);
-        let unshared = Requirement::Unshared { path: "/v".into(), writable: true };
+        let unshared = Requirement::DiskNotMounted { path: "/v".into(), writable: true };
         assert_eq!(whats(vhd, true), [served, unshared, usable("/v", true)]);
         let tapback = r#"{"pdev_path": "/v", "vdev": "xvda", "format": "vhd", "backend": "tap"}"#;
         assert_eq!(whats(tapback, true), [usable("/v", false)]);
@@ -235,8 +235,9 @@ mod tests {
     fn qemu_serves_an_overlay_on_what_the_kernel_served() {
         let raw = r#"{"disks": [{"pdev_path": "/a", "vdev": "xvdb", "format": "raw"}]}"#;
         let config = DomainConfig::parse(raw).unwrap();
-        let needed = |snapshot: DiskSnapshot, beside| {
-            let needs = of_revert(&[found("/a", snapshot)], Some(&config), "web1", beside).unwrap();
+        let needed = |snapshot: DiskSnapshot, for_new_domain| {
+            let needs =
+                of_revert(&[found("/a", snapshot)], Some(&config), "web1", for_new_domain).unwrap();
             needs.iter().filter(|need| need.what == Requirement::Emulator).count()
         };
         let overlay =

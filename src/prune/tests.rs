@@ -26,7 +26,7 @@ fn snapshot(number: u128, created: Timestamp) -> Snapshot {
         size: 96 << 20,
         size_on_disk: 96 << 20,
         shared: None,
-        state: State::Good,
+        state: Health::Good,
         why: Vec::new(),
         current: false,
         parent: None,
@@ -65,12 +65,12 @@ fn all_words(
     holders: &BTreeMap<Uuid, BTreeSet<String>>,
     rules: &Rules,
 ) -> Vec<String> {
-    let verdicts = verdicts(listing, holders, "web1", rules);
+    let decisions = decide(listing, holders, "web1", rules);
     let line = |verdict: &Decision<'_>| {
         let why: Vec<_> = verdict.why.iter().map(ToString::to_string).collect();
         format!("{}: {}", verdict.snapshot.name, why.join(", ")).trim_end().to_owned()
     };
-    verdicts.iter().map(line).collect()
+    decisions.iter().map(line).collect()
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn an_export_is_neither_counted_nor_deleted() {
         snapshot: "exported",
         image: "/backup/x/xvda.qcow2".into(),
         size_on_disk: None,
-        state: State::Good,
+        state: Health::Good,
         why: None,
     });
     let rules = Rules { last: 1, ..Rules::default() };
@@ -173,7 +173,7 @@ fn a_broken_snapshot_does_not_take_the_place_of_a_good_one() {
         "2026-01-03T01:00:00Z",
         "2026-01-04T01:00:00Z",
     ]);
-    for (at, state) in [(0, State::Broken), (2, State::Unfinished), (3, State::Unread)] {
+    for (at, state) in [(0, Health::Broken), (2, Health::Unfinished), (3, Health::Unread)] {
         listing.snapshots[at].state = state;
     }
     let rules = Rules { last: 1, ..Rules::default() };
@@ -186,17 +186,17 @@ fn a_domain_is_found_by_its_name_its_number_and_its_uuid() {
     listing.snapshots[2].uuid = Uuid::from_u128(43);
     let only = |uuid| BTreeMap::from([("web1", Uuid::from_u128(uuid))]);
     // No domain runs: the youngest snapshot decides.
-    assert_eq!(meant(&listing, "web1"), only(43));
+    assert_eq!(matching_domains(&listing, "web1"), only(43));
     listing.domains = vec![running(None)];
     for asked in ["web1", "7", &Uuid::from_u128(42).to_string()] {
-        assert_eq!(meant(&listing, asked), only(42), "{asked}");
+        assert_eq!(matching_domains(&listing, asked), only(42), "{asked}");
     }
     for asked in ["web2", "8", "", "s1", &Uuid::nil().to_string()] {
-        assert_eq!(meant(&listing, asked).len(), 0, "{asked}");
+        assert_eq!(matching_domains(&listing, asked).len(), 0, "{asked}");
     }
     // A name may look like a number.
     listing.snapshots[0].group = "7".into();
-    assert_eq!(meant(&listing, "7").len(), 2);
+    assert_eq!(matching_domains(&listing, "7").len(), 2);
 }
 
 // ---- at random
@@ -205,8 +205,8 @@ fn a_domain_is_found_by_its_name_its_number_and_its_uuid() {
 fn some() -> impl Strategy<Value = Vec<Snapshot>> {
     let seconds = prop_oneof![0..20_000_000_i64, 0..7200_i64, -90_000..90_000_i64];
     let state = prop_oneof![
-        2 => Just(State::Good),
-        1 => Just(State::Broken),
+        2 => Just(Health::Good),
+        1 => Just(Health::Broken),
     ];
     vec((seconds, state), 0..40).prop_map(|all| {
         let new = |(number, (seconds, state))| Snapshot {
@@ -258,8 +258,8 @@ fn in_plain_words(rule: Rule, limit: u32, all: &[&Snapshot]) -> BTreeSet<Uuid> {
 }
 
 fn kept_ids(listing: &Listing, rules: &Rules) -> BTreeSet<Uuid> {
-    let verdicts = verdicts(listing, &BTreeMap::new(), "web1", rules);
-    let kept = verdicts.iter().filter(|verdict| !verdict.why.is_empty());
+    let decisions = decide(listing, &BTreeMap::new(), "web1", rules);
+    let kept = decisions.iter().filter(|verdict| !verdict.why.is_empty());
     kept.map(|verdict| verdict.snapshot.id).collect()
 }
 
@@ -296,7 +296,7 @@ proptest! {
     #[test]
     fn the_newest_good_one_is_kept(snapshots in some(), rules in some_rules()) {
         let any = Rule::ALL.iter().any(|rule| rules.limit(*rule) > 0);
-        let good = snapshots.iter().filter(|s| s.state == State::Good);
+        let good = snapshots.iter().filter(|s| s.state == Health::Good);
         let newest = good.max_by_key(|s| (s.created, s.id)).map(|s| s.id);
         let kept = kept_ids(&listing(snapshots), &rules);
         prop_assert!(!any || newest.is_none_or(|id| kept.contains(&id)));
@@ -304,7 +304,7 @@ proptest! {
 
     #[test]
     fn good_ones_are_kept_as_if_there_were_no_others(snapshots in some(), rules in some_rules()) {
-        let good: Vec<_> = snapshots.iter().filter(|s| s.state == State::Good).cloned().collect();
+        let good: Vec<_> = snapshots.iter().filter(|s| s.state == Health::Good).cloned().collect();
         let ids: BTreeSet<_> = good.iter().map(|s| s.id).collect();
         let kept = kept_ids(&listing(snapshots), &rules);
         let among: BTreeSet<_> = kept.intersection(&ids).copied().collect();

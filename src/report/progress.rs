@@ -127,7 +127,7 @@ impl Meter {
     }
 
     /// Shows nothing new any more: the guest stands still, only for a moment.
-    pub fn hush(&self) {
+    pub fn silence(&self) {
         self.board.state().hushed = true;
     }
 
@@ -314,7 +314,7 @@ mod tests {
         draws.recv().unwrap();
         // The thread stands in the middle of a line.
         meter.show(None, 2, 2);
-        meter.hush();
+        meter.silence();
         meter.end();
         drop(go);
         drop(meter);
@@ -326,7 +326,7 @@ mod tests {
         let meter = Meter::painted(move |board| {
             paint(board, |state, _| assert!(drawing.send(*state).is_ok()))
         });
-        meter.hush();
+        meter.silence();
         meter.show(Some(1), 1, 2);
         thread::sleep(3 * PERIOD);
         drop(meter);

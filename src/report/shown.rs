@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Rows, printable, size_words};
-use crate::need::{Rank, Trouble};
+use crate::need::{Severity, Trouble};
 use crate::record::Record;
 use crate::tool::quote;
 
@@ -97,7 +97,7 @@ impl fmt::Display for Shown {
         }
         // What is lost of a disk stands beside it, unless a trouble with a hint has the same cause.
         let told: Vec<_> =
-            self.troubles.iter().filter(|trouble| trouble.rank != Rank::Lost).collect();
+            self.troubles.iter().filter(|trouble| trouble.rank != Severity::Lost).collect();
         for (disk, now) in record.disks.iter().zip(&self.disks) {
             let how = match disk.snapshot.is_left_out() {
                 true => "not in the snapshot",

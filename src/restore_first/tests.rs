@@ -255,7 +255,7 @@ fn what_is_refused() {
         *f = found_thick();
         f.disks[0].place.path = "/dev/vg0/web1-xvda.after-s1.qcow2".into();
     });
-    refused("has no memory", &|f, _| f.onward = StartFrom::Start("/etc/xen/web1.cfg".into()));
+    refused("has no memory", &|f, _| f.start_from = StartFrom::Start("/etc/xen/web1.cfg".into()));
     refused("web1 does not run", &|f, _| f.same = None);
     refused("two domains would have it open for writing", &|f, _| {
         f.record.disks[0].snapshot =

@@ -109,7 +109,7 @@ pub(crate) fn found() -> RevertInput {
             ),
             disk(2, facts, b, vec![]),
         ],
-        onward: StartFrom::Memory,
+        start_from: StartFrom::Memory,
         config: DomainConfig::parse(CONFIG).unwrap(),
         attached: Vec::new(),
         volumes: Ok(Vec::new()),
@@ -227,7 +227,7 @@ fn a_snapshot_that_is_not_copied_needs_no_room() {
 fn everything_that_is_in_the_way_is_told_at_once() {
     let mut found = found();
     found.troubles.push(Trouble {
-        rank: Rank::Missing,
+        rank: Severity::Missing,
         about: "web1 cannot be restored".into(),
         why: "no bridge".into(),
         hint: "make it".into(),

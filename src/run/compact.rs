@@ -9,7 +9,7 @@ use super::output::{print, print_done};
 use crate::cli::CompactArgs;
 use crate::error::{Error, Result};
 use crate::host::image::{Source, rewrite};
-use crate::host::lock::{Hold, Lock, Patience};
+use crate::host::lock::{Lock, LockMode, LockWait};
 use crate::host::snapshot::Snapshot;
 use crate::host::surroundings::raise_limits;
 use crate::host::{compact, list, sharing};
@@ -94,7 +94,7 @@ fn one(
         true => None,
         false => {
             let seconds = args.common.wait.unwrap_or_default();
-            let patience = Patience {
+            let patience = LockWait {
                 limit: Duration::from_secs(seconds.into()),
                 waits: &|holder| {
                     reporter.note(&format!(
@@ -105,7 +105,12 @@ fn one(
             };
             let patience = args.common.wait.is_some().then_some(&patience);
             let operation = format!("compact {}", record.name);
-            Some(Lock::take((record.domain.uuid, domain), &operation, Hold::Alone, patience)?)
+            Some(Lock::take(
+                (record.domain.uuid, domain),
+                &operation,
+                LockMode::Exclusive,
+                patience,
+            )?)
         }
     };
     // Whoever was waited for may have changed it.

@@ -17,7 +17,7 @@ use crate::create::{self, ImagePlace, Job};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
 use crate::host::image::Source;
-use crate::host::lock::Hold;
+use crate::host::lock::LockMode;
 use crate::host::look::{self, Domain};
 use crate::host::surroundings::stdout_is_nowhere;
 use crate::host::{configured, files, leftovers, list, marks, quiesce, rewrites, sharing};
@@ -84,8 +84,13 @@ pub(super) fn adapted(args: CreateArgs, adapt: Adapt<'_>, carry_out: Execute) ->
         look::domain(&dom0.toolstack, &args.domain)?.with_cfg(request.config.as_deref())?;
     let name = request.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
     let operation = format!("create{name}");
-    let lock =
-        take_lock(&dom0, &args.common, (domain.id.uuid, &domain.id.name), &operation, Hold::Alone)?;
+    let lock = take_lock(
+        &dom0,
+        &args.common,
+        (domain.id.uuid, &domain.id.name),
+        &operation,
+        LockMode::Exclusive,
+    )?;
     // Whoever was waited for may have given the domain another number, or changed what it does.
     let domain = look::again(&dom0.toolstack, domain)?;
     let args = adapt(args, &dom0, &domain)?;

@@ -16,7 +16,7 @@ use crate::disk::image_tree::{DeleteOptions, DiskDelete};
 use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::deletion::SnapshotToDelete;
 use crate::host::dom0::Dom0;
-use crate::host::lock::{Hold, Lock};
+use crate::host::lock::{Lock, LockMode};
 use crate::host::{deletion, marks, rewrites};
 use crate::list::mark::Mark;
 use crate::plan::{Plan, Step};
@@ -58,8 +58,9 @@ pub(super) fn one(path: &Path, options: Options<'_>, carry_out: Execute) -> Resu
     let named = deletion::named(path)?;
     let mut dom0 = open(options.common)?;
     let Record { domain, name, .. } = &named.record;
-    let whose = (domain.uuid, domain.name.as_str());
-    let lock = take_lock(&dom0, options.common, whose, &format!("delete {name}"), Hold::Alone)?;
+    let owner = (domain.uuid, domain.name.as_str());
+    let lock =
+        take_lock(&dom0, options.common, owner, &format!("delete {name}"), LockMode::Exclusive)?;
     // Whoever was waited for may have deleted it.
     let named = deletion::named(path)?;
     let directory = spec::directory(env::var_os(spec::DIRECTORY_VARIABLE))?;
@@ -143,7 +144,7 @@ fn lock_others(
 ) -> Result<Vec<Lock>> {
     let operation = format!("delete {} of {}", seen.record.name, seen.record.domain.name);
     let lock = |(uuid, name): &(Uuid, String)| {
-        take_lock(dom0, common, (*uuid, name), &operation, Hold::Alone)
+        take_lock(dom0, common, (*uuid, name), &operation, LockMode::Exclusive)
     };
     let locks = others.iter().map(lock).collect::<Result<Vec<_>>>()?;
     Ok(locks.into_iter().flatten().collect())

@@ -12,7 +12,7 @@ use crate::cli::ExportArgs;
 use crate::error::{Error, Result};
 use crate::export::{self, Options, To, archive_name, disk_name, image_name};
 use crate::host::export::look;
-use crate::host::lock::Hold;
+use crate::host::lock::LockMode;
 use crate::host::surroundings::stdout_is_nowhere;
 use crate::plan::Plan;
 use crate::report::{Exported, ExportedDisk, Reporter};
@@ -80,8 +80,8 @@ pub(super) fn one(args: &ExportArgs, carry_out: Execute) -> Result<Outcome> {
     let mut dom0 = open(&args.common)?;
     let operation = format!("export {}", args.snapshot.display());
     // Others may read it as well. Nobody may delete it, or revert to it, until it is copied.
-    let whose = (domain.uuid, domain.name.as_str());
-    let lock = take_lock(&dom0, &args.common, whose, &operation, Hold::Shared)?;
+    let owner = (domain.uuid, domain.name.as_str());
+    let lock = take_lock(&dom0, &args.common, owner, &operation, LockMode::Shared)?;
     // Whoever was waited for may have deleted it.
     let SnapshotArgument { mut snapshot, cfg } = SnapshotArgument::open(&args.snapshot)?;
     // A snapshot without memory is exported without.

@@ -15,11 +15,11 @@ use crate::host::dependents;
 use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::list as host;
-use crate::host::lock::Hold;
+use crate::host::lock::LockMode;
 use crate::list::{self, ListRequest, Listing, Other, Running};
 use crate::memory::DELETING;
 use crate::plan::Perform;
-use crate::prune::{Decision, Rules, cut_short, meant, verdicts};
+use crate::prune::{Decision, Rules, decide, interrupted_deletions, matching_domains};
 use crate::report::{Pruned, PrunedSnapshot};
 use crate::spec;
 use crate::tool::quote;
@@ -58,7 +58,7 @@ pub fn prune(args: &PruneArgs, carry_out: Execute) -> Result<()> {
         return print(&would_be(&looked, (&domain, uuid), &rules), args.common.json);
     }
     // Each deletion takes it again; who has it now is told once, and waited for once.
-    drop(take_lock(&dom0, &args.common, (uuid, &domain), "prune", Hold::Alone)?);
+    drop(take_lock(&dom0, &args.common, (uuid, &domain), "prune", LockMode::Exclusive)?);
     let options = Options { memory_only: false, flatten: false, common: &args.common };
     let (pruned, error) = delete_all(
         (&domain, uuid),
@@ -116,7 +116,7 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<DomainSnapshots> {
 
 /// The domain that is meant, with its UUID.
 fn one_domain(listing: &Listing, asked: &str, directory: &Path) -> Result<(String, Uuid)> {
-    let mut meant = meant(listing, asked).into_iter();
+    let mut meant = matching_domains(listing, asked).into_iter();
     match (meant.next(), meant.next()) {
         (Some((name, uuid)), None) => Ok((name.to_owned(), uuid)),
         (None, _) => {
@@ -145,10 +145,12 @@ struct Host<'a> {
 /// What is to be deleted, and what is kept.
 fn split(looked: &DomainSnapshots, of: (&str, Uuid), rules: &Rules) -> [Vec<PrunedSnapshot>; 2] {
     let (name, uuid) = of;
-    let mut doomed: Vec<_> =
-        cut_short(&looked.listing, name, uuid).into_iter().filter_map(half_gone).collect();
-    let verdicts = verdicts(&looked.listing, &looked.holders, name, rules);
-    let (kept, others): (Vec<_>, Vec<_>) = verdicts.iter().partition(|v| !v.why.is_empty());
+    let mut doomed: Vec<_> = interrupted_deletions(&looked.listing, name, uuid)
+        .into_iter()
+        .filter_map(half_gone)
+        .collect();
+    let decisions = decide(&looked.listing, &looked.holders, name, rules);
+    let (kept, others): (Vec<_>, Vec<_>) = decisions.iter().partition(|v| !v.why.is_empty());
     doomed.extend(others.into_iter().map(|verdict| {
         let why = vec!["no rule keeps it".to_owned()];
         PrunedSnapshot { why, ..described(verdict) }

@@ -13,7 +13,7 @@ use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::RevertArgs;
 use crate::clone;
 use crate::error::{Error, Kind, Result};
-use crate::host::lock::Hold;
+use crate::host::lock::LockMode;
 use crate::host::look::{self, RevertMode};
 use crate::host::snapshot::Snapshot;
 use crate::host::{marks, rewrites};
@@ -128,8 +128,8 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     let mut first = first(args)?;
     // Who only reads the snapshot shares it with others who do.
     let (operation, hold) = match &beside {
-        None => (operation, Hold::Alone),
-        Some(new) => (format!("{operation} --as {}", new.name), Hold::Shared),
+        None => (operation, LockMode::Exclusive),
+        Some(new) => (format!("{operation} --as {}", new.name), LockMode::Shared),
     };
     let lock = take_lock(&dom0, &args.common, (domain.uuid, &domain.name), &operation, hold)?;
     // Whoever was waited for may have changed it.

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::host::command::{CommandError, Server};
 use crate::host::files::identity;
-use crate::host::lock::Hold;
+use crate::host::lock::LockMode;
 use crate::host::openers::{self, Ours};
 use crate::host::socket::{Socket, is_served};
 use crate::host::toolstack::Toolstack;
@@ -52,13 +52,13 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
     }
     // Until qemu-nbd has the files open, which whoever deletes or reverts looks at.
     let operation = format!("serve {} {vdev}", record.name);
-    let whose = (record.domain.uuid, record.domain.name.as_str());
+    let owner = (record.domain.uuid, record.domain.name.as_str());
     let lock = lock(
         (&reporter, &|| stop.load(Ordering::Relaxed)),
         args.wait,
-        whose,
+        owner,
         &operation,
-        Hold::Shared,
+        LockMode::Shared,
     )?;
     // Whoever was waited for may have deleted it, or moved its disks.
     let record = SnapshotArgument::open(&args.snapshot)?.snapshot.record;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::cli::Common;
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
-use crate::host::lock::{Hold, Lock, Patience};
+use crate::host::lock::{Lock, LockMode, LockWait};
 use crate::host::surroundings::{is_ignored, raise_limits};
 use crate::host::toolstack::Toolstack;
 use crate::plan::{Perform, Plan};
@@ -53,14 +53,14 @@ pub(super) fn catch_signals() -> Result<Arc<AtomicBool>> {
 pub(super) fn take_lock(
     dom0: &Dom0,
     common: &Common,
-    whose: (Uuid, &str),
+    owner: (Uuid, &str),
     operation: &str,
-    hold: Hold,
+    hold: LockMode,
 ) -> Result<Option<Lock>> {
     if common.dry_run {
         return Ok(None);
     }
-    lock((&dom0.reporter, &|| dom0.interrupted()), common.wait, whose, operation, hold).map(Some)
+    lock((&dom0.reporter, &|| dom0.interrupted()), common.wait, owner, operation, hold).map(Some)
 }
 
 /// The same of what is no plan. `stopped` is whether the user wants it to end.
@@ -69,7 +69,7 @@ pub(super) fn lock(
     wait: Option<u32>,
     (uuid, domain): (Uuid, &str),
     operation: &str,
-    hold: Hold,
+    hold: LockMode,
 ) -> Result<Lock> {
     patiently((reporter, stopped), wait, domain, &|patience| {
         Lock::take((uuid, domain), operation, hold, patience)
@@ -81,10 +81,10 @@ pub(super) fn patiently(
     (reporter, stopped): (&Reporter, &dyn Fn() -> bool),
     wait: Option<u32>,
     domain: &str,
-    take: &dyn Fn(Option<&Patience<'_>>) -> Result<Lock>,
+    take: &dyn Fn(Option<&LockWait<'_>>) -> Result<Lock>,
 ) -> Result<Lock> {
     let seconds = wait.unwrap_or_default();
-    let patience = Patience {
+    let patience = LockWait {
         limit: Duration::from_secs(seconds.into()),
         waits: &|holder| {
             reporter

@@ -74,7 +74,7 @@ impl DiskOption {
         file: Option<PathBuf>,
         size: Option<String>,
     ) -> Result<Self, String> {
-        let known = DiskMethod::of_option(how);
+        let known = DiskMethod::from_option(how);
         // A drive of QEMU's own can only be left out.
         if !(is_vdev(vdev) || known.is_some_and(DiskMethod::leaves_out) && is_drive(vdev)) {
             return Err(format!("{vdev:?} is not the name of a disk, such as xvda"));

@@ -15,7 +15,7 @@ use xl_snapshot::error::Result;
 use xl_snapshot::host::deletion::{self, steps};
 use xl_snapshot::host::libxl::XlCfg;
 use xl_snapshot::host::{cfg, command, files, image, list as host, rewrites, tools};
-use xl_snapshot::list::{self, ListRequest, State};
+use xl_snapshot::list::{self, Health, ListRequest};
 use xl_snapshot::memory::header::{self, Header, MARK, record_space};
 use xl_snapshot::plan::{Plan, Step};
 use xl_snapshot::record::{
@@ -243,7 +243,7 @@ impl Place {
         for (name, bytes) in self.content.iter().filter(|(name, _)| *name != but) {
             let found = listing.snapshots.iter().find(|snapshot| snapshot.name == *name);
             let snapshot = found.unwrap_or_else(|| panic!("{context}: {name} is gone"));
-            assert_eq!(snapshot.state, State::Good, "{context}: {name}: {:?}", snapshot.why);
+            assert_eq!(snapshot.state, Health::Good, "{context}: {name}: {:?}", snapshot.why);
             let record = image::rewrite::read(&self.image(name)).unwrap();
             let disk = &record.disks[0];
             // The domain is restored with the disks of its configuration.

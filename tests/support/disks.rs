@@ -154,7 +154,7 @@ pub(crate) fn revert_context<'a>(
         keep,
         running: true,
         discard: false,
-        beside: None,
+        new_domain: None,
         tight: false,
         volumes,
     }

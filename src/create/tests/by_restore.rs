@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::Format;
-use crate::need::{Rank, Trouble};
+use crate::need::{Severity, Trouble};
 use crate::plan::{Action, undo};
 
 /// [`seen`], with xvdb on a loop device that blkback serves.
@@ -67,7 +67,7 @@ fn a_new_overlay_needs_xens_qemu_and_a_copy_does_not() {
         let job = job("s1", wish);
         let mut seen = seen_on_loop(&job);
         seen.overlay_troubles = vec![Trouble {
-            rank: Rank::Missing,
+            rank: Severity::Missing,
             about: "web1 cannot be restored".into(),
             why: "xen-qemu: No such file".into(),
             hint: "install it".into(),
@@ -330,7 +330,7 @@ fn what_is_typed_is_quoted() {
 #[test]
 fn a_guest_that_would_not_come_back_is_not_restored() {
     let trouble = Trouble {
-        rank: Rank::Missing,
+        rank: Severity::Missing,
         about: "Disk hdc (/srv/c.iso) cannot be used".into(),
         why: "/srv/c.iso: No such file".into(),
         hint: "put it back".into(),
@@ -344,7 +344,7 @@ fn a_guest_that_would_not_come_back_is_not_restored() {
 #[test]
 fn what_a_revert_would_lack_is_told() {
     let trouble = Trouble {
-        rank: Rank::Missing,
+        rank: Severity::Missing,
         about: "web1 cannot be restored".into(),
         why: "no bridge".into(),
         hint: "make it".into(),

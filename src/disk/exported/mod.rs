@@ -43,7 +43,7 @@ impl Planner for Exported {
     /// Plans an overlay for a new domain.
     fn revert(&self, found: &SnapshotDisk, context: RevertContext<'_>) -> Result<DiskRevert> {
         let record = &found.record;
-        if context.beside.is_none_or(|domain| domain.replacement) {
+        if context.new_domain.is_none_or(|domain| domain.replacement) {
             return Err(refuse_revert(record, "it is a copy in an export, not the disk itself")
                 .hint(
                     "create a new domain from the export: xl-snapshot revert --as NAME --overlay-dir DIR IMAGE",
@@ -60,7 +60,7 @@ impl Planner for Exported {
     }
 
     fn needs(&self, found: &SnapshotDisk, _: bool) -> Vec<Requirement> {
-        vec![Requirement::Still(found.record.path.clone())]
+        vec![Requirement::UnwrittenFile(found.record.path.clone())]
     }
 
     fn export(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<Option<DiskExport>> {
@@ -96,7 +96,7 @@ mod tests {
     fn beside(found: &SnapshotDisk) -> Result<DiskRevert> {
         let (keep, volumes) = ("before-revert-x".parse().unwrap(), Ok(Vec::new()));
         let domain = NewDomain { name: "web2", uuid: Uuid::nil(), replacement: false };
-        revert(found, RevertContext { beside: Some(domain), ..revert_context(&keep, &volumes) })
+        revert(found, RevertContext { new_domain: Some(domain), ..revert_context(&keep, &volumes) })
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Kind for Exported {
         Vec::new()
     }
 
-    fn is_beside_image(&self) -> bool {
+    fn is_relative_to_image(&self) -> bool {
         true
     }
 }

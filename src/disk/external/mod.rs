@@ -119,7 +119,7 @@ impl Planner for External {
     }
 
     fn needs(&self, found: &SnapshotDisk, _: bool) -> Vec<Requirement> {
-        vec![Requirement::Still(found.record.path.clone())]
+        vec![Requirement::UnwrittenFile(found.record.path.clone())]
     }
 
     fn export(&self, found: &SnapshotDisk, _: RevertContext<'_>) -> Result<Option<DiskExport>> {

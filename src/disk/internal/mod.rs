@@ -183,7 +183,7 @@ impl Planner for Internal {
                 .hint("try again: the name is made from the time"));
         }
 
-        if !found.needs_copy() && context.beside.is_none() {
+        if !found.needs_copy() && context.new_domain.is_none() {
             if let Some(defect) = found.defect() {
                 return Err(refuse(defect.why()).hint(defect.remedy(path)));
             }
@@ -258,12 +258,12 @@ impl Planner for Internal {
         })
     }
 
-    fn needs(&self, found: &SnapshotDisk, beside: bool) -> Vec<Requirement> {
+    fn needs(&self, found: &SnapshotDisk, for_new_domain: bool) -> Vec<Requirement> {
         let path = found.record.path.clone();
-        vec![match beside {
+        vec![match for_new_domain {
             true => Requirement::Inside(path),
-            false if found.needs_copy() => Requirement::Still(path),
-            false => Requirement::Alone(path),
+            false if found.needs_copy() => Requirement::UnwrittenFile(path),
+            false => Requirement::ExclusiveFile(path),
         }]
     }
 

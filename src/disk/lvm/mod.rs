@@ -18,7 +18,7 @@ use uuid::Uuid;
 use self::limits::{POOL_LIMIT, check_pool, held_back};
 use self::record::Lvm;
 use self::recorded::{Recorded, check_name, keep_name};
-use self::thin::{thin, thin_beside, thin_of_replacement};
+use self::thin::{thin, thin_for_new_domain, thin_of_replacement};
 use crate::disk::exporting::DiskExport;
 use crate::disk::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use crate::disk::parts::{record, refuse, refuse_revert, shortage};
@@ -155,21 +155,21 @@ impl Planner for Lvm {
             tagged.retain(|volume| volume.group == *group);
         }
         let origin = volumes.iter().find(|v| v.group == *group && v.name == *volume);
-        if context.beside.is_some() && !matches!(tagged.as_slice(), [one] if !one.merging) {
+        if context.new_domain.is_some() && !matches!(tagged.as_slice(), [one] if !one.merging) {
             return Err(refuse_revert(
                 disk,
                 format!("its snapshot {} does not exist", recorded.path(snapshot)),
             )
             .hint("an interrupted revert may have merged it: repeat that revert first"));
         }
-        let sick = match (tagged.as_slice(), context.beside) {
+        let sick = match (tagged.as_slice(), context.new_domain) {
             ([snapshot], None) => snapshot.sick(),
             _ => None,
         };
         if let Some(why) = sick {
             return Err(refuse_revert(disk, why));
         }
-        let in_place = context.beside.is_none_or(|domain| domain.replacement);
+        let in_place = context.new_domain.is_none_or(|domain| domain.replacement);
         if let Some(why) = origin.filter(|_| in_place).and_then(Volume::moving) {
             return Err(refuse_revert(disk, why));
         }
@@ -220,7 +220,7 @@ impl Planner for Lvm {
                 snapshot.path()
             ))),
             // Other reverts may be reading it for the same purpose.
-            [snapshot] if !snapshot.is_thin() && context.beside.is_some() => {
+            [snapshot] if !snapshot.is_thin() && context.new_domain.is_some() => {
                 copied(found, snapshot)
             }
             [snapshot] if snapshot.open => Err(refuse_revert(
@@ -236,11 +236,11 @@ impl Planner for Lvm {
                 crowded
                     .and_then(|()| check_pool(volumes, snapshot, 100_00))
                     .map_err(|why| refuse_revert(disk, why))?;
-                match context.beside {
+                match context.new_domain {
                     Some(domain) if domain.replacement => {
                         thin_of_replacement(&recorded, snapshot, origin, volumes, context)
                     }
-                    Some(domain) => thin_beside(&recorded, snapshot, volumes, domain),
+                    Some(domain) => thin_for_new_domain(&recorded, snapshot, volumes, domain),
                     None => thin(&recorded, snapshot, origin, volumes, context),
                 }
             }
@@ -253,9 +253,10 @@ impl Planner for Lvm {
     }
 
     /// A merge into a thick volume waits until nobody has it open; a thin volume is only renamed.
-    fn needs(&self, _: &SnapshotDisk, beside: bool) -> Vec<Requirement> {
-        let in_place = self.size.is_some() && !beside;
-        let volume = in_place.then(|| Requirement::Alone(device(&self.group, &self.volume)));
+    fn needs(&self, _: &SnapshotDisk, for_new_domain: bool) -> Vec<Requirement> {
+        let in_place = self.size.is_some() && !for_new_domain;
+        let volume =
+            in_place.then(|| Requirement::ExclusiveFile(device(&self.group, &self.volume)));
         let changes = in_place || self.size.is_none();
         volume.into_iter().chain(changes.then_some(Requirement::VolumeArchive)).collect()
     }

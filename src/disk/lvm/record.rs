@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::kind::{Content, Kind, OptionKeys, ProofSlot, RecordText, Selectable, Volume};
+use crate::disk::kind::{Content, Kind, OptionKeys, ProofSlot, RecordText, Selectable, VolumeName};
 
 /// A snapshot of the logical volume, identified by its tag, `xl-snapshot:ID:VDEV`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ impl Selectable for Lvm {
 impl Kind for Lvm {
     fn content(&self) -> Content<'_> {
         let Lvm { group, snapshot, size, .. } = self;
-        Content::Volume(Volume { group, name: snapshot, thick: size.is_some() })
+        Content::Volume(VolumeName { group, name: snapshot, thick: size.is_some() })
     }
 
     fn proof(&mut self) -> ProofSlot<'_> {

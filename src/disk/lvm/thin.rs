@@ -16,7 +16,7 @@ const REVERT: &str = "xl-snapshot-revert:";
 const SNAPSHOT: &str = "xl-snapshot:";
 
 /// A new volume for another domain.
-pub(super) fn thin_beside(
+pub(super) fn thin_for_new_domain(
     recorded: &Recorded<'_>,
     snapshot: &Volume,
     volumes: &[Volume],

@@ -1,7 +1,7 @@
 //! Merges by commit: the backing file gets the data of its overlay, and replaces it.
 
 use super::parts::{begin, copies, must_be_marked, remove, written};
-use crate::disk::image_tree::{DiskDelete, ImageTree, Rewrite, Running, Switch, TreeImage};
+use crate::disk::image_tree::{DiskDelete, ImageSwitch, ImageTree, Rewrite, Running, TreeImage};
 use crate::disk::merge_mark::MergeStep;
 use crate::error::Result;
 use crate::plan::Step;
@@ -68,7 +68,7 @@ pub(super) fn settle_commit(
         keeper: keeper.clone(),
         change: Change::Moved { vdev: keeper.vdev.clone(), to: base.image() },
     }));
-    plan.switches.extend(overlay.users.iter().map(|user| Switch {
+    plan.switches.extend(overlay.users.iter().map(|user| ImageSwitch {
         user: user.clone(),
         domain: online.filter(|_| user.cfg.is_none()).map(|running| running.id.clone()),
         to: base.image(),

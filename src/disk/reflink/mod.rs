@@ -51,7 +51,7 @@ impl Planner for Reflink {
         let proof = found.check_frozen(copy, self.proof.as_ref())?;
         let path = &found.record.path;
         let keep = &found.place.path;
-        if context.beside.is_some_and(|domain| domain.replacement) {
+        if context.new_domain.is_some_and(|domain| domain.replacement) {
             let new = old_after_switch(keep);
             // If the domain runs on the file itself, and the file is no base, nothing needs it
             // afterwards.
@@ -72,7 +72,7 @@ impl Planner for Reflink {
                 ..DiskRevert::default()
             });
         }
-        if context.beside.is_some() {
+        if context.new_domain.is_some() {
             // Its directory need not be on the file system of the copy.
             let overlay = keep;
             let fill = qemu_img::create_overlay(overlay, copy, Format::Raw, proof.virtual_size);
@@ -123,19 +123,22 @@ impl Planner for Reflink {
         })
     }
 
-    fn needs(&self, found: &SnapshotDisk, beside: bool) -> Vec<Requirement> {
-        let copy = Requirement::Still(self.copy.clone());
-        if beside {
+    fn needs(&self, found: &SnapshotDisk, for_new_domain: bool) -> Vec<Requirement> {
+        let copy = Requirement::UnwrittenFile(self.copy.clone());
+        if for_new_domain {
             return vec![copy];
         }
         // The file is renamed, and a process that has it open would keep writing to it.
         let path = &found.record.path;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-        let mut needs =
-            vec![copy, Requirement::Still(path.clone()), Requirement::Renames(directory)];
+        let mut needs = vec![
+            copy,
+            Requirement::UnwrittenFile(path.clone()),
+            Requirement::WritableDirectory(directory),
+        ];
         // Otherwise it stays where it is: see `revert`.
         if !found.runs_elsewhere() && found.file.is_ok() && !found.is_base() {
-            needs.push(Requirement::Replaced(path.clone()));
+            needs.push(Requirement::RenamableFile(path.clone()));
         }
         needs
     }
@@ -273,7 +276,7 @@ mod tests {
             let replacement =
                 NewDomain { name: "after-revert-x", uuid: Uuid::nil(), replacement: true };
             let context = revert_context(&keep, &volumes);
-            revert(found, RevertContext { beside: Some(replacement), ..context }).unwrap()
+            revert(found, RevertContext { new_domain: Some(replacement), ..context }).unwrap()
         };
         let found = snapshot();
         let first = planned(&found);

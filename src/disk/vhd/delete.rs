@@ -30,7 +30,7 @@ pub(super) fn plan(family: &ImageTree, proof: Option<&FrozenFile>) -> Result<Dis
         return Err(merge::refuse(family, format!("{shown} is open in {who}"))
             .hint("end that program or domain first"));
     }
-    match (base.users.first(), base.ours) {
+    match (base.users.first(), base.created_by_us) {
         (Some(user), _) => {
             plan.kept = Some(format!("{shown} stays: it is {} of {}", user.vdev, user.domain))
         }

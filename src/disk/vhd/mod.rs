@@ -24,7 +24,7 @@ use crate::tool::qemu_img::Whole;
 use crate::tool::vhd_util::{MAX_DEPTH, snapshot};
 
 impl Planner for Vhd {
-    fn is_only_way(seen: &RunningDisk) -> Option<&'static str> {
+    fn only_method(seen: &RunningDisk) -> Option<&'static str> {
         seen.disk.is_tap_vhd().then_some("a VHD that tapdisk serves has external snapshots only")
     }
 
@@ -87,7 +87,7 @@ impl Planner for Vhd {
     }
 
     fn needs(&self, found: &SnapshotDisk, _: bool) -> Vec<Requirement> {
-        vec![Requirement::Still(found.record.path.clone())]
+        vec![Requirement::UnwrittenFile(found.record.path.clone())]
     }
 
     /// QEMU reads a VHD, but not its parents.

@@ -14,9 +14,9 @@ use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
 use crate::host::guard::Note;
 use crate::host::image::Source;
-use crate::host::image::while_restoring::restore_beside;
+use crate::host::image::while_restoring::restore_under_other_name;
 use crate::host::libxl::DomainInfo;
-use crate::host::lock::Turn;
+use crate::host::lock::RestoreSlot;
 use crate::host::needs::{self, CheckContext};
 use crate::host::process::{self, Handle, Watch};
 use crate::host::qmp::Qmp;
@@ -187,7 +187,7 @@ impl Dom0 {
                  keeps its turn until it continues or is killed"
             ));
         };
-        let turn = Turn::wait(waits, &|| self.stop.load(Ordering::Acquire));
+        let turn = RestoreSlot::wait(waits, &|| self.stop.load(Ordering::Acquire));
         self.turn = turn.map_err(failed("Wait for a turn"))?;
         match self.turn {
             Some(_) => Ok(()),
@@ -244,7 +244,7 @@ impl Dom0 {
                 // If we are killed, xl continues. Its domain must not run before the image is
                 // verified.
                 tell(check.is_some().then(|| source.unverified()));
-                let (restored, checked) = restore_beside(check, &stop, || {
+                let (restored, checked) = restore_under_other_name(check, &stop, || {
                     command::run_on(&call, file, &mut look, &started)
                 });
                 let name = &source.name;

@@ -20,7 +20,7 @@ use crate::host::guard::Guard;
 use crate::host::image::while_restoring::Unverified;
 use crate::host::image::{ImageWriter, Source};
 use crate::host::libxl::{DomainInfo, Libxl};
-use crate::host::lock::Turn;
+use crate::host::lock::RestoreSlot;
 use crate::host::pump::LaterSums;
 use crate::host::qmp::Qmp;
 use crate::host::record_file::RecordFile;
@@ -93,7 +93,7 @@ pub struct Dom0 {
     /// The thread that destroys a domain whose QEMU has ended.
     pub(super) destroying: Option<JoinHandle<Result<()>>>,
     /// Our turn to restore, if we waited for one.
-    pub(super) turn: Option<Turn>,
+    pub(super) turn: Option<RestoreSlot>,
     /// Messages to print only when the guest runs again: Ctrl-S may have stopped the terminal.
     pub(super) messages: Vec<String>,
     pub(super) meters: Vec<Meter>,

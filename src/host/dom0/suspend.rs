@@ -238,7 +238,7 @@ impl Dom0 {
                     watch.thread().unpark();
                     // The rest of a live save takes only a moment, and is the whole pause.
                     if live {
-                        meter.hush();
+                        meter.silence();
                     }
                 }
                 // During the previous round, the guest has written to its disks. Skip this for the

@@ -22,7 +22,9 @@ use crate::tool::quote;
 impl Dom0 {
     pub(super) fn switch(&mut self, switch: &Switch) -> Result<()> {
         match switch {
-            Switch::Restore { replacement, config } => self.restore_beside(replacement, config),
+            Switch::Restore { replacement, config } => {
+                self.restore_under_other_name(replacement, config)
+            }
             Switch::Check { uuid, domain } => self.check_restored(*uuid, domain),
             Switch::Discard { replacement } => self.discard_replacement(replacement),
             Switch::RenameOld { replacement } => self.rename_old(replacement),
@@ -76,7 +78,7 @@ impl Dom0 {
             .is_some_and(|new| !new.paused))
     }
 
-    fn restore_beside(&mut self, replacement: &Replacement, config: &str) -> Result<()> {
+    fn restore_under_other_name(&mut self, replacement: &Replacement, config: &str) -> Result<()> {
         self.the_same(&replacement.old)?;
         let Err(error) = self.run_restore(config, None) else { return Ok(()) };
         // The undo of this step restores the xenstore keys, and reports it if it cannot.

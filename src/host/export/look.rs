@@ -15,7 +15,7 @@ use crate::host::snapshot::Snapshot;
 use crate::host::toolstack::Toolstack;
 use crate::host::{files, tools};
 use crate::memory::Form;
-use crate::need::{Rank, Trouble};
+use crate::need::{Severity, Trouble};
 use crate::plan::Text;
 use crate::record::Record;
 use crate::revert::Cfg;
@@ -59,7 +59,7 @@ pub fn look(
         match copy {
             Ok(copy) => copies.push(copy),
             Err(why) => troubles.push(Trouble {
-                rank: Rank::Lost,
+                rank: Severity::Lost,
                 about: format!("The disks of snapshot {} cannot be measured", record.name),
                 why,
                 hint: "check it: xl-snapshot show".into(),

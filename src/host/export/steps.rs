@@ -145,7 +145,7 @@ impl Exporter {
 
     fn prove(&self, record: &mut Record) -> Result<()> {
         for disk in &mut record.disks {
-            if !disk.snapshot.kind().is_beside_image() {
+            if !disk.snapshot.kind().is_relative_to_image() {
                 continue;
             }
             if let ProofSlot::Frozen { proof, .. } = disk.snapshot.kind_mut().proof() {

@@ -36,7 +36,7 @@ impl<F: Seek> Seek for Stoppable<'_, F> {
 
 /// Restores while the memory is verified, if there is something to verify it by. A restore that fails stops the
 /// verification.
-pub fn restore_beside<T, E>(
+pub fn restore_under_other_name<T, E>(
     check: Option<impl Read + Send>,
     stop: &AtomicBool,
     restore: impl FnOnce() -> std::result::Result<T, E>,
@@ -126,7 +126,7 @@ mod tests {
         let stop = AtomicBool::new(false);
         let endless = Stoppable { file: io::repeat(0), stop: &stop };
         let (restored, checked) =
-            restore_beside(Some(endless), &stop, || Err::<(), _>("xl failed"));
+            restore_under_other_name(Some(endless), &stop, || Err::<(), _>("xl failed"));
         assert_eq!(restored, Err("xl failed"));
         checked.unwrap_err();
     }
@@ -143,7 +143,7 @@ mod tests {
             let stop = AtomicBool::new(false);
             let check = source.beside(&stop).unwrap();
             assert!(check.is_some());
-            let (restored, checked) = restore_beside(check, &stop, || Ok::<_, ()>(7));
+            let (restored, checked) = restore_under_other_name(check, &stop, || Ok::<_, ()>(7));
             assert_eq!(restored, Ok(7));
             assert_eq!(checked.is_err(), damaged);
         }

@@ -12,7 +12,7 @@ use crate::disk::qcow2::{Header, READ};
 use crate::domain::Format;
 use crate::host::{files, marks, tools};
 use crate::list::mark::Mark;
-use crate::list::{FileEntry, ImageFormat, Kind, VhdEntry, table};
+use crate::list::{FileEntry, FileKind, ImageFormat, VhdEntry, table};
 use crate::record::QcowSnapshot;
 use crate::tool::{check_path, vhd_util};
 
@@ -34,7 +34,7 @@ pub(super) fn nowhere() -> FileEntry {
 }
 
 /// What is known of a file or device that is a disk, or lies below one.
-pub(super) fn file(path: &Path, kind: Kind) -> FileEntry {
+pub(super) fn file(path: &Path, kind: FileKind) -> FileEntry {
     let meta = fs::metadata(path);
     let device = files::device(path);
     let mut seen = FileEntry {
@@ -51,14 +51,14 @@ pub(super) fn file(path: &Path, kind: Kind) -> FileEntry {
         return seen;
     }
     match kind {
-        Kind::TapVhd => seen.vhd = tap_vhd(path),
-        Kind::Image(ImageFormat::Other) => {
+        FileKind::TapVhd => seen.vhd = tap_vhd(path),
+        FileKind::Image(ImageFormat::Other) => {
             let id = files::identity(path).ok_or_else(|| "it does not exist".to_owned());
             seen.link =
                 id.map(|id| Link { path: path.to_owned(), id, format: Format::Raw, header: None });
             seen.mark = seen.facts.is_ok().then(|| marks::of(path)).flatten();
         }
-        Kind::Image(ImageFormat::Qcow2) => match qcow2(path) {
+        FileKind::Image(ImageFormat::Qcow2) => match qcow2(path) {
             Ok((link, inside, mark)) => {
                 (seen.link, seen.inside, seen.mark) = (Ok(link), inside, mark);
             }

@@ -13,7 +13,7 @@ use crate::host::process;
 use crate::host::toolstack::Toolstack;
 use crate::host::xenstore::Vbd;
 use crate::names::same_vdev;
-use crate::need::{Rank, Trouble};
+use crate::need::{Severity, Trouble};
 
 /// Has the disks that QEMU serves name the files that it writes to.
 pub(super) fn follow(nodes: &[(String, Node)], current: &mut [Disk]) {
@@ -44,7 +44,7 @@ pub(super) fn troubles(toolstack: &Toolstack, domain: &DomainId, disks: &[Disk])
         vbd.is_some_and(|vbd| is_displaced(disk.file(), vbd, &by_qemu))
     });
     let told = displaced.map(|disk| Trouble {
-        rank: Rank::Lost,
+        rank: Severity::Lost,
         about: format!("Disk {} of {domain} is another one", disk.vdev),
         why: format!(
             "the domain writes to something else than {}: that was renamed or replaced",

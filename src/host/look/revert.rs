@@ -9,7 +9,7 @@ use super::domains::{Listed, listed, with_name, with_uuid};
 use super::overlays::Overlays;
 use super::{OtherDisk, check_qemu, disks_of_others, monitor, opened, other_user, trouble};
 use crate::clone;
-use crate::disk::kind::{Content, Frozen, Reader, Volume};
+use crate::disk::kind::{Content, Frozen, Reader, VolumeName};
 use crate::disk::{self, Node, Place, Room, SnapshotDisk, beside_file_name};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ use crate::host::snapshot::Snapshot;
 use crate::host::tools::{self, info, need, vhd_footer, vhd_parents};
 use crate::host::toolstack::Toolstack;
 use crate::names::{is_file_part, same_vdev};
-use crate::need::{self, Rank, Requirement, Trouble};
+use crate::need::{self, Requirement, Severity, Trouble};
 use crate::record::{DiskRecord, Record};
 use crate::restore_first;
 use crate::revert::{Cfg, RevertInput, Running, StartFrom, refuse_domain};
@@ -137,7 +137,7 @@ pub fn for_revert(
         if beside.is_none() { Overlays::of(&record, &current) } else { Overlays::default() };
     let place = |disk: &DiskRecord| match beside {
         None => match first.and_then(|options| options.directory.as_deref()) {
-            Some(directory) if disk::copied_beside(disk).is_some() => {
+            Some(directory) if disk::needs_copy_for_new_domain(disk).is_some() => {
                 place_in(directory, &record, disk, now)
             }
             _ => revert_place(&record, disk, now),
@@ -183,7 +183,7 @@ pub fn for_revert(
     Ok(RevertInput {
         snapshot,
         record,
-        onward,
+        start_from: onward,
         config,
         named,
         same,
@@ -202,7 +202,7 @@ fn taken_names(domains: &[Listed], name: &str) -> Vec<Trouble> {
     let taken = restore_first::names(name).into_iter().filter_map(|name| with_name(domains, &name));
     taken
         .map(|other| Trouble {
-            rank: Rank::Busy,
+            rank: Severity::Busy,
             about: format!("{name} cannot be restored while it runs"),
             why: format!("there is a domain {} already ({})", other.id.name, other.id.domid),
             hint: format!(
@@ -330,7 +330,7 @@ pub fn for_show(
     needs.retain(|need| need.what != Requirement::Lock);
     let (needed, mut unseen) =
         needs::troubles(&needs, CheckContext { toolstack, gone: same, same });
-    let by_name = refusal.map(|refusal| Trouble::of_error(&refusal, Rank::Busy));
+    let by_name = refusal.map(|refusal| Trouble::of_error(&refusal, Severity::Busy));
     let troubles = by_name.into_iter().chain(replaced).chain(needed).collect();
     unseen.extend(untold);
     Ok(ShowInput { disks, volumes: volumes_for(record), troubles, unseen, runs: same.is_some() })
@@ -459,18 +459,18 @@ pub(super) fn disk_found(
 
 /// The space for a copy of a snapshot, if one is needed: a new domain does not share the disks of the
 /// old one. In place, an internal snapshot keeps the current contents of the image.
-fn room_needed(found: &SnapshotDisk, beside: bool) -> Option<Result<Room, String>> {
+fn room_needed(found: &SnapshotDisk, for_new_domain: bool) -> Option<Result<Room, String>> {
     let from = &found.record.path;
     let content = found.record.snapshot.kind().content();
-    let in_place = matches!(content, Content::Inside(_)) && !beside;
+    let in_place = matches!(content, Content::Inside(_)) && !for_new_domain;
     if let Some(header) = found.header().filter(|_| in_place && !found.needs_copy()) {
         return Some(room_at(from, header.snapshot_size()));
     }
     let measure = match content {
-        Content::Inside(Some(proof)) if beside || found.needs_copy() => {
+        Content::Inside(Some(proof)) if for_new_domain || found.needs_copy() => {
             qemu_img::measure_snapshot(from, &proof.id)
         }
-        Content::Volume(Volume { group, name, thick: true }) if beside => {
+        Content::Volume(VolumeName { group, name, thick: true }) if for_new_domain => {
             qemu_img::measure_device(&device(group, name))
         }
         _ => return None,

@@ -3,7 +3,7 @@
 use crate::disk::chain::FileId;
 use crate::host::openers::{Listener, Opener};
 use crate::host::toolstack::Toolstack;
-use crate::need::Rank;
+use crate::need::Severity;
 
 /// Where it is looked from.
 #[derive(Debug, Clone, Copy)]
@@ -20,14 +20,14 @@ pub struct CheckContext<'a> {
 /// Whether one thing is there.
 pub enum Answer {
     There,
-    Trouble(Rank, String),
+    Trouble(Severity, String),
     /// It takes the toolstack to know.
     Unseen(String),
 }
 
 impl Answer {
     pub fn missing(why: Option<String>) -> Answer {
-        why.map_or(Answer::There, |why| Answer::Trouble(Rank::Missing, why))
+        why.map_or(Answer::There, |why| Answer::Trouble(Severity::Missing, why))
     }
 
     pub fn unseen(what: &str) -> Answer {
@@ -35,7 +35,7 @@ impl Answer {
     }
 
     pub fn busy(why: Option<String>) -> Answer {
-        why.map_or(Answer::There, |why| Answer::Trouble(Rank::Busy, why))
+        why.map_or(Answer::There, |why| Answer::Trouble(Severity::Busy, why))
     }
 }
 

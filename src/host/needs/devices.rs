@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::answer::{Answer, CheckContext};
-use crate::need::Rank;
+use crate::need::Severity;
 
 /// The numbers of a USB device are those that `usbdev=['hostbus=..., hostaddr=...']` has.
 pub(super) fn usb(bus: u64, number: u64) -> Option<String> {
@@ -36,12 +36,12 @@ pub(super) fn pci(device: &str, seize: bool, around: CheckContext<'_>) -> Answer
     let path = format!("/sys/bus/pci/devices/{device}");
     if !Path::new(&path).exists() {
         let why = format!("the PCI device {device} does not exist");
-        return Answer::Trouble(Rank::Missing, why);
+        return Answer::Trouble(Severity::Missing, why);
     }
     let driver = fs::read_link(format!("{path}/driver")).ok();
     let driver = driver.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
     if let Some(why) = unassignable(device, driver, seize) {
-        return Answer::Trouble(Rank::Missing, why);
+        return Answer::Trouble(Severity::Missing, why);
     }
     let Some(toolstack) = around.toolstack else { return Answer::There };
     let others = toolstack.domains().unwrap_or_default().into_iter().map(|info| info.domid);

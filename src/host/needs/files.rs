@@ -15,7 +15,7 @@ use crate::domain::Format;
 use crate::host::chain;
 use crate::host::files;
 use crate::host::openers::{self, Opener};
-use crate::need::Rank;
+use crate::need::Severity;
 
 /// What a directory must have free, in bytes, for what libxl and QEMU write there.
 const STATE_ROOM: u64 = 1 << 20;
@@ -46,10 +46,10 @@ pub(super) fn written(path: &Path, writer: Option<String>) -> Answer {
 
 pub(super) fn alone(path: &Path, around: CheckContext<'_>, used: &InUse) -> Answer {
     if let Some(why) = usable(path, true) {
-        return Answer::Trouble(Rank::Missing, why);
+        return Answer::Trouble(Severity::Missing, why);
     }
     if let Some(who) = user(path, used, around, &|_| true) {
-        return Answer::Trouble(Rank::Busy, format!("{who} has it open"));
+        return Answer::Trouble(Severity::Busy, format!("{who} has it open"));
     }
     // Its own QEMU may have locked it.
     let elsewhere = around.gone.is_none() && openers::is_locked(path);

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::answer::{Answer, CheckContext};
 use super::xl::XlConf;
-use crate::need::Rank;
+use crate::need::Severity;
 
 /// What dom0 never gives away, in KiB (libxl_internal.h, `LIBXL_MIN_DOM0_MEM`).
 const MIN_DOM0: u64 = 128 << 10;
@@ -51,7 +51,7 @@ pub(super) fn free_memory(needed: u64, around: CheckContext<'_>) -> Answer {
     match toolstack.host() {
         Ok(host) => Answer::busy(short_of_memory(needed, host.free_kib)),
         Err(why) => {
-            Answer::Trouble(Rank::Busy, format!("how much memory is free is not known: {why}"))
+            Answer::Trouble(Severity::Busy, format!("how much memory is free is not known: {why}"))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Pools of processors.
 
 use super::answer::{Answer, CheckContext};
-use crate::need::Rank;
+use crate::need::Severity;
 
 pub(super) fn processors(
     pool: Option<&str>,
@@ -19,7 +19,7 @@ pub(super) fn processors(
         return Answer::There;
     };
     match toolstack.pool_processors(number) {
-        Err(error) => Answer::Trouble(Rank::Missing, error.to_string()),
+        Err(error) => Answer::Trouble(Severity::Missing, error.to_string()),
         Ok(has) => Answer::missing(unbound(shown, of_each, &has)),
     }
 }
@@ -45,7 +45,7 @@ pub(super) fn pool(name: &str, around: CheckContext<'_>) -> Answer {
         return Answer::unseen(&format!("whether the processor pool {name} is there"));
     };
     match toolstack.pools() {
-        Err(error) => Answer::Trouble(Rank::Missing, format!("the processor pools: {error}")),
+        Err(error) => Answer::Trouble(Severity::Missing, format!("the processor pools: {error}")),
         Ok(pools) => {
             let there = pools.iter().any(|(number, its)| number == name || its == name);
             Answer::missing((!there).then(|| format!("the processor pool {name} does not exist")))

@@ -8,7 +8,7 @@ use nix::unistd::{AccessFlags, User, access};
 
 use super::answer::{Answer, CheckContext};
 use crate::host::command;
-use crate::need::Rank;
+use crate::need::Severity;
 use crate::release::{QEMUS, SAVE_HELPER, XEN_TOOLS, XEN_WRAPPER, is_newer};
 use crate::tool::{Invocation, Tool};
 
@@ -139,7 +139,7 @@ pub(super) fn xen(version: &str, around: CheckContext<'_>) -> Answer {
         Ok(here) => Answer::missing(is_newer(version, &here).then(|| {
             format!("its memory was saved by Xen {version}, and the older Xen {here} runs here")
         })),
-        Err(error) => Answer::Trouble(Rank::Missing, format!("the version of Xen: {error}")),
+        Err(error) => Answer::Trouble(Severity::Missing, format!("the version of Xen: {error}")),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::host::files::{identities, identity};
 use crate::host::openers::Opener;
 use crate::host::toolstack::Toolstack;
 use crate::host::xenstore::{Vbd, device_number};
-use crate::need::Rank;
+use crate::need::Severity;
 
 /// Who uses a device, besides the domain.
 struct User {
@@ -95,7 +95,7 @@ fn has(toolstack: &Toolstack, domid: u32, id: FileId) -> bool {
 
 fn busy(user: &User, path: &Path) -> Answer {
     let how = if user.writes { "for writing" } else { "for reading" };
-    Answer::Trouble(Rank::Busy, format!("{} uses {} {how}", user.who, path.display()))
+    Answer::Trouble(Severity::Busy, format!("{} uses {} {how}", user.who, path.display()))
 }
 
 /// Whether a use keeps the disk from being attached.

@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::answer::{Answer, CheckContext};
 use crate::host::openers;
-use crate::need::Rank;
+use crate::need::Severity;
 
 /// How xl is configured.
 const XL_CONF: &str = "/etc/xen/xl.conf";
@@ -71,7 +71,7 @@ pub(super) fn lock(around: CheckContext<'_>) -> Answer {
     }
     let path = conf.lock_file();
     if let Some(why) = unusable(&path) {
-        return Answer::Trouble(Rank::Missing, why);
+        return Answer::Trouble(Severity::Missing, why);
     }
     // Nobody is down while xl waits.
     let holder = around.gone.and_then(|_| held(&path, PATIENCE));

@@ -8,7 +8,7 @@ use crate::plan::faults::try_every_fault;
 /// The sample without memory.
 fn found_alone(running: bool) -> RevertInput {
     let mut found = found();
-    found.onward = StartFrom::Start("/etc/xen/web 1.cfg".into());
+    found.start_from = StartFrom::Start("/etc/xen/web 1.cfg".into());
     found.snapshot = "/x/web1.record".into();
     if !running {
         found.same = None;
