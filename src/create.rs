@@ -436,19 +436,6 @@ fn no_monitor(seen: &CreateInput) -> Option<String> {
     }
 }
 
-/// Refuses a record that could be written and never be read: a name of the domain, for example, may have characters that
-/// nobody sees.
-fn check_readable(record: &Record) -> Result<()> {
-    Record::parse(&record.to_toml()).map(drop).map_err(|why| {
-        Error::refused(format!("The record of snapshot {} could not be read again", record.name))
-            .because(why)
-            .hint(
-                "look for characters that are not shown in the names of the domain, its files and its volumes (xl list \
-                 | cat -v), and give it another name: xl rename",
-            )
-    })
-}
-
 fn image_start(
     job: &Job,
     seen: &CreateInput,
@@ -473,7 +460,6 @@ fn image_start(
             Target::File(path.clone())
         }
     };
-    check_readable(&record)?;
     // Refuse here rather than after the suspend.
     header::encode(&seen.config.to_json(), &record, header::record_space(&record)).map_err(
         |why| {

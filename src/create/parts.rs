@@ -30,7 +30,7 @@ pub(super) fn new_record(
 ) -> Result<Record> {
     let name = name_of(&seen.config)?;
     let guest_type = seen.config.guest_type().map_err(|why| broken(&name, why))?;
-    Ok(Record {
+    let record = Record {
         version: VERSION,
         complete: false,
         name: job.name.clone(),
@@ -53,6 +53,21 @@ pub(super) fn new_record(
             cfg: seen.cfg.clone(),
         },
         disks: disks.iter().map(|disk| disk.record.clone()).collect(),
+    };
+    check_readable(&record)?;
+    Ok(record)
+}
+
+/// Refuses a record that could be written and never be read: a name of the domain, for example, may have characters that
+/// nobody sees.
+fn check_readable(record: &Record) -> Result<()> {
+    Record::parse(&record.to_toml()).map(drop).map_err(|why| {
+        Error::refused(format!("The record of snapshot {} could not be read again", record.name))
+            .because(why)
+            .hint(
+                "look for characters that are not shown in the names of the domain, its files and its volumes (xl list \
+                 | cat -v), and give it another name: xl rename",
+            )
     })
 }
 

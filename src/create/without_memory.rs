@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::parts::{Rewrites, actions, images, left_out, name_of, new_record, prepare, switch};
-use super::{CreateInput, ImagePlace, Job, check_readable, room};
+use super::{CreateInput, ImagePlace, Job, room};
 use crate::disk::DiskCreate;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
@@ -78,7 +78,6 @@ pub(super) fn plan(
     let running = seen.state != State::Off;
     let kind = if running { DisksOnly::CrashConsistent } else { DisksOnly::Offline };
     let record = Record { disks_only: Some(kind), ..new_record(job, seen, disks, false)? };
-    check_readable(&record)?;
     let mut notes = left_out(disks);
     notes.extend(room::notes(job, seen, disks));
     let id = &seen.domain;

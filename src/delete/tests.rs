@@ -80,6 +80,8 @@ fn seen(frozen: u64, overlay: u64) -> DeleteInput {
     let family = ImageTree {
         record: record.disks[0].clone(),
         id: record.id,
+        marked: false,
+        away: None,
         base: Some(member("/srv/f.qcow2", facts().inode, frozen)),
         overlays: vec![top],
         above: Vec::new(),

@@ -105,6 +105,10 @@ impl TreeImage {
 pub struct ImageTree {
     pub record: DiskRecord,
     pub id: Uuid,
+    /// Whether an earlier deletion of the snapshot has begun: what is not there was deleted by that.
+    pub marked: bool,
+    /// Why the file with the content may be there and only not be seen, if so.
+    pub away: Option<String>,
     /// The image that has the content, if it exists.
     pub base: Option<TreeImage>,
     /// The images whose backing file it is.
@@ -204,8 +208,51 @@ impl ImageTree {
     }
 }
 
-/// Whether a file name has the form that this program uses.
+/// Whether a file name has the form that this program uses: `DOMAIN-VDEV.after-NAME.qcow2`.
 pub fn is_our_name(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    [".after-", ".at-", ".before-revert-"].iter().any(|part| name.contains(part))
+    [".after-", ".at-", ".before-revert-"].iter().any(|part| {
+        name.match_indices(part).any(|(at, _)| {
+            let disk = name[..at].rsplit('-').next().filter(|disk| disk.len() < at);
+            disk.is_some_and(is_vdev)
+        })
+    })
+}
+
+/// `xvda`, `xvda1`, `hdc`, `sdb`, `d0p1`.
+fn is_vdev(text: &str) -> bool {
+    let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    plain(text)
+        && (["xvd", "hd", "sd", "vd"].iter().any(|kind| text.starts_with(kind)) || {
+            text.strip_prefix('d')
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_the_whole_form_are_ours() {
+        for ours in [
+            "web1-xvda.after-s1.qcow2",
+            "web1-xvda.after-s1.20260302-000000.qcow2",
+            "a.at-b-xvdb.at-s1.img",
+            "web-1-hdc.before-revert-20260302-000000.img",
+            "x-d0p1.after-s1.qcow2",
+        ] {
+            assert!(is_our_name(Path::new(ours)), "{ours}");
+        }
+        for other in [
+            "debian.after-install.qcow2",
+            "win.at-home.img",
+            "web1-data.after-2024.qcow2",
+            "xvda.after-s1.qcow2",
+            "-.after-s1.qcow2",
+            "vm-disk.before-revert-x.img",
+        ] {
+            assert!(!is_our_name(Path::new(other)), "{other}");
+        }
+    }
 }

@@ -27,6 +27,18 @@ pub(super) fn refuse(family: &ImageTree, why: impl Into<String>) -> Error {
         .because(why.into())
 }
 
+/// What brings back storage that is away.
+pub(super) const BRING_BACK: &str = "mount or activate what it is on, and run the command again. If it is gone for good, remove the snapshot's image by \
+     hand: xl-snapshot list names it";
+
+/// Refuses to take a file for deleted whose storage is away: the snapshot on it would be left without a record.
+pub(super) fn check_away(family: &ImageTree) -> Result<()> {
+    match family.away.as_ref().filter(|_| !family.marked) {
+        Some(why) => Err(refuse(family, why.clone()).hint(BRING_BACK)),
+        None => Ok(()),
+    }
+}
+
 /// Plans to delete a snapshot whose content is the file `base`.
 ///
 /// `only_stream`: the file is a copy and cannot replace an overlay.
@@ -38,6 +50,7 @@ pub(super) fn delete(
 ) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let Some(base) = &family.base else {
+        check_away(family)?;
         plan.notes.push(format!("{}: its file is already deleted", family.record.vdev));
         return Ok(plan);
     };

@@ -30,6 +30,8 @@ use crate::tool::guest_agent::{self as ga, NoAnswer, SENTINEL};
 const CONNECT: i64 = 5;
 /// How long an agent may take to answer a question that it need not think about.
 pub const ANSWER: Duration = Duration::from_secs(5);
+/// The same after a thaw: it thaws at once, and answers when its hook has run (qga/commands-posix.c).
+const THAWED: Duration = Duration::from_secs(30);
 /// How often the first synchronisation is tried: QEMU looks once a second whether a terminal was opened, and what it
 /// gets from the guest before that is lost (chardev/char-pty.c).
 const TRIES: u32 = 2;
@@ -139,7 +141,7 @@ impl Agent {
         let both = [ga::sync(id), ga::request(ga::THAW)].concat();
         let end = self.send(ga::THAW, &both)?;
         self.in_step(id, end)?;
-        self.answer(ga::THAW, ANSWER, end, ga::count)
+        self.answer(ga::THAW, THAWED, Instant::now() + THAWED, ga::count)
     }
 
     fn ask<T>(

@@ -51,6 +51,7 @@ struct World<'a> {
     running: Vec<Run>,
     openers: Vec<(FileId, openers::Opener)>,
     named_as_overlay: BTreeSet<PathBuf>,
+    marked: bool,
 }
 
 /// A running domain, with what its QEMU says if it has to do with the snapshot.
@@ -105,9 +106,20 @@ pub fn look(
         running: Vec::new(),
         openers: Vec::new(),
         named_as_overlay: new,
+        marked: named.marked,
     };
     let relevant = world.relevant();
     unseen.extend(world.unclear(&relevant));
+    // An overlay may be on storage that is not mounted now.
+    let is_overlay = |kind: FileKind| kind != FileKind::Image(ImageFormat::Other);
+    let overlays =
+        stopped.iter().flat_map(|domain| domain.disks.iter().map(move |disk| (domain, disk)));
+    for (domain, disk) in overlays.filter(|(_, disk)| is_overlay(disk.kind)) {
+        let told =
+            world.files.get(&(disk.path.clone(), disk.kind)).is_some_and(|seen| seen.facts.is_ok());
+        let away = (!told).then(|| files::away(&disk.path)).flatten();
+        unseen.extend(away.map(|why| format!("{} of {}: {why}", disk.vdev, domain.name)));
+    }
     world.openers = openers::of_files(&relevant, &Ours::default());
     for (toolstack, domain) in toolstack.iter().flat_map(|it| listed.iter().map(move |d| (it, d))) {
         let run = world.run(toolstack, domain)?;
@@ -338,9 +350,12 @@ impl World<'_> {
             let (vdev, _) = run.tops.iter().find(|(_, top)| has(*top))?;
             Some((run.running.id.clone(), vdev.clone()))
         });
+        let content = disk.snapshot.kind().content().frozen_file(&disk.path).unwrap_or(&disk.path);
         ImageTree {
             record: disk.clone(),
             id: self.record.id,
+            marked: self.marked,
+            away: files::away(content),
             above: above.collect(),
             vdevs: vdevs.collect(),
             children: self.vhd_children(disk),

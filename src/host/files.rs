@@ -114,6 +114,30 @@ pub fn trouble(path: &Path) -> Option<String> {
     }
 }
 
+/// Why a file that is not found may be there all the same: its file system does not answer, or is not mounted. An empty
+/// directory may be where it would be mounted.
+pub fn away(path: &Path) -> Option<String> {
+    let shown = path.display();
+    if path.starts_with("/dev") || identities(&[path])[0].is_some() {
+        return None;
+    }
+    let parent = path.parent()?;
+    if identities(&[parent])[0].is_none() {
+        return Some(format!(
+            "{shown} cannot be seen: {} is not there, or does not answer",
+            parent.display()
+        ));
+    }
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let empty = fs::read_dir(parent).is_ok_and(|mut entries| entries.next().is_none());
+            empty.then(|| format!("{shown} cannot be seen: {} is empty", parent.display()))
+        }
+        Err(error) => Some(format!("{shown} cannot be seen: {error}")),
+        Ok(_) => None,
+    }
+}
+
 /// Whether nobody but us may have written to a file or directory, of which this is known without following links.
 pub fn is_ours(meta: &Metadata) -> bool {
     meta.uid() == geteuid().as_raw() && !meta.is_symlink() && meta.mode() & OTHERS_WRITE == 0
@@ -304,6 +328,22 @@ mod tests {
     use nix::unistd::mkfifo;
 
     use super::*;
+
+    #[test]
+    fn what_is_not_found_is_told_from_what_is_not_mounted() {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = directory.path().join("mounted");
+        fs::create_dir(&mounted).unwrap();
+        let file = mounted.join("a.qcow2");
+        assert!(away(&file).unwrap().contains("is empty"));
+        fs::write(mounted.join("another"), "").unwrap();
+        assert_eq!(away(&file), None);
+        fs::write(&file, "").unwrap();
+        assert_eq!(away(&file), None);
+        assert!(away(&directory.path().join("no/such/a.qcow2")).unwrap().contains("is not there"));
+        assert!(away(&file.join("below")).is_some());
+        assert_eq!(away(Path::new("/dev/vg0/gone")), None);
+    }
 
     #[test]
     fn what_another_has_written_is_written_back() {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use self::disks::{BLOCK, file, nowhere};
 use crate::create::Job;
+use crate::disk::image_tree::is_our_name;
 use crate::disk::kind::{Content, Frozen};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
@@ -212,11 +213,8 @@ pub fn files_with(
 fn strays(files: &Files) -> Vec<PathBuf> {
     let regular = files.iter().filter(|(_, seen)| seen.facts.is_ok());
     let directories: BTreeSet<&Path> = regular.filter_map(|((path, _), _)| path.parent()).collect();
-    let is_ours = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        [".after-", ".at-", ".before-revert-"].iter().any(|part| name.contains(part))
-    };
-    directories.iter().filter_map(|path| entries(path).ok()).flatten().filter(is_ours).collect()
+    let all = directories.iter().filter_map(|path| entries(path).ok()).flatten();
+    all.filter(|path| is_our_name(path)).collect()
 }
 
 // ---- domains

@@ -86,6 +86,7 @@ pub fn for_create(
     if serves || qemu.is_some() {
         let mut qmp = Qmp::connect(domid).map_err(|error| trouble(name, error))?;
         (nodes, drives) = qmp.drives().map_err(|error| trouble(name, error))?;
+        check_jobs(&mut qmp, name)?;
         connection = serves.then_some(qmp);
     }
     let others = disks_of_others(toolstack, Some(domid))?;
@@ -160,6 +161,19 @@ fn drives_beside(drives: Vec<(String, PathBuf)>, disks: &[RunningDisk]) -> Vec<D
         .filter(|(_, image)| !known(image))
         .map(|(name, image)| Drive { name, image: image.display().to_string() })
         .collect()
+}
+
+/// Refuses while QEMU works on the images: it takes no snapshot of a disk then, and says so only in the pause.
+fn check_jobs(qmp: &mut Qmp, domain: &str) -> Result<()> {
+    let jobs = qmp.jobs().map_err(|error| trouble(domain, error))?;
+    let Some(job) = jobs.first() else { return Ok(()) };
+    let ours = job.id.starts_with("xl-snapshot-");
+    Err(Error::refused(format!("The disks of {domain} cannot be snapshotted now"))
+        .because(format!("the block job {} is at work in its QEMU", job.id))
+        .hint(match ours {
+            true => "finish the deletion that was interrupted: xl-snapshot list names it, with the command".into(),
+            false => format!("wait for its end, or cancel it: xl qemu-monitor-command {} 'info block-jobs'", quote(domain)),
+        }))
 }
 
 /// The domain's xl process.

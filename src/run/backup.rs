@@ -50,6 +50,13 @@ pub(super) fn backup(args: &BackupArgs, carry_out: Execute) -> Result<()> {
         ))
         .hint("export a snapshot of it to a directory whose name you choose"));
     }
+    if domain.cfg.is_none() && domain.state != State::Off {
+        return Err(Error::refused(format!("{name} must be named by its xl configuration file"))
+            .because(
+                "its disks get new images until the backup is made, and that file has to follow",
+            )
+            .hint(format!("for example: xl-snapshot backup /etc/xen/{name}.cfg DIRECTORY")));
+    }
     let records = backups::directory(&name)?;
     let lock = |wait| {
         patiently((&dom0.reporter, &|| dom0.interrupted()), wait, &name, &|it| {

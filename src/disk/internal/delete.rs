@@ -15,6 +15,7 @@ pub(super) fn plan(family: &ImageTree, proof: Option<&QcowSnapshot>) -> Result<D
     let refuse = |why: String| merge::refuse(family, why);
     let vdev = &family.record.vdev;
     let Some(base) = &family.base else {
+        merge::check_away(family)?;
         plan.notes.push(format!("{vdev}: its file is already deleted"));
         return Ok(plan);
     };

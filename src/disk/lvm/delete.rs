@@ -4,6 +4,7 @@ use crate::disk::image_tree::{DiskDelete, ImageTree};
 use crate::disk::merge;
 use crate::error::Result;
 use crate::plan::Step;
+use crate::tool::quote;
 use crate::tool::volumes::{self, Volume};
 
 /// Plans to remove the snapshot, identified by its tag.
@@ -20,8 +21,25 @@ pub(super) fn plan(
     if let Some(why) = volumes::ambiguous(volumes, group) {
         return Err(merge::refuse(family, why));
     }
-    let tagged: Vec<&Volume> = volumes.iter().filter(|volume| volume.has_tag(tag)).collect();
+    // An imported copy of the whole group (vgimportclone) has the tag as well, and is somebody else's.
+    let (tagged, elsewhere): (Vec<&Volume>, Vec<&Volume>) = volumes
+        .iter()
+        .filter(|volume| volume.has_tag(tag))
+        .partition(|volume| volume.group == *group);
     match tagged.as_slice() {
+        [] if !family.marked && !volumes.iter().any(|volume| volume.group == *group) => {
+            let mut error = merge::refuse(family, format!("the volume group {group} is not there"));
+            error = match elsewhere.first() {
+                Some(other) => error.hint(format!(
+                    "its snapshot may be {0}; if the group was renamed: vgrename {1} {2}",
+                    other.path(),
+                    quote(&other.group),
+                    quote(group)
+                )),
+                None => error.hint(merge::BRING_BACK),
+            };
+            return Err(error);
+        }
         [] => plan.notes.push(format!("{vdev}: its snapshot {group}/{name} is already deleted")),
         [snapshot] if snapshot.open => {
             return Err(merge::refuse(

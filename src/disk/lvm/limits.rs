@@ -16,7 +16,7 @@ pub(super) fn check_pool(volumes: &[Volume], volume: &Volume, most: u64) -> Resu
     if let Some(why) = pool.sick() {
         return Err(why);
     }
-    let own = pool.threshold.map_or(POOL_LIMIT, |percent| percent.saturating_mul(100));
+    let own = pool.threshold.map_or(most, |percent| percent.saturating_mul(100));
     let limit = own.min(most);
     let by_whom = if own < most { " (thin_pool_autoextend_threshold)" } else { "" };
     for (what, used) in [("data", pool.used), ("metadata", pool.metadata_used)] {

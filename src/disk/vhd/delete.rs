@@ -12,6 +12,7 @@ use crate::tool::quote;
 pub(super) fn plan(family: &ImageTree, proof: Option<&FrozenFile>) -> Result<DiskDelete> {
     let mut plan = DiskDelete::default();
     let Some(base) = &family.base else {
+        merge::check_away(family)?;
         plan.notes.push(format!("{}: its file is already deleted", family.record.vdev));
         return Ok(plan);
     };
