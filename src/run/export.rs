@@ -43,6 +43,7 @@ fn to(args: &ExportArgs) -> Result<To> {
 }
 
 /// What has become of it.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Outcome {
     /// It is made.
     Exported {

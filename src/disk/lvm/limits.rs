@@ -5,7 +5,10 @@ use crate::tool::volumes::Volume;
 
 /// A thin pool that is fuller than this, in hundredths of a percent, gets no new snapshot: later
 /// writes of the guest need new space, and a full pool fails every guest on it.
-pub(super) const POOL_LIMIT: u64 = 90_00;
+pub(super) const POOL_LIMIT: u64 = 9_000;
+
+/// That of a full pool, in the same unit.
+pub(super) const FULL: u64 = 10_000;
 
 /// `most` is how full a pool may be. A revert may be what makes room in one that is full: what it takes is metadata.
 pub(super) fn check_pool(volumes: &[Volume], volume: &Volume, most: u64) -> Result<(), String> {

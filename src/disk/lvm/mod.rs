@@ -15,7 +15,7 @@ mod thin;
 
 use uuid::Uuid;
 
-use self::limits::{POOL_LIMIT, check_pool, held_back};
+use self::limits::{FULL, POOL_LIMIT, check_pool, held_back};
 use self::record::Lvm;
 use self::recorded::{Recorded, check_name, keep_name};
 use self::thin::{thin, thin_for_new_domain, thin_of_replacement};
@@ -234,7 +234,7 @@ impl Planner for Lvm {
             [snapshot] if snapshot.is_thin() => {
                 let crowded = snapshot.crowded().map_or(Ok(()), Err);
                 crowded
-                    .and_then(|()| check_pool(volumes, snapshot, 100_00))
+                    .and_then(|()| check_pool(volumes, snapshot, FULL))
                     .map_err(|why| refuse_revert(disk, why))?;
                 match context.new_domain {
                     Some(domain) if domain.replacement => {
