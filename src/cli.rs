@@ -382,9 +382,6 @@ pub struct CompactArgs {
 /// The command line of `prune`.
 #[derive(Debug, Args)]
 #[command(
-    group = ArgGroup::new("keep").required(true).multiple(true).args([
-        "keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly",
-    ]),
     override_usage = "xl-snapshot prune [OPTIONS] --keep-<PERIOD> <N>... <DOMAIN>",
     after_help = "Examples:
   xl-snapshot prune --dry-run --keep-last 3 web1

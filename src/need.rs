@@ -114,6 +114,13 @@ pub enum Requirement {
         /// The address.
         ip: IpAddr,
     },
+    /// Processors that xl lets the guest use, of those that it may use: one of each list at least.
+    CpuMask {
+        /// The options of xl.conf(5) that apply.
+        options: [&'static str; 2],
+        /// Their numbers, for each virtual processor.
+        of_each: Vec<Vec<u32>>,
+    },
     /// Processors of a pool, of which the guest may use no other: one of each list at least.
     Processors {
         /// The pool's name or number; the first one if none is named.
@@ -306,6 +313,7 @@ impl Requirement {
             Requirement::Address { ip, .. } => {
                 format!("give the host that address for the time being: ip addr add {ip} dev lo")
             }
+            Requirement::CpuMask { .. } => "let xl use one of them: change the mask in /etc/xen/xl.conf".into(),
             Requirement::Processors { pool, .. } => format!(
                 "give one of them to the pool: xl cpupool-cpu-add {} CPU; xl cpupool-list -c shows who has it",
                 quote(pool.as_deref().unwrap_or("Pool-0"))

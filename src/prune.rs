@@ -77,6 +77,10 @@ impl Rule {
 }
 
 impl Rules {
+    pub fn keep_nothing(&self) -> bool {
+        [self.last, self.hourly, self.daily, self.weekly, self.monthly] == [0; 5]
+    }
+
     fn limit(&self, rule: Rule) -> u32 {
         match rule {
             Rule::Last => self.last,

@@ -47,6 +47,11 @@ fn run(args: &[&str]) -> String {
 impl Qemu {
     /// As libxl's QEMU has it: the image by its file, those below it by what the header says.
     fn start(directory: &Path, top: &Path) -> Qemu {
+        Qemu::start_with(directory, top, None)
+    }
+
+    /// With another disk beside xvda.
+    fn start_with(directory: &Path, top: &Path, other: Option<&Path>) -> Qemu {
         let socket = directory.join("qmp");
         let _ = fs::remove_file(&socket);
         let top = top.display();
@@ -68,6 +73,19 @@ impl Qemu {
             "-qmp",
             &format!("unix:{},server=on,wait=off", socket.display()),
         ];
+        let mut args = args.map(str::to_owned).to_vec();
+        if let Some(other) = other {
+            let other = other.display();
+            args.extend([
+                "-blockdev".to_owned(),
+                format!("driver=file,node-name=xvdb-file,filename={other},locking=off"),
+                "-blockdev".to_owned(),
+                "driver=qcow2,node-name=xvdb-qcow2,file=xvdb-file".to_owned(),
+                "-device".to_owned(),
+                "virtio-blk,drive=xvdb-qcow2".to_owned(),
+            ]);
+        }
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let process = command(QEMU, &args).stdin(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         let stream = loop {
@@ -187,6 +205,32 @@ fn a_stream_leaves_the_paths_and_an_intermediate_commit_too() {
 }
 
 #[test]
+fn another_disk_on_the_same_base_is_not_in_the_way() {
+    let chain = Chain::new();
+    run(&[
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        &chain.text("a"),
+        "-F",
+        "raw",
+        &chain.text("e"),
+    ]);
+    let before = ["c", "d", "e"].map(|name| chain.content(name));
+    let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(|name| chain.path(name));
+    let mut qemu = Qemu::start_with(chain.directory.path(), &d, Some(&e));
+    patiently(|waiting| {
+        block_jobs::stream(&mut qemu.qmp, pair("xvda-qcow2", &c, &b), Some(&a), waiting).unwrap();
+    });
+    assert_eq!(chain.below("c"), Some((chain.text("a"), "raw".into())));
+    qemu.end();
+    assert!(["c", "d", "e"].map(|name| chain.content(name)) == before);
+}
+
+#[test]
 fn another_spelling_of_a_path_does_not_hide_an_image() {
     let chain = Chain::new();
     let before = chain.content("d");
@@ -207,8 +251,13 @@ fn another_spelling_of_a_path_does_not_hide_an_image() {
         };
         let (top, base) = (name(&c), name(&a));
         let other = by_link("a");
-        let nodes =
-            Nodes { root: "xvda-qcow2", top: &top, base: Some(&base), backing_file: Some(&other) };
+        let nodes = Nodes {
+            root: "xvda-qcow2",
+            top: &top,
+            base: Some(&base),
+            base_file: None,
+            backing_file: Some(&other),
+        };
         qemu.qmp.stream("other", nodes).unwrap();
         while qemu.qmp.jobs().unwrap().iter().any(|job| job.status != "concluded") {
             thread::sleep(Duration::from_millis(50));

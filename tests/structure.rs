@@ -230,3 +230,20 @@ fn no_file_imports_from_one_that_imports_from_it() {
         .collect();
     assert!(told.is_empty(), "files in circles:\n{}", told.join("\n"));
 }
+
+/// A longer file has more than one subject.
+const LONGEST: usize = 500;
+
+#[test]
+fn no_file_is_long() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    list(&root, &mut files);
+    let long: Vec<_> = files
+        .iter()
+        .map(|file| (file, fs::read_to_string(file).unwrap().lines().count()))
+        .filter(|(_, lines)| *lines > LONGEST)
+        .map(|(file, lines)| format!("{}: {lines} lines", file.display()))
+        .collect();
+    assert!(long.is_empty(), "split these:\n{}", long.join("\n"));
+}

@@ -44,6 +44,10 @@ impl DomainConfig {
         needs.extend(pool.clone().map(Requirement::Pool));
         let of_each = self.pinned();
         if !of_each.is_empty() {
+            let pv = self.guest_type().is_ok_and(|kind| kind == GuestType::Pv);
+            let own = if pv { "vm.pv.cpumask" } else { "vm.hvm.cpumask" };
+            let options = ["vm.cpumask", own];
+            needs.push(Requirement::CpuMask { options, of_each: of_each.clone() });
             needs.push(Requirement::Processors { pool, of_each });
         }
         self.list("nics").for_each(|nic| of_nic(nic, hvm, &mut needs));
@@ -369,6 +373,10 @@ mod tests {
             Requirement::Program("/opt/qemu".into()),
             usable("/boot/k"),
             Requirement::Pool("fast".into()),
+            Requirement::CpuMask {
+                options: ["vm.cpumask", "vm.hvm.cpumask"],
+                of_each: vec![vec![1, 2], vec![3]],
+            },
             Requirement::Processors {
                 pool: Some("fast".into()),
                 of_each: vec![vec![1, 2], vec![3]],

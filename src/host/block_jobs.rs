@@ -61,6 +61,7 @@ pub fn commit<S: Read + Write>(
             root: pair.root,
             top: &top.node_name,
             base: Some(&base.node_name),
+            base_file: None,
             // In QEMU's own spelling: see `file_name` in qmp/drives.rs.
             backing_file: (!active).then_some(&base.file),
         };
@@ -82,15 +83,17 @@ pub fn stream<S: Read + Write>(
 ) -> Result<()> {
     if job(qmp, pair.job)?.is_none() {
         let top = needed(qmp, pair.top)?;
-        let below = below.map(|path| needed(qmp, path)).transpose()?;
+        let below = below.map(|path| spelling(qmp, path)).transpose()?;
         if node(qmp, pair.base)?.is_none() {
             return check_apart(pair);
         }
+        let file = below.as_ref().map(|(node, _)| node.file.as_path());
         let nodes = Nodes {
             root: pair.root,
             top: &top.node_name,
-            base: below.as_ref().map(|node| node.node_name.as_str()),
-            backing_file: below.as_ref().map(|node| node.file.as_path()),
+            base: below.as_ref().filter(|(_, only)| *only).map(|(node, _)| node.node_name.as_str()),
+            base_file: below.as_ref().filter(|(_, only)| !only).and(file),
+            backing_file: file,
         };
         qmp.stream(pair.job, nodes).map_err(qemu("begin to stream"))?;
     }
@@ -104,6 +107,13 @@ pub fn stream<S: Read + Write>(
 /// An image that QEMU must have open.
 fn needed<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<NamedNode> {
     node(qmp, path)?.ok_or_else(|| not_open(path))
+}
+
+/// An image, and whether no other disk has it open as well: then only its file tells which of them is meant.
+fn spelling<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<(NamedNode, bool)> {
+    let mut found = open_as(qmp, path)?.into_iter();
+    let first = found.next().ok_or_else(|| not_open(path))?;
+    Ok((first, found.next().is_none()))
 }
 
 /// What QEMU does not have open may have been merged, or may only be named in a way that is not understood. The header
@@ -153,15 +163,19 @@ pub fn pivot<S: Read + Write>(
 
 /// The image in a file; `None` if QEMU does not have it open.
 pub fn node<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Option<NamedNode>> {
-    let nodes = qmp.named_nodes().map_err(qemu("tell its images"))?;
-    let mut found = nodes
-        .into_iter()
-        .filter(|node| node.is_image() && (node.file == path || files::same(&node.file, path)));
+    let mut found = open_as(qmp, path)?.into_iter();
     match (found.next(), found.next()) {
         (first, None) => Ok(first),
         (_, Some(_)) => Err(Error::failed(format!("QEMU has {} open twice", quote(path)))
             .hint("an HVM guest that has not unplugged its emulated disks has them open twice: shut it down first")),
     }
+}
+
+fn open_as<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<Vec<NamedNode>> {
+    let nodes = qmp.named_nodes().map_err(qemu("tell its images"))?;
+    let is_it =
+        |node: &NamedNode| node.is_image() && (node.file == path || files::same(&node.file, path));
+    Ok(nodes.into_iter().filter(is_it).collect())
 }
 
 fn job<S: Read + Write>(qmp: &mut Qmp<S>, id: &str) -> Result<Option<Job>> {

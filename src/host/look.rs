@@ -5,6 +5,7 @@ mod exportable;
 mod opened;
 mod overlays;
 mod revert;
+mod room;
 mod trouble;
 
 use std::fs;

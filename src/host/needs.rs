@@ -15,6 +15,7 @@ mod xl;
 pub use self::answer::CheckContext;
 use self::answer::{Answer, InUse};
 use self::served::Served;
+use self::xl::XlConf;
 use crate::disk::chain::FileId;
 use crate::host::files::identity;
 use crate::host::openers::{self, Listener, Opener, Ours};
@@ -118,6 +119,9 @@ fn why(what: &Requirement, around: CheckContext<'_>, used: &InUse) -> Answer {
         Requirement::OpenVswitch => Answer::missing(network::open_vswitch()),
         Requirement::DeviceName(name) => Answer::busy(network::named(name, around)),
         Requirement::Address { purpose, ip } => Answer::missing(network::address(purpose, *ip)),
+        Requirement::CpuMask { options, of_each } => {
+            Answer::missing(XlConf::read().masked(options, of_each))
+        }
         Requirement::Processors { pool, of_each } => {
             processors::processors(pool.as_deref(), of_each, around)
         }

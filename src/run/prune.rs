@@ -41,6 +41,12 @@ pub fn prune(args: &PruneArgs, carry_out: Execute) -> Result<()> {
         monthly: args.keep_monthly.unwrap_or_default(),
         prefix: args.prefix.clone().unwrap_or_default(),
     };
+    // Without a rule, everything would go.
+    if rules.keep_nothing() {
+        return Err(Error::usage("prune needs at least one rule of what to keep").hint(
+            "for example: xl-snapshot prune --keep-last 3 --keep-daily 7 DOMAIN; see --help",
+        ));
+    }
     let asked = match place(&args.whose)? {
         Place::Domain(name) => name,
         Place::Directory(path) => {

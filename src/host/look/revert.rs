@@ -1,16 +1,16 @@
 //! Inspects a snapshot and its disks, for `revert` and `show`. Changes nothing.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::domains::{Listed, listed, with_name, with_uuid};
 use super::overlays::Overlays;
+use super::room::room_needed;
 use super::{OtherDisk, check_qemu, disks_of_others, monitor, opened, other_user, trouble};
 use crate::clone;
-use crate::disk::kind::{Content, Frozen, Reader, VolumeName};
-use crate::disk::{self, Node, Place, Room, SnapshotDisk, beside_file_name};
+use crate::disk::kind::{Content, Frozen, Reader};
+use crate::disk::{self, Node, Place, SnapshotDisk, beside_file_name};
 use crate::domain::{Disk, DomainConfig, Format};
 use crate::error::{Error, Result};
 use crate::host::chain;
@@ -29,9 +29,7 @@ use crate::restore_first;
 use crate::revert::{Cfg, RevertInput, Running, StartFrom, refuse_domain};
 use crate::show::ShowInput;
 use crate::state::{State, stamp};
-use crate::tool::qemu_img;
 use crate::tool::volumes;
-use crate::tool::volumes::device;
 use crate::tool::{Tool, quote};
 
 /// How a snapshot is reverted to.
@@ -455,36 +453,6 @@ pub(super) fn disk_found(
         room: None,
         record: disk.clone(),
     }
-}
-
-/// The space for a copy of a snapshot, if one is needed: a new domain does not share the disks of the
-/// old one. In place, an internal snapshot keeps the current contents of the image.
-fn room_needed(found: &SnapshotDisk, for_new_domain: bool) -> Option<Result<Room, String>> {
-    let from = &found.record.path;
-    let content = found.record.snapshot.kind().content();
-    let in_place = matches!(content, Content::Inside(_)) && !for_new_domain;
-    if let Some(header) = found.header().filter(|_| in_place && !found.needs_copy()) {
-        return Some(room_at(from, header.snapshot_size()));
-    }
-    let measure = match content {
-        Content::Inside(Some(proof)) if for_new_domain || found.needs_copy() => {
-            qemu_img::measure_snapshot(from, &proof.id)
-        }
-        Content::Volume(VolumeName { group, name, thick: true }) if for_new_domain => {
-            qemu_img::measure_device(&device(group, name))
-        }
-        _ => return None,
-    };
-    Some(tools::measure(from, &measure).and_then(|needed| room_at(&found.place.path, needed)))
-}
-
-/// The space on the file system of a file.
-fn room_at(to: &Path, needed: u64) -> Result<Room, String> {
-    let directory = to.parent().unwrap_or(Path::new("/"));
-    let place = || Ok((files::file_system(directory)?, files::free_space(to)?));
-    let (device, free) = place()
-        .map_err(|error: io::Error| format!("the file system of {}: {error}", to.display()))?;
-    Ok(Room { directory: directory.to_owned(), device, free, needed })
 }
 
 /// The place of a new file for the reverted guest: in the directory of the snapshot's file.

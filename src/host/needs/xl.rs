@@ -1,5 +1,6 @@
 //! How xl is configured, and the lock that it takes for a restore.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -47,9 +48,49 @@ impl XlConf {
         }
     }
 
+    /// Why xl cannot start a guest whose virtual processors are bound to these, if so: it takes away those that a mask
+    /// does not have, also in a restore, and fails if none is left (xl.conf(5), `vm.cpumask`; xl_vmcontrol.c).
+    pub(super) fn masked(&self, options: &[&str], of_each: &[Vec<u32>]) -> Option<String> {
+        let masks = options.iter().filter_map(|option| Some((*option, mask(self.value(option)?)?)));
+        let masks: Vec<_> = masks.collect();
+        let allowed = |number: &&u32| masks.iter().all(|(_, mask)| mask.contains(number));
+        let bound = of_each.iter().find(|bound| !bound.iter().any(|number| allowed(&number)))?;
+        let words: Vec<_> = bound.iter().map(ToString::to_string).collect();
+        let options: Vec<_> = masks
+            .iter()
+            .map(|(option, _)| format!("{option}={}", self.value(option).unwrap_or_default()))
+            .collect();
+        Some(format!(
+            "it is bound to processor {}, which {} in {XL_CONF} does not allow",
+            words.join(" or "),
+            options.join(" and ")
+        ))
+    }
+
     fn lock_file(&self) -> PathBuf {
         self.value("lockfile").unwrap_or(LOCK).into()
     }
+}
+
+/// The processors of a mask, `0-3,^1,7`. `None`: it allows all, or names nodes.
+fn mask(text: &str) -> Option<BTreeSet<u32>> {
+    let mut mask = BTreeSet::new();
+    for part in text.split(',').map(str::trim) {
+        let (out, part) = part.strip_prefix('^').map_or((false, part), |part| (true, part));
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse::<u32>().ok()?);
+        // More than Xen can have.
+        if last >= 1 << 16 {
+            return None;
+        }
+        for number in first..=last {
+            match out {
+                true => mask.remove(&number),
+                false => mask.insert(number),
+            };
+        }
+    }
+    Some(mask)
 }
 
 /// A value as libxlu reads it: a string between quotes, or a number, before any comment.
@@ -141,6 +182,30 @@ mod tests {
 
     fn conf(text: &str) -> XlConf {
         XlConf(text.into())
+    }
+
+    #[test]
+    fn masks_leave_each_processor_of_the_guest_one_at_least() {
+        let options = ["vm.cpumask", "vm.hvm.cpumask"];
+        let masked = |text: &str, of_each: &[Vec<u32>]| conf(text).masked(&options, of_each);
+        let bound = [vec![1], vec![2, 3]];
+        for text in [
+            "",
+            "vm.cpumask=\"all\"",
+            "vm.cpumask=\"nodes:0\"",
+            "vm.cpumask=\"0-7\"",
+            "vm.cpumask=\"0-7,^2\"",
+            "vm.pv.cpumask=\"0\"",
+            "vm.cpumask=\"0-9\"\nvm.hvm.cpumask=\"1,2\"",
+        ] {
+            assert_eq!(masked(text, &bound), None, "{text}");
+        }
+        assert_eq!(masked("vm.cpumask=\"0\"", &[]), None);
+        let why = masked("vm.cpumask=\"0-7,^2-3\"", &bound).unwrap();
+        assert!(why.contains("processor 2 or 3, which vm.cpumask=0-7,^2-3 in"), "{why}");
+        let why = masked("vm.cpumask=\"1-2\"\nvm.hvm.cpumask=\"3-9\"", &bound).unwrap();
+        assert!(why.contains("processor 1, which vm.cpumask=1-2 and vm.hvm.cpumask=3-9"), "{why}");
+        assert_eq!(masked("vm.cpumask=\"0-4294967295\"", &bound), None);
     }
 
     #[test]

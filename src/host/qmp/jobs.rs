@@ -64,9 +64,10 @@ pub struct Nodes<'a> {
     pub root: &'a str,
     /// The image above.
     pub top: &'a str,
-    /// The image below: what is merged into it or what is read from, by the kind of merge. Of a stream,
-    /// the image that the top rests on afterwards.
+    /// The image below: what is merged into. Of a stream, the image that the top rests on afterwards.
     pub base: Option<&'a str>,
+    /// The same of a stream by its file, which QEMU looks for below the top.
+    pub base_file: Option<&'a Path>,
     /// What images above are to name as the one below them.
     pub backing_file: Option<&'a Path>,
 }
@@ -112,7 +113,7 @@ impl<S: Read + Write> Qmp<S> {
             auto_finalize: None,
             backing_file: nodes.backing_file.map(text),
             backing_mask_protocol: None,
-            base: None,
+            base: nodes.base_file.map(text),
             base_node: nodes.base.map(str::to_owned),
             bottom: None,
             filter_node_name: None,
