@@ -118,7 +118,9 @@ pub fn trouble(path: &Path) -> Option<String> {
 /// directory may be where it would be mounted.
 pub fn away(path: &Path) -> Option<String> {
     let shown = path.display();
-    if path.starts_with("/dev") || identities(&[path])[0].is_some() {
+    // A relative path is relative to where xl is called.
+    let known = path.is_absolute() && !path.starts_with("/dev");
+    if !known || identities(&[path])[0].is_some() {
         return None;
     }
     let parent = path.parent()?;
@@ -343,6 +345,7 @@ mod tests {
         assert!(away(&directory.path().join("no/such/a.qcow2")).unwrap().contains("is not there"));
         assert!(away(&file.join("below")).is_some());
         assert_eq!(away(Path::new("/dev/vg0/gone")), None);
+        assert_eq!(away(Path::new("a.qcow2")), None);
     }
 
     #[test]
