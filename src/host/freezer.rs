@@ -46,6 +46,8 @@ pub struct Freezer {
     /// The process of the domain's QEMU.
     qemu: Option<i32>,
     agent: Option<Agent>,
+    /// What the agent complained of when it had thawed.
+    pub complaint: Option<String>,
 }
 
 /// Thaws when the time is over.
@@ -69,7 +71,7 @@ pub struct Watched {
 
 impl Freezer {
     pub fn new(domain: DomainId, way: FreezeMethod, qemu: Option<i32>) -> Freezer {
-        Freezer { domain, way, qemu, agent: None }
+        Freezer { domain, way, qemu, agent: None, complaint: None }
     }
 
     /// Makes sure that it can freeze.
@@ -169,9 +171,19 @@ impl Freezer {
             Some(agent) => agent,
             None => Agent::reconnect(line, self.qemu).map_err(|why| self.trouble(why))?,
         };
-        let count = agent.thaw().map_err(|why| self.trouble(why))?;
+        let count = match agent.thaw() {
+            Ok(count) => Some(count),
+            // It thaws first, and then tells that its hook has failed (qga/commands-posix.c).
+            Err(why @ AgentError::Refused { .. })
+                if agent.is_frozen().is_ok_and(|frozen| !frozen) =>
+            {
+                self.complaint = Some(why.to_string());
+                None
+            }
+            Err(why) => return Err(self.trouble(why)),
+        };
         self.agent = Some(agent);
-        Ok(Some(count))
+        Ok(count)
     }
 
     /// Thaws after `limit`, unless it is told that somebody else does.

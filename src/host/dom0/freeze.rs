@@ -155,6 +155,9 @@ impl Dom0 {
                 }
             }
         }
+        self.messages.extend(freezer.complaint.take().map(|why| {
+            format!("note: the file systems of {domain} are thawed, but its guest agent complains: {why}")
+        }));
         let ms = match self.freeze.begun {
             Some(begun) => begun.elapsed().as_millis(),
             None => Timestamp::now().duration_since(state.begun).as_millis().max(0).unsigned_abs(),
