@@ -132,8 +132,7 @@ fn check_domain(found: &RevertInput, options: &Options) -> Result<()> {
     }
     let mut unshared = found.config.unshareable();
     if found.same.is_some() {
-        let routes = found.config.routed();
-        unshared.extend(routes.map(|ip| format!("a route to {ip} (vif-route, vif-nat)")));
+        unshared.extend(found.config.routed());
     }
     let drives = drives::configured(&found.config);
     unshared.extend(drives.into_iter().map(|drive| format!("the drive {}", drive.image)));

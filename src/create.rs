@@ -208,14 +208,14 @@ fn with_memory(
     prepare.push(Step::OpenImage(Box::new(start)));
     prepare.extend(seen.xl_to_stop().map(|process| Step::StopXl { process }));
     // Another xl may hold its lock while it frees memory or waits in a boot loader: the restore would wait for that.
-    let is_free = (!by_restore.is_empty()).then(|| Step::CheckNeeds {
+    let lock_is_free = (!by_restore.is_empty()).then(|| Step::CheckNeeds {
         gone: Some(id.domid),
         needs: vec![Need {
             about: format!("{domain} cannot be restored"),
             what: Requirement::Lock,
         }],
     });
-    prepare.extend(is_free.clone());
+    prepare.extend(lock_is_free.clone());
     prepare.push(Step::Suspend {
         domain: id.clone(),
         live,
@@ -238,7 +238,8 @@ fn with_memory(
     } else {
         StoredImages::default()
     };
-    prepare.extend(is_free);
+    // The save may have taken long; nothing else tells of the lock now.
+    prepare.extend(lock_is_free);
     // As late as possible, but before we change the stored configuration.
     prepare.push(Step::CheckSuspended { domain: id.clone(), stored: switch.unchecked(seen) });
     let mut plan = Plan {

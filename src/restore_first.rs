@@ -259,7 +259,7 @@ fn check_once(found: &RevertInput) -> Result<()> {
     let displays = config.clone().share_vnc();
     once.extend(displays.iter().map(|display| format!("VNC on the fixed display {display}")));
     once.extend(config.named_nics().map(|name| format!("a network device called {name} in dom0")));
-    once.extend(config.routed().map(|ip| format!("a route to {ip} (vif-route, vif-nat)")));
+    once.extend(config.routed());
     let drives = drives::configured(config);
     once.extend(drives.into_iter().map(|drive| format!("the drive {}", drive.image)));
     if once.is_empty() {

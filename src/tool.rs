@@ -110,6 +110,11 @@ impl Invocation {
         self.is_qemu_img(&["measure", "map"])
     }
 
+    /// Whether it copies the content of a disk, which may take hours.
+    pub fn copies_images(&self) -> bool {
+        self.is_qemu_img(&["convert"])
+    }
+
     fn is_qemu_img(&self, commands: &[&str]) -> bool {
         let command = self.args.first().filter(|_| self.tool == Tool::QemuImg);
         command.is_some_and(|command| commands.iter().any(|other| command == other))

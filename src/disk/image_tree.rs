@@ -9,6 +9,7 @@ use crate::disk::chain::FileId;
 use crate::disk::merge_mark::Merging;
 use crate::disk::proof::QcowSnapshot;
 use crate::domain::{DomainId, Format};
+use crate::names::vdev_number;
 use crate::plan::Step;
 use crate::plan::deletion::{Change, Image, Online};
 use crate::record::DiskRecord;
@@ -214,19 +215,11 @@ pub fn is_our_name(path: &Path) -> bool {
     [".after-", ".at-", ".before-revert-"].iter().any(|part| {
         name.match_indices(part).any(|(at, _)| {
             let disk = name[..at].rsplit('-').next().filter(|disk| disk.len() < at);
-            disk.is_some_and(is_vdev)
+            // A number alone may be anything, such as a year.
+            let named = |disk: &str| !disk.starts_with(|c: char| c.is_ascii_digit());
+            disk.is_some_and(|disk| named(disk) && vdev_number(disk).is_some())
         })
     })
-}
-
-/// `xvda`, `xvda1`, `hdc`, `sdb`, `d0p1`.
-fn is_vdev(text: &str) -> bool {
-    let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric());
-    plain(text)
-        && (["xvd", "hd", "sd", "vd"].iter().any(|kind| text.starts_with(kind)) || {
-            text.strip_prefix('d')
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-        })
 }
 
 #[cfg(test)]
@@ -249,6 +242,7 @@ mod tests {
             "win.at-home.img",
             "web1-data.after-2024.qcow2",
             "xvda.after-s1.qcow2",
+            "backup-2024.after-install.qcow2",
             "-.after-s1.qcow2",
             "vm-disk.before-revert-x.img",
         ] {

@@ -250,11 +250,16 @@ impl DomainConfig {
     /// its target: a restore allows the guest no more than the target (libxl_dom.c, `libxl__build_pre`) and fails where
     /// the image has more. Returns the target.
     pub fn hold(&mut self, now: u64) -> Option<u64> {
-        let target = self.memory_at("target_memkb")?;
-        let grown = now > target + MAXMEM_CONSTANT && now <= super::MAX_MEMORY_KIB;
-        let entry = self.0.pointer_mut("/b_info/target_memkb").filter(|_| grown)?;
+        let target = self.target_below(now)?;
+        let entry = self.0.pointer_mut("/b_info/target_memkb")?;
         *entry = now.into();
         Some(target)
+    }
+
+    /// The target, in KiB, if a restore to it would not give the domain what it has now.
+    pub fn target_below(&self, now: u64) -> Option<u64> {
+        let target = self.memory_at("target_memkb")?;
+        (now > target + MAXMEM_CONSTANT && now <= super::MAX_MEMORY_KIB).then_some(target)
     }
 }
 

@@ -62,12 +62,13 @@ impl DomainConfig {
     }
 
     /// Addresses to which dom0 can have one route only (Xen's scripts vif-route and vif-nat: `ip route add`).
-    pub fn routed(&self) -> impl Iterator<Item = &str> {
+    pub fn routed(&self) -> impl Iterator<Item = String> {
         let nics = self.0["nics"].as_array().into_iter().flatten();
         let routes = |script: &str| script.ends_with("vif-route") || script.ends_with("vif-nat");
         nics.filter(move |nic| nic["script"].as_str().is_some_and(routes))
             .filter_map(|nic| nic["ip"].as_str())
             .filter(|ip| !ip.is_empty())
+            .map(|ip| format!("a route to {ip} (vif-route, vif-nat)"))
     }
 
     /// The names in dom0 that the user gave network devices (`vifname`).

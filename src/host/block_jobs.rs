@@ -83,18 +83,24 @@ pub fn stream<S: Read + Write>(
 ) -> Result<()> {
     if job(qmp, pair.job)?.is_none() {
         let top = needed(qmp, pair.top)?;
-        let below = below.map(|path| spelling(qmp, path)).transpose()?;
+        let mut found = Vec::new();
+        if let Some(path) = below {
+            found = open_as(qmp, path)?;
+            if found.is_empty() {
+                return Err(not_open(path));
+            }
+        }
         if node(qmp, pair.base)?.is_none() {
             return check_apart(pair);
         }
-        let file = below.as_ref().map(|(node, _)| node.file.as_path());
-        let nodes = Nodes {
-            root: pair.root,
-            top: &top.node_name,
-            base: below.as_ref().filter(|(_, only)| *only).map(|(node, _)| node.node_name.as_str()),
-            base_file: below.as_ref().filter(|(_, only)| !only).and(file),
-            backing_file: file,
+        let file = found.first().map(|node| node.file.as_path());
+        // If another disk has it open too, QEMU looks for its file below this top.
+        let (base, base_file) = match found.as_slice() {
+            [only] => (Some(only.node_name.as_str()), None),
+            _ => (None, file),
         };
+        let nodes =
+            Nodes { root: pair.root, top: &top.node_name, base, base_file, backing_file: file };
         qmp.stream(pair.job, nodes).map_err(qemu("begin to stream"))?;
     }
     wait(qmp, pair.job, waiting, false)?;
@@ -107,13 +113,6 @@ pub fn stream<S: Read + Write>(
 /// An image that QEMU must have open.
 fn needed<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<NamedNode> {
     node(qmp, path)?.ok_or_else(|| not_open(path))
-}
-
-/// An image, and whether no other disk has it open as well: then only its file tells which of them is meant.
-fn spelling<S: Read + Write>(qmp: &mut Qmp<S>, path: &Path) -> Result<(NamedNode, bool)> {
-    let mut found = open_as(qmp, path)?.into_iter();
-    let first = found.next().ok_or_else(|| not_open(path))?;
-    Ok((first, found.next().is_none()))
 }
 
 /// What QEMU does not have open may have been merged, or may only be named in a way that is not understood. The header

@@ -48,12 +48,9 @@ pub fn for_create(
             ))
         };
         let (path, text) = read(path).map_err(|why| refused().because(why))?;
-        check_same_disks(&path, &text, disks, changes).map_err(|why| {
-            refused().because(why).hint(
-                "correct the file, or name the domain by its name and change the file yourself",
-            )
-        })?;
         let hint = "correct the file, or name the domain by its name and change the file yourself";
+        check_same_disks(&path, &text, disks, changes)
+            .map_err(|why| refused().because(why).hint(hint))?;
         rewrites.cfg = replacement(&path, &text, changes, job.name.as_str()).map_err(|why| {
             let hint = why.hint.clone().unwrap_or(hint.to_owned());
             refused().because(why).hint(hint)

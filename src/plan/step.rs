@@ -339,10 +339,10 @@ impl Step {
         }
     }
 
-    /// Whether it copies the content of a disk, which may take hours.
+    /// Whether it may take hours, because it copies the content of a disk.
     pub fn copies_disk(&self) -> bool {
         match self {
-            Step::NewFile { fill, .. } => fill.args.first().is_some_and(|arg| arg == "convert"),
+            Step::NewFile { fill, .. } => fill.copies_images(),
             Step::Together(steps) => steps.iter().any(Step::copies_disk),
             _ => false,
         }

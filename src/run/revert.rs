@@ -26,21 +26,18 @@ use crate::spec::absolute;
 use crate::tool::quote;
 use crate::trust;
 
-/// The marks on the files of disks of which nothing else tells from which snapshot they descend.
-struct Marks(Vec<(PathBuf, Option<Mark>)>);
+/// The marks on the files of disks whose content changes in place, and does not tell from which snapshot it descends.
+struct Marks(Vec<(PathBuf, Mark)>);
 
 impl Marks {
     /// Takes them away, so that none tells what is true no more, whatever happens.
     fn take(record: &Record, images: &[Option<PathBuf>]) -> Marks {
-        let disks = record.disks.iter().zip(images).filter(|(disk, _)| marks::needs_one(disk));
-        let marks = disks.map(|(disk, image)| match image {
-            // A new file, which has none.
-            Some(image) => (image.clone(), None),
-            None => {
-                let mark = marks::of(&disk.path);
-                marks::clear(&disk.path);
-                (disk.path.clone(), mark)
-            }
+        let disks = record.disks.iter().zip(images);
+        let in_place = disks.filter(|(disk, image)| marks::needs_one(disk) && image.is_none());
+        let marks = in_place.filter_map(|(disk, _)| {
+            let mark = marks::of(&disk.path)?;
+            marks::clear(&disk.path);
+            Some((disk.path.clone(), mark))
         });
         Marks(marks.collect())
     }
@@ -48,7 +45,7 @@ impl Marks {
     /// Puts them back if nothing has changed.
     fn put_back(&self, error: &Error) {
         if error.kind != Kind::Unfinished {
-            self.0.iter().for_each(|(path, mark)| mark.iter().for_each(|m| marks::put(path, *m)));
+            self.0.iter().for_each(|(path, mark)| marks::put(path, *mark));
         }
     }
 }

@@ -28,17 +28,17 @@ pub(super) fn plan(
         .partition(|volume| volume.group == *group);
     match tagged.as_slice() {
         [] if !family.marked && !volumes.iter().any(|volume| volume.group == *group) => {
-            let mut error = merge::refuse(family, format!("the volume group {group} is not there"));
-            error = match elsewhere.first() {
-                Some(other) => error.hint(format!(
+            let hint = match elsewhere.first() {
+                Some(other) => format!(
                     "its snapshot may be {0}; if the group was renamed: vgrename {1} {2}",
                     other.path(),
                     quote(&other.group),
                     quote(group)
-                )),
-                None => error.hint(merge::BRING_BACK),
+                ),
+                None => merge::BRING_BACK.into(),
             };
-            return Err(error);
+            let why = format!("the volume group {group} is not there");
+            return Err(merge::refuse(family, why).hint(hint));
         }
         [] => plan.notes.push(format!("{vdev}: its snapshot {group}/{name} is already deleted")),
         [snapshot] if snapshot.open => {

@@ -173,6 +173,7 @@ impl Planner for Lvm {
         if let Some(why) = origin.filter(|_| in_place).and_then(Volume::moving) {
             return Err(refuse_revert(disk, why));
         }
+        let rested_on = found.base_of.as_deref().filter(|_| in_place).map(quote);
         match tagged.as_slice() {
             [] => retake(&recorded, origin, volumes, &tag, context),
             [snapshot] if snapshot.merging => {
@@ -206,19 +207,11 @@ impl Planner for Lvm {
                     snapshot.path()
                 ),
             )),
-            // The name leads to other contents then.
-            [snapshot] if in_place && found.base_of.is_some() => Err(refuse_revert(
+            [_] if rested_on.is_some() => Err(refuse_revert(
                 disk,
-                format!(
-                    "{} rests on its volume, and would have other contents",
-                    found.base_of.as_deref().map(quote).unwrap_or_default()
-                ),
+                format!("{} rests on its volume, and would have other contents", rested_on.unwrap_or_default()),
             )
-            .hint(format!(
-                "make that image independent (qemu-img convert), or remove it; or revert to a new domain with --as. \
-                 The snapshot is {}",
-                snapshot.path()
-            ))),
+            .hint("make that image independent (qemu-img convert), or remove it; or revert to a new domain with --as")),
             // Other reverts may be reading it for the same purpose.
             [snapshot] if !snapshot.is_thin() && context.new_domain.is_some() => {
                 copied(found, snapshot)

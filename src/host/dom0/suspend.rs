@@ -334,9 +334,8 @@ impl Dom0 {
             return Err(meddled("let the domain run"));
         }
         // A restore would not give it what it has now.
-        if let Some(target) =
-            self.saved.clone().and_then(|mut saved| saved.hold(info.current_memkb))
-        {
+        let target = self.saved.as_ref().and_then(|saved| saved.target_below(info.current_memkb));
+        if let Some(target) = target {
             return Err(Error::failed(format!(
                 "The memory of {domain} was raised while it was saved: it has {} MiB, and the image says {} MiB",
                 info.current_memkb >> 10,
