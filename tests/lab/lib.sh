@@ -168,15 +168,14 @@ on_reboot = "$reboot"
 on_crash = "destroy"
 $lines
 END
-	# One boot of PVH in 15 dies early under emulation, more with many disks. Only the boot may be tried again.
-	if [[ ! $tries ]]; then
-		case $type in pvh) tries=2 ;; *) tries=1 ;; esac
-	fi
+	# One boot of PVH in 15 dies early under emulation, more with many disks; others seldom do. Only the boot may be tried again.
+	tries=${tries:-2}
 	case $type in hvm) limit=${limit:-180} ;; *) limit=${limit:-90} ;; esac
 	while :; do
 		mark "$name"
 		xl create -q "$name.cfg"
 		lab_first_tick "$name" "$limit" && return
+		lab_died_early "$name"
 		xl destroy "$name" || :
 		tries=$((tries - 1))
 		((tries > 0)) || fail "$name: it died early, or no first tick in $limit s"
@@ -190,6 +189,16 @@ lab_first_tick() {
 		((SECONDS < end)) && domid "$name" >/dev/null || return 1
 	done
 }
+
+# What is known of a guest that did not boot, for whoever reads the log.
+lab_died_early() {
+	local -
+	{ set +x; } 2>/dev/null
+	echo "$1 died early, or had no first tick. Its console, xl's log and Xen's:"
+	console "$1" | tail -n 20
+	tail -n 10 "/var/log/xen/xl-$1.log" || :
+	xl dmesg | tail -n 10
+} >&2
 
 # console NAME: prints the console since the mark.
 console() {
