@@ -50,6 +50,8 @@ pub enum AgentError {
     /// Whoever listens could freeze another guest.
     #[error("{} is served by process {pid}, which is not the QEMU of this domain", .path.display())]
     Foreign { path: PathBuf, pid: i32 },
+    #[error("{} is not a terminal that the QEMU of this domain serves", .path.display())]
+    NotOfQemu { path: PathBuf },
     #[error("it did not answer {command} for {} s", .waited.as_secs_f64())]
     Silent { command: &'static str, waited: Duration },
     #[error("it refused {command}: {reason}")]
@@ -91,7 +93,13 @@ impl Agent {
                 }
                 stream
             }
-            AgentChannel::Terminal(path) => open_terminal(path).map_err(io)?,
+            AgentChannel::Terminal(path) => {
+                // A guest with xend_suspend_evtchn_compat can write this path into xenstore itself.
+                if !qemu.is_some_and(|qemu| openers::holds_terminal(qemu, path)) {
+                    return Err(AgentError::NotOfQemu { path: path.into() });
+                }
+                open_terminal(path).map_err(io)?
+            }
         };
         Ok(Agent::on(stream))
     }

@@ -121,6 +121,10 @@ impl Freezer {
                 "check that its QEMU runs and that the socket or terminal exists: xl channel-list"
                     .to_owned()
             }
+            AgentError::NotOfQemu { .. } => format!(
+                "compare the terminal with what its QEMU has: xl channel-list {}; xl qemu-monitor-command {0} 'info chardev'",
+                self.domain.name
+            ),
             AgentError::Busy { .. } => "end the other program, or wait for it".into(),
             AgentError::Foreign { .. } => {
                 "two domains may have the same path in their channel: give each its own".into()

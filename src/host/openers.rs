@@ -75,6 +75,21 @@ pub fn written_by(pid: i32) -> Vec<FileId> {
     written.collect()
 }
 
+/// Whether a process has the other side of the terminal `/dev/pts/N`. The kernel says which one that is
+/// (`pty_show_fdinfo`, drivers/tty/pty.c).
+pub fn holds_terminal(pid: i32, terminal: &Path) -> bool {
+    let number = terminal.strip_prefix("/dev/pts").ok().and_then(Path::to_str);
+    let Some(number) = number.and_then(|number| number.parse::<u32>().ok()) else { return false };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    descriptors
+        .filter_map(|descriptor| fs::read_to_string(descriptor.path()).ok())
+        .any(|info| terminal_in(&info) == Some(number))
+}
+
+fn terminal_in(fdinfo: &str) -> Option<u32> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("tty-index:")?.trim().parse().ok())
+}
+
 /// A program that listens on a TCP port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
@@ -340,11 +355,29 @@ pub fn device_number((device, _): FileId) -> String {
     format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
 }
 
-/// Whether somebody whom we cannot see has a QEMU image open: on another host, over NFS. Not the QEMU of a Xen guest,
-/// which libxl starts with `file.locking=off`. QEMU locks a
-/// byte for each thing it may do and one for each it lets nobody else do (block/file-posix.c,
-/// `RAW_LOCK_PERM_BASE` and `RAW_LOCK_SHARED_BASE`).
-pub fn is_locked(path: &Path) -> bool {
+/// Whether a QEMU on another host has an image open, over NFS or a cluster file system. The QEMU of a Xen guest is not
+/// seen so: libxl starts it with `file.locking=off`.
+pub fn is_locked_elsewhere(path: &Path) -> bool {
+    if !is_locked(path) {
+        return false;
+    }
+    let Some(id) = files::identity(path) else { return false };
+    let mut here = false;
+    each_descriptor(&Ours::default(), &mut |_, descriptor, target| {
+        here |= wanted_file(&[id], descriptor, target).is_some() && holds_lock(descriptor);
+    });
+    !here
+}
+
+/// Whether a lock is held through this descriptor (proc_pid_fdinfo(5)).
+fn holds_lock(descriptor: &str) -> bool {
+    let info = fs::read_to_string(descriptor.replace("/fd/", "/fdinfo/")).unwrap_or_default();
+    info.lines().any(|line| line.starts_with("lock:"))
+}
+
+/// Whether a QEMU, on any host, has locked an image. It locks a byte for each thing it may do and one for each it lets
+/// no other do (block/file-posix.c, `RAW_LOCK_PERM_BASE` and `RAW_LOCK_SHARED_BASE`).
+fn is_locked(path: &Path) -> bool {
     const FIRST: libc::off_t = 100;
     const BYTES: libc::off_t = 200;
     let Ok(file) = files::open(path) else { return false };
@@ -365,6 +398,8 @@ mod tests {
     use std::fs::File;
     use std::net::TcpListener;
     use std::time::Instant;
+
+    use nix::unistd::getppid;
 
     use super::*;
     use crate::host::command;
@@ -482,6 +517,19 @@ mod tests {
     }
 
     #[test]
+    fn the_other_side_of_a_terminal_is_found() {
+        assert_eq!(terminal_in("pos:\t0\nino:\t91\ntty-index:\t12\n"), Some(12));
+        assert_eq!(terminal_in("pos:\t0\n"), None);
+        let own = getpid().as_raw();
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let path = nix::unistd::ttyname(&pty.slave).unwrap();
+        assert!(holds_terminal(own, &path));
+        assert!(!holds_terminal(own, Path::new("/dev/pts/4000000")));
+        assert!(!holds_terminal(own, Path::new("/dev/tty")));
+        assert!(!holds_terminal(getppid().as_raw(), &path));
+    }
+
+    #[test]
     fn the_locks_of_qemu_are_seen() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(!is_locked(file.path()));
@@ -493,6 +541,18 @@ mod tests {
             l_pid: 0,
         };
         fcntl(file.as_file(), FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        // This process does not look at its own descriptors: its lock could be another host's.
+        assert!(is_locked_elsewhere(file.path()));
+        #[expect(clippy::disallowed_methods, reason = "a test needs another process")]
+        let holder = std::process::Command::new("sleep")
+            .arg("60")
+            .stdin(file.as_file().try_clone().unwrap())
+            .spawn()
+            .map(Reader)
+            .unwrap();
+        assert!(!is_locked_elsewhere(file.path()));
+        drop(holder);
+        assert!(is_locked_elsewhere(file.path()));
         assert!(is_locked(file.path()));
     }
 }

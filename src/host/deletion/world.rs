@@ -280,7 +280,7 @@ impl World<'_> {
         let listed = |domid: u32| open_in.iter().any(|running| running.id.domid == domid);
         let others = opened.iter().filter(|opener| !opener.domid.is_some_and(listed));
         let mut opened_by: Vec<String> = others.map(|opener| opener.who.clone()).collect();
-        if opened.is_empty() && seen.facts.is_ok() && openers::is_locked(path) {
+        if seen.facts.is_ok() && openers::is_locked_elsewhere(path) {
             opened_by.push("a program on another host".into());
         }
         let room = files::room(path).map_or((0, 0), |room| (room.device, room.free));
