@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
 use crate::create::room;
-use crate::host::image::Source;
+use crate::host::image::{Source, rewrite};
 use crate::host::pump::{Output, Spool, add_sums};
 use crate::host::{files, sharing};
 use crate::memory::align::Aligner;
@@ -116,7 +116,7 @@ pub fn compact(
     let mut record = source.image.record.clone();
     let mut notes = Vec::new();
     if is_compact(source) {
-        punch_holes(path, &source.file)?;
+        punch_holes(path, &source.file, source.image.stream_offset)?;
         // A signal ends this program at once: nothing is in its middle.
         notes.extend(sharing::share_with_older(path, &record, like, &|| false));
         let after = sharing::sizes(&source.file)?;
@@ -135,8 +135,11 @@ pub fn compact(
             Source::of(again, new.display().to_string()).map_err(|error| told(&error.chain()))?;
         written.verify().map_err(|error| told(&error.chain()))?;
         notes.extend(sharing::share_with_older(&new, &record, like, &|| false));
-        let is_same =
-            files::has_name(&source.file, path) && source.file.metadata()?.len() == before.apparent;
+        // Until the new file has the name, the record of the old one stays as it is.
+        let held = rewrite::held(path)?;
+        let is_same = files::has_name(&source.file, path)
+            && source.file.metadata()?.len() == before.apparent
+            && rewrite::read_held(&held, path)? == source.image.record;
         check_names(path)?;
         if !is_same || !files::has_name(&file, &new) {
             return Err(NotCompact::Changed);
@@ -158,8 +161,8 @@ pub fn compact(
     }
 }
 
-/// Turns zeros into holes again that a copy has filled: what the file says stays the same.
-fn punch_holes(path: &Path, image: &File) -> Result<(), NotCompact> {
+/// Turns zeros of the stream into holes again that a copy has filled: what the file says stays the same.
+fn punch_holes(path: &Path, image: &File, stream: u64) -> Result<(), NotCompact> {
     let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
     let meta = image.metadata()?;
     if files::id(&file)? != files::id(image)? {
@@ -174,7 +177,8 @@ fn punch_holes(path: &Path, image: &File) -> Result<(), NotCompact> {
         }
     };
     let mut chunk = vec![0; CHUNK];
-    let mut at = 0;
+    // What stands before may be replaced meanwhile.
+    let mut at = stream.next_multiple_of(PAGE);
     // Where zeros begin that reach up to `at`.
     let mut zeros = None;
     let end = meta.len() / PAGE * PAGE;

@@ -228,6 +228,19 @@ fn is_taken(file: &File, hold: LockMode) -> io::Result<bool> {
     }
 }
 
+/// Locks a file that others lock for a moment only.
+pub fn hold_within(file: &File, limit: Duration) -> io::Result<()> {
+    const AGAIN: Duration = Duration::from_millis(20);
+    let begin = Instant::now();
+    while !is_taken(file, LockMode::Exclusive)? {
+        if begin.elapsed() >= limit {
+            return Err(io::Error::other("another program has it locked"));
+        }
+        thread::sleep(AGAIN);
+    }
+    Ok(())
+}
+
 /// Waits for the lock and takes it.
 fn wait(
     file: &mut File,

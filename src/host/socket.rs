@@ -7,16 +7,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
 use nix::unistd::geteuid;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::host::image::FileId;
@@ -30,8 +27,6 @@ const LONGEST: usize = 107;
 const WAITING: i32 = 64;
 /// For how long somebody else may hold a directory.
 const HELD: Duration = Duration::from_secs(10);
-/// How often that is tried.
-const AGAIN: Duration = Duration::from_millis(20);
 /// What an NBD server says first (the NBD protocol, "fixed newstyle negotiation").
 const GREETING: &[u8; 8] = b"NBDMAGIC";
 
@@ -114,14 +109,8 @@ fn hold(directory: &Path) -> io::Result<File> {
         true => lock::own_file(Path::new(LOCK))?,
         false => File::open(directory)?,
     };
-    let begin = Instant::now();
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::WOULDBLOCK) if begin.elapsed() < HELD => thread::sleep(AGAIN),
-            Err(error) => return Err(error.into()),
-        }
-    }
+    lock::hold_within(&file, HELD)?;
+    Ok(file)
 }
 
 fn id(path: &Path) -> Option<FileId> {
@@ -142,7 +131,7 @@ enum There {
 fn what_is_there(path: &Path) -> There {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => There::Nothing,
-        Ok(meta) if meta.file_type().is_socket() => match UnixStream::connect(path) {
+        Ok(meta) if meta.file_type().is_socket() => match connected(path) {
             Err(error)
                 if error.kind() == io::ErrorKind::ConnectionRefused
                     && meta.uid() == geteuid().as_raw() =>
@@ -173,10 +162,19 @@ fn others_may_write(directory: &Path) -> Option<String> {
     Some(format!("others may write to the directory {}", bad.display()))
 }
 
+/// Connects without waiting for a server that has stopped accepting.
+fn connected(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
 /// Whether an NBD server says something at a socket within some time.
 pub fn is_served(path: &Path, limit: Duration) -> bool {
     let greeting = || -> io::Result<[u8; 8]> {
-        let mut stream = UnixStream::connect(path)?;
+        let mut stream = connected(path)?;
+        stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(limit))?;
         let mut greeting = [0; 8];
         stream.read_exact(&mut greeting)?;
@@ -189,6 +187,7 @@ pub fn is_served(path: &Path, limit: Duration) -> bool {
 mod tests {
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
+    use std::thread;
 
     use super::*;
     use crate::support::disks::refused;
@@ -209,6 +208,17 @@ mod tests {
         refused(listen(&path), &["a program serves on it already"]);
         drop((socket, fd));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_server_that_accepts_no_more_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let (_socket, _fd) = listen(&path).unwrap();
+        let clients: Vec<_> = (0..200).map_while(|_| connected(&path).ok()).collect();
+        assert!(clients.len() < 200);
+        refused(listen(&path), &["a program serves on it already"]);
+        assert!(!is_served(&path, Duration::from_millis(10)));
     }
 
     #[test]

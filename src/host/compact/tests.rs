@@ -1,6 +1,7 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use super::*;
+use crate::disk::kind::ProofSlot;
 use crate::memory::header::{encode, encode_plain, record_space};
 use crate::memory::stream::pages;
 use crate::record::Record;
@@ -86,6 +87,25 @@ fn what_cannot_be_written_anew_stays_as_it_is() {
     let error = compact(&path, &mut source, None).unwrap_err();
     assert!(matches!(error, NotCompact::Changed), "{error}");
     assert_eq!(fs::read(&path).unwrap(), encode_plain(CONFIG).unwrap());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_record_that_a_delete_has_changed_meanwhile_is_not_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s1.xlsave");
+    let old = old_image(&path, &guest_stream(PV, &rounds(PV)));
+    let mut source = Source::open(&path).unwrap();
+    let mut record = old.clone();
+    let ProofSlot::Frozen { proof: Some(proof), .. } = record.disks[1].snapshot.kind_mut().proof()
+    else {
+        panic!()
+    };
+    proof.file_size += 1;
+    rewrite::replace(&path, &record).unwrap();
+    let error = compact(&path, &mut source, None).unwrap_err();
+    assert!(matches!(error, NotCompact::Changed), "{error}");
+    assert_eq!(rewrite::read(&path).unwrap(), record);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 

@@ -9,11 +9,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::libc::ENAMETOOLONG;
 
 use crate::domain::DomainConfig;
-use crate::host::{files, record_file};
+use crate::host::{files, lock, record_file};
 use crate::memory::frames::{self, Level};
 use crate::memory::header::{self, Header, MARK, MAX_RECORD, Tail};
 use crate::memory::{Form, partial_path, read_front};
@@ -21,6 +22,8 @@ use crate::record::{DiskRecord, Record};
 
 /// The end of the name of the file beside an image.
 const NEW: &str = ".new-record";
+/// How long another program may take to replace a record.
+const HELD: Duration = Duration::from_secs(10);
 /// No header with its record is longer.
 const MOST: u64 = 20 << 20;
 
@@ -54,8 +57,8 @@ pub fn replace(path: &Path, record: &Record) -> io::Result<()> {
     if record_file::is_record(path) {
         return replace_file(path, record);
     }
-    finish(path)?;
-    let mut file = files::open_no_link(path)?;
+    let mut file = held(path)?;
+    finish_in(&file, path)?;
     let bytes = bytes(&mut file, record)?;
     let new = beside(path);
     let partial = partial_path(&new);
@@ -69,22 +72,52 @@ pub fn replace(path: &Path, record: &Record) -> io::Result<()> {
     apply(&file, &bytes, &new)
 }
 
+/// An image that nobody else gives another record until it is closed.
+pub fn held(path: &Path) -> io::Result<File> {
+    let file = files::open_no_link(path)?;
+    lock::hold_within(&file, HELD)?;
+    match files::has_name(&file, path) {
+        true => Ok(file),
+        false => Err(io::Error::other("another file has its name by now")),
+    }
+}
+
+/// The record of an image that is held.
+pub fn read_held(mut file: &File, path: &Path) -> io::Result<Record> {
+    finish_in(file, path)?;
+    file.rewind()?;
+    read_front(&mut file).map(|(_, record)| record).map_err(io::Error::other)
+}
+
 /// Ends the replacement of a record that was cut short; where there was none, does nothing.
 pub fn finish(path: &Path) -> io::Result<()> {
+    match begun(path)? {
+        None => Ok(()),
+        // One that is still at work ends it itself.
+        Some(_) => finish_in(&held(path)?, path),
+    }
+}
+
+fn finish_in(file: &File, path: &Path) -> io::Result<()> {
+    let Some(log) = begun(path)? else { return Ok(()) };
     let new = beside(path);
-    let log = match files::open(&new) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // The name of the image may just be short enough: then there is no such file either.
-        Err(error) if error.raw_os_error() == Some(ENAMETOOLONG) => return Ok(()),
-        log => log?,
-    };
     let mut bytes = Vec::new();
     log.take(MOST + 1).read_to_end(&mut bytes)?;
     let whole = read_front(&mut io::Cursor::new(&bytes));
     if bytes.len() as u64 > MOST || whole.is_err() {
         return Err(io::Error::other(format!("{} is no header of an image", new.display())));
     }
-    apply(&files::open_no_link(path)?, &bytes, &new)
+    apply(file, &bytes, &new)
+}
+
+/// The bytes of a replacement that has begun and not ended.
+fn begun(path: &Path) -> io::Result<Option<File>> {
+    match files::open(&beside(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // The name of the image may just be short enough: then there is no such file either.
+        Err(error) if error.raw_os_error() == Some(ENAMETOOLONG) => Ok(None),
+        log => log.map(Some),
+    }
 }
 
 fn apply(file: &File, bytes: &[u8], new: &Path) -> io::Result<()> {
@@ -184,6 +217,8 @@ fn with_disks(config: &str, old: &Record, new: &Record) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::disk::kind::ProofSlot;
     use crate::memory::Image;
@@ -286,6 +321,27 @@ mod tests {
             assert!(finish(&path).is_err());
             fs::remove_file(beside(&path)).unwrap();
         }
+    }
+
+    #[test]
+    fn a_reader_waits_only_where_a_write_has_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.xlsave");
+        let (old, new) = image(&path, false);
+        let busy = held(&path).unwrap();
+        finish(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), old);
+        let bytes = bytes(&mut File::open(&path).unwrap(), &new).unwrap();
+        fs::write(beside(&path), &bytes).unwrap();
+        let reader = thread::spawn({
+            let path = path.clone();
+            move || finish(&path).map(|()| read(&path).unwrap())
+        });
+        thread::sleep(Duration::from_millis(100));
+        assert!(!reader.is_finished());
+        assert_eq!(read_held(&busy, &path).unwrap(), new);
+        drop(busy);
+        assert_eq!(reader.join().unwrap().unwrap(), new);
     }
 
     #[test]
