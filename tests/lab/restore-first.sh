@@ -55,3 +55,38 @@ nothing_between() {
 	[[ $(xenstore-list /vm | grep -vc '^00000000-') == 1 ]] || fail "left in xenstore: $(xenstore-list /vm | xargs)"
 	[[ $(xl list -l g) == *'"name": "g"'* ]] || fail "libxl has another name"
 }
+
+# first_every_disk TYPE: a guest of that type with a disk of every kind (see kinds.sh) is restored first; what follows
+# works, too.
+first_every_disk() {
+	local type=$1 stood outage at disk
+	local copied=(--copy --overlay-dir "$LAB_WORK/copies") options=(-d xvdb,external -d xvdf,reflink)
+	mkdir copies
+	kinds_up g "type=$type" mem=96 tick=1000 wait=300
+	create g s1.xlsave --name s1 --no-live "${options[@]}"
+	# xvda has an internal snapshot, and xvdd is a thick volume.
+	stood=$(stand g)
+	refused 3 '--copy' xl-snapshot revert s1.xlsave --restore-first
+	unharmed g "$stood"
+	first s1.xlsave "${copied[@]}"
+	kinds_cells "$type" "restored first"
+	for disk in xvda xvdd; do
+		[[ $(image_of g $disk) == "$LAB_WORK"/copies/*.after-s1.* ]] || fail "$disk is $(image_of g $disk)"
+	done
+	outage=$(ms "$(json outage_ms <first.out)")
+	((outage < 3000)) || fail "it was away for $outage ms"
+
+	# A snapshot of the disks as they are now, a reboot, and both kinds of revert.
+	create g s2.xlsave --name s2 --no-live "${options[@]}"
+	mark g
+	at=$(tick g)
+	xl reboot -F g
+	wait_line g '^BOOT ' 300
+	more_ticks g 3
+	not_torn g
+	(($(tick g) >= at)) || fail "it did not come up on its disks: tick $(tick g) after $at"
+	revert g s2.xlsave
+	first s2.xlsave "${copied[@]}" --discard-current
+	kinds_check g
+	detail "away for $outage ms"
+}
