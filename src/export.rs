@@ -28,8 +28,8 @@ use crate::tool::qemu_img::flatten;
 use crate::tool::quote;
 use crate::tool::volumes::Volume;
 
-/// The longest name of a directory in an archive (POSIX ustar: 155 bytes).
-const MAX_PREFIX: usize = 150;
+/// The longest name of a directory in an archive: its own entry has a slash behind it (POSIX ustar: 100 bytes).
+const MAX_DIRECTORY: usize = 99;
 
 /// What the user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub fn image_name(record: &Record, memory: bool) -> String {
 pub fn archive_name(record: &Record) -> String {
     let domain = &record.domain.name;
     let name = format!("{domain}-{}", record.name);
-    if is_file_part(domain) && name.len() <= MAX_PREFIX { name } else { record.name.to_string() }
+    if is_file_part(domain) && name.len() <= MAX_DIRECTORY { name } else { record.name.to_string() }
 }
 
 /// Says from where the disks are copied, or refuses. `None` for those that are not in the snapshot.

@@ -248,6 +248,9 @@ pub struct FreezeState {
     pub process: Option<Process>,
     /// How many file systems are frozen, once they are and where that is told.
     pub file_systems: Option<u64>,
+    /// Whether the program that freezes has ended with an error: then one call of it to thaw is enough.
+    #[serde(default)]
+    pub failed: bool,
     /// Set once they are thawed.
     pub thawed: Option<Thawed>,
 }

@@ -100,6 +100,8 @@ mod tests {
     #[test]
     fn a_name_that_does_not_fit_is_refused() {
         assert_eq!(header(&"x".repeat(156), "b", Entry::File(0), 0, 0), None);
+        assert_eq!(header(&"x".repeat(100), "", Entry::Directory, 0, 0), None);
+        assert!(header(&"x".repeat(99), "", Entry::Directory, 0, 0).is_some());
         assert_eq!(header("a", &"x".repeat(101), Entry::File(0), 0, 0), None);
         assert_eq!((padding(0), padding(1), padding(512)), (0, 511, 0));
     }

@@ -325,14 +325,14 @@ fn unblocking(fd: OwnedFd) -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::thread;
 
     use super::*;
 
     /// A guest that answers each line it gets with what `answer` makes of it.
-    fn guest(mut answer: impl FnMut(&str) -> Vec<u8> + Send + 'static) -> Agent {
+    pub fn guest(mut answer: impl FnMut(&str) -> Vec<u8> + Send + 'static) -> Agent {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || {
             let mut line = Vec::new();
@@ -355,7 +355,7 @@ mod tests {
         Some(text[at..].chars().take_while(char::is_ascii_digit).collect())
     }
 
-    fn in_step(text: &str) -> Option<Vec<u8>> {
+    pub fn in_step(text: &str) -> Option<Vec<u8>> {
         let id = id_of(text)?;
         Some(
             [&b"login: {\"return\": 9}\n\xff"[..], format!("{{\"return\": {id}}}\n").as_bytes()]

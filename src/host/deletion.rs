@@ -55,7 +55,7 @@ pub fn look(
         .collect();
     stopped.extend(listed.iter().cloned());
     let disks = stopped.iter().flat_map(|domain| &domain.disks);
-    let around = around(record, disks.map(|disk| disk.path.as_path()));
+    let around = around(record, disks.map(|disk| disk.path.as_path()), &mut unseen);
     let files = list::files_with(&images, &stopped, around, |_| true);
     let others: Vec<_> = images.iter().filter_map(|image| other(image, record.id)).collect();
     let recorded = others.iter().map(|(_, record)| *record).chain([record]);

@@ -83,10 +83,12 @@ fn configuration(path: PathBuf) -> Result<Configured, Box<dyn Error>> {
     Ok(Configured { disks: disks.collect(), path, name })
 }
 
-/// The qcow2 images and VHDs in the directories of the snapshot's disks and of other disks, whatever their names.
+/// The qcow2 images and VHDs in the directories of the snapshot's disks and of other disks, whatever their names. A
+/// directory that does not answer, such as on NFS whose server is gone, is told in `unseen`.
 pub fn around<'a>(
     record: &Record,
     others: impl IntoIterator<Item = &'a Path>,
+    unseen: &mut Vec<String>,
 ) -> BTreeSet<(PathBuf, FileKind)> {
     let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
     for disk in &record.disks {
@@ -96,8 +98,22 @@ pub fn around<'a>(
     }
     directories.extend(others.into_iter().filter_map(|path| path.parent().map(Path::to_owned)));
     directories.retain(|directory| !directory.starts_with("/dev") && directory.is_absolute());
-    let entries = directories.iter().filter_map(|path| fs::read_dir(path).ok()).flatten().flatten();
-    entries.filter_map(|entry| Some((entry.path(), kind_of(&entry.path())?))).collect()
+    let mut found = BTreeSet::new();
+    for directory in directories {
+        let shown = directory.display().to_string();
+        let images = files::as_it_answers(files::PATIENCE, move |tell| {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            for path in entries.map(|entry| entry.path()) {
+                let kind = kind_of(&path);
+                tell(kind.map(|kind| (path, kind)));
+            }
+        });
+        match images {
+            Some(images) => found.extend(images.into_iter().flatten()),
+            None => unseen.push(format!("{shown}: its file system does not answer")),
+        }
+    }
+    found
 }
 
 /// What a file begins as. Nothing is opened but its first bytes; its own header then says what is below.

@@ -13,7 +13,7 @@ use nix::libc::{self, O_NOFOLLOW, O_PATH, O_TMPFILE};
 use nix::unistd::{AccessFlags, access, geteuid};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, ioctl_ficlone, statfs, statx};
 
-pub use self::identity::{device, identities, identity, same};
+pub use self::identity::{PATIENCE, as_it_answers, device, identities, identity, is_silent, same};
 pub use self::naming::{has_name, rename_directory, rename_new, try_naming};
 pub use self::space::{Room, file_system, free_space, room};
 use crate::disk::FileFacts;
@@ -124,7 +124,7 @@ pub fn away(path: &Path) -> Option<String> {
         return None;
     }
     let parent = path.parent()?;
-    if identities(&[parent])[0].is_none() {
+    if is_silent(path) || identities(&[parent])[0].is_none() {
         return Some(format!(
             "{shown} cannot be seen: {} is not there, or does not answer",
             parent.display()

@@ -14,6 +14,7 @@ use crate::host::command::{self, CommandError};
 use crate::host::quiesce::check_program;
 use crate::process::Process;
 use crate::quiesce::{FreezeMethod, FreezeState};
+use crate::tool::guest_agent::is_of_hook;
 
 /// How long the program may take to thaw.
 const PROGRAM_THAWS: Duration = Duration::from_secs(60);
@@ -35,6 +36,31 @@ impl ActiveFreeze {
     /// That of a process that was killed.
     pub fn adopted(state: Option<FreezeState>) -> ActiveFreeze {
         ActiveFreeze { state, ..ActiveFreeze::default() }
+    }
+}
+
+/// How a thaw went.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Thaw {
+    /// So many file systems were thawed.
+    Counted(u64),
+    /// All were thawed, and how many is not told.
+    Uncounted,
+    /// They are thawed, but may have been before.
+    Doubtful(String),
+}
+
+impl Thaw {
+    /// Why the file systems, so many where that is told, may have been thawed before, if they may.
+    pub fn doubt(self, frozen: Option<u64>) -> Option<String> {
+        match (self, frozen) {
+            (Thaw::Counted(0), _) => Some("another program has thawed them".into()),
+            (Thaw::Counted(thawed), Some(frozen)) if thawed != frozen => Some(format!(
+                "{frozen} were frozen and {thawed} thawed: another program has frozen or thawed some"
+            )),
+            (Thaw::Counted(_) | Thaw::Uncounted, _) => None,
+            (Thaw::Doubtful(why), _) => Some(why),
+        }
     }
 }
 
@@ -106,6 +132,11 @@ impl Freezer {
         }
     }
 
+    /// Whether the agent says that the file systems are frozen now.
+    pub fn is_frozen(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(|agent| agent.is_frozen().unwrap_or(false))
+    }
+
     pub fn already(&self) -> Error {
         Error::failed(format!("The file systems of {} are frozen already", self.domain))
             .because("another program has frozen them, or one that did has died")
@@ -145,29 +176,29 @@ impl Freezer {
         &mut self,
         limit: Duration,
         started: &dyn Fn(Process),
-    ) -> Result<Option<u64>, Result<AgentError, Error>> {
+    ) -> Result<Option<u64>, NotFrozen> {
         match (&self.way, &mut self.agent) {
             (FreezeMethod::Program(path), _) => {
                 let arguments = ["freeze", self.domain.name.as_str()];
                 command::run_program(path, &arguments, limit, started)
                     .map(|()| None)
-                    .map_err(|why| Err(program(why)))
+                    .map_err(NotFrozen::Program)
             }
-            (FreezeMethod::Agent(_), Some(agent)) => agent.freeze(limit).map(Some).map_err(Ok),
-            (FreezeMethod::Agent(_), None) => {
-                Err(Err(Error::failed("There is no connection to the guest agent")))
+            (FreezeMethod::Agent(_), Some(agent)) => {
+                agent.freeze(limit).map(Some).map_err(NotFrozen::Agent)
             }
+            (FreezeMethod::Agent(_), None) => Err(NotFrozen::Unreached),
         }
     }
 
-    /// Tries once. Returns how many file systems were thawed, where that is told.
-    pub fn thaw(&mut self) -> Result<Option<u64>> {
+    /// Tries once.
+    pub fn thaw(&mut self) -> Result<Thaw> {
         let line = match &self.way {
             FreezeMethod::Agent(line) => line,
             FreezeMethod::Program(path) => {
                 let arguments = ["thaw", self.domain.name.as_str()];
                 return command::run_program(path, &arguments, PROGRAM_THAWS, &|_| ())
-                    .map(|()| None)
+                    .map(|()| Thaw::Uncounted)
                     .map_err(program);
             }
         };
@@ -175,19 +206,26 @@ impl Freezer {
             Some(agent) => agent,
             None => Agent::reconnect(line, self.qemu).map_err(|why| self.trouble(why))?,
         };
-        let count = match agent.thaw() {
-            Ok(count) => Some(count),
-            // It thaws first, and then tells that its hook has failed (qga/commands-posix.c).
+        let thaw = match agent.thaw() {
+            Ok(count) => Thaw::Counted(count),
             Err(why @ AgentError::Refused { .. })
                 if agent.is_frozen().is_ok_and(|frozen| !frozen) =>
             {
-                self.complaint = Some(why.to_string());
-                None
+                let why = why.to_string();
+                // It thaws first, and then tells that its hook has failed.
+                if is_of_hook(&why) {
+                    self.complaint = Some(why);
+                    Thaw::Uncounted
+                } else {
+                    // Windows lets the guest write after ten seconds, and says so only now
+                    // (qga/vss-win32/requester.cpp, VSS_E_HOLD_WRITES_TIMEOUT).
+                    Thaw::Doubtful(why)
+                }
             }
             Err(why) => return Err(self.trouble(why)),
         };
         self.agent = Some(agent);
-        Ok(count)
+        Ok(thaw)
     }
 
     /// Thaws after `limit`, unless it is told that somebody else does.
@@ -213,7 +251,15 @@ impl Freezer {
     }
 }
 
-fn program(why: CommandError) -> Error {
+/// Why nothing was frozen, or not all of it.
+#[derive(Debug)]
+pub enum NotFrozen {
+    Agent(AgentError),
+    Program(CommandError),
+    Unreached,
+}
+
+pub fn program(why: CommandError) -> Error {
     Error::failed("The program").because(why)
 }
 
@@ -229,5 +275,53 @@ impl Watchdog {
         let (freezer, thawed) =
             self.thread.join().map_err(|_| Error::failed("The thread that thaws has panicked"))?;
         Ok(Watched { freezer, over: self.over.load(Ordering::SeqCst), thawed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::agent::tests::{guest, in_step};
+    use crate::quiesce::AgentChannel;
+    use crate::tool::guest_agent::{STATUS, THAW};
+
+    /// How it goes if an agent answers a thaw so, and then says that all is thawed.
+    fn thawed(answer: &'static str) -> (Thaw, Option<String>) {
+        let agent = guest(move |text| match text {
+            _ if text.contains(THAW) => format!("{answer}\n").into_bytes(),
+            _ if text.contains(STATUS) => b"{\"return\": \"thawed\"}\n".to_vec(),
+            _ => in_step(text).unwrap(),
+        });
+        let domain = DomainId { domid: 7, uuid: uuid::Uuid::nil(), name: "web1".into() };
+        let line = AgentChannel::Socket("/none".into());
+        let mut freezer = Freezer::new(domain, FreezeMethod::Agent(line), None);
+        freezer.agent = Some(agent);
+        (freezer.thaw().unwrap(), freezer.complaint)
+    }
+
+    #[test]
+    fn what_was_thawed_by_others_is_noticed() {
+        let (thaw, complaint) = thawed(r#"{"return": 2}"#);
+        assert_eq!((&thaw, complaint), (&Thaw::Counted(2), None));
+        assert_eq!(thaw.doubt(Some(2)), None);
+        assert_eq!(Thaw::Counted(2).doubt(None), None);
+        for (thawed, frozen) in [(0, 2), (1, 2), (2, 1)] {
+            let doubt = Thaw::Counted(thawed).doubt(Some(frozen)).unwrap();
+            assert!(doubt.contains("another program"), "{doubt}");
+        }
+    }
+
+    #[test]
+    fn a_hook_that_fails_is_a_complaint_and_a_lost_freeze_is_not() {
+        let (thaw, complaint) =
+            thawed(r#"{"error": {"desc": "fsfreeze hook has failed with status 1"}}"#);
+        assert_eq!(thaw, Thaw::Uncounted);
+        assert!(complaint.unwrap().contains("hook has failed"));
+        let words = "couldn't hold writes: fsfreeze is limited up to 10 seconds: ";
+        let (thaw, complaint) = thawed(
+            r#"{"error": {"desc": "couldn't hold writes: fsfreeze is limited up to 10 seconds: "}}"#,
+        );
+        assert_eq!(complaint, None);
+        assert!(thaw.doubt(Some(2)).unwrap().contains(words));
     }
 }

@@ -10,13 +10,14 @@ use super::list::{Place, place};
 use super::output::{print, print_done};
 use super::session::{Execute, open, take_lock};
 use crate::cli::PruneArgs;
+use crate::disk::chain::FileId;
 use crate::error::{Error, Kind, Remaining, Result};
 use crate::host::dependents;
 use crate::host::dom0::Dom0;
 use crate::host::files;
 use crate::host::list as host;
 use crate::host::lock::LockMode;
-use crate::list::{self, ListRequest, Listing, Other, Running};
+use crate::list::{self, CurrentDisk, ListRequest, Listing, Other, Running};
 use crate::memory::DELETING;
 use crate::plan::Perform;
 use crate::prune::{Decision, Rules, decide, interrupted_deletions, matching_domains};
@@ -94,11 +95,13 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<DomainSnapshots> {
     // A clone that is down needs its bases too: its configuration file says so.
     let known: BTreeSet<String> = domains.iter().map(|domain| domain.name.clone()).collect();
     // One that was renamed has its disks still.
-    let running = domains.iter().flat_map(|domain| &domain.disks);
-    let used: BTreeSet<_> = running.filter_map(|disk| files::identity(&disk.path)).collect();
+    let ids = |disks: &mut dyn Iterator<Item = &CurrentDisk>| -> Vec<FileId> {
+        let paths: Vec<_> = disks.map(|disk| disk.path.as_path()).collect();
+        files::identities(&paths).into_iter().flatten().collect()
+    };
+    let used = ids(&mut domains.iter().flat_map(|domain| &domain.disks));
     let runs = |file: &dependents::Configured| {
-        let ids = file.disks.iter().filter_map(|disk| files::identity(&disk.path));
-        known.contains(&file.name) || ids.into_iter().any(|id| used.contains(&id))
+        known.contains(&file.name) || ids(&mut file.disks.iter()).iter().any(|id| used.contains(id))
     };
     let configured = dependents::configured(None, &mut unseen).into_iter();
     let down = configured.filter(|file| !runs(file)).map(|file| Running {

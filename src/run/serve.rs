@@ -16,9 +16,7 @@ use crate::domain::Format;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::host::command::{CommandError, Server};
-use crate::host::files::identity;
 use crate::host::lock::LockMode;
-use crate::host::openers::{self, Ours};
 use crate::host::socket::{Socket, is_served};
 use crate::host::toolstack::Toolstack;
 use crate::host::{look, tools};
@@ -66,11 +64,8 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
     let (found, from) = look_at(&record, &vdev)?;
     let size = size(&found, &from)?;
     let description = format!("{}/{} {vdev}", record.domain.name, record.name);
-    let written = is_written(from.path());
-    let call = qemu_nbd::serve(
-        &from,
-        Export { name: export, description: &description, once: args.once, written },
-    );
+    let call =
+        qemu_nbd::serve(&from, Export { name: export, description: &description, once: args.once });
     let (held, listener) = Socket::listen(&socket, &reporter)?;
     if reporter.verbosity() > 0 {
         reporter.message(&format!("run {call}"));
@@ -215,12 +210,6 @@ fn size(found: &SnapshotDisk, from: &Whole) -> Result<u64> {
     };
     size.map(|size| size.next_multiple_of(SECTOR))
         .map_err(|why| Error::refused(format!("Disk {}", found.record.vdev)).because(why.clone()))
-}
-
-/// Whether somebody has a file open for writing, such as the guest.
-fn is_written(path: &Path) -> bool {
-    let openers = identity(path).map(|id| openers::of_files(&[id], &Ours::default()));
-    openers.into_iter().flatten().any(|(_, opener)| opener.writes)
 }
 
 /// Waits until a server has opened what it serves; `None` if it has ended before, as it should.

@@ -118,6 +118,11 @@ pub fn is_disabled(words: &str) -> bool {
     words.contains("disabled")
 }
 
+/// Whether the agent complains of its hook and nothing else (qga/commands-posix.c, `execute_fsfreeze_hook`).
+pub fn is_of_hook(words: &str) -> bool {
+    words.contains("fsfreeze hook")
+}
+
 /// Guest text, made safe for a message.
 fn plain(words: &str) -> String {
     words.chars().take(WORDS).map(|c| if is_plain(c) { c } else { ' ' }).collect()

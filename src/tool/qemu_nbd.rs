@@ -15,25 +15,22 @@ pub struct Export<'a> {
     pub description: &'a str,
     /// Whether to end when the last client disconnects.
     pub once: bool,
-    /// Whether the guest may write to the file meanwhile, because the snapshot is internal. It does not
-    /// write to the snapshot.
-    pub written: bool,
 }
 
 /// Serves a disk read-only, to any number of clients: nbdcopy opens several connections. `-A` tells them which parts of
 /// an overlay are its own (`qemu:allocation-depth`).
 pub fn serve(from: &Whole, export: Export<'_>) -> Invocation {
-    let Export { name, description, once, written } = export;
+    let Export { name, description, once } = export;
     let call = Invocation::new(Tool::QemuNbd, ["-r", "-A", "-e", "0", "-x", name])
         .args(["-D", description])
         .args((!once).then_some("-t"));
     match from {
         Whole::Image { path, format } => call.args(["-f", format.qemu()]).arg(path),
         Whole::Inside { path, id } => {
-            // qemu-nbd has no -U.
-            let shared = if written { "force-share=on," } else { "" };
+            // The guest, or a new snapshot, may write to the file meanwhile, and never to this snapshot. qemu-nbd
+            // has no -U.
             call.arg("-l").arg(snapshot_option(id)).arg("--image-opts").arg(format!(
-                "driver=qcow2,{shared}file.driver=file,file.filename={}",
+                "driver=qcow2,force-share=on,file.driver=file,file.filename={}",
                 path.to_string_lossy().replace(',', ",,")
             ))
         }
@@ -46,8 +43,7 @@ mod tests {
     use super::*;
     use crate::domain::Format;
 
-    const EXPORT: Export<'static> =
-        Export { name: "", description: "web1/s1 xvda", once: false, written: false };
+    const EXPORT: Export<'static> = Export { name: "", description: "web1/s1 xvda", once: false };
 
     #[test]
     fn formats_are_stated() {
@@ -65,10 +61,9 @@ mod tests {
     #[test]
     fn a_snapshot_inside_is_read_beside_its_writer() {
         let inside = Whole::Inside { path: "/srv/a,b.qcow2".into(), id: "1".into() };
-        let alone = serve(&inside, EXPORT).to_string();
-        assert!(alone.contains("snapshot.id=1") && alone.contains("--image-opts"), "{alone}");
-        assert!(alone.contains("driver=qcow2,file.driver=file,file.filename=/srv/a,,b.qcow2"));
-        let shared = serve(&inside, Export { written: true, ..EXPORT }).to_string();
-        assert!(shared.contains("driver=qcow2,force-share=on,file.driver=file"), "{shared}");
+        let call = serve(&inside, EXPORT).to_string();
+        assert!(call.contains("snapshot.id=1") && call.contains("--image-opts"), "{call}");
+        let shared = "driver=qcow2,force-share=on,file.driver=file,file.filename=/srv/a,,b.qcow2";
+        assert!(call.contains(shared), "{call}");
     }
 }

@@ -83,7 +83,7 @@ impl World<'_> {
             FileKind::TapVhd,
         ];
         let seen = kinds.iter().find_map(|kind| self.files.get(&(path.to_owned(), *kind)));
-        seen.and_then(id_of).or_else(|| files::identity(path))
+        seen.and_then(id_of).or_else(|| files::identities(&[path])[0])
     }
 
     pub(super) fn seen(&self, id: FileId) -> Option<&FileEntry> {
@@ -129,8 +129,10 @@ impl World<'_> {
             let Some(named) = link.named_below() else { return false };
             let text = named.as_os_str().as_encoded_bytes();
             let contains = |name: &&&[u8]| text.windows(name.len()).any(|part| part == **name);
-            files::identity(&named).is_some_and(|id| relevant.contains(&id))
-                || (!named.exists() && names.iter().any(|name| contains(&name)))
+            match files::identities(&[&named])[0] {
+                Some(id) => relevant.contains(&id),
+                None => names.iter().any(|name| contains(&name)),
+            }
         };
         let unclear = self.files.values().filter_map(|seen| {
             let link = seen.link.as_ref().ok()?;

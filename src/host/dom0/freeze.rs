@@ -13,8 +13,8 @@ use super::suspend::write_back;
 use crate::domain::DomainId;
 use crate::error::{Error, Result};
 use crate::host::agent::AgentError;
-use crate::host::command;
-use crate::host::freezer::{AGAIN, Freezer, Watched};
+use crate::host::command::{self, CommandError};
+use crate::host::freezer::{self, AGAIN, Freezer, NotFrozen, Watched};
 use crate::host::guard::Note;
 use crate::plan::Freeze;
 use crate::quiesce::{FreezeMethod, FreezeState, Quiesced, Thawed};
@@ -60,6 +60,7 @@ impl Dom0 {
             begun: Timestamp::now(),
             process: None,
             file_systems: None,
+            failed: false,
             thawed: None,
         };
         self.set_freeze_state(Some(state.clone()));
@@ -76,13 +77,22 @@ impl Dom0 {
             Ok(count) => count,
             Err(why) => {
                 let why = match why {
-                    Ok(AgentError::Refused { reason, .. }) if is_disabled(&reason) => {
+                    NotFrozen::Agent(AgentError::Refused { reason, .. })
+                        if is_disabled(&reason) && freezer.is_frozen() =>
+                    {
                         // Somebody else froze them first, and thaws.
                         self.set_freeze_state(None);
                         freezer.already()
                     }
-                    Ok(why) => freezer.trouble(why),
-                    Err(error) => error,
+                    NotFrozen::Agent(why) => freezer.trouble(why),
+                    NotFrozen::Program(why) => {
+                        let failed = matches!(why, CommandError::Failed { .. });
+                        self.set_freeze_state(Some(FreezeState { failed, ..state }));
+                        freezer::program(why)
+                    }
+                    NotFrozen::Unreached => {
+                        Error::failed("There is no connection to the guest agent")
+                    }
                 };
                 self.freeze.freezer = Some(freezer);
                 return Err(self.ended_instead(domain).unwrap_or(why));
@@ -145,8 +155,16 @@ impl Dom0 {
         let Watched { mut freezer, over, thawed } = watched;
         let mut doubt =
             over.then(|| "they were thawed when their time was over (--freeze-timeout)".to_owned());
-        if !thawed {
-            match self.thaw_now(&mut freezer) {
+        if state.failed {
+            // Most likely nothing is frozen, and a program such as fsfreeze calls that an error.
+            if let Err(error) = freezer.thaw() {
+                let words = error.chain().join(": ");
+                self.messages.push(format!(
+                    "note: the call to thaw {domain} after the freeze that failed has failed as well: {words}"
+                ));
+            }
+        } else if !thawed {
+            match self.thaw_now(&mut freezer, state.file_systems) {
                 Ok(why) => doubt = doubt.or(why),
                 Err(error) => {
                     // It may be tried again.
@@ -168,14 +186,16 @@ impl Dom0 {
     }
 
     /// Tries until they are thawed. Returns why they may have been thawed before, if they may.
-    fn thaw_now(&self, freezer: &mut Freezer) -> Result<Option<String>> {
+    fn thaw_now(&self, freezer: &mut Freezer, frozen: Option<u64>) -> Result<Option<String>> {
         let end = Instant::now() + THAW;
+        // What an attempt without an answer has thawed is not counted by the next one.
+        let mut expected = frozen;
         loop {
             let error = match freezer.thaw() {
-                Ok(Some(0)) => return Ok(Some("somebody else has thawed them".into())),
-                Ok(_) => return Ok(None),
+                Ok(thaw) => return Ok(thaw.doubt(expected)),
                 Err(error) => error,
             };
+            expected = None;
             // The freeze has ended with the guest.
             if let Some(ended) = self.ended_instead(&freezer.domain) {
                 return Ok(Some(ended.message));

@@ -33,6 +33,8 @@ pub struct Exporter {
     proofs: BTreeMap<String, FrozenFile>,
     /// Where the archive goes.
     output: Option<File>,
+    /// What of the archive is not written yet.
+    held: Vec<u8>,
     /// Whether it has begun.
     archive: bool,
     /// What was made.
@@ -231,7 +233,12 @@ impl Exporter {
                 None => stdout::open()?,
             };
             let output = self.output.insert(output);
-            write(&mut stdout::TarProgress { output, show: hands.show, stopped: hands.stopped })
+            write(&mut stdout::TarProgress {
+                output,
+                held: &mut self.held,
+                show: hands.show,
+                stopped: hands.stopped,
+            })
         };
         written().map_err(|why| {
             Error::failed("The archive could not be written to standard output").because(why).hint(

@@ -1,9 +1,10 @@
 //! Which file or device a path leads to.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -26,22 +27,57 @@ pub fn identity(path: &Path) -> Option<FileId> {
 
 /// How long a file system may take to say what a path leads to.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// The same where a missing answer ends the work: a disk may have to start to turn.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `work` tells, piece by piece, while it looks at files that may be on a file system that never answers. `None`
+/// if nothing more comes within `limit`: then its thread stays where it hangs.
+pub fn as_it_answers<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce(&mut dyn FnMut(T)) + Send + 'static,
+) -> Option<Vec<T>> {
+    let (sender, answers) = mpsc::channel();
+    thread::spawn(move || {
+        // Whoever has given up takes nothing more.
+        work(&mut |piece| drop(sender.send(Some(piece))));
+        drop(sender.send(None));
+    });
+    let mut pieces = Vec::new();
+    loop {
+        match answers.recv_timeout(limit) {
+            Ok(Some(piece)) => pieces.push(piece),
+            Ok(None) => return Some(pieces),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The directories whose file systems did not answer this process.
+static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn silent() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    SILENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether [`identities`] had no answer about the directory of a path.
+pub fn is_silent(path: &Path) -> bool {
+    path.parent().is_some_and(|parent| silent().contains(parent))
+}
 
 /// The same of paths that are none of our business, such as those of other domains. A file system that does
 /// not answer, such as NFS whose server is gone, has no file of ours, which were looked at before.
 pub fn identities(paths: &[&Path]) -> Vec<Option<FileId>> {
     let mut found = vec![None; paths.len()];
-    let mut hangs: Vec<&Path> = Vec::new();
     let mut at = 0;
     while at < paths.len() {
         let (sender, answers) = mpsc::channel();
         let rest: Vec<_> = paths[at..].iter().map(|path| path.to_path_buf()).collect();
-        let silent = hangs.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>();
+        let hangs = silent().clone();
         // Remaining alone where it hangs.
         thread::spawn(move || {
             for path in rest {
-                let hangs = path.parent().is_some_and(|parent| silent.iter().any(|s| s == parent));
-                if sender.send(if hangs { None } else { identity(&path) }).is_err() {
+                let skipped = path.parent().is_some_and(|parent| hangs.contains(parent));
+                if sender.send(if skipped { None } else { identity(&path) }).is_err() {
                     return;
                 }
             }
@@ -53,7 +89,7 @@ pub fn identities(paths: &[&Path]) -> Vec<Option<FileId>> {
                 return found;
             }
         }
-        hangs.extend(paths[at].parent());
+        silent().extend(paths[at].parent().map(Path::to_owned));
         at += 1;
     }
     found
@@ -62,4 +98,30 @@ pub fn identities(paths: &[&Path]) -> Vec<Option<FileId>> {
 /// Whether two paths lead to the same file or device.
 pub fn same(one: &Path, other: &Path) -> bool {
     identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_is_given_up_and_what_is_slow_is_not() {
+        const NAP: Duration = Duration::from_millis(80);
+        let (limit, nap) = (2 * NAP, || thread::sleep(NAP));
+        let slow = as_it_answers(limit, move |tell| {
+            (0..4).for_each(|piece| {
+                nap();
+                tell(piece);
+            });
+        });
+        assert_eq!(slow, Some(vec![0, 1, 2, 3]));
+        let (hangs, held) = mpsc::channel::<()>();
+        let hung = as_it_answers(limit, move |tell| {
+            tell(0);
+            let _ = held.recv();
+        });
+        assert_eq!(hung, None);
+        drop(hangs);
+        assert_eq!(as_it_answers(limit, |_: &mut dyn FnMut(u8)| {}), Some(Vec::new()));
+    }
 }

@@ -22,9 +22,11 @@ impl Overlays {
         if !record.disks.iter().any(changes_in_place) && !current.iter().any(elsewhere) {
             return Overlays::default();
         }
-        let mut files = dependents::around(record, current.iter().map(Disk::file));
-        // Files that are not understood are told by a deletion, which must know all of them.
-        let configured = dependents::configured(record.domain.cfg.as_deref(), &mut Vec::new());
+        // What is not seen is told by a deletion, which must know all of it.
+        let mut unseen = Vec::new();
+        let current_files = current.iter().map(Disk::file);
+        let mut files = dependents::around(record, current_files, &mut unseen);
+        let configured = dependents::configured(record.domain.cfg.as_deref(), &mut unseen);
         let configured = configured.into_iter().flat_map(|file| file.disks);
         files.extend(configured.map(|disk| (disk.path, disk.kind)));
         let seen = files_with(&[], &[], files, |_| false);

@@ -51,7 +51,10 @@ pub(super) fn alone(path: &Path, around: CheckContext<'_>, used: &InUse) -> Answ
     if let Some(who) = user(path, used, around, &|_| true) {
         return Answer::Trouble(Severity::Busy, format!("{who} has it open"));
     }
-    Answer::busy(openers::is_locked_elsewhere(path).then(|| "it is locked by a QEMU on another host".to_owned()))
+    Answer::busy(
+        openers::is_locked_elsewhere(path)
+            .then(|| "it is locked by a QEMU on another host".to_owned()),
+    )
 }
 
 /// Why a file or device cannot be opened, if it cannot. Rehearsed for files; devices are not opened for

@@ -93,6 +93,11 @@ program=("${alone[@]}")
 program[${#program[@]} - 1]=/usr/local/sbin/freezer
 refused 1 'did not end in 1 s' "${program[@]}" --freeze-timeout 1
 [[ $(xargs <calls.out) == 'freeze thaw' ]] || fail "it was called as $(xargs <calls.out)"
+# One that fails, and calls what is not frozen an error: nothing has changed, and nothing stays frozen.
+printf '#!/bin/bash\necho "not a mount point" >&2\nexit 1\n' >/usr/local/sbin/freezer
+begin=$SECONDS
+refused 1 'not a mount point' "${program[@]}"
+((SECONDS - begin < 20)) || fail "that took $((SECONDS - begin)) s"
 # It does not thaw: that comes first.
 printf '#!/bin/bash\n[[ $1 == freeze ]]\n' >/usr/local/sbin/freezer
 rc=0
