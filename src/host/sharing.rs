@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use nix::libc::{self, O_TMPFILE};
+use rustix::fs::fstatvfs;
 
 use crate::host::{extents, files};
 use crate::memory::align::{is_zero, page_sum};
@@ -132,26 +133,24 @@ pub fn share(image: &Path, older: &Path, stop: &dyn Fn() -> bool) -> io::Result<
     let old = Image::read(&mut from).map_err(io::Error::other)?;
     let mut to = files::open_no_link(image)?;
     let new = Image::read(&mut to).map_err(io::Error::other)?;
+    // Larger than a page on some: XFS with -b size=16k.
+    let block = fstatvfs(&to)?.f_frsize.max(PAGE as u64);
     let mut shared = 0;
-    equal(
-        (&from, &old),
-        (&to, &new),
-        stop,
-        &mut |Piece { mut from_at, mut to_at, mut length }| {
-            while length > 0 {
-                go_on(stop)?;
-                let most = length.min(extents::MOST);
-                let done = extents::share(&from, from_at, &to, to_at, most)?.min(most);
-                // Somebody has written to one of them, or only their checksums are the same.
-                if done == 0 {
-                    return Ok(());
-                }
-                shared += done;
-                (from_at, to_at, length) = (from_at + done, to_at + done, length - done);
+    equal((&from, &old), (&to, &new), stop, &mut |piece| {
+        let Piece { mut from_at, mut to_at, mut length } = piece.in_blocks(block);
+        while length > 0 {
+            go_on(stop)?;
+            let most = length.min(extents::MOST / block * block);
+            let done = extents::share(&from, from_at, &to, to_at, most)?.min(most);
+            // Somebody has written to one of them, or only their checksums are the same.
+            if done == 0 {
+                return Ok(());
             }
-            Ok(())
-        },
-    )?;
+            shared += done;
+            (from_at, to_at, length) = (from_at + done, to_at + done, length - done);
+        }
+        Ok(())
+    })?;
     Ok(shared)
 }
 
@@ -161,6 +160,17 @@ struct Piece {
     from_at: u64,
     to_at: u64,
     length: u64,
+}
+
+impl Piece {
+    /// What of it are whole blocks of both files; nothing if their blocks do not begin at the same bytes.
+    fn in_blocks(self, block: u64) -> Piece {
+        let Piece { from_at, to_at, length } = self;
+        let skipped = to_at.next_multiple_of(block) - to_at;
+        let fits = from_at % block == to_at % block;
+        let length = if fits { length.saturating_sub(skipped) / block * block } else { 0 };
+        Piece { from_at: from_at + skipped, to_at: to_at + skipped, length }
+    }
 }
 
 /// Why the index of an image would take too much of dom0's memory, if so. Nothing needs it.

@@ -166,6 +166,16 @@ impl<R: Read> Unpacked<R> {
     }
 }
 
+impl<R: Read> Unpacked<R> {
+    /// The same, of which only the beginning is read: however large the window, no more memory is used than that takes.
+    pub fn beginning(file: R) -> io::Result<Self> {
+        const LARGEST: u32 = 31;
+        let mut decoder = Decoder::new(file)?;
+        decoder.window_log_max(LARGEST)?;
+        Ok(Unpacked(decoder))
+    }
+}
+
 impl<R: Read> fmt::Debug for Unpacked<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unpacked").finish_non_exhaustive()
@@ -179,6 +189,11 @@ impl<R: Read> Read for Unpacked<R> {
             kind @ io::ErrorKind::UnexpectedEof => {
                 io::Error::new(kind, "its compressed data are truncated")
             }
+            // zstd's own words, of ZSTD_error_frameParameter_windowTooLarge.
+            _ if error.to_string().contains("requires too much memory") => io::Error::other(
+                "it was compressed with a longer window than is unpacked here (zstd --long, --ultra): unpack it, or \
+                 pass zstd -dc --long=31 FILE by a pipe, as -",
+            ),
             _ => io::Error::other(format!("its compressed data are damaged: {error}")),
         })
     }

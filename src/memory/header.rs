@@ -1,7 +1,10 @@
 //! The header of an `xl save` file: encoding and decoding. Pure.
 
+use std::hash::Hasher;
 use std::io::{self, Read};
 use std::str;
+
+use twox_hash::XxHash64;
 
 use super::entries::PAGE;
 use crate::record::Record;
@@ -24,6 +27,10 @@ pub const MARK: &str = "# xl-snapshot record\n";
 
 /// Closes a record behind the stream: TOML cut short may still be TOML.
 const END_MARK: &str = "# end of xl-snapshot record\n";
+
+/// Begins the last line of a record in the header, a comment. The sum is XXH64 with seed 0 of the configuration, a NUL and
+/// the TOML before that line. Headers of earlier versions have none.
+const SUM: &str = "# checksum of this header: ";
 
 /// Room for the proofs of one disk: an ID and a name of at most 256 bytes each, and numbers.
 const PROOF_SPACE: usize = 1024;
@@ -79,6 +86,11 @@ pub enum BadHeader {
     /// A length that cannot be.
     #[error("Its header claims a length of {0} bytes, which cannot be")]
     Length(u32),
+    /// Its checksum is another one.
+    #[error(
+        "The configuration or the record in its header is not what was written: the image is damaged"
+    )]
+    Sum,
     /// The configuration is not text.
     #[error("The configuration in its header is not text")]
     Text,
@@ -124,9 +136,15 @@ pub fn aligned_space(config: &str, record: &Record) -> usize {
 
 /// The header with the record padded to `space` bytes.
 pub fn encode(config: &str, record: &Record, space: usize) -> Result<Vec<u8>, BadHeader> {
-    let mut tail = String::from(MARK) + &record.to_toml();
+    let toml = record.to_toml();
+    let mut tail = String::from(MARK) + &toml;
     if tail.len() > space {
         return Err(BadHeader::RecordSpace { needed: tail.len(), space });
+    }
+    let sum = sum_line(config, &toml);
+    // Without room for it, as in a header of an earlier version, there is none.
+    if tail.len() + sum.len() <= space {
+        tail += &sum;
     }
     // As it would stand behind the stream, so that either way it can be read again.
     if space + END_MARK.len() > MAX_RECORD {
@@ -134,6 +152,19 @@ pub fn encode(config: &str, record: &Record, space: usize) -> Result<Vec<u8>, Ba
     }
     tail.extend(std::iter::repeat_n('\n', space - tail.len()));
     encode_with_tail(config, tail.as_bytes())
+}
+
+fn sum_line(config: &str, toml: &str) -> String {
+    let mut sum = XxHash64::with_seed(0);
+    [config.as_bytes(), &[0], toml.as_bytes()].iter().for_each(|part| sum.write(part));
+    format!("{SUM}{:016x}\n", sum.finish())
+}
+
+/// Whether a record and its configuration are those of the checksum in the record, if it has one.
+fn is_as_written(config: &str, record: &str) -> bool {
+    let text = record.trim_end_matches('\n');
+    let (toml, last) = record.split_at(text.rfind('\n').map_or(0, |at| at + 1));
+    !last.starts_with(SUM) || last.trim_end_matches('\n') == sum_line(config, toml).trim_end()
 }
 
 /// The header as `xl save` itself writes it, without a record.
@@ -245,6 +276,7 @@ impl Header {
             Tail::Record(text) if text.len() > MAX_RECORD => {
                 Err(BadHeader::RecordLength(text.len()))
             }
+            Tail::Record(text) if !is_as_written(&config, &text) => Err(BadHeader::Sum),
             tail => Ok(Header { config, tail }),
         }
     }

@@ -80,7 +80,7 @@ pub fn restore_command(image: &Path, compressed: bool) -> String {
 /// is complete or not, and nothing else.
 pub fn read_front<F: Read + Seek>(file: &mut F) -> Result<(String, Record), BadImage> {
     match is_compressed(file)? {
-        true => front(&mut Unpacked::new(file)?),
+        true => front(&mut Unpacked::beginning(file)?),
         false => front(file),
     }
 }
@@ -91,7 +91,7 @@ pub fn read_front_of_stream(mut input: impl Read) -> Result<(String, Record), Ba
     input.read_exact(&mut magic)?;
     let compressed = frames::is_compressed(magic);
     let mut input = magic.as_slice().chain(input);
-    if compressed { front(&mut Unpacked::new(input)?) } else { front(&mut input) }
+    if compressed { front(&mut Unpacked::beginning(input)?) } else { front(&mut input) }
 }
 
 /// Whether a file begins as a compressed one; leaves it at its beginning.
@@ -190,7 +190,7 @@ pub enum BadImage {
 impl Image {
     /// Reads the header and the record, and what tells whether the rest is whole:
     ///
-    /// * of a plain image a handful of bytes from every 4 MiB: a changed byte inside of a page is noticed only
+    /// * of a plain image some kilobytes from every 4 MiB: a changed byte inside of a page is noticed only
     ///   by [`Self::read_all`], and only if the image has checksums;
     /// * of an image that this program compressed the length and the frames, block by block: a
     ///   changed byte is noticed only when it is unpacked ([`Self::read_all`]);
@@ -206,13 +206,16 @@ impl Image {
     fn read_plain<F: Read + Seek>(file: &mut F, length: u64) -> Result<Image, BadImage> {
         let (config, mut record) = front(file)?;
         let stream_offset = file.stream_position()?;
-        let end = stream::walk(file, stream_offset, length)?;
+        let (end, pages) = stream::walk_counting(file, stream_offset, length)?;
         let table = if length > end { Table::read(file, end)? } else { None };
         let mut sums_lost = false;
         if record.complete {
             check_length(record.image_size, length)?;
-            // It is as long as it was written, and the stream has its end.
-            sums_lost = behind_table(end, table) != length;
+            if behind_table(end, table) != length {
+                // What ends a stream is zeros, as in a hole. Behind its true end is room for just its checksums.
+                check_length(Table::behind(end, pages), length)?;
+                sums_lost = true;
+            }
         } else {
             let behind = if length - end > header::MAX_RECORD as u64 {
                 Vec::new()

@@ -185,7 +185,7 @@ fn at_the_end<F: Read + Seek>(
 }
 
 fn compressed<F: Read + Seek>(file: &mut F, length: u64) -> Result<Peek, BadImage> {
-    let record = match in_header(&mut Unpacked::new(file.by_ref())?, Effort::Full) {
+    let record = match in_header(&mut Unpacked::beginning(file.by_ref())?, Effort::Full) {
         Err(BadImage::NoRecord) => return Ok(Peek::SaveFile),
         // Anybody may compress anything.
         Err(BadImage::Header(

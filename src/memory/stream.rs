@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::entries::{BATCH_HEAD, PAGE, PAGE_DATA, entries, has_data, pfn};
+use super::entries::{BATCH_HEAD, PAGE, PAGE_DATA, PAGE_SHIFT, entries, has_data, pfn};
 use crate::release::{LIBXC_STREAMS, LIBXL_STREAM};
 
 /// "LibxlFmt".
@@ -41,6 +41,12 @@ pub enum BadStream {
         /// What it claims.
         length: u32,
     },
+    /// A list of pages that no reader takes, or that a reader takes for another one.
+    #[error("The list of pages in the record at byte {offset} is wrong: the image is damaged")]
+    Pages {
+        /// Where, from the start of the file.
+        offset: u64,
+    },
     /// The file ends before the stream does.
     #[error("It ends at byte {length}, in the middle of the guest's memory: it is truncated")]
     Truncated {
@@ -55,18 +61,32 @@ pub enum BadStream {
 /// Walks the stream that begins at `start` in a file of `length` bytes (`u64::MAX` if that is not
 /// known) and returns the offset of the first byte behind it. It only ever seeks forward.
 pub fn walk<F: Read + Seek>(file: &mut F, start: u64, length: u64) -> Result<u64, BadStream> {
-    Walker { file, at: start, length, batches: None }.walk()
+    walk_counting(file, start, length).map(|(end, _)| end)
 }
 
-/// The same; tells of each page with data its number and where it stands, in the order of the file. What is no
-/// record of pages as this program knows them is passed over. An error of `page` ends it.
+/// The same; also returns how many pages with data there are, which is 0 if its records of pages are not as this
+/// program knows them.
+pub fn walk_counting<F: Read + Seek>(
+    file: &mut F,
+    start: u64,
+    length: u64,
+) -> Result<(u64, u64), BadStream> {
+    let mut walker = Walker { file, at: start, length, knows_pages: false, pages: 0, take: None };
+    let end = walker.walk()?;
+    Ok((end, walker.pages))
+}
+
+/// The same; tells of each page with data its number and where it stands, in the order of the file. An error of
+/// `page` ends it.
 pub fn pages<F: Read + Seek>(
     file: &mut F,
     start: u64,
     length: u64,
     page: Page<'_>,
 ) -> Result<u64, BadStream> {
-    Walker { file, at: start, length, batches: Some(page) }.walk()
+    let mut walker =
+        Walker { file, at: start, length, knows_pages: false, pages: 0, take: Some(page) };
+    walker.walk()
 }
 
 type Page<'a> = &'a mut dyn FnMut(u64, u64) -> io::Result<()>;
@@ -75,19 +95,24 @@ struct Walker<'f, F> {
     file: &'f mut F,
     at: u64,
     length: u64,
-    batches: Option<Page<'f>>,
+    /// Whether the domain header says that its pages have the size that this program knows.
+    knows_pages: bool,
+    /// How many pages with data were passed.
+    pages: u64,
+    take: Option<Page<'f>>,
 }
 
 impl<F: Read + Seek> Walker<'_, F> {
-    fn walk(mut self) -> Result<u64, BadStream> {
-        let walker = &mut self;
+    fn walk(&mut self) -> Result<u64, BadStream> {
+        let walker = self;
         let offset = walker.at;
         if walker.be_u64()? != LIBXL_IDENT || walker.be_u32()? != LIBXL_STREAM {
             return Err(BadStream::Ident { what: "libxl stream header", offset });
         }
         walker.skip(4)?; // options
         loop {
-            match walker.record()? {
+            let (kind, _) = walker.record()?;
+            match kind {
                 LIBXL_END => return Ok(walker.at),
                 LIBXL_LIBXC_CONTEXT => walker.libxc()?,
                 _ => {}
@@ -104,46 +129,58 @@ impl<F: Read + Seek> Walker<'_, F> {
             return Err(BadStream::Ident { what: "libxc image header", offset });
         }
         self.skip(8)?; // options, reserved
-        self.skip(16)?; // domain header
+        self.skip(4)?; // domain header: the type of the guest
+        self.knows_pages = u16::from_ne_bytes(self.bytes()?) == PAGE_SHIFT;
+        self.skip(10)?; // reserved, the version of Xen
         loop {
             let offset = self.at;
-            match self.record()? {
+            let (kind, length) = self.record()?;
+            match kind {
                 LIBXC_END => return Ok(()),
-                PAGE_DATA if self.batches.is_some() => self.batch(offset)?,
+                PAGE_DATA if self.knows_pages => self.batch(offset, length)?,
                 _ => {}
             }
         }
     }
 
-    /// Tells of the pages in the record at this offset, behind which the walker stands.
-    fn batch(&mut self, offset: u64) -> Result<(), BadStream> {
+    /// Looks at the pages in the record at this offset, whose body has this length. The walker stands behind it, but
+    /// nothing of the body was read.
+    fn batch(&mut self, offset: u64, length: u32) -> Result<(), BadStream> {
         const HEAD: u64 = 8 + BATCH_HEAD as u64;
+        let wrong = || BadStream::Pages { offset };
         let end = self.at;
-        let length = end - offset;
-        if length <= HEAD {
-            return Ok(());
-        }
         self.at = offset + 8;
         let count = u64::from(u32::from_ne_bytes(self.bytes()?));
         self.at = end;
-        let Some(room) = (length - HEAD).checked_sub(8 * count) else { return Ok(()) };
-        let mut pages: u64 = 0;
         let list = offset + HEAD;
-        self.with_data(list, count, &mut |_| {
+        let before = HEAD + 8 * count;
+        let Some(room) = (8 + u64::from(length)).checked_sub(before) else { return Err(wrong()) };
+        let (mut pages, mut last, mut twice) = (0, None, false);
+        let counted = self.with_data(list, count, &mut |entry| {
+            // Zeros instead of a list name the first page again and again.
+            twice |= last.replace(pfn(entry)) == Some(pfn(entry));
             pages += 1;
             Ok(())
-        })?;
-        if pages * PAGE as u64 != room {
-            return Ok(());
+        });
+        match counted {
+            // Where the length was not known before.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(BadStream::Truncated { length: self.file.stream_position()? });
+            }
+            counted => counted?,
         }
-        let Some(page) = self.batches.take() else { return Ok(()) };
-        let mut at = list + 8 * count;
+        if twice || pages * PAGE as u64 != room {
+            return Err(wrong());
+        }
+        self.pages += pages;
+        let Some(take) = self.take.take() else { return Ok(()) };
+        let mut at = offset + before;
         self.with_data(list, count, &mut |entry| {
-            page(pfn(entry), at)?;
+            take(pfn(entry), at)?;
             at += PAGE as u64;
             Ok(())
         })?;
-        self.batches = Some(page);
+        self.take = Some(take);
         Ok(())
     }
 
@@ -171,9 +208,9 @@ impl<F: Read + Seek> Walker<'_, F> {
         Ok(())
     }
 
-    /// Steps over one record and returns its type. Both streams have the same record header, in
+    /// Steps over one record and returns its type and the length of its body. Both streams have the same record header, in
     /// the byte order of the machine, and pad bodies to eight bytes.
-    fn record(&mut self) -> Result<u32, BadStream> {
+    fn record(&mut self) -> Result<(u32, u32), BadStream> {
         let offset = self.at;
         let kind = u32::from_ne_bytes(self.bytes()?);
         let length = u32::from_ne_bytes(self.bytes()?);
@@ -181,7 +218,7 @@ impl<F: Read + Seek> Walker<'_, F> {
             return Err(BadStream::Record { offset, length });
         }
         self.skip(u64::from(length).next_multiple_of(8))?;
-        Ok(kind)
+        Ok((kind, length))
     }
 
     fn be_u64(&mut self) -> Result<u64, BadStream> {

@@ -71,8 +71,12 @@ impl Table {
 
     /// The length of a table in bytes.
     pub fn length(&self) -> u64 {
-        // A count that cannot be fits no file.
-        self.count.saturating_mul(SUM).saturating_add(HEAD + SUM)
+        length_of(self.count)
+    }
+
+    /// Where a file ends that has a table at this offset, of so many pages.
+    pub fn behind(at: u64, pages: u64) -> u64 {
+        at.saturating_add(length_of(pages))
     }
 
     /// Reads the beginning of a table at this offset. `None`: something else stands there.
@@ -130,6 +134,11 @@ impl Table {
         let sums = bytes.chunks_exact(8);
         Ok(sums.map(|sum| u64::from_le_bytes(sum.try_into().expect("eight bytes"))).collect())
     }
+}
+
+/// A count that cannot be fits no file.
+fn length_of(pages: u64) -> u64 {
+    pages.saturating_mul(SUM).saturating_add(HEAD + SUM)
 }
 
 /// Why an image is not what was written.

@@ -16,7 +16,7 @@ use crate::cli::{Common, CreateArgs};
 use crate::create::{self, ImagePlace, Job};
 use crate::error::{Error, Result};
 use crate::host::dom0::Dom0;
-use crate::host::image::Source;
+use crate::host::image::{Source, rewrite};
 use crate::host::lock::LockMode;
 use crate::host::look::{self, Domain};
 use crate::host::surroundings::stdout_is_nowhere;
@@ -106,7 +106,17 @@ pub(super) fn adapted(args: CreateArgs, adapt: Adapt<'_>, carry_out: Execute) ->
             Some(path) => find(path)?,
             None => Vec::new(),
         },
-        Ok(Target::File(path)) => find(&path)?,
+        Ok(Target::File(path)) => {
+            if let Some(left) = rewrite::leftover(&path) {
+                return Err(Error::refused(format!("The image {}", path.display()))
+                    .because(format!(
+                        "{} is there: an interrupted delete has left it",
+                        left.display()
+                    ))
+                    .hint("choose another name, or remove that file if no delete runs"));
+            }
+            find(&path)?
+        }
         Ok(Target::Stdout) => Vec::new(),
         Err(why) => return Err(why),
     };

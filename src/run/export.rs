@@ -89,7 +89,10 @@ pub(super) fn one(args: &ExportArgs, carry_out: Execute) -> Result<Outcome> {
     let options = Options { memory: options.memory && snapshot.source.is_some(), ..options };
     let found = look::look(Some(&dom0.toolstack), &snapshot, &cfg, &options)?;
     let writer = format!("xl-snapshot {}", env!("CARGO_PKG_VERSION"));
-    let plan = export::plan(&found, &options, &writer)?;
+    let mut plan = export::plan(&found, &options, &writer)?;
+    if let Some(source) = snapshot.source.as_mut().filter(|_| options.memory) {
+        plan.notes.extend(source.leave_damaged_sums()?);
+    }
     let Some(lock) = lock else { return Ok(Outcome::Planned(plan)) };
     dom0.source = snapshot.source.take().filter(|_| options.memory);
     dom0.be_guarded(&plan, &lock)?;

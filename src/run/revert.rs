@@ -197,17 +197,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     }
     // Found only when the domain is destroyed, it would end the revert there.
     if let Some(source) = &mut snapshot.source {
-        let damaged = source.leave_damaged_sums().map_err(|why| {
-            Error::refused(format!("Image {} cannot be read", source.name))
-                .because(why)
-                .hint("see the storage that it is on: dmesg; or revert to another snapshot")
-        })?;
-        if damaged {
-            revert.plan.notes.push(
-                "the checksums in the image are damaged, so that its memory cannot be verified"
-                    .into(),
-            );
-        }
+        revert.plan.notes.extend(source.leave_damaged_sums()?);
     }
     let Some(lock) = lock else { return print_plan(&revert.plan, args.common.json) };
     let memory = snapshot.source.is_some();

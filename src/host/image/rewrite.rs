@@ -17,6 +17,7 @@ use crate::domain::DomainConfig;
 use crate::host::{files, lock, record_file};
 use crate::memory::frames::{self, Level};
 use crate::memory::header::{self, Header, MARK, MAX_RECORD, Tail};
+use crate::memory::stream::LIBXL_IDENT;
 use crate::memory::{Form, partial_path, read_front};
 use crate::record::{DiskRecord, Record};
 
@@ -102,12 +103,41 @@ fn finish_in(file: &File, path: &Path) -> io::Result<()> {
     let Some(log) = begun(path)? else { return Ok(()) };
     let new = beside(path);
     let mut bytes = Vec::new();
+    let ours = files::is_ours(&log.metadata()?);
     log.take(MOST + 1).read_to_end(&mut bytes)?;
     let whole = read_front(&mut io::Cursor::new(&bytes));
-    if bytes.len() as u64 > MOST || whole.is_err() {
-        return Err(io::Error::other(format!("{} is no header of an image", new.display())));
+    let foreign = |why: &str| {
+        io::Error::other(format!("{} {why}: if no delete runs, remove it", new.display()))
+    };
+    let Some((_, record)) = whole.ok().filter(|_| ours && bytes.len() as u64 <= MOST) else {
+        return Err(foreign("is no header of an image"));
+    };
+    if !is_header_of(file, &bytes, &record)? {
+        return Err(foreign("is the header of another image"));
     }
     apply(file, &bytes, &new)
+}
+
+/// Whether these bytes stand at the beginning of an image, or are to: it has the same snapshot, unless its header is torn,
+/// and what follows the header begins right behind them.
+fn is_header_of(mut file: &File, bytes: &[u8], record: &Record) -> io::Result<bool> {
+    let mut next = [0; 8];
+    let at = bytes.len() as u64;
+    if file.read_exact_at(&mut next, at).is_err() {
+        return Ok(false);
+    }
+    let [first, second, third, fourth, ..] = next;
+    let follows = match frames::is_compressed([bytes[0], bytes[1], bytes[2], bytes[3]]) {
+        true => frames::is_compressed([first, second, third, fourth]),
+        false => next == LIBXL_IDENT.to_be_bytes(),
+    };
+    file.rewind()?;
+    Ok(follows && read_front(&mut file).map_or(true, |(_, there)| there.id == record.id))
+}
+
+/// What a replacement in an earlier image of that name has left, if anything.
+pub fn leftover(image: &Path) -> Option<PathBuf> {
+    Some(beside(image)).filter(|path| fs::symlink_metadata(path).is_ok())
 }
 
 /// The bytes of a replacement that has begun and not ended.

@@ -108,18 +108,22 @@ impl Source {
         Ok(Box::new(Whole { image, left: stream_len }))
     }
 
-    /// Goes on without the checksums if they are damaged themselves, and returns whether they are: they say nothing
-    /// of the memory then. Reads a 500th of a plain image, and nothing of others.
-    pub fn leave_damaged_sums(&mut self) -> io::Result<bool> {
-        if mem::take(&mut self.image.sums_lost) {
-            return Ok(true);
+    /// Goes on without the checksums if they are damaged themselves, and returns what is to be told then: they say
+    /// nothing of the memory. Reads a 500th of a plain image, and nothing of others.
+    pub fn leave_damaged_sums(&mut self) -> Result<Option<String>> {
+        let lost = mem::take(&mut self.image.sums_lost);
+        let good = self.image.sums.map_or(Ok(true), |table| table.is_good(&mut self.file));
+        let good = good.map_err(|why| {
+            Error::refused(format!("Image {} cannot be read", self.name))
+                .because(why)
+                .hint("see the storage that it is on: dmesg; or use another snapshot")
+        })?;
+        if good && !lost {
+            return Ok(None);
         }
-        let Some(table) = self.image.sums else { return Ok(false) };
-        let damaged = !table.is_good(&mut self.file)?;
-        if damaged {
-            self.image.sums = None;
-        }
-        Ok(damaged)
+        self.image.sums = None;
+        let words = "the checksums in the image are damaged, so that its memory cannot be verified";
+        Ok(Some(words.into()))
     }
 
     /// Reads every byte of the image, and checks its checksums, where it has any.

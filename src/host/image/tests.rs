@@ -281,7 +281,7 @@ fn memory_with_damaged_checksums_is_read_without_them() {
     let pages: Vec<_> = (0..300).map(|pfn| (pfn, pfn + 1)).collect();
     image(&start, &guest_stream(HVM, &[pages]));
     let mut source = Source::open(path(&start)).unwrap();
-    assert!(!source.leave_damaged_sums().unwrap());
+    assert_eq!(source.leave_damaged_sums().unwrap(), None);
     let whole = fed(&mut source).unwrap();
     // A byte in the middle of the table.
     let mut bytes = fs::read(path(&start)).unwrap();
@@ -290,7 +290,7 @@ fn memory_with_damaged_checksums_is_read_without_them() {
     fs::write(path(&start), &bytes).unwrap();
     let mut source = Source::open(path(&start)).unwrap();
     assert!(fed(&mut source).is_err());
-    assert!(source.leave_damaged_sums().unwrap());
+    assert!(source.leave_damaged_sums().unwrap().is_some());
     assert!(fed(&mut source).unwrap() == whole);
     // Bytes in its head: what it is, and how many sums it has.
     let good = {
@@ -305,9 +305,51 @@ fn memory_with_damaged_checksums_is_read_without_them() {
         let mut source = Source::open(path(&start)).unwrap();
         let error = source.verify().unwrap_err().chain().join(": ");
         assert!(error.contains("The table of its checksums is damaged"), "{error}");
-        assert!(source.leave_damaged_sums().unwrap(), "{at}");
+        assert!(source.leave_damaged_sums().unwrap().is_some(), "{at}");
         assert!(fed(&mut source).unwrap() == whole);
     }
+}
+
+/// Zeros where a record should begin are what ends a stream.
+#[test]
+fn a_hole_in_an_image_is_not_taken_for_the_end_of_its_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = start(directory.path(), None);
+    let batches: Vec<Vec<_>> = (0..4)
+        .map(|batch| (0..64).map(|page| (64 * batch + page, 64 * batch + page + 1)).collect())
+        .collect();
+    image(&start, &guest_stream(HVM, &batches));
+    let good = fs::read(path(&start)).unwrap();
+    let refused = |bytes: &[u8], what: &str| {
+        fs::write(path(&start), bytes).unwrap();
+        let error = Source::open(path(&start)).expect_err(what);
+        assert_eq!(error.exit_code(), 3, "{what}");
+    };
+    let stream = Source::open(path(&start)).unwrap().image.stream_offset;
+    let stream = usize::try_from(stream).unwrap();
+    // From anywhere in the memory to the end, and of the length of a batch.
+    for from in (stream + 100..good.len() - 10_000).step_by(40_961) {
+        for length in [300_000, good.len()] {
+            let mut bytes = good.clone();
+            let to = good.len().min(from + length);
+            bytes[from..to].fill(0);
+            refused(&bytes, &format!("{from} to {to}"));
+        }
+    }
+    // The lists of pages: zeros, and another number.
+    let number = |number: u64| number.to_ne_bytes();
+    for first in [0u64, 64, 128] {
+        let list: Vec<u8> = (first..first + 64).flat_map(number).collect();
+        let at = good.windows(list.len()).position(|bytes| bytes == list).unwrap();
+        let mut bytes = good.clone();
+        bytes[at + 16..at + 256].fill(0);
+        refused(&bytes, "a list of zeros");
+        let mut bytes = good.clone();
+        bytes[at + 7] = 0xf0;
+        refused(&bytes, "a page that is not there");
+    }
+    fs::write(path(&start), &good).unwrap();
+    Source::open(path(&start)).unwrap().verify().unwrap();
 }
 
 /// The process that wrote a plain image was killed while it wrote the checksums: they are left out.
@@ -375,7 +417,7 @@ fn an_image_that_a_guest_is_restored_from_gets_its_checksums_later() {
         }
         let mut source = Source::open(path(&start)).unwrap();
         assert_eq!(source.image.sums.is_some(), torn == u64::MAX);
-        assert!(!source.leave_damaged_sums().unwrap());
+        assert_eq!(source.leave_damaged_sums().unwrap(), None);
         source.verify().unwrap();
         assert!(fed(&mut source).unwrap().len() as u64 == source.image.stream_len);
         assert_eq!(fs::metadata(path(&start)).unwrap().len(), length);
