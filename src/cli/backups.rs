@@ -96,11 +96,11 @@ pub struct BackupArgs {
 
 Clients read the disk as it was at the snapshot. The guest keeps running:
   nbdinfo 'nbd+unix:///?socket=/run/web1-xvda.sock'
-  nbdcopy 'nbd+unix:///?socket=/run/web1-xvda.sock' - | restic backup --stdin
+  nbdcopy 'nbd+unix:///?socket=/run/web1-xvda.sock' /backup/web1-xvda.img
   nbd-client -unix /run/web1-xvda.sock /dev/nbd0 -readonly
 
 The socket is there once clients can connect, and is removed at the end. Only
-root can connect to it. Nothing is changed, and nobody can write.
+root can connect to it. Nothing is changed, and no client can write.
 
 While a disk is served, its snapshot cannot be deleted, and an internal or
 logical volume snapshot cannot be reverted to: those commands refuse, and say
