@@ -358,8 +358,8 @@ pub fn plan_memory_only(seen: &DeleteInput) -> Result<(Plan, PathBuf)> {
     };
     record.domain.cfg = cfg.clone();
     let mut notes = vec![
-        "what is left is what a power cut would have left: nobody knows whether the guest's file \
-         systems and data bases survive that"
+        "what is left is what a power cut would have left: it is not known whether the guest's file \
+         systems and databases survive that"
             .to_owned(),
     ];
     if cfg.is_none() {

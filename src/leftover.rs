@@ -116,7 +116,7 @@ impl fmt::Display for Leftover {
             }
         }
         for (volume, _) in self.volumes.iter().filter(|(volume, _)| volume.open) {
-            write!(f, "; not removed is {}: somebody has it open", volume.path())?;
+            write!(f, "; not removed is {}: a program has it open", volume.path())?;
         }
         if let Some(why) = &self.unsure {
             write!(f, "; nothing of it is removed: {why}")?;

@@ -384,7 +384,7 @@ pub(crate) fn check_image(found: &RevertInput) -> Result<()> {
     let record = &found.record;
     let refused = || {
         Error::refused(format!("The image of {} is not consistent", found.record.name))
-            .hint("somebody has changed the image: use the original")
+            .hint("the image was changed: use the original")
     };
     let disks = found.config.disks().map_err(|why| refused().because(why))?;
     let name = found.config.name().map_err(|why| refused().because(why))?;

@@ -17,7 +17,7 @@ use crate::tool::{check_path, quote};
 /// Why disks without memory are no snapshot of a running domain ("domain snapshot", RFC V9 on
 /// xen-devel).
 const NOT_WORTH_IT: &str = "without its memory, the disks of a running guest are what a power cut \
-                            leaves: nobody knows whether its file systems and data bases survive that";
+                            leaves: it is not known whether its file systems and databases survive that";
 
 /// Refuses domains of which disks cannot be snapshotted without memory.
 pub(super) fn check(job: &Job, seen: &CreateInput) -> Result<()> {

@@ -107,7 +107,7 @@ pub(super) fn delete(
             let all: Vec<_> = overlays.iter().map(named).collect();
             return Err(refuse(family, format!("{shown} is the base of {}", all.join(" and ")))
                 .hint(
-                    "--flatten copies it into each of them; or remove those that nobody needs any more",
+                    "--flatten copies it into each of them; or remove those that are not needed any more",
                 ));
         }
     }
@@ -150,7 +150,7 @@ fn keep(base: &TreeImage, untouched: bool) -> Option<String> {
     } else if !inside() {
         "there are internal snapshots in it".into()
     } else if !base.created_by_us {
-        format!("it was not made by this program; if nobody needs it: rm {}", quote(&base.path))
+        format!("it was not made by this program; if it is not needed: rm {}", quote(&base.path))
     } else if !untouched {
         "it was written to since the snapshot".into()
     } else {
@@ -239,7 +239,7 @@ fn merge(
     let online = check(family, base, overlay, false)?;
     let no_stream = why_no_stream(base, overlay);
     let no_commit = match only_stream {
-        true => Some("it is a copy that takes nobody's place".into()),
+        true => Some("it is a copy that replaces no image".into()),
         false => why_no_commit(family, base, overlay, online),
     };
     let streams = base.allocated;
@@ -312,7 +312,7 @@ fn why_no_commit(
         return Some(format!("the base is the content of snapshot {} too", keeper.name));
     }
     if overlay.users.is_empty() && overlay.keepers.is_empty() {
-        return Some("nobody knows who names the overlay".into());
+        return Some("it is not known who names the overlay".into());
     }
     if let Some(who) = base.is_open_elsewhere(online) {
         return Some(format!("the base is open in {who}"));

@@ -186,13 +186,13 @@ fn by_hand(vdev: &str, node: &Node) -> String {
     let entry = entry.map(|format| Change::new(vdev, &node.file, format).entry());
     match entry {
         Some(entry) => format!(
-            "somebody snapshotted it by hand: until the domain's xl configuration file says {}, its next \
+            "it was snapshotted by hand: until the domain's xl configuration file says {}, its next \
              start goes back to the old image; correct the file, shut the domain down, and start it from \
              the file",
             literal(&entry, "'")
         ),
         None => {
-            "somebody snapshotted it by hand; restart the domain on the right image first".into()
+            "it was snapshotted by hand; restart the domain on the right image first".into()
         }
     }
 }

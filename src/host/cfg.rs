@@ -38,7 +38,7 @@ pub enum RewriteError {
     #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
     /// The file is not the one that was looked at.
-    #[error("{} was changed by somebody else", path.display())]
+    #[error("{} was changed meanwhile", path.display())]
     Changed { path: PathBuf },
     /// libxlutil reads something else in the new text than it should.
     #[error("{} cannot be rewritten: libxlutil would misread the result", path.display())]

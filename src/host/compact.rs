@@ -35,7 +35,7 @@ pub enum NotCompact {
         /// In bytes.
         needed: u64,
     },
-    #[error("Somebody has replaced or changed it meanwhile")]
+    #[error("It was replaced or changed meanwhile")]
     Changed,
     #[error("It is a symbolic link, which would be replaced by a file")]
     Link,

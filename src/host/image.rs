@@ -82,7 +82,7 @@ pub enum NotComplete {
     #[error("Its directory cannot be synced")]
     Unsynced(#[source] io::Error),
     /// The name of the unfinished file belongs to another file.
-    #[error("somebody replaced {}: the file is lost", .0.display())]
+    #[error("{} was replaced: the file is lost", .0.display())]
     Replaced(PathBuf),
 }
 

@@ -58,7 +58,7 @@ fn consoles(toolstack: &Toolstack, domain: &DomainId) -> Result<Vec<Console>> {
 pub fn check_program(path: &Path) -> Result<()> {
     program_trouble(path).map_or(Ok(()), |why| {
         Err(Error::refused(format!("The program {} is not run", quote(path))).because(why).hint(
-            "it and all directories above it must belong to root, and nobody else may write to them",
+            "it and all directories above it must belong to root, and only root may write to them",
         ))
     })
 }

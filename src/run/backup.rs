@@ -130,7 +130,7 @@ fn remove(
         }
         Ok((_, Deletion::Planned(_))) => unreachable!("it is no dry run"),
         Err(_) if gone() => {
-            reporter.note(&format!("note: somebody else has deleted {} meanwhile", quote(record)));
+            reporter.note(&format!("note: {} was deleted meanwhile", quote(record)));
             Ok(())
         }
         Err(error) => Err(error),

@@ -44,7 +44,7 @@ pub(super) fn plan(
         [snapshot] if snapshot.open => {
             return Err(merge::refuse(
                 family,
-                format!("somebody has its snapshot {} open", snapshot.path()),
+                format!("a program has its snapshot {} open", snapshot.path()),
             )
             .hint(format!(
                 "find out who uses it: dmsetup ls --tree; fuser -v /dev/{}",

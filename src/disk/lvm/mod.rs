@@ -74,7 +74,7 @@ impl Planner for Lvm {
             return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
         }
         if volume.open && seen.served == Some(Served::Nobody) {
-            return Err(refuse("the domain does not run, and somebody has it open".into()).hint(
+            return Err(refuse("the domain does not run, and another program has it open".into()).hint(
                 format!("find out who uses it: dmsetup ls --tree; fuser -v /dev/{}", volume.path()),
             ));
         }
@@ -218,7 +218,7 @@ impl Planner for Lvm {
             }
             [snapshot] if snapshot.open => Err(refuse_revert(
                 disk,
-                format!("somebody has its snapshot {} open", snapshot.path()),
+                format!("a program has its snapshot {} open", snapshot.path()),
             )
             .hint(format!(
                 "find out who uses it: dmsetup ls --tree; fuser -v /dev/{}",

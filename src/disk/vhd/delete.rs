@@ -24,7 +24,7 @@ pub(super) fn plan(family: &ImageTree, proof: Option<&FrozenFile>) -> Result<Dis
     }
     if let Some(child) = family.children.first() {
         return Err(merge::refuse(family, format!("{} is a child of {shown}", quote(child))).hint(
-            "delete the younger snapshots first, and remove the children that nobody needs",
+            "delete the younger snapshots first, and remove the children that are not needed",
         ));
     }
     if let Some(who) = base.is_open_elsewhere(None) {

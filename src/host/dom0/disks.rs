@@ -191,7 +191,7 @@ fn await_volume(
             Merge::Done => return Ok(()),
             Merge::Gone => {
                 return Err(Error::failed(format!("There is no volume {path} any more"))
-                    .hint("somebody has changed it: check with lvs -a"));
+                    .hint("it was changed meanwhile: check with lvs -a"));
             }
             Merge::Unknown(why) if over => {
                 return Err(Error::failed(format!("Looking at volume {path}"))

@@ -194,7 +194,7 @@ impl Dom0 {
     fn after_failed_save(&self, domain: &DomainId) -> String {
         let partial = self.image.as_ref().and_then(|(writer, _)| writer.partial());
         if self.is_gone(domain).unwrap_or(false) {
-            "somebody destroyed the domain"
+            "another program destroyed the domain"
         } else if partial.is_some_and(|path| files::free_space(&path).is_ok_and(|free| free < ROOM))
         {
             "its file system is full: free some space, or choose another place with --memory FILE"
@@ -294,8 +294,8 @@ impl Dom0 {
         let place = partial.map_or_else(|| "The image".into(), quote);
         Err(Error::failed(format!("{place} was given up"))
             .because(format!(
-                "its file system has only {} MiB left, which others who write to it need: somebody \
-                 else fills it, or the guest writes to its memory while that is saved",
+                "its file system has only {} MiB left, which others who write to it need: another \
+                 program fills it, or the guest writes to its memory while that is saved",
                 free >> 20
             ))
             .hint(
@@ -371,7 +371,7 @@ impl Dom0 {
             return self.resume_latecomer(domain);
         }
         if gone || result.is_err() && self.is_gone(domain)? {
-            self.messages.push(format!("note: somebody destroyed domain {domain}"));
+            self.messages.push(format!("note: another program destroyed domain {domain}"));
             return Ok(());
         }
         let Err(error) = result else { return Ok(()) };

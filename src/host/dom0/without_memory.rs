@@ -68,8 +68,8 @@ impl Dom0 {
         match same.map_or_else(|| self.domid_of_name(domain), |domid| Ok(Some(domid)))? {
             None => Ok(()),
             Some(domid) => {
-                Err(Error::failed(format!("Somebody has started it meanwhile, as domain {domid}"))
-                    .hint("make sure that nobody starts the domain, and try again"))
+                Err(Error::failed(format!("It was started meanwhile, as domain {domid}"))
+                    .hint("make sure that no program starts the domain, and try again"))
             }
         }
     }

@@ -92,7 +92,7 @@ fn write(bytes: &[u8], told: &TarProgress<'_>) -> io::Result<()> {
             let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
             if poll(&mut fds, PollTimeout::from(POLL))? == 0 {
                 if since.elapsed() >= PATIENCE {
-                    let why = format!("nobody has read anything for {} s", PATIENCE.as_secs());
+                    let why = format!("its reader has read nothing for {} s", PATIENCE.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
                 continue;

@@ -84,8 +84,8 @@ pub(super) fn domid(domid: u32, around: CheckContext<'_>) -> Answer {
     let taken = toolstack.domains().unwrap_or_default().iter().any(|info| info.domid == domid);
     Answer::busy(taken.then(|| match around.gone == Some(domid) {
         true => format!(
-            "it has to have the number {domid}, which the running domain has, and which Xen's tools give to nobody \
-             for a minute after that"
+            "it has to have the number {domid}, which the running domain has, and which Xen's tools give to no \
+             other one for a minute after that"
         ),
         false => format!("it has to have the number {domid}, and another domain has it"),
     }))

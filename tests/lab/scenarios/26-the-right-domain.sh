@@ -118,7 +118,7 @@ grep -q 'has destroyed domain' errors.out || fail "the wrong reason: $(<errors.o
 hold_revert
 xl create -q g.cfg
 let_revert 1
-grep -q 'Somebody has started it' errors.out || fail "the wrong reason: $(<errors.out)"
+grep -q 'It was started meanwhile' errors.out || fail "the wrong reason: $(<errors.out)"
 id=$(domid g)
 mark g
 wait_line g '^TICK'

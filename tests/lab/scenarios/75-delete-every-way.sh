@@ -123,8 +123,8 @@ take o2 -d xvda,external -d xvdb,external
 disks=$(for vdev in xvda xvdb; do printf '"format=qcow2,vdev=%s,access=rw,target=%s",' $vdev "$(image_of g $vdev)"; done)
 xl destroy g
 gone g
-# The base has a snapshot inside, so that only a commit is left; but nobody knows who names the overlay.
-refused 3 'nobody knows who names the overlay' xl-snapshot delete g/o2
+# The base has a snapshot inside, so that only a commit is left; but it is not known who names the overlay.
+refused 3 'it is not known who names the overlay' xl-snapshot delete g/o2
 sed "s|^disk = .*|disk = [${disks%,}]|" g.cfg >/etc/xen/g.cfg
 xl-snapshot delete -v g/o2 >delete.out
 grep -q 'commit' delete.out || fail "$(<delete.out)"

@@ -62,7 +62,7 @@ refused 2 'it has xvda, xvdb, xvdc' xl-snapshot serve g/s1 xvdz --socket "$at"
 for vdev in xvda xvdc; do
 	serve $vdev
 	who='xl-snapshot serve (process'
-	[[ $vdev == xvda ]] || who='somebody has its snapshot vg0/l.s1 open'
+	[[ $vdev == xvda ]] || who='a program has its snapshot vg0/l.s1 open'
 	refused 3 "$who" xl-snapshot delete g/s1
 	refused 3 "$who" xl-snapshot revert g/s1
 	xl-snapshot create -q g --name during-$vdev --no-live -d xvdb,none -d xvdc,none >/dev/null
