@@ -19,7 +19,7 @@ use self::parts::{
     StoredImages, actions, broken, images, left_out, name_of, new_record, prepare, switch,
 };
 use crate::disk::kind::{Content, Role};
-use crate::disk::{self, DiskCreate, RunningDisk, lvm, mib};
+use crate::disk::{self, DiskCreate, RunningDisk, mib};
 use crate::domain::{Format, GuestType};
 use crate::error::{Error, Remaining, Result};
 use crate::memory::{header, partial_path, restore_command};
@@ -83,7 +83,7 @@ pub fn disks(job: &Job, seen: &CreateInput) -> Result<Vec<DiskCreate>> {
     check_new_files(&disks)?;
     boot::check(&domain, seen, &disks)?;
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
-    if let Some(why) = lvm::short_of_space(&spaces) {
+    if let Some(why) = disk::short_of_space(&spaces) {
         return Err(Error::refused(format!("The disks of {domain} cannot be snapshotted"))
             .because(why)
             .hint(

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::cfg::{Cfg, CfgAfter, DiskChange};
-use crate::disk::{self, DiskRevert, RevertContext, SnapshotDisk, lvm};
+use crate::disk::{self, DiskRevert, RevertContext, SnapshotDisk};
 use crate::domain::{DomainConfig, DomainId};
 use crate::error::{Error, Remaining, Result};
 use crate::names::{SnapshotName, same_vdev};
@@ -193,7 +193,7 @@ pub fn plan(found: &RevertInput, options: Options) -> Result<Revert> {
         return Err(no_room(&domain.name, why));
     }
     let spaces: Vec<_> = disks.iter().filter_map(|disk| disk.space.as_ref()).collect();
-    if let Some(why) = lvm::short_of_space(&spaces) {
+    if let Some(why) = disk::short_of_space(&spaces) {
         if !options.discard_current {
             return Err(no_space(&domain.name, why));
         }

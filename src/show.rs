@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::disk::kind::{Content, Frozen};
-use crate::disk::{self, DiskRevert, NewDomain, RevertContext, SnapshotDisk, lvm};
+use crate::disk::{self, DiskRevert, NewDomain, RevertContext, SnapshotDisk};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
 use crate::memory::{Form, Image, Sizes};
@@ -112,7 +112,7 @@ fn short_of_space(
     let spaces: Vec<_> = planned.iter().filter_map(|disk| disk.space.as_ref()).collect();
     let domain = &record.domain.name;
     let room = disk::short_of_room(&rooms).map(|why| revert::no_room(domain, why));
-    let space = lvm::short_of_space(&spaces).map(|why| revert::no_space(domain, why));
+    let space = disk::short_of_space(&spaces).map(|why| revert::no_space(domain, why));
     let refused = refused.into_iter().filter_map(Result::err);
     let all = refused.chain(room).chain(space);
     all.map(|error| Trouble::of_error(&error, Severity::Missing)).collect()

@@ -31,6 +31,7 @@ use self::exporting::DiskExport;
 use self::image_tree::{DeleteOptions, DiskDelete, ImageTree};
 use self::kind::{Content, VolumeName};
 use self::kinds::DiskMethod;
+pub use self::lvm::{short_of_space, tag as volume_tag};
 pub use self::parts::{Context, DiskCreate, DiskRevert, NewDomain, RevertContext, Room, Space};
 pub(crate) use self::parts::{after, mib};
 use self::parts::{refuse, refuse_by_hand, refuse_revert};

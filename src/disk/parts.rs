@@ -191,9 +191,7 @@ fn by_hand(vdev: &str, node: &Node) -> String {
              the file",
             literal(&entry, "'")
         ),
-        None => {
-            "it was snapshotted by hand; restart the domain on the right image first".into()
-        }
+        None => "it was snapshotted by hand; restart the domain on the right image first".into(),
     }
 }
 

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::disk;
 use crate::disk::kind::{self, Content, Role};
-use crate::disk::lvm;
 use crate::domain::{Disk, DomainId};
 use crate::error::{Error, Result};
 use crate::host::toolstack::Toolstack;
@@ -166,7 +166,7 @@ fn leftover(toolstack: &Toolstack, candidate: Candidate) -> Result<Leftover> {
     for disk in &left.record.disks {
         let snapshot = disk.snapshot.kind();
         if let Content::Volume(_) = snapshot.content() {
-            tags.push(lvm::tag(left.record.id, &disk.vdev));
+            tags.push(disk::volume_tag(left.record.id, &disk.vdev));
         }
         if let Some(kind::NewFile { path, role }) = snapshot.new_file() {
             let needed = match role {

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::inventory::{FileEntry, FileKind, Inventory, Known, is_partial};
+use crate::disk;
 use crate::disk::chain::FileId;
 use crate::disk::kind::{Content, Frozen, Reader};
-use crate::disk::lvm;
 use crate::memory::is_deleting;
 use crate::memory::peek::Peek;
 use crate::record::{DiskRecord, QcowSnapshot, Record};
@@ -67,7 +67,7 @@ impl<'a> Index<'a> {
             index.by_id.insert(record.id, number);
             index.names.insert(record.domain.uuid, &record.domain.name);
             for disk in &record.disks {
-                index.add(number, disk, tags.get(lvm::tag(record.id, &disk.vdev).as_str()));
+                index.add(number, disk, tags.get(disk::volume_tag(record.id, &disk.vdev).as_str()));
             }
         }
         for domain in &seen.domains {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::index::Index;
 use super::inventory::{FileKind, ImageEntry, ListRequest, is_partial};
 use super::report::{Other, OtherKind};
+use crate::disk;
 use crate::disk::kind::{NewFile, Role};
-use crate::disk::lvm;
 use crate::memory::peek::{Extent, Peek};
 use crate::memory::{DELETING, PARTIAL, is_deleting};
 use crate::record::Record;
@@ -202,7 +202,7 @@ fn volumes(index: &Index<'_>) -> Vec<Other> {
         .known
         .iter()
         .flat_map(|known| {
-            known.record.disks.iter().map(|disk| lvm::tag(known.record.id, &disk.vdev))
+            known.record.disks.iter().map(|disk| disk::volume_tag(known.record.id, &disk.vdev))
         })
         .collect();
     let volumes = index.seen.volumes.iter().flatten();

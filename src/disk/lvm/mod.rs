@@ -74,9 +74,11 @@ impl Planner for Lvm {
             return Err(refuse("it is a snapshot itself, and LVM takes none of those".into()));
         }
         if volume.open && seen.served == Some(Served::Nobody) {
-            return Err(refuse("the domain does not run, and another program has it open".into()).hint(
-                format!("find out who uses it: dmsetup ls --tree; fuser -v /dev/{}", volume.path()),
-            ));
+            return Err(refuse("the domain does not run, and another program has it open".into())
+                .hint(format!(
+                    "find out who uses it: dmsetup ls --tree; fuser -v /dev/{}",
+                    volume.path()
+                )));
         }
         // LVM then refuses a snapshot: find out before the guest is suspended.
         if volumes.iter().any(|v| v.merging && v.group == volume.group && v.origin == volume.name) {

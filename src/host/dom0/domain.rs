@@ -164,8 +164,11 @@ impl Dom0 {
     /// Destroys a domain that nobody has unpaused yet.
     pub(super) fn destroy_paused(&self, info: &DomainInfo) -> Result<()> {
         if !info.paused {
-            return Err(Error::failed(format!("Another program has unpaused domain {}", info.domid))
-                .hint("check it with xl list before you destroy it"));
+            return Err(Error::failed(format!(
+                "Another program has unpaused domain {}",
+                info.domid
+            ))
+            .hint("check it with xl list before you destroy it"));
         }
         let domid = info.domid;
         let qemu = self.held_qemu(domid)?;
