@@ -20,7 +20,7 @@ use self::parts::{
 };
 use crate::disk::kind::{Content, Role};
 use crate::disk::{self, DiskCreate, RunningDisk, mib};
-use crate::domain::{Format, GuestType};
+use crate::domain::{Format, GuestType, SECOND_CONSOLE};
 use crate::error::{Error, Remaining, Result};
 use crate::memory::{header, partial_path, restore_command};
 use crate::names::same_vdev;
@@ -167,6 +167,8 @@ fn with_memory(
             "the snapshot does not contain the domain's {what}, and a revert does not change it"
         )
     }));
+
+    notes.extend(seen.config.has_second_console().then(|| SECOND_CONSOLE.to_owned()));
 
     let overlays = disks.iter().any(|disk| matches!(disk.switch, Some((_, Format::Qcow2))));
     let with_overlays = seen.overlay_troubles.iter().filter(|_| overlays);

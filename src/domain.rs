@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+pub use self::needs::SECOND_CONSOLE;
 use crate::names::{is_vdev, same_vdev};
 use crate::release::{BOOT_LOADER, TAPBACK};
 

@@ -30,7 +30,19 @@ const HVM_EXTRA: u64 = 2048;
 /// What a guest may have above its target, in KiB (`LIBXL_MAXMEM_CONSTANT`).
 const MAXMEM_CONSTANT: u64 = 1024;
 
+/// Told of a domain that [has a second console](DomainConfig::has_second_console).
+pub const SECOND_CONSOLE: &str = "the domain has a second console (channel): Linux from 6.1.64 and 6.6.3 on may hang when \
+                                  it is restored with one; try it with xl save and xl restore (docs/quiesce.md)";
+
 impl DomainConfig {
+    /// Whether a PV or PVH guest has another console than the first one. When Linux comes back from a save, its driver
+    /// closes the event channel that such a console had before, which may be another device's by then
+    /// (drivers/tty/hvc/hvc_xen.c, `xencons_resume`).
+    pub fn has_second_console(&self) -> bool {
+        let channels = self.0["channels"].as_array().is_some_and(|channels| !channels.is_empty());
+        channels && !matches!(self.guest_type(), Ok(GuestType::Hvm))
+    }
+
     /// The needs of its devices. See the module documentation.
     pub fn needs(&self) -> Vec<Requirement> {
         let mut needs = Vec::new();
@@ -344,10 +356,22 @@ fn listening(serial: &str) -> Option<(Option<IpAddr>, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn needs(json: &str) -> Vec<Requirement> {
         DomainConfig::parse(json).unwrap().needs()
+    }
+
+    #[test]
+    fn a_second_console_is_one_of_pv_and_pvh() {
+        let of = |kind: &str, channels: Value| {
+            let config = json!({"c_info": {"type": kind}, "channels": channels});
+            DomainConfig::parse(&config.to_string()).unwrap().has_second_console()
+        };
+        assert!(of("pv", json!([{"connection": "pty"}])) && of("pvh", json!([{}])));
+        assert!(!of("hvm", json!([{}])) && !of("pv", json!([])) && !of("pv", Value::Null));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::output::{print_done, print_plan};
 use super::session::{Execute, open, take_lock, tell_planned};
 use crate::cli::RevertArgs;
 use crate::clone;
+use crate::domain::SECOND_CONSOLE;
 use crate::error::{Error, Kind, Result};
 use crate::host::lock::LockMode;
 use crate::host::look::{self, RevertMode};
@@ -190,6 +191,9 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
     // Of one that cannot be looked at, more is told.
     let running = found.same.as_ref().and_then(|same| look::config(&dom0.toolstack, &same.id).ok());
     revert.plan.notes.extend(trust::note(&found.config, running.as_ref()));
+    if snapshot.source.is_some() && found.config.has_second_console() {
+        revert.plan.notes.push(SECOND_CONSOLE.into());
+    }
     if nothing_first {
         let note =
             format!("{} does not run: it is reverted as without --restore-first", domain.name);

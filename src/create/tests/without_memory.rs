@@ -221,7 +221,7 @@ fn what_else_is_refused() {
     all.iter_mut().for_each(|volume| volume.open = true);
     open.volumes = Ok(all);
     let (_, text) = refusal(&alone(&[], false), &open);
-    assert!(text.contains("a program has it open"), "{text}");
+    assert!(text.contains("another program has it open"), "{text}");
 }
 
 #[test]
