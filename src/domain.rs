@@ -293,6 +293,19 @@ impl DomainConfig {
         Ok(())
     }
 
+    /// Gives a guest with a generation ID a new one: it tells the guest that its time has gone back, or that it was
+    /// copied (xl.cfg(5), `ms_vm_genid`). xl makes one from a configuration file only, and a restore keeps what the
+    /// image has (libxl_dom.c, `libxl__ms_vm_genid_set`).
+    pub fn renew_generation(&mut self, new: Uuid) {
+        let Some(Value::Array(id)) = self.0.pointer_mut("/b_info/type.hvm/ms_vm_genid") else {
+            return;
+        };
+        // Zeros: it has none.
+        if id.iter().any(|byte| byte.as_u64() != Some(0)) {
+            *id = new.as_bytes().iter().map(|byte| json!(byte)).collect();
+        }
+    }
+
     /// Gives it another name, and changes nothing else.
     pub fn set_name(&mut self, name: &str) -> Result<(), BadConfig> {
         let info = self.0.get_mut("c_info").and_then(Value::as_object_mut);
@@ -386,6 +399,21 @@ mod tests {
         ],
         "on_reboot": "restart"
     }"#;
+
+    #[test]
+    fn a_generation_is_renewed_where_there_is_one() {
+        let of = |id: Value| {
+            let config =
+                json!({"c_info": {"type": "hvm"}, "b_info": {"type.hvm": {"ms_vm_genid": id}}});
+            let mut config = DomainConfig::parse(&config.to_string()).unwrap();
+            config.renew_generation(Uuid::from_u128(0x0102));
+            config.0["b_info"]["type.hvm"]["ms_vm_genid"].clone()
+        };
+        let new = of(json!([7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(new, json!([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]));
+        assert_eq!(of(json!(vec![0; 16])), json!(vec![0; 16]));
+        assert_eq!(of(Value::Null), Value::Null);
+    }
 
     #[test]
     fn a_configuration_is_read() {

@@ -9,6 +9,7 @@ pub mod volumes;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::iter;
 use std::path::Path;
 use std::time::Duration;
 
@@ -161,8 +162,13 @@ pub fn formats_served() -> Invocation {
 /// The formats in QEMU's answer, without those that it only reads (blockdev.c, `drive_new`): `None` if it is no
 /// such answer.
 pub fn parse_served(answer: &str) -> Option<Vec<&str>> {
-    let line = answer.lines().find_map(|line| line.strip_prefix("Supported formats:"))?;
-    Some(line.split_whitespace().collect())
+    let mut lines = answer.lines();
+    let first = lines.find_map(|line| {
+        // QEMU 10.1 has the second form, with the formats in the lines that follow.
+        line.strip_prefix("Supported formats:").or(line.strip_prefix("Supported image formats:"))
+    })?;
+    let more = lines.take_while(|line| line.starts_with(' '));
+    Some(iter::once(first).chain(more).flat_map(str::split_whitespace).collect())
 }
 
 /// Starts a domain from its xl configuration file. With `-f`, because xl takes an argument that contains
@@ -241,6 +247,8 @@ mod tests {
         let answer = "Supported formats: blkdebug luks qcow2 raw\n\
                       Supported formats (read-only): bochs vpc\n";
         assert_eq!(parse_served(answer).unwrap(), ["blkdebug", "luks", "qcow2", "raw"]);
+        let answer = "Command list:\n  amend\n\nSupported image formats:\n  blkdebug luks\n  qcow2 vpc\n\nSee more\n";
+        assert_eq!(parse_served(answer).unwrap(), ["blkdebug", "luks", "qcow2", "vpc"]);
         assert_eq!(parse_served("qemu-system-i386: -drive: no\n"), None);
     }
 }

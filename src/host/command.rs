@@ -168,7 +168,9 @@ pub fn become_program(program: &[OsString]) -> io::Error {
     let scheduled = process::is_scheduled_oddly().then_some(SCHEDULED);
     let mut words: Vec<OsString> = Vec::new();
     for before in scheduled.into_iter().chain([STORED]) {
-        let Some(path) = find_program(before[0]) else { continue };
+        // BusyBox has programs of these names that know less.
+        let whole = |path: &PathBuf| !is_multi_call(path);
+        let Some(path) = find_program(before[0]).filter(whole) else { continue };
         words.push(path.into());
         words.extend(before[1..].iter().map(OsString::from));
     }
@@ -177,6 +179,13 @@ pub fn become_program(program: &[OsString]) -> io::Error {
         return io::ErrorKind::InvalidInput.into();
     };
     program_at(Path::new(program)).args(arguments).exec()
+}
+
+/// Whether a program is one of many names of another one (BusyBox, Toybox).
+fn is_multi_call(path: &Path) -> bool {
+    let real = path.canonicalize().ok();
+    let name = real.as_deref().and_then(Path::file_name);
+    name.is_some_and(|name| name == "busybox" || name == "toybox")
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one door")]

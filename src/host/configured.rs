@@ -53,6 +53,11 @@ pub fn read(path: &Path) -> Result<Configured> {
         .unwrap_or(Uuid::nil());
     let output = command::run(&dry_run(path)).map_err(|why| refused().because(why))?;
     let text = String::from_utf8_lossy(&output);
+    if !text.contains('{') && text.lines().any(|line| line.starts_with("(domain")) {
+        return Err(refused()
+            .because("xl prints no JSON: output_format=\"sxp\" in xl.conf")
+            .hint("set output_format=\"json\" in xl.conf"));
+    }
     // Behind what xl may have to say.
     let json = text.find('{').map_or("", |start| &text[start..]);
     let config = DomainConfig::parse(json).map_err(|why| refused().because(why))?;

@@ -19,6 +19,7 @@ use crate::disk::image_tree::is_our_name;
 use crate::disk::kind::{Content, Frozen};
 use crate::domain::DomainConfig;
 use crate::error::{Error, Result};
+use crate::host::libxl::LibxlError;
 use crate::host::parallel::in_parallel;
 use crate::host::toolstack::Toolstack;
 use crate::host::{extents, files, tools};
@@ -232,6 +233,19 @@ pub fn domains(toolstack: &Toolstack, unseen: &mut Vec<String>) -> Vec<Running> 
     for info in listed.iter().filter(|info| info.domid != 0 && !info.dying) {
         // It may have gone meanwhile.
         let Ok(Some(name)) = toolstack.domain_name(info.domid) else { continue };
+        // The stub domain of another one has its disks, and no configuration.
+        let target = toolstack.read(&format!("/local/domain/{}/target", info.domid)).ok().flatten();
+        if target.is_some_and(|target| listed.iter().any(|other| target == other.domid.to_string()))
+        {
+            continue;
+        }
+        // libxl stores it last (libxl_create.c, `domcreate_complete`).
+        if let Err(LibxlError::NoStoredConfig { .. }) = toolstack.stored_config(info.domid) {
+            unseen.push(format!(
+                "the disks of {name}, which is being created or restored: wait until it runs"
+            ));
+            continue;
+        }
         let disks = toolstack
             .config_json(info.domid)
             .map_err(|error| error.to_string())

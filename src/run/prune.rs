@@ -117,7 +117,7 @@ fn look(dom0: &Dom0, directory: &Path) -> Result<DomainSnapshots> {
     if let Some(unseen) = seen.unseen.first() {
         return Err(Error::refused("It is not known which snapshots are in use")
             .because(format!("not seen: {unseen}"))
-            .hint("correct what the cause names (a file of /etc/xen that is no configuration: move it elsewhere)"));
+            .hint("correct what the cause names, or wait for it (a file of /etc/xen that is no configuration: move it elsewhere)"));
     }
     let listing = list::list(&seen, &ListRequest::default());
     Ok(DomainSnapshots { listing, holders })

@@ -163,6 +163,7 @@ pub fn revert(args: &RevertArgs, carry_out: Execute) -> Result<()> {
         first = None;
         found = look(RevertMode::Plain)?;
     }
+    found.config.renew_generation(Uuid::new_v4());
     let nothing_first = args.restore_first && first.is_none();
     let mut revert = match (&beside, &first) {
         (None, Some(options)) => {
