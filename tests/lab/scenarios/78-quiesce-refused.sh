@@ -1,6 +1,5 @@
 #!/bin/bash
-# Whatever is wrong with the guest's agent is told, and the guest is not left frozen. An agent that is started as in
-# cfg-examples/qemu-ga-xen.service answers after a restore.
+# Whatever is wrong with the guest's agent is told, and the guest is not left frozen.
 # slow
 . /lab/t/lib.sh
 . /lab/t/quiesce.sh
@@ -110,12 +109,11 @@ mv s.record crash.record
 xl-snapshot show crash.record | grep -q 'what a power cut would have left' || fail "show of crash.record"
 more_ticks g 2
 
-# After a restore the console has hung up: the agent is started again. Linux may hang then (docs/quiesce.md).
-xl save g g.save
-mark g
-xl restore g.save
+# Debian 12's Linux hangs when it is restored with a second console (docs/quiesce.md): that is told, and the guest that is
+# saved goes on.
+xl-snapshot create g --name m --memory m.xlsave --no-live 2>notes.out >&2
+grep -q 'has a second console' notes.out || fail "no word of the second console: $(<notes.out)"
 more_ticks g 2
-agent_there g
 xl-snapshot create g.cfg --disk-only --record s2.record --name s2 --quiesce agent >s2.out
 grep -q 'by the guest agent' s2.out || fail "the report: $(<s2.out)"
 more_ticks g 2
