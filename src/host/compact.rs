@@ -12,7 +12,7 @@ use crate::create::room;
 use crate::host::image::{Source, rewrite};
 use crate::host::pump::{Output, Spool, add_sums};
 use crate::host::{files, sharing};
-use crate::memory::align::Aligner;
+use crate::memory::align::{Aligner, is_zero};
 use crate::memory::{Form, Sizes, header, partial_path};
 use crate::record::Record;
 
@@ -196,7 +196,7 @@ fn punch_holes(path: &Path, image: &File, stream: u64) -> Result<(), NotCompact>
         let length = usize::try_from(end - at.min(end)).unwrap_or(CHUNK).min(CHUNK);
         image.read_exact_at(&mut chunk[..length], at)?;
         for page in chunk[..length].chunks_exact(PAGE_BYTES) {
-            if page.iter().all(|byte| *byte == 0) {
+            if is_zero(page) {
                 zeros.get_or_insert(at);
             } else if let Some(from) = zeros.take() {
                 punch(from, at)?;

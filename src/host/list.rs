@@ -239,13 +239,6 @@ pub fn domains(toolstack: &Toolstack, unseen: &mut Vec<String>) -> Vec<Running> 
         {
             continue;
         }
-        // libxl stores it last (libxl_create.c, `domcreate_complete`).
-        if let Err(LibxlError::NoStoredConfig { .. }) = toolstack.stored_config(info.domid) {
-            unseen.push(format!(
-                "the disks of {name}, which is being created or restored: wait until it runs"
-            ));
-            continue;
-        }
         let disks = toolstack
             .config_json(info.domid)
             .map_err(|error| error.to_string())
@@ -258,7 +251,13 @@ pub fn domains(toolstack: &Toolstack, unseen: &mut Vec<String>) -> Vec<Running> 
                 domid: Some(info.domid),
                 disks: CurrentDisk::of(&disks),
             }),
-            Err(why) => unseen.push(format!("the disks of {name}: {why}")),
+            // libxl stores it last (libxl_create.c, `domcreate_complete`).
+            Err(why) => unseen.push(match toolstack.stored_config(info.domid) {
+                Err(LibxlError::NoStoredConfig { .. }) => format!(
+                    "the disks of {name}, which is being created or restored: wait until it runs"
+                ),
+                _ => format!("the disks of {name}: {why}"),
+            }),
         }
     }
     domains

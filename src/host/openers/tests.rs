@@ -24,12 +24,12 @@ struct Reader(std::process::Child);
 
 impl Reader {
     fn of(path: &Path) -> Reader {
+        Reader::holding(File::open(path).unwrap())
+    }
+
+    fn holding(file: File) -> Reader {
         #[expect(clippy::disallowed_methods, reason = "a test needs another process")]
-        let child = std::process::Command::new("sleep")
-            .arg("60")
-            .stdin(File::open(path).unwrap())
-            .spawn()
-            .unwrap();
+        let child = std::process::Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
         Reader(child)
     }
 }
@@ -144,13 +144,7 @@ fn the_locks_of_qemu_are_seen() {
     fcntl(file.as_file(), FcntlArg::F_OFD_SETLK(&lock)).unwrap();
     // This process does not look at its own descriptors: its lock could be another host's.
     assert!(is_locked_elsewhere(file.path()));
-    #[expect(clippy::disallowed_methods, reason = "a test needs another process")]
-    let holder = std::process::Command::new("sleep")
-        .arg("60")
-        .stdin(file.as_file().try_clone().unwrap())
-        .spawn()
-        .map(Reader)
-        .unwrap();
+    let holder = Reader::holding(file.as_file().try_clone().unwrap());
     assert!(!is_locked_elsewhere(file.path()));
     drop(holder);
     assert!(is_locked_elsewhere(file.path()));
